@@ -1,0 +1,233 @@
+//! Envoy clusters: where requests go.
+
+use std::collections::HashMap;
+
+use envoy_types::pb::envoy::config::cluster::v3 as cluster;
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
+use envoy_types::pb::envoy::extensions::clusters::common::dns::v3::DnsLookupFamily;
+use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
+use envoy_types::pb::envoy::extensions::upstreams::http::v3 as http;
+use envoy_types::pb::envoy::r#type::v3::Percent;
+
+use super::tls::{self, Peer};
+use super::{address, any, millis, number, seconds};
+use crate::name::{Host, HostPort};
+
+/// The message itself, under a name that doesn't clash with our own `Cluster`.
+pub type EnvoyCluster = cluster::Cluster;
+
+/// How the hub notices that a cluster's link has gone black. A query in flight must end within 5 s: at worst a ping has
+/// just been answered, so it takes [`PING_MS`] + [`PONG_MS`].
+const PING_MS: i64 = 2000;
+/// How long an answer to a ping may take. A lost packet is sent again within it.
+const PONG_MS: i64 = 2000;
+/// TCP and TLS handshake together; three round trips on the slowest usual links.
+const CONNECT_MS: i64 = 2000;
+
+/// On the hub: one Thanos sidecar of one cluster, through that cluster's Envoy.
+pub fn store_on_hub(label: &str, at: &[HostPort], peer: &str) -> EnvoyCluster {
+    let check = core::health_check::HealthChecker::GrpcHealthCheck(core::health_check::GrpcHealthCheck {
+        // The cluster's Envoy picks the sidecar by authority, so this asks the sidecar itself.
+        authority: label.to_owned(),
+        ..Default::default()
+    });
+    from_hub(format!("store/{label}"), at, peer, check)
+}
+
+/// On the hub: the web UIs of one cluster.
+pub fn web_on_hub(name: &str, at: &[HostPort], peer: &str) -> EnvoyCluster {
+    let check = core::health_check::HealthChecker::HttpHealthCheck(core::health_check::HttpHealthCheck {
+        host: super::route::WEB_AUTHORITY.into(),
+        path: super::route::HEALTH_PATH.into(),
+        codec_client_type: envoy_types::pb::envoy::r#type::v3::CodecClientType::Http2.into(),
+        ..Default::default()
+    });
+    from_hub(format!("web/{name}"), at, peer, check)
+}
+
+fn from_hub(name: String, at: &[HostPort], peer: &str, check: core::health_check::HealthChecker) -> EnvoyCluster {
+    EnvoyCluster {
+        transport_socket: tls::client(&Peer::Exactly(peer), &tls::by_ads()),
+        typed_extension_protocol_options: http2(Some(keepalive(PING_MS, PONG_MS))),
+        health_checks: vec![health_check(check)],
+        // A host whose check fails has its connections closed, and the requests on them end.
+        close_connections_on_host_health_failure: true,
+        ..base(name, &[at])
+    }
+}
+
+/// On the hub: one replica of the hub's Alertmanager.
+pub fn alertmanager_on_hub(index: u32, at: &[HostPort]) -> EnvoyCluster {
+    base(format!("alertmanager/{index}"), &[at])
+}
+
+/// On the hub: Atlas's xDS server, through which clusters pass as plain TCP.
+pub fn atlas_xds_entry(at: &HostPort) -> EnvoyCluster {
+    base("atlas/xds".into(), &[std::slice::from_ref(at)])
+}
+
+/// On the hub: Atlas's web page.
+pub fn atlas_web(at: &HostPort) -> EnvoyCluster {
+    base("atlas/web".into(), &[std::slice::from_ref(at)])
+}
+
+/// In a cluster: one Thanos sidecar. `last_resort` counts only while `at` has no healthy address.
+pub fn store_in_cluster(label: &str, at: &HostPort, last_resort: Option<&HostPort>) -> EnvoyCluster {
+    let check = core::health_check::HealthChecker::GrpcHealthCheck(core::health_check::GrpcHealthCheck::default());
+    let tiers: Vec<&[HostPort]> = [Some(at), last_resort].into_iter().flatten().map(std::slice::from_ref).collect();
+    EnvoyCluster {
+        typed_extension_protocol_options: http2(Some(keepalive(30_000, 10_000))),
+        health_checks: vec![health_check(check)],
+        ..base(format!("store/{label}"), &tiers)
+    }
+}
+
+/// In a cluster: the backend of a web UI (`prometheus`, `alertmanager`).
+pub fn backend(kind: &str, at: &HostPort) -> EnvoyCluster {
+    base(format!("backend/{kind}"), &[std::slice::from_ref(at)])
+}
+
+/// In a cluster: the hub's alert entry.
+pub fn hub_alerts(at: &[HostPort], peer: &str) -> EnvoyCluster {
+    EnvoyCluster {
+        transport_socket: tls::client(&Peer::Exactly(peer), &tls::by_ads()),
+        typed_extension_protocol_options: http2(Some(keepalive(5000, 3000))),
+        ..base("hub/alerts".into(), &[at])
+    }
+}
+
+/// In an Envoy's own files: Atlas's xDS server, spoken to with the credential beside it.
+pub(super) fn xds(name: &str, at: &[HostPort], peer: &str, source: &tls::Source) -> EnvoyCluster {
+    EnvoyCluster {
+        transport_socket: tls::client(&Peer::Exactly(peer), source),
+        typed_extension_protocol_options: http2(Some(keepalive(30_000, 10_000))),
+        // Health is the stream's business: an ejected control plane would only make a reconnect slower.
+        outlier_detection: None,
+        ..base(name.into(), &[at])
+    }
+}
+
+/// In an Envoy's own files: its admin page.
+pub(super) fn admin(name: &str, at: &HostPort) -> EnvoyCluster {
+    EnvoyCluster { outlier_detection: None, ..base(name.into(), &[std::slice::from_ref(at)]) }
+}
+
+/// What all have in common. `tiers` are groups of addresses in order of preference.
+fn base(name: String, tiers: &[&[HostPort]]) -> EnvoyCluster {
+    EnvoyCluster {
+        cluster_discovery_type: Some(discovery(tiers)),
+        load_assignment: Some(endpoints(&name, tiers)),
+        connect_timeout: millis(CONNECT_MS),
+        outlier_detection: Some(outlier_detection()),
+        common_lb_config: Some(cluster::cluster::CommonLbConfig {
+            // Rather an error at once than a request sent to a host that is known to be dead.
+            healthy_panic_threshold: Some(Percent { value: 0.0 }),
+            ..Default::default()
+        }),
+        upstream_connection_options: Some(cluster::UpstreamConnectionOptions {
+            tcp_keepalive: Some(core::TcpKeepalive {
+                keepalive_probes: number(3),
+                keepalive_time: number(30),
+                keepalive_interval: number(10),
+            }),
+            ..Default::default()
+        }),
+        name,
+        ..Default::default()
+    }
+}
+
+fn discovery(tiers: &[&[HostPort]]) -> cluster::cluster::ClusterDiscoveryType {
+    let names = tiers.iter().flat_map(|tier| tier.iter()).any(|at| matches!(at.host, Host::Name(_)));
+    if !names {
+        return cluster::cluster::ClusterDiscoveryType::Type(cluster::cluster::DiscoveryType::Static.into());
+    }
+    let dns = DnsCluster {
+        dns_refresh_rate: seconds(15),
+        respect_dns_ttl: true,
+        dns_lookup_family: DnsLookupFamily::V4Preferred.into(),
+        ..Default::default()
+    };
+    cluster::cluster::ClusterDiscoveryType::ClusterType(cluster::cluster::CustomClusterType {
+        name: "envoy.clusters.dns".into(),
+        typed_config: Some(any(&dns)),
+    })
+}
+
+fn endpoints(name: &str, tiers: &[&[HostPort]]) -> endpoint::ClusterLoadAssignment {
+    let group = |(priority, tier): (u32, &&[HostPort])| endpoint::LocalityLbEndpoints {
+        priority,
+        lb_endpoints: tier.iter().map(lb_endpoint).collect(),
+        ..Default::default()
+    };
+    endpoint::ClusterLoadAssignment {
+        cluster_name: name.to_owned(),
+        endpoints: (0..).zip(tiers).map(group).filter(|group| !group.lb_endpoints.is_empty()).collect(),
+        ..Default::default()
+    }
+}
+
+fn lb_endpoint(at: &HostPort) -> endpoint::LbEndpoint {
+    let host = match &at.host {
+        Host::Ip(ip) => ip.to_string(),
+        Host::Name(name) => absolute(name),
+    };
+    endpoint::LbEndpoint {
+        host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint::Endpoint {
+            address: address(host, at.port),
+            ..Default::default()
+        })),
+        ..Default::default()
+    }
+}
+
+/// A name with a dot at its end: c-ares would try the search list first, and a name that is meant as it stands could
+/// be answered by something else. A single label has only its search list to go by.
+fn absolute(name: &str) -> String {
+    if name.contains('.') { format!("{name}.") } else { name.to_owned() }
+}
+
+fn outlier_detection() -> cluster::OutlierDetection {
+    cluster::OutlierDetection {
+        consecutive_5xx: number(5),
+        consecutive_gateway_failure: number(5),
+        split_external_local_origin_errors: true,
+        consecutive_local_origin_failure: number(3),
+        base_ejection_time: seconds(15),
+        max_ejection_percent: number(50),
+        ..Default::default()
+    }
+}
+
+fn health_check(checker: core::health_check::HealthChecker) -> core::HealthCheck {
+    core::HealthCheck {
+        timeout: seconds(2),
+        interval: seconds(3),
+        unhealthy_interval: seconds(2),
+        // Without it a cluster that fails its first check is looked at again only after a minute.
+        no_traffic_interval: seconds(3),
+        unhealthy_threshold: number(2),
+        healthy_threshold: number(1),
+        // A fleet's checks should not all fall into one moment.
+        interval_jitter_percent: 10,
+        health_checker: Some(checker),
+        ..Default::default()
+    }
+}
+
+fn keepalive(interval_ms: i64, timeout_ms: i64) -> core::KeepaliveSettings {
+    core::KeepaliveSettings { interval: millis(interval_ms), timeout: millis(timeout_ms), ..Default::default() }
+}
+
+fn http2(keepalive: Option<core::KeepaliveSettings>) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
+    let http2 = core::Http2ProtocolOptions { connection_keepalive: keepalive, allow_connect: true, ..Default::default() };
+    let explicit = http::http_protocol_options::ExplicitHttpConfig {
+        protocol_config: Some(http::http_protocol_options::explicit_http_config::ProtocolConfig::Http2ProtocolOptions(http2)),
+    };
+    let options = http::HttpProtocolOptions {
+        upstream_protocol_options: Some(http::http_protocol_options::UpstreamProtocolOptions::ExplicitHttpConfig(explicit)),
+        ..Default::default()
+    };
+    [("envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(), any(&options))].into()
+}

@@ -1,0 +1,394 @@
+//! Routes: which request goes to which Envoy cluster.
+//!
+//! The hub's routes are constant: a Lua cluster specifier makes the Envoy cluster's name from the request, and nothing
+//! else can be named, since a name that is not in its alphabet becomes [`NOWHERE`].
+
+use std::collections::HashMap;
+
+use envoy_types::pb::envoy::config::core::v3 as core;
+use envoy_types::pb::envoy::config::rbac::v3 as rbac_rules;
+use envoy_types::pb::envoy::config::route::v3 as route;
+use envoy_types::pb::envoy::extensions::filters::http::rbac::v3 as rbac;
+use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3 as session;
+use envoy_types::pb::envoy::extensions::http::stateful_session::cookie::v3::CookieBasedSessionState;
+use envoy_types::pb::envoy::extensions::router::cluster_specifiers::lua::v3::LuaConfig;
+use envoy_types::pb::envoy::r#type::http::v3::Cookie;
+use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher, StringMatcher, string_matcher::MatchPattern};
+use envoy_types::pb::google::protobuf::{Any, Duration};
+
+use super::{MAX_REQUEST_SECONDS, MAX_WEBSOCKET_SECONDS, any, extension, inline, listener, number, seconds};
+
+pub use route::{Route, RouteConfiguration, VirtualHost};
+
+/// The authority that the hub gives to requests for web UIs.
+pub const WEB_AUTHORITY: &str = "web";
+/// Where a cluster's Envoy answers the hub's health checks itself.
+pub const HEALTH_PATH: &str = "/.atlas/health";
+/// The Envoy cluster that never exists: requests that name nothing get the 404 page.
+const NOWHERE: &str = "nowhere";
+
+/// What web UIs refuse by default, relative to their own root: they stop, reload or change a server, take in data or
+/// show its memory.
+pub const REFUSED_PATHS: &[&str] = &["/-/quit", "/-/reload", "/api/v1/admin", "/api/v1/write", "/api/v1/otlp", "/debug"];
+
+/// 10901 on the hub: a store by the authority's first label, whatever its domain.
+pub fn stores_on_hub(name: &str) -> RouteConfiguration {
+    let to_store = Route {
+        r#match: grpc(),
+        action: Some(route::route::Action::Route(route::RouteAction {
+            retry_policy: Some(retries("unavailable,connect-failure,refused-stream,reset-before-request")),
+            ..to(specified_by(STORE_BY_AUTHORITY), MAX_REQUEST_SECONDS)
+        })),
+        ..Default::default()
+    };
+    configuration(name, vec![virtual_host("stores", &["*".to_owned()], vec![to_store])])
+}
+
+const STORE_BY_AUTHORITY: &str = r#"
+function envoy_on_route(route_handle)
+  local label = string.match(route_handle:headers():get(":authority") or "", "^[^.:]+") or ""
+  if #label <= 63 and string.find(label, "^[a-z0-9][a-z0-9-]*%-thanos%-sidecar%d%d?$") then
+    return "store/" .. label
+  end
+  return "nowhere"
+end
+"#;
+
+/// 10904 on the hub: the web UIs of a cluster by the path's second segment; everything else is Atlas's own page.
+pub fn web_on_hub(name: &str) -> RouteConfiguration {
+    let bare = Route {
+        r#match: path_regex("/(prom|alertmanager)/[^/]+"),
+        action: Some(route::route::Action::Redirect(route::RedirectAction {
+            path_rewrite_specifier: Some(route::redirect_action::PathRewriteSpecifier::RegexRewrite(rewrite(
+                "^/([^/]+)/([^/]+)$",
+                r"/\1/\2/",
+            ))),
+            response_code: route::redirect_action::RedirectResponseCode::PermanentRedirect.into(),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let mut routes = vec![bare];
+    for prefix in ["/prom/", "/alertmanager/"] {
+        let action = |limit| route::RouteAction {
+            host_rewrite_specifier: Some(route::route_action::HostRewriteSpecifier::HostRewriteLiteral(WEB_AUTHORITY.into())),
+            // The backend behind should still know what the person's browser asked for.
+            append_x_forwarded_host: true,
+            retry_policy: Some(retries("connect-failure,refused-stream,reset-before-request")),
+            ..to(specified_by(WEB_BY_PATH), limit)
+        };
+        routes.extend(with_websocket(path_prefix(prefix), action));
+    }
+    routes.push(Route {
+        r#match: path_prefix("/"),
+        action: Some(route::route::Action::Route(to(cluster("atlas/web"), 30))),
+        ..Default::default()
+    });
+    configuration(name, vec![virtual_host("web", &["*".to_owned()], routes)])
+}
+
+const WEB_BY_PATH: &str = r#"
+function envoy_on_route(route_handle)
+  local name = string.match(route_handle:headers():get(":path") or "", "^/[^/]+/([^/?#]+)") or ""
+  if #name <= 63 and string.find(name, "^[a-z0-9][a-z0-9-]*$") then
+    return "web/" .. name
+  end
+  return "nowhere"
+end
+"#;
+
+/// 10903 on the hub: alerts to each Alertmanager replica by its index. `path_prefix` is the Alertmanagers' own.
+pub fn alerts_on_hub(name: &str, indices: impl Iterator<Item = u32>, alertmanager_prefix: &str) -> RouteConfiguration {
+    let to_replica = |index: u32| Route {
+        r#match: posted(&format!("/alertmanager/{index}/api/v2/alerts")),
+        action: Some(route::route::Action::Route(route::RouteAction {
+            prefix_rewrite: format!("{alertmanager_prefix}/api/v2/alerts"),
+            retry_policy: Some(retries("connect-failure,refused-stream,reset-before-request")),
+            ..to(cluster(&format!("alertmanager/{index}")), 15)
+        })),
+        ..Default::default()
+    };
+    let mut host = virtual_host("alerts", &["*".to_owned()], indices.map(to_replica).collect());
+    // Denials must stand here and not in the listener: there they would not bite on live connections while they drain.
+    host.typed_per_filter_config = [(listener::DENY_LIST.to_owned(), any(&deny_list()))].into();
+    configuration(name, vec![host])
+}
+
+/// Who may not post alerts any more, by exact SPIFFE ID: nobody, until there is revocation.
+fn deny_list() -> rbac::RbacPerRoute {
+    let rules = rbac_rules::Rbac { action: rbac_rules::rbac::Action::Deny.into(), ..Default::default() };
+    rbac::RbacPerRoute { rbac: Some(rbac::Rbac { rules: Some(rules), ..Default::default() }) }
+}
+
+/// 11903 in a cluster: alerts to each of the hub's Alertmanager replicas, and the list of these as HTTP service discovery.
+pub fn alerts_in_cluster(name: &str, indices: &[u32]) -> RouteConfiguration {
+    let forward = |path: String, index: u32| Route {
+        r#match: posted(&path),
+        action: Some(route::route::Action::Route(route::RouteAction {
+            prefix_rewrite: format!("/alertmanager/{index}/api/v2/alerts"),
+            retry_policy: Some(retries("connect-failure,refused-stream,reset-before-request")),
+            ..to(cluster("hub/alerts"), 15)
+        })),
+        ..Default::default()
+    };
+    let mut routes = vec![targets(indices)];
+    routes.extend(indices.iter().map(|index| forward(format!("/alertmanager/{index}/api/v2/alerts"), *index)));
+    let mut hosts = vec![virtual_host("alerts", &["*".to_owned()], routes)];
+    // Atlas 0.3 gave each Alertmanager a name of its own, `alertmanagerN`, and no path.
+    for index in indices {
+        let domains = [format!("alertmanager{index}"), format!("alertmanager{index}.*")];
+        let routes = vec![forward("/api/v2/alerts".into(), *index)];
+        hosts.push(virtual_host(&format!("alertmanager{index}"), &domains, routes));
+    }
+    configuration(name, hosts)
+}
+
+/// The targets as Prometheus HTTP service discovery; each is the authority by which this Envoy was asked.
+fn targets(indices: &[u32]) -> Route {
+    let target = |index: &u32| {
+        format!(
+            r#"{{"targets": ["%REQ(:AUTHORITY)%"], "labels": {{"atlas_alertmanager": "{index}", "atlas_alerts_path": "/alertmanager/{index}/api/v2/alerts"}}}}"#
+        )
+    };
+    let list: Vec<String> = indices.iter().map(target).collect();
+    Route {
+        r#match: Some(route::RouteMatch {
+            path_specifier: Some(route::route_match::PathSpecifier::Path("/alertmanagers".into())),
+            ..Default::default()
+        }),
+        action: Some(route::route::Action::DirectResponse(route::DirectResponseAction {
+            status: 200,
+            body_format: Some(core::SubstitutionFormatString {
+                content_type: "application/json".into(),
+                format: Some(core::substitution_format_string::Format::TextFormatSource(core::DataSource {
+                    specifier: Some(core::data_source::Specifier::InlineString(format!("[{}]\n", list.join(", ")))),
+                    ..Default::default()
+                })),
+                ..Default::default()
+            }),
+            ..Default::default()
+        })),
+        ..Default::default()
+    }
+}
+
+/// 11901 in a cluster: one store, by its authority.
+pub fn store_host(label: &str) -> VirtualHost {
+    let to_store = Route {
+        r#match: grpc(),
+        action: Some(route::route::Action::Route(route::RouteAction {
+            retry_policy: Some(retries("unavailable,connect-failure,refused-stream,reset-before-request")),
+            ..to(cluster(&format!("store/{label}")), MAX_REQUEST_SECONDS)
+        })),
+        ..Default::default()
+    };
+    virtual_host(label, &[label.to_owned(), format!("{label}.*")], vec![to_store])
+}
+
+/// One web UI of a cluster, as its Envoy sees it.
+pub struct WebUi<'a> {
+    /// `prometheus` or `alertmanager`.
+    pub kind: &'a str,
+    /// Where it hangs on the hub, e.g. `/prom/tokyo`; no slash at the end.
+    pub base: &'a str,
+    /// The backend's own prefix: empty, or `/` and no slash at the end.
+    pub backend_prefix: &'a str,
+}
+
+/// 11901 in a cluster: its web UIs. `allowed` are path prefixes relative to a UI's root.
+pub fn web_host(uis: &[WebUi<'_>], allowed: &[String]) -> VirtualHost {
+    let mut routes = vec![
+        answer(exact_path(HEALTH_PATH), 200, "ok\n"),
+        // A server decodes `%71uit` to `quit` after Envoy has matched the path. No browser encodes these characters.
+        answer(path_regex(ENCODED_NEEDLESSLY), 400, "Letters, digits and -._~ must not be percent-encoded in a path.\n"),
+    ];
+    for ui in uis {
+        for path in allowed.iter().filter(|path| REFUSED_PATHS.iter().any(|refused| overlap(path, refused))) {
+            routes.extend(to_backend(ui, path_segments(&format!("{}{path}", ui.base)), path));
+        }
+        let refusal = "Atlas refuses this path on web UIs; the cluster's annotation goatlas.io/allow-paths can allow it.\n";
+        routes.extend(REFUSED_PATHS.iter().map(|path| answer(path_segments(&format!("{}{path}", ui.base)), 403, refusal)));
+        routes.extend(to_backend(ui, path_prefix(&format!("{}/", ui.base)), "/"));
+    }
+    virtual_host("web", &[WEB_AUTHORITY.to_owned()], routes)
+}
+
+/// Unreserved characters (RFC 3986 §2.3) in percent-encoding, anywhere in a path.
+const ENCODED_NEEDLESSLY: &str = "[^?]*%(2[dDeE]|3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aAeE])[^?]*";
+
+/// Whether an allowed prefix lies within a refused one.
+fn overlap(allowed: &str, refused: &str) -> bool {
+    allowed.strip_prefix(refused).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// `path` is what `matches` matched of the path, relative to the UI's root.
+fn to_backend(ui: &WebUi<'_>, matches: Option<route::RouteMatch>, path: &str) -> Vec<Route> {
+    let action = |limit| route::RouteAction {
+        prefix_rewrite: format!("{}{path}", ui.backend_prefix),
+        retry_policy: Some(retries("connect-failure,refused-stream,reset-before-request")),
+        ..to(cluster(&format!("backend/{}", ui.kind)), limit)
+    };
+    let mut routes = with_websocket(matches, action);
+    for route in &mut routes {
+        route.typed_per_filter_config = sticky(ui.base);
+    }
+    routes
+}
+
+/// Keeps a person on one replica, so that graphs don't flicker between two. Envoy ignores a cookie whose path doesn't
+/// match the path that it sees itself.
+fn sticky(base: &str) -> HashMap<String, Any> {
+    let cookie = Cookie { name: "atlas-replica".into(), path: base.to_owned(), ttl: Some(Duration::default()), ..Default::default() };
+    let state = CookieBasedSessionState { cookie: Some(cookie) };
+    let session =
+        session::StatefulSession { session_state: Some(extension("envoy.http.stateful_session.cookie", &state)), ..Default::default() };
+    let per_route =
+        session::StatefulSessionPerRoute { r#override: Some(session::stateful_session_per_route::Override::StatefulSession(session)) };
+    [(listener::STATEFUL_SESSION.to_owned(), any(&per_route))].into()
+}
+
+/// 11901 in a cluster: all of it.
+pub fn inbound(name: &str, hosts: Vec<VirtualHost>) -> RouteConfiguration {
+    configuration(name, hosts)
+}
+
+/// 9001: what the kubelet and Prometheus may see of the admin page.
+pub(super) fn status(name: &str, admin: &str) -> RouteConfiguration {
+    let to_admin = |path: &str| Route {
+        r#match: Some(route::RouteMatch { headers: vec![method("GET")], ..exact_path(path).unwrap_or_default() }),
+        action: Some(route::route::Action::Route(to(cluster(admin), 15))),
+        ..Default::default()
+    };
+    configuration(name, vec![virtual_host("status", &["*".to_owned()], vec![to_admin("/ready"), to_admin("/stats/prometheus")])])
+}
+
+fn configuration(name: &str, hosts: Vec<VirtualHost>) -> RouteConfiguration {
+    RouteConfiguration { name: name.to_owned(), virtual_hosts: hosts, ..Default::default() }
+}
+
+fn virtual_host(name: &str, domains: &[String], routes: Vec<Route>) -> VirtualHost {
+    VirtualHost { name: name.to_owned(), domains: domains.to_vec(), routes, ..Default::default() }
+}
+
+fn cluster(name: &str) -> route::route_action::ClusterSpecifier {
+    route::route_action::ClusterSpecifier::Cluster(name.to_owned())
+}
+
+fn specified_by(lua: &str) -> route::route_action::ClusterSpecifier {
+    let config = LuaConfig { source_code: inline(lua.trim_start()), default_cluster: NOWHERE.into() };
+    route::route_action::ClusterSpecifier::InlineClusterSpecifierPlugin(route::ClusterSpecifierPlugin {
+        extension: Some(extension("envoy.router.cluster_specifier_plugin.lua", &config)),
+        ..Default::default()
+    })
+}
+
+/// Sends to an Envoy cluster. No timeout, since one would cut streams (Envoy's default: 15 s); the whole has a limit instead.
+fn to(specifier: route::route_action::ClusterSpecifier, limit_seconds: i64) -> route::RouteAction {
+    route::RouteAction {
+        cluster_specifier: Some(specifier),
+        cluster_not_found_response_code: route::route_action::ClusterNotFoundResponseCode::NotFound.into(),
+        timeout: seconds(0),
+        max_stream_duration: Some(route::route_action::MaxStreamDuration {
+            max_stream_duration: seconds(limit_seconds),
+            grpc_timeout_header_max: seconds(limit_seconds),
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn retries(on: &str) -> route::RetryPolicy {
+    route::RetryPolicy {
+        retry_on: on.to_owned(),
+        num_retries: number(2),
+        retry_host_predicate: vec![route::retry_policy::RetryHostPredicate {
+            name: "envoy.retry_host_predicates.previous_hosts".into(),
+            config_type: Some(route::retry_policy::retry_host_predicate::ConfigType::TypedConfig(any(
+                &envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate {},
+            ))),
+        }],
+        host_selection_retry_max_attempts: 3,
+        ..Default::default()
+    }
+}
+
+/// The same twice: for WebSockets, which live longer, and for all the rest.
+fn with_websocket(matches: Option<route::RouteMatch>, action: impl Fn(i64) -> route::RouteAction) -> Vec<Route> {
+    let matches = matches.unwrap_or_default();
+    let upgrade = route::HeaderMatcher {
+        name: "upgrade".into(),
+        header_match_specifier: Some(route::header_matcher::HeaderMatchSpecifier::StringMatch(StringMatcher {
+            match_pattern: Some(MatchPattern::Exact("websocket".into())),
+            ignore_case: true,
+        })),
+        ..Default::default()
+    };
+    let websocket = route::RouteMatch { headers: vec![upgrade], ..matches.clone() };
+    let upgrades = vec![route::route_action::UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }];
+    let of = |matches, action| Route { r#match: Some(matches), action: Some(route::route::Action::Route(action)), ..Default::default() };
+    vec![
+        of(websocket, route::RouteAction { upgrade_configs: upgrades, ..action(MAX_WEBSOCKET_SECONDS) }),
+        of(matches, action(MAX_REQUEST_SECONDS)),
+    ]
+}
+
+fn answer(matches: Option<route::RouteMatch>, status: u32, text: &str) -> Route {
+    Route {
+        r#match: matches,
+        action: Some(route::route::Action::DirectResponse(route::DirectResponseAction {
+            status,
+            body: inline(text),
+            ..Default::default()
+        })),
+        ..Default::default()
+    }
+}
+
+fn matching(path: route::route_match::PathSpecifier) -> Option<route::RouteMatch> {
+    Some(route::RouteMatch { path_specifier: Some(path), ..Default::default() })
+}
+
+fn grpc() -> Option<route::RouteMatch> {
+    let matches = matching(route::route_match::PathSpecifier::Prefix("/".into()))?;
+    Some(route::RouteMatch { grpc: Some(route::route_match::GrpcRouteMatchOptions {}), ..matches })
+}
+
+fn posted(path: &str) -> Option<route::RouteMatch> {
+    Some(route::RouteMatch { headers: vec![method("POST")], ..exact_path(path)? })
+}
+
+fn exact_path(path: &str) -> Option<route::RouteMatch> {
+    matching(route::route_match::PathSpecifier::Path(path.to_owned()))
+}
+
+fn path_prefix(path: &str) -> Option<route::RouteMatch> {
+    matching(route::route_match::PathSpecifier::Prefix(path.to_owned()))
+}
+
+/// The path itself and everything below it, but not `/debugger` for `/debug`.
+fn path_segments(path: &str) -> Option<route::RouteMatch> {
+    matching(route::route_match::PathSpecifier::PathSeparatedPrefix(path.to_owned()))
+}
+
+fn path_regex(regex: &str) -> Option<route::RouteMatch> {
+    matching(route::route_match::PathSpecifier::SafeRegex(safe_regex(regex)))
+}
+
+pub(super) fn safe_regex(regex: &str) -> RegexMatcher {
+    RegexMatcher { regex: regex.to_owned(), ..Default::default() }
+}
+
+fn rewrite(regex: &str, substitution: &str) -> RegexMatchAndSubstitute {
+    RegexMatchAndSubstitute { pattern: Some(safe_regex(regex)), substitution: substitution.to_owned() }
+}
+
+pub(super) fn method(method: &str) -> route::HeaderMatcher {
+    route::HeaderMatcher {
+        name: ":method".into(),
+        header_match_specifier: Some(route::header_matcher::HeaderMatchSpecifier::StringMatch(StringMatcher {
+            match_pattern: Some(MatchPattern::Exact(method.to_owned())),
+            ..Default::default()
+        })),
+        ..Default::default()
+    }
+}

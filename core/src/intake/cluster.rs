@@ -1,0 +1,274 @@
+//! One Service that is a downstream cluster.
+
+use super::Finding;
+use super::Severity::{FellBack, Note, Rejected};
+use super::reader::{Reader, path_prefix, selector};
+use crate::fact::Service;
+use crate::keys::{self, port};
+use crate::model::{Backend, Cluster, HubAddresses, Scheme, Settings, Store};
+use crate::name::{ClusterName, Host, HostPort, is_dns_label};
+
+/// Reads one Service. There is a cluster unless a finding says that it is rejected; all its mistakes are found at once.
+pub(super) fn read(settings: &Settings, service: &Service) -> (Option<Cluster>, Vec<Finding>) {
+    let mut reader = Reader::new(settings, service);
+    let cluster = cluster(&mut reader);
+    if cluster.is_none() && !reader.rejected() {
+        reader.report(Rejected, "metadata.name", &service.meta.name, "BUG: rejected for no stated reason", "please report this");
+    }
+    let cluster = cluster.filter(|_| !reader.rejected());
+    (cluster, reader.findings)
+}
+
+fn cluster(reader: &mut Reader<'_>) -> Option<Cluster> {
+    misspelt_keys(reader);
+    not_yet_effective(reader);
+    connect(reader);
+    let name = name(reader);
+    let addresses = addresses(reader);
+    let stores = stores(reader);
+    let monitoring = |reader: &Reader<'_>, service: &str| {
+        format!("{service}.{}.svc.{}", reader.settings.downstream_namespace, reader.settings.cluster_domain)
+    };
+    let default = monitoring(reader, "prometheus-operated");
+    let prometheus = reader.backend(keys::PROMETHEUS_SERVICE, &default, keys::PROMETHEUS_SERVICE_PORT, port::PROMETHEUS);
+    let prometheus_prefix = reader.path_prefix(keys::PROMETHEUS_PATH_PREFIX);
+    let default = monitoring(reader, "alertmanager-operated");
+    let alertmanager = reader.backend(keys::ALERTMANAGER_SERVICE, &default, keys::ALERTMANAGER_SERVICE_PORT, port::ALERTMANAGER);
+    let alertmanager_prefix = reader.path_prefix(keys::ALERTMANAGER_PATH_PREFIX);
+    let hub = hub_addresses(reader);
+    let bind = bind(reader);
+    let allow_paths = allow_paths(reader);
+    let envoy_selectors = envoy_selectors(reader);
+    let backend = |at, path_prefix| Backend { scheme: Scheme::Http, at, path_prefix };
+    Some(Cluster {
+        name: name?,
+        addresses: addresses?,
+        stores: stores?,
+        prometheus: backend(prometheus?, prometheus_prefix?),
+        alertmanager: backend(alertmanager?, alertmanager_prefix?),
+        hub,
+        bind: bind?,
+        allow_paths,
+        envoy_selectors,
+        credential_revision: reader.number(keys::CREDENTIAL_REVISION, 1..=u64::from(u32::MAX), FellBack),
+        revoke_below: reader.number(keys::REVOKE_BELOW, 1..=u64::from(u32::MAX), Rejected),
+        envoy_replicas: reader.number(keys::ENVOY_REPLICAS, 1..=1000, FellBack).unwrap_or(keys::DEFAULT_ENVOY_REPLICAS),
+    })
+}
+
+fn name(reader: &mut Reader<'_>) -> Option<ClusterName> {
+    let name = &reader.service.meta.name;
+    match name.parse() {
+        Ok(name) => Some(name),
+        Err(error) => reader.reject("metadata.name", name, error, "a cluster is called after its Service: rename the Service"),
+    }
+}
+
+/// Keys of Atlas's own domain that nobody reads: a typo must not pass in silence.
+fn misspelt_keys(reader: &mut Reader<'_>) {
+    let meta = &reader.service.meta;
+    let known: Vec<&str> = [keys::CLUSTER_LABELS, keys::CLUSTER_ANNOTATIONS].concat();
+    let kinds = [("label", &meta.labels, keys::CLUSTER_LABELS), ("annotation", &meta.annotations, keys::CLUSTER_ANNOTATIONS)];
+    for (kind, written, wanted) in kinds {
+        for (key, value) in written.iter().filter(|(key, _)| key.starts_with("goatlas.io/") && !wanted.contains(&key.as_str())) {
+            let fix = if known.contains(&key.as_str()) {
+                format!("it is read as {} only: move it there", if kind == "label" { "an annotation" } else { "a label" })
+            } else {
+                let nearest = known.iter().max_by(|a, b| strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key)));
+                format!("did you mean {}?", nearest.copied().unwrap_or(keys::CLUSTER))
+            };
+            reader.report(Note, key, value, format!("no such {kind} is read"), fix);
+        }
+    }
+}
+
+fn not_yet_effective(reader: &mut Reader<'_>) {
+    for key in [keys::CREDENTIAL_REVISION, keys::REVOKE_BELOW, keys::ENVOY_REPLICAS, keys::ENVOY_SELECTORS] {
+        if let Some(value) = reader.value(key) {
+            reader.report(Note, key, value, "is checked, but not yet effective in this version", "");
+        }
+    }
+}
+
+fn connect(reader: &mut Reader<'_>) {
+    match reader.value(keys::CONNECT) {
+        None | Some("direct") => {}
+        Some("reverse") => {
+            let problem = "is reserved: a cluster Envoy that dials out is not built yet";
+            reader.report(Rejected, keys::CONNECT, "reverse", problem, "write `direct`, and let the hub reach the cluster's port 11901");
+        }
+        Some(other) => reader.report(Rejected, keys::CONNECT, other, "is no way to connect", "write `direct`"),
+    }
+}
+
+fn addresses(reader: &mut Reader<'_>) -> Option<Vec<HostPort>> {
+    if reader.value(keys::ADDRESSES).is_some() {
+        return reader.hosts(keys::ADDRESSES, port::CLUSTER_INBOUND);
+    }
+    let ips = &reader.service.external_ips;
+    if let Some(wrong) = ips.iter().find(|ip| ip.trim().parse::<std::net::IpAddr>().is_err()) {
+        let fix = format!("write an IPv4 or IPv6 address; names and ports go into the annotation {}", keys::ADDRESSES);
+        return reader.reject(keys::EXTERNAL_IPS, wrong, "is not an IP address", fix);
+    }
+    let hosts = reader.parse_hosts(keys::EXTERNAL_IPS, ips.iter().map(String::as_str), port::CLUSTER_INBOUND)?;
+    if hosts.is_empty() {
+        let fix = format!("once its Envoy has one, write it into the annotation {} or into {}", keys::ADDRESSES, keys::EXTERNAL_IPS);
+        reader.report(Note, keys::ADDRESSES, "", "the cluster is awaiting its address", fix);
+    }
+    Some(hosts)
+}
+
+/// Expands replicas, shards and names into stores: N = shard × replicas + replica.
+fn stores(reader: &mut Reader<'_>) -> Option<Vec<Store>> {
+    let default = format!("prometheus-operated.{}.svc.{}", reader.settings.downstream_namespace, reader.settings.cluster_domain);
+    let service = reader.backend(keys::THANOS_SERVICE, &default, keys::THANOS_SERVICE_PORT, port::THANOS);
+    let replicas = reader.number(keys::REPLICAS, 1..=keys::MAX_STORES, Rejected);
+    let shards = reader.number(keys::SHARDS, 1..=keys::MAX_STORES, Rejected);
+    let count = u64::from(replicas.unwrap_or(1)) * u64::from(shards.unwrap_or(1));
+    if count > u64::from(keys::MAX_STORES) {
+        let problem = format!("{count} stores are more than one cluster may have");
+        return reader.reject(
+            keys::SHARDS,
+            &shards.unwrap_or(1).to_string(),
+            problem,
+            format!("replicas × shards must be at most {}", keys::MAX_STORES),
+        );
+    }
+    let service = service?;
+    if reader.value(keys::THANOS_REPLICA_HOSTS).is_some() {
+        let hosts = reader.hosts(keys::THANOS_REPLICA_HOSTS, service.port)?;
+        return replica_hosts(reader, hosts, (replicas.is_some() || shards.is_some()).then_some(count));
+    }
+    let named = reader.value(keys::PROMETHEUS_NAME);
+    if let Some(name) = named.filter(|name| !is_dns_label(name)) {
+        let fix = "write the name of the Prometheus resource, as `kubectl get prometheus` shows it";
+        return reader.reject(keys::PROMETHEUS_NAME, name, "is not the name of a Prometheus resource", fix);
+    }
+    if count == 1 && named.is_none() {
+        return Some(vec![Store { index: 0, at: service, last_resort: None }]);
+    }
+    pods(reader, named, &service, replicas.unwrap_or(1), shards.unwrap_or(1))
+}
+
+fn replica_hosts(reader: &mut Reader<'_>, hosts: Vec<HostPort>, expected: Option<u64>) -> Option<Vec<Store>> {
+    let value = reader.value(keys::THANOS_REPLICA_HOSTS).unwrap_or_default();
+    let count = hosts.len() as u64;
+    if count == 0 || count > u64::from(keys::MAX_STORES) {
+        let fix = format!("write one host per store, from 1 to {}, separated by commas", keys::MAX_STORES);
+        return reader.reject(keys::THANOS_REPLICA_HOSTS, value, format!("names {count} different hosts"), fix);
+    }
+    if expected.is_some_and(|expected| expected != count) {
+        let problem = format!("names {count} different hosts, but replicas × shards is {}", expected.unwrap_or_default());
+        return reader.reject(
+            keys::THANOS_REPLICA_HOSTS,
+            value,
+            problem,
+            format!("write one host per store, or leave {} out", keys::REPLICAS),
+        );
+    }
+    let store =
+        |(index, at): (u32, HostPort)| Store { index, at: HostPort::new(reader.complete(at.host.clone()), at.port), last_resort: None };
+    Some((0..).zip(hosts).map(store).collect())
+}
+
+/// The operator's pods: `prometheus-<name>[-shard-S]-N.<service>`; shard 0 goes without its number.
+fn pods(reader: &mut Reader<'_>, named: Option<&str>, service: &HostPort, replicas: u32, shards: u32) -> Option<Vec<Store>> {
+    let Host::Name(domain) = &service.host else {
+        let problem = "is one address, behind which single replicas can't be named";
+        let fix = format!("list the replicas in {}", keys::THANOS_REPLICA_HOSTS);
+        return reader.reject(keys::THANOS_SERVICE, &service.host.to_string(), problem, fix);
+    };
+    let name = named.unwrap_or(keys::DEFAULT_PROMETHEUS_NAME);
+    let mut stores = Vec::new();
+    for shard in 0..shards {
+        for replica in 0..replicas {
+            let part = if shard == 0 { String::new() } else { format!("-shard-{shard}") };
+            let pod = format!("prometheus-{name}{part}-{replica}");
+            if !is_dns_label(&pod) {
+                return reader.reject(
+                    keys::PROMETHEUS_NAME,
+                    name,
+                    format!("makes {pod:?}, which is too long for a pod's host name"),
+                    "shorten the name",
+                );
+            }
+            stores.push(Store {
+                index: shard * replicas + replica,
+                at: HostPort::new(Host::Name(format!("{pod}.{domain}")), service.port),
+                last_resort: named.is_none().then(|| service.clone()),
+            });
+        }
+    }
+    if named.is_none() {
+        let problem = format!(
+            "isn't given, so the pods are taken to be prometheus-{name}-N; where they aren't, any replica answers for each, and addressing is not exact"
+        );
+        reader.report(
+            Note,
+            keys::PROMETHEUS_NAME,
+            "",
+            problem,
+            "write the Prometheus resource's name, as `kubectl get prometheus` shows it",
+        );
+    }
+    Some(stores)
+}
+
+/// How this cluster reaches the hub: a port counts for xDS alone, alerts keep theirs.
+fn hub_addresses(reader: &mut Reader<'_>) -> Option<HubAddresses> {
+    let xds = reader.hosts(keys::HUB_ADDRESSES, port::HUB_XDS)?;
+    let alerts_port = reader.settings.hub_alerts.first().map_or(port::HUB_ALERTS, |hub| hub.port);
+    let mut alerts: Vec<HostPort> = Vec::new();
+    for at in &xds {
+        let at = HostPort::new(at.host.clone(), alerts_port);
+        if !alerts.contains(&at) {
+            alerts.push(at);
+        }
+    }
+    (!xds.is_empty()).then_some(HubAddresses { xds, alerts })
+}
+
+fn bind(reader: &mut Reader<'_>) -> Option<std::net::IpAddr> {
+    match reader.value(keys::BIND_ADDRESS) {
+        None => Some(std::net::Ipv6Addr::UNSPECIFIED.into()),
+        Some(value) => match value.parse() {
+            Ok(ip) => Some(ip),
+            Err(_) => {
+                reader.reject(keys::BIND_ADDRESS, value, "is not an IP address", "write an IPv4 or IPv6 address of that Envoy's machine")
+            }
+        },
+    }
+}
+
+/// A wrong prefix opens nothing: what falls away here stays refused.
+fn allow_paths(reader: &mut Reader<'_>) -> Vec<String> {
+    let value = reader.value(keys::ALLOW_PATHS).unwrap_or_default();
+    let mut paths = Vec::new();
+    for part in value.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        match path_prefix(part).filter(|path| !path.is_empty()) {
+            Some(path) => paths.push(path),
+            None => reader.report(
+                FellBack,
+                keys::ALLOW_PATHS,
+                part,
+                "is not a path prefix, and stays refused",
+                "write an absolute path such as `/-/reload`",
+            ),
+        }
+    }
+    paths.sort();
+    paths.dedup();
+    paths
+}
+
+fn envoy_selectors(reader: &mut Reader<'_>) -> std::collections::BTreeMap<String, String> {
+    let default = reader.settings.envoy_selectors.clone();
+    match reader.value(keys::ENVOY_SELECTORS).map(|value| (value, selector(value))) {
+        None => default,
+        Some((_, Ok(labels))) => labels,
+        Some((value, Err(error))) => {
+            reader.report(FellBack, keys::ENVOY_SELECTORS, value, error, "write `key=value,key=value`");
+            default
+        }
+    }
+}

@@ -1,0 +1,272 @@
+use super::*;
+use crate::fact::{Endpoint, EndpointSlice, ServicePort};
+use crate::name::HostPort;
+use proptest::prelude::*;
+
+/// A cluster's Service, to be chained on.
+fn cluster(name: &str) -> Service {
+    let mut service = Service::default();
+    service.meta.name = name.into();
+    service.meta.labels.insert(keys::CLUSTER.into(), "true".into());
+    service.external_ips = vec!["10.0.0.1".into()];
+    service
+}
+
+trait Keys {
+    fn label(self, key: &str, value: &str) -> Self;
+    fn annotation(self, key: &str, value: &str) -> Self;
+}
+
+impl Keys for Service {
+    fn label(mut self, key: &str, value: &str) -> Self {
+        self.meta.labels.insert(key.into(), value.into());
+        self
+    }
+    fn annotation(mut self, key: &str, value: &str) -> Self {
+        self.meta.annotations.insert(key.into(), value.into());
+        self
+    }
+}
+
+fn take(services: Vec<Service>) -> Intake {
+    let facts: Vec<Fact> = services.into_iter().map(Fact::Service).collect();
+    intake(&Settings::default(), &facts, None)
+}
+
+fn only(service: Service) -> Cluster {
+    let intake = take(vec![service]);
+    assert!(intake.findings.iter().all(|f| f.severity == Severity::Note), "{:?}", intake.findings);
+    intake.fleet.clusters.into_values().next().expect("a cluster")
+}
+
+fn rejection(service: Service) -> Finding {
+    let intake = take(vec![service, cluster("bystander")]);
+    assert_eq!(intake.fleet.clusters.len(), 1, "the bad one is left out, the other is not");
+    intake.findings.into_iter().find(|f| f.severity == Severity::Rejected).expect("a rejection")
+}
+
+fn stores(cluster: &Cluster) -> Vec<String> {
+    cluster.stores.iter().map(|store| store.at.to_string()).collect()
+}
+
+#[test]
+fn a_bare_service_is_a_cluster_with_one_store() {
+    let cluster = only(cluster("tokyo"));
+    assert_eq!(stores(&cluster), ["prometheus-operated.monitoring.svc.cluster.local:10901"]);
+    assert_eq!(cluster.addresses, [HostPort::parse("10.0.0.1:11901", 1).unwrap()]);
+    assert_eq!(cluster.alertmanager.at.to_string(), "alertmanager-operated.monitoring.svc.cluster.local:9093");
+}
+
+#[test]
+fn replicas_are_addressed_by_their_pods_with_the_service_as_last_resort() {
+    let cluster = only(cluster("tokyo").label(keys::REPLICAS, "2"));
+    assert_eq!(stores(&cluster)[1], "prometheus-kube-prometheus-stack-prometheus-1.prometheus-operated.monitoring.svc.cluster.local:10901");
+    assert!(cluster.stores.iter().all(|store| store.last_resort.is_some()));
+}
+
+#[test]
+fn a_given_name_is_exact_even_for_one_replica() {
+    let cluster = only(cluster("tokyo").annotation(keys::PROMETHEUS_NAME, "k8s"));
+    assert_eq!(stores(&cluster), ["prometheus-k8s-0.prometheus-operated.monitoring.svc.cluster.local:10901"]);
+    assert_eq!(cluster.stores[0].last_resort, None);
+}
+
+#[test]
+fn shards_number_their_replicas_one_after_the_other() {
+    let cluster = only(cluster("t").label(keys::REPLICAS, "2").annotation(keys::SHARDS, "2").annotation(keys::PROMETHEUS_NAME, "k"));
+    let pods: Vec<String> = stores(&cluster).iter().map(|s| s.split('.').next().unwrap().to_owned()).collect();
+    assert_eq!(pods, ["prometheus-k-0", "prometheus-k-1", "prometheus-k-shard-1-0", "prometheus-k-shard-1-1"]);
+}
+
+#[test]
+fn listed_hosts_are_the_stores() {
+    let hosts = cluster("t").annotation(keys::THANOS_REPLICA_HOSTS, "a.example.org, b.example.org:1234");
+    assert_eq!(stores(&only(hosts)), ["a.example.org:10901", "b.example.org:1234"]);
+    let finding = rejection(cluster("t").label(keys::REPLICAS, "3").annotation(keys::THANOS_REPLICA_HOSTS, "a.example.org,b.example.org"));
+    assert_eq!(finding.key, keys::THANOS_REPLICA_HOSTS);
+}
+
+#[test]
+fn addresses_win_over_external_ips() {
+    let cluster = only(cluster("t").annotation(keys::ADDRESSES, "edge.example.com:31901, [fd00::1], 10.0.0.9"));
+    let addresses: Vec<String> = cluster.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["edge.example.com:31901", "[fd00::1]:11901", "10.0.0.9:11901"]);
+}
+
+#[test]
+fn a_cluster_without_addresses_awaits_its_own() {
+    let mut service = cluster("t");
+    service.external_ips.clear();
+    let intake = take(vec![service]);
+    assert!(intake.fleet.clusters.values().next().unwrap().addresses.is_empty());
+    assert!(intake.findings.iter().any(|f| f.severity == Severity::Note && f.problem.contains("awaiting")));
+}
+
+#[test]
+fn short_service_names_are_completed() {
+    let cluster = only(cluster("t").annotation(keys::PROMETHEUS_SERVICE, "prom.obs.svc").annotation(keys::THANOS_SERVICE, "side.obs"));
+    assert_eq!(cluster.prometheus.at.to_string(), "prom.obs.svc.cluster.local:9090");
+    assert_eq!(stores(&cluster), ["side.obs.svc.cluster.local:10901"]);
+}
+
+#[test]
+fn every_mistake_names_its_key_and_a_fix() {
+    let cases = [
+        (cluster("t").label(keys::REPLICAS, "two"), keys::REPLICAS),
+        (cluster("t").label(keys::REPLICAS, "0"), keys::REPLICAS),
+        (cluster("t").label(keys::REPLICAS, "101"), keys::REPLICAS),
+        (cluster("t").label(keys::REPLICAS, "50").annotation(keys::SHARDS, "3"), keys::SHARDS),
+        (cluster("t").annotation(keys::SHARDS, "-1"), keys::SHARDS),
+        (cluster("t").annotation(keys::THANOS_SERVICE, "a b"), keys::THANOS_SERVICE),
+        (cluster("t").annotation(keys::THANOS_SERVICE_PORT, "0"), keys::THANOS_SERVICE_PORT),
+        (cluster("t").annotation(keys::PROMETHEUS_SERVICE, "x:9090"), keys::PROMETHEUS_SERVICE),
+        (cluster("t").annotation(keys::PROMETHEUS_SERVICE_PORT, "http"), keys::PROMETHEUS_SERVICE_PORT),
+        (cluster("t").annotation(keys::ALERTMANAGER_SERVICE, "-"), keys::ALERTMANAGER_SERVICE),
+        (cluster("t").annotation(keys::ALERTMANAGER_SERVICE_PORT, "99999"), keys::ALERTMANAGER_SERVICE_PORT),
+        (cluster("t").annotation(keys::ADDRESSES, "10.0.0.300"), keys::ADDRESSES),
+        (cluster("t").annotation(keys::ADDRESSES, "169.254.169.254"), keys::ADDRESSES),
+        (cluster("t").annotation(keys::ADDRESSES, "localhost:1"), keys::ADDRESSES),
+        (cluster("t").annotation(keys::PROMETHEUS_NAME, "Not_A_Name"), keys::PROMETHEUS_NAME),
+        (cluster("t").annotation(keys::THANOS_REPLICA_HOSTS, "a,,b:x"), keys::THANOS_REPLICA_HOSTS),
+        (cluster("t").annotation(keys::PROMETHEUS_PATH_PREFIX, "prom"), keys::PROMETHEUS_PATH_PREFIX),
+        (cluster("t").annotation(keys::ALERTMANAGER_PATH_PREFIX, "/a/../b"), keys::ALERTMANAGER_PATH_PREFIX),
+        (cluster("t").annotation(keys::HUB_ADDRESSES, "hub:port"), keys::HUB_ADDRESSES),
+        (cluster("t").annotation(keys::BIND_ADDRESS, "eth0"), keys::BIND_ADDRESS),
+        (cluster("t").annotation(keys::CONNECT, "reverse"), keys::CONNECT),
+        (cluster("t").annotation(keys::CONNECT, "pigeon"), keys::CONNECT),
+        (cluster("t").annotation(keys::REVOKE_BELOW, "x"), keys::REVOKE_BELOW),
+        (cluster("hub"), "metadata.name"),
+        (cluster("a-thanos-sidecar0"), "metadata.name"),
+    ];
+    for (service, key) in cases {
+        let finding = rejection(service);
+        assert_eq!(finding.key, key);
+        assert!(!finding.problem.is_empty() && !finding.fix.is_empty(), "{finding}");
+    }
+}
+
+#[test]
+fn harmless_mistakes_fall_back() {
+    let service = cluster("t").annotation(keys::ALLOW_PATHS, "/-/reload,debug").annotation(keys::ENVOY_SELECTORS, "nonsense");
+    let intake = take(vec![service.annotation(keys::ENVOY_REPLICAS, "many").annotation(keys::CREDENTIAL_REVISION, "0")]);
+    assert_eq!(intake.fleet.clusters.values().next().unwrap().allow_paths, ["/-/reload"]);
+    let fell: Vec<&str> = intake.findings.iter().filter(|f| f.severity == Severity::FellBack).map(|f| f.key.as_str()).collect();
+    for key in [keys::ALLOW_PATHS, keys::ENVOY_SELECTORS, keys::ENVOY_REPLICAS, keys::CREDENTIAL_REVISION] {
+        assert!(fell.contains(&key), "{key} in {fell:?}");
+    }
+}
+
+#[test]
+fn a_misspelt_key_is_noticed() {
+    let intake = take(vec![cluster("t").annotation("goatlas.io/prometheus-nam", "x").annotation(keys::REPLICAS, "2")]);
+    let fixes: Vec<&str> = intake.findings.iter().map(|f| f.fix.as_str()).collect();
+    assert!(fixes.iter().any(|fix| fix.contains("did you mean goatlas.io/prometheus-name?")), "{fixes:?}");
+    assert!(fixes.iter().any(|fix| fix.contains("a label only")), "{fixes:?}");
+}
+
+#[test]
+fn a_mistake_in_a_known_cluster_leaves_its_last_good_configuration() {
+    let good = take(vec![cluster("t").label(keys::REPLICAS, "2")]);
+    let wrong = Fact::Service(cluster("t").label(keys::REPLICAS, "2x"));
+    let after = intake(&Settings::default(), &[wrong], Some(&good.fleet));
+    assert_eq!(after.fleet, good.fleet);
+    assert!(after.findings[0].fix.contains("last good"), "{}", after.findings[0]);
+}
+
+#[test]
+fn replica_services_false_labels_and_other_namespaces_are_no_clusters() {
+    let mut elsewhere = cluster("far");
+    elsewhere.meta.namespace = Some("default".into());
+    let services = vec![cluster("a").label(keys::THANOS_SIDECAR, "true"), cluster("b").label(keys::CLUSTER, "false"), elsewhere];
+    let intake = take(services);
+    assert!(intake.fleet.clusters.is_empty());
+    assert_eq!(intake.findings.len(), 1, "only the one elsewhere is worth a word");
+}
+
+#[test]
+fn local_addresses_pass_where_they_are_allowed() {
+    let settings = Settings { allow_local_addresses: true, ..Settings::default() };
+    let facts = [Fact::Service(cluster("t").annotation(keys::ADDRESSES, "127.0.0.3"))];
+    assert_eq!(intake(&settings, &facts, None).fleet.clusters.len(), 1);
+}
+
+fn slice(hostnames: &[&str]) -> Fact {
+    let mut slice = EndpointSlice::default();
+    slice.meta.name = "alertmanager-operated-x".into();
+    slice.meta.labels.insert(keys::SERVICE_NAME.into(), "alertmanager-operated".into());
+    slice.ports = vec![ServicePort { name: "http-web".into(), port: 9093 }, ServicePort { name: "mesh-tcp".into(), port: 9094 }];
+    let endpoint =
+        |(n, host): (usize, &&str)| Endpoint { addresses: vec![format!("10.1.0.{n}")], hostname: Some((*host).into()), target: None };
+    slice.endpoints = hostnames.iter().enumerate().map(endpoint).collect();
+    Fact::EndpointSlice(slice)
+}
+
+fn alertmanager_service(name: &str) -> Fact {
+    Fact::Service(Service { ports: vec![], ..Service::default() }.label("app", "kube-prometheus-stack-alertmanager").named(name))
+}
+
+trait Named {
+    fn named(self, name: &str) -> Self;
+}
+
+impl Named for Service {
+    fn named(mut self, name: &str) -> Self {
+        self.meta.name = name.into();
+        self
+    }
+}
+
+fn alertmanagers(facts: &[Fact]) -> Vec<(u32, String)> {
+    let fleet = intake(&Settings::default(), facts, None).fleet;
+    fleet.alertmanagers.into_iter().map(|(index, replica)| (index, replica.name)).collect()
+}
+
+#[test]
+fn alertmanagers_are_indexed_by_their_pods_ordinals() {
+    let slice = slice(&["alertmanager-main-1", "alertmanager-main-0"]);
+    let found = alertmanagers(&[alertmanager_service("kps-alertmanager"), slice]);
+    assert_eq!(found, [(0, "alertmanager-main-0".into()), (1, "alertmanager-main-1".into())]);
+}
+
+#[test]
+fn an_alertmanager_without_slices_is_its_service() {
+    assert_eq!(alertmanagers(&[alertmanager_service("kps-alertmanager")]), [(0, "kps-alertmanager".into())]);
+}
+
+#[test]
+fn equal_ordinals_are_indexed_by_name() {
+    let slice = slice(&["alertmanager-b-0", "alertmanager-a-0"]);
+    assert_eq!(alertmanagers(&[slice]), [(0, "alertmanager-a-0".into()), (1, "alertmanager-b-0".into())]);
+}
+
+proptest! {
+    #[test]
+    fn no_service_makes_intake_panic_and_every_rejection_speaks(
+        name in ".{0,20}|[a-z]{1,5}",
+        pairs in proptest::collection::vec((0..keys::CLUSTER_ANNOTATIONS.len(), ".{0,24}|[0-9]{1,4}|[a-z.]{1,10}(:[0-9]{1,5})?"), 0..6),
+        replicas in proptest::option::of("[0-9]{1,4}|.{0,4}"),
+    ) {
+        let mut service = cluster(&name);
+        for (key, value) in pairs {
+            service = service.annotation(keys::CLUSTER_ANNOTATIONS[key], &value);
+        }
+        if let Some(replicas) = replicas {
+            service = service.label(keys::REPLICAS, &replicas);
+        }
+        let intake = take(vec![service]);
+        let rejected = intake.findings.iter().any(|f| f.severity == Severity::Rejected);
+        prop_assert_eq!(intake.fleet.clusters.is_empty(), rejected);
+        for finding in &intake.findings {
+            prop_assert!(!finding.problem.contains("BUG"), "{}", finding);
+        }
+    }
+
+    #[test]
+    fn the_order_of_the_facts_does_not_matter(names in proptest::collection::btree_set("[b-g]{1,3}", 1..6), seed: u64) {
+        let mut services: Vec<Service> = names.iter().map(|name| cluster(name)).collect();
+        let forward = take(services.clone());
+        let by = services.len();
+        services.rotate_left(seed as usize % by);
+        prop_assert_eq!(take(services), forward);
+    }
+}

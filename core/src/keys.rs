@@ -1,0 +1,121 @@
+//! Every key that people write, every default, every port. The reference in `docs/reference.md` lists the same.
+
+/// Label: this Service is a downstream cluster (any value but `false`).
+pub const CLUSTER: &str = "goatlas.io/cluster";
+/// Label: Prometheus/Thanos replicas there.
+pub const REPLICAS: &str = "goatlas.io/replicas";
+/// Label or annotation on Atlas's own replica Services: not a cluster.
+pub const THANOS_SIDECAR: &str = "goatlas.io/thanos-sidecar";
+
+/// Annotation: selector of the hub Envoy's pods.
+pub const ENVOY_SELECTORS: &str = "goatlas.io/envoy-selectors";
+/// Annotation: name of the Thanos sidecars' service inside the cluster.
+pub const THANOS_SERVICE: &str = "goatlas.io/thanos-service";
+/// Annotation: its port.
+pub const THANOS_SERVICE_PORT: &str = "goatlas.io/thanos-service-port";
+/// Annotation: name of Prometheus's service inside the cluster.
+pub const PROMETHEUS_SERVICE: &str = "goatlas.io/prometheus-service";
+/// Annotation: its port.
+pub const PROMETHEUS_SERVICE_PORT: &str = "goatlas.io/prometheus-service-port";
+/// Annotation: name of Alertmanager's service inside the cluster.
+pub const ALERTMANAGER_SERVICE: &str = "goatlas.io/alertmanager-service";
+/// Annotation: its port.
+pub const ALERTMANAGER_SERVICE_PORT: &str = "goatlas.io/alertmanager-service-port";
+/// Annotation: where the cluster's Envoy listens; wins over `spec.externalIPs`.
+pub const ADDRESSES: &str = "goatlas.io/addresses";
+/// Annotation: the Prometheus resource's name, from which its pods' names follow.
+pub const PROMETHEUS_NAME: &str = "goatlas.io/prometheus-name";
+/// Annotation: Prometheus shards.
+pub const SHARDS: &str = "goatlas.io/shards";
+/// Annotation: one host per store, where pods aren't named as the operator names them.
+pub const THANOS_REPLICA_HOSTS: &str = "goatlas.io/thanos-replica-hosts";
+/// Annotation: Prometheus's `routePrefix`.
+pub const PROMETHEUS_PATH_PREFIX: &str = "goatlas.io/prometheus-path-prefix";
+/// Annotation: Alertmanager's `routePrefix`.
+pub const ALERTMANAGER_PATH_PREFIX: &str = "goatlas.io/alertmanager-path-prefix";
+/// Annotation: how this cluster reaches the hub.
+pub const HUB_ADDRESSES: &str = "goatlas.io/hub-addresses";
+/// Annotation: where that cluster's Envoy binds.
+pub const BIND_ADDRESS: &str = "goatlas.io/bind-address";
+/// Annotation: path prefixes of the web UIs that are let through although refused by default.
+pub const ALLOW_PATHS: &str = "goatlas.io/allow-paths";
+/// Annotation: which side dials.
+pub const CONNECT: &str = "goatlas.io/connect";
+/// Annotation: issue credential N.
+pub const CREDENTIAL_REVISION: &str = "goatlas.io/credential-revision";
+/// Annotation: refuse every credential below N.
+pub const REVOKE_BELOW: &str = "goatlas.io/revoke-below";
+/// Annotation: Envoy replicas in that cluster.
+pub const ENVOY_REPLICAS: &str = "goatlas.io/envoy-replicas";
+/// `spec.externalIPs`, as messages name it.
+pub const EXTERNAL_IPS: &str = "spec.externalIPs";
+
+/// The labels that a cluster's Service may carry.
+pub const CLUSTER_LABELS: &[&str] = &[CLUSTER, REPLICAS];
+/// The annotations that a cluster's Service may carry.
+pub const CLUSTER_ANNOTATIONS: &[&str] = &[
+    ENVOY_SELECTORS,
+    THANOS_SERVICE,
+    THANOS_SERVICE_PORT,
+    PROMETHEUS_SERVICE,
+    PROMETHEUS_SERVICE_PORT,
+    ALERTMANAGER_SERVICE,
+    ALERTMANAGER_SERVICE_PORT,
+    ADDRESSES,
+    PROMETHEUS_NAME,
+    SHARDS,
+    THANOS_REPLICA_HOSTS,
+    PROMETHEUS_PATH_PREFIX,
+    ALERTMANAGER_PATH_PREFIX,
+    HUB_ADDRESSES,
+    BIND_ADDRESS,
+    ALLOW_PATHS,
+    CONNECT,
+    CREDENTIAL_REVISION,
+    REVOKE_BELOW,
+    ENVOY_REPLICAS,
+];
+
+/// Label of an EndpointSlice: the Service it belongs to.
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+/// Default of [`PROMETHEUS_NAME`]: what kube-prometheus-stack calls it in a release of the same name.
+pub const DEFAULT_PROMETHEUS_NAME: &str = "kube-prometheus-stack-prometheus";
+/// Default of [`ENVOY_REPLICAS`].
+pub const DEFAULT_ENVOY_REPLICAS: u32 = 2;
+/// Most stores of one cluster: their numbers have two digits.
+pub const MAX_STORES: u32 = 100;
+
+/// Ports, with who listens and who connects. The same table is in ARCHITECTURE.md.
+pub mod port {
+    /// Hub Envoy: xDS entry, TCP-proxied to Atlas.
+    pub const HUB_XDS: u16 = 10900;
+    /// Hub Envoy: stores, plain HTTP/2.
+    pub const HUB_STORES: u16 = 10901;
+    /// Hub Envoy: alerts in, mutual TLS.
+    pub const HUB_ALERTS: u16 = 10903;
+    /// Hub Envoy: web UIs.
+    pub const HUB_WEB: u16 = 10904;
+    /// Cluster Envoy: everything that comes from the hub, mutual TLS.
+    pub const CLUSTER_INBOUND: u16 = 11901;
+    /// Cluster Envoy: alerts out, plain.
+    pub const CLUSTER_ALERTS: u16 = 11903;
+    /// Envoys: admin, loopback only.
+    pub const ENVOY_ADMIN: u16 = 9000;
+    /// Envoys: `/ready` and `/stats/prometheus`.
+    pub const ENVOY_STATUS: u16 = 9001;
+    /// Atlas: xDS, mutual TLS.
+    pub const XDS: u16 = 6305;
+    /// Atlas: metrics, health, readiness.
+    pub const METRICS: u16 = 6309;
+    /// Atlas: its web page and read-only API.
+    pub const WEB: u16 = 6310;
+    /// Atlas: DNS.
+    pub const DNS: u16 = 5353;
+    /// Thanos sidecar, gRPC.
+    pub const THANOS: u16 = 10901;
+    /// Prometheus.
+    pub const PROMETHEUS: u16 = 9090;
+    /// Alertmanager.
+    pub const ALERTMANAGER: u16 = 9093;
+}

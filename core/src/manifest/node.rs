@@ -1,0 +1,102 @@
+//! The trees that YAML is read into: every node knows its line, its depth and its weight.
+
+use std::rc::Rc;
+
+use super::scalar::Kind;
+
+/// One document of a file.
+pub(super) struct Document {
+    /// Line of its `---`; of its first key where it has none.
+    pub line: u32,
+    /// Whether it begins with `---`.
+    pub explicit: bool,
+    /// What it holds; null where it holds nothing.
+    pub root: Rc<Node>,
+}
+
+/// A value and where it is.
+pub(super) struct Node {
+    /// First line, counted from 1; for an alias, that of what it names.
+    pub line: u32,
+    pub value: Value,
+    /// Levels of nesting below and including this node.
+    pub depth: usize,
+    /// Bytes of text below and including this node, and one for each node.
+    pub weight: usize,
+}
+
+/// A value.
+pub(super) enum Value {
+    Scalar(Scalar),
+    List(Vec<Rc<Node>>),
+    Map(Vec<Entry>),
+}
+
+/// A value without parts.
+pub(super) struct Scalar {
+    pub kind: Kind,
+    /// As written, quotes and escapes resolved.
+    pub text: String,
+}
+
+/// A key with its value. Keys of one mapping are distinct.
+#[derive(Clone)]
+pub(super) struct Entry {
+    pub key: String,
+    /// The key's line.
+    pub line: u32,
+    pub value: Rc<Node>,
+}
+
+impl Node {
+    /// Whether nothing is written here.
+    pub fn is_null(&self) -> bool {
+        matches!(&self.value, Value::Scalar(scalar) if scalar.kind == Kind::Null)
+    }
+
+    /// The entries, where this is a mapping.
+    pub fn entries(&self) -> Option<&[Entry]> {
+        match &self.value {
+            Value::Map(entries) => Some(entries),
+            _ => None,
+        }
+    }
+
+    /// The value of `key`, where this is a mapping that has it.
+    pub fn get(&self, key: &str) -> Option<&Entry> {
+        self.entries()?.iter().find(|entry| entry.key == key)
+    }
+
+    /// A node without parts.
+    pub fn scalar(line: u32, kind: Kind, text: String) -> Self {
+        Self { line, depth: 1, weight: 1 + text.len(), value: Value::Scalar(Scalar { kind, text }) }
+    }
+
+    /// A node with items.
+    pub fn list(line: u32, items: Vec<Rc<Node>>) -> Self {
+        let (depth, weight) = measure(items.iter(), 0);
+        Self { line, depth, weight, value: Value::List(items) }
+    }
+
+    /// A node with entries.
+    pub fn map(line: u32, entries: Vec<Entry>) -> Self {
+        let keys = entries.iter().map(|entry| entry.key.len()).sum();
+        let (depth, weight) = measure(entries.iter().map(|entry| &entry.value), keys);
+        Self { line, depth, weight, value: Value::Map(entries) }
+    }
+}
+
+/// Depth and weight of a collection of these nodes.
+fn measure<'a>(nodes: impl Iterator<Item = &'a Rc<Node>>, own_text: usize) -> (usize, usize) {
+    nodes.fold((1, 1 + own_text), |(depth, weight), node| (depth.max(node.depth + 1), weight.saturating_add(node.weight)))
+}
+
+/// `metadata.labels` and `app` → `metadata.labels.app`; keys that are no plain word go into brackets.
+pub(super) fn join(path: &str, key: &str) -> String {
+    let plain = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+    match (plain, path.is_empty()) {
+        (true, true) => key.to_owned(),
+        (true, false) => format!("{path}.{key}"),
+        (false, _) => format!("{path}[{key:?}]"),
+    }
+}

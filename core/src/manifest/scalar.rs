@@ -1,0 +1,98 @@
+//! What an unquoted word of YAML is: text, or something else that needs quotes to be text.
+//!
+//! Kubernetes reads YAML 1.1 in the manner of sigs.k8s.io/yaml. Where that differs from YAML 1.2 (`yes`, `on`, `010`), it
+//! is followed here: a label that Kubernetes would refuse must not pass because it came from a directory.
+
+/// What a scalar is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Null,
+    Boolean,
+    Number,
+    Text,
+    /// The key `<<`: its value's entries are merged into the mapping.
+    Merge,
+}
+
+/// What a plain (unquoted, untagged) scalar is.
+pub(super) fn resolve(plain: &str) -> Kind {
+    match plain {
+        "" | "~" | "null" | "Null" | "NULL" => Kind::Null,
+        "true" | "True" | "TRUE" | "false" | "False" | "FALSE" => Kind::Boolean,
+        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Kind::Boolean,
+        "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Kind::Boolean,
+        "<<" => Kind::Merge,
+        _ if is_number(plain) => Kind::Number,
+        _ => Kind::Text,
+    }
+}
+
+/// Whether a boolean is one to Kubernetes only, not in YAML 1.2, so that a message should say so.
+pub(super) fn is_boolean_of_yaml_1_1(plain: &str) -> bool {
+    resolve(plain) == Kind::Boolean && !plain.eq_ignore_ascii_case("true") && !plain.eq_ignore_ascii_case("false")
+}
+
+fn is_number(plain: &str) -> bool {
+    let unsigned = plain.strip_prefix(['-', '+']).unwrap_or(plain);
+    if matches!(unsigned, ".inf" | ".Inf" | ".INF") || matches!(plain, ".nan" | ".NaN" | ".NAN") {
+        return true;
+    }
+    // Digits may be grouped (1_000), but a leading underscore makes a word.
+    if unsigned.starts_with('_') {
+        return false;
+    }
+    let digits = unsigned.replace('_', "");
+    is_radix(&digits, ["0x", "0X"], |c| c.is_ascii_hexdigit())
+        || is_radix(&digits, ["0o", "0O"], |c| matches!(c, '0'..='7'))
+        || is_radix(&digits, ["0b", "0B"], |c| matches!(c, '0' | '1'))
+        || is_decimal(&digits)
+}
+
+fn is_radix(text: &str, prefixes: [&str; 2], digit: fn(char) -> bool) -> bool {
+    prefixes.iter().any(|prefix| text.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty() && rest.chars().all(digit)))
+}
+
+/// Digits with at most one point among them, and perhaps an exponent.
+fn is_decimal(text: &str) -> bool {
+    let all_digits = |part: &str| part.chars().all(|c| c.is_ascii_digit());
+    let (mantissa, exponent) = match text.split_once(['e', 'E']) {
+        Some((mantissa, exponent)) => (mantissa, Some(exponent.strip_prefix(['-', '+']).unwrap_or(exponent))),
+        None => (text, None),
+    };
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    all_digits(whole)
+        && all_digits(fraction)
+        && !(whole.is_empty() && fraction.is_empty())
+        && exponent.is_none_or(|exponent| !exponent.is_empty() && all_digits(exponent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_what_kubernetes_takes_for_numbers() {
+        for number in
+            ["0", "2", "-1", "+7", "010", "0x1F", "0o17", "0b101", "1_000", "1.5", ".5", "1.", "1e3", "12e-4", "1.0E+9", ".inf", ".NaN"]
+        {
+            assert_eq!(resolve(number), Kind::Number, "{number}");
+        }
+    }
+
+    #[test]
+    fn words_addresses_versions_and_dates_are_text() {
+        for text in
+            ["a", "1.2.3", "192.0.2.1", "::1", "0x", "0xg", "e3", "1e", ".", "-", "+", "_1", "2024-01-01", "1:30", "1e3e4", "inf", "yEs"]
+        {
+            assert_eq!(resolve(text), Kind::Text, "{text}");
+        }
+    }
+
+    #[test]
+    fn booleans_are_what_kubernetes_takes_for_booleans() {
+        for boolean in ["true", "False", "yes", "No", "on", "OFF", "y", "N"] {
+            assert_eq!(resolve(boolean), Kind::Boolean, "{boolean}");
+        }
+        assert!(is_boolean_of_yaml_1_1("yes") && !is_boolean_of_yaml_1_1("true") && !is_boolean_of_yaml_1_1("text"));
+    }
+}

@@ -1,0 +1,163 @@
+//! The fleet, as plain data: what Atlas knows once [`crate::intake`] has checked everything.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::keys::port;
+use crate::name::{ClusterName, Host, HostPort, TrustDomain};
+
+/// What the operator configures once, by flags; nothing of it is a literal elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// First part of every SPIFFE ID.
+    pub trust_domain: TrustDomain,
+    /// Atlas's own namespace, where cluster Services are read.
+    pub namespace: String,
+    /// Where the hub's Alertmanagers are.
+    pub alertmanager_namespace: String,
+    /// Labels of the Services that are Alertmanagers of the hub.
+    pub alertmanager_selector: BTreeMap<String, String>,
+    /// Service whose EndpointSlices list the hub's Alertmanager replicas.
+    pub alertmanager_endpoints: String,
+    /// `--web.route-prefix` of the hub's Alertmanagers: empty, or `/` and no slash at the end.
+    pub alertmanager_path_prefix: String,
+    /// Namespace of the default services inside a downstream cluster.
+    pub downstream_namespace: String,
+    /// DNS domain of Kubernetes clusters.
+    pub cluster_domain: String,
+    /// DNS zone for Thanos, without dots at its ends.
+    pub dns_zone: String,
+    /// How clusters reach the hub Envoy's xDS entry.
+    pub hub_xds: Vec<HostPort>,
+    /// How clusters reach the hub Envoy's alert entry.
+    pub hub_alerts: Vec<HostPort>,
+    /// Where Thanos Query reaches the hub Envoy's stores: the address records of the zone.
+    pub hub_stores: Vec<IpAddr>,
+    /// Where the hub Envoy binds.
+    pub hub_bind: IpAddr,
+    /// How the hub Envoy reaches Atlas's xDS server.
+    pub atlas_xds: HostPort,
+    /// How the hub Envoy reaches Atlas's web page.
+    pub atlas_web: HostPort,
+    /// Proxies in front of 10904 whose `x-forwarded-for` is trusted.
+    pub trusted_hops: u32,
+    /// Whether clusters may be at loopback, link-local and metadata addresses.
+    pub allow_local_addresses: bool,
+    /// The labels by which the hub Envoy's pods are selected where a cluster says nothing.
+    pub envoy_selectors: BTreeMap<String, String>,
+}
+
+impl Default for Settings {
+    /// kube-prometheus-stack's names, no hub address.
+    fn default() -> Self {
+        let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        let loopback = |port| HostPort::new(Host::Ip(Ipv4Addr::LOCALHOST.into()), port);
+        Self {
+            trust_domain: "atlas".parse().expect("BUG: the default trust domain is valid"),
+            namespace: "monitoring".into(),
+            alertmanager_namespace: "monitoring".into(),
+            alertmanager_selector: [label("app", "kube-prometheus-stack-alertmanager")].into(),
+            alertmanager_endpoints: "alertmanager-operated".into(),
+            alertmanager_path_prefix: String::new(),
+            downstream_namespace: "monitoring".into(),
+            cluster_domain: "cluster.local".into(),
+            dns_zone: "atlas".into(),
+            hub_xds: Vec::new(),
+            hub_alerts: Vec::new(),
+            hub_stores: Vec::new(),
+            hub_bind: Ipv6Addr::UNSPECIFIED.into(),
+            atlas_xds: loopback(port::XDS),
+            atlas_web: loopback(port::WEB),
+            trusted_hops: 0,
+            allow_local_addresses: false,
+            envoy_selectors: [label("app", "envoy"), label("release", "atlas")].into(),
+        }
+    }
+}
+
+/// Everything that the plan is made from, but for the keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fleet {
+    /// What the operator configured.
+    pub settings: Settings,
+    /// The downstream clusters.
+    pub clusters: BTreeMap<ClusterName, Cluster>,
+    /// The hub's Alertmanager replicas by index.
+    pub alertmanagers: BTreeMap<u32, Alertmanager>,
+}
+
+/// A downstream cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// The name of its Service.
+    pub name: ClusterName,
+    /// Where its Envoy listens. Empty: the cluster awaits its address; its credential exists already.
+    pub addresses: Vec<HostPort>,
+    /// Its Thanos sidecars, in order of their numbers.
+    pub stores: Vec<Store>,
+    /// Its Prometheus web UI.
+    pub prometheus: Backend,
+    /// Its Alertmanager web UI.
+    pub alertmanager: Backend,
+    /// How it reaches the hub's xDS entry and the hub's alerts, where that differs from [`Settings`].
+    pub hub: Option<HubAddresses>,
+    /// Where its Envoy binds.
+    pub bind: IpAddr,
+    /// Path prefixes of its web UIs that are let through although refused by default.
+    pub allow_paths: Vec<String>,
+    /// Selector of the hub Envoy's pods.
+    pub envoy_selectors: BTreeMap<String, String>,
+    /// Wanted credential; `None`: the persisted one.
+    pub credential_revision: Option<u64>,
+    /// Every credential below is refused.
+    pub revoke_below: Option<u64>,
+    /// Envoy replicas there.
+    pub envoy_replicas: u32,
+}
+
+/// How a cluster reaches the hub.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HubAddresses {
+    /// The xDS entry.
+    pub xds: Vec<HostPort>,
+    /// The alert entry.
+    pub alerts: Vec<HostPort>,
+}
+
+/// One Thanos sidecar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// N of `<cluster>-thanos-sidecarN`: shard × replicas + replica.
+    pub index: u32,
+    /// Where the cluster's Envoy reaches it.
+    pub at: HostPort,
+    /// Where to turn when `at` has no address: some replica, not this one. Addressing is not exact then.
+    pub last_resort: Option<HostPort>,
+}
+
+/// How a backend is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// Plain HTTP/1.1.
+    Http,
+}
+
+/// A web UI inside a downstream cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// How it is spoken to. HTTPS, its CA and its credential will join here.
+    pub scheme: Scheme,
+    /// Where it listens.
+    pub at: HostPort,
+    /// Its `routePrefix`: empty, or `/` and no slash at the end.
+    pub path_prefix: String,
+}
+
+/// A replica of the hub's Alertmanager.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alertmanager {
+    /// The pod's or Service's name, for people.
+    pub name: String,
+    /// Its addresses: the same replica by several ways.
+    pub addresses: Vec<HostPort>,
+}

@@ -1,0 +1,44 @@
+//! A downstream cluster's Envoys.
+
+use std::sync::Arc;
+
+use crate::envoy::route::WebUi;
+use crate::envoy::{cluster, listener, route, secret};
+use crate::model::{Cluster, Fleet};
+use crate::name::{Identity, NodeId};
+use crate::pki::Trust;
+use crate::xds::snapshot::{Resource, ResourceType};
+
+/// Everything that cluster's Envoy has. `None` until its certificate has been issued.
+pub(super) fn own(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> Option<Vec<Arc<Resource>>> {
+    use ResourceType as T;
+    let leaf = trust.leaves.get(&NodeId::Cluster(cluster.name.clone()))?;
+    let hub = Identity::Hub.spiffe_id(&trust.domain);
+    let (prom, alertmanager) = (format!("/prom/{}", cluster.name), format!("/alertmanager/{}", cluster.name));
+    let uis = [
+        WebUi { kind: "prometheus", base: &prom, backend_prefix: &cluster.prometheus.path_prefix },
+        WebUi { kind: "alertmanager", base: &alertmanager, backend_prefix: &cluster.alertmanager.path_prefix },
+    ];
+    let labels: Vec<String> = cluster.stores.iter().map(|store| cluster.name.store(store.index)).collect();
+    let mut hosts: Vec<_> = labels.iter().map(|label| route::store_host(label)).collect();
+    hosts.push(route::web_host(&uis, &cluster.allow_paths));
+    let indices: Vec<u32> = fleet.alertmanagers.keys().copied().collect();
+    let hub_alerts = cluster.hub.as_ref().map_or(&fleet.settings.hub_alerts, |hub| &hub.alerts);
+
+    let mut resources = vec![
+        Resource::new(T::Secret, crate::envoy::LEAF, &secret::leaf(&leaf.chain, leaf.key.expose())),
+        Resource::new(T::Secret, crate::envoy::TRUST, &secret::trust(&trust.bundle())),
+        Resource::new(T::Listener, "inbound", &listener::inbound("inbound", cluster.bind, &hub, &uis)),
+        Resource::new(T::Listener, "alerts", &listener::alerts_in_cluster("alerts", cluster.bind)),
+        Resource::new(T::Route, "inbound", &route::inbound("inbound", hosts)),
+        Resource::new(T::Route, "alerts", &route::alerts_in_cluster("alerts", &indices)),
+    ];
+    let stores = cluster.stores.iter().zip(&labels);
+    let mut clusters: Vec<_> =
+        stores.map(|(store, label)| self::cluster::store_in_cluster(label, &store.at, store.last_resort.as_ref())).collect();
+    clusters.push(self::cluster::backend("prometheus", &cluster.prometheus.at));
+    clusters.push(self::cluster::backend("alertmanager", &cluster.alertmanager.at));
+    clusters.push(self::cluster::hub_alerts(hub_alerts, &hub));
+    resources.extend(clusters.into_iter().map(|message| Resource::new(T::Cluster, message.name.clone(), &message)));
+    Some(resources)
+}

@@ -1,0 +1,39 @@
+//! The files from which one Envoy starts: its bootstrap and its credential.
+
+use crate::envoy::bootstrap::{Bootstrap, Node, bootstrap};
+use crate::model::Fleet;
+use crate::name::{HostPort, Identity, NodeId};
+use crate::pki::Trust;
+
+/// Why a node has no bootstrap.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoBootstrap {
+    /// There is no such cluster.
+    #[error("there is no cluster {0:?}: `atlas cluster-list` shows those there are")]
+    Unknown(String),
+    /// Nobody said where the hub is.
+    #[error(
+        "nobody has said where {0:?} reaches the hub: start Atlas with --hub-address HOST, or set the annotation goatlas.io/hub-addresses"
+    )]
+    NoHub(String),
+}
+
+/// The bootstrap of a node whose credential lies in `credential_dir`, as its Envoy sees it.
+///
+/// # Errors
+/// The node isn't known, or doesn't know the hub.
+pub fn node_bootstrap(fleet: &Fleet, trust: &Trust, node: &NodeId, credential_dir: &str) -> Result<Bootstrap, NoBootstrap> {
+    let settings = &fleet.settings;
+    let atlas = Identity::Atlas.spiffe_id(&trust.domain);
+    let (xds, bind): (&[HostPort], _) = match node {
+        NodeId::Hub => (std::slice::from_ref(&settings.atlas_xds), settings.hub_bind),
+        NodeId::Cluster(name) => {
+            let cluster = fleet.clusters.get(name).ok_or_else(|| NoBootstrap::Unknown(name.to_string()))?;
+            (cluster.hub.as_ref().map_or(&settings.hub_xds, |hub| &hub.xds), cluster.bind)
+        }
+    };
+    if xds.is_empty() {
+        return Err(NoBootstrap::NoHub(node.to_string()));
+    }
+    Ok(bootstrap(&Node { name: &node.to_string(), xds, atlas: &atlas, bind, credential_dir }))
+}

@@ -1,0 +1,4 @@
+//! What nodes get, and how it is told: [`snapshot`] is the state, [`session`] the conversation.
+
+pub mod session;
+pub mod snapshot;

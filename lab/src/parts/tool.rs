@@ -1,0 +1,83 @@
+//! Runs the tools that download and build, with patience: their output goes to a log, a heartbeat goes to
+//! standard error, and a failure shows the end of the log.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// How often people hear that a build is still under way.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// Lines of a failed tool's output that its error shows.
+const TAIL_LINES: usize = 20;
+
+/// Runs `command` to its end, appending what it says to `log`. `still` is the heartbeat's text, such as
+/// "thanos 0.42.0: still building".
+pub(super) fn run(command: &mut Command, log: &Path, still: &str) -> Result<()> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let status = start_and_wait(command, log, still).with_context(|| format!("cannot run {program}"))?;
+    if status.success() {
+        return Ok(());
+    }
+    let output = fs::read_to_string(log).unwrap_or_default();
+    bail!("{program} failed ({status}); all it said is in {}, and this is its end:\n{}", log.display(), tail(&output, TAIL_LINES))
+}
+
+fn start_and_wait(command: &mut Command, log: &Path, still: &str) -> Result<ExitStatus> {
+    let mut output = File::options().append(true).create(true).open(log)?;
+    writeln!(output, "$ {command:?}")?;
+    let errors = output.try_clone()?;
+    let mut child = command.stdin(Stdio::null()).stdout(output).stderr(errors).spawn()?;
+    let start = Instant::now();
+    thread::scope(|scope| {
+        let (ended, end) = mpsc::channel();
+        // Nobody listens any more only if this function has panicked.
+        scope.spawn(move || ended.send(child.wait()));
+        loop {
+            match end.recv_timeout(HEARTBEAT) {
+                Ok(status) => return Ok(status?),
+                Err(RecvTimeoutError::Timeout) => {
+                    eprintln!("{still}, {} s", start.elapsed().as_secs());
+                }
+                Err(RecvTimeoutError::Disconnected) => bail!("BUG: the thread that waits for the tool is gone"),
+            }
+        }
+    })
+}
+
+/// The last lines of `text`, indented.
+fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<_> = text.lines().collect();
+    let last = &all[all.len().saturating_sub(lines)..];
+    last.iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_shows_the_end_of_the_output_and_where_the_rest_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("x.log");
+        let mut command = Command::new("sh");
+        command.args(["-c", "seq 100; echo no such module >&2; exit 3"]);
+        let error = run(&mut command, &log, "").unwrap_err().to_string();
+        assert!(error.contains("sh failed (exit status: 3)"), "{error}");
+        assert!(error.contains("x.log") && error.ends_with("    100\n    no such module"), "{error}");
+        assert!(!error.contains("    50\n"), "{error}");
+    }
+
+    #[test]
+    fn a_tool_that_is_not_there_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = run(&mut Command::new("no-such-tool"), &directory.path().join("log"), "").unwrap_err();
+        assert!(error.to_string().contains("cannot run no-such-tool"), "{error}");
+    }
+}

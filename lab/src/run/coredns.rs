@@ -1,0 +1,63 @@
+//! CoreDNS, standing for a cluster's DNS.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::process::Proc;
+use crate::world::Host;
+
+/// A query for the root's NS records with id 1: any server answers it, if only by refusing.
+const PROBE: [u8; 17] = [0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
+
+/// A running CoreDNS.
+#[derive(Debug)]
+pub struct CoreDns {
+    pub process: Proc,
+    /// Where it serves DNS.
+    pub listen: SocketAddr,
+    host: Host,
+}
+
+impl CoreDns {
+    /// Starts `bin` on `host`. Its `corefile` must say the same as `listen`: `.:53 { bind 10.91.2.1 … }`. Files named in
+    /// it are relative to the directory `name` on the host.
+    pub fn start(host: &Host, name: &str, bin: &Path, listen: SocketAddr, corefile: &str) -> Result<Self> {
+        let corefile = host.write(&format!("{name}/Corefile"), corefile)?;
+        let mut command = Command::new(bin);
+        command.arg("-conf").arg(&corefile);
+        if let Some(dir) = corefile.parent() {
+            command.current_dir(dir);
+        }
+        let process = host.spawn(name, &command)?;
+        Ok(Self { process, listen, host: host.clone() })
+    }
+
+    /// A Corefile that answers from a list of names and knows nothing else.
+    pub fn corefile<'a>(listen: SocketAddr, names: impl IntoIterator<Item = (IpAddr, &'a str)>) -> String {
+        let lines: String = names.into_iter().map(|(address, name)| format!("        {address} {name}\n")).collect();
+        let (port, ip) = (listen.port(), listen.ip());
+        format!(".:{port} {{\n    bind {ip}\n    hosts {{\n        ttl 1\n{lines}    }}\n    errors\n}}\n")
+    }
+
+    /// Waits until it answers over UDP.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let Self { process, listen, host } = self;
+        process.wait_until(&format!("DNS on {listen} answers"), super::START, || host.within(|| probe(*listen)).map(Some))
+    }
+}
+
+fn probe(server: SocketAddr) -> Result<()> {
+    let any = if server.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED) };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+    socket.connect(server)?;
+    socket.send(&PROBE)?;
+    let mut answer = [0; 512];
+    let length = socket.recv(&mut answer)?;
+    ensure!(length >= 12 && answer[..2] == PROBE[..2], "this is no answer to the question");
+    Ok(())
+}
