@@ -1,1 +1,21 @@
-fn main() {}
+//! Atlas: the control plane of a secure, distributed Thanos. ARCHITECTURE.md is the map.
+
+mod ads;
+mod app;
+mod ca;
+mod cli;
+mod clock;
+mod controller;
+mod metrics;
+mod nodefiles;
+mod published;
+mod source;
+mod state_dir;
+mod status;
+mod streams;
+mod tls;
+mod web;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -12,6 +12,8 @@ mod alertmanagers;
 mod cluster;
 mod reader;
 
+pub use reader::{path_prefix, selector};
+
 use std::collections::BTreeMap;
 use std::fmt;
 

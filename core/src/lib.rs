@@ -8,4 +8,5 @@ pub mod model;
 pub mod name;
 pub mod pki;
 pub mod plan;
+pub mod render;
 pub mod xds;

@@ -12,7 +12,7 @@
 //! YAML is read as Kubernetes reads it, so that a manifest means the same in a directory and in a cluster: `yes` and `on`
 //! are booleans, merge keys (`<<`) merge, and JSON is YAML.
 //!
-//! Architecture invariant: nothing here panics, recurses beyond [`yaml::MAX_DEPTH`] or copies without bound, whatever the
+//! Architecture invariant: nothing here panics, recurses deeper than 128 levels or copies without bound, whatever the
 //! text.
 
 use std::collections::BTreeMap;

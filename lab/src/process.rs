@@ -38,6 +38,7 @@ pub struct Proc {
 
 impl Proc {
     /// Starts `command` with its output appended to `<log_dir>/<name>.log`. It inherits the environment, reads nothing.
+    /// Redirections set on `command` are lost.
     pub fn spawn(name: &str, log_dir: &Path, command: &Command) -> Result<Self> {
         let log = log_dir.join(format!("{name}.log"));
         let mut command = dying_with_parent(command);
@@ -126,9 +127,7 @@ impl Proc {
         if !self.is_running() {
             bail!("{} is not running; its log ends with:\n{}", self.name, self.log_tail(20));
         }
-        // BUG: a pid of the kernel's is never 0 or negative.
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, signal).with_context(|| format!("cannot signal {}", self.name))
+        kill_process(Pid::from_child(&self.child), signal).with_context(|| format!("cannot signal {}", self.name))
     }
 
     /// Starts the same command again, after killing what still runs of it. The log goes on.

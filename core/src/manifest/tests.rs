@@ -396,10 +396,7 @@ fn syntax_errors_have_line_key_and_a_hint() {
             "2: is not YAML: mapping values are not allowed in this context: check the indentation of this line and the one above; text that contains ': ' needs quotes",
         ),
         ("{{ if x }}\na: b\n", "1: a key must be text, is a list or a mapping: if this file is a template ({{ … }}), render it first"),
-        (
-            "a: b{{ x }}: c\n",
-            "1: a: is not YAML: mapping values are not allowed in this context: if this file is a template, render it first",
-        ),
+        ("a: b{{ x }}: c\n", "1: is not YAML: mapping values are not allowed in this context: if this file is a template, render it first"),
         (": b\n", "1: a key is missing before ':'"),
     ];
     for (text, expected) in cases {

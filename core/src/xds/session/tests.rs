@@ -185,7 +185,7 @@ fn a_refused_version_is_never_sent_again_and_the_next_is() {
 
 #[test]
 fn the_good_part_of_a_refused_response_is_removed_when_its_time_comes() {
-    let mut stream = Stream::new("CDS");
+    let mut stream = Stream::new("");
     stream.hears("CDS");
     stream.hears("CDS ack 1");
     stream.becomes("CDS good=1 bad=1");

@@ -1,0 +1,57 @@
+//! A snapshot as a static configuration: routes stand in their listeners, secrets come from files.
+
+use serde_yaml_ng::{Mapping, Value};
+
+use super::{Secrets, mapping, tree};
+use crate::xds::snapshot::{ResourceType, Snapshot};
+
+/// The whole configuration.
+pub(super) fn configuration(snapshot: &Snapshot, secrets_dir: &str) -> Value {
+    let without_xds = WithoutXds { snapshot, secrets_dir };
+    let all = |kind| {
+        let trees = snapshot.of(kind).map(|resource| tree::untyped(&resource.body, Secrets::Redact));
+        Value::Sequence(trees.map(|tree| without_xds.value(tree)).collect())
+    };
+    let resources = mapping([("listeners", all(ResourceType::Listener)), ("clusters", all(ResourceType::Cluster))]);
+    mapping([("static_resources", resources)])
+}
+
+/// Replaces what says "ask for this over xDS".
+struct WithoutXds<'a> {
+    snapshot: &'a Snapshot,
+    secrets_dir: &'a str,
+}
+
+impl WithoutXds<'_> {
+    fn value(&self, value: Value) -> Value {
+        match value {
+            Value::Mapping(fields) => self.fields(fields),
+            Value::Sequence(list) => Value::Sequence(list.into_iter().map(|value| self.value(value)).collect()),
+            other => other,
+        }
+    }
+
+    fn fields(&self, fields: Mapping) -> Value {
+        let name = fields.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let field = |(key, value): (Value, Value)| match key.as_str() {
+            Some("rds") => self.routes(value),
+            Some("sds_config") => (key, self.file(&name)),
+            _ => (key, self.value(value)),
+        };
+        Value::Mapping(fields.into_iter().map(field).collect())
+    }
+
+    /// The route configuration of that name; a name that there isn't stays, for Envoy to complain of.
+    fn routes(&self, rds: Value) -> (Value, Value) {
+        let resource = rds["route_config_name"].as_str().and_then(|name| self.snapshot.get(ResourceType::Route, name));
+        match resource {
+            Some(resource) => ("route_config".into(), self.value(tree::untyped(&resource.body, Secrets::Redact))),
+            None => ("rds".into(), rds),
+        }
+    }
+
+    fn file(&self, secret: &str) -> Value {
+        let path = format!("{}/{secret}.yaml", self.secrets_dir);
+        mapping([("resource_api_version", "V3".into()), ("path_config_source", mapping([("path", path.into())]))])
+    }
+}

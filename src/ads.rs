@@ -1,0 +1,242 @@
+//! The ADS service: one task per stream carries what [`atlas_core::xds::session`] decides.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use atlas_core::xds::session::{Request, Response};
+use envoy_types::pb::envoy::service::discovery::v3 as discovery;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, Streaming};
+
+use crate::clock;
+use crate::metrics::Metrics;
+use crate::published::Published;
+use crate::streams::{Client, Registration, Streams, lock};
+use crate::tls::Peer;
+
+/// Responses that may wait for a client to read them. The session keeps one per type under way, so a client that takes
+/// more room than this asks for nonsense faster than it reads the answers.
+const OUTBOX: usize = 32;
+
+/// What the service needs to know.
+pub struct Ads {
+    /// What is in force; `None` before the first complete sync.
+    pub published: watch::Receiver<Option<Arc<Published>>>,
+    /// The open streams.
+    pub streams: Arc<Streams>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// Longest life of a stream; some end a little earlier, so that they don't all come back at once.
+    pub max_age: Duration,
+    /// Ends every stream.
+    pub drain: CancellationToken,
+}
+
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Ads {
+    type StreamAggregatedResourcesStream = Responses<discovery::DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Responses<discovery::DeltaDiscoveryResponse>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        _request: tonic::Request<Streaming<discovery::DiscoveryRequest>>,
+    ) -> Result<tonic::Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented("Atlas speaks incremental xDS: set api_type to DELTA_GRPC, as `atlas bootstrap` writes it"))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: tonic::Request<Streaming<discovery::DeltaDiscoveryRequest>>,
+    ) -> Result<tonic::Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let peer =
+            request.extensions().get::<Peer>().cloned().ok_or_else(|| Status::internal("BUG: a connection without a certificate"))?;
+        let (out, responses) = mpsc::channel(OUTBOX);
+        let registration = self.streams.register(peer, clock::now(), self.drain.child_token());
+        let task = StreamTask {
+            registration,
+            published: self.published.clone(),
+            metrics: Arc::clone(&self.metrics),
+            deadline: self.deadline(clock::now(), request.extensions().get::<Peer>().map_or(0, |peer| peer.not_after)),
+            out,
+            foreign_id: false,
+        };
+        tokio::spawn(task.run(request.into_inner()));
+        Ok(tonic::Response::new(Box::pin(ReceiverStream::new(responses))))
+    }
+}
+
+impl Ads {
+    /// When a stream that opens now must end: at its maximum age less up to a fifth, or with its certificate.
+    fn deadline(&self, now: i64, not_after: i64) -> Instant {
+        let age = self.max_age.mul_f64(1.0 - 0.2 * fastrand::f64());
+        let certificate = Duration::from_secs(u64::try_from(not_after - now).unwrap_or(0));
+        Instant::now() + age.min(certificate)
+    }
+}
+
+struct StreamTask {
+    registration: Registration,
+    published: watch::Receiver<Option<Arc<Published>>>,
+    metrics: Arc<Metrics>,
+    deadline: Instant,
+    out: mpsc::Sender<Result<discovery::DeltaDiscoveryResponse, Status>>,
+    /// Whether it has been logged that the client calls itself somebody else.
+    foreign_id: bool,
+}
+
+impl StreamTask {
+    async fn run(mut self, mut requests: Streaming<discovery::DeltaDiscoveryRequest>) {
+        let peer = self.registration.stream.peer.clone();
+        self.metrics.streams.inc();
+        tracing::info!(node = %peer.node, address = %peer.address, "xDS stream opened");
+        let end = self.talk(&mut requests).await;
+        tracing::info!(node = %peer.node, address = %peer.address, reason = end.message(), "xDS stream ended");
+        self.metrics.streams.dec();
+        if end.code() != Code::Ok {
+            // A client that doesn't read hears nothing; the stream ends all the same.
+            let _ = self.out.try_send(Err(end));
+        }
+    }
+
+    /// Carries requests in and responses out until something ends the stream; returns what.
+    async fn talk(&mut self, requests: &mut Streaming<discovery::DeltaDiscoveryRequest>) -> Status {
+        let cancel = self.registration.stream.cancel.clone();
+        let deadline = tokio::time::sleep_until(self.deadline);
+        tokio::pin!(deadline);
+        // Requests wait for the first complete sync: an empty answer would tear down what the Envoy has.
+        if let Err(end) = self.first_sync(&cancel).await {
+            return end;
+        }
+        loop {
+            let responses = tokio::select! {
+                request = requests.next() => match request {
+                    None => return Status::ok("the client ended it"),
+                    Some(Err(status)) => return Status::ok(format!("connection lost: {}", status.message())),
+                    Some(Ok(request)) => self.on_request(request),
+                },
+                changed = self.published.changed() => match changed {
+                    Ok(()) => self.on_change(),
+                    Err(_) => return Status::unavailable("Atlas is stopping"),
+                },
+                () = &mut deadline => return Status::unavailable("this stream has reached its age; come back"),
+                () = cancel.cancelled() => return Status::unavailable("Atlas is stopping, or this credential no longer counts"),
+            };
+            match responses {
+                Ok(responses) => {
+                    if let Err(end) = self.send(responses) {
+                        return end;
+                    }
+                }
+                Err(end) => return end,
+            }
+        }
+    }
+
+    async fn first_sync(&mut self, cancel: &CancellationToken) -> Result<(), Status> {
+        tokio::select! {
+            synced = self.published.wait_for(Option::is_some) => synced.map(drop).map_err(|_| Status::unavailable("Atlas is stopping")),
+            () = cancel.cancelled() => Err(Status::unavailable("Atlas is stopping")),
+        }
+    }
+
+    fn on_request(&mut self, request: discovery::DeltaDiscoveryRequest) -> Result<Vec<Response>, Status> {
+        self.metrics.requests.inc();
+        if let Some(node) = &request.node {
+            self.meet(node);
+        }
+        let snapshot = self.snapshot()?;
+        let request = to_request(request);
+        if let Some(error) = &request.error {
+            self.metrics.nacks.inc();
+            let node = &self.registration.stream.peer.node;
+            tracing::warn!(%node, type_url = request.type_url, error, "the Envoy refused a response");
+        }
+        let mut session = lock(&self.registration.stream.session);
+        session.on_request(request, &snapshot).map_err(|abuse| Status::resource_exhausted(abuse.to_string()))
+    }
+
+    fn on_change(&mut self) -> Result<Vec<Response>, Status> {
+        let snapshot = self.snapshot()?;
+        Ok(lock(&self.registration.stream.session).on_snapshot(&snapshot))
+    }
+
+    fn snapshot(&mut self) -> Result<Arc<atlas_core::xds::snapshot::Snapshot>, Status> {
+        let node = &self.registration.stream.peer.node;
+        let published = self.published.borrow_and_update();
+        let snapshot = published.as_ref().and_then(|published| published.snapshot(node));
+        snapshot.cloned().ok_or_else(|| Status::not_found(format!("there is no cluster {node}: its manifest is gone or was never right")))
+    }
+
+    /// Notes what the client says of itself. It changes nothing but the display.
+    fn meet(&mut self, node: &envoy_types::pb::envoy::config::core::v3::Node) {
+        let peer = &self.registration.stream.peer;
+        if node.id != peer.node.to_string() && !self.foreign_id {
+            self.foreign_id = true;
+            tracing::warn!(node = %peer.node, claims = node.id, "an Envoy calls itself somebody else; its certificate decides");
+        }
+        *lock(&self.registration.stream.client) = Client { id: node.id.clone(), version: version(node) };
+    }
+
+    fn send(&self, responses: Vec<Response>) -> Result<(), Status> {
+        for response in responses {
+            let bytes: usize = response.resources.iter().map(|resource| resource.body.value.len()).sum();
+            self.metrics.responses.inc();
+            self.metrics.resources_sent.inc_by(response.resources.len() as u64);
+            self.metrics.bytes_sent.inc_by(bytes as u64);
+            match self.out.try_send(Ok(to_wire(response))) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(_)) => {
+                    return Err(Status::resource_exhausted("this client doesn't read its responses"));
+                }
+                Err(mpsc::error::TrySendError::Closed(_)) => return Err(Status::ok("connection lost")),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn version(node: &envoy_types::pb::envoy::config::core::v3::Node) -> String {
+    use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
+    match &node.user_agent_version_type {
+        Some(UserAgentVersionType::UserAgentBuildVersion(build)) => {
+            build.version.as_ref().map(|v| format!("{}.{}.{}", v.major_number, v.minor_number, v.patch)).unwrap_or_default()
+        }
+        Some(UserAgentVersionType::UserAgentVersion(version)) => version.clone(),
+        None => String::new(),
+    }
+}
+
+fn to_request(request: discovery::DeltaDiscoveryRequest) -> Request {
+    Request {
+        type_url: request.type_url,
+        nonce: request.response_nonce,
+        error: request.error_detail.map(|detail| detail.message),
+        subscribe: request.resource_names_subscribe,
+        unsubscribe: request.resource_names_unsubscribe,
+        initial_versions: request.initial_resource_versions.into_iter().collect(),
+    }
+}
+
+fn to_wire(response: Response) -> discovery::DeltaDiscoveryResponse {
+    let resource = |resource: Arc<atlas_core::xds::snapshot::Resource>| discovery::Resource {
+        name: resource.name.clone(),
+        version: resource.version.clone(),
+        resource: Some(resource.body.clone()),
+        ..Default::default()
+    };
+    discovery::DeltaDiscoveryResponse {
+        type_url: response.type_url,
+        nonce: response.nonce,
+        resources: response.resources.into_iter().map(resource).collect(),
+        removed_resources: response.removed,
+        ..Default::default()
+    }
+}

@@ -1,0 +1,94 @@
+//! The command line. Every flag is also an environment variable; `atlas --help` teaches.
+
+mod bootstrap;
+mod run;
+mod settings;
+mod socket;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// How a command ended, as its exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// 0: done.
+    Done,
+    /// 3: done, but something was rejected.
+    SomethingRejected,
+}
+
+/// The control plane of a secure, distributed Thanos.
+///
+/// Atlas reads Kubernetes Services from a directory, and from them alone configures one Envoy per cluster over xDS: Thanos
+/// Query reaches every downstream Thanos sidecar, people reach every downstream Prometheus and Alertmanager, and every
+/// downstream Prometheus sends its alerts to the hub, all over mutual TLS.
+#[derive(Debug, Parser)]
+#[command(name = "atlas", version, propagate_version = true, after_help = AFTER_HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How log lines look.
+    #[arg(long, global = true, value_enum, default_value = "text", env = "ATLAS_LOG_FORMAT")]
+    log_format: LogFormat,
+    /// What is logged: error, warn, info, debug, trace, or per module (`atlas=debug,h2=warn`).
+    #[arg(long, global = true, default_value = "info", env = "ATLAS_LOG_LEVEL")]
+    log_level: String,
+}
+
+const AFTER_HELP: &str = "\
+Getting started:
+  atlas run --from clusters --state state --hub-address hub.example.com
+  atlas bootstrap hub --state state            the hub Envoy's files, kept fresh in place
+  atlas bootstrap tokyo --state state --out t  tokyo's, to be carried there
+  atlas status --state state                   who is connected, and what is wrong
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 done but something was rejected.";
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run Atlas on a directory of manifests
+    Run(Box<run::Run>),
+    /// Say what the Envoy of a node starts from
+    Bootstrap(bootstrap::Bootstrap),
+    /// Show clusters, what was rejected and why, and how every Envoy stands
+    Status(status::Status),
+}
+
+/// Parses, runs, and turns the result into an exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log(&cli);
+    let result = match cli.command {
+        Command::Run(run) => run.run(),
+        Command::Bootstrap(bootstrap) => bootstrap.run(),
+        Command::Status(status) => status.run(),
+    };
+    match result {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::SomethingRejected) => ExitCode::from(3),
+        Err(error) => {
+            eprintln!("atlas: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Logs go to standard error, so that what a command prints can be piped.
+fn log(cli: &Cli) {
+    let filter = tracing_subscriber::EnvFilter::try_new(&cli.log_level).unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match cli.log_format {
+        LogFormat::Text => builder.with_target(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

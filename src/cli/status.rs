@@ -1,0 +1,156 @@
+//! `atlas status`
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use super::{Outcome, socket};
+use crate::state_dir::StateDir;
+use crate::status::{Instance, NodeStatus, Status as Report};
+
+/// A bootstrap credential that ends sooner than this is worth a word: people carry it.
+const WARN_DAYS: i64 = 60;
+
+/// Show clusters, what was rejected and why, and how every Envoy stands. Asks the running Atlas; exits with 3 if something
+/// is rejected.
+#[derive(Debug, Args)]
+pub struct Status {
+    /// The state directory of `atlas run`.
+    #[arg(long, value_name = "DIR", env = "ATLAS_STATE")]
+    state: PathBuf,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+/// How a command prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+impl Status {
+    /// Asks and prints.
+    pub fn run(self) -> anyhow::Result<Outcome> {
+        let body = socket::ask(&StateDir::at(&self.state)?, "GET", "/api/v1/status")?;
+        let report: Report = serde_json::from_str(&body)?;
+        match self.output {
+            Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+            Output::Text => print!("{}", text(&report)),
+        }
+        Ok(if report.anything_rejected() { Outcome::SomethingRejected } else { Outcome::Done })
+    }
+}
+
+fn text(report: &Report) -> String {
+    let mut out = String::new();
+    if !report.ready {
+        out.push_str("not ready: the manifests have not been read completely yet\n");
+    }
+    out.push_str(&table(clusters(report)));
+    out.push('\n');
+    out.push_str(&table(nodes(report)));
+    let nacks: Vec<String> =
+        report.nodes.iter().flat_map(|node| node.instances.iter().flat_map(|instance| refusals(node, instance))).collect();
+    section(&mut out, "REFUSED BY ENVOY", nacks);
+    section(&mut out, "FILES NOT READ (what they said last stays in force)", report.errors.clone());
+    for (severity, title) in [("rejected", "REJECTED"), ("fell-back", "FELL BACK TO THE DEFAULT"), ("note", "NOTES")] {
+        let lines = report.findings.iter().filter(|finding| finding.severity == severity).map(|f| {
+            let place = if f.place.is_empty() { String::new() } else { format!("{}: ", f.place) };
+            let value = if f.value.is_empty() { String::new() } else { format!(" {:?}", f.value) };
+            let fix = if f.fix.is_empty() { String::new() } else { format!(": {}", f.fix) };
+            format!("{place}{}: {}{value} {}{fix}", f.object, f.key, f.problem)
+        });
+        section(&mut out, title, lines.collect());
+    }
+    section(&mut out, "SOON TO END", ending(report));
+    out
+}
+
+fn section(out: &mut String, title: &str, lines: Vec<String>) {
+    if !lines.is_empty() {
+        out.push_str(&format!("\n{title}\n"));
+        lines.iter().for_each(|line| out.push_str(&format!("  {line}\n")));
+    }
+}
+
+fn clusters(report: &Report) -> Vec<Vec<String>> {
+    let mut rows = vec![["CLUSTER", "ENVOYS", "STORES", "EXACT", "ADDRESSES"].map(String::from).to_vec()];
+    for cluster in &report.clusters {
+        let exact = if cluster.stores.iter().all(|store| store.exact) { "yes" } else { "no" };
+        let addresses = if cluster.addresses.is_empty() { "awaiting its address".into() } else { cluster.addresses.join(",") };
+        rows.push(vec![cluster.name.clone(), cluster.connected.to_string(), cluster.stores.len().to_string(), exact.into(), addresses]);
+    }
+    rows
+}
+
+fn nodes(report: &Report) -> Vec<Vec<String>> {
+    let mut rows =
+        vec![["NODE", "INSTANCE", "ENVOY", "CONNECTED", "CONFIGURATION", "CERTIFICATE", "CREDENTIAL"].map(String::from).to_vec()];
+    for node in &report.nodes {
+        let ends = [until(node.leaf_not_after, report.now), until(node.credential_not_after, report.now)];
+        if node.instances.is_empty() {
+            rows.push([vec![node.node.clone(), "-".into(), "-".into(), "no".into(), "-".into()], ends.to_vec()].concat());
+        }
+        for instance in &node.instances {
+            let since = format!("{} ago", span(report.now - instance.since));
+            let row =
+                vec![node.node.clone(), format!("{} {}", instance.id, instance.address), instance.version.clone(), since, types(instance)];
+            rows.push([row, ends.to_vec()].concat());
+        }
+    }
+    rows
+}
+
+/// `SYNCED` where all types are, else each type that isn't.
+fn types(instance: &Instance) -> String {
+    let odd: Vec<String> =
+        instance.types.iter().filter(|(_, t)| t.state != "SYNCED").map(|(kind, t)| format!("{kind} {}", t.state)).collect();
+    if odd.is_empty() { "SYNCED".into() } else { odd.join(", ") }
+}
+
+fn refusals(node: &NodeStatus, instance: &Instance) -> Vec<String> {
+    let refused = instance.types.iter().filter(|(_, t)| t.state == "NACK");
+    refused.map(|(kind, t)| format!("{} ({}): {kind}: {}", node.node, instance.address, t.message)).collect()
+}
+
+fn ending(report: &Report) -> Vec<String> {
+    let soon =
+        |node: &&NodeStatus| node.node != "hub" && node.credential_not_after.is_some_and(|end| end - report.now < WARN_DAYS * 86_400);
+    let line = |node: &NodeStatus| {
+        format!(
+            "the credential of {} ends in {}: carry its files there again (`atlas bootstrap {}`)",
+            node.node,
+            until(node.credential_not_after, report.now),
+            node.node
+        )
+    };
+    report.nodes.iter().filter(soon).map(line).collect()
+}
+
+fn until(end: Option<i64>, now: i64) -> String {
+    end.map_or("none".into(), |end| if end > now { span(end - now) } else { "EXPIRED".into() })
+}
+
+/// Seconds in the unit that says most.
+fn span(seconds: i64) -> String {
+    let seconds = u64::try_from(seconds).unwrap_or(0);
+    let unit = [86_400, 3600, 60, 1].into_iter().find(|unit| seconds >= *unit).unwrap_or(1);
+    humantime::format_duration(Duration::from_secs(seconds / unit * unit)).to_string()
+}
+
+/// Columns of equal width.
+pub fn table(rows: Vec<Vec<String>>) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}

@@ -1,0 +1,2 @@
+//! Where facts come from.
+pub mod files;

@@ -1,0 +1,219 @@
+//! What `atlas status` shows: made by the running Atlas as JSON, printed by the command.
+
+use std::collections::BTreeMap;
+
+use atlas_core::intake::{Finding, Severity};
+use atlas_core::name::{Identity, NodeId};
+use atlas_core::xds::session::Standing;
+use serde::{Deserialize, Serialize};
+
+use crate::published::Published;
+use crate::streams::{Stream, Streams, lock};
+
+/// Everything, at one moment.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Atlas's version.
+    pub version: String,
+    /// When this was made, in seconds since 1970.
+    pub now: i64,
+    /// Whether a first complete plan exists.
+    pub ready: bool,
+    /// The clusters in force.
+    pub clusters: Vec<ClusterStatus>,
+    /// The nodes: the hub first.
+    pub nodes: Vec<NodeStatus>,
+    /// Files that can't be read.
+    pub errors: Vec<String>,
+    /// What is wrong or worth knowing about objects.
+    pub findings: Vec<FindingStatus>,
+    /// When each authority ends, in seconds since 1970.
+    pub authorities: BTreeMap<String, i64>,
+}
+
+/// One cluster.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// Its name.
+    pub name: String,
+    /// Where its Envoy listens.
+    pub addresses: Vec<String>,
+    /// Its stores, by the names under which Thanos knows them.
+    pub stores: Vec<StoreStatus>,
+    /// How many of its Envoys are connected.
+    pub connected: usize,
+}
+
+/// One store.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StoreStatus {
+    /// `<cluster>-thanos-sidecarN`.
+    pub name: String,
+    /// Where that cluster's Envoy reaches it.
+    pub at: String,
+    /// Whether `name` always means the same replica.
+    pub exact: bool,
+}
+
+/// One node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// `hub` or a cluster's name.
+    pub node: String,
+    /// Its Envoys with an open stream.
+    pub instances: Vec<Instance>,
+    /// When its data-plane certificate ends.
+    pub leaf_not_after: Option<i64>,
+    /// When the credential that opens its stream ends.
+    pub credential_not_after: Option<i64>,
+    /// The revision of that credential.
+    pub revision: Option<u64>,
+}
+
+/// One Envoy process.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Instance {
+    /// `node.id`, as it calls itself.
+    pub id: String,
+    /// Envoy's version.
+    pub version: String,
+    /// Where it connects from.
+    pub address: String,
+    /// Since when, in seconds since 1970.
+    pub since: i64,
+    /// How each type stands: SYNCED, STALE or NACK, with Envoy's words.
+    pub types: BTreeMap<String, TypeStatus>,
+}
+
+/// How one type stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TypeStatus {
+    /// SYNCED, STALE or NACK.
+    pub state: String,
+    /// Envoy's words; empty unless NACK.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub message: String,
+}
+
+/// One finding.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FindingStatus {
+    /// `rejected`, `fell-back` or `note`.
+    pub severity: String,
+    /// `Service monitoring/tokyo`.
+    pub object: String,
+    /// `tokyo.yaml:7`.
+    pub place: String,
+    /// The key.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+    /// What is wrong.
+    pub problem: String,
+    /// What to do.
+    pub fix: String,
+}
+
+/// Takes stock.
+pub fn status(published: Option<&Published>, streams: &Streams, now: i64) -> Status {
+    let mut status = Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        now,
+        ready: published.is_some(),
+        clusters: Vec::new(),
+        nodes: Vec::new(),
+        errors: Vec::new(),
+        findings: Vec::new(),
+        authorities: BTreeMap::new(),
+    };
+    let Some(published) = published else { return status };
+    let open = streams.open();
+    let nodes = [NodeId::Hub].into_iter().chain(published.fleet.clusters.keys().cloned().map(NodeId::Cluster));
+    status.nodes = nodes.map(|node| node_status(published, &open, &node)).collect();
+    status.clusters = clusters(published, &open);
+    status.errors = published.errors.iter().map(ToString::to_string).collect();
+    status.findings = published.findings.iter().map(finding).collect();
+    status.authorities = published.inventory.authorities.iter().map(|(a, v)| (format!("{a:?}").to_lowercase(), v.not_after)).collect();
+    status
+}
+
+fn clusters(published: &Published, open: &[std::sync::Arc<Stream>]) -> Vec<ClusterStatus> {
+    let of = |cluster: &atlas_core::model::Cluster| ClusterStatus {
+        name: cluster.name.to_string(),
+        addresses: cluster.addresses.iter().map(ToString::to_string).collect(),
+        stores: cluster
+            .stores
+            .iter()
+            .map(|store| StoreStatus {
+                name: cluster.name.store(store.index),
+                at: store.at.to_string(),
+                exact: store.last_resort.is_none(),
+            })
+            .collect(),
+        connected: open.iter().filter(|stream| stream.peer.node == NodeId::Cluster(cluster.name.clone())).count(),
+    };
+    published.fleet.clusters.values().map(of).collect()
+}
+
+fn node_status(published: &Published, open: &[std::sync::Arc<Stream>], node: &NodeId) -> NodeStatus {
+    let ends = |wanted: &dyn Fn(&Identity) -> bool| {
+        published.inventory.identities.iter().filter(|(identity, _)| wanted(identity)).map(|(_, validity)| validity.not_after).max()
+    };
+    let leaf_not_after = ends(&|identity| match (identity, node) {
+        (Identity::Hub, NodeId::Hub) => true,
+        (Identity::Cluster(name, _), NodeId::Cluster(of)) => name == of,
+        _ => false,
+    });
+    let credential = published.credentials.iter().rfind(|credential| credential.cluster == node.to_string());
+    NodeStatus {
+        node: node.to_string(),
+        instances: open.iter().filter(|stream| stream.peer.node == *node).map(|stream| instance(published, stream)).collect(),
+        leaf_not_after,
+        credential_not_after: if *node == NodeId::Hub { leaf_not_after } else { credential.map(|credential| credential.not_after) },
+        revision: credential.map(|credential| credential.revision),
+    }
+}
+
+fn instance(published: &Published, stream: &Stream) -> Instance {
+    let client = lock(&stream.client).clone();
+    let standing = published.snapshot(&stream.peer.node).map(|snapshot| lock(&stream.session).standing(snapshot));
+    let types = standing.unwrap_or_default().into_iter().map(|(kind, standing)| {
+        let (state, message) = match standing {
+            Standing::Synced => ("SYNCED", String::new()),
+            Standing::Stale => ("STALE", String::new()),
+            Standing::Nack(message) => ("NACK", message),
+        };
+        (kind.to_string(), TypeStatus { state: state.into(), message })
+    });
+    Instance {
+        id: client.id,
+        version: client.version,
+        address: stream.peer.address.to_string(),
+        since: stream.since,
+        types: types.collect(),
+    }
+}
+
+fn finding(finding: &Finding) -> FindingStatus {
+    let severity = match finding.severity {
+        Severity::Rejected => "rejected",
+        Severity::FellBack => "fell-back",
+        Severity::Note => "note",
+    };
+    FindingStatus {
+        severity: severity.into(),
+        object: finding.object.clone(),
+        place: finding.place.clone(),
+        key: finding.key.clone(),
+        value: finding.value.clone(),
+        problem: finding.problem.clone(),
+        fix: finding.fix.clone(),
+    }
+}
+
+impl Status {
+    /// Whether something is rejected.
+    pub fn anything_rejected(&self) -> bool {
+        !self.errors.is_empty() || self.findings.iter().any(|finding| finding.severity == "rejected")
+    }
+}

@@ -1,0 +1,295 @@
+//! The TLS acceptor of the xDS port: version 1.3 only, client certificate required, configuration swapped per accept.
+//!
+//! tonic's own TLS server neither reloads nor fixes the version. Whether a certificate may open a stream is decided
+//! within the handshake, so a stranger hears a TLS alert and nothing else of Atlas.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, RwLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use atlas_core::name::{Identity, NodeId, TrustDomain};
+use atlas_core::pki::{Leaf, Time};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
+
+use crate::ca;
+use crate::metrics::Metrics;
+
+/// A handshake that isn't finished by then is ended. It takes two round trips.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections at a time. Each costs some 40 KB, so strangers who only connect can't take more than 400 MB.
+const MAX_CONNECTIONS: usize = 10_000;
+
+/// Who is at the other end, as the verified certificate says.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Whose configuration it gets.
+    pub node: NodeId,
+    /// The certificate's SPIFFE ID.
+    pub spiffe_id: String,
+    /// SHA-256 of the certificate.
+    pub fingerprint: String,
+    /// When the certificate ends.
+    pub not_after: Time,
+    /// Where it connected from.
+    pub address: SocketAddr,
+}
+
+/// Which credentials open streams, and with which certificate Atlas answers. Changed while running.
+pub struct Gate {
+    domain: TrustDomain,
+    counting: Arc<RwLock<HashSet<String>>>,
+    config: RwLock<Option<Arc<ServerConfig>>>,
+}
+
+impl Gate {
+    /// A gate that lets nobody in until [`Gate::open`].
+    pub fn new(domain: TrustDomain) -> Self {
+        Self { domain, counting: Arc::default(), config: RwLock::default() }
+    }
+
+    /// Serves with this certificate, trusts these roots, and lets in the hub and these bootstrap credentials.
+    ///
+    /// # Errors
+    /// The certificate or a root can't be used.
+    pub fn open(&self, own: &Leaf, roots: &[String], fingerprints: HashSet<String>) -> anyhow::Result<()> {
+        *write(&self.counting) = fingerprints;
+        let config = server_config(own, roots, Arc::clone(&self.counting), self.domain.clone())?;
+        *write(&self.config) = Some(Arc::new(config));
+        Ok(())
+    }
+
+    /// From now on only these bootstrap credentials open streams.
+    pub fn count_only(&self, fingerprints: HashSet<String>) {
+        *write(&self.counting) = fingerprints;
+    }
+
+    fn config(&self) -> Option<Arc<ServerConfig>> {
+        self.config.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn server_config(
+    own: &Leaf,
+    roots: &[String],
+    counting: Arc<RwLock<HashSet<String>>>,
+    domain: TrustDomain,
+) -> anyhow::Result<ServerConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        for certificate in CertificateDer::pem_slice_iter(root.as_bytes()) {
+            store.add(certificate.map_err(|error| anyhow::anyhow!("a root can't be read: {error}"))?)?;
+        }
+    }
+    let inner =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider)).build().context("cannot trust the roots")?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(own.chain.as_bytes()).collect();
+    let chain = chain.map_err(|error| anyhow::anyhow!("Atlas's own certificate can't be read: {error}"))?;
+    let key = PrivateKeyDer::from_pem_slice(own.key.expose().as_bytes())
+        .map_err(|error| anyhow::anyhow!("Atlas's own key can't be read: {error}"))?;
+    let verifier = Arc::new(Authorise { inner, counting, domain });
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .context("Atlas's own certificate and key don't go together")?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    // A resumed session would skip the check of its certificate.
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+/// The usual check of the chain, then: does this identity open streams?
+struct Authorise {
+    inner: Arc<dyn ClientCertVerifier>,
+    counting: Arc<RwLock<HashSet<String>>>,
+    domain: TrustDomain,
+}
+
+impl fmt::Debug for Authorise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Authorise")
+    }
+}
+
+/// Whom a certificate lets in, or why it doesn't.
+fn admit(
+    certificate: &CertificateDer<'_>,
+    domain: &TrustDomain,
+    counting: &RwLock<HashSet<String>>,
+) -> Result<(NodeId, String, Time), String> {
+    let (validity, uris) = ca::read_certificate(certificate).map_err(|error| error.to_string())?;
+    let [uri] = uris.as_slice() else { return Err(format!("{} URI SANs, expected one", uris.len())) };
+    let identity = Identity::parse(uri, domain).ok_or_else(|| format!("{uri} is no identity of the trust domain {domain}"))?;
+    let node = match identity {
+        Identity::Hub => NodeId::Hub,
+        Identity::Bootstrap(name, _) => {
+            let fingerprint = ca::fingerprint(certificate);
+            if !counting.read().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&fingerprint) {
+                return Err(format!(
+                    "{uri} with the fingerprint {fingerprint} is not in the list of issued credentials (replaced or removed)"
+                ));
+            }
+            NodeId::Cluster(name)
+        }
+        Identity::Atlas | Identity::Cluster(..) => return Err(format!("{uri} opens no xDS streams")),
+    };
+    Ok((node, uri.clone(), validity.not_after))
+}
+
+impl ClientCertVerifier for Authorise {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self.inner.verify_client_cert(end, chain, now)?;
+        match admit(end, &self.domain, &self.counting) {
+            Ok(_) => Ok(verified),
+            Err(reason) => {
+                tracing::warn!(%reason, "refused a client certificate");
+                Err(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+            }
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        m: &[u8],
+        c: &CertificateDer<'_>,
+        d: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(m, c, d)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        m: &[u8],
+        c: &CertificateDer<'_>,
+        d: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(m, c, d)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+/// A connection whose other end is known.
+pub struct Connection {
+    stream: TlsStream<TcpStream>,
+    peer: Peer,
+    /// Its place among [`MAX_CONNECTIONS`].
+    _place: OwnedSemaphorePermit,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Accepts until cancelled. Handshakes run beside each other, so a slow one holds up nobody.
+pub async fn accept(
+    listener: TcpListener,
+    gate: Arc<Gate>,
+    metrics: Arc<Metrics>,
+    out: mpsc::Sender<std::io::Result<Connection>>,
+    cancel: CancellationToken,
+) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = cancel.cancelled() => return,
+        };
+        let (tcp, address) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, most likely: waiting is all that helps.
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (Some(config), Ok(place)) = (gate.config(), Arc::clone(&room).try_acquire_owned()) else { continue };
+        let (gate, out, metrics) = (Arc::clone(&gate), out.clone(), Arc::clone(&metrics));
+        tokio::spawn(async move {
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tcp, address, config, &gate, place)).await {
+                Ok(Ok(connection)) => drop(out.send(Ok(connection)).await),
+                Ok(Err(error)) => {
+                    metrics.handshakes_refused.inc();
+                    tracing::info!(%address, error = format!("{error:#}"), "TLS handshake failed");
+                }
+                Err(_) => {
+                    metrics.handshakes_refused.inc();
+                    tracing::info!(%address, "TLS handshake took too long");
+                }
+            }
+        });
+    }
+}
+
+async fn handshake(
+    tcp: TcpStream,
+    address: SocketAddr,
+    config: Arc<ServerConfig>,
+    gate: &Gate,
+    place: OwnedSemaphorePermit,
+) -> anyhow::Result<Connection> {
+    tcp.set_nodelay(true)?;
+    let stream = TlsAcceptor::from(config).accept(tcp).await?;
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).context("no client certificate")?;
+    let (node, spiffe_id, not_after) = admit(certificate, &gate.domain, &gate.counting).map_err(|reason| anyhow::anyhow!(reason))?;
+    let peer = Peer { node, spiffe_id, fingerprint: ca::fingerprint(certificate), not_after, address };
+    Ok(Connection { stream, peer, _place: place })
+}

@@ -1,0 +1,100 @@
+//! HTTP: the page and read-only API on 6310, health and metrics on 6309, and the 0600 socket for commands.
+
+mod page;
+
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::clock;
+use crate::controller::Command;
+use crate::metrics::Metrics;
+use crate::published::Published;
+use crate::status::{self, Status};
+use crate::streams::Streams;
+
+/// What the handlers read.
+#[derive(Clone)]
+pub struct Web {
+    /// What is in force.
+    pub published: watch::Receiver<Option<Arc<Published>>>,
+    /// Open streams.
+    pub streams: Arc<Streams>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// To the controller.
+    pub commands: mpsc::Sender<Command>,
+}
+
+impl Web {
+    fn status(&self) -> Status {
+        let published = self.published.borrow().clone();
+        status::status(published.as_deref(), &self.streams, clock::now())
+    }
+}
+
+/// 6310: for people, through the hub Envoy. Reads only.
+pub fn public(web: Web) -> Router {
+    Router::new().route("/", get(index)).route("/api/v1/status", get(api_status)).with_state(web)
+}
+
+/// 6309: for the kubelet and Prometheus.
+pub fn operations(web: Web) -> Router {
+    Router::new().route("/livez", get(|| async { "ok\n" })).route("/readyz", get(readyz)).route("/metrics", get(metrics)).with_state(web)
+}
+
+/// The socket in the state directory: for whoever owns it.
+pub fn control(web: Web) -> Router {
+    Router::new().route("/api/v1/status", get(api_status)).route("/api/v1/forget/{cluster}", post(forget)).with_state(web)
+}
+
+async fn index(State(web): State<Web>) -> Html<String> {
+    Html(page::index(&web.status()))
+}
+
+async fn api_status(State(web): State<Web>) -> Json<Status> {
+    Json(web.status())
+}
+
+async fn readyz(State(web): State<Web>) -> (StatusCode, &'static str) {
+    if web.published.borrow().is_some() {
+        (StatusCode::OK, "ready\n")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready: the manifests have not been read completely yet\n")
+    }
+}
+
+async fn metrics(State(web): State<Web>) -> Response {
+    let mut counts = std::collections::BTreeMap::new();
+    if let Some(published) = web.published.borrow().as_ref() {
+        published.plan.nodes.keys().for_each(|node| drop(counts.insert(node.to_string(), 0i64)));
+    }
+    web.streams.open().iter().for_each(|stream| *counts.entry(stream.peer.node.to_string()).or_default() += 1);
+    // Nodes that are gone must not linger.
+    web.metrics.connected.clear();
+    for (node, count) in counts {
+        web.metrics.connected.get_or_create(&[("node", node)]).set(count);
+    }
+    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], web.metrics.render()).into_response()
+}
+
+async fn forget(State(web): State<Web>, Path(cluster): Path<String>) -> (StatusCode, String) {
+    let cluster = match cluster.parse() {
+        Ok(cluster) => cluster,
+        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")),
+    };
+    let (reply, answer) = oneshot::channel();
+    if web.commands.send(Command::Forget(cluster, reply)).await.is_err() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "Atlas is stopping\n".into());
+    }
+    match answer.await {
+        Ok(Ok(())) => (StatusCode::OK, "forgotten\n".into()),
+        Ok(Err(error)) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:#}\n")),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "Atlas is stopping\n".into()),
+    }
+}

@@ -1,0 +1,59 @@
+//! The page at `/`: the clusters, and what is wrong.
+
+use crate::status::{ClusterStatus, Status};
+
+/// The whole page, in plain HTML. No script, nothing from elsewhere.
+pub fn index(status: &Status) -> String {
+    let rows: String = status.clusters.iter().map(row).collect();
+    let table = if status.clusters.is_empty() {
+        "<p>There are no clusters yet. <code>atlas cluster-add</code> writes a manifest.</p>".to_owned()
+    } else {
+        format!("<table><tr><th>Cluster<th>Envoys<th>Stores<th>Address<th>Web UIs</tr>{rows}</table>")
+    };
+    let wrong: String = status
+        .errors
+        .iter()
+        .map(|error| format!("<li>{}", escape(error)))
+        .chain(
+            status
+                .findings
+                .iter()
+                .filter(|f| f.severity == "rejected")
+                .map(|f| format!("<li><b>{}</b> {}: {} — {}", escape(&f.object), escape(&f.key), escape(&f.problem), escape(&f.fix))),
+        )
+        .collect();
+    let wrong = if wrong.is_empty() { String::new() } else { format!("<h2>Rejected</h2><ul>{wrong}</ul>") };
+    format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Atlas</title><style>{STYLE}</style><h1>Atlas</h1>{table}{wrong}\
+         <footer>Atlas {} · <a href=\"/api/v1/status\">status as JSON</a></footer></html>\n",
+        escape(&status.version)
+    )
+}
+
+const STYLE: &str = "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\
+table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid #ddd}\
+.off{color:#a00}footer{margin-top:2rem;color:#666}";
+
+fn row(cluster: &ClusterStatus) -> String {
+    let name = escape(&cluster.name);
+    let connected =
+        if cluster.connected == 0 { "<span class=\"off\">none connected</span>".to_owned() } else { cluster.connected.to_string() };
+    let addresses = if cluster.addresses.is_empty() { "awaiting its address".into() } else { escape(&cluster.addresses.join(", ")) };
+    format!(
+        "<tr><td>{name}<td>{connected}<td>{}<td>{addresses}<td><a href=\"/prom/{name}/\">Prometheus</a> <a href=\"/alertmanager/{name}/\">Alertmanager</a></tr>",
+        cluster.stores.len()
+    )
+}
+
+/// Text as HTML.
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_people_wrote_is_no_markup() {
+        assert_eq!(super::escape("<a href=\"x\">&"), "&lt;a href=&quot;x&quot;&gt;&amp;");
+    }
+}
