@@ -101,7 +101,13 @@ fn is_plain(text: &str) -> bool {
     let inside = |c: char| c.is_ascii_alphanumeric() || "_-./:,;=+()^$*?%\\\" ".contains(c);
     let ends = !text.ends_with([' ', ':']) && !text.contains(": ");
     let safe = begins && ends && text.chars().all(inside) && !AMBIGUOUS.contains(&text.to_ascii_lowercase().as_str());
-    safe || text.parse::<Ipv4Addr>().is_ok()
+    safe || is_duration(text) || text.parse::<Ipv4Addr>().is_ok()
+}
+
+/// `5s`, `0.250s`
+fn is_duration(text: &str) -> bool {
+    let number = text.strip_suffix('s').unwrap_or_default();
+    number.starts_with(|c: char| c.is_ascii_digit()) && number.chars().all(|c| c.is_ascii_digit() || c == '.')
 }
 
 fn is_printable(c: char) -> bool {
