@@ -1,7 +1,7 @@
 //! `plan(&Fleet, &Trust) → Plan`: what each node should have, and what Thanos should know.
 //!
 //! ```text
-//! Fleet ─┬─▶ per cluster: its own snapshot, its part of the hub's ─┬─▶ Plan { nodes, endpoints }
+//! Fleet ─┬─▶ per cluster: its own snapshot, its part of the hub's ─┬─▶ Plan { nodes, endpoints, zone }
 //! Trust ─┘   constant:    the hub's listeners and routes           ┘
 //! ```
 //!
@@ -12,6 +12,7 @@ mod cluster;
 pub mod endpoints;
 mod hub;
 pub mod nodefiles;
+pub mod zone;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub struct Plan {
     pub nodes: BTreeMap<NodeId, Arc<Snapshot>>,
     /// What Thanos Query's endpoint SD file says.
     pub endpoints: String,
+    /// What DNS says of the stores.
+    pub zone: zone::Zone,
 }
 
 /// What one cluster adds to the plan.
@@ -56,7 +59,7 @@ pub fn plan(fleet: &Fleet, trust: &Trust) -> Plan {
     if let Some(hub) = hub {
         nodes.insert(NodeId::Hub, Arc::new(hub));
     }
-    Plan { nodes, endpoints: endpoints::endpoints(fleet) }
+    Plan { nodes, endpoints: endpoints::endpoints(fleet), zone: zone::zone(fleet) }
 }
 
 /// Plans one cluster. Of the fleet it reads the settings and the hub's Alertmanagers, never another cluster.

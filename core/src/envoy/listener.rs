@@ -158,7 +158,9 @@ end
 
 /// 11903 in a cluster: its Prometheus posts alerts here, and asks for the targets.
 pub fn alerts_in_cluster(name: &str, bind: IpAddr) -> Listener {
-    http(name, bind, port::CLUSTER_ALERTS, manager(name, vec![router()]))
+    // The authority keeps its port, since the list of targets repeats it.
+    let manager = hcm::HttpConnectionManager { strip_port_mode: None, ..manager(name, vec![router()]) };
+    http(name, bind, port::CLUSTER_ALERTS, manager)
 }
 
 /// 9001: `/ready` and `/stats/prometheus`. Its routes are inline, so that it works before Atlas has said anything.

@@ -140,7 +140,7 @@ pub fn alerts_in_cluster(name: &str, indices: &[u32]) -> RouteConfiguration {
         let routes = vec![forward("/api/v2/alerts".into(), *index)];
         hosts.push(virtual_host(&format!("alertmanager{index}"), &domains, routes));
     }
-    configuration(name, hosts)
+    RouteConfiguration { ignore_port_in_host_matching: true, ..configuration(name, hosts) }
 }
 
 /// The targets as Prometheus HTTP service discovery; each is the authority by which this Envoy was asked.

@@ -1,0 +1,146 @@
+//! The cases in `core/tests/golden`: a fleet as people write it, and how the operator started Atlas.
+//!
+//! Also read by `tests/it/validate.rs`, which shows all of them to real Envoys.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use atlas_core::fact::Fact;
+use atlas_core::intake::{Intake, intake};
+use atlas_core::manifest::{self, ManifestError};
+use atlas_core::model::{Fleet, Settings};
+use atlas_core::name::{HostPort, NodeId};
+use atlas_core::pki::{Leaf, PrivateKey, Trust};
+use serde::Deserialize;
+
+/// The manifests of a case.
+pub const FLEET: &str = "fleet.yaml";
+/// Its settings, where they differ from [`settings`].
+pub const SETTINGS: &str = "settings.yaml";
+
+/// One case.
+pub struct Case {
+    /// Its directory's name.
+    pub name: String,
+    /// Its directory.
+    pub dir: PathBuf,
+    /// How Atlas was started.
+    pub settings: Settings,
+    /// What the manifests say; nothing where one of them is wrong.
+    pub facts: Vec<Fact>,
+    /// What is wrong with the file as such.
+    pub unreadable: Vec<ManifestError>,
+}
+
+impl Case {
+    /// What comes of the facts.
+    pub fn intake(&self) -> Intake {
+        intake(&self.settings, &self.facts, None)
+    }
+}
+
+/// All cases, by name.
+pub fn all(golden: &Path) -> Vec<Case> {
+    let entries = std::fs::read_dir(golden).unwrap_or_else(|error| panic!("{}: {error}", golden.display()));
+    let mut dirs: Vec<PathBuf> = entries.map(|entry| entry.expect("a directory entry").path()).filter(|path| path.is_dir()).collect();
+    dirs.sort();
+    assert!(!dirs.is_empty(), "{} has no cases", golden.display());
+    dirs.into_iter().map(case).collect()
+}
+
+fn case(dir: PathBuf) -> Case {
+    let read = |file: &str| std::fs::read_to_string(dir.join(file));
+    let fleet = read(FLEET).unwrap_or_else(|error| panic!("{}: {FLEET}: {error}", dir.display()));
+    let settings = match read(SETTINGS) {
+        Ok(text) => written(&text).unwrap_or_else(|error| panic!("{}: {SETTINGS}: {error}", dir.display())),
+        Err(_) => settings(),
+    };
+    let (facts, unreadable) = match manifest::parse(FLEET, &fleet) {
+        Ok(facts) => (facts, Vec::new()),
+        Err(errors) => (Vec::new(), errors),
+    };
+    let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Case { name, dir, settings, facts, unreadable }
+}
+
+/// The least that a hub is started with: where it is.
+pub fn settings() -> Settings {
+    Settings {
+        hub_xds: hosts(&["hub.example.com"], 10900).unwrap_or_default(),
+        hub_alerts: hosts(&["hub.example.com"], 10903).unwrap_or_default(),
+        hub_stores: vec![IpAddr::from([10, 1, 0, 10])],
+        ..Settings::default()
+    }
+}
+
+/// What `settings.yaml` may say: the fields of [`Settings`], as text.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Written {
+    trust_domain: Option<String>,
+    namespace: Option<String>,
+    alertmanager_namespace: Option<String>,
+    alertmanager_selector: Option<BTreeMap<String, String>>,
+    alertmanager_endpoints: Option<String>,
+    alertmanager_path_prefix: Option<String>,
+    downstream_namespace: Option<String>,
+    cluster_domain: Option<String>,
+    dns_zone: Option<String>,
+    hub_xds: Option<Vec<String>>,
+    hub_alerts: Option<Vec<String>>,
+    hub_stores: Option<Vec<IpAddr>>,
+    hub_bind: Option<IpAddr>,
+    atlas_xds: Option<String>,
+    atlas_web: Option<String>,
+    trusted_hops: Option<u32>,
+    allow_local_addresses: Option<bool>,
+    envoy_selectors: Option<BTreeMap<String, String>>,
+}
+
+fn written(text: &str) -> Result<Settings, Box<dyn std::error::Error>> {
+    let written: Written = serde_yaml_ng::from_str(text)?;
+    let default = settings();
+    let host = |text: Option<String>, port, default| text.map_or(Ok(default), |text| HostPort::parse(&text, port));
+    let list = |list: Option<Vec<String>>, port, default| list.map_or(Ok(default), |list| hosts(&list, port));
+    Ok(Settings {
+        trust_domain: written.trust_domain.map_or(Ok(default.trust_domain), |text| text.parse())?,
+        namespace: written.namespace.unwrap_or(default.namespace),
+        alertmanager_namespace: written.alertmanager_namespace.unwrap_or(default.alertmanager_namespace),
+        alertmanager_selector: written.alertmanager_selector.unwrap_or(default.alertmanager_selector),
+        alertmanager_endpoints: written.alertmanager_endpoints.unwrap_or(default.alertmanager_endpoints),
+        alertmanager_path_prefix: written.alertmanager_path_prefix.unwrap_or(default.alertmanager_path_prefix),
+        downstream_namespace: written.downstream_namespace.unwrap_or(default.downstream_namespace),
+        cluster_domain: written.cluster_domain.unwrap_or(default.cluster_domain),
+        dns_zone: written.dns_zone.unwrap_or(default.dns_zone),
+        hub_xds: list(written.hub_xds, 10900, default.hub_xds)?,
+        hub_alerts: list(written.hub_alerts, 10903, default.hub_alerts)?,
+        hub_stores: written.hub_stores.unwrap_or(default.hub_stores),
+        hub_bind: written.hub_bind.unwrap_or(default.hub_bind),
+        atlas_xds: host(written.atlas_xds, 6305, default.atlas_xds)?,
+        atlas_web: host(written.atlas_web, 6310, default.atlas_web)?,
+        trusted_hops: written.trusted_hops.unwrap_or(default.trusted_hops),
+        allow_local_addresses: written.allow_local_addresses.unwrap_or(default.allow_local_addresses),
+        envoy_selectors: written.envoy_selectors.unwrap_or(default.envoy_selectors),
+    })
+}
+
+fn hosts<T: AsRef<str>>(list: &[T], port: u16) -> Result<Vec<HostPort>, atlas_core::name::NameError> {
+    list.iter().map(|text| HostPort::parse(text.as_ref(), port)).collect()
+}
+
+/// Certificates that are only text: enough for everything but a TLS handshake.
+pub fn trust(fleet: &Fleet) -> Trust {
+    let pem = |what: &str, whose: &str| format!("-----BEGIN {what}-----\n{whose}\n-----END {what}-----\n");
+    let leaf = |node: NodeId| {
+        let whose = node.to_string();
+        (node, Leaf { chain: pem("CERTIFICATE", &whose), key: PrivateKey::new(pem("PRIVATE KEY", &whose)) })
+    };
+    let nodes = fleet.clusters.keys().cloned().map(NodeId::Cluster).chain([NodeId::Hub]);
+    Trust {
+        domain: fleet.settings.trust_domain.clone(),
+        roots: vec![pem("CERTIFICATE", "root")],
+        leaves: nodes.map(leaf).collect(),
+        revisions: BTreeMap::new(),
+    }
+}

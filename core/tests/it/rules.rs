@@ -1,0 +1,179 @@
+//! What holds for every resource of every fleet: of the golden cases, and of random ones.
+
+use std::collections::BTreeSet;
+
+use atlas_core::intake::{Severity, intake};
+use atlas_core::model::Fleet;
+use atlas_core::plan::{nodefiles, plan};
+use atlas_core::render;
+use atlas_core::xds::snapshot::{ResourceType, Snapshot};
+use envoy_types::pb::google::protobuf::Any;
+use proptest::prelude::*;
+use prost_reflect::{EnumDescriptor, FieldDescriptor, Kind, Value};
+
+use crate::walk::{Set, walk};
+use crate::{cases, golden, random};
+
+/// Fleets of all golden cases, by the case's name.
+fn fleets() -> Vec<(String, Fleet)> {
+    cases::all(&golden::directory()).into_iter().map(|case| (case.name.clone(), case.intake().fleet)).collect()
+}
+
+/// Everything that any Envoy of a fleet gets: resources and bootstraps, with the name of the node.
+fn everything(fleet: &Fleet) -> Vec<(String, Any)> {
+    let trust = cases::trust(fleet);
+    let plan = plan(fleet, &trust);
+    let mut all = Vec::new();
+    for (node, snapshot) in &plan.nodes {
+        all.extend(snapshot.iter().map(|resource| (format!("{node}: {} {}", resource.kind, resource.name), resource.body.clone())));
+        if let Ok(bootstrap) = nodefiles::node_bootstrap(fleet, &trust, node, "/credential") {
+            all.push((format!("{node}: bootstrap"), atlas_core::envoy::any(&bootstrap)));
+        }
+    }
+    all
+}
+
+/// Everything that is wrong with some field of some message, each with its place.
+fn complaints(fleet: &Fleet, complain: impl Fn(&Set<'_>) -> Option<String>) -> Vec<String> {
+    let mut found = Vec::new();
+    for (whose, any) in everything(fleet) {
+        walk(&any, &mut |set| found.extend(complain(set).map(|text| format!("{whose}: {}: {text}", set.path))));
+    }
+    found
+}
+
+fn deprecated(set: &Set<'_>) -> Option<String> {
+    let value = || match (set.field.kind(), set.value) {
+        (Kind::Enum(of), Value::EnumNumber(number)) if is_deprecated_value(&of, *number) => Some(format!("value {number}")),
+        _ => None,
+    };
+    let field = is_deprecated(&set.field).then(|| format!("field {}", set.full_name()));
+    field.or_else(value).map(|what| format!("{what} is deprecated"))
+}
+
+fn is_deprecated(field: &FieldDescriptor) -> bool {
+    field.field_descriptor_proto().options.as_ref().is_some_and(|options| options.deprecated == Some(true))
+}
+
+fn is_deprecated_value(of: &EnumDescriptor, number: i32) -> bool {
+    let value = of.get_value(number);
+    value.is_some_and(|value| value.enum_value_descriptor_proto().options.as_ref().is_some_and(|options| options.deprecated == Some(true)))
+}
+
+/// Protobuf maps have no order, and a resource's version is the hash of its bytes.
+fn unordered(set: &Set<'_>) -> Option<String> {
+    let entries = set.value.as_map()?.len();
+    (entries > 1).then(|| format!("is a map of {entries} entries, whose order is random"))
+}
+
+#[test]
+fn the_descriptors_say_what_is_deprecated() {
+    let field = |message: &str, name: &str| render::descriptors().get_message_by_name(message).unwrap().get_field_by_name(name).unwrap();
+    assert!(is_deprecated(&field("envoy.config.cluster.v3.Cluster", "http2_protocol_options")));
+    assert!(!is_deprecated(&field("envoy.config.cluster.v3.Cluster", "name")));
+    let of = render::descriptors().get_enum_by_name("envoy.config.core.v3.HealthStatus").unwrap();
+    assert!(!is_deprecated_value(&of, 0));
+    let of = render::descriptors().get_enum_by_name("envoy.config.core.v3.ApiVersion").unwrap();
+    assert!(is_deprecated_value(&of, 0));
+}
+
+#[test]
+fn nothing_deprecated_is_used() {
+    for (case, fleet) in fleets() {
+        let complaints = complaints(&fleet, deprecated);
+        assert!(complaints.is_empty(), "{case}:\n{}", complaints.join("\n"));
+    }
+}
+
+#[test]
+fn a_resource_is_called_as_its_message_is() {
+    for (case, fleet) in fleets() {
+        for (node, snapshot) in &plan(&fleet, &cases::trust(&fleet)).nodes {
+            for resource in snapshot.iter() {
+                let message = render::decode(&resource.body).expect("a message of the API");
+                let name = message.get_field_by_name("name").and_then(|name| name.as_str().map(str::to_owned));
+                assert_eq!(name.as_ref(), Some(&resource.name), "{case}: {node}: {resource:?}");
+            }
+        }
+    }
+}
+
+/// Names of other resources, by the field that holds them.
+fn reference(set: &Set<'_>) -> Option<(ResourceType, String)> {
+    let name = || set.value.as_str().map(str::to_owned);
+    match set.full_name() {
+        "envoy.config.route.v3.RouteAction.cluster"
+        | "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.cluster"
+        | "envoy.config.core.v3.GrpcService.EnvoyGrpc.cluster_name" => Some((ResourceType::Cluster, name()?)),
+        "envoy.extensions.filters.network.http_connection_manager.v3.Rds.route_config_name" => Some((ResourceType::Route, name()?)),
+        "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig.sds_config" => Some((ResourceType::Secret, set.sibling("name")?)),
+        _ => None,
+    }
+}
+
+fn references(snapshot: &Snapshot) -> BTreeSet<(ResourceType, String)> {
+    let mut found = BTreeSet::new();
+    for resource in snapshot.iter() {
+        walk(&resource.body, &mut |set| found.extend(reference(set)));
+    }
+    found
+}
+
+/// What is named but isn't there, and what is there but never named. Only the hub's Envoy clusters `store/` and `web/` are
+/// named by the requests themselves.
+fn loose_ends(snapshot: &Snapshot) -> Vec<String> {
+    let references = references(snapshot);
+    let missing = references.iter().filter(|(kind, name)| snapshot.get(*kind, name).is_none());
+    let missing = missing.map(|(kind, name)| format!("{kind} {name} is named, but isn't there"));
+    let unused = snapshot.iter().filter(|resource| match resource.kind {
+        ResourceType::Listener => false,
+        ResourceType::Cluster if resource.name.starts_with("store/") || resource.name.starts_with("web/") => false,
+        kind => !references.contains(&(kind, resource.name.clone())),
+    });
+    missing.chain(unused.map(|resource| format!("{} {} is there, but never named", resource.kind, resource.name))).collect()
+}
+
+#[test]
+fn every_reference_leads_to_a_resource_of_the_same_node() {
+    for (case, fleet) in fleets() {
+        for (node, snapshot) in &plan(&fleet, &cases::trust(&fleet)).nodes {
+            let loose = loose_ends(snapshot);
+            assert!(loose.is_empty(), "{case}: {node}:\n{}", loose.join("\n"));
+            assert!(references(snapshot).len() > 4, "{case}: {node}: the references are looked for in the wrong fields");
+        }
+    }
+}
+
+/// The whole fleet as bytes.
+fn encoded(fleet: &Fleet) -> Vec<(String, Vec<u8>)> {
+    everything(fleet).into_iter().map(|(whose, any)| (whose, any.value)).collect()
+}
+
+#[test]
+fn no_map_has_more_than_one_entry() {
+    for (case, fleet) in fleets() {
+        let complaints = complaints(&fleet, unordered);
+        assert!(complaints.is_empty(), "{case}:\n{}", complaints.join("\n"));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn random_fleets_keep_the_rules(facts in random::facts()) {
+        let first = intake(&cases::settings(), &facts, None);
+        prop_assert!(first.findings.iter().all(|finding| finding.severity != Severity::Rejected), "{:#?}", first.findings);
+        let reversed: Vec<_> = facts.iter().rev().cloned().collect();
+        let second = intake(&cases::settings(), &reversed, None);
+        prop_assert_eq!(encoded(&first.fleet), encoded(&second.fleet));
+        for rule in [unordered, deprecated] {
+            let complaints = complaints(&first.fleet, rule);
+            prop_assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+        }
+        for (node, snapshot) in &plan(&first.fleet, &cases::trust(&first.fleet)).nodes {
+            let loose = loose_ends(snapshot);
+            prop_assert!(loose.is_empty(), "{node}:\n{}", loose.join("\n"));
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! A downstream cluster: its Envoy, two Prometheus with a Thanos sidecar each, an Alertmanager, its DNS.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::hub::admin;
+use super::{Hub, Place, program, wait_status};
+use crate::http::{self, Response};
+use crate::parts::Part;
+use crate::run::{
+    Alertmanager, AlertmanagerOptions, CoreDns, Envoy, EnvoyOptions, Prometheus, PrometheusOptions, Sidecar, SidecarOptions, labels,
+};
+use crate::world::Host;
+
+/// What kube-prometheus-stack calls things where nobody says otherwise.
+const OPERATED: &str = "prometheus-operated.monitoring.svc.cluster.local";
+const ALERTMANAGER: &str = "alertmanager-operated.monitoring.svc.cluster.local";
+const POD: &str = "prometheus-kube-prometheus-stack-prometheus";
+
+/// What may differ from cluster to cluster.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// Its name.
+    pub name: String,
+    /// Which Prometheus.
+    pub prometheus: Part,
+    /// Which Envoy.
+    pub envoy: Part,
+    /// How many Prometheus.
+    pub replicas: usize,
+    /// More annotations of its Service.
+    pub annotations: Vec<(String, String)>,
+    /// Whether its names are kube-prometheus-stack's and its own CoreDNS knows them; the demo, with one name space for
+    /// all, uses [`demo_names`] instead.
+    pub own_dns: bool,
+}
+
+impl ClusterOptions {
+    /// Two Prometheus 3 and the newest Envoy.
+    pub fn new(name: &str) -> Self {
+        Self { name: name.into(), prometheus: Part::Prometheus, envoy: Part::Envoy, replicas: 2, annotations: Vec::new(), own_dns: true }
+    }
+}
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub place: Place,
+    /// Its Envoy.
+    pub envoy: Envoy,
+    /// Its Prometheus replicas.
+    pub prometheus: Vec<Prometheus>,
+    /// Their sidecars.
+    pub sidecars: Vec<Sidecar>,
+    /// Its Alertmanager.
+    pub alertmanager: Alertmanager,
+    /// Its DNS.
+    pub dns: Option<CoreDns>,
+}
+
+/// Names and addresses of a cluster whose names must differ from other clusters': for one hosts file.
+pub fn demo_names(place: &Place, name: &str) -> Vec<(IpAddr, String)> {
+    let pods = (0..2).flat_map(|n| {
+        let ip = place.programs[n];
+        [(ip, format!("prometheus-k8s-{n}.prometheus.{name}.demo")), (ip, format!("prometheus.{name}.demo"))]
+    });
+    pods.chain([(place.programs[2], format!("alertmanager.{name}.demo"))]).collect()
+}
+
+impl Cluster {
+    /// Starts its programs, tells Atlas of it, starts its Envoy from the bootstrap that Atlas wrote.
+    ///
+    /// # Errors
+    /// What didn't start.
+    pub fn start(place: Place, hub: &mut Hub, options: ClusterOptions) -> Result<Self> {
+        let name = options.name.as_str();
+        let dns = if options.own_dns { Some(own_dns(&place, options.replicas)?) } else { None };
+        let mut prometheus = Vec::new();
+        for n in 0..options.replicas {
+            prometheus.push(start_prometheus(&place, hub, &options, n)?);
+        }
+        let external_url = Some(hub.web_url(&format!("/alertmanager/{name}")));
+        let listen = SocketAddr::new(alertmanager_ip(&place), 9093);
+        let alertmanager = AlertmanagerOptions { external_url, route_prefix: Some("/".into()), ..AlertmanagerOptions::new(listen) };
+        let mut alertmanager = Alertmanager::start(&place.host, &format!("{name}-alertmanager"), &program(Part::Alertmanager)?, &alertmanager)?;
+        let mut sidecars = Vec::new();
+        for (n, server) in prometheus.iter_mut().enumerate() {
+            // A sidecar that starts before its Prometheus tries again only after 30 s.
+            server.wait_ready()?;
+            let ip = place.programs[n];
+            let sidecar = SidecarOptions::new(SocketAddr::new(ip, 10901), SocketAddr::new(ip, 10902), server.url());
+            sidecars.push(Sidecar::start(&place.host, &format!("{name}-sidecar-{n}"), &program(Part::Thanos)?, &sidecar)?);
+        }
+        hub.atlas.write_manifest(&format!("{name}.yaml"), &manifest(&place, &options))?;
+        wait_status(&hub.atlas, "the cluster in Atlas's status", |status| {
+            status["clusters"].as_array().is_some_and(|clusters| clusters.iter().any(|cluster| cluster["name"] == name))
+        })?;
+        hub.resolve_stores()?;
+        let envoy = EnvoyOptions::new(carry(&hub.atlas, &place.host, name)?, admin(&place));
+        let mut envoy = Envoy::start(&place.host, &format!("{name}-envoy"), &program(options.envoy)?, &envoy)?;
+        envoy.wait_live()?;
+        alertmanager.wait_ready()?;
+        for sidecar in &mut sidecars {
+            sidecar.wait_ready()?;
+        }
+        Ok(Self { name: options.name, place, envoy, prometheus, sidecars, alertmanager, dns })
+    }
+
+    /// `GET` on its Envoy's alert port, as its Prometheus would.
+    ///
+    /// # Errors
+    /// No answer.
+    pub fn alerts_port(&self, path: &str) -> Result<Response> {
+        let url = format!("http://{}{path}", SocketAddr::new(self.place.envoy, 11903));
+        self.place.host.within(|| http::get(&url))
+    }
+}
+
+/// Carries the files of a node's Envoy to its host, as a person would.
+///
+/// # Errors
+/// `atlas bootstrap` fails.
+fn carry(atlas: &super::Atlas, host: &Host, name: &str) -> Result<std::path::PathBuf> {
+    let out = host.dir().join(format!("envoy-{name}"));
+    let path = atlas.command(&["bootstrap", name, "--out", out.to_str().context("a directory's name is UTF-8")?])?;
+    Ok(path.trim().into())
+}
+
+fn alertmanager_ip(place: &Place) -> IpAddr {
+    place.programs[2]
+}
+
+fn start_prometheus(place: &Place, hub: &Hub, options: &ClusterOptions, n: usize) -> Result<Prometheus> {
+    let name = options.name.as_str();
+    let replica = format!("prometheus-{n}");
+    let alerts = SocketAddr::new(place.envoy, 11903);
+    // What Atlas tells people to write once, whichever and however many Alertmanagers the hub has.
+    let alerting = json!({"alertmanagers": [{
+        "api_version": "v2",
+        "http_sd_configs": [{"url": format!("http://{alerts}/alertmanagers"), "refresh_interval": "1s"}],
+        "relabel_configs": [{"source_labels": ["atlas_alerts_path"], "target_label": "__alerts_path__"}],
+    }]});
+    let listen = SocketAddr::new(place.programs[n], 9090);
+    let prometheus = PrometheusOptions {
+        external_labels: labels([("cluster", name), ("prometheus_replica", replica.as_str())]),
+        external_url: Some(hub.web_url(&format!("/prom/{name}"))),
+        route_prefix: Some("/".into()),
+        alerting: Some(alerting.to_string()),
+        rules: Some(rules()),
+        ..PrometheusOptions::new(listen)
+    };
+    Prometheus::start(&place.host, &format!("{name}-prometheus-{n}"), &program(options.prometheus)?, &prometheus)
+}
+
+/// One alert that always fires.
+fn rules() -> String {
+    json!({"groups": [{"name": "atlas", "interval": "1s", "rules": [
+        {"alert": "Watchdog", "expr": "vector(1)", "labels": {"severity": "none"}, "annotations": {"summary": "alerts arrive"}},
+    ]}]})
+    .to_string()
+}
+
+/// The cluster's Service, as a person would write it.
+fn manifest(place: &Place, options: &ClusterOptions) -> String {
+    let mut annotations: serde_json::Map<String, Value> = options.annotations.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+    let mut annotate = |key: &str, value: String| {
+        annotations.entry(format!("goatlas.io/{key}")).or_insert(json!(value));
+    };
+    annotate("addresses", place.envoy.to_string());
+    if let Some(bind) = place.bind {
+        annotate("bind-address", bind.to_string());
+    }
+    if !options.own_dns {
+        let name = &options.name;
+        annotate("thanos-service", format!("prometheus.{name}.demo"));
+        annotate("prometheus-service", format!("prometheus.{name}.demo"));
+        annotate("alertmanager-service", format!("alertmanager.{name}.demo"));
+        annotate("prometheus-name", "k8s".into());
+    }
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {
+            "name": options.name, "namespace": "monitoring",
+            "labels": {"goatlas.io/cluster": "true", "goatlas.io/replicas": options.replicas.to_string()},
+            "annotations": annotations,
+        },
+        "spec": {"clusterIP": "None", "ports": [{"name": "grpc", "port": 10901}]},
+    })
+    .to_string()
+}
+
+/// The cluster's own DNS: the names of kube-prometheus-stack's services and pods.
+fn own_dns(place: &Place, replicas: usize) -> Result<CoreDns> {
+    let mut names = Vec::new();
+    for n in 0..replicas {
+        names.push((place.programs[n], OPERATED.to_owned()));
+        names.push((place.programs[n], format!("{POD}-{n}.{OPERATED}")));
+    }
+    names.push((alertmanager_ip(place), ALERTMANAGER.to_owned()));
+    let listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 53);
+    let corefile = CoreDns::corefile(listen, names.iter().map(|(ip, name)| (*ip, name.as_str())));
+    let mut dns = CoreDns::start(&place.host, "coredns", &program(Part::CoreDns)?, listen, &corefile)?;
+    dns.wait_ready()?;
+    place.host.write_resolv_conf("nameserver 127.0.0.1\n")?;
+    Ok(dns)
+}

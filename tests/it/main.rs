@@ -1,0 +1,10 @@
+//! Whole-system tests: the real programs in a private world. One binary, since each one links again.
+
+mod jobs;
+
+use std::path::Path;
+
+/// The Atlas under test.
+fn atlas() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_atlas"))
+}
