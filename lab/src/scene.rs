@@ -23,7 +23,7 @@ use crate::run::START;
 use crate::world::{Host, World};
 
 pub use atlas::{Atlas, AtlasOptions};
-pub use cluster::{Cluster, ClusterOptions};
+pub use cluster::{Cluster, ClusterOptions, demo_names};
 pub use hub::{Hub, HubOptions};
 
 /// Where programs are put: a host, and addresses of it that nothing else uses.

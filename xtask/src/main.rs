@@ -1,1 +1,41 @@
-fn main() {}
+//! Atlas's chores: `cargo xtask --help`.
+
+mod demo;
+mod setup;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Atlas's chores.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Get the real programs that Atlas is tried with into the cache (all, or those named)
+    Setup {
+        /// Names of parts, e.g. `thanos`.
+        parts: Vec<String>,
+    },
+    /// Run a hub and two clusters on this machine, prove that everything works, and let you look around
+    Demo(demo::Demo),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Setup { parts } => setup::run(parts),
+        Command::Demo(demo) => demo.run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

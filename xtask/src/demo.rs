@@ -1,0 +1,190 @@
+//! `cargo xtask demo`: a hub and two downstream clusters on loopback addresses, made of the real programs.
+//!
+//! It runs in a process namespace of its own, so nothing stays behind however it ends, and a mount namespace of its own, so
+//! that names resolve (`/etc/hosts`) without touching this machine's. The network is this machine's: any browser here can
+//! open the pages.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail, ensure};
+use atlas_lab::parts::{self, Part};
+use atlas_lab::process::Dump;
+use atlas_lab::scene::{Cluster, ClusterOptions, Hub, HubOptions, Place, Scene, demo_names, prove};
+use clap::Args;
+
+/// The clusters, and the last number of their Envoys' addresses. The hub is 127.0.0.2.
+const CLUSTERS: [(&str, u8); 2] = [("tokyo", 3), ("paris", 4)];
+const HUB: u8 = 2;
+const PARTS: &[Part] = &[Part::Envoy, Part::PrometheusClassic, Part::Alertmanager, Part::Thanos];
+/// Tells the second start of this program that it is inside.
+const INSIDE: &str = "ATLAS_DEMO_DIR";
+
+/// Run a hub and two clusters on this machine: get the real programs (the first time takes minutes), build Atlas, start
+/// everything on 127.0.0.2 to 127.0.0.4, and prove the three jobs. Then look around in your own browser; Ctrl-C ends it.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Prove, don't wait: exits with 0 if everything was proved, else 1. Needs no terminal.
+    #[arg(long)]
+    check: bool,
+    /// Keep logs, state and manifests in this directory [default: a temporary one, removed at the end].
+    #[arg(long, value_name = "DIR")]
+    keep: Option<PathBuf>,
+}
+
+impl Demo {
+    /// Runs it.
+    pub fn run(self) -> Result<()> {
+        match std::env::var_os(INSIDE) {
+            Some(dir) => self.inside(Path::new(&dir)),
+            None => self.outside(),
+        }
+    }
+
+    /// Gets what is needed, and starts itself again in namespaces of its own.
+    fn outside(self) -> Result<()> {
+        parts::get_all(PARTS)?;
+        let atlas = build_atlas()?;
+        let temporary = tempfile::Builder::new().prefix("atlas-demo-").tempdir().context("cannot make a temporary directory")?;
+        let dir = match &self.keep {
+            Some(dir) => std::path::absolute(dir).context("--keep")?,
+            None => temporary.path().to_owned(),
+        };
+        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        // Ctrl-C reaches everyone at once; this process stays to clean up after the others.
+        ctrlc::set_handler(|| {}).context("cannot handle Ctrl-C")?;
+        let status = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
+            .arg(std::env::current_exe()?)
+            .args(std::env::args_os().skip(1))
+            .env(INSIDE, &dir)
+            .env("ATLAS_DEMO_PROGRAM", &atlas)
+            .status()
+            .context("cannot start unshare (util-linux): install it")?;
+        match status.code() {
+            Some(0) => Ok(()),
+            Some(1) => bail!("the demo did not prove everything; --keep DIR keeps its logs"),
+            _ => bail!("the demo ended with {status}: if unshare is not permitted here, allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)"),
+        }
+    }
+
+    fn inside(self, dir: &Path) -> Result<()> {
+        let (stop, stopped) = mpsc::channel();
+        ctrlc::set_handler(move || drop(stop.send(()))).context("cannot handle Ctrl-C")?;
+        let _dump = Dump::on_panic(dir);
+        let program = PathBuf::from(std::env::var_os("ATLAS_DEMO_PROGRAM").context("BUG: the demo doesn't know Atlas's program")?);
+        let began = Instant::now();
+        let proved = start(dir, &program).and_then(|mut scene| prove_all(&mut scene).map(|()| scene));
+        let scene = match proved {
+            Ok(scene) => scene,
+            Err(error) => {
+                eprintln!("{}", atlas_lab::process::dump(dir));
+                return Err(error);
+            }
+        };
+        println!("\nproved in {:.0} s.", began.elapsed().as_secs_f64());
+        if !self.check {
+            println!("{}\nCtrl-C ends the demo.", places(&scene));
+            let _ = stopped.recv();
+            println!("ending");
+        }
+        drop(scene);
+        Ok(())
+    }
+}
+
+/// Builds Atlas and returns the path of its program.
+fn build_atlas() -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    eprintln!("building atlas (the first time takes some two minutes)");
+    let output = Command::new(cargo)
+        .current_dir(&root)
+        .args(["build", "--package", "atlas", "--message-format", "json-render-diagnostics"])
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("cannot start cargo")?;
+    ensure!(output.status.success(), "atlas doesn't build");
+    let messages = String::from_utf8_lossy(&output.stdout).into_owned();
+    let program = messages.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        (message["target"]["name"] == "atlas").then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
+    });
+    program.last().context("cargo built no program called atlas")
+}
+
+fn start(dir: &Path, atlas: &Path) -> Result<Scene> {
+    let step = |what: &str| println!("starting {what}");
+    let hub_place = Place::on_loopback(dir, "hub", HUB);
+    let places: Vec<(&str, Place)> = CLUSTERS.iter().map(|(name, number)| (*name, Place::on_loopback(dir, name, *number))).collect();
+    write_hosts(dir, &hub_place, &places)?;
+    for place in places.iter().map(|(_, place)| place).chain([&hub_place]) {
+        std::fs::create_dir_all(place.host.dir())?;
+    }
+    step("the hub: Atlas, Envoy, two Alertmanagers, Thanos Query");
+    let options = HubOptions { atlas_extra: vec!["--allow-local-addresses".into()], write_hosts: false, ..HubOptions::new(atlas) };
+    let mut hub = Hub::start(hub_place, options)?;
+    let mut clusters = Vec::new();
+    for (name, place) in places {
+        step(&format!("{name}: Envoy, two Prometheus with a Thanos sidecar each, an Alertmanager"));
+        let options = ClusterOptions { prometheus: Part::PrometheusClassic, own_dns: false, ..ClusterOptions::new(name) };
+        clusters.push(Cluster::start(place, &mut hub, options)?);
+    }
+    let mut scene = Scene { hub, clusters };
+    step("nothing more; waiting until all are connected");
+    scene.wait_connected()?;
+    Ok(scene)
+}
+
+/// Puts a hosts file of the demo's own over this machine's, for the demo's processes alone.
+fn write_hosts(dir: &Path, hub: &Place, clusters: &[(&str, Place)]) -> Result<()> {
+    let mut entries: Vec<(IpAddr, String)> = vec![(IpAddr::from([127, 0, 0, 1]), "localhost".into())];
+    for (name, place) in clusters {
+        entries.extend(demo_names(place, name));
+        entries.extend((0..2).map(|n| (hub.envoy, format!("{name}-thanos-sidecar{n}.sidecars.thanos.atlas"))));
+    }
+    // Envoy asks with a dot at the end, and its resolver takes a hosts file to the letter.
+    let text: String = entries.iter().map(|(ip, name)| format!("{ip} {name} {name}.\n")).collect();
+    let file = dir.join("hosts");
+    std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    let status = Command::new("mount").arg("--bind").arg(&file).arg("/etc/hosts").status().context("cannot start mount")?;
+    ensure!(status.success(), "cannot put {} over /etc/hosts", file.display());
+    Ok(())
+}
+
+fn prove_all(scene: &mut Scene) -> Result<()> {
+    let mut number = 0;
+    let mut proved = |sentence: String| {
+        number += 1;
+        println!("\n{number}. {sentence}");
+    };
+    proved(prove::stores(scene)?);
+    proved(prove::query(scene)?);
+    proved(prove::alert(&scene.hub, "tokyo")?);
+    for (name, _) in CLUSTERS {
+        proved(prove::web(&scene.hub, name)?);
+    }
+    Ok(())
+}
+
+fn places(scene: &Scene) -> String {
+    let hub = &scene.hub;
+    let mut lines = vec![
+        format!("Atlas, all clusters     {}", hub.web_url("/")),
+        format!("Thanos Query            {}", hub.query.url()),
+    ];
+    for (name, _) in CLUSTERS {
+        lines.push(format!("{:<24}{}", format!("Prometheus in {name}"), hub.web_url(&format!("/prom/{name}/"))));
+        lines.push(format!("{:<24}{}", format!("Alertmanager in {name}"), hub.web_url(&format!("/alertmanager/{name}/"))));
+    }
+    for (n, alertmanager) in hub.alertmanagers.iter().enumerate() {
+        lines.push(format!("{:<24}{}", format!("the hub's Alertmanager {n}"), alertmanager.url()));
+    }
+    let state = hub.atlas.options.state.display();
+    lines.push(format!("{:<24}{}", "manifests (edit them)", hub.atlas.options.from.display()));
+    lines.push(format!("{:<24}{} status --state {state}", "how everything stands", hub.atlas.options.program.display()));
+    format!("\n{}\n", lines.join("\n"))
+}
