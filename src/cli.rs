@@ -1,10 +1,14 @@
 //! The command line. Every flag is also an environment variable; `atlas --help` teaches.
 
 mod bootstrap;
+mod cluster;
+mod completions;
+mod output;
 mod run;
 mod settings;
 mod socket;
 mod status;
+mod translate;
 
 use std::process::ExitCode;
 
@@ -39,6 +43,7 @@ struct Cli {
 
 const AFTER_HELP: &str = "\
 Getting started:
+  atlas cluster-add tokyo --from clusters --address tokyo.example.com
   atlas run --from clusters --state state --hub-address hub.example.com
   atlas bootstrap hub --state state            the hub Envoy's files, kept fresh in place
   atlas bootstrap tokyo --state state --out t  tokyo's, to be carried there
@@ -62,6 +67,11 @@ enum Command {
     Bootstrap(bootstrap::Bootstrap),
     /// Show clusters, what was rejected and why, and how every Envoy stands
     Status(status::Status),
+    ClusterAdd(cluster::add::ClusterAdd),
+    ClusterList(cluster::list::ClusterList),
+    ClusterRemove(cluster::remove::ClusterRemove),
+    Translate(Box<translate::Translate>),
+    Completions(completions::Completions),
 }
 
 /// Parses, runs, and turns the result into an exit code.
@@ -72,14 +82,22 @@ pub fn main() -> ExitCode {
         Command::Run(run) => run.run(),
         Command::Bootstrap(bootstrap) => bootstrap.run(),
         Command::Status(status) => status.run(),
+        Command::ClusterAdd(add) => add.run(),
+        Command::ClusterList(list) => list.run(),
+        Command::ClusterRemove(remove) => remove.run(),
+        Command::Translate(translate) => translate.run(),
+        Command::Completions(completions) => completions.run(),
     };
     match result {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::SomethingRejected) => ExitCode::from(3),
-        Err(error) => {
-            eprintln!("atlas: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => match error.downcast::<clap::Error>() {
+            Ok(wrong_usage) => wrong_usage.exit(),
+            Err(error) => {
+                eprintln!("atlas: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 

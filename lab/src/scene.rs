@@ -24,7 +24,7 @@ use crate::world::{Host, World};
 
 pub use atlas::{Atlas, AtlasOptions};
 pub use cluster::{Cluster, ClusterOptions, demo_names};
-pub use hub::{Hub, HubOptions};
+pub use hub::{Hub, HubOptions, alertmanager_slice};
 
 /// Where programs are put: a host, and addresses of it that nothing else uses.
 #[derive(Clone, Debug)]

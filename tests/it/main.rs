@@ -1,6 +1,10 @@
 //! Whole-system tests: the real programs in a private world. One binary, since each one links again.
 
+mod changes;
+mod cli;
+mod faults;
 mod jobs;
+mod trust;
 
 use std::path::Path;
 

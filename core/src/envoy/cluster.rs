@@ -53,6 +53,13 @@ fn from_hub(name: String, at: &[HostPort], peer: &str, check: core::health_check
         health_checks: vec![health_check(check)],
         // A host whose check fails has its connections closed, and the requests on them end.
         close_connections_on_host_health_failure: true,
+        outlier_detection: Some(cluster::OutlierDetection {
+            // A link that goes black fails the request in flight and the next connect; after that nobody waits for it
+            // any more. The next good health check (3 s) brings the host back, so all may be ejected.
+            consecutive_local_origin_failure: number(2),
+            max_ejection_percent: number(100),
+            ..outlier_detection()
+        }),
         ..base(name, &[at])
     }
 }

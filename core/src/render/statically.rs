@@ -5,6 +5,9 @@ use serde_yaml_ng::{Mapping, Value};
 use super::{Secrets, mapping, tree};
 use crate::xds::snapshot::{ResourceType, Snapshot};
 
+/// What such an Envoy calls itself.
+const NODE: &str = "atlas-static";
+
 /// The whole configuration.
 pub(super) fn configuration(snapshot: &Snapshot, secrets_dir: &str) -> Value {
     let without_xds = WithoutXds { snapshot, secrets_dir };
@@ -13,7 +16,9 @@ pub(super) fn configuration(snapshot: &Snapshot, secrets_dir: &str) -> Value {
         Value::Sequence(trees.map(|tree| without_xds.value(tree)).collect())
     };
     let resources = mapping([("listeners", all(ResourceType::Listener)), ("clusters", all(ResourceType::Cluster))]);
-    mapping([("static_resources", resources)])
+    // Envoy wants a name where it reads secrets, even from files.
+    let node = mapping([("id", NODE.into()), ("cluster", NODE.into())]);
+    mapping([("node", node), ("static_resources", resources)])
 }
 
 /// Replaces what says "ask for this over xDS".

@@ -117,7 +117,7 @@ fn is_printable(c: char) -> bool {
 /// Whether the text is best shown as lines, and needs none of the finer rules of blocks.
 fn is_block(text: &str) -> bool {
     let lines = text.strip_suffix('\n').unwrap_or(text);
-    lines.contains('\n')
+    text.contains('\n')
         && !lines.starts_with(char::is_whitespace)
         && !lines.ends_with(char::is_whitespace)
         && lines.chars().all(|c| is_printable(c) || c == '\n' || c == '\t')

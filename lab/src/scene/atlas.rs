@@ -127,7 +127,7 @@ impl Atlas {
     /// # Errors
     /// It doesn't come back.
     pub fn kill_and_restart(&mut self) -> Result<()> {
-        self.process.kill();
+        self.process.kill()?;
         self.process.restart()?;
         self.wait_ready()
     }

@@ -1,0 +1,76 @@
+//! `atlas cluster-add`, `cluster-list` and `cluster-remove`: the clusters in a directory of manifests.
+//!
+//! People's files are theirs: a document is added, replaced or cut out whole, and what stands around it stays as it is.
+
+pub mod add;
+mod edit;
+pub mod list;
+pub mod remove;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use atlas_core::fact::{Fact, Service};
+use atlas_core::keys;
+use atlas_core::name::ClusterName;
+use clap::Args;
+
+use super::output::wrong_usage;
+use crate::source::files::Report;
+
+/// The cluster's name, as `NAME` or, as in Atlas 0.3, as `--name NAME`.
+#[derive(Debug, Args)]
+struct NameArgs {
+    /// The cluster's name: lower-case letters, digits and hyphens, at most 46 characters.
+    #[arg(id = "cluster", value_name = "NAME", required_unless_present = "name")]
+    cluster: Option<ClusterName>,
+    /// The same as a flag, as in Atlas 0.3.
+    #[arg(long, value_name = "NAME", env = "ATLAS_NAME")]
+    name: Option<ClusterName>,
+}
+
+impl NameArgs {
+    /// The name. Two that differ are wrong usage, unless the second comes from the environment.
+    fn get(&self) -> anyhow::Result<ClusterName> {
+        let from_environment = |name: &ClusterName| std::env::var("ATLAS_NAME").is_ok_and(|value| value == name.as_str());
+        match (&self.cluster, &self.name) {
+            (Some(cluster), Some(name)) if cluster != name && !from_environment(name) => {
+                Err(wrong_usage(format!("two names are given, {cluster} and {name}: leave out one of them")))
+            }
+            (Some(name), _) | (None, Some(name)) => Ok(name.clone()),
+            (None, None) => Err(wrong_usage("NAME is missing")),
+        }
+    }
+}
+
+/// The Services called `name`, clusters or not.
+fn services<'a>(report: &'a Report, name: &ClusterName) -> impl Iterator<Item = &'a Service> {
+    let service = |fact: &'a Fact| if let Fact::Service(service) = fact { Some(service) } else { None };
+    report.facts.iter().filter_map(service).filter(move |service| service.meta.name == name.as_str())
+}
+
+/// Whether a Service is meant to be a cluster, right or wrong, as intake sees it.
+fn is_cluster(service: &Service) -> bool {
+    let meta = &service.meta;
+    let replica = meta.labels.contains_key(keys::THANOS_SIDECAR) || meta.annotations.contains_key(keys::THANOS_SIDECAR);
+    !replica && meta.labels.get(keys::CLUSTER).is_some_and(|value| value != "false")
+}
+
+/// The names of all that are meant to be clusters.
+fn names(report: &Report) -> BTreeSet<String> {
+    let name = |fact: &Fact| match fact {
+        Fact::Service(service) if is_cluster(service) => Some(service.meta.name.clone()),
+        _ => None,
+    };
+    report.facts.iter().filter_map(name).collect()
+}
+
+/// Where a Service of the directory `dir` is: `clusters/tokyo.yaml:4`.
+fn place(dir: &Path, service: &Service) -> String {
+    format!("{}:{}", dir.join(file(service)).display(), service.meta.origin.line_of("metadata.name"))
+}
+
+/// The file of a Service, relative to the directory that was read.
+fn file(service: &Service) -> &str {
+    service.meta.origin.file.as_deref().unwrap_or_default()
+}

@@ -1,0 +1,175 @@
+//! `atlas cluster-add`
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail, ensure};
+use atlas_core::intake::{Finding, Severity, intake};
+use atlas_core::keys::{self, port};
+use atlas_core::manifest::{self, NewCluster, render_cluster};
+use atlas_core::model::Settings;
+use atlas_core::name::{ClusterName, HostPort};
+use clap::Args;
+use clap::builder::BoolishValueParser;
+
+use super::edit::{self, Edit};
+use super::{NameArgs, file, is_cluster, place, services};
+use crate::cli::Outcome;
+use crate::cli::output::{complain, print, wrong_usage};
+use crate::source::files::{self, Report};
+
+const EXAMPLE: &str = "\
+Example:
+  atlas cluster-add tokyo --from clusters --address tokyo.example.com --replicas 2
+writes clusters/tokyo.yaml. A running Atlas takes it up at once, and `atlas bootstrap tokyo` has its Envoy's files.";
+
+/// Write the manifest of a new cluster
+///
+/// It is checked first as a running Atlas would check it, and not written if it would be rejected. Without an address the
+/// cluster is awaiting one: its Envoy's files exist already, and the address can be added to the manifest later.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
+pub struct ClusterAdd {
+    #[command(flatten)]
+    name: NameArgs,
+    /// Directory of manifests, as in `atlas run`; it is made if need be.
+    #[arg(long, value_name = "DIR", env = "ATLAS_FROM")]
+    from: PathBuf,
+    /// Where the cluster's Envoy is reached: HOST[:PORT], port 11901 unless given. Repeat it, or separate by commas.
+    #[arg(long = "address", value_name = "HOST[:PORT]", value_delimiter = ',', value_parser = address, env = "ATLAS_ADDRESS")]
+    addresses: Vec<String>,
+    /// The same as spec.externalIPs, which is what Atlas 0.3 read; addresses win over it.
+    #[arg(long = "external-ip", value_name = "IP", value_delimiter = ',', env = "ATLAS_EXTERNAL_IP")]
+    external_ips: Vec<IpAddr>,
+    /// Prometheus (and so Thanos sidecar) replicas there.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(keys::MAX_STORES)), env = "ATLAS_REPLICAS")]
+    replicas: u32,
+    /// Name of the Prometheus resource there (`kubectl get prometheus`): with it, every replica is addressed exactly.
+    #[arg(long, value_name = "NAME", env = "ATLAS_PROMETHEUS_NAME")]
+    prometheus_name: Option<String>,
+    /// Any other annotation, e.g. goatlas.io/thanos-service=thanos.example.com. May be repeated.
+    #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = annotation, env = "ATLAS_ANNOTATION")]
+    annotations: Vec<(String, String)>,
+    /// Namespace to write into the manifest; `atlas run` must read the same [default: left out, so that any does].
+    #[arg(long, value_name = "NAMESPACE", env = "ATLAS_NAMESPACE")]
+    namespace: Option<String>,
+    /// Let the address be a loopback, link-local or metadata address: for trying Atlas on one machine.
+    #[arg(long, value_parser = BoolishValueParser::new(), env = "ATLAS_ALLOW_LOCAL_ADDRESSES")]
+    allow_local_addresses: bool,
+    /// Replace the cluster's manifest if there is one.
+    #[arg(long, value_parser = BoolishValueParser::new(), env = "ATLAS_OVERWRITE")]
+    overwrite: bool,
+    /// Print the manifest and write nothing.
+    #[arg(long, value_parser = BoolishValueParser::new(), env = "ATLAS_DRY_RUN")]
+    dry_run: bool,
+}
+
+fn address(text: &str) -> Result<String, String> {
+    HostPort::parse(text, port::CLUSTER_INBOUND).map(|_| text.trim().to_owned()).map_err(|error| error.to_string())
+}
+
+fn annotation(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("write KEY=VALUE".into()),
+    }
+}
+
+impl ClusterAdd {
+    /// Checks, writes, and says what comes next.
+    pub fn run(self) -> anyhow::Result<Outcome> {
+        let name = self.name.get()?;
+        let text = render_cluster(&self.spec(&name)?);
+        let findings = self.check(&name, &text)?;
+        let report = self.read()?;
+        let edit = self.edit(&report, &name, &text)?;
+        // A file that can't be read may hold a cluster of this name too, so it is worth an exit code.
+        let outcome = complain(&report.errors, &findings, Severity::Note);
+        if self.dry_run {
+            print(&text)?;
+            return Ok(outcome);
+        }
+        if !self.from.is_dir() {
+            std::fs::create_dir(&self.from).with_context(|| format!("--from: cannot make the directory {}", self.from.display()))?;
+        }
+        edit.apply()?;
+        print(&format!("{}\n", edit.path().display()))?;
+        eprintln!(
+            "{} the manifest of {name}. An Atlas that runs with --from {} takes it up at once.\n\
+             next, its Envoy's files: atlas bootstrap {name} --state DIR --out {name}",
+            if matches!(edit, Edit::Create(..)) { "wrote" } else { "replaced" },
+            self.from.display(),
+        );
+        Ok(outcome)
+    }
+
+    fn spec(&self, name: &ClusterName) -> anyhow::Result<NewCluster> {
+        let named = self.prometheus_name.iter().map(|name| (keys::PROMETHEUS_NAME, name.as_str()));
+        let given = self.annotations.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+        let mut annotations = BTreeMap::new();
+        for (key, value) in named.chain(given) {
+            let twice = annotations.insert(key.to_owned(), value.to_owned()).is_some();
+            if twice || (key == keys::ADDRESSES && !self.addresses.is_empty()) {
+                return Err(wrong_usage(format!("the annotation {key} is given twice: leave out one of them")));
+            }
+        }
+        Ok(NewCluster {
+            name: name.to_string(),
+            namespace: self.namespace.clone(),
+            replicas: self.replicas,
+            addresses: self.addresses.clone(),
+            external_ips: self.external_ips.iter().map(ToString::to_string).collect(),
+            annotations,
+        })
+    }
+
+    /// What a running Atlas would say of the manifest. Places are left out: the file isn't there yet.
+    fn check(&self, name: &ClusterName, text: &str) -> anyhow::Result<Vec<Finding>> {
+        let mut settings = Settings { allow_local_addresses: self.allow_local_addresses, ..Settings::default() };
+        if let Some(namespace) = &self.namespace {
+            settings.namespace.clone_from(namespace);
+        }
+        let facts = manifest::parse("the new manifest", text).map_err(|errors| anyhow!(edit::lines(&errors)))?;
+        let mut findings = intake(&settings, &facts, None).findings;
+        findings.iter_mut().for_each(|finding| finding.place.clear());
+        let rejected = findings.iter().filter(|finding| finding.severity == Severity::Rejected);
+        let reasons: Vec<String> = rejected.map(ToString::to_string).collect();
+        ensure!(reasons.is_empty(), "nothing was written, since {name} would be rejected:\n{}", reasons.join("\n"));
+        Ok(findings)
+    }
+
+    /// What there is. A directory that isn't there holds nothing.
+    fn read(&self) -> anyhow::Result<Report> {
+        if self.from.exists() { files::read_once(&self.from) } else { Ok(Report::default()) }
+    }
+
+    fn edit(&self, report: &Report, name: &ClusterName, text: &str) -> anyhow::Result<Edit> {
+        let there: Vec<_> = services(report, name).collect();
+        if let Some(other) = there.iter().find(|service| !is_cluster(service)) {
+            bail!("{}: a Service called {name} is there already, and is no cluster: choose another name", place(&self.from, other));
+        }
+        match there.as_slice() {
+            [] => new_file(&self.from, report, name, text),
+            [one] if self.overwrite => Edit::substitute(&self.from, file(one), name.as_str(), text),
+            [one] => {
+                bail!("{}: there is a cluster {name} already: choose another name, or replace it with --overwrite", place(&self.from, one))
+            }
+            [first, second, ..] => {
+                let (first, second) = (place(&self.from, first), place(&self.from, second));
+                bail!("{first} and {second}: there are two clusters called {name} already: remove one of them first")
+            }
+        }
+    }
+}
+
+fn new_file(dir: &Path, report: &Report, name: &ClusterName, text: &str) -> anyhow::Result<Edit> {
+    let file = format!("{name}.yaml");
+    let path = dir.join(&file);
+    if std::fs::symlink_metadata(&path).is_ok() {
+        let errors: Vec<_> = report.errors.iter().filter(|error| error.file == file).cloned().collect();
+        let reason = if errors.is_empty() { String::new() } else { format!(":\n{}", edit::lines(&errors)) };
+        bail!("{} is there already, and holds no readable cluster {name}: mend, move or delete that file first{reason}", path.display());
+    }
+    Ok(Edit::Create(path, text.to_owned()))
+}

@@ -1,0 +1,105 @@
+//! `atlas cluster-list`
+
+use std::path::PathBuf;
+
+use atlas_core::intake::{Finding, Severity, intake};
+use atlas_core::keys::port;
+use atlas_core::manifest::ManifestError;
+use atlas_core::model::{Cluster, Fleet};
+use clap::Args;
+use serde::Serialize;
+
+use crate::cli::Outcome;
+use crate::cli::output::{complain, print, wrong_usage};
+use crate::cli::settings::SettingsArgs;
+use crate::cli::status::{Output, table};
+use crate::source::files;
+
+const EXAMPLE: &str = "\
+Example:
+  atlas cluster-list --from clusters
+  atlas cluster-list --from clusters -o json | jq -r '.clusters[].name'";
+
+/// List the clusters in a directory of manifests, without a running Atlas
+///
+/// What is wrong with manifests goes to standard error, and makes the exit code 3.
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
+pub struct ClusterList {
+    /// Directory of manifests, as in `atlas run`.
+    #[arg(long, value_name = "DIR", env = "ATLAS_FROM")]
+    from: PathBuf,
+    /// How to print it.
+    #[arg(short, long, value_enum, default_value = "text", env = "ATLAS_OUTPUT")]
+    output: Output,
+    #[command(flatten)]
+    settings: SettingsArgs,
+}
+
+/// For programs.
+#[derive(Serialize)]
+struct List {
+    clusters: Vec<Entry>,
+    errors: Vec<String>,
+    findings: Vec<Finding>,
+}
+
+#[derive(Serialize)]
+struct Entry {
+    name: String,
+    addresses: Vec<String>,
+    stores: Vec<StoreEntry>,
+}
+
+#[derive(Serialize)]
+struct StoreEntry {
+    name: String,
+    at: String,
+    exact: bool,
+}
+
+impl ClusterList {
+    /// Reads and prints.
+    pub fn run(self) -> anyhow::Result<Outcome> {
+        let settings = self.settings.settings(port::XDS, port::WEB).map_err(|error| wrong_usage(format!("{error:#}")))?;
+        let report = files::read_once(&self.from)?;
+        let taken = intake(&settings, &report.facts, None);
+        match self.output {
+            Output::Text => print(&table(rows(&taken.fleet)))?,
+            Output::Json => print(&json(&taken.fleet, &report.errors, &taken.findings)?)?,
+        }
+        Ok(complain(&report.errors, &taken.findings, Severity::FellBack))
+    }
+}
+
+fn rows(fleet: &Fleet) -> Vec<Vec<String>> {
+    let row = |cluster: &Cluster| {
+        let addresses: Vec<String> = cluster.addresses.iter().map(ToString::to_string).collect();
+        let addresses = if addresses.is_empty() { "awaiting its address".into() } else { addresses.join(",") };
+        vec![cluster.name.to_string(), cluster.stores.len().to_string(), addresses]
+    };
+    let head = ["CLUSTER", "STORES", "ADDRESSES"].map(String::from).to_vec();
+    [head].into_iter().chain(fleet.clusters.values().map(row)).collect()
+}
+
+fn json(fleet: &Fleet, errors: &[ManifestError], findings: &[Finding]) -> anyhow::Result<String> {
+    let list = List {
+        clusters: fleet.clusters.values().map(entry).collect(),
+        errors: errors.iter().map(ToString::to_string).collect(),
+        findings: findings.to_vec(),
+    };
+    Ok(serde_json::to_string_pretty(&list)? + "\n")
+}
+
+fn entry(cluster: &Cluster) -> Entry {
+    let store = |store: &atlas_core::model::Store| StoreEntry {
+        name: cluster.name.store(store.index),
+        at: store.at.to_string(),
+        exact: store.last_resort.is_none(),
+    };
+    Entry {
+        name: cluster.name.to_string(),
+        addresses: cluster.addresses.iter().map(ToString::to_string).collect(),
+        stores: cluster.stores.iter().map(store).collect(),
+    }
+}

@@ -1,0 +1,199 @@
+//! Who may connect where: strangers, other clusters, and credentials in the wrong place.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use atlas_lab::parts::Part;
+use atlas_lab::scene::Scene;
+use atlas_lab::world::Host;
+use atlas_lab::world_test;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme, SupportedProtocolVersion};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+
+use crate::atlas;
+
+/// Accepts any server: here the server judges the client.
+#[derive(Debug)]
+struct AnyServer;
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: &ServerName<'_>, _: &[u8], _: UnixTime) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+    fn verify_tls13_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A PEM file of certificates and a key, as Atlas keeps them.
+fn credential(pem: &str) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
+    let chain = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(|e| anyhow::anyhow!("{e}"))?;
+    Ok((chain, PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|e| anyhow::anyhow!("{e}"))?))
+}
+
+/// Connects, shakes hands, and speaks HTTP/2 until the server answers. With TLS 1.3 a refusal comes after the handshake.
+fn connect(at: SocketAddr, pem: Option<&str>, version: &'static SupportedProtocolVersion) -> Result<()> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[version])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer));
+    let mut config = match pem {
+        None => builder.with_no_client_auth(),
+        Some(pem) => {
+            let (chain, key) = credential(pem)?;
+            builder.with_client_auth_cert(chain, key)?
+        }
+    };
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let tcp = TcpStream::connect_timeout(&at, Duration::from_secs(3)).context("connect")?;
+    tcp.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let session = rustls::ClientConnection::new(Arc::new(config), ServerName::from(at.ip()))?;
+    let mut tls = rustls::StreamOwned::new(session, tcp);
+    tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").context("handshake")?;
+    tls.flush()?;
+    let mut frame = [0; 9];
+    tls.read_exact(&mut frame).context("first frame")?;
+    if frame[3] == 4 { Ok(()) } else { bail!("not HTTP/2 settings: {frame:?}") }
+}
+
+/// A certificate for a name of Atlas's trust domain, signed by somebody else.
+fn stranger(uri: &str) -> Result<String> {
+    use rcgen::{CertificateParams, IsCa, Issuer, KeyPair, SanType};
+    let ca_key = KeyPair::generate()?;
+    let mut ca = CertificateParams::new(Vec::new())?;
+    ca.is_ca = IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let ca_pem = ca.self_signed(&ca_key)?.pem();
+    let key = KeyPair::generate()?;
+    let mut leaf = CertificateParams::new(Vec::new())?;
+    leaf.subject_alt_names = vec![SanType::URI(uri.try_into()?)];
+    let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key))?;
+    Ok(leaf.pem() + &ca_pem + &key.serialize_pem())
+}
+
+struct Door {
+    what: &'static str,
+    at: SocketAddr,
+}
+
+/// Tries from the hub's host, which reaches every port.
+fn attempt(from: &Host, door: &Door, pem: Option<&str>) -> Result<()> {
+    from.within(|| connect(door.at, pem, &rustls::version::TLS13))
+}
+
+fn refused(from: &Host, door: &Door, who: &str, pem: Option<&str>) -> Result<()> {
+    match attempt(from, door, pem) {
+        Ok(()) => bail!("{} let in {who}", door.what),
+        Err(error) => {
+            println!("{} refuses {who}: {error:#}", door.what);
+            Ok(())
+        }
+    }
+}
+
+fn kept(state: &Path, file: &str) -> Result<String> {
+    let path = state.join("pki").join(file);
+    std::fs::read_to_string(&path).with_context(|| path.display().to_string())
+}
+
+world_test! {
+    needs [Envoy, Thanos, Prometheus, Alertmanager, CoreDns],
+    fn every_mutual_tls_port_lets_in_whom_it_should_and_nobody_else(world) {
+        let scene = Scene::start(world, atlas(), Part::Prometheus)?;
+        let hub = &scene.hub.place.host;
+        let state = scene.hub.atlas.options.state.clone();
+        let door = |what, ip: IpAddr, port| Door { what, at: SocketAddr::new(ip, port) };
+        let (hub_ip, tokyo_ip) = (scene.hub.place.envoy, scene.clusters[0].place.envoy);
+        let xds = door("the xDS port behind the hub's 10900", hub_ip, 10900);
+        let own_xds = door("Atlas's own xDS port 6305", scene.hub.atlas.options.listen, 6305);
+        let alerts = door("the hub's alert port 10903", hub_ip, 10903);
+        let inbound = door("tokyo's port 11901", tokyo_ip, 11901);
+
+        let hub_leaf = kept(&state, "hub.pem")?;
+        let (tokyo, paris) = (kept(&state, "cluster.tokyo.pem")?, kept(&state, "cluster.paris.pem")?);
+        let tokyo_boot = kept(&state, "bootstrap.tokyo.pem")?;
+        let atlas_leaf = kept(&state, "atlas.pem")?;
+
+        // Those who belong there.
+        for (door, pem) in [(&xds, &tokyo_boot), (&own_xds, &tokyo_boot), (&own_xds, &hub_leaf), (&alerts, &tokyo), (&alerts, &paris), (&inbound, &hub_leaf)] {
+            attempt(hub, door, Some(pem)).with_context(|| format!("{} refused who belongs there", door.what))?;
+        }
+        // Nobody, strangers, and TLS 1.2.
+        for door in [&xds, &own_xds, &alerts, &inbound] {
+            refused(hub, door, "a client without a certificate", None)?;
+            for uri in ["spiffe://atlas/hub", "spiffe://atlas/cluster/tokyo/1", "spiffe://atlas/bootstrap/tokyo/1"] {
+                refused(hub, door, &format!("a stranger who calls itself {uri}"), Some(&stranger(uri)?))?;
+            }
+            let old = hub.within(|| connect(door.at, Some(&hub_leaf), &rustls::version::TLS12));
+            assert!(old.is_err(), "{} speaks TLS 1.2", door.what);
+        }
+        // Known ones in the wrong place.
+        refused(hub, &inbound, "another cluster's leaf", Some(&paris))?;
+        refused(hub, &inbound, "its own leaf", Some(&tokyo))?;
+        refused(hub, &inbound, "a bootstrap credential", Some(&tokyo_boot))?;
+        refused(hub, &inbound, "Atlas's leaf", Some(&atlas_leaf))?;
+        refused(hub, &alerts, "a bootstrap credential", Some(&tokyo_boot))?;
+        refused(hub, &alerts, "the hub's leaf", Some(&hub_leaf))?;
+        for door in [&xds, &own_xds] {
+            refused(hub, door, "a cluster's leaf", Some(&tokyo))?;
+            refused(hub, door, "Atlas's own leaf", Some(&atlas_leaf))?;
+        }
+        // The keys are where they should be, and nowhere else.
+        for host in [hub, &scene.clusters[0].place.host] {
+            for entry in std::fs::read_dir(host.dir())?.flatten().filter(|entry| entry.path().extension().is_some_and(|e| e == "log")) {
+                let log = std::fs::read_to_string(entry.path())?;
+                assert!(!log.contains("PRIVATE KEY"), "{}", entry.path().display());
+            }
+        }
+    }
+}
+
+world_test! {
+    needs [Envoy, Thanos, Prometheus, Alertmanager, CoreDns],
+    fn an_envoy_that_calls_itself_somebody_else_gets_its_own_configuration(world) {
+        let mut scene = Scene::start(world, atlas(), Part::Prometheus)?;
+        // Paris's Envoy starts again as "tokyo", with paris's credential.
+        let path = scene.clusters[1].place.host.dir().join("envoy-paris/envoy.yaml");
+        let text = std::fs::read_to_string(&path)?;
+        std::fs::write(&path, text.replace("id: paris", "id: tokyo").replace("cluster: paris", "cluster: tokyo"))?;
+        scene.clusters[1].envoy.process.kill()?;
+        scene.clusters[1].envoy.process.restart()?;
+        scene.clusters[1].envoy.wait_live()?;
+        let dump = scene.clusters[1].envoy.admin_get("/config_dump")?.text();
+        assert!(dump.contains("store/paris-thanos-sidecar0") && !dump.contains("tokyo-thanos-sidecar"), "paris's configuration");
+        assert!(scene.hub.atlas.process.log().contains("calls itself somebody else"));
+        scene.wait_connected()?;
+    }
+}
+
+world_test! {
+    needs [Envoy, Thanos, Prometheus, Alertmanager, CoreDns],
+    fn a_removed_cluster_is_forgotten_at_once(world) {
+        let mut scene = Scene::start(world, atlas(), Part::Prometheus)?;
+        let state = scene.hub.atlas.options.state.clone();
+        let boot = kept(&state, "bootstrap.paris.pem")?;
+        let own_xds = Door { what: "Atlas's xDS port", at: SocketAddr::new(scene.hub.atlas.options.listen, 6305) };
+        attempt(&scene.hub.place.host, &own_xds, Some(&boot))?;
+        let from = scene.hub.atlas.options.from.clone();
+        scene.hub.atlas.command(&["cluster-remove", "paris", "--from", from.to_str().context("UTF-8")?])?;
+        refused(&scene.hub.place.host, &own_xds, "a removed cluster's credential", Some(&boot))?;
+        assert!(!from.join("paris.yaml").exists());
+        let status = scene.hub.atlas.status()?;
+        assert!(!status["nodes"].to_string().contains("paris"), "its streams are closed: {status:#}");
+        assert_eq!(scene.hub.web("/prom/paris/")?.status, 404);
+        assert_eq!(scene.hub.web("/prom/tokyo/-/healthy")?.status, 200);
+        scene.clusters.retain(|cluster| cluster.name == "tokyo");
+        scene.wait_connected()?;
+    }
+}

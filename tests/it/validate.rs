@@ -1,0 +1,143 @@
+//! Whatever Atlas configures, real Envoys accept it, the newest and the oldest that Atlas supports, without a warning of
+//! something deprecated: all golden fleets of the core, and random ones.
+//!
+//! Envoy is only asked (`--mode validate`), not run: no port is opened and nothing is resolved.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::thread;
+
+use atlas_core::envoy::bootstrap::file_secrets;
+use atlas_core::intake::intake;
+use atlas_core::model::Fleet;
+use atlas_core::plan::{nodefiles, plan};
+use atlas_core::render::{self, Secrets};
+use atlas_core::xds::snapshot::{Resource, ResourceType};
+use atlas_lab::parts::{self, Part};
+use atlas_lab::run;
+use proptest::strategy::{Strategy, ValueTree};
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use tempfile::TempDir;
+
+#[path = "../../core/tests/it/cases.rs"]
+#[allow(dead_code, reason = "the core's own tests use the rest")]
+mod cases;
+#[path = "../../core/tests/it/random.rs"]
+mod random;
+
+/// How many random fleets are shown to Envoy.
+const RANDOM_FLEETS: u32 = 12;
+/// How many Envoys run at a time.
+const AT_ONCE: usize = 2;
+
+#[test]
+fn every_golden_fleet_is_accepted() {
+    let judge = Judge::new();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("core/tests/golden");
+    let mut all = Configurations::default();
+    for case in cases::all(&golden) {
+        all.add(&case.name, &case.intake().fleet, judge.dir.path());
+    }
+    let refusals = judge.refusals(&all);
+    assert!(refusals.is_empty(), "{}", refusals.join("\n\n"));
+}
+
+#[test]
+fn random_fleets_are_accepted() {
+    let judge = Judge::new();
+    let mut runner = TestRunner::new(Config { cases: RANDOM_FLEETS, max_shrink_iters: 64, ..Config::default() });
+    let accepted = runner.run(&random::facts(), |facts| {
+        let mut all = Configurations::default();
+        all.add("random", &intake(&cases::settings(), &facts, None).fleet, judge.dir.path());
+        let refusals = judge.refusals(&all);
+        if refusals.is_empty() { Ok(()) } else { Err(TestCaseError::fail(refusals.join("\n\n"))) }
+    });
+    accepted.unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+#[test]
+fn what_envoy_refuses_is_noticed() {
+    let judge = Judge::new();
+    let fleet = random::facts().new_tree(&mut TestRunner::deterministic()).expect("a fleet").current();
+    let mut all = Configurations::default();
+    all.add("broken", &intake(&cases::settings(), &fleet, None).fleet, judge.dir.path());
+    all.texts = all.texts.into_iter().map(|(text, label)| (text.replace("cluster_name: ", "cluster_nam: "), label)).collect();
+    let refusals = judge.refusals(&all);
+    assert!(refusals.len() == 2 * all.texts.len() && refusals[0].contains("cluster_nam"), "{}", refusals.join("\n\n"));
+}
+
+/// Different configurations, each with the names of those who have it.
+#[derive(Default)]
+struct Configurations {
+    texts: BTreeMap<String, Vec<String>>,
+}
+
+impl Configurations {
+    /// Both files of every node of a fleet: its bootstrap, and what it gets over xDS, made static.
+    fn add(&mut self, case: &str, fleet: &Fleet, credential_dir: &Path) {
+        let dir = credential_dir.to_str().expect("BUG: a temporary directory has a name in UTF-8");
+        let trust = cases::trust(fleet);
+        for (node, snapshot) in &plan(fleet, &trust).nodes {
+            self.texts.entry(render::static_yaml(snapshot, dir)).or_default().push(format!("{case}: {node}"));
+            if let Ok(bootstrap) = nodefiles::node_bootstrap(fleet, &trust, node, dir) {
+                let text = render::yaml(&bootstrap, Secrets::Show);
+                self.texts.entry(text).or_default().push(format!("{case}: {node}: bootstrap"));
+            }
+        }
+    }
+}
+
+/// Real Envoys, and a directory with a credential that they take.
+struct Judge {
+    envoys: [PathBuf; 2],
+    dir: TempDir,
+}
+
+impl Judge {
+    fn new() -> Self {
+        let envoys = [Part::Envoy, Part::EnvoyOldest].map(|part| parts::get(part).expect("Envoy is there"));
+        let dir = TempDir::new().expect("a directory");
+        write_credential(dir.path()).expect("a credential");
+        Self { envoys, dir }
+    }
+
+    /// What any Envoy says against any of the configurations.
+    fn refusals(&self, all: &Configurations) -> Vec<String> {
+        let jobs = self.envoys.iter().flat_map(|envoy| all.texts.iter().map(move |(text, labels)| (envoy, text, labels)));
+        let jobs = Mutex::new(jobs.enumerate());
+        let refusals = Mutex::new(Vec::new());
+        thread::scope(|scope| {
+            for _ in 0..AT_ONCE {
+                scope.spawn(|| {
+                    while let Some((number, (envoy, text, labels))) = { jobs.lock().expect("no panic").next() } {
+                        let refusal = self.refusal(envoy, &format!("{number}.yaml"), text);
+                        refusals.lock().expect("no panic").extend(refusal.map(|complaint| format!("{}: {complaint}", labels.join(", "))));
+                    }
+                });
+            }
+        });
+        refusals.into_inner().expect("no panic")
+    }
+
+    fn refusal(&self, envoy: &Path, name: &str, text: &str) -> Option<String> {
+        let config = self.dir.path().join(name);
+        std::fs::write(&config, text).expect("the configuration is written");
+        run::validate(envoy, &config).err()
+    }
+}
+
+/// A real key and certificate where [`render::static_yaml`] and bootstraps look for them. Whose they are, Envoy checks in a
+/// handshake only.
+fn write_credential(dir: &Path) -> anyhow::Result<()> {
+    let key = rcgen::KeyPair::generate()?;
+    let certificate = rcgen::CertificateParams::new(Vec::new())?.self_signed(&key)?.pem();
+    for (file, text) in [("tls.crt", &certificate), ("ca.crt", &certificate), ("tls.key", &key.serialize_pem())] {
+        std::fs::write(dir.join(file), text)?;
+    }
+    for (file, secret) in file_secrets(&dir.to_string_lossy()) {
+        let secret = Resource::new(ResourceType::Secret, secret.name.clone(), &secret);
+        std::fs::write(dir.join(file), render::resources_yaml([&*secret], Secrets::Show))?;
+    }
+    Ok(())
+}
