@@ -4,6 +4,8 @@
 //! Cargo tells a build script nothing of where its crate's dependencies are, so this looks where cargo unpacks them, and
 //! else asks `cargo metadata`.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a build script is an edge")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 

@@ -24,6 +24,10 @@ use crate::tls::Peer;
 /// more room than this asks for nonsense faster than it reads the answers.
 const OUTBOX: usize = 32;
 
+/// Why a stream ends that has done nothing wrong.
+const AGE: &str = "this stream has reached its age; come back";
+const CANCELLED: &str = "Atlas is stopping, or this credential no longer counts";
+
 /// What the service needs to know.
 pub struct Ads {
     /// What is in force; `None` before the first complete sync.
@@ -111,9 +115,10 @@ impl StreamTask {
         let cancel = self.registration.stream.cancel.clone();
         let deadline = tokio::time::sleep_until(self.deadline);
         tokio::pin!(deadline);
-        // Requests wait for the first complete sync: an empty answer would tear down what the Envoy has.
-        if let Err(end) = self.first_sync(&cancel).await {
-            return end;
+        tokio::select! {
+            ready = self.wait_for_snapshot() => if let Err(end) = ready { return end },
+            () = &mut deadline => return Status::unavailable(AGE),
+            () = cancel.cancelled() => return Status::unavailable(CANCELLED),
         }
         loop {
             let responses = tokio::select! {
@@ -126,8 +131,8 @@ impl StreamTask {
                     Ok(()) => self.on_change(),
                     Err(_) => return Status::unavailable("Atlas is stopping"),
                 },
-                () = &mut deadline => return Status::unavailable("this stream has reached its age; come back"),
-                () = cancel.cancelled() => return Status::unavailable("Atlas is stopping, or this credential no longer counts"),
+                () = &mut deadline => return Status::unavailable(AGE),
+                () = cancel.cancelled() => return Status::unavailable(CANCELLED),
             };
             match responses {
                 Ok(responses) => {
@@ -140,11 +145,16 @@ impl StreamTask {
         }
     }
 
-    async fn first_sync(&mut self, cancel: &CancellationToken) -> Result<(), Status> {
-        tokio::select! {
-            synced = self.published.wait_for(Option::is_some) => synced.map(drop).map_err(|_| Status::unavailable("Atlas is stopping")),
-            () = cancel.cancelled() => Err(Status::unavailable("Atlas is stopping")),
+    /// Requests wait until there is something to answer with. Before the first complete sync an empty answer would tear
+    /// down what the Envoy has; and a cluster whose manifest is gone (its credential sleeps) is served at once when a
+    /// GitOps tool puts it back, where an error would let its Envoy's backoff grow.
+    async fn wait_for_snapshot(&mut self) -> Result<(), Status> {
+        let node = self.registration.stream.peer.node.clone();
+        let known = |published: &Option<Arc<Published>>| published.as_ref().is_some_and(|published| published.snapshot(&node).is_some());
+        if self.published.borrow().is_some() && !known(&self.published.borrow()) {
+            tracing::warn!(%node, "an Envoy waits for a cluster that has no manifest, or one that was never right");
         }
+        self.published.wait_for(known).await.map(drop).map_err(|_| Status::unavailable("Atlas is stopping"))
     }
 
     fn on_request(&mut self, request: discovery::DeltaDiscoveryRequest) -> Result<Vec<Response>, Status> {
@@ -172,7 +182,7 @@ impl StreamTask {
         let node = &self.registration.stream.peer.node;
         let published = self.published.borrow_and_update();
         let snapshot = published.as_ref().and_then(|published| published.snapshot(node));
-        snapshot.cloned().ok_or_else(|| Status::not_found(format!("there is no cluster {node}: its manifest is gone or was never right")))
+        snapshot.cloned().ok_or_else(|| Status::not_found(format!("the manifest of {node} is gone")))
     }
 
     /// Notes what the client says of itself. It changes nothing but the display.

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::ads::Ads;
 use crate::ca::Pki;
 use crate::controller::Controller;
+use crate::dns;
 use crate::metrics::Metrics;
 use crate::published::Published;
 use crate::source::files;
@@ -51,6 +52,8 @@ pub struct Options {
     pub metrics_port: u16,
     /// Its port for the web page.
     pub web_port: u16,
+    /// Its port for DNS.
+    pub dns_port: u16,
     /// Longest life of an xDS stream.
     pub max_stream_age: Duration,
 }
@@ -63,6 +66,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let pki = Pki::load(state.clone(), domain.clone(), options.lifetimes)?;
     let bind = |port| bind(options.listen, port);
     let (xds, metrics_port, web_port) = (bind(options.xds_port).await?, bind(options.metrics_port).await?, bind(options.web_port).await?);
+    let dns_sockets = dns::Sockets::bind(SocketAddr::new(options.listen, options.dns_port)).await?;
     let socket = bind_socket(&state)?;
 
     let (published_in, published) = watch::channel::<Option<Arc<Published>>>(None);
@@ -90,6 +94,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         drain: drain.clone(),
     };
     tasks.spawn(serve_xds(xds, ads, gate, Arc::clone(&metrics), drain.clone()));
+    tasks.spawn(dns::serve(dns_sockets, published.clone(), Arc::clone(&metrics), stop.clone()));
     let web = Web { published, streams: Arc::clone(&streams), metrics, commands: commands_in };
     tasks.spawn(serve_http(metrics_port, web::operations(web.clone()), stop.clone()));
     tasks.spawn(serve_http(web_port, web::public(web.clone()), stop.clone()));

@@ -10,9 +10,11 @@ mod socket;
 mod status;
 mod translate;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 /// How a command ended, as its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,11 +63,8 @@ enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run Atlas on a directory of manifests
     Run(Box<run::Run>),
-    /// Say what the Envoy of a node starts from
     Bootstrap(bootstrap::Bootstrap),
-    /// Show clusters, what was rejected and why, and how every Envoy stands
     Status(status::Status),
     ClusterAdd(cluster::add::ClusterAdd),
     ClusterList(cluster::list::ClusterList),
@@ -103,8 +102,10 @@ pub fn main() -> ExitCode {
 
 /// Logs go to standard error, so that what a command prints can be piped.
 fn log(cli: &Cli) {
-    let filter = tracing_subscriber::EnvFilter::try_new(&cli.log_level).unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let level = tracing_subscriber::EnvFilter::try_new(&cli.log_level);
+    let filter = level.unwrap_or_else(|error| Cli::command().error(ErrorKind::ValueValidation, format!("--log-level: {error}")).exit());
+    let stderr = std::io::stderr;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
     match cli.log_format {
         LogFormat::Text => builder.with_target(false).init(),
         LogFormat::Json => builder.json().init(),

@@ -124,6 +124,7 @@ impl Controller {
     /// What Thanos and the Envoys read from files.
     fn write(&self, published: &Published, trust: &atlas_core::pki::Trust) -> anyhow::Result<()> {
         self.state.write("endpoints.yaml", &published.plan.endpoints)?;
+        self.state.write("atlas.zone", &published.plan.zone.to_file())?;
         let clusters = published.fleet.clusters.keys().cloned().map(NodeId::Cluster);
         for node in clusters.chain([NodeId::Hub]) {
             if let Some(opener) = self.pki.opener(&node) {

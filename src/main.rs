@@ -6,6 +6,7 @@ mod ca;
 mod cli;
 mod clock;
 mod controller;
+mod dns;
 mod metrics;
 mod nodefiles;
 mod published;

@@ -1,6 +1,5 @@
 //! What is in force: the result of the last round of the controller, read by everyone else.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use atlas_core::intake::Finding;
@@ -39,14 +38,5 @@ impl Published {
     pub fn rejected(&self) -> usize {
         use atlas_core::intake::Severity;
         self.errors.len() + self.findings.iter().filter(|finding| finding.severity == Severity::Rejected).count()
-    }
-
-    /// Findings by how grave they are.
-    pub fn finding_counts(&self) -> BTreeMap<atlas_core::intake::Severity, usize> {
-        let mut counts = BTreeMap::new();
-        for finding in &self.findings {
-            *counts.entry(finding.severity).or_default() += 1;
-        }
-        counts
     }
 }

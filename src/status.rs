@@ -79,6 +79,10 @@ pub struct Instance {
     pub version: String,
     /// Where it connects from.
     pub address: String,
+    /// The SPIFFE ID of its certificate: who it really is.
+    pub spiffe_id: String,
+    /// SHA-256 of that certificate.
+    pub fingerprint: String,
     /// Since when, in seconds since 1970.
     pub since: i64,
     /// How each type stands: SYNCED, STALE or NACK, with Envoy's words.
@@ -186,6 +190,8 @@ fn instance(published: &Published, stream: &Stream) -> Instance {
         (kind.to_string(), TypeStatus { state: state.into(), message })
     });
     Instance {
+        spiffe_id: stream.peer.spiffe_id.clone(),
+        fingerprint: stream.peer.fingerprint.clone(),
         id: client.id,
         version: client.version,
         address: stream.peer.address.to_string(),

@@ -72,7 +72,7 @@ async fn readyz(State(web): State<Web>) -> (StatusCode, &'static str) {
 async fn metrics(State(web): State<Web>) -> Response {
     let mut counts = std::collections::BTreeMap::new();
     if let Some(published) = web.published.borrow().as_ref() {
-        published.plan.nodes.keys().for_each(|node| drop(counts.insert(node.to_string(), 0i64)));
+        counts.extend(published.plan.nodes.keys().map(|node| (node.to_string(), 0i64)));
     }
     web.streams.open().iter().for_each(|stream| *counts.entry(stream.peer.node.to_string()).or_default() += 1);
     // Nodes that are gone must not linger.

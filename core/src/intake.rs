@@ -98,13 +98,19 @@ pub fn intake(settings: &Settings, facts: &[Fact], last: Option<&Fleet>) -> Inta
     Intake { fleet: Fleet { settings: settings.clone(), clusters, alertmanagers }, findings }
 }
 
-/// The Services that are downstream clusters: labelled so, and not one of Atlas's own replica Services.
 fn as_cluster(fact: &Fact) -> Option<&Service> {
-    let Fact::Service(service) = fact else { return None };
+    match fact {
+        Fact::Service(service) if is_cluster(service) => Some(service),
+        _ => None,
+    }
+}
+
+/// Whether a Service is meant to be a downstream cluster, right or wrong: labelled so, and not one of Atlas's own replica
+/// Services.
+pub fn is_cluster(service: &Service) -> bool {
     let meta = &service.meta;
-    let is_cluster = meta.labels.get(keys::CLUSTER).is_some_and(|value| value != "false");
-    let is_replica = meta.labels.contains_key(keys::THANOS_SIDECAR) || meta.annotations.contains_key(keys::THANOS_SIDECAR);
-    (is_cluster && !is_replica).then_some(service)
+    let labelled = meta.labels.get(keys::CLUSTER).is_some_and(|value| value != "false");
+    labelled && !meta.labels.contains_key(keys::THANOS_SIDECAR) && !meta.annotations.contains_key(keys::THANOS_SIDECAR)
 }
 
 fn one_cluster(

@@ -277,7 +277,7 @@ impl HostPort {
             return Ok(Self::new(Host::Ip(ip), default_port));
         }
         let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) if !host.contains(':') || host.ends_with(']') => (host, Some(port)),
+            Some((host, port)) if !port.contains('/') && (!host.contains(':') || host.ends_with(']')) => (host, Some(port)),
             _ => (text, None),
         };
         let port = match port {

@@ -287,7 +287,7 @@ mod tests {
     fn a_cluster_s_new_revision_is_issued_beside_the_old() {
         let name: ClusterName = "tokyo".parse().unwrap();
         let revisions = [(name.clone(), 2)].into();
-        assert!(wanted(&[name.clone()], &revisions).contains(&Identity::Cluster(name, 2)));
+        assert!(wanted(std::slice::from_ref(&name), &revisions).contains(&Identity::Cluster(name, 2)));
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub enum Secrets {
 
 /// One message, without its type.
 pub fn yaml<M: Message + Name>(message: &M, secrets: Secrets) -> String {
-    write::document(&tree::untyped(&crate::envoy::any(message), secrets))
+    document(&tree::untyped(&crate::envoy::any(message), secrets))
 }
 
 /// A list of resources, in sending order and by name: `resources:`, each with its `@type`. It has the form of the files
@@ -42,14 +42,19 @@ pub fn resources_yaml<'a>(resources: impl IntoIterator<Item = &'a Resource>, sec
     let mut resources: Vec<&Resource> = resources.into_iter().collect();
     resources.sort_by_key(|resource| (resource.kind, &resource.name));
     let list = resources.into_iter().map(|resource| tree::typed(&resource.body, secrets)).collect();
-    write::document(&mapping([("resources", Value::Sequence(list))]))
+    document(&mapping([("resources", Value::Sequence(list))]))
 }
 
 /// One node's snapshot as a configuration that needs no Atlas: what comes over xDS stands in it, and the secrets are read
 /// from `<secrets_dir>/<name>.yaml` (see [`crate::envoy::bootstrap::file_secrets`]). To look at, and to have Envoy check:
 /// `envoy --mode validate`.
 pub fn static_yaml(snapshot: &Snapshot, secrets_dir: &str) -> String {
-    write::document(&statically::configuration(snapshot, secrets_dir))
+    document(&statically::configuration(snapshot, secrets_dir))
+}
+
+/// Plain values as YAML that Envoy reads as it is meant: for a rendered text that was read and changed.
+pub fn document(tree: &Value) -> String {
+    write::document(tree)
 }
 
 fn mapping<const N: usize>(entries: [(&str, Value); N]) -> Value {

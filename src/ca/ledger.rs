@@ -55,6 +55,7 @@ impl Ledger {
     }
 
     /// Whether a credential opens streams.
+    #[cfg(test)]
     pub fn counts(&self, fingerprint: &str) -> bool {
         self.credentials.iter().any(|credential| credential.fingerprint == fingerprint)
     }

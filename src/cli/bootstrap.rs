@@ -23,10 +23,10 @@ pub struct Bootstrap {
     #[arg(long, value_name = "DIR", env = "ATLAS_STATE")]
     state: PathBuf,
     /// Copy the files to this directory.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", env = "ATLAS_OUT")]
     out: Option<PathBuf>,
     /// The directory as the Envoy will see it, e.g. /etc/envoy [default: where --out is].
-    #[arg(long, value_name = "PATH", requires = "out")]
+    #[arg(long, value_name = "PATH", requires = "out", env = "ATLAS_CREDENTIAL_DIR")]
     credential_dir: Option<String>,
 }
 

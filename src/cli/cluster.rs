@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use atlas_core::fact::{Fact, Service};
-use atlas_core::keys;
+use atlas_core::intake::is_cluster;
 use atlas_core::name::ClusterName;
 use clap::Args;
 
@@ -47,13 +47,6 @@ impl NameArgs {
 fn services<'a>(report: &'a Report, name: &ClusterName) -> impl Iterator<Item = &'a Service> {
     let service = |fact: &'a Fact| if let Fact::Service(service) = fact { Some(service) } else { None };
     report.facts.iter().filter_map(service).filter(move |service| service.meta.name == name.as_str())
-}
-
-/// Whether a Service is meant to be a cluster, right or wrong, as intake sees it.
-fn is_cluster(service: &Service) -> bool {
-    let meta = &service.meta;
-    let replica = meta.labels.contains_key(keys::THANOS_SIDECAR) || meta.annotations.contains_key(keys::THANOS_SIDECAR);
-    !replica && meta.labels.get(keys::CLUSTER).is_some_and(|value| value != "false")
 }
 
 /// The names of all that are meant to be clusters.

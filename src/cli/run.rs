@@ -10,6 +10,7 @@ use atlas_core::pki::Lifetimes;
 use clap::Args;
 
 use super::Outcome;
+use super::output::wrong_usage;
 use super::settings::SettingsArgs;
 use crate::app::{self, Options};
 
@@ -38,6 +39,9 @@ pub struct Run {
     /// Web page and read-only API.
     #[arg(long, default_value_t = port::WEB, env = "ATLAS_WEB_PORT", help_heading = "Listening")]
     web_port: u16,
+    /// DNS for the stores' zone, UDP and TCP.
+    #[arg(long, default_value_t = port::DNS, env = "ATLAS_DNS_PORT", help_heading = "Listening")]
+    dns_port: u16,
 
     /// How long the certificates between Envoys live. They are renewed at half of it.
     #[arg(long, default_value = "7d", value_parser = duration, env = "ATLAS_LEAF_LIFETIME", help_heading = "Lifetimes")]
@@ -71,12 +75,11 @@ fn duration(text: &str) -> Result<Duration, String> {
 impl Run {
     /// Runs until a signal.
     pub fn run(self) -> anyhow::Result<Outcome> {
-        let settings = self.settings.settings(self.xds_port, self.web_port)?;
-        anyhow::ensure!(
-            self.from.is_dir(),
-            "--from: {} is not a directory: make it, and put one manifest per cluster into it",
-            self.from.display()
-        );
+        let settings = self.settings.settings(self.xds_port, self.web_port).map_err(|error| wrong_usage(format!("{error:#}")))?;
+        if !self.from.is_dir() {
+            let dir = self.from.display();
+            return Err(wrong_usage(format!("--from: {dir} is not a directory: make it, and put one manifest per cluster into it")));
+        }
         let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX / 4);
         let options = Options {
             from: self.from,
@@ -93,6 +96,7 @@ impl Run {
             xds_port: self.xds_port,
             metrics_port: self.metrics_port,
             web_port: self.web_port,
+            dns_port: self.dns_port,
             max_stream_age: self.max_stream_age,
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;

@@ -75,7 +75,7 @@ pub struct SettingsArgs {
     alertmanager_path_prefix: String,
 
     /// Let clusters be at loopback, link-local and metadata addresses: for trying Atlas on one machine.
-    #[arg(long, env = "ATLAS_ALLOW_LOCAL_ADDRESSES", help_heading = "Safety")]
+    #[arg(long, value_parser = clap::builder::BoolishValueParser::new(), env = "ATLAS_ALLOW_LOCAL_ADDRESSES", help_heading = "Safety")]
     allow_local_addresses: bool,
 }
 

@@ -20,7 +20,7 @@ pub struct Status {
     #[arg(long, value_name = "DIR", env = "ATLAS_STATE")]
     state: PathBuf,
     /// How to print it.
-    #[arg(short, long, value_enum, default_value = "text")]
+    #[arg(short, long, value_enum, default_value = "text", env = "ATLAS_OUTPUT")]
     output: Output,
 }
 

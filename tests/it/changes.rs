@@ -62,6 +62,7 @@ world_test! {
 
         // Put back: its Envoy needs nothing.
         scene.hub.atlas.write_manifest("tokyo.yaml", &tokyo)?;
+        wait_until("tokyo's stores are listed", Duration::from_secs(10), || Ok(lists("tokyo-thanos-sidecar1")?.then_some(())))?;
         scene.hub.resolve_stores()?;
         scene.wait_connected()?;
         println!("{}", prove::stores(&mut scene)?);

@@ -2,9 +2,11 @@
 
 mod changes;
 mod cli;
+mod dns;
 mod faults;
 mod jobs;
 mod trust;
+mod web;
 
 use std::path::Path;
 

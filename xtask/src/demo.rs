@@ -67,13 +67,15 @@ impl Demo {
         match status.code() {
             Some(0) => Ok(()),
             Some(1) => bail!("the demo did not prove everything; --keep DIR keeps its logs"),
-            _ => bail!("the demo ended with {status}: if unshare is not permitted here, allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)"),
+            _ => bail!(
+                "the demo ended with {status}: if unshare is not permitted here, allow unprivileged user namespaces (sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)"
+            ),
         }
     }
 
     fn inside(self, dir: &Path) -> Result<()> {
         let (stop, stopped) = mpsc::channel();
-        ctrlc::set_handler(move || drop(stop.send(()))).context("cannot handle Ctrl-C")?;
+        ctrlc::set_handler(move || stop.send(()).unwrap_or_default()).context("cannot handle Ctrl-C")?;
         let _dump = Dump::on_panic(dir);
         let program = PathBuf::from(std::env::var_os("ATLAS_DEMO_PROGRAM").context("BUG: the demo doesn't know Atlas's program")?);
         let began = Instant::now();
@@ -109,11 +111,11 @@ fn build_atlas() -> Result<PathBuf> {
         .context("cannot start cargo")?;
     ensure!(output.status.success(), "atlas doesn't build");
     let messages = String::from_utf8_lossy(&output.stdout).into_owned();
-    let program = messages.lines().filter_map(|line| {
+    let mut program = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         (message["target"]["name"] == "atlas").then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
     });
-    program.last().context("cargo built no program called atlas")
+    program.next().context("cargo built no program called atlas")
 }
 
 fn start(dir: &Path, atlas: &Path) -> Result<Scene> {
@@ -172,10 +174,7 @@ fn prove_all(scene: &mut Scene) -> Result<()> {
 
 fn places(scene: &Scene) -> String {
     let hub = &scene.hub;
-    let mut lines = vec![
-        format!("Atlas, all clusters     {}", hub.web_url("/")),
-        format!("Thanos Query            {}", hub.query.url()),
-    ];
+    let mut lines = vec![format!("Atlas, all clusters     {}", hub.web_url("/")), format!("Thanos Query            {}", hub.query.url())];
     for (name, _) in CLUSTERS {
         lines.push(format!("{:<24}{}", format!("Prometheus in {name}"), hub.web_url(&format!("/prom/{name}/"))));
         lines.push(format!("{:<24}{}", format!("Alertmanager in {name}"), hub.web_url(&format!("/alertmanager/{name}/"))));

@@ -39,6 +39,9 @@ fn cluster(reader: &mut Reader<'_>) -> Option<Cluster> {
     let bind = bind(reader);
     let allow_paths = allow_paths(reader);
     let envoy_selectors = envoy_selectors(reader);
+    let credential_revision = reader.number(keys::CREDENTIAL_REVISION, 1..=u64::from(u32::MAX), FellBack);
+    let revoke_below = reader.number(keys::REVOKE_BELOW, 1..=u64::from(u32::MAX), Rejected);
+    let envoy_replicas = reader.number(keys::ENVOY_REPLICAS, 1..=1000, FellBack);
     let backend = |at, path_prefix| Backend { scheme: Scheme::Http, at, path_prefix };
     Some(Cluster {
         name: name?,
@@ -50,9 +53,9 @@ fn cluster(reader: &mut Reader<'_>) -> Option<Cluster> {
         bind: bind?,
         allow_paths,
         envoy_selectors,
-        credential_revision: reader.number(keys::CREDENTIAL_REVISION, 1..=u64::from(u32::MAX), FellBack),
-        revoke_below: reader.number(keys::REVOKE_BELOW, 1..=u64::from(u32::MAX), Rejected),
-        envoy_replicas: reader.number(keys::ENVOY_REPLICAS, 1..=1000, FellBack).unwrap_or(keys::DEFAULT_ENVOY_REPLICAS),
+        credential_revision,
+        revoke_below,
+        envoy_replicas: envoy_replicas.unwrap_or(keys::DEFAULT_ENVOY_REPLICAS),
     })
 }
 

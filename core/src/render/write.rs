@@ -118,6 +118,7 @@ fn is_printable(c: char) -> bool {
 fn is_block(text: &str) -> bool {
     let lines = text.strip_suffix('\n').unwrap_or(text);
     text.contains('\n')
+        && !lines.is_empty()
         && !lines.starts_with(char::is_whitespace)
         && !lines.ends_with(char::is_whitespace)
         && lines.chars().all(|c| is_printable(c) || c == '\n' || c == '\t')

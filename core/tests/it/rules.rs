@@ -144,6 +144,20 @@ fn every_reference_leads_to_a_resource_of_the_same_node() {
     }
 }
 
+#[test]
+fn a_static_configuration_asks_nobody_and_shows_no_key() {
+    for (case, fleet) in fleets() {
+        for (node, snapshot) in &plan(&fleet, &cases::trust(&fleet)).nodes {
+            let text = render::static_yaml(snapshot, "/credential");
+            let keys: Vec<&str> = text.lines().map(|line| line.trim_start_matches([' ', '-'])).collect();
+            for absent in ["rds:", "ads: {}", "-----BEGIN PRIVATE KEY-----"] {
+                assert!(!keys.contains(&absent), "{case}: {node}: {absent}\n{text}");
+            }
+            assert!(keys.contains(&"path: /credential/leaf.yaml") && keys.contains(&"route_config:"), "{case}: {node}:\n{text}");
+        }
+    }
+}
+
 /// The whole fleet as bytes.
 fn encoded(fleet: &Fleet) -> Vec<(String, Vec<u8>)> {
     everything(fleet).into_iter().map(|(whose, any)| (whose, any.value)).collect()

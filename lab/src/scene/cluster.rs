@@ -87,7 +87,8 @@ impl Cluster {
         let external_url = Some(hub.web_url(&format!("/alertmanager/{name}")));
         let listen = SocketAddr::new(alertmanager_ip(&place), 9093);
         let alertmanager = AlertmanagerOptions { external_url, route_prefix: Some("/".into()), ..AlertmanagerOptions::new(listen) };
-        let mut alertmanager = Alertmanager::start(&place.host, &format!("{name}-alertmanager"), &program(Part::Alertmanager)?, &alertmanager)?;
+        let mut alertmanager =
+            Alertmanager::start(&place.host, &format!("{name}-alertmanager"), &program(Part::Alertmanager)?, &alertmanager)?;
         let mut sidecars = Vec::new();
         for (n, server) in prometheus.iter_mut().enumerate() {
             // A sidecar that starts before its Prometheus tries again only after 30 s.
@@ -167,7 +168,8 @@ fn rules() -> String {
 
 /// The cluster's Service, as a person would write it.
 fn manifest(place: &Place, options: &ClusterOptions) -> String {
-    let mut annotations: serde_json::Map<String, Value> = options.annotations.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
+    let mut annotations: serde_json::Map<String, Value> =
+        options.annotations.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
     let mut annotate = |key: &str, value: String| {
         annotations.entry(format!("goatlas.io/{key}")).or_insert(json!(value));
     };

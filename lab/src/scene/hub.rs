@@ -72,7 +72,12 @@ impl Hub {
         let mut alertmanagers = Vec::new();
         for (n, ip) in place.programs[1..3].iter().enumerate() {
             let listen = SocketAddr::new(*ip, 9093);
-            alertmanagers.push(Alertmanager::start(host, &format!("alertmanager-{n}"), &program(Part::Alertmanager)?, &AlertmanagerOptions::new(listen))?);
+            alertmanagers.push(Alertmanager::start(
+                host,
+                &format!("alertmanager-{n}"),
+                &program(Part::Alertmanager)?,
+                &AlertmanagerOptions::new(listen),
+            )?);
         }
         std::fs::write(from.join("alertmanagers.json"), alertmanager_slice(&place.programs[1..3]))?;
         let mut extra = vec![format!("--hub-address={}", place.envoy), format!("--hub-store-address={}", place.envoy)];

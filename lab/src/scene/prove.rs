@@ -26,7 +26,10 @@ pub fn stores(scene: &mut Scene) -> Result<String> {
             let Some(store) = store else { anyhow::bail!("{name} is missing from {stores:#?}") };
             ensure!(store.last_error.is_none(), "{name}: {:?}", store.last_error);
             let labels = store.labels.first().cloned().unwrap_or_default();
-            ensure!(labels.get("cluster") == Some(cluster) && labels.get("prometheus_replica") == Some(replica), "{name} answers with {labels:?}");
+            ensure!(
+                labels.get("cluster") == Some(cluster) && labels.get("prometheus_replica") == Some(replica),
+                "{name} answers with {labels:?}"
+            );
             lines.push(format!("    {name}: {labels:?}"));
         }
         Ok(Some(lines))

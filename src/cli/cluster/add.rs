@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail, ensure};
-use atlas_core::intake::{Finding, Severity, intake};
+use atlas_core::intake::{Finding, Severity, intake, is_cluster};
 use atlas_core::keys::{self, port};
 use atlas_core::manifest::{self, NewCluster, render_cluster};
 use atlas_core::model::Settings;
@@ -14,7 +14,7 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 
 use super::edit::{self, Edit};
-use super::{NameArgs, file, is_cluster, place, services};
+use super::{NameArgs, file, place, services};
 use crate::cli::Outcome;
 use crate::cli::output::{complain, print, wrong_usage};
 use crate::source::files::{self, Report};

@@ -1,0 +1,171 @@
+//! DNS for the zone that Thanos Query finds the stores in: authoritative, no recursion, UDP and TCP.
+//!
+//! In: what is published. Out: answers (see [`answer`]). A cluster's DNS forwards the zone here, or Thanos Query asks
+//! directly.
+
+mod answer;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use self::answer::{Answers, Transport, UDP_MAX, respond};
+use crate::metrics::Metrics;
+use crate::published::Published;
+
+/// How long a TCP client may take from one query to having the next one's answer.
+const TCP_IDLE: Duration = Duration::from_secs(10);
+/// How many TCP clients at a time; the next wait. A message is at most 64 KiB, so this bounds the memory.
+const TCP_CONNECTIONS: usize = 256;
+/// After an error that may come again at once, such as too many open files.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The same port, twice.
+#[derive(Debug)]
+pub struct Sockets {
+    udp: UdpSocket,
+    tcp: TcpListener,
+}
+
+impl Sockets {
+    /// Binds both.
+    pub async fn bind(address: SocketAddr) -> anyhow::Result<Self> {
+        let bind = async || -> io::Result<Self> {
+            let tcp = TcpListener::bind(address).await?;
+            let udp = bind_udp(tcp.local_addr()?)?;
+            Ok(Self { udp, tcp })
+        };
+        bind().await.with_context(|| format!("cannot listen on {address} for DNS: is another program there? (--dns-port changes it)"))
+    }
+}
+
+/// A multicast DNS daemon, as most desktops have, holds UDP 5353 on all addresses but shares it: then so does Atlas. Otherwise the
+/// port is its alone, so that no other program can share it later. (Another Atlas holds the TCP port.)
+fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = match std::net::UdpSocket::bind(address) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => shared_udp(address)?.into(),
+        socket => socket?,
+    };
+    socket.set_nonblocking(true)?;
+    UdpSocket::from_std(socket)
+}
+
+fn shared_udp(address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    Ok(socket)
+}
+
+/// Serves until cancelled.
+pub async fn serve(sockets: Sockets, published: watch::Receiver<Option<Arc<Published>>>, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let (zone, answers) = watch::channel(None);
+    let dns = Dns { answers, metrics, tcp_idle: TCP_IDLE };
+    tokio::select! {
+        () = follow(published, zone) => {}
+        () = dns.serve_udp(sockets.udp) => {}
+        () = dns.serve_tcp(sockets.tcp) => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+/// Prepares each zone that is published, where it differs from the last.
+async fn follow(mut published: watch::Receiver<Option<Arc<Published>>>, answers: watch::Sender<Option<Arc<Answers>>>) {
+    let mut last: Option<Arc<Published>> = None;
+    loop {
+        let next = published.borrow_and_update().clone();
+        if let Some(next) = next.filter(|next| last.as_ref().is_none_or(|last| last.plan.zone != next.plan.zone)) {
+            match Answers::new(&next.plan.zone) {
+                Ok(zone) => drop(answers.send_replace(Some(Arc::new(zone)))),
+                Err(error) => tracing::error!(%error, "BUG: a zone that DNS can't serve; the last one stays"),
+            }
+            last = Some(next);
+        }
+        if published.changed().await.is_err() {
+            // Nobody publishes any more; what is known is still true.
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// What every query needs.
+#[derive(Clone)]
+struct Dns {
+    answers: watch::Receiver<Option<Arc<Answers>>>,
+    metrics: Arc<Metrics>,
+    tcp_idle: Duration,
+}
+
+impl Dns {
+    fn respond(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        let answers = self.answers.borrow().clone();
+        let response = respond(answers.as_deref(), query, transport)?;
+        self.metrics.dns_queries.inc();
+        Some(response)
+    }
+
+    async fn serve_udp(&self, socket: UdpSocket) {
+        let mut query = vec![0; UDP_MAX.into()];
+        loop {
+            match socket.recv_from(&mut query).await {
+                Ok((length, client)) => self.answer_udp(&socket, &query[..length], client).await,
+                Err(error) => {
+                    tracing::debug!(%error, "cannot receive a DNS query");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn answer_udp(&self, socket: &UdpSocket, query: &[u8], client: SocketAddr) {
+        let Some(response) = self.respond(query, Transport::Udp) else { return };
+        if let Err(error) = socket.send_to(&response, client).await {
+            tracing::debug!(%error, %client, "cannot send a DNS answer");
+        }
+    }
+
+    async fn serve_tcp(&self, listener: TcpListener) {
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                accepted = listener.accept(), if connections.len() < TCP_CONNECTIONS => match accepted {
+                    Ok((stream, _)) => drop(connections.spawn(self.clone().serve_connection(stream))),
+                    Err(error) => {
+                        tracing::debug!(%error, "cannot accept a DNS client");
+                        tokio::time::sleep(PAUSE).await;
+                    }
+                },
+                Some(_) = connections.join_next() => {}
+            }
+        }
+    }
+
+    async fn serve_connection(self, mut stream: TcpStream) {
+        // Several queries on one connection must not wait for each other's acknowledgements.
+        let _ = stream.set_nodelay(true);
+        while let Ok(Ok(())) = tokio::time::timeout(self.tcp_idle, self.answer_tcp(&mut stream)).await {}
+    }
+
+    /// One query: each message with its length before it (RFC 1035 §4.2.2).
+    async fn answer_tcp(&self, stream: &mut TcpStream) -> io::Result<()> {
+        let mut query = vec![0; stream.read_u16().await?.into()];
+        stream.read_exact(&mut query).await?;
+        let response = self.respond(&query, Transport::Tcp).ok_or(io::ErrorKind::InvalidData)?;
+        let length = u16::try_from(response.len()).map_err(io::Error::other)?;
+        stream.write_all(&[&length.to_be_bytes(), response.as_slice()].concat()).await
+    }
+}
+
+#[cfg(test)]
+mod tests;
