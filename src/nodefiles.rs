@@ -76,7 +76,7 @@ pub fn existing(state: &StateDir, node: &NodeId) -> anyhow::Result<std::path::Pa
 fn relocate(text: &str, from: &str, to: &str) -> anyhow::Result<String> {
     let mut value: serde_yaml_ng::Value = serde_yaml_ng::from_str(text).context("BUG: Atlas has written what is not YAML")?;
     relocate_value(&mut value, from, to);
-    Ok(serde_yaml_ng::to_string(&value)?)
+    Ok(render::document(&value))
 }
 
 fn relocate_value(value: &mut serde_yaml_ng::Value, from: &str, to: &str) {

@@ -5,6 +5,7 @@
 //!                              world (hosts, links)  ─┘
 //! ```
 
+pub mod browser;
 pub mod http;
 pub mod parts;
 pub mod process;

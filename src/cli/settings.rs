@@ -91,7 +91,11 @@ impl SettingsArgs {
         let alerts_at_hub = hub.iter().map(|at| HostPort::new(at.host.clone(), port::HUB_ALERTS)).collect();
         let atlas: Host = self.atlas_address.parse().context("--atlas-address")?;
         for (flag, domain) in [("--cluster-domain", &self.cluster_domain), ("--dns-zone", &self.dns_zone)] {
-            anyhow::ensure!(atlas_core::name::is_dns_name(domain), "{flag}: {domain:?} is not a DNS name");
+            // The longest name made of it, that of a store, must stay within DNS's 253 characters.
+            anyhow::ensure!(
+                atlas_core::name::is_dns_name(domain) && domain.len() <= 150,
+                "{flag}: {domain:?} is not a DNS name of at most 150 characters"
+            );
         }
         Ok(Settings {
             trust_domain: self.trust_domain.clone(),

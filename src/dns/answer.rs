@@ -1,25 +1,27 @@
 //! What a query is answered: bytes in, bytes out, from one zone held in memory.
 //!
-//! The wire format is hickory-proto's; the decisions are here. hickory-server was tried and left out: its answers follow
-//! whatever size the client claims, a truncated one loses its OPT record, a name without records costs a walk over the
-//! whole zone, its TCP connections are unbounded and it logs each query.
+//! hickory-proto reads queries and writes names and data; decisions and the message's layout are here. hickory-server was
+//! tried and left out: its answers grow to whatever size the client claims, a truncated one loses its OPT record, and after
+//! 120 names none is compressed any more, which costs a third of the stores that an answer over TCP can hold.
 
 use std::collections::HashMap;
 
 use atlas_core::plan::zone::{self, Data, Soa, TTL, Zone};
 use hickory_proto::ProtoError;
-use hickory_proto::op::{Edns, Header, Message, MessageType, Metadata, OpCode, Query, ResponseCode, emit_message_parts};
+use hickory_proto::op::{Edns, Header, HeaderCounts, Message, MessageType, Metadata, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, NS, SOA, SRV};
 use hickory_proto::rr::{DNSClass, LowerName, Name, RData, Record, RecordType};
-use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, BinEncoder};
+use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, BinEncodable, BinEncoder, NameEncoding};
 
 /// Longest UDP message either way, in bytes, whatever a client offers: it passes every usual link in one piece (the
 /// default of "DNS flag day 2020"; fragments get lost, and large answers to forged senders are an attack).
 pub const UDP_MAX: u16 = 1232;
 /// Longest UDP answer to a client without EDNS (RFC 1035 §4.2.1).
 const UDP_PLAIN: u16 = 512;
-/// Length of an OPT record without options (RFC 6891 §6.1.2).
-const OPT_LENGTH: u16 = 11;
+/// Length of a message's header.
+const HEADER: usize = 12;
+/// "The name that stands right behind the header": the question's (RFC 1035 §4.1.4).
+const NAME_OF_QUESTION: [u8; 2] = [0xC0, HEADER as u8];
 
 /// How a query came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +34,26 @@ pub enum Transport {
 #[derive(Debug)]
 pub struct Answers {
     origin: LowerName,
-    soa: Record,
+    /// The SOA record with its name, for the authority section.
+    soa: Vec<u8>,
     /// Every name that exists with its records; a name that only has others below it has none (RFC 8020).
-    names: HashMap<LowerName, Vec<Record>>,
+    names: HashMap<LowerName, Vec<Prepared>>,
+}
+
+/// A record as it is sent, but for the name at its beginning.
+#[derive(Debug)]
+struct Prepared {
+    kind: RecordType,
+    bytes: Vec<u8>,
+}
+
+/// An answer in the making.
+struct Response<'a> {
+    metadata: Metadata,
+    question: Option<&'a Query>,
+    answers: Vec<&'a [u8]>,
+    authority: Option<&'a [u8]>,
+    edns: Option<Edns>,
 }
 
 /// Answers a query; `None` if it deserves no answer. Without a zone yet, every question is answered "not now".
@@ -44,12 +63,13 @@ pub fn respond(answers: Option<&Answers>, query: &[u8], transport: Transport) ->
     if header.metadata.message_type == MessageType::Response {
         return None;
     }
-    let (response, udp_limit) = match parse(query, &header) {
-        Ok(query) => (answer(answers, &query), query.max_payload().clamp(UDP_PLAIN, UDP_MAX)),
-        Err(code) => (empty(&header.metadata, code), UDP_PLAIN),
+    let parsed = parse(query, &header);
+    let (response, udp_limit) = match &parsed {
+        Ok(query) => (answer(answers, query), query.max_payload().clamp(UDP_PLAIN, UDP_MAX)),
+        Err(code) => (Response::empty(&header.metadata, *code), UDP_PLAIN),
     };
     let limit = if transport == Transport::Udp { udp_limit } else { u16::MAX };
-    encode(response, limit).inspect_err(|error| tracing::debug!(%error, "cannot encode a DNS answer")).ok()
+    response.encode(limit.into()).inspect_err(|error| tracing::debug!(%error, "cannot encode a DNS answer")).ok()
 }
 
 fn parse(query: &[u8], header: &Header) -> Result<Message, ResponseCode> {
@@ -62,22 +82,12 @@ fn parse(query: &[u8], header: &Header) -> Result<Message, ResponseCode> {
     Message::from_vec(query).map_err(|_| ResponseCode::FormErr)
 }
 
-fn empty(query: &Metadata, code: ResponseCode) -> Message {
-    let mut response = Message::response(query.id, query.op_code);
-    response.metadata = Metadata::response_from_request(query);
-    response.metadata.response_code = code;
-    response
-}
-
-fn answer(answers: Option<&Answers>, query: &Message) -> Message {
-    let mut response = empty(&query.metadata, ResponseCode::NoError);
-    response.queries.clone_from(&query.queries);
+fn answer<'a>(answers: Option<&'a Answers>, query: &'a Message) -> Response<'a> {
+    let mut response = Response::empty(&query.metadata, ResponseCode::NoError);
+    response.question = query.queries.first();
     response.edns = query.edns.as_ref().map(edns);
-    if query.version() > 0 {
-        response.metadata.response_code = ResponseCode::BADVERS;
-        return response;
-    }
-    match (answers, query.queries.first()) {
+    match (answers, response.question) {
+        _ if query.version() > 0 => response.metadata.response_code = ResponseCode::BADVERS,
         (Some(answers), Some(question)) => answers.answer(question, &mut response),
         _ => response.metadata.response_code = ResponseCode::ServFail,
     }
@@ -97,55 +107,72 @@ impl Answers {
     /// Prepares a zone.
     pub fn new(zone: &Zone) -> Result<Self, ProtoError> {
         let origin = Name::from_ascii(&zone.origin)?;
-        let soa = Record::from_rdata(origin.clone(), TTL, RData::SOA(soa(&zone.soa())?));
-        let mut answers = Self { origin: LowerName::from(&origin), soa: soa.clone(), names: HashMap::new() };
-        answers.add(soa);
+        let soa = RData::SOA(soa(&zone.soa())?);
+        let mut answers = Self {
+            soa: to_bytes(&Record::from_rdata(origin.clone(), TTL, soa.clone()))?,
+            origin: LowerName::from(&origin),
+            names: HashMap::new(),
+        };
+        answers.add(&origin, soa)?;
         for record in &zone.records {
-            answers.add(Record::from_rdata(Name::from_ascii(&record.name)?, TTL, rdata(record)?));
+            answers.add(&Name::from_ascii(&record.name)?, rdata(record)?)?;
         }
         Ok(answers)
     }
 
-    fn add(&mut self, record: Record) {
-        let mut name = LowerName::from(&record.name);
-        self.names.entry(name.clone()).or_default().push(record);
+    fn add(&mut self, name: &Name, data: RData) -> Result<(), ProtoError> {
+        let mut name = LowerName::from(name);
+        self.names.entry(name.clone()).or_default().push(Prepared::new(data)?);
         while name != self.origin && !name.is_root() {
             name = name.base_name();
             self.names.entry(name.clone()).or_default();
         }
+        Ok(())
     }
 
-    fn answer(&self, question: &Query, response: &mut Message) {
+    fn answer<'a>(&'a self, question: &Query, response: &mut Response<'a>) {
         let name = LowerName::from(question.name());
-        if !self.origin.zone_of(&name) || !served(question) {
+        if !self.origin.zone_of(&name) || !is_served(question) {
             response.metadata.response_code = ResponseCode::Refused;
             return;
         }
         response.metadata.authoritative = true;
         match self.names.get(&name) {
-            Some(records) => response.answers = of_question(records, question),
+            Some(records) => response.answers = of_kind(records, question.query_type()),
             None => response.metadata.response_code = ResponseCode::NXDomain,
         }
         // With it, that there is nothing may be remembered (RFC 2308).
         if response.answers.is_empty() {
-            response.authorities.push(self.soa.clone());
+            response.authority = Some(&self.soa);
         }
     }
 }
 
 /// No other class, and no zone transfers.
-fn served(question: &Query) -> bool {
+fn is_served(question: &Query) -> bool {
     let class = matches!(question.query_class(), DNSClass::IN | DNSClass::ANY);
     class && !matches!(question.query_type(), RecordType::AXFR | RecordType::IXFR)
 }
 
-/// The records asked for, under the name as it was written in the question. No additional records: Thanos asks for
-/// addresses by itself, and they would only fill the answer.
-fn of_question(records: &[Record], question: &Query) -> Vec<Record> {
-    let kind = question.query_type();
-    let wanted = records.iter().filter(|record| kind == RecordType::ANY || record.record_type() == kind);
-    let named = |record: &Record| Record::from_rdata(question.name().clone(), record.ttl, record.data.clone());
-    wanted.map(named).collect()
+fn of_kind(records: &[Prepared], kind: RecordType) -> Vec<&[u8]> {
+    records.iter().filter(|record| kind == RecordType::ANY || record.kind == kind).map(|record| record.bytes.as_slice()).collect()
+}
+
+impl Prepared {
+    fn new(data: RData) -> Result<Self, ProtoError> {
+        let record = Record::from_rdata(Name::root(), TTL, data);
+        // The root's name is one byte.
+        Ok(Self { kind: record.record_type(), bytes: to_bytes(&record)?.split_off(1) })
+    }
+}
+
+/// Without pointers to other names, so that it can stand anywhere.
+fn to_bytes(record: &Record) -> Result<Vec<u8>, ProtoError> {
+    let mut bytes = Vec::new();
+    let mut encoder = BinEncoder::new(&mut bytes);
+    encoder.set_name_encoding(NameEncoding::Uncompressed);
+    record.emit(&mut encoder)?;
+    Ok(bytes)
 }
 
 fn soa(soa: &Soa) -> Result<SOA, ProtoError> {
@@ -163,35 +190,40 @@ fn rdata(record: &zone::Record) -> Result<RData, ProtoError> {
     })
 }
 
-/// What doesn't fit is left out, and the answer says so.
-fn encode(mut response: Message, limit: u16) -> Result<Vec<u8>, ProtoError> {
-    let (header, bytes) = emit(&response, limit)?;
-    if !header.metadata.truncation {
-        return Ok(bytes);
+impl Response<'_> {
+    fn empty(query: &Metadata, code: ResponseCode) -> Self {
+        let mut metadata = Metadata::response_from_request(query);
+        metadata.response_code = code;
+        Self { metadata, question: None, answers: Vec::new(), authority: None, edns: None }
     }
-    // The OPT record is written last, yet a truncated answer needs it too (RFC 6891 §7): so as many others as leave room.
-    let edns = response.edns.take();
-    let (header, _) = emit(&response, limit - OPT_LENGTH)?;
-    response.answers.truncate(header.counts.answers.into());
-    response.authorities.truncate(header.counts.authorities.into());
-    response.metadata.truncation = true;
-    response.edns = edns;
-    emit(&response, limit).map(|(_, bytes)| bytes)
-}
 
-fn emit(response: &Message, limit: u16) -> Result<(Header, Vec<u8>), ProtoError> {
-    let mut bytes = Vec::with_capacity(UDP_PLAIN.into());
-    let mut encoder = BinEncoder::new(&mut bytes);
-    encoder.set_max_size(limit);
-    let header = emit_message_parts(
-        &response.metadata,
-        &mut response.queries.iter(),
-        &mut response.answers.iter(),
-        &mut response.authorities.iter(),
-        &mut response.additionals.iter(),
-        response.edns.as_ref(),
-        None,
-        &mut encoder,
-    )?;
-    Ok((header, bytes))
+    /// At most `limit` bytes: records that don't fit are left out, and the header says so. The OPT record always fits (RFC 6891
+    /// §7). There are no additional records: Thanos asks for addresses by itself, and they would only fill the answer.
+    fn encode(mut self, limit: usize) -> Result<Vec<u8>, ProtoError> {
+        let opt = self.opt()?;
+        let room = limit - opt.len();
+        let mut body = self.question.map(BinEncodable::to_bytes).transpose()?.unwrap_or_default();
+        let mut counts = HeaderCounts { queries: self.question.map_or(0, |_| 1), ..HeaderCounts::default() };
+        let mut add = |count: &mut u16, name: &[u8], record: &[u8]| {
+            let fits = HEADER + body.len() + name.len() + record.len() <= room;
+            if fits {
+                body.extend([name, record].concat());
+                *count += 1;
+            }
+            fits
+        };
+        let whole = self.answers.iter().all(|answer| add(&mut counts.answers, &NAME_OF_QUESTION, answer))
+            && self.authority.iter().all(|soa| add(&mut counts.authorities, &[], soa));
+        self.metadata.truncation = !whole;
+        counts.additionals = self.edns.map_or(0, |_| 1);
+        let header = Header { metadata: self.metadata, counts }.to_bytes()?;
+        Ok([header, body, opt].concat())
+    }
+
+    /// The OPT record, which also has the upper bits of the response code; empty without EDNS.
+    fn opt(&mut self) -> Result<Vec<u8>, ProtoError> {
+        let Some(edns) = &mut self.edns else { return Ok(Vec::new()) };
+        edns.set_rcode_high(self.metadata.response_code.high());
+        Record::from(&*edns).to_bytes()
+    }
 }

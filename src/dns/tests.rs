@@ -102,6 +102,7 @@ async fn hear(stream: &mut TcpStream) -> Message {
 
 fn question(name: &str, kind: RecordType) -> Message {
     let mut message = Message::query();
+    message.metadata.recursion_desired = true;
     message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
     message
 }

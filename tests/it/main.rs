@@ -6,6 +6,7 @@ mod dns;
 mod faults;
 mod jobs;
 mod trust;
+mod validate;
 mod web;
 
 use std::path::Path;

@@ -25,6 +25,8 @@ pub use listener::Listener;
 
 /// The filter that keeps people on one replica; routes switch it on.
 pub(super) const STATEFUL_SESSION: &str = "envoy.filters.http.stateful_session";
+/// The filter that runs scripts; routes may bring their own.
+pub(super) const LUA: &str = "envoy.filters.http.lua";
 /// The filter that refuses what was revoked; routes carry its list.
 pub(super) const DENY_LIST: &str = "atlas.deny_list";
 
@@ -100,7 +102,7 @@ pub fn xds_on_hub(name: &str, bind: IpAddr) -> Listener {
 /// 11901 in a cluster: everything that comes from the hub.
 pub fn inbound(name: &str, bind: IpAddr, peer: &str, uis: &[WebUi<'_>]) -> Listener {
     let lua = Lua { default_source_code: inline(correct_redirects(uis)), ..Default::default() };
-    let filters = vec![filter("envoy.filters.http.lua", &lua), filter(STATEFUL_SESSION, &StatefulSession::default()), router()];
+    let filters = vec![filter(LUA, &lua), filter(STATEFUL_SESSION, &StatefulSession::default()), router()];
     let dead = page(
         "503 Service Unavailable",
         "This server can't be reached",
@@ -159,7 +161,7 @@ end
 /// 11903 in a cluster: its Prometheus posts alerts here, and asks for the targets.
 pub fn alerts_in_cluster(name: &str, bind: IpAddr) -> Listener {
     // The authority keeps its port, since the list of targets repeats it.
-    let manager = hcm::HttpConnectionManager { strip_port_mode: None, ..manager(name, vec![router()]) };
+    let manager = hcm::HttpConnectionManager { strip_port_mode: None, ..manager(name, vec![filter(LUA, &Lua::default()), router()]) };
     http(name, bind, port::CLUSTER_ALERTS, manager)
 }
 

@@ -5,9 +5,9 @@
 
 use std::collections::HashMap;
 
-use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::rbac::v3 as rbac_rules;
 use envoy_types::pb::envoy::config::route::v3 as route;
+use envoy_types::pb::envoy::extensions::filters::http::lua::v3::{LuaPerRoute, lua_per_route};
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3 as rbac;
 use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3 as session;
 use envoy_types::pb::envoy::extensions::http::stateful_session::cookie::v3::CookieBasedSessionState;
@@ -143,34 +143,32 @@ pub fn alerts_in_cluster(name: &str, indices: &[u32]) -> RouteConfiguration {
     RouteConfiguration { ignore_port_in_host_matching: true, ..configuration(name, hosts) }
 }
 
-/// The targets as Prometheus HTTP service discovery; each is the authority by which this Envoy was asked.
+/// The targets as Prometheus HTTP service discovery; each is the authority by which this Envoy was asked. A script makes
+/// the answer, since a direct response of Envoy 1.36 knows nothing of the request (it ignores `body_format`); the status
+/// 404 is only seen where the script fails.
 fn targets(indices: &[u32]) -> Route {
     let target = |index: &u32| {
         format!(
-            r#"{{"targets": ["%REQ(:AUTHORITY)%"], "labels": {{"atlas_alertmanager": "{index}", "atlas_alerts_path": "/alertmanager/{index}/api/v2/alerts"}}}}"#
+            r#"{{"targets": ["AUTHORITY"], "labels": {{"atlas_alertmanager": "{index}", "atlas_alerts_path": "/alertmanager/{index}/api/v2/alerts"}}}}"#
         )
     };
     let list: Vec<String> = indices.iter().map(target).collect();
-    Route {
-        r#match: Some(route::RouteMatch {
-            path_specifier: Some(route::route_match::PathSpecifier::Path("/alertmanagers".into())),
-            ..Default::default()
-        }),
-        action: Some(route::route::Action::DirectResponse(route::DirectResponseAction {
-            status: 200,
-            body_format: Some(core::SubstitutionFormatString {
-                content_type: "application/json".into(),
-                format: Some(core::substitution_format_string::Format::TextFormatSource(core::DataSource {
-                    specifier: Some(core::data_source::Specifier::InlineString(format!("[{}]\n", list.join(", ")))),
-                    ..Default::default()
-                })),
-                ..Default::default()
-            }),
-            ..Default::default()
-        })),
-        ..Default::default()
-    }
+    let script = format!("local targets = '[{}]\\n'\n{}", list.join(", "), ANSWER_WITH_TARGETS.trim_start());
+    let per_route =
+        LuaPerRoute { r#override: Some(lua_per_route::Override::SourceCode(inline(script).unwrap_or_default())), ..Default::default() };
+    Route { typed_per_filter_config: [(listener::LUA.to_owned(), any(&per_route))].into(), ..answer(exact_path("/alertmanagers"), 404, "") }
 }
+
+const ANSWER_WITH_TARGETS: &str = r#"
+function envoy_on_request(handle)
+  local authority = handle:headers():get(":authority") or ""
+  if not string.find(authority, "^[%w%.%-_:%[%]]+$") then
+    return
+  end
+  local body = string.gsub(targets, "AUTHORITY", authority)
+  handle:respond({[":status"] = "200", ["content-type"] = "application/json"}, body)
+end
+"#;
 
 /// 11901 in a cluster: one store, by its authority.
 pub fn store_host(label: &str) -> VirtualHost {

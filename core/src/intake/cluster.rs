@@ -219,6 +219,16 @@ fn pods(reader: &mut Reader<'_>, named: Option<&str>, service: &HostPort, replic
 
 /// How this cluster reaches the hub: a port counts for xDS alone, alerts keep theirs.
 fn hub_addresses(reader: &mut Reader<'_>) -> Option<HubAddresses> {
+    if reader.value(keys::HUB_ADDRESSES).is_none() && reader.settings.hub_alerts.is_empty() {
+        let fix = "start Atlas with --hub-address, or write the address here";
+        reader.report(
+            Note,
+            keys::HUB_ADDRESSES,
+            "",
+            "nobody has said where the hub is, so its Envoy can't start and its alerts go nowhere",
+            fix,
+        );
+    }
     let xds = reader.hosts(keys::HUB_ADDRESSES, port::HUB_XDS)?;
     let alerts_port = reader.settings.hub_alerts.first().map_or(port::HUB_ALERTS, |hub| hub.port);
     let mut alerts: Vec<HostPort> = Vec::new();

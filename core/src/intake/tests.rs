@@ -180,7 +180,7 @@ fn replica_services_false_labels_and_other_namespaces_are_no_clusters() {
     let services = vec![cluster("a").label(keys::THANOS_SIDECAR, "true"), cluster("b").label(keys::CLUSTER, "false"), elsewhere];
     let intake = take(services);
     assert!(intake.fleet.clusters.is_empty());
-    assert_eq!(intake.findings.len(), 1, "only the one elsewhere is worth a word");
+    assert_eq!(intake.findings.len(), 1, "only the one elsewhere is worth a word: {:?}", intake.findings);
 }
 
 #[test]

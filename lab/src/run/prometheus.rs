@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -111,6 +111,9 @@ impl Prometheus {
         if let Some(prefix) = &options.route_prefix {
             command.arg(format!("--web.route-prefix={prefix}"));
         }
+        if let Some(assets) = local_assets(bin) {
+            command.arg(format!("--web.local-assets={}", assets.display()));
+        }
         command.args(&options.extra);
         let process = host.spawn(name, &command)?;
         let web = Web::new(host, options.listen, &options.prefix());
@@ -155,7 +158,14 @@ impl Prometheus {
     }
 }
 
-fn write_config(host: &Host, name: &str, options: &PrometheusOptions) -> Result<std::path::PathBuf> {
+/// The pages of the classic one, which lie beside it as [`parts::classic_web_assets`](crate::parts::classic_web_assets)
+/// says. The others have theirs inside, if any, and don't know the flag.
+fn local_assets(bin: &Path) -> Option<PathBuf> {
+    let usr = bin.parent()?.parent()?;
+    Some(usr.join("share/prometheus/web")).filter(|assets| assets.is_dir())
+}
+
+fn write_config(host: &Host, name: &str, options: &PrometheusOptions) -> Result<PathBuf> {
     let rules = options.rules.as_ref().map(|rules| host.write(&format!("{name}/rules.yml"), rules)).transpose()?;
     host.write(&format!("{name}/prometheus.yml"), options.config(rules.as_deref()))
 }
