@@ -207,7 +207,8 @@ impl Response<'_> {
         let mut add = |count: &mut u16, name: &[u8], record: &[u8]| {
             let fits = HEADER + body.len() + name.len() + record.len() <= room;
             if fits {
-                body.extend([name, record].concat());
+                body.extend_from_slice(name);
+                body.extend_from_slice(record);
                 *count += 1;
             }
             fits

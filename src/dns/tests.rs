@@ -194,6 +194,40 @@ async fn tcp_answers_up_to_64_kib() {
     assert!(cut.metadata.truncation && cut.answers.len() > 800 && cut.edns.is_some());
 }
 
+#[test]
+fn no_answer_exceeds_its_limit_and_only_incomplete_ones_say_so() {
+    for stores in 0..20 {
+        let answers = Answers::new(&zone_of(stores)).unwrap();
+        for size in 512..1300 {
+            let query = question_edns(SERVICE, RecordType::SRV, size).to_vec().unwrap();
+            let bytes = respond(Some(&answers), &query, Transport::Udp).unwrap();
+            assert!(bytes.len() <= usize::from(size.min(UDP_MAX)), "{stores} stores, {size}: {}", bytes.len());
+            let message = Message::from_vec(&bytes).unwrap();
+            assert_eq!(message.metadata.truncation, message.answers.len() < stores, "{stores} stores, {size}");
+            assert!(message.edns.is_some());
+        }
+    }
+}
+
+#[test]
+fn spoilt_queries_do_no_harm() {
+    let answers = Answers::new(&zone_of(3)).unwrap();
+    let whole = question_edns(SERVICE, RecordType::SRV, 1232).to_vec().unwrap();
+    let mut random = fastrand::Rng::with_seed(5353);
+    for _ in 0..20_000 {
+        let mut query = whole.clone();
+        for _ in 0..random.usize(1..6) {
+            let at = random.usize(..query.len());
+            query[at] = random.u8(..);
+        }
+        query.truncate(random.usize(..=query.len()));
+        if let Some(answer) = respond(Some(&answers), &query, Transport::Udp) {
+            assert_eq!(answer[..2], query[..2], "its id");
+            Message::from_vec(&answer).unwrap_or_else(|error| panic!("{error}: {query:?} is answered {answer:?}"));
+        }
+    }
+}
+
 #[tokio::test]
 async fn several_queries_share_a_connection() {
     let served = Served::with_stores(2).await;
@@ -302,15 +336,13 @@ async fn a_new_zone_is_served_at_once() {
 
 #[tokio::test]
 async fn a_port_that_multicast_dns_shares_is_shared_and_another_is_not() {
-    let reserved = StdUdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let address = reserved.local_addr().unwrap();
-    assert!(Sockets::bind(address).await.unwrap_err().to_string().contains("--dns-port"));
-    drop(reserved);
-    let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-    let daemon = shared_udp(everywhere).unwrap();
+    let exclusive = StdUdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let refused = Sockets::bind(exclusive.local_addr().unwrap()).await.unwrap_err();
+    assert!(refused.to_string().contains("--dns-port"), "{refused}");
+    let daemon: StdUdpSocket = shared_udp((Ipv4Addr::UNSPECIFIED, 0).into()).unwrap().into();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, daemon.local_addr().unwrap().port()));
     let sockets = Sockets::bind(address).await.unwrap();
-    // The more specific address gets what is sent to it.
+    // Of the two, the more specific address gets what is sent to it.
     StdUdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().send_to(b"?", address).unwrap();
     assert_eq!(sockets.udp.recv(&mut [0; 8]).await.unwrap(), 1);
-    drop(daemon);
 }

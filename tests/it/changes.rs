@@ -91,3 +91,37 @@ world_test! {
         assert_eq!(scene.clusters[0].alerts_port("/alertmanager/7/api/v2/alerts")?.status, 404);
     }
 }
+
+world_test! {
+    needs [Envoy, Thanos, Prometheus, Alertmanager, CoreDns],
+    fn what_an_envoy_refuses_is_shown_and_not_sent_again(world) {
+        let mut scene = Scene::start(world, atlas(), Part::Prometheus)?;
+        let from = scene.hub.atlas.options.from.clone();
+        let good = std::fs::read_to_string(from.join("tokyo.yaml"))?;
+        // An address that tokyo's machine doesn't have: Envoy can't listen there, and says so.
+        let bad = good.replace(r#""goatlas.io/addresses""#, r#""goatlas.io/bind-address":"10.99.99.99","goatlas.io/addresses""#);
+        scene.hub.atlas.write_manifest("tokyo.yaml", &bad)?;
+        let message = wait_until("the refusal in the status", Duration::from_secs(20), || {
+            let status = scene.hub.atlas.status()?;
+            let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+            let tokyo = nodes.iter().find(|node| node["node"] == "tokyo").cloned().unwrap_or_default();
+            let lds = &tokyo["instances"][0]["types"]["LDS"];
+            Ok((lds["state"] == "NACK").then(|| lds["message"].to_string()))
+        })?;
+        println!("{message}");
+        assert!(message.contains("10.99.99.99"), "{message}");
+        let count = |name: &str| -> anyhow::Result<String> {
+            let text = scene.hub.atlas.get(6309, "/metrics")?.text();
+            Ok(text.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned())
+        };
+        assert_eq!(count("atlas_xds_nacks_total")?, "atlas_xds_nacks_total 1");
+        let sent = count("atlas_xds_resources_sent_total")?;
+        // Written again unchanged, nothing is sent; in particular not what was refused.
+        scene.hub.atlas.write_manifest("tokyo.yaml", &format!("{bad}\n"))?;
+        std::thread::sleep(Duration::from_secs(3));
+        assert_eq!(count("atlas_xds_resources_sent_total")?, sent);
+        println!("{}", prove::query(&mut scene)?);
+        scene.hub.atlas.write_manifest("tokyo.yaml", &good)?;
+        scene.wait_connected()?;
+    }
+}

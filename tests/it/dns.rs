@@ -1,1 +1,113 @@
-//! DNS.
+//! Thanos Query finds the stores by DNS: through Atlas's own server, and through CoreDNS with the file that Atlas writes.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use atlas_lab::parts::{self, Part};
+use atlas_lab::process::wait_until;
+use atlas_lab::run::{CoreDns, Endpoints, Query, QueryOptions, StoreInfo};
+use atlas_lab::scene::{Hub, Scene};
+use atlas_lab::world_test;
+use serde_json::json;
+
+use crate::atlas;
+
+const STORES: &str = "dnssrvnoa+_thanos._tcp.sidecars.thanos.atlas";
+/// Everything here asks again every second, but Go reads a new resolv.conf only after 5 s.
+const SOON: Duration = Duration::from_secs(30);
+
+world_test! {
+    needs [Envoy, Thanos, Prometheus, Alertmanager, CoreDns],
+    fn thanos_query_finds_the_stores_by_dns(world) {
+        let mut scene = Scene::start(world, atlas(), Part::Prometheus)?;
+        // From here on the hub knows no store's address but by DNS.
+        scene.hub.place.host.write_hosts([])?;
+        let hub = &scene.hub;
+        let [forwarding, serving] = [hub.place.programs[3], hub.place.programs[4]];
+
+        // A cluster's DNS with Atlas's own server behind it.
+        let forward = format!("atlas:53 {{\n  bind {forwarding}\n  forward . 127.0.0.1:5353\n  errors\n}}\n");
+        let (_stub, mut by_server) = query_through(hub, "by-server", forwarding, &forward)?;
+        wait_four(&mut by_server)?;
+        let asked = metric(hub, "atlas_dns_queries_total")?;
+        ensure!(asked > 0.0, "Atlas has not been asked");
+        println!("through Atlas's DNS server, asked {asked} times: 4 stores, each with its labels");
+
+        // A cluster's DNS with the zone's file.
+        let zone = hub.atlas.options.state.join("atlas.zone");
+        let file = format!("atlas:53 {{\n  bind {serving}\n  file {} atlas {{\n    reload 1s\n  }}\n  errors\n}}\n", zone.display());
+        let (_file, mut by_file) = query_through(hub, "by-file", serving, &file)?;
+        wait_four(&mut by_file)?;
+        println!("through CoreDNS with atlas.zone: 4 stores, each with its labels");
+
+        // Each resolver keeps an answer for the zone's TTL of 30 s at most; neither of these keeps any.
+        hub.place.host.write_resolv_conf(&format!("nameserver {forwarding}\n"))?;
+        let paris = std::fs::read_to_string(hub.atlas.options.from.join("paris.yaml"))?;
+        hub.atlas.remove_manifest("paris.yaml")?;
+        by_server.wait_stores(2, SOON)?;
+        // So many more that an answer over UDP is cut off and everyone must come back over TCP.
+        hub.atlas.write_manifest("paris.yaml", &paris)?;
+        hub.atlas.write_manifest("many.json", &many(20))?;
+        wait_names(&by_server, 44)?;
+        println!("a cluster removed, and twenty added: 2 and 44 stores through Atlas's DNS server");
+        hub.place.host.write_resolv_conf(&format!("nameserver {serving}\n"))?;
+        wait_names(&by_file, 44)?;
+        hub.atlas.remove_manifest("many.json")?;
+        wait_four(&mut by_file)?;
+        println!("the same through CoreDNS with atlas.zone: 44 stores, and 4 again");
+    }
+}
+
+/// CoreDNS with a Corefile on an address of the hub, and a Query on the same address that resolves by it.
+fn query_through(hub: &Hub, name: &str, ip: IpAddr, corefile: &str) -> Result<(CoreDns, Query)> {
+    let host = &hub.place.host;
+    let mut dns = CoreDns::start(host, &format!("coredns-{name}"), &parts::get(Part::CoreDns)?, SocketAddr::new(ip, 53), corefile)?;
+    dns.wait_ready()?;
+    host.write_resolv_conf(&format!("nameserver {ip}\n"))?;
+    let options = QueryOptions::new(SocketAddr::new(ip, 10911), SocketAddr::new(ip, 10902), [Endpoints::Address(STORES.into())]);
+    let mut query = Query::start(host, &format!("query-{name}"), &parts::get(Part::Thanos)?, &options)?;
+    query.wait_ready()?;
+    Ok((dns, query))
+}
+
+/// Two stores of each of the two clusters, each with the labels of exactly that replica.
+fn wait_four(query: &mut Query) -> Result<()> {
+    for store in query.wait_stores(4, SOON)? {
+        let StoreInfo { name, labels, .. } = &store;
+        let labels = labels.first().cloned().unwrap_or_default();
+        let (cluster, replica) = (&labels["cluster"], labels["prometheus_replica"].replace("prometheus-", ""));
+        ensure!(name.starts_with(&format!("{cluster}-thanos-sidecar{replica}.sidecars.thanos.atlas")), "{store:?}");
+    }
+    Ok(())
+}
+
+/// So many stores, whether they answer or not.
+fn wait_names(query: &Query, count: usize) -> Result<()> {
+    wait_until(&format!("{count} stores"), SOON, || {
+        let stores = query.stores()?;
+        ensure!(stores.len() == count, "{} stores", stores.len());
+        Ok(Some(()))
+    })
+}
+
+/// Clusters of two stores each, where nobody is.
+fn many(count: usize) -> String {
+    let cluster = |n: usize| {
+        json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {
+                "name": format!("far{n}"), "namespace": "monitoring",
+                "labels": {"goatlas.io/cluster": "true", "goatlas.io/replicas": "2"},
+                "annotations": {"goatlas.io/addresses": format!("10.91.250.{}", n + 1)},
+            },
+        })
+    };
+    json!({"apiVersion": "v1", "kind": "List", "items": (0..count).map(cluster).collect::<Vec<_>>()}).to_string()
+}
+
+fn metric(hub: &Hub, name: &str) -> Result<f64> {
+    let text = hub.atlas.get(6309, "/metrics")?.text();
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    value.ok_or_else(|| anyhow::anyhow!("there is no {name} in:\n{text}"))
+}

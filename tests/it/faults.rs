@@ -134,6 +134,11 @@ world_test! {
         scene.hub.envoy.wait_live()?;
         wait_until("both clusters", Duration::from_secs(60), || Ok((clusters(&scene.hub.query)? == 2).then_some(())))?;
         prove::alert(&scene.hub, "tokyo")?;
+        // A graceful stop ends the streams and exits with 0; the data plane goes on without.
+        let stopped = scene.hub.atlas.process.stop(Duration::from_secs(15))?;
+        assert!(stopped.success(), "{stopped}");
+        assert!(scene.hub.atlas.process.log().contains("Atlas is stopping"), "the streams were told");
+        assert_eq!(clusters(&scene.hub.query)?, 2);
     }
 }
 

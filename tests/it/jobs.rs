@@ -13,8 +13,14 @@ world_test! {
         let mut hub = Hub::start(Place::in_world(world, "hub")?, options)?;
         let mut clusters = Vec::new();
         for name in ["tokyo", "paris"] {
-            let options = ClusterOptions { envoy: Part::EnvoyOldest, ..ClusterOptions::new(name) };
-            clusters.push(Cluster::start(Place::in_world(world, name)?, &mut hub, options)?);
+            let place = Place::in_world(world, name)?;
+            let mut options = ClusterOptions { envoy: Part::EnvoyOldest, ..ClusterOptions::new(name) };
+            if name == "paris" {
+                // By IPv6, with a second address behind which nobody is.
+                let addresses = format!("[{}]:11901, {}:19999", place.host.ip6(), place.envoy);
+                options.annotations.push(("goatlas.io/addresses".into(), addresses));
+            }
+            clusters.push(Cluster::start(place, &mut hub, options)?);
         }
         let mut scene = Scene { hub, clusters };
         scene.wait_connected()?;

@@ -5,6 +5,7 @@ mod cli;
 mod dns;
 mod faults;
 mod jobs;
+mod state;
 mod trust;
 mod validate;
 mod web;

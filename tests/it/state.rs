@@ -1,0 +1,104 @@
+//! The state directory: killed at any moment, shared by nobody, readable by its owner alone.
+
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use atlas_lab::process::wait_until;
+
+use crate::atlas;
+
+/// Three ports that were free a moment ago.
+fn ports() -> Result<Vec<String>> {
+    let listeners = (0..3).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
+    listeners.iter().map(|listener| Ok(listener.local_addr()?.port().to_string())).collect()
+}
+
+fn run(from: &Path, state: &Path, extra: &[&str]) -> Result<Child> {
+    let ports = ports()?;
+    let mut command = Command::new(atlas());
+    command.arg("run").arg("--from").arg(from).arg("--state").arg(state).args(extra);
+    for (flag, port) in ["--xds-port", "--metrics-port", "--web-port"].iter().zip(&ports) {
+        command.args([*flag, port]);
+    }
+    command.args(["--dns-port", "0"]);
+    Ok(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?)
+}
+
+fn manifest(name: &str) -> String {
+    format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, labels: {{goatlas.io/cluster: \"true\"}}}}\nspec: {{externalIPs: [10.0.0.1]}}\n")
+}
+
+/// All certificates and keys that lie in a state directory go together, and every issued credential is in the list.
+fn check(state: &Path) -> Result<usize> {
+    let ledger = fs::read_to_string(state.join("pki/issued.json")).unwrap_or_default();
+    let mut count = 0;
+    for entry in fs::read_dir(state.join("pki"))?.flatten() {
+        let path = entry.path();
+        let mode = entry.metadata()?.permissions().mode() & 0o777;
+        ensure!(mode == 0o600, "{} has mode {mode:o}", path.display());
+        let text = fs::read_to_string(&path)?;
+        if path.extension().is_some_and(|extension| extension == "pem") {
+            ensure!(text.contains("BEGIN CERTIFICATE") && text.trim_end().ends_with("-----END PRIVATE KEY-----"), "{} is half", path.display());
+            count += 1;
+        }
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("bootstrap.")) {
+            let der = <rustls_pki_types::CertificateDer as rustls_pki_types::pem::PemObject>::from_pem_slice(text.as_bytes());
+            let der = der.map_err(|error| anyhow::anyhow!("{error}"))?;
+            let fingerprint: String = <sha2::Sha256 as sha2::Digest>::digest(&der).iter().map(|byte| format!("{byte:02x}")).collect();
+            ensure!(ledger.contains(&fingerprint), "{} is in nobody's list", path.display());
+        }
+    }
+    Ok(count)
+}
+
+#[test]
+fn killed_at_any_moment_it_starts_again() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (from, state) = (dir.path().join("clusters"), dir.path().join("state"));
+    fs::create_dir(&from)?;
+    for n in 0..60 {
+        fs::write(from.join(format!("c{n}.yaml")), manifest(&format!("c{n}")))?;
+    }
+    let mut seen = Vec::new();
+    for round in 0..25u64 {
+        // Certificates of seconds keep it writing; each time it is killed a little later.
+        let mut child = run(&from, &state, &["--leaf-lifetime=2s", "--bootstrap-lifetime=3s"])?;
+        std::thread::sleep(Duration::from_millis(15 + round * 17));
+        child.kill()?;
+        child.wait()?;
+        if state.join("pki").exists() {
+            seen.push(check(&state)?);
+        }
+    }
+    println!("certificates on disk after each kill: {seen:?}");
+    assert!(seen.windows(2).any(|pair| pair[0] != pair[1]), "no kill came while it was writing: {seen:?}");
+    let mut child = run(&from, &state, &[])?;
+    let result = wait_until("all clusters have their files", Duration::from_secs(20), || Ok(state.join("nodes/c59/tls.key").exists().then_some(())));
+    // Ending a child that this test started.
+    child.kill()?;
+    child.wait()?;
+    result?;
+    assert_eq!(check(&state)?, 3 + 2 + 2 * 60);
+    Ok(())
+}
+
+#[test]
+fn a_second_atlas_is_turned_away() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (from, state) = (dir.path().join("clusters"), dir.path().join("state"));
+    fs::create_dir(&from)?;
+    let mut first = run(&from, &state, &[])?;
+    wait_until("the first runs", Duration::from_secs(20), || Ok(state.join("status.sock").exists().then_some(())))?;
+    let second = run(&from, &state, &[])?.wait_with_output()?;
+    first.kill()?;
+    first.wait()?;
+    assert_eq!(second.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(said.contains("another atlas runs with the state directory"), "{said}");
+    Ok(())
+}
