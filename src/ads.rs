@@ -15,9 +15,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
 
 use crate::clock;
+use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::published::Published;
-use crate::streams::{Client, Registration, Streams, lock};
+use crate::streams::{Client, Registration, Streams};
 use crate::tls::Peer;
 
 /// Responses that may wait for a client to read them. The session keeps one per type under way, so a client that takes

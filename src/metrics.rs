@@ -9,7 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use crate::streams::lock;
+use crate::lock::lock;
 
 /// All of Atlas's metrics.
 pub struct Metrics {

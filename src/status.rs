@@ -7,8 +7,9 @@ use atlas_core::name::{Identity, NodeId};
 use atlas_core::xds::session::Standing;
 use serde::{Deserialize, Serialize};
 
+use crate::lock::lock;
 use crate::published::Published;
-use crate::streams::{Stream, Streams, lock};
+use crate::streams::{Stream, Streams};
 
 /// Everything, at one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]

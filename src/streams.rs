@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use atlas_core::name::NodeId;
 use atlas_core::xds::session::Session;
 use tokio_util::sync::CancellationToken;
 
+use crate::lock::lock;
 use crate::tls::Peer;
 
 /// One open stream.
@@ -72,9 +73,4 @@ impl Streams {
     pub fn end(&self, node: &NodeId) {
         self.open().iter().filter(|stream| stream.peer.node == *node).for_each(|stream| stream.cancel.cancel());
     }
-}
-
-/// Locks, whatever happened to the last holder: these hold plain data.
-pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,6 +10,7 @@
 pub mod bootstrap;
 pub mod cluster;
 pub mod listener;
+mod matcher;
 pub mod route;
 pub mod secret;
 mod tls;
@@ -24,6 +25,13 @@ use prost::{Message, Name};
 pub const LEAF: &str = "leaf";
 /// Secret: the roots that the node trusts.
 pub const TRUST: &str = "trust";
+
+/// The HTTP filter that keeps people on one replica; routes switch it on.
+const STATEFUL_SESSION: &str = "envoy.filters.http.stateful_session";
+/// The HTTP filter that runs scripts; routes may bring their own.
+const LUA: &str = "envoy.filters.http.lua";
+/// The HTTP filter that refuses what was revoked; routes carry its list.
+const DENY_LIST: &str = "atlas.deny_list";
 
 /// Longest time one request may take. Thanos's own query timeout is 2 minutes, and Envoy can't end a request in flight
 /// otherwise (revocation, removal), so this bounds both.

@@ -30,7 +30,9 @@ fn run(from: &Path, state: &Path, extra: &[&str]) -> Result<Child> {
 }
 
 fn manifest(name: &str) -> String {
-    format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, labels: {{goatlas.io/cluster: \"true\"}}}}\nspec: {{externalIPs: [10.0.0.1]}}\n")
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, labels: {{goatlas.io/cluster: \"true\"}}}}\nspec: {{externalIPs: [10.0.0.1]}}\n"
+    )
 }
 
 /// All certificates and keys that lie in a state directory go together, and every issued credential is in the list.
@@ -43,7 +45,11 @@ fn check(state: &Path) -> Result<usize> {
         ensure!(mode == 0o600, "{} has mode {mode:o}", path.display());
         let text = fs::read_to_string(&path)?;
         if path.extension().is_some_and(|extension| extension == "pem") {
-            ensure!(text.contains("BEGIN CERTIFICATE") && text.trim_end().ends_with("-----END PRIVATE KEY-----"), "{} is half", path.display());
+            ensure!(
+                text.contains("BEGIN CERTIFICATE") && text.trim_end().ends_with("-----END PRIVATE KEY-----"),
+                "{} is half",
+                path.display()
+            );
             count += 1;
         }
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("bootstrap.")) {
@@ -78,7 +84,8 @@ fn killed_at_any_moment_it_starts_again() -> Result<()> {
     println!("certificates on disk after each kill: {seen:?}");
     assert!(seen.windows(2).any(|pair| pair[0] != pair[1]), "no kill came while it was writing: {seen:?}");
     let mut child = run(&from, &state, &[])?;
-    let result = wait_until("all clusters have their files", Duration::from_secs(20), || Ok(state.join("nodes/c59/tls.key").exists().then_some(())));
+    let result =
+        wait_until("all clusters have their files", Duration::from_secs(20), || Ok(state.join("nodes/c59/tls.key").exists().then_some(())));
     // Ending a child that this test started.
     child.kill()?;
     child.wait()?;

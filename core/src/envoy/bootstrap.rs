@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use envoy_types::pb::envoy::r#type::matcher::v3::{ListStringMatcher, StringMatcher, string_matcher::MatchPattern};
 
 use super::tls::Source;
-use super::{LEAF, TRUST, ads, cluster, flag, listener, route};
+use super::{LEAF, TRUST, ads, cluster, flag, listener, matcher, route};
 use crate::keys::port;
 use crate::name::{Host, HostPort};
 
@@ -119,7 +119,8 @@ pub fn file_secrets(keys: &str) -> [(String, tls::Secret); 2] {
 /// Keeps the statistics that someone looks at: with all of them, a hub of a thousand clusters needs 70 MB more.
 fn stats() -> metrics::StatsConfig {
     let prefix = |text: &str| StringMatcher { match_pattern: Some(MatchPattern::Prefix(text.into())), ..Default::default() };
-    let regex = |text: &str| StringMatcher { match_pattern: Some(MatchPattern::SafeRegex(route::safe_regex(text))), ..Default::default() };
+    let regex =
+        |text: &str| StringMatcher { match_pattern: Some(MatchPattern::SafeRegex(matcher::safe_regex(text))), ..Default::default() };
     let patterns = vec![
         prefix("server."),
         prefix("cluster_manager."),

@@ -16,19 +16,13 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{PathMatcher, StringMatcher, pa
 use envoy_types::pb::google::protobuf::Any;
 use prost::{Message, Name};
 
-use super::route::{WebUi, method, safe_regex};
+use super::matcher::{method, safe_regex};
+use super::route::WebUi;
 use super::tls::{self, Peer};
-use super::{ads, any, bind_address, flag, inline, seconds};
+use super::{DENY_LIST, LUA, STATEFUL_SESSION, ads, any, bind_address, flag, inline, seconds};
 use crate::keys::port;
 
 pub use listener::Listener;
-
-/// The filter that keeps people on one replica; routes switch it on.
-pub(super) const STATEFUL_SESSION: &str = "envoy.filters.http.stateful_session";
-/// The filter that runs scripts; routes may bring their own.
-pub(super) const LUA: &str = "envoy.filters.http.lua";
-/// The filter that refuses what was revoked; routes carry its list.
-pub(super) const DENY_LIST: &str = "atlas.deny_list";
 
 /// 10901 on the hub: Thanos Query speaks plain HTTP/2 here.
 pub fn stores_on_hub(name: &str, bind: IpAddr) -> Listener {

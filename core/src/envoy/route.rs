@@ -13,10 +13,11 @@ use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3 as s
 use envoy_types::pb::envoy::extensions::http::stateful_session::cookie::v3::CookieBasedSessionState;
 use envoy_types::pb::envoy::extensions::router::cluster_specifiers::lua::v3::LuaConfig;
 use envoy_types::pb::envoy::r#type::http::v3::Cookie;
-use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, RegexMatcher, StringMatcher, string_matcher::MatchPattern};
+use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::google::protobuf::{Any, Duration};
 
-use super::{MAX_REQUEST_SECONDS, MAX_WEBSOCKET_SECONDS, any, extension, inline, listener, number, seconds};
+use super::matcher::{exact_path, grpc, method, path_prefix, path_regex, path_segments, posted, rewrite};
+use super::{DENY_LIST, LUA, MAX_REQUEST_SECONDS, MAX_WEBSOCKET_SECONDS, STATEFUL_SESSION, any, extension, inline, number, seconds};
 
 pub use route::{Route, RouteConfiguration, VirtualHost};
 
@@ -110,7 +111,7 @@ pub fn alerts_on_hub(name: &str, indices: impl Iterator<Item = u32>, alertmanage
     };
     let mut host = virtual_host("alerts", &["*".to_owned()], indices.map(to_replica).collect());
     // Denials must stand here and not in the listener: there they would not bite on live connections while they drain.
-    host.typed_per_filter_config = [(listener::DENY_LIST.to_owned(), any(&deny_list()))].into();
+    host.typed_per_filter_config = [(DENY_LIST.to_owned(), any(&deny_list()))].into();
     configuration(name, vec![host])
 }
 
@@ -156,7 +157,7 @@ fn targets(indices: &[u32]) -> Route {
     let script = format!("local targets = '[{}]\\n'\n{}", list.join(", "), ANSWER_WITH_TARGETS.trim_start());
     let per_route =
         LuaPerRoute { r#override: Some(lua_per_route::Override::SourceCode(inline(script).unwrap_or_default())), ..Default::default() };
-    Route { typed_per_filter_config: [(listener::LUA.to_owned(), any(&per_route))].into(), ..answer(exact_path("/alertmanagers"), 404, "") }
+    Route { typed_per_filter_config: [(LUA.to_owned(), any(&per_route))].into(), ..answer(exact_path("/alertmanagers"), 404, "") }
 }
 
 const ANSWER_WITH_TARGETS: &str = r#"
@@ -242,7 +243,7 @@ fn sticky(base: &str) -> HashMap<String, Any> {
         session::StatefulSession { session_state: Some(extension("envoy.http.stateful_session.cookie", &state)), ..Default::default() };
     let per_route =
         session::StatefulSessionPerRoute { r#override: Some(session::stateful_session_per_route::Override::StatefulSession(session)) };
-    [(listener::STATEFUL_SESSION.to_owned(), any(&per_route))].into()
+    [(STATEFUL_SESSION.to_owned(), any(&per_route))].into()
 }
 
 /// 11901 in a cluster: all of it.
@@ -336,55 +337,6 @@ fn answer(matches: Option<route::RouteMatch>, status: u32, text: &str) -> Route 
         action: Some(route::route::Action::DirectResponse(route::DirectResponseAction {
             status,
             body: inline(text),
-            ..Default::default()
-        })),
-        ..Default::default()
-    }
-}
-
-fn matching(path: route::route_match::PathSpecifier) -> Option<route::RouteMatch> {
-    Some(route::RouteMatch { path_specifier: Some(path), ..Default::default() })
-}
-
-fn grpc() -> Option<route::RouteMatch> {
-    let matches = matching(route::route_match::PathSpecifier::Prefix("/".into()))?;
-    Some(route::RouteMatch { grpc: Some(route::route_match::GrpcRouteMatchOptions {}), ..matches })
-}
-
-fn posted(path: &str) -> Option<route::RouteMatch> {
-    Some(route::RouteMatch { headers: vec![method("POST")], ..exact_path(path)? })
-}
-
-fn exact_path(path: &str) -> Option<route::RouteMatch> {
-    matching(route::route_match::PathSpecifier::Path(path.to_owned()))
-}
-
-fn path_prefix(path: &str) -> Option<route::RouteMatch> {
-    matching(route::route_match::PathSpecifier::Prefix(path.to_owned()))
-}
-
-/// The path itself and everything below it, but not `/debugger` for `/debug`.
-fn path_segments(path: &str) -> Option<route::RouteMatch> {
-    matching(route::route_match::PathSpecifier::PathSeparatedPrefix(path.to_owned()))
-}
-
-fn path_regex(regex: &str) -> Option<route::RouteMatch> {
-    matching(route::route_match::PathSpecifier::SafeRegex(safe_regex(regex)))
-}
-
-pub(super) fn safe_regex(regex: &str) -> RegexMatcher {
-    RegexMatcher { regex: regex.to_owned(), ..Default::default() }
-}
-
-fn rewrite(regex: &str, substitution: &str) -> RegexMatchAndSubstitute {
-    RegexMatchAndSubstitute { pattern: Some(safe_regex(regex)), substitution: substitution.to_owned() }
-}
-
-pub(super) fn method(method: &str) -> route::HeaderMatcher {
-    route::HeaderMatcher {
-        name: ":method".into(),
-        header_match_specifier: Some(route::header_matcher::HeaderMatchSpecifier::StringMatch(StringMatcher {
-            match_pattern: Some(MatchPattern::Exact(method.to_owned())),
             ..Default::default()
         })),
         ..Default::default()
