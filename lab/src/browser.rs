@@ -244,10 +244,12 @@ fn wait_port(process: &mut Proc) -> Result<u16> {
 fn capabilities(home: &Path) -> Result<Value> {
     let mut arguments: Vec<String> = FLAGS.iter().map(ToString::to_string).collect();
     arguments.push(format!("--user-data-dir={}", home.join("profile").display()));
+    // Chromium's own start page asks for things on the Internet.
+    let start_page = json!({"session": {"restore_on_startup": 4, "startup_urls": ["about:blank"]}});
     Ok(json!({"capabilities": {"alwaysMatch": {
         "browserName": "chrome",
         "timeouts": {"pageLoad": PAGE_LOAD_MS, "script": PAGE_LOAD_MS},
-        "goog:chromeOptions": {"binary": parts::get(Part::Chromium)?, "args": arguments},
+        "goog:chromeOptions": {"binary": parts::get(Part::Chromium)?, "args": arguments, "prefs": start_page},
         "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
     }}}))
 }

@@ -1,6 +1,7 @@
 //! Atlas's chores: `cargo xtask --help`.
 
 mod demo;
+mod licences;
 mod setup;
 
 use std::process::ExitCode;
@@ -24,12 +25,15 @@ enum Command {
     },
     /// Run a hub and two clusters on this machine, prove that everything works, and let you look around
     Demo(demo::Demo),
+    /// Check the licences of all dependencies, offline
+    Licences,
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup { parts } => setup::run(parts),
         Command::Demo(demo) => demo.run(),
+        Command::Licences => licences::run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

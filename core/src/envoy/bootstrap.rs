@@ -5,11 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use envoy_types::pb::envoy::config::bootstrap::v3 as bootstrap;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::metrics::v3 as metrics;
+use envoy_types::pb::envoy::config::overload::v3 as overload;
+use envoy_types::pb::envoy::extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use envoy_types::pb::envoy::r#type::matcher::v3::{ListStringMatcher, StringMatcher, string_matcher::MatchPattern};
 
 use super::tls::Source;
-use super::{LEAF, TRUST, ads, cluster, flag, listener, matcher, route};
+use super::{LEAF, TRUST, ads, any, cluster, flag, listener, matcher, route};
 use crate::keys::port;
 use crate::name::{Host, HostPort};
 
@@ -61,6 +63,7 @@ pub fn bootstrap(node: &Node<'_>) -> Bootstrap {
             ..Default::default()
         }),
         stats_config: Some(stats()),
+        overload_manager: Some(overload_manager()),
         ..Default::default()
     }
 }
@@ -114,6 +117,21 @@ pub fn file_secrets(keys: &str) -> [(String, tls::Secret); 2] {
         (format!("{LEAF}.yaml"), tls::Secret { name: LEAF.into(), r#type: Some(tls::secret::Type::TlsCertificate(leaf)) }),
         (format!("{TRUST}.yaml"), tls::Secret { name: TRUST.into(), r#type: Some(tls::secret::Type::ValidationContext(trust)) }),
     ]
+}
+
+/// Connections beyond this are refused rather than let the Envoy run out of files. A hub of 10,000 clusters with two Envoys
+/// each has 20,000 xDS streams and as many connections for alerts.
+const MAX_CONNECTIONS: i64 = 50_000;
+
+fn overload_manager() -> overload::OverloadManager {
+    let limit = DownstreamConnectionsConfig { max_active_downstream_connections: MAX_CONNECTIONS };
+    overload::OverloadManager {
+        resource_monitors: vec![overload::ResourceMonitor {
+            name: "envoy.resource_monitors.global_downstream_max_connections".into(),
+            config_type: Some(overload::resource_monitor::ConfigType::TypedConfig(any(&limit))),
+        }],
+        ..Default::default()
+    }
 }
 
 /// Keeps the statistics that someone looks at: with all of them, a hub of a thousand clusters needs 70 MB more.
