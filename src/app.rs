@@ -23,6 +23,7 @@ use crate::ca::Pki;
 use crate::controller::Controller;
 use crate::dns;
 use crate::metrics::Metrics;
+use crate::nodefiles::NodeFiles;
 use crate::published::Published;
 use crate::source::files;
 use crate::state_dir::StateDir;
@@ -40,6 +41,8 @@ pub struct Options {
     pub from: PathBuf,
     /// State directory.
     pub state: PathBuf,
+    /// Where what Thanos and CoreDNS read goes too.
+    pub public_dir: Option<PathBuf>,
     /// What the plan depends on.
     pub settings: Settings,
     /// How long certificates live.
@@ -80,6 +83,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         settings: options.settings.clone(),
         pki,
         state: state.clone(),
+        public_dir: options.public_dir.clone(),
+        node_files: NodeFiles::new(state.clone()),
         gate: Arc::clone(&gate),
         streams: Arc::clone(&streams),
         metrics: Arc::clone(&metrics),

@@ -3,6 +3,7 @@
 //! What was in force stays in force until a whole round has succeeded; a round that fails is tried again.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 use crate::ca::Pki;
 use crate::clock;
 use crate::metrics::Metrics;
-use crate::nodefiles;
+use crate::nodefiles::NodeFiles;
 use crate::published::Published;
 use crate::source::files::Report;
-use crate::state_dir::StateDir;
+use crate::state_dir::{StateDir, write_public};
 use crate::streams::Streams;
 use crate::tls::Gate;
 
@@ -43,6 +44,10 @@ pub struct Controller {
     pub pki: Pki,
     /// Where results go.
     pub state: StateDir,
+    /// Where what Thanos and CoreDNS read goes too, readable by everyone.
+    pub public_dir: Option<PathBuf>,
+    /// What Envoys start from.
+    pub node_files: NodeFiles,
     /// The xDS port's gate.
     pub gate: Arc<Gate>,
     /// Open streams.
@@ -122,13 +127,17 @@ impl Controller {
     }
 
     /// What Thanos and the Envoys read from files.
-    fn write(&self, published: &Published, trust: &atlas_core::pki::Trust) -> anyhow::Result<()> {
-        self.state.write("endpoints.yaml", &published.plan.endpoints)?;
-        self.state.write("atlas.zone", &published.plan.zone.to_file())?;
+    fn write(&mut self, published: &Published, trust: &atlas_core::pki::Trust) -> anyhow::Result<()> {
+        for (file, text) in [("endpoints.yaml", &published.plan.endpoints), ("atlas.zone", &published.plan.zone.to_file())] {
+            self.state.write(file, text)?;
+            if let Some(dir) = &self.public_dir {
+                write_public(&dir.join(file), text)?;
+            }
+        }
         let clusters = published.fleet.clusters.keys().cloned().map(NodeId::Cluster);
         for node in clusters.chain([NodeId::Hub]) {
             if let Some(opener) = self.pki.opener(&node) {
-                nodefiles::write(&self.state, &published.fleet, trust, &node, &opener)?;
+                self.node_files.write(&published.fleet, trust, &node, &opener)?;
             }
         }
         Ok(())

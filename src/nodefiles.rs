@@ -1,5 +1,6 @@
 //! The files one Envoy starts from: `envoy.yaml`, its credential, and the two small files that name the credential's.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -9,34 +10,60 @@ use atlas_core::pki::{Leaf, Trust};
 use atlas_core::plan::nodefiles::{NoBootstrap, node_bootstrap};
 use atlas_core::render::{self, Secrets};
 use atlas_core::xds::snapshot::{Resource, ResourceType};
+use prost::Message;
+use sha2::{Digest, Sha256};
 
 use crate::state_dir::{StateDir, make_private_dir, swap_files, write_private};
 
 /// All files of a node's directory.
 const FILES: [&str; 6] = ["envoy.yaml", "leaf.yaml", "trust.yaml", "tls.crt", "tls.key", "ca.crt"];
 
-/// Writes a node's files into the state directory, where an Envoy on this machine can start from them and is told of
-/// renewed credentials.
-pub fn write(state: &StateDir, fleet: &Fleet, trust: &Trust, node: &NodeId, opener: &Leaf) -> anyhow::Result<()> {
-    let dir = state.node(&node.to_string());
-    let path = dir.display().to_string();
-    let bootstrap = match node_bootstrap(fleet, trust, node, &path) {
-        Ok(bootstrap) => render::yaml(&bootstrap, Secrets::Show),
-        // The credential is there all the same; `atlas bootstrap` says what is missing.
-        Err(NoBootstrap::NoHub(_)) => String::new(),
-        Err(error) => return Err(error.into()),
-    };
-    let mut files = vec![
-        ("envoy.yaml".to_owned(), bootstrap),
-        ("tls.crt".to_owned(), opener.chain.clone()),
-        ("tls.key".to_owned(), opener.key.expose().to_owned()),
-        ("ca.crt".to_owned(), trust.bundle()),
-    ];
-    for (name, secret) in atlas_core::envoy::bootstrap::file_secrets(&path) {
-        let resource = Resource::new(ResourceType::Secret, secret.name.clone(), &secret);
-        files.push((name, render::resources_yaml([&*resource], Secrets::Show)));
+/// Keeps nodes' files in the state directory, where an Envoy on this machine can start from them and is told of renewed
+/// credentials.
+pub struct NodeFiles {
+    state: StateDir,
+    /// Of what each node's files were last made, as a hash: so that a change to one cluster costs nothing for the others.
+    written: HashMap<NodeId, [u8; 32]>,
+}
+
+impl NodeFiles {
+    /// Knows of no files yet: each node's are looked at once.
+    pub fn new(state: StateDir) -> Self {
+        Self { state, written: HashMap::new() }
     }
-    swap_files(&dir, &files).map(drop)
+
+    /// Brings a node's files up to date.
+    ///
+    /// # Errors
+    /// They can't be written.
+    pub fn write(&mut self, fleet: &Fleet, trust: &Trust, node: &NodeId, opener: &Leaf) -> anyhow::Result<()> {
+        let dir = self.state.node(&node.to_string());
+        let path = dir.display().to_string();
+        let bootstrap = match node_bootstrap(fleet, trust, node, &path) {
+            Ok(bootstrap) => Some(bootstrap),
+            // The credential is there all the same; `atlas bootstrap` says what is missing.
+            Err(NoBootstrap::NoHub(_)) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let bytes = bootstrap.as_ref().map(Message::encode_to_vec).unwrap_or_default();
+        let made_of = Sha256::new().chain_update(bytes).chain_update(&opener.chain).chain_update(trust.bundle()).finalize().into();
+        if self.written.get(node) == Some(&made_of) && dir.exists() {
+            return Ok(());
+        }
+        let mut files = vec![
+            ("envoy.yaml".to_owned(), bootstrap.map(|bootstrap| render::yaml(&bootstrap, Secrets::Show)).unwrap_or_default()),
+            ("tls.crt".to_owned(), opener.chain.clone()),
+            ("tls.key".to_owned(), opener.key.expose().to_owned()),
+            ("ca.crt".to_owned(), trust.bundle()),
+        ];
+        for (name, secret) in atlas_core::envoy::bootstrap::file_secrets(&path) {
+            let resource = Resource::new(ResourceType::Secret, secret.name.clone(), &secret);
+            files.push((name, render::resources_yaml([&*resource], Secrets::Show)));
+        }
+        swap_files(&dir, &files)?;
+        self.written.insert(node.clone(), made_of);
+        Ok(())
+    }
 }
 
 /// Copies a node's files to `out`, so that they can be carried to where its Envoy runs and sees them as `seen_as`.

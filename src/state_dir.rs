@@ -134,10 +134,24 @@ impl StateDir {
 
 /// Replaces a file atomically, readable by its owner alone.
 pub fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    replace(path, text, 0o600)
+}
+
+/// Replaces a file atomically, readable by everyone, unless it says the same already.
+pub fn write_public(path: &Path, text: &str) -> anyhow::Result<()> {
+    if fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
+        return Ok(());
+    }
+    replace(path, text, 0o644)
+}
+
+fn replace(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
     let what = || format!("cannot write {}", path.display());
     let dir = path.parent().unwrap_or(Path::new("."));
-    // tempfile makes it with mode 0600.
-    let mut file = tempfile::NamedTempFile::new_in(dir).with_context(what)?;
+    let mode = Permissions::from_mode(mode);
+    let mut file = tempfile::Builder::new().permissions(mode.clone()).tempfile_in(dir).with_context(what)?;
+    // The mode at creation is subject to the umask.
+    file.as_file().set_permissions(mode).with_context(what)?;
     file.write_all(text.as_bytes()).with_context(what)?;
     file.as_file().sync_all().with_context(what)?;
     file.persist(path).with_context(what)?;

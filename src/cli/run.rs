@@ -24,6 +24,10 @@ pub struct Run {
     /// Where keys, certificates and results are kept. Back it up: who loses it must give every cluster a new credential.
     #[arg(long, value_name = "DIR", env = "ATLAS_STATE")]
     state: PathBuf,
+    /// Write endpoints.yaml and atlas.zone to this directory too, readable by everyone: for Thanos and CoreDNS that run as
+    /// other users, since the state directory is its owner's alone.
+    #[arg(long, value_name = "DIR", env = "ATLAS_PUBLIC_DIR")]
+    public_dir: Option<PathBuf>,
     #[command(flatten)]
     settings: SettingsArgs,
 
@@ -80,10 +84,14 @@ impl Run {
             let dir = self.from.display();
             return Err(wrong_usage(format!("--from: {dir} is not a directory: make it, and put one manifest per cluster into it")));
         }
+        if let Some(dir) = self.public_dir.as_ref().filter(|dir| !dir.is_dir()) {
+            return Err(wrong_usage(format!("--public-dir: {} is not a directory", dir.display())));
+        }
         let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX / 4);
         let options = Options {
             from: self.from,
             state: self.state,
+            public_dir: self.public_dir,
             settings,
             lifetimes: Lifetimes {
                 root: seconds(self.root_lifetime),

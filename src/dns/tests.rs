@@ -198,7 +198,7 @@ async fn tcp_answers_up_to_64_kib() {
 fn no_answer_exceeds_its_limit_and_only_incomplete_ones_say_so() {
     for stores in 0..20 {
         let answers = Answers::new(&zone_of(stores)).unwrap();
-        for size in 512..1300 {
+        for size in (512..1300).step_by(3) {
             let query = question_edns(SERVICE, RecordType::SRV, size).to_vec().unwrap();
             let bytes = respond(Some(&answers), &query, Transport::Udp).unwrap();
             assert!(bytes.len() <= usize::from(size.min(UDP_MAX)), "{stores} stores, {size}: {}", bytes.len());

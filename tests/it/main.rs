@@ -1,5 +1,6 @@
 //! Whole-system tests: the real programs in a private world. One binary, since each one links again.
 
+mod browser;
 mod changes;
 mod cli;
 mod dns;
