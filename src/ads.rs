@@ -19,7 +19,7 @@ use crate::lock::lock;
 use crate::metrics::Metrics;
 use crate::published::Published;
 use crate::streams::{Client, Registration, Streams};
-use crate::tls::Peer;
+use crate::tls::{Gate, Peer};
 
 /// Responses that may wait for a client to read them. The session keeps one per type under way, so a client that takes
 /// more room than this asks for nonsense faster than it reads the answers.
@@ -28,6 +28,12 @@ const OUTBOX: usize = 32;
 /// Why a stream ends that has done nothing wrong.
 const AGE: &str = "this stream has reached its age; come back";
 const CANCELLED: &str = "Atlas is stopping, or this credential no longer counts";
+const GONE: &str = "the client is gone";
+/// Why a stream is refused on a connection that was once let in.
+const REFUSED: &str = "this credential no longer counts: carry the node's new files to it (`atlas bootstrap`)";
+/// What an Envoy says of itself is cut to so many characters, and its refusals to so many.
+const LONGEST_NAME: usize = 256;
+const LONGEST_REFUSAL: usize = 2048;
 
 /// What the service needs to know.
 pub struct Ads {
@@ -35,6 +41,8 @@ pub struct Ads {
     pub published: watch::Receiver<Option<Arc<Published>>>,
     /// The open streams.
     pub streams: Arc<Streams>,
+    /// Who is let in.
+    pub gate: Arc<Gate>,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Longest life of a stream; some end a little earlier, so that they don't all come back at once.
@@ -64,12 +72,19 @@ impl AggregatedDiscoveryService for Ads {
         let peer =
             request.extensions().get::<Peer>().cloned().ok_or_else(|| Status::internal("BUG: a connection without a certificate"))?;
         let (out, responses) = mpsc::channel(OUTBOX);
-        let registration = self.streams.register(peer, clock::now(), self.drain.child_token());
+        let (now, not_after) = (clock::now(), peer.not_after);
+        let registration = self.streams.register(peer, now, self.drain.child_token());
+        // After registering: whoever is refused from now on is found in the list and ended.
+        if !self.gate.still_admits(&registration.stream.peer, now) {
+            registration.stream.peer.connection.cancel();
+            return Err(Status::permission_denied(REFUSED));
+        }
         let task = StreamTask {
             registration,
             published: self.published.clone(),
+            gate: Arc::clone(&self.gate),
             metrics: Arc::clone(&self.metrics),
-            deadline: self.deadline(clock::now(), request.extensions().get::<Peer>().map_or(0, |peer| peer.not_after)),
+            deadline: self.deadline(now, not_after),
             out,
             foreign_id: false,
         };
@@ -90,6 +105,7 @@ impl Ads {
 struct StreamTask {
     registration: Registration,
     published: watch::Receiver<Option<Arc<Published>>>,
+    gate: Arc<Gate>,
     metrics: Arc<Metrics>,
     deadline: Instant,
     out: mpsc::Sender<Result<discovery::DeltaDiscoveryResponse, Status>>,
@@ -114,10 +130,12 @@ impl StreamTask {
     /// Carries requests in and responses out until something ends the stream; returns what.
     async fn talk(&mut self, requests: &mut Streaming<discovery::DeltaDiscoveryRequest>) -> Status {
         let cancel = self.registration.stream.cancel.clone();
+        let out = self.out.clone();
         let deadline = tokio::time::sleep_until(self.deadline);
         tokio::pin!(deadline);
         tokio::select! {
             ready = self.wait_for_snapshot() => if let Err(end) = ready { return end },
+            () = out.closed() => return Status::ok(GONE),
             () = &mut deadline => return Status::unavailable(AGE),
             () = cancel.cancelled() => return Status::unavailable(CANCELLED),
         }
@@ -132,6 +150,7 @@ impl StreamTask {
                     Ok(()) => self.on_change(),
                     Err(_) => return Status::unavailable("Atlas is stopping"),
                 },
+                () = out.closed() => return Status::ok(GONE),
                 () = &mut deadline => return Status::unavailable(AGE),
                 () = cancel.cancelled() => return Status::unavailable(CANCELLED),
             };
@@ -175,6 +194,10 @@ impl StreamTask {
     }
 
     fn on_change(&mut self) -> Result<Vec<Response>, Status> {
+        // A credential may have been forgotten, or have slept too long.
+        if !self.gate.still_admits(&self.registration.stream.peer, clock::now()) {
+            return Err(Status::permission_denied(REFUSED));
+        }
         let snapshot = self.snapshot()?;
         Ok(lock(&self.registration.stream.session).on_snapshot(&snapshot))
     }
@@ -191,9 +214,10 @@ impl StreamTask {
         let peer = &self.registration.stream.peer;
         if node.id != peer.node.to_string() && !self.foreign_id {
             self.foreign_id = true;
-            tracing::warn!(node = %peer.node, claims = node.id, "an Envoy calls itself somebody else; its certificate decides");
+            tracing::warn!(node = %peer.node, claims = plain(&node.id, LONGEST_NAME), "an Envoy calls itself somebody else; its certificate decides");
         }
-        *lock(&self.registration.stream.client) = Client { id: node.id.clone(), version: version(node) };
+        *lock(&self.registration.stream.client) =
+            Client { id: plain(&node.id, LONGEST_NAME), version: plain(&version(node), LONGEST_NAME) };
     }
 
     fn send(&self, responses: Vec<Response>) -> Result<(), Status> {
@@ -214,6 +238,11 @@ impl StreamTask {
     }
 }
 
+/// A text from outside for people's terminals: cut, and without control characters.
+fn plain(text: &str, longest: usize) -> String {
+    text.chars().take(longest).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 fn version(node: &envoy_types::pb::envoy::config::core::v3::Node) -> String {
     use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
     match &node.user_agent_version_type {
@@ -229,7 +258,7 @@ fn to_request(request: discovery::DeltaDiscoveryRequest) -> Request {
     Request {
         type_url: request.type_url,
         nonce: request.response_nonce,
-        error: request.error_detail.map(|detail| detail.message),
+        error: request.error_detail.map(|detail| plain(&detail.message, LONGEST_REFUSAL)),
         subscribe: request.resource_names_subscribe,
         unsubscribe: request.resource_names_unsubscribe,
         initial_versions: request.initial_resource_versions.into_iter().collect(),
@@ -249,5 +278,16 @@ fn to_wire(response: Response) -> discovery::DeltaDiscoveryResponse {
         resources: response.resources.into_iter().map(resource).collect(),
         removed_resources: response.removed,
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::plain;
+
+    #[test]
+    fn what_an_envoy_says_cannot_move_the_cursor() {
+        assert_eq!(plain("tokyo\u{1b}[2J\nhub", 256), "tokyo [2J hub");
+        assert_eq!(plain("abc", 2), "ab");
     }
 }

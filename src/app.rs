@@ -3,6 +3,7 @@
 //! Start: lock the state, load the keys, bind every port (so that a taken one is an error at once), watch, serve.
 //! Stop: say so to every stream, let them end, then the rest.
 
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,23 +13,25 @@ use anyhow::Context;
 use atlas_core::model::Settings;
 use atlas_core::pki::Lifetimes;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::ads::Ads;
 use crate::ca::Pki;
 use crate::controller::Controller;
 use crate::dns;
+use crate::http;
 use crate::metrics::Metrics;
 use crate::nodefiles::NodeFiles;
 use crate::published::Published;
 use crate::source::files;
 use crate::state_dir::StateDir;
 use crate::streams::Streams;
-use crate::tls::{self, Gate};
+use crate::tls::{self, Gate, Limits};
 use crate::web::{self, Web};
 
 /// How long streams get to end by themselves.
@@ -63,6 +66,7 @@ pub struct Options {
 
 /// Runs until a signal, or until something that must run can't.
 pub async fn run(options: Options) -> anyhow::Result<()> {
+    let limits = Limits::for_files(raise_file_limit());
     let state = StateDir::at(&options.state)?;
     let _lock = state.lock()?;
     let domain = options.settings.trust_domain.clone();
@@ -77,7 +81,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (commands_in, commands) = mpsc::channel(16);
     let (metrics, streams, gate) = (Arc::new(Metrics::new()), Arc::new(Streams::default()), Arc::new(Gate::new(domain)));
     let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
-    let tasks = TaskTracker::new();
+    let mut tasks = Tasks::default();
 
     let controller = Controller {
         settings: options.settings.clone(),
@@ -90,25 +94,27 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         metrics: Arc::clone(&metrics),
         out: published_in,
     };
-    tasks.spawn(controller.run(reports, commands, stop.clone()));
+    tasks.spawn("the controller", controller.run(reports, commands, stop.clone()));
     let ads = Ads {
         published: published.clone(),
         streams: Arc::clone(&streams),
+        gate: Arc::clone(&gate),
         metrics: Arc::clone(&metrics),
         max_age: options.max_stream_age,
         drain: drain.clone(),
     };
-    tasks.spawn(serve_xds(xds, ads, gate, Arc::clone(&metrics), drain.clone()));
-    tasks.spawn(dns::serve(dns_sockets, published.clone(), Arc::clone(&metrics), stop.clone()));
+    tasks.spawn("the xDS server", serve_xds(xds, ads, gate, Arc::clone(&metrics), limits, drain.clone()));
+    tasks.spawn("the DNS server", dns::serve(dns_sockets, published.clone(), Arc::clone(&metrics), stop.clone()));
     let web = Web { published, streams: Arc::clone(&streams), metrics, commands: commands_in };
-    tasks.spawn(serve_http(metrics_port, web::operations(web.clone()), stop.clone()));
-    tasks.spawn(serve_http(web_port, web::public(web.clone()), stop.clone()));
-    tasks.spawn(serve_socket(socket, web::control(web), stop.clone()));
+    tasks.spawn("the metrics server", http::serve(metrics_port, web::operations(web.clone()), stop.clone()));
+    tasks.spawn("the web server", http::serve(web_port, web::public(web.clone()), stop.clone()));
+    tasks.spawn("the control socket", serve_socket(socket, web::control(web), stop.clone()));
     tracing::info!(from = %options.from.display(), state = %state.root().display(), listen = %options.listen, xds = options.xds_port, "atlas runs");
 
     let watching = files::watch(options.from.clone(), reports_in, stop.clone());
     let result = tokio::select! {
         result = watching => result.context("cannot watch the manifests"),
+        ended = tasks.first() => Err(anyhow::anyhow!("{ended} has ended, which it never should: please report this")),
         signal = signal() => {
             tracing::info!(signal, "stopping: ending {} streams", streams.open().len());
             Ok(())
@@ -122,13 +128,49 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     };
     let _ = tokio::time::timeout(DRAIN, emptied).await;
     stop.cancel();
-    tasks.close();
-    if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
+    if tokio::time::timeout(DRAIN, tasks.all()).await.is_err() {
         tracing::warn!("some connections did not end in time");
     }
     let _ = std::fs::remove_file(state.socket());
     tracing::info!("stopped");
     result
+}
+
+/// What runs beside each other. None ends before it is told to.
+#[derive(Default)]
+struct Tasks(JoinSet<&'static str>);
+
+impl Tasks {
+    fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(async move {
+            task.await;
+            name
+        });
+    }
+
+    /// The name of the first to end, or that one panicked.
+    async fn first(&mut self) -> &'static str {
+        match self.0.join_next().await {
+            Some(Ok(name)) => name,
+            Some(Err(_)) => "a task that panicked (see above)",
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn all(&mut self) {
+        while self.0.join_next().await.is_some() {}
+    }
+}
+
+/// Lets this process open as many files as it may; returns how many. The usual soft limit of 1,024 is for programs that
+/// call `select`.
+fn raise_file_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let raised = setrlimit(Resource::Nofile, wanted).is_ok();
+    let files = if raised { limit.maximum } else { limit.current };
+    // No limit is still bounded by memory.
+    files.unwrap_or(1 << 20)
 }
 
 async fn bind(ip: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
@@ -148,9 +190,9 @@ fn bind_socket(state: &StateDir) -> anyhow::Result<UnixListener> {
     Ok(listener)
 }
 
-async fn serve_xds(listener: TcpListener, ads: Ads, gate: Arc<Gate>, metrics: Arc<Metrics>, drain: CancellationToken) {
+async fn serve_xds(listener: TcpListener, ads: Ads, gate: Arc<Gate>, metrics: Arc<Metrics>, limits: Limits, drain: CancellationToken) {
     let (connections_in, connections) = mpsc::channel(64);
-    tokio::spawn(tls::accept(listener, gate, metrics, connections_in, drain.clone()));
+    tokio::spawn(tls::accept(listener, gate, metrics, limits, connections_in, drain.clone()));
     let server = tonic::transport::Server::builder()
         // A peer that is gone without a word is noticed after 40 s.
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
@@ -161,12 +203,6 @@ async fn serve_xds(listener: TcpListener, ads: Ads, gate: Arc<Gate>, metrics: Ar
         .serve_with_incoming_shutdown(ReceiverStream::new(connections), drain.cancelled_owned());
     if let Err(error) = server.await {
         tracing::error!(%error, "the xDS server ended");
-    }
-}
-
-async fn serve_http(listener: TcpListener, router: axum::Router, stop: CancellationToken) {
-    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await {
-        tracing::error!(%error, "an HTTP server ended");
     }
 }
 

@@ -7,6 +7,7 @@ mod cli;
 mod clock;
 mod controller;
 mod dns;
+mod http;
 mod lock;
 mod metrics;
 mod nodefiles;

@@ -40,6 +40,8 @@ pub struct Metrics {
     pub nacks: Counter,
     /// TLS handshakes that failed.
     pub handshakes_refused: Counter,
+    /// Connections for which there was no room.
+    pub connections_dropped: Counter,
     /// Rounds of the controller.
     pub rounds: Counter,
     /// Rounds that failed; what was in force stays.
@@ -88,6 +90,7 @@ impl Metrics {
             bytes_sent: counter("xds_resource_bytes_sent", "Bytes of resources sent in xDS responses"),
             nacks: counter("xds_nacks", "xDS responses that Envoys refused"),
             handshakes_refused: counter("tls_handshakes_refused", "TLS handshakes on the xDS port that failed or were refused"),
+            connections_dropped: counter("connections_dropped", "Connections to the xDS port for which there was no room"),
             rounds: counter("rounds", "Times that the plan was made"),
             failed_rounds: counter("failed_rounds", "Times that the plan could not be made or written"),
             dns_queries: counter("dns_queries", "DNS queries answered"),

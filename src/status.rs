@@ -1,6 +1,6 @@
 //! What `atlas status` shows: made by the running Atlas as JSON, printed by the command.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use atlas_core::intake::{Finding, Severity};
 use atlas_core::name::{Identity, NodeId};
@@ -84,6 +84,9 @@ pub struct Instance {
     pub spiffe_id: String,
     /// SHA-256 of that certificate.
     pub fingerprint: String,
+    /// When that certificate ends, in seconds since 1970: the credential this Envoy really has, which may be an older one
+    /// than Atlas would hand out now.
+    pub credential_not_after: i64,
     /// Since when, in seconds since 1970.
     pub since: i64,
     /// How each type stands: SYNCED, STALE or NACK, with Envoy's words.
@@ -133,8 +136,11 @@ pub fn status(published: Option<&Published>, streams: &Streams, now: i64) -> Sta
     };
     let Some(published) = published else { return status };
     let open = streams.open();
-    let nodes = [NodeId::Hub].into_iter().chain(published.fleet.clusters.keys().cloned().map(NodeId::Cluster));
-    status.nodes = nodes.map(|node| node_status(published, &open, &node)).collect();
+    // Also those that wait for their manifest.
+    let connected = open.iter().map(|stream| stream.peer.node.clone());
+    let nodes: BTreeSet<NodeId> =
+        published.fleet.clusters.keys().cloned().map(NodeId::Cluster).chain(connected).chain([NodeId::Hub]).collect();
+    status.nodes = nodes.iter().map(|node| node_status(published, &open, node)).collect();
     status.clusters = clusters(published, &open);
     status.errors = published.errors.iter().map(ToString::to_string).collect();
     status.findings = published.findings.iter().map(finding).collect();
@@ -193,6 +199,7 @@ fn instance(published: &Published, stream: &Stream) -> Instance {
     Instance {
         spiffe_id: stream.peer.spiffe_id.clone(),
         fingerprint: stream.peer.fingerprint.clone(),
+        credential_not_after: stream.peer.not_after,
         id: client.id,
         version: client.version,
         address: stream.peer.address.to_string(),

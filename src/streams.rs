@@ -69,8 +69,11 @@ impl Streams {
         lock(&self.open).values().cloned().collect()
     }
 
-    /// Ends a node's streams.
+    /// Ends a node's streams and the connections that they came on.
     pub fn end(&self, node: &NodeId) {
-        self.open().iter().filter(|stream| stream.peer.node == *node).for_each(|stream| stream.cancel.cancel());
+        for stream in self.open().iter().filter(|stream| stream.peer.node == *node) {
+            stream.cancel.cancel();
+            stream.peer.connection.cancel();
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, RwLock};
@@ -25,7 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use crate::ca;
@@ -33,8 +34,23 @@ use crate::metrics::Metrics;
 
 /// A handshake that isn't finished by then is ended. It takes two round trips.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Connections at a time. Each costs some 40 KB, so strangers who only connect can't take more than 400 MB.
-const MAX_CONNECTIONS: usize = 10_000;
+
+/// How many connections there may be at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Of those whose other end is known. Each costs some 40 KB.
+    connections: usize,
+    /// Of those whose other end isn't: strangers get as far as this.
+    handshakes: usize,
+}
+
+impl Limits {
+    /// What a process may take that can open this many files, and needs some for everything else.
+    pub fn for_files(files: u64) -> Self {
+        let files = usize::try_from(files).unwrap_or(usize::MAX);
+        Self { connections: files.saturating_sub(256).clamp(64, 20_000), handshakes: (files / 8).clamp(16, 256) }
+    }
+}
 
 /// Who is at the other end, as the verified certificate says.
 #[derive(Clone, Debug)]
@@ -49,6 +65,8 @@ pub struct Peer {
     pub not_after: Time,
     /// Where it connected from.
     pub address: SocketAddr,
+    /// Ends the connection: a stream that is ended alone comes back on it without a handshake.
+    pub connection: CancellationToken,
 }
 
 /// Which credentials open streams, and with which certificate Atlas answers. Changed while running.
@@ -78,6 +96,13 @@ impl Gate {
     /// From now on only these bootstrap credentials open streams.
     pub fn count_only(&self, fingerprints: HashSet<String>) {
         *write(&self.counting) = fingerprints;
+    }
+
+    /// Whether somebody who once was let in would still be. To be asked at every stream, since a connection may outlive
+    /// what it was let in for.
+    pub fn still_admits(&self, peer: &Peer, now: Time) -> bool {
+        let counts = || self.counting.read().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&peer.fingerprint);
+        peer.not_after > now && (peer.node == NodeId::Hub || counts())
     }
 
     fn config(&self) -> Option<Arc<ServerConfig>> {
@@ -206,7 +231,9 @@ impl ClientCertVerifier for Authorise {
 pub struct Connection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
-    /// Its place among [`MAX_CONNECTIONS`].
+    /// Resolves when the connection is to end.
+    ended: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Its place among [`Limits::connections`].
     _place: OwnedSemaphorePermit,
 }
 
@@ -220,6 +247,9 @@ impl Connected for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        if self.ended.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(std::io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
@@ -238,15 +268,17 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// Accepts until cancelled. Handshakes run beside each other, so a slow one holds up nobody.
+/// Accepts until cancelled. Handshakes run beside each other, so a slow one holds up nobody, and have room of their own,
+/// so strangers can't take the room of those who are known.
 pub async fn accept(
     listener: TcpListener,
     gate: Arc<Gate>,
     metrics: Arc<Metrics>,
+    limits: Limits,
     out: mpsc::Sender<std::io::Result<Connection>>,
     cancel: CancellationToken,
 ) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let (known, strangers) = (Arc::new(Semaphore::new(limits.connections)), Arc::new(Semaphore::new(limits.handshakes)));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -261,11 +293,19 @@ pub async fn accept(
                 continue;
             }
         };
-        let (Some(config), Ok(place)) = (gate.config(), Arc::clone(&room).try_acquire_owned()) else { continue };
+        let Some(config) = gate.config() else { continue };
+        let (Ok(place), Ok(waiting)) = (Arc::clone(&known).try_acquire_owned(), Arc::clone(&strangers).try_acquire_owned()) else {
+            metrics.connections_dropped.inc();
+            tracing::debug!(%address, "no room for another connection");
+            continue;
+        };
         let (gate, out, metrics) = (Arc::clone(&gate), out.clone(), Arc::clone(&metrics));
         tokio::spawn(async move {
             match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tcp, address, config, &gate, place)).await {
-                Ok(Ok(connection)) => drop(out.send(Ok(connection)).await),
+                Ok(Ok(connection)) => {
+                    drop(waiting);
+                    drop(out.send(Ok(connection)).await);
+                }
                 Ok(Err(error)) => {
                     metrics.handshakes_refused.inc();
                     tracing::info!(%address, error = format!("{error:#}"), "TLS handshake failed");
@@ -290,6 +330,8 @@ async fn handshake(
     let stream = TlsAcceptor::from(config).accept(tcp).await?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).context("no client certificate")?;
     let (node, spiffe_id, not_after) = admit(certificate, &gate.domain, &gate.counting).map_err(|reason| anyhow::anyhow!(reason))?;
-    let peer = Peer { node, spiffe_id, fingerprint: ca::fingerprint(certificate), not_after, address };
-    Ok(Connection { stream, peer, _place: place })
+    let connection = CancellationToken::new();
+    let ended = Box::pin(connection.clone().cancelled_owned());
+    let peer = Peer { node, spiffe_id, fingerprint: ca::fingerprint(certificate), not_after, address, connection };
+    Ok(Connection { stream, peer, ended, _place: place })
 }

@@ -40,7 +40,8 @@ impl Web {
 
 /// 6310: for people, through the hub Envoy. Reads only.
 pub fn public(web: Web) -> Router {
-    Router::new().route("/", get(index)).route("/api/v1/status", get(api_status)).with_state(web)
+    let router = Router::new().route("/", get(index)).route("/api/v1/status", get(api_status)).with_state(web);
+    router.layer(axum::middleware::from_fn(known_host))
 }
 
 /// 6309: for the kubelet and Prometheus.
@@ -51,6 +52,18 @@ pub fn operations(web: Web) -> Router {
 /// The socket in the state directory: for whoever owns it.
 pub fn control(web: Web) -> Router {
     Router::new().route("/api/v1/status", get(api_status)).route("/api/v1/forget/{cluster}", post(forget)).with_state(web)
+}
+
+/// Answers only by an address, `localhost` or the name that the hub's Envoy uses: a page from elsewhere whose own name has
+/// been turned to this address (DNS rebinding) reads nothing.
+async fn known_host(request: axum::extract::Request, next: axum::middleware::Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host.rsplit_once(':').filter(|(name, _)| !name.contains(':') || name.ends_with(']')).map_or(host, |(name, _)| name);
+    let address = name.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>().is_ok();
+    if address || name == "localhost" || name == atlas_core::envoy::ATLAS_AUTHORITY {
+        return next.run(request).await;
+    }
+    (StatusCode::MISDIRECTED_REQUEST, "open this page through the hub's Envoy, or by an IP address\n").into_response()
 }
 
 async fn index(State(web): State<Web>) -> Html<String> {

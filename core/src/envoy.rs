@@ -26,6 +26,9 @@ pub const LEAF: &str = "leaf";
 /// Secret: the roots that the node trusts.
 pub const TRUST: &str = "trust";
 
+/// The authority by which the hub's Envoy asks for Atlas's own page, whatever the browser's was.
+pub const ATLAS_AUTHORITY: &str = "atlas";
+
 /// The HTTP filter that keeps people on one replica; routes switch it on.
 const STATEFUL_SESSION: &str = "envoy.filters.http.stateful_session";
 /// The HTTP filter that runs scripts; routes may bring their own.

@@ -1,7 +1,6 @@
 //! `atlas status`
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
@@ -118,29 +117,32 @@ fn refusals(node: &NodeStatus, instance: &Instance) -> Vec<String> {
     refused.map(|(kind, t)| format!("{} ({}): {kind}: {}", node.node, instance.address, t.message)).collect()
 }
 
+/// By what each Envoy really has: the one in the state directory is always fresh.
 fn ending(report: &Report) -> Vec<String> {
-    let soon =
-        |node: &&NodeStatus| node.node != "hub" && node.credential_not_after.is_some_and(|end| end - report.now < WARN_DAYS * 86_400);
-    let line = |node: &NodeStatus| {
+    let soon = |end: i64| end - report.now < WARN_DAYS * 86_400;
+    let clusters = report.nodes.iter().filter(|node| node.node != "hub");
+    let instances = clusters.flat_map(|node| node.instances.iter().map(move |instance| (node, instance)));
+    let line = |(node, instance): (&NodeStatus, &Instance)| {
+        let left = until(Some(instance.credential_not_after), report.now);
         format!(
-            "the credential of {} ends in {}: carry its files there again (`atlas bootstrap {}`)",
-            node.node,
-            until(node.credential_not_after, report.now),
-            node.node
+            "the credential of {} at {} ends in {left}: carry its files there again (`atlas bootstrap {} --out DIR`)",
+            node.node, instance.address, node.node
         )
     };
-    report.nodes.iter().filter(soon).map(line).collect()
+    let authorities = report.authorities.iter().filter(|(_, end)| soon(**end) && **end - report.now < 30 * 86_400);
+    let authority = |(name, end): (&String, &i64)| format!("the {name} CA ends in {}", until(Some(*end), report.now));
+    instances.filter(|(_, instance)| soon(instance.credential_not_after)).map(line).chain(authorities.map(authority)).collect()
 }
 
 fn until(end: Option<i64>, now: i64) -> String {
     end.map_or("none".into(), |end| if end > now { span(end - now) } else { "EXPIRED".into() })
 }
 
-/// Seconds in the unit that says most.
+/// Seconds in the unit that says most: `342 days`, `5 h`.
 fn span(seconds: i64) -> String {
-    let seconds = u64::try_from(seconds).unwrap_or(0);
-    let unit = [86_400, 3600, 60, 1].into_iter().find(|unit| seconds >= *unit).unwrap_or(1);
-    humantime::format_duration(Duration::from_secs(seconds / unit * unit)).to_string()
+    let units = [(86_400, "days"), (3600, "h"), (60, "min")];
+    let (size, name) = units.into_iter().find(|(size, _)| seconds >= 2 * size).unwrap_or((1, "s"));
+    format!("{} {name}", seconds.max(0) / size)
 }
 
 /// Columns of equal width.

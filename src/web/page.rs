@@ -24,7 +24,7 @@ pub fn index(status: &Status) -> String {
         .collect();
     let wrong = if wrong.is_empty() { String::new() } else { format!("<h2>Rejected</h2><ul>{wrong}</ul>") };
     format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Atlas</title><style>{STYLE}</style><h1>Atlas</h1>{table}{wrong}\
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><link rel=\"icon\" href=\"data:,\"><title>Atlas</title><style>{STYLE}</style><h1>Atlas</h1>{table}{wrong}\
          <footer>Atlas {} · <a href=\"/api/v1/status\">status as JSON</a></footer></html>\n",
         escape(&status.version)
     )

@@ -85,6 +85,24 @@ fn connect(at: SocketAddr, pem: Option<&str>, version: &'static SupportedProtoco
     if frame[3] == 4 { Ok(()) } else { bail!("not HTTP/2 settings: {frame:?}") }
 }
 
+/// One HTTP/1.1 request over mutual TLS; returns the status.
+fn request(at: SocketAddr, pem: &str, method: &str, path: &str, body: &str) -> Result<u16> {
+    let (chain, key) = credential(pem)?;
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer))
+        .with_client_auth_cert(chain, key)?;
+    let tcp = TcpStream::connect_timeout(&at, Duration::from_secs(3)).context("connect")?;
+    tcp.set_read_timeout(Some(Duration::from_secs(5)))?;
+    let mut tls = rustls::StreamOwned::new(rustls::ClientConnection::new(Arc::new(config), ServerName::from(at.ip()))?, tcp);
+    let length = body.len();
+    write!(tls, "{method} {path} HTTP/1.1\r\nHost: hub\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}")?;
+    let mut head = [0; 12];
+    tls.read_exact(&mut head).context("the status line")?;
+    String::from_utf8_lossy(&head[9..]).parse().context("a status")
+}
+
 /// A certificate for a name of Atlas's trust domain, signed by somebody else.
 fn stranger(uri: &str) -> Result<String> {
     use rcgen::{CertificateParams, IsCa, Issuer, KeyPair, SanType};
@@ -166,6 +184,24 @@ world_test! {
             refused(hub, door, "a cluster's leaf", Some(&tokyo))?;
             refused(hub, door, "Atlas's own leaf", Some(&atlas_leaf))?;
         }
+        // On the alert port even those who belong there can post alerts and nothing else.
+        let ask = |method: &'static str, path: &'static str| hub.within(|| request(alerts.at, &tokyo, method, path, "[]"));
+        assert_eq!(ask("POST", "/alertmanager/0/api/v2/alerts")?, 200);
+        for (method, path) in [
+            ("GET", "/alertmanager/0/api/v2/alerts"),
+            ("DELETE", "/alertmanager/0/api/v2/alerts"),
+            ("POST", "/alertmanager/0/api/v2/silences"),
+            ("POST", "/alertmanager/0/-/reload"),
+            ("GET", "/"),
+            ("POST", "/alertmanager/0/api/v2/alerts/../silences"),
+            ("POST", "/alertmanager/0/api/v2/alerts/%2e%2e/silences"),
+            ("POST", "/alertmanager/x/api/v2/alerts"),
+        ] {
+            let status = ask(method, path)?;
+            println!("10903: {method} {path}: {status}");
+            assert_eq!(status, 403, "{method} {path}");
+        }
+        assert_eq!(ask("POST", "/alertmanager/9/api/v2/alerts")?, 404, "no such replica");
         // The keys are where they should be, and nowhere else.
         for host in [hub, &scene.clusters[0].place.host] {
             for entry in std::fs::read_dir(host.dir())?.flatten().filter(|entry| entry.path().extension().is_some_and(|e| e == "log")) {
@@ -210,6 +246,16 @@ world_test! {
         assert!(!status["nodes"].to_string().contains("paris"), "its streams are closed: {status:#}");
         assert_eq!(scene.hub.web("/prom/paris/")?.status, 404);
         assert_eq!(scene.hub.web("/prom/tokyo/-/healthy")?.status, 200);
+        // Its Envoy, whose connection was open all the time, is not let in again, nor when a cluster of that name returns.
+        let manifest = "apiVersion: v1\nkind: Service\nmetadata: {name: paris, labels: {goatlas.io/cluster: \"true\"}}\nspec: {externalIPs: [10.91.250.1]}\n";
+        scene.hub.atlas.write_manifest("paris.yaml", manifest)?;
+        std::thread::sleep(Duration::from_secs(8));
+        let status = scene.hub.atlas.status()?;
+        let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
+        let paris = nodes.iter().find(|node| node["node"] == "paris").context("paris is back")?;
+        assert_eq!(paris["instances"], serde_json::json!([]), "the old Envoy has the new cluster's configuration");
+        assert_eq!(paris["revision"], 2);
+        scene.hub.atlas.remove_manifest("paris.yaml")?;
         scene.clusters.retain(|cluster| cluster.name == "tokyo");
         scene.wait_connected()?;
     }

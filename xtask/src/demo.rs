@@ -20,6 +20,8 @@ use clap::Args;
 const CLUSTERS: [(&str, u8); 2] = [("tokyo", 3), ("paris", 4)];
 const HUB: u8 = 2;
 const PARTS: &[Part] = &[Part::Envoy, Part::PrometheusClassic, Part::Alertmanager, Part::Thanos];
+/// How long the world gets to end by itself.
+const END: std::time::Duration = std::time::Duration::from_secs(3);
 /// Tells the second start of this program that it is inside.
 const INSIDE: &str = "ATLAS_DEMO_DIR";
 
@@ -54,16 +56,29 @@ impl Demo {
             None => temporary.path().to_owned(),
         };
         std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        // Ctrl-C reaches everyone at once; this process stays to clean up after the others.
-        ctrlc::set_handler(|| {}).context("cannot handle Ctrl-C")?;
-        let status = Command::new("unshare")
-            .args(["--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"])
+        let mut world = Command::new("setpriv")
+            // However this process ends, the world ends with it.
+            .args([
+                "--pdeathsig",
+                "KILL",
+                "unshare",
+                "--user",
+                "--map-root-user",
+                "--mount",
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+                "--",
+            ])
             .arg(std::env::current_exe()?)
             .args(std::env::args_os().skip(1))
             .env(INSIDE, &dir)
             .env("ATLAS_DEMO_PROGRAM", &atlas)
-            .status()
-            .context("cannot start unshare (util-linux): install it")?;
+            .spawn()
+            .context("cannot start setpriv and unshare (util-linux): install them")?;
+        end_with_us(world.id())?;
+        let status = world.wait().context("cannot wait for the demo")?;
         match status.code() {
             Some(0) => Ok(()),
             Some(1) => bail!("the demo did not prove everything; --keep DIR keeps its logs"),
@@ -96,6 +111,17 @@ impl Demo {
         drop(scene);
         Ok(())
     }
+}
+
+/// Ctrl-C in a terminal reaches everyone, and the world ends by itself while this process waits for it. A signal to this
+/// process alone reaches nobody else, so the world is ended from here if it doesn't end by itself.
+fn end_with_us(world: u32) -> Result<()> {
+    let world = i32::try_from(world).ok().and_then(rustix::process::Pid::from_raw).context("BUG: a child without a process id")?;
+    let handler = move || {
+        std::thread::sleep(END);
+        let _ = rustix::process::kill_process(world, rustix::process::Signal::KILL);
+    };
+    ctrlc::set_handler(handler).context("cannot handle Ctrl-C")
 }
 
 /// Builds Atlas and returns the path of its program.
@@ -174,16 +200,17 @@ fn prove_all(scene: &mut Scene) -> Result<()> {
 
 fn places(scene: &Scene) -> String {
     let hub = &scene.hub;
-    let mut lines = vec![format!("Atlas, all clusters     {}", hub.web_url("/")), format!("Thanos Query            {}", hub.query.url())];
+    let mut lines =
+        vec![format!("{:<26}{}", "Atlas, all clusters", hub.web_url("/")), format!("{:<26}{}", "Thanos Query", hub.query.url())];
     for (name, _) in CLUSTERS {
-        lines.push(format!("{:<24}{}", format!("Prometheus in {name}"), hub.web_url(&format!("/prom/{name}/"))));
-        lines.push(format!("{:<24}{}", format!("Alertmanager in {name}"), hub.web_url(&format!("/alertmanager/{name}/"))));
+        lines.push(format!("{:<26}{}", format!("Prometheus in {name}"), hub.web_url(&format!("/prom/{name}/"))));
+        lines.push(format!("{:<26}{}", format!("Alertmanager in {name}"), hub.web_url(&format!("/alertmanager/{name}/"))));
     }
     for (n, alertmanager) in hub.alertmanagers.iter().enumerate() {
-        lines.push(format!("{:<24}{}", format!("the hub's Alertmanager {n}"), alertmanager.url()));
+        lines.push(format!("{:<26}{}", format!("the hub's Alertmanager {n}"), alertmanager.url()));
     }
     let state = hub.atlas.options.state.display();
-    lines.push(format!("{:<24}{}", "manifests (edit them)", hub.atlas.options.from.display()));
-    lines.push(format!("{:<24}{} status --state {state}", "how everything stands", hub.atlas.options.program.display()));
+    lines.push(format!("{:<26}{}", "manifests (edit them)", hub.atlas.options.from.display()));
+    lines.push(format!("{:<26}{} status --state {state}", "how everything stands", hub.atlas.options.program.display()));
     format!("\n{}\n", lines.join("\n"))
 }

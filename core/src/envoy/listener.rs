@@ -72,6 +72,8 @@ pub fn web_on_hub(name: &str, bind: IpAddr, trusted_hops: u32) -> Listener {
     );
     let manager = hcm::HttpConnectionManager {
         xff_num_trusted_hops: trusted_hops,
+        // Redirects repeat the authority, with the port that the browser used.
+        strip_port_mode: None,
         local_reply_config: Some(hcm::LocalReplyConfig {
             mappers: vec![on_flags(&["NC"], unknown), on_flags(&["UH", "UF", "UC", "URX", "UT", "UR", "LR", "UO"], dead)],
             ..Default::default()

@@ -1,7 +1,7 @@
 //! Routes: which request goes to which Envoy cluster.
 //!
 //! The hub's routes are constant: a Lua cluster specifier makes the Envoy cluster's name from the request, and nothing
-//! else can be named, since a name that is not in its alphabet becomes [`NOWHERE`].
+//! else can be named, since a name that is not in its alphabet becomes `nowhere`.
 
 use std::collections::HashMap;
 
@@ -17,7 +17,9 @@ use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher:
 use envoy_types::pb::google::protobuf::{Any, Duration};
 
 use super::matcher::{exact_path, grpc, method, path_prefix, path_regex, path_segments, posted, rewrite};
-use super::{DENY_LIST, LUA, MAX_REQUEST_SECONDS, MAX_WEBSOCKET_SECONDS, STATEFUL_SESSION, any, extension, inline, number, seconds};
+use super::{
+    ATLAS_AUTHORITY, DENY_LIST, LUA, MAX_REQUEST_SECONDS, MAX_WEBSOCKET_SECONDS, STATEFUL_SESSION, any, extension, inline, number, seconds,
+};
 
 pub use route::{Route, RouteConfiguration, VirtualHost};
 
@@ -82,7 +84,10 @@ pub fn web_on_hub(name: &str) -> RouteConfiguration {
     }
     routes.push(Route {
         r#match: path_prefix("/"),
-        action: Some(route::route::Action::Route(to(cluster("atlas/web"), 30))),
+        action: Some(route::route::Action::Route(route::RouteAction {
+            host_rewrite_specifier: Some(route::route_action::HostRewriteSpecifier::HostRewriteLiteral(ATLAS_AUTHORITY.into())),
+            ..to(cluster("atlas/web"), 30)
+        })),
         ..Default::default()
     });
     configuration(name, vec![virtual_host("web", &["*".to_owned()], routes)])

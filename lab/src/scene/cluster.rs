@@ -141,7 +141,9 @@ fn start_prometheus(place: &Place, hub: &Hub, options: &ClusterOptions, n: usize
     let replica = format!("prometheus-{n}");
     let alerts = SocketAddr::new(place.envoy, 11903);
     // What Atlas tells people to write once, whichever and however many Alertmanagers the hub has.
-    let alerting = json!({"alertmanagers": [{
+    // The replicas' alerts must be equal, or each arrives once per replica; the operator writes the same.
+    let relabel = json!([{"regex": "prometheus_replica", "action": "labeldrop"}]);
+    let alerting = json!({"alert_relabel_configs": relabel, "alertmanagers": [{
         "api_version": "v2",
         "http_sd_configs": [{"url": format!("http://{alerts}/alertmanagers"), "refresh_interval": "1s"}],
         "relabel_configs": [{"source_labels": ["atlas_alerts_path"], "target_label": "__alerts_path__"}],
