@@ -1,17 +1,18 @@
 //! Signs what [`atlas_core::pki`] decides, and keeps it in the state directory.
 //!
 //! Order of writing: a credential's fingerprint is persisted before the credential itself, so one that somebody may hold
-//! is always known. A crash in between leaves a fingerprint without a key, which harms nobody.
+//! is always known. A crash in between leaves a fingerprint without a key, which harms nobody. Forgetting goes the other
+//! way: files first, so that after a crash the list still says that there is something to forget.
 
 mod ledger;
 mod sign;
 mod store;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use atlas_core::name::{ClusterName, Identity, NodeId, TrustDomain};
-use atlas_core::pki::{self, Authority, Inventory, Leaf, Lifetimes, Order, PrivateKey, Time, Trust};
+use atlas_core::pki::{self, Authority, Inventory, Leaf, Lifetimes, Order, PrivateKey, Time, Trust, Validity};
 
 pub use ledger::{Credential, Ledger};
 use sign::Signed;
@@ -19,6 +20,22 @@ pub use sign::fingerprint;
 pub use store::read as read_certificate;
 
 use crate::state_dir::StateDir;
+
+/// What [`Pki::ensure`] couldn't do, or soon can't.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Troubles {
+    /// What only people can change: the clock, the root's end.
+    pub standing: Vec<String>,
+    /// What failed, and is worth another try.
+    pub failed: Vec<String>,
+}
+
+impl Troubles {
+    /// All of them.
+    pub fn all(&self) -> Vec<&str> {
+        self.standing.iter().chain(&self.failed).map(String::as_str).collect()
+    }
+}
 
 /// The PKI of one Atlas, with its keys. Everything it holds is on disk too.
 pub struct Pki {
@@ -38,31 +55,48 @@ impl Pki {
     pub fn load(state: StateDir, domain: TrustDomain, lifetimes: Lifetimes) -> anyhow::Result<Self> {
         let authorities = store::authorities(&state)?;
         let identities = store::identities(&state, &domain)?;
-        let ledger = Ledger::load(&state)?;
+        let mut ledger = Ledger::load(&state, !authorities.is_empty() && store::any_bootstrap(&state)?)?;
+        for identity in identities.keys() {
+            if let Identity::Cluster(name, revision) | Identity::Bootstrap(name, revision) = identity {
+                ledger.at_least(name, *revision);
+            }
+        }
         Ok(Self { state, domain, lifetimes, authorities, identities, ledger })
     }
 
-    /// Issues what is due for these clusters. Returns whether anything was issued.
+    /// Issues what is due for these clusters. `present` are further ones whose manifest is there but wrong: they get
+    /// nothing new, and their credentials don't fall asleep.
+    ///
+    /// What fails for one identity is told, and the others get theirs.
     ///
     /// # Errors
-    /// The state directory can't be written; what was issued before stays in force.
-    pub fn ensure<'a>(&mut self, clusters: impl IntoIterator<Item = &'a ClusterName>, now: Time) -> anyhow::Result<bool> {
+    /// There is no root, and none can be made.
+    pub fn ensure<'a>(
+        &mut self,
+        clusters: impl IntoIterator<Item = &'a ClusterName>,
+        present: impl IntoIterator<Item = &'a ClusterName>,
+        now: Time,
+    ) -> anyhow::Result<Troubles> {
         let clusters: BTreeSet<&ClusterName> = clusters.into_iter().collect();
-        let asleep_changed = self.ledger.note_presence(&clusters, now);
-        if asleep_changed {
-            self.ledger.save(&self.state)?;
-        }
+        let mut troubles = Troubles::default();
+        let present = clusters.iter().copied().chain(present).collect();
+        note(&mut troubles.failed, "cannot note which clusters there are", self.note_presence(&present, now));
+        note(&mut troubles.failed, "cannot remove what was forgotten", self.finish_forgetting());
+        note(&mut troubles.failed, "cannot remove a credential that no longer counts", self.drop_unlisted());
         let wanted = pki::wanted(clusters, self.ledger.revisions());
         let orders = pki::due(&self.inventory(), &wanted, &self.lifetimes, now);
-        for order in &orders {
-            self.carry_out(order, now)?;
+        troubles.failed.append(&mut self.carry_out_all(&orders, now));
+        let trouble = pki::trouble(&self.inventory(), now);
+        if !self.authorities.contains_key(&Authority::Root) {
+            bail!("{}", trouble.map_or_else(|| troubles.failed.join("; "), |trouble| trouble.to_string()));
         }
-        Ok(!orders.is_empty() || asleep_changed)
+        troubles.standing.extend(trouble.map(|trouble| trouble.to_string()));
+        Ok(troubles)
     }
 
     /// When [`Pki::ensure`] will next have something to do.
     pub fn next_due<'a>(&self, clusters: impl IntoIterator<Item = &'a ClusterName>) -> Option<Time> {
-        pki::next_due(&self.inventory(), &pki::wanted(clusters, self.ledger.revisions()))
+        pki::next_due(&self.inventory(), &pki::wanted(clusters, self.ledger.revisions()), &self.lifetimes)
     }
 
     /// What the plan needs to know.
@@ -109,21 +143,95 @@ impl Pki {
         }
     }
 
-    /// Forgets every credential of a cluster, and expects the next revision should it ever come back. Its leaf goes too.
+    /// Forgets every credential of a cluster, and expects the next revision should it ever come back. Its files go too.
+    /// What an earlier, interrupted time left over goes as well.
     ///
     /// # Errors
-    /// The state directory can't be written.
+    /// The state directory can't be written. Where that concerns the files only, the credentials are forgotten all the same.
     pub fn forget(&mut self, cluster: &ClusterName) -> anyhow::Result<()> {
-        self.ledger.forget(cluster);
-        self.ledger.save(&self.state)?;
-        let of_cluster =
-            |identity: &Identity| matches!(identity, Identity::Cluster(name, _) | Identity::Bootstrap(name, _) if name == cluster);
-        self.identities.retain(|identity, _| !of_cluster(identity));
-        store::forget(&self.state, cluster)
+        let current = self.ledger.revision(cluster);
+        let in_use = self.ledger.has(cluster) || self.identities.keys().any(|identity| of(identity, cluster) == Some(current));
+        let removed = store::forget(&self.state, cluster);
+        if in_use {
+            let mut ledger = self.ledger.clone();
+            ledger.forget(cluster);
+            ledger.save(&self.state)?;
+            self.ledger = ledger;
+        }
+        if removed.is_ok() {
+            self.identities.retain(|identity, _| of(identity, cluster).is_none());
+        }
+        removed
+    }
+
+    /// Removes the files of clusters that were forgotten when that couldn't be done: they carry an earlier revision.
+    fn finish_forgetting(&mut self) -> anyhow::Result<()> {
+        let stale = |identity: &Identity| match identity {
+            Identity::Cluster(name, revision) | Identity::Bootstrap(name, revision) if *revision < self.ledger.revision(name) => {
+                Some(name.clone())
+            }
+            _ => None,
+        };
+        let names: BTreeSet<ClusterName> = self.identities.keys().filter_map(stale).collect();
+        // From memory at once and all of them: tried again later, this would remove the files of the next revision.
+        let ledger = &self.ledger;
+        self.identities.retain(|identity, _| names.iter().all(|name| of(identity, name).is_none_or(|rev| rev >= ledger.revision(name))));
+        let results: Vec<_> = names.iter().map(|name| store::forget(&self.state, name)).collect();
+        results.into_iter().collect()
+    }
+
+    fn note_presence(&mut self, present: &BTreeSet<&ClusterName>, now: Time) -> anyhow::Result<()> {
+        let mut ledger = self.ledger.clone();
+        if ledger.note_presence(present, now) {
+            ledger.save(&self.state)?;
+            self.ledger = ledger;
+        }
+        Ok(())
+    }
+
+    /// Drops the credentials that the list doesn't hold, so that they are due: their cluster was away for too long and is
+    /// back, or the list comes from a backup.
+    fn drop_unlisted(&mut self) -> anyhow::Result<()> {
+        let counting: HashSet<&str> = self.ledger.credentials().map(|credential| credential.fingerprint.as_str()).collect();
+        let unlisted = |(identity, signed): (&Identity, &Signed)| match identity {
+            Identity::Bootstrap(name, _) if !counting.contains(signed.fingerprint().as_str()) => Some((identity.clone(), name.clone())),
+            _ => None,
+        };
+        let unlisted: Vec<(Identity, ClusterName)> = self.identities.iter().filter_map(unlisted).collect();
+        // First all of them, then their files: one that can't be removed must not keep a cluster out.
+        self.identities.retain(|identity, _| !unlisted.iter().any(|(dropped, _)| dropped == identity));
+        unlisted.iter().try_for_each(|(_, name)| store::remove_bootstrap(&self.state, name))
     }
 
     fn as_leaf(&self, signed: &Signed) -> Leaf {
         Leaf { chain: signed.chain.clone(), key: PrivateKey::new(signed.key.expose().to_owned()) }
+    }
+
+    /// Carries out what can be; returns what failed. What an authority that failed would have signed waits for it: the
+    /// validity that was ordered fits the new one only.
+    fn carry_out_all(&mut self, orders: &[Order], now: Time) -> Vec<String> {
+        let mut without = BTreeSet::new();
+        let mut failed = Vec::new();
+        for order in orders {
+            let (what, issuer) = match order {
+                Order::Authority(authority, _) => (format!("the certificate authority {authority:?}"), Authority::Root),
+                Order::Identity(identity, _) => (identity.spiffe_id(&self.domain), Authority::of(identity)),
+            };
+            if without.contains(&issuer) {
+                continue;
+            }
+            if let Err(error) = self.carry_out(order, now) {
+                failed.push(format!("cannot issue {what}: {error:#}"));
+                if let Order::Authority(authority, _) = order {
+                    without.insert(*authority);
+                }
+                // All are below the root.
+                if matches!(order, Order::Authority(Authority::Root, _)) {
+                    break;
+                }
+            }
+        }
+        failed
     }
 
     fn carry_out(&mut self, order: &Order, now: Time) -> anyhow::Result<()> {
@@ -138,85 +246,48 @@ impl Pki {
                 let issuer = self.authorities.get(&Authority::of(identity)).context("BUG: an identity is due before its issuer")?;
                 let id = identity.spiffe_id(&self.domain);
                 let signed = sign::identity(identity, &id, *validity, issuer)?;
-                if let Identity::Bootstrap(name, revision) = identity {
-                    self.ledger.issued(name, *revision, signed.fingerprint(), *validity, now);
-                    self.ledger.save(&self.state)?;
-                }
-                store::save_identity(&self.state, identity, &signed)?;
-                self.identities.insert(identity.clone(), signed);
+                self.keep(identity, signed, *validity, now)?;
                 tracing::info!(%id, not_after = validity.not_after, "issued a certificate");
             }
         }
         Ok(())
     }
+
+    fn keep(&mut self, identity: &Identity, signed: Signed, validity: Validity, now: Time) -> anyhow::Result<()> {
+        if let Identity::Bootstrap(name, revision) = identity {
+            self.ledger.issued(name, *revision, signed.fingerprint(), validity, now);
+        }
+        let kept = self.store(identity, &signed);
+        if kept.is_err() {
+            // Tried every few seconds, the list would grow by one each time. It is written without it the next time.
+            self.ledger.not_issued(&signed.fingerprint());
+        }
+        kept?;
+        self.identities.insert(identity.clone(), signed);
+        Ok(())
+    }
+
+    fn store(&self, identity: &Identity, signed: &Signed) -> anyhow::Result<()> {
+        if let Identity::Bootstrap(..) = identity {
+            self.ledger.save(&self.state)?;
+        }
+        store::save_identity(&self.state, identity, signed)
+    }
+}
+
+/// The revision of an identity of this cluster.
+fn of(identity: &Identity, cluster: &ClusterName) -> Option<u64> {
+    match identity {
+        Identity::Cluster(name, revision) | Identity::Bootstrap(name, revision) if name == cluster => Some(*revision),
+        _ => None,
+    }
+}
+
+fn note(failed: &mut Vec<String>, what: &str, result: anyhow::Result<()>) {
+    if let Err(error) = result {
+        failed.push(format!("{what}: {error:#}"));
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn names(names: &[&str]) -> Vec<ClusterName> {
-        names.iter().map(|name| name.parse().unwrap()).collect()
-    }
-
-    fn pki(dir: &std::path::Path) -> (Pki, crate::state_dir::Lock) {
-        let state = StateDir::at(dir).unwrap();
-        let lock = state.lock().unwrap();
-        (Pki::load(state, "atlas".parse().unwrap(), Lifetimes::default()).unwrap(), lock)
-    }
-
-    #[test]
-    fn what_was_issued_survives_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        let now = 1_800_000_000;
-        let (mut first, lock) = pki(dir.path());
-        assert!(first.ensure(&names(&["tokyo"]), now).unwrap());
-        let trust = first.trust();
-        drop((first, lock));
-        let (mut second, _lock) = pki(dir.path());
-        assert!(!second.ensure(&names(&["tokyo"]), now + 60).unwrap());
-        assert_eq!(second.trust(), trust);
-        assert_eq!(second.ledger().credentials().count(), 1);
-    }
-
-    #[test]
-    fn a_forgotten_cluster_comes_back_under_the_next_revision() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut pki, _lock) = pki(dir.path());
-        let tokyo = &names(&["tokyo"])[0];
-        pki.ensure([tokyo], 1_800_000_000).unwrap();
-        let old = pki.ledger().credentials().next().unwrap().fingerprint.clone();
-        pki.forget(tokyo).unwrap();
-        assert!(!pki.ledger().counts(&old));
-        pki.ensure([tokyo], 1_800_000_001).unwrap();
-        assert_eq!(pki.trust().revision(tokyo), 2);
-        assert!(pki.trust().leaves.contains_key(&NodeId::Cluster(tokyo.clone())));
-    }
-
-    #[test]
-    fn a_credential_sleeps_for_a_week_and_is_then_forgotten() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut pki, _lock) = pki(dir.path());
-        let tokyo = &names(&["tokyo"])[0];
-        let now = 1_800_000_000;
-        pki.ensure([tokyo], now).unwrap();
-        let fingerprint = pki.ledger().credentials().next().unwrap().fingerprint.clone();
-        pki.ensure([], now + 10).unwrap();
-        pki.ensure([], now + 6 * 86_400).unwrap();
-        assert!(pki.ledger().counts(&fingerprint));
-        pki.ensure([], now + 8 * 86_400).unwrap();
-        assert!(!pki.ledger().counts(&fingerprint));
-    }
-
-    #[test]
-    fn a_broken_root_is_an_error_and_not_a_new_root() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut first, lock) = pki(dir.path());
-        first.ensure(&names(&[]), 1_800_000_000).unwrap();
-        drop((first, lock));
-        std::fs::write(dir.path().join("pki/root.pem"), "half").unwrap();
-        let state = StateDir::at(dir.path()).unwrap();
-        let error = Pki::load(state, "atlas".parse().unwrap(), Lifetimes::default()).err().unwrap();
-        assert!(format!("{error:#}").contains("root.pem"), "{error:#}");
-    }
-}
+mod tests;

@@ -1,14 +1,18 @@
 //! One round after the other: facts → fleet → certificates → plan → published.
 //!
-//! What was in force stays in force until a whole round has succeeded; a round that fails is tried again.
+//! What was in force stays in force until a whole round has succeeded; a round that fails is tried again. One node whose
+//! files can't be written, or one certificate that can't be issued, fails no round: it is told, and the others get theirs.
 
-use std::collections::HashSet;
+mod last_good;
+
+use std::collections::{BTreeSet, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use atlas_core::intake::{Severity, intake};
+use atlas_core::fact::Fact;
+use atlas_core::intake::{Severity, intake, is_cluster};
 use atlas_core::model::{Fleet, Settings};
 use atlas_core::name::{ClusterName, Identity, NodeId};
 use atlas_core::plan::plan;
@@ -24,6 +28,7 @@ use crate::source::files::Report;
 use crate::state_dir::{StateDir, write_public};
 use crate::streams::Streams;
 use crate::tls::Gate;
+use last_good::LastGood;
 
 /// Longest time between two rounds, so that nothing depends on an event alone.
 const ROUND_AT_LEAST: Duration = Duration::from_secs(60);
@@ -67,6 +72,7 @@ impl Controller {
         cancel: CancellationToken,
     ) {
         let mut pause = ROUND_AT_LEAST;
+        let mut last_good = LastGood::load(self.state.clone());
         loop {
             tokio::select! {
                 changed = reports.changed() => if changed.is_err() { return },
@@ -77,23 +83,36 @@ impl Controller {
             let report = reports.borrow_and_update().clone();
             // Nothing is built before the first complete sync.
             if let Some(report) = report {
-                pause = self.try_round(&report);
+                pause = self.try_round(report, &mut last_good);
             }
         }
     }
 
     /// Makes a round; returns when the next is due at the latest.
-    fn try_round(&mut self, report: &Report) -> Duration {
+    fn try_round(&mut self, report: Report, last_good: &mut LastGood) -> Duration {
         self.metrics.rounds.inc();
         // Signing and writing block for milliseconds.
-        match tokio::task::block_in_place(|| self.round(report)) {
-            Ok(()) => self.until_next_due(),
+        match tokio::task::block_in_place(|| self.round(report, last_good)) {
+            Ok(Round::Complete) => self.until_next_due(),
+            Ok(Round::Incomplete) => RETRY,
             Err(error) => {
                 self.metrics.failed_rounds.inc();
-                tracing::error!(error = format!("{error:#}"), "this round failed; what was in force stays, and it is tried again");
+                let error = format!("{error:#}");
+                tracing::error!(error, "this round failed; what was in force stays, and it is tried again");
+                self.publish_failure(error);
                 RETRY
             }
         }
+    }
+
+    fn publish_failure(&self, error: String) {
+        self.out.send_if_modified(|last| match last {
+            Some(published) if published.last_error.as_ref() != Some(&error) => {
+                Arc::make_mut(published).last_error = Some(error);
+                true
+            }
+            _ => false,
+        });
     }
 
     fn until_next_due(&self) -> Duration {
@@ -104,43 +123,54 @@ impl Controller {
         ROUND_AT_LEAST.min(Duration::from_secs(u64::try_from(seconds).unwrap_or(1)))
     }
 
-    fn round(&mut self, report: &Report) -> anyhow::Result<()> {
+    fn round(&mut self, mut report: Report, last_good: &mut LastGood) -> anyhow::Result<Round> {
+        last_good.complete(&mut report);
         let last: Option<Fleet> = self.out.borrow().as_ref().map(|published| published.fleet.clone());
-        let taken = intake(&self.settings, &report.facts, last.as_ref());
-        self.pki.ensure(taken.fleet.clusters.keys(), clock::now()).context("cannot issue certificates")?;
+        let last = last.unwrap_or_else(|| last_good.fleet(&self.settings, &report));
+        let taken = intake(&self.settings, &report.facts, Some(&last));
+        let present = present(&report.facts);
+        let troubles = self.pki.ensure(taken.fleet.clusters.keys(), &present, clock::now()).context("cannot issue certificates")?;
         let trust = self.pki.trust();
-        let own = self.pki.leaf(&Identity::Atlas).context("BUG: Atlas has no certificate of its own")?;
+        let own = self.pki.leaf(&Identity::Atlas);
+        let own = own.with_context(|| format!("Atlas has no certificate of its own: {}", troubles.all().join("; ")))?;
         let fingerprints: HashSet<String> = self.pki.ledger().credentials().map(|credential| credential.fingerprint.clone()).collect();
-        let published = Published {
+        let mut published = Published {
             plan: plan(&taken.fleet, &trust),
             fleet: taken.fleet,
             findings: taken.findings,
-            errors: report.errors.clone(),
             inventory: self.pki.inventory(),
             credentials: self.pki.ledger().credentials().cloned().collect(),
+            errors: Vec::new(),
+            troubles: Vec::new(),
+            last_error: None,
         };
-        self.write(&published, &trust)?;
+        let mut failed = troubles.failed;
+        failed.append(&mut self.write(&published, &trust));
+        failed.append(&mut last_good.keep(&report, &published.findings));
         self.gate.open(&own, &trust.roots, fingerprints)?;
+        let round = if failed.is_empty() { Round::Complete } else { Round::Incomplete };
+        published.errors = report.errors;
+        published.troubles = [troubles.standing, failed].concat();
         self.announce(&published);
         self.publish(published);
-        Ok(())
+        Ok(round)
     }
 
-    /// What Thanos and the Envoys read from files.
-    fn write(&mut self, published: &Published, trust: &atlas_core::pki::Trust) -> anyhow::Result<()> {
+    /// What Thanos and the Envoys read from files. Returns what couldn't be written; all the rest was.
+    fn write(&mut self, published: &Published, trust: &atlas_core::pki::Trust) -> Vec<String> {
+        let mut results = Vec::new();
         for (file, text) in [("endpoints.yaml", &published.plan.endpoints), ("atlas.zone", &published.plan.zone.to_file())] {
-            self.state.write(file, text)?;
-            if let Some(dir) = &self.public_dir {
-                write_public(&dir.join(file), text)?;
-            }
+            results.push(self.state.write(file, text).map(drop));
+            results.extend(self.public_dir.as_ref().map(|dir| write_public(&dir.join(file), text)));
         }
         let clusters = published.fleet.clusters.keys().cloned().map(NodeId::Cluster);
         for node in clusters.chain([NodeId::Hub]) {
             if let Some(opener) = self.pki.opener(&node) {
-                self.node_files.write(&published.fleet, trust, &node, &opener)?;
+                let written = self.node_files.write(&published.fleet, trust, &node, &opener);
+                results.push(written.with_context(|| format!("the files that the Envoy of {node} starts from")));
             }
         }
-        Ok(())
+        results.into_iter().filter_map(|result| Some(format!("{:#}", result.err()?))).collect()
     }
 
     /// Says in the log what is newly wrong, once.
@@ -155,6 +185,9 @@ impl Controller {
         }
         for error in published.errors.iter().filter(|error| known.is_none_or(|known| !known.errors.contains(error))) {
             tracing::warn!("{error}");
+        }
+        for trouble in published.troubles.iter().filter(|trouble| known.is_none_or(|known| !known.troubles.contains(trouble))) {
+            tracing::error!("{trouble}");
         }
     }
 
@@ -184,10 +217,11 @@ impl Controller {
         match command {
             Command::Forget(cluster, reply) => {
                 let result = tokio::task::block_in_place(|| self.pki.forget(&cluster));
-                if result.is_ok() {
-                    // The gate first: an Envoy whose stream ends is back within a second.
-                    let counting = self.pki.ledger().credentials().map(|credential| credential.fingerprint.clone()).collect();
-                    self.gate.count_only(counting);
+                // Also where only its files couldn't be removed. The gate first: an Envoy whose stream ends is back within
+                // a second.
+                let counting = || self.pki.ledger().credentials();
+                if counting().all(|credential| credential.cluster != cluster.as_str()) {
+                    self.gate.count_only(counting().map(|credential| credential.fingerprint.clone()).collect());
                     self.streams.end(&NodeId::Cluster(cluster.clone()));
                     tracing::info!(%cluster, "forgot the credentials of a removed cluster");
                 }
@@ -195,4 +229,20 @@ impl Controller {
             }
         }
     }
+}
+
+/// How a round went that succeeded.
+enum Round {
+    Complete,
+    /// Something failed that is worth another try soon.
+    Incomplete,
+}
+
+/// The clusters that have a manifest, right or wrong.
+fn present(facts: &[Fact]) -> BTreeSet<ClusterName> {
+    let name = |fact: &Fact| match fact {
+        Fact::Service(service) if is_cluster(service) => service.meta.name.parse().ok(),
+        _ => None,
+    };
+    facts.iter().filter_map(name).collect()
 }

@@ -13,7 +13,7 @@ use atlas_core::xds::snapshot::{Resource, ResourceType};
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use crate::state_dir::{StateDir, make_private_dir, swap_files, write_private};
+use crate::state_dir::{StateDir, make_private_dir, read_swapped, swap_files, write_private};
 
 /// All files of a node's directory.
 const FILES: [&str; 6] = ["envoy.yaml", "leaf.yaml", "trust.yaml", "tls.crt", "tls.key", "ca.crt"];
@@ -74,8 +74,7 @@ pub fn copy(state: &StateDir, node: &NodeId, out: &Path, seen_as: &str) -> anyho
     let dir = existing(state, node)?;
     let here = dir.display().to_string();
     make_private_dir(out)?;
-    for file in FILES {
-        let text = std::fs::read_to_string(dir.join(file)).with_context(|| format!("cannot read {}", dir.join(file).display()))?;
+    for (file, text) in read_swapped(&dir, &FILES)? {
         let text = if file.ends_with(".yaml") { relocate(&text, &here, seen_as)? } else { text };
         write_private(&out.join(file), &text)?;
     }

@@ -26,6 +26,11 @@ pub struct Published {
     pub inventory: Inventory,
     /// The bootstrap credentials that count.
     pub credentials: Vec<Credential>,
+    /// What went wrong for one node, certificate or file of the state directory while the others got theirs, and what
+    /// people must know of the root and the clock.
+    pub troubles: Vec<String>,
+    /// Why the latest round failed; all the rest is of the last one that succeeded.
+    pub last_error: Option<String>,
 }
 
 impl Published {

@@ -6,19 +6,25 @@
 //! nodes/<node>/      what that node's Envoy starts from: envoy.yaml and its credential
 //! endpoints.yaml     Thanos Query's endpoint SD file
 //! atlas.zone         the DNS zone as a master file
+//! last-good/         what each manifest said when it was last right, for when it is wrong at the next start
 //! status.sock        `atlas status` and `atlas cluster-remove` ask here
 //! ```
 //!
 //! Every write is atomic (temporary file, fsync, rename), so a SIGKILL at any moment leaves old or new, never half.
 //! Everything is readable by its owner alone.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, DirBuilder, DirEntry, File, FileType, Permissions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, flock};
+
+/// How the names of files being written begin; six letters and digits follow.
+const TEMPORARY_FILE: &str = ".tmp";
+/// How the names of directories being written begin, see [`swap_files`]; six letters and digits follow, so it is never `..data`.
+const TEMPORARY_DIR: &str = "..";
 
 /// Where things lie in a state directory. Reading needs no lock.
 #[derive(Clone, Debug)]
@@ -44,9 +50,10 @@ impl StateDir {
     /// # Errors
     /// Another Atlas runs on it, or it can't be written.
     pub fn lock(&self) -> anyhow::Result<Lock> {
-        for dir in [self.root.clone(), self.path("pki"), self.path("nodes")] {
+        for dir in [self.root.clone(), self.path("pki"), self.path("nodes"), self.path("last-good")] {
             make_private_dir(&dir)?;
         }
+        self.warn_if_open();
         let path = self.path("lock");
         let file = File::options()
             .create(true)
@@ -55,7 +62,10 @@ impl StateDir {
             .open(&path)
             .with_context(|| format!("cannot open {}", path.display()))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Lock { _file: file }),
+            Ok(()) => {
+                self.sweep();
+                Ok(Lock { _file: file })
+            }
             Err(rustix::io::Errno::WOULDBLOCK) => {
                 bail!(
                     "another atlas runs with the state directory {}: stop it, or give this one a directory of its own (--state)",
@@ -63,6 +73,28 @@ impl StateDir {
                 )
             }
             Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        }
+    }
+
+    /// A directory that was there before keeps its mode: others may rely on it, and every file in it is private anyway.
+    fn warn_if_open(&self) {
+        let mode = fs::metadata(&self.root).map_or(0o700, |metadata| metadata.permissions().mode());
+        if mode & 0o077 != 0 {
+            tracing::warn!(dir = %self.root.display(), mode = format!("{:o}", mode & 0o777), "others may enter the state directory; its files are private all the same");
+        }
+    }
+
+    /// Removes what a killed process left behind half-written: there may be keys in it. The lock is held, so nobody is
+    /// writing any of it.
+    fn sweep(&self) {
+        for dir in [self.root.clone(), self.path("pki"), self.path("last-good")] {
+            sweep(&dir, TEMPORARY_FILE, |kind| kind.is_file(), |path| fs::remove_file(path));
+        }
+        for node in entries(&self.path("nodes")) {
+            let live = fs::read_link(node.path().join("..data")).ok();
+            let remove =
+                |path: &Path| if path.file_name() == live.as_deref().map(Path::as_os_str) { Ok(()) } else { fs::remove_dir_all(path) };
+            sweep(&node.path(), TEMPORARY_DIR, |kind| kind.is_dir(), remove);
         }
     }
 
@@ -149,7 +181,8 @@ fn replace(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
     let what = || format!("cannot write {}", path.display());
     let dir = path.parent().unwrap_or(Path::new("."));
     let mode = Permissions::from_mode(mode);
-    let mut file = tempfile::Builder::new().permissions(mode.clone()).tempfile_in(dir).with_context(what)?;
+    let mut file =
+        tempfile::Builder::new().prefix(TEMPORARY_FILE).rand_bytes(6).permissions(mode.clone()).tempfile_in(dir).with_context(what)?;
     // The mode at creation is subject to the umask.
     file.as_file().set_permissions(mode).with_context(what)?;
     file.write_all(text.as_bytes()).with_context(what)?;
@@ -158,11 +191,56 @@ fn replace(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
     File::open(dir).and_then(|dir| dir.sync_all()).with_context(what)
 }
 
-/// Makes a directory that only its owner may enter.
+/// Makes a directory that only its owner may enter. One that is there keeps its mode: it may be `/tmp`.
 pub fn make_private_dir(path: &Path) -> anyhow::Result<()> {
     let what = || format!("cannot make the directory {}", path.display());
-    fs::create_dir_all(path).with_context(what)?;
-    fs::set_permissions(path, Permissions::from_mode(0o700)).with_context(what)
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).with_context(what)?;
+    }
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made.with_context(what),
+    }
+}
+
+/// What is in a directory; nothing where it can't be read.
+fn entries(dir: &Path) -> impl Iterator<Item = DirEntry> {
+    fs::read_dir(dir).into_iter().flatten().flatten()
+}
+
+/// Removes the entries of a kind whose names are `prefix` and six letters and digits.
+fn sweep(dir: &Path, prefix: &str, is_kind: impl Fn(&FileType) -> bool, remove: impl Fn(&Path) -> std::io::Result<()>) {
+    for entry in entries(dir) {
+        let name = entry.file_name();
+        let random = name.to_str().and_then(|name| name.strip_prefix(prefix));
+        let ours = random.is_some_and(|random| random.len() == 6 && random.bytes().all(|b| b.is_ascii_alphanumeric()));
+        // Of the entry itself: a link is none of ours.
+        if !ours || !entry.file_type().is_ok_and(|kind| is_kind(&kind)) {
+            continue;
+        }
+        if let Err(error) = remove(&entry.path()) {
+            tracing::warn!(path = %entry.path().display(), %error, "cannot remove what a killed process left behind");
+        }
+    }
+}
+
+/// Reads files of a directory that [`swap_files`] keeps, all of the same turn: certificate and key belong together.
+///
+/// # Errors
+/// They can't be read.
+pub fn read_swapped(dir: &Path, names: &[&str]) -> anyhow::Result<Vec<(String, String)>> {
+    let what = || format!("cannot read the files in {}", dir.display());
+    let mut data = fs::read_link(dir.join("..data")).with_context(what)?;
+    loop {
+        let read = |name: &&str| Ok(((*name).to_owned(), fs::read_to_string(dir.join(&data).join(name))?));
+        let files: std::io::Result<Vec<_>> = names.iter().map(read).collect();
+        let now = fs::read_link(dir.join("..data")).with_context(what)?;
+        // Turned meanwhile, what was read may be gone in part.
+        if files.is_ok() || now == data {
+            return files.with_context(what);
+        }
+        data = now;
+    }
 }
 
 /// Replaces a directory's files together, as Kubernetes does with a mounted Secret: the files are links through `..data`,
@@ -175,7 +253,7 @@ pub fn swap_files(dir: &Path, files: &[(String, String)]) -> anyhow::Result<bool
     }
     make_private_dir(dir)?;
     let what = || format!("cannot write the files in {}", dir.display());
-    let fresh = tempfile::Builder::new().prefix("..").tempdir_in(dir).with_context(what)?;
+    let fresh = tempfile::Builder::new().prefix(TEMPORARY_DIR).rand_bytes(6).tempdir_in(dir).with_context(what)?;
     for (name, text) in files {
         write_private(&fresh.path().join(name), text)?;
     }
@@ -202,45 +280,4 @@ pub fn swap_files(dir: &Path, files: &[(String, String)]) -> anyhow::Result<bool
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn state() -> (tempfile::TempDir, StateDir) {
-        let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::at(&dir.path().join("state")).unwrap();
-        (dir, state)
-    }
-
-    #[test]
-    fn a_second_process_is_turned_away() {
-        let (_dir, state) = state();
-        let lock = state.lock().unwrap();
-        assert!(state.lock().unwrap_err().to_string().contains("another atlas"));
-        drop(lock);
-        state.lock().unwrap();
-    }
-
-    #[test]
-    fn what_is_written_is_private_and_written_once() {
-        let (_dir, state) = state();
-        let _lock = state.lock().unwrap();
-        assert!(state.write("pki/x.pem", "key").unwrap());
-        assert!(!state.write("pki/x.pem", "key").unwrap());
-        let mode = |path: &str| fs::metadata(state.path(path)).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode("pki/x.pem"), mode("pki")), (0o600, 0o700));
-    }
-
-    #[test]
-    fn files_are_swapped_together_through_one_link() {
-        let (_dir, state) = state();
-        let dir = state.node("tokyo");
-        let files = |text: &str| [("a".to_owned(), text.to_owned()), ("b".to_owned(), text.to_owned())];
-        assert!(swap_files(&dir, &files("1")).unwrap());
-        assert!(!swap_files(&dir, &files("1")).unwrap());
-        let before = fs::read_link(dir.join("..data")).unwrap();
-        assert!(swap_files(&dir, &files("2")).unwrap());
-        assert_ne!(fs::read_link(dir.join("..data")).unwrap(), before);
-        assert_eq!(fs::read_to_string(dir.join("b")).unwrap(), "2");
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), 4, "..data, its directory, and two links");
-    }
-}
+mod tests;

@@ -27,7 +27,7 @@ pub struct Status {
     /// Files that can't be read.
     pub errors: Vec<String>,
     /// What is wrong or worth knowing about objects.
-    pub findings: Vec<FindingStatus>,
+    pub findings: Vec<Finding>,
     /// When each authority ends, in seconds since 1970.
     pub authorities: BTreeMap<String, i64>,
 }
@@ -103,25 +103,6 @@ pub struct TypeStatus {
     pub message: String,
 }
 
-/// One finding.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct FindingStatus {
-    /// `rejected`, `fell-back` or `note`.
-    pub severity: String,
-    /// `Service monitoring/tokyo`.
-    pub object: String,
-    /// `tokyo.yaml:7`.
-    pub place: String,
-    /// The key.
-    pub key: String,
-    /// Its value.
-    pub value: String,
-    /// What is wrong.
-    pub problem: String,
-    /// What to do.
-    pub fix: String,
-}
-
 /// Takes stock.
 pub fn status(published: Option<&Published>, streams: &Streams, now: i64) -> Status {
     let mut status = Status {
@@ -143,7 +124,7 @@ pub fn status(published: Option<&Published>, streams: &Streams, now: i64) -> Sta
     status.nodes = nodes.iter().map(|node| node_status(published, &open, node)).collect();
     status.clusters = clusters(published, &open);
     status.errors = published.errors.iter().map(ToString::to_string).collect();
-    status.findings = published.findings.iter().map(finding).collect();
+    status.findings = published.findings.clone();
     status.authorities = published.inventory.authorities.iter().map(|(a, v)| (format!("{a:?}").to_lowercase(), v.not_after)).collect();
     status
 }
@@ -208,26 +189,9 @@ fn instance(published: &Published, stream: &Stream) -> Instance {
     }
 }
 
-fn finding(finding: &Finding) -> FindingStatus {
-    let severity = match finding.severity {
-        Severity::Rejected => "rejected",
-        Severity::FellBack => "fell-back",
-        Severity::Note => "note",
-    };
-    FindingStatus {
-        severity: severity.into(),
-        object: finding.object.clone(),
-        place: finding.place.clone(),
-        key: finding.key.clone(),
-        value: finding.value.clone(),
-        problem: finding.problem.clone(),
-        fix: finding.fix.clone(),
-    }
-}
-
 impl Status {
     /// Whether something is rejected.
     pub fn anything_rejected(&self) -> bool {
-        !self.errors.is_empty() || self.findings.iter().any(|finding| finding.severity == "rejected")
+        !self.errors.is_empty() || self.findings.iter().any(|finding| finding.severity == Severity::Rejected)
     }
 }

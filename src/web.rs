@@ -97,9 +97,9 @@ async fn metrics(State(web): State<Web>) -> Response {
 }
 
 async fn forget(State(web): State<Web>, Path(cluster): Path<String>) -> (StatusCode, String) {
-    let cluster = match cluster.parse() {
-        Ok(cluster) => cluster,
-        Err(error) => return (StatusCode::BAD_REQUEST, format!("{error}\n")),
+    let cluster = match cluster.parse::<atlas_core::name::ClusterName>() {
+        Ok(name) => name,
+        Err(error) => return (StatusCode::BAD_REQUEST, format!("{cluster:?} {error}\n")),
     };
     let (reply, answer) = oneshot::channel();
     if web.commands.send(Command::Forget(cluster, reply)).await.is_err() {

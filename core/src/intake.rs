@@ -20,10 +20,15 @@ use std::fmt;
 use crate::fact::{Fact, Meta, Service};
 use crate::keys;
 use crate::model::{Cluster, Fleet, Settings};
-use crate::name::ClusterName;
+use crate::name::{ClusterName, Host};
+
+/// The flag that gives the DNS zone its addresses: the key of a finding when it has none.
+pub const HUB_STORE_ADDRESS: &str = "--hub-store-address";
+/// What is wrong with [`Host::is_local`] addresses.
+const LOCAL: &str = "is a loopback, link-local, multicast or metadata address, which would lead to the Envoy's own machine";
 
 /// What a finding did to the object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
     /// The object is left out, or its last good configuration stays in force.
@@ -35,7 +40,7 @@ pub enum Severity {
 }
 
 /// Something people should know about one key of one object.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Finding {
     /// What it did to the object.
     pub severity: Severity,
@@ -93,9 +98,29 @@ pub fn intake(settings: &Settings, facts: &[Fact], last: Option<&Fleet>) -> Inta
         }
     }
     let alertmanagers = alertmanagers::read(settings, facts, &mut findings);
+    findings.extend(zone_without_addresses(settings, &clusters));
     findings.sort();
     findings.dedup();
     Intake { fleet: Fleet { settings: settings.clone(), clusters, alertmanagers }, findings }
+}
+
+/// The stores' names are in the zone, but nobody can resolve them.
+fn zone_without_addresses(settings: &Settings, clusters: &BTreeMap<ClusterName, Cluster>) -> Option<Finding> {
+    let stores = clusters.values().any(|cluster| !cluster.addresses.is_empty());
+    (stores && settings.hub_stores.is_empty()).then(|| Finding {
+        severity: Severity::Note,
+        object: "atlas".into(),
+        place: String::new(),
+        key: HUB_STORE_ADDRESS.into(),
+        value: String::new(),
+        problem: "the DNS zone has no addresses for stores, so Thanos Query finds none".into(),
+        fix: "start Atlas with the IP addresses at which Thanos Query reaches the hub's Envoy".into(),
+    })
+}
+
+/// Whether the host is [`LOCAL`] where that isn't allowed.
+fn is_refused(settings: &Settings, host: &Host) -> bool {
+    host.is_local() && !settings.allow_local_addresses
 }
 
 fn as_cluster(fact: &Fact) -> Option<&Service> {

@@ -95,6 +95,8 @@ pub struct Cluster {
     pub addresses: Vec<HostPort>,
     /// Its Thanos sidecars, in order of their numbers.
     pub stores: Vec<Store>,
+    /// The service's name in SRV records besides `thanos`: what its Service calls port 10901.
+    pub store_port_name: String,
     /// Its Prometheus web UI.
     pub prometheus: Backend,
     /// Its Alertmanager web UI.

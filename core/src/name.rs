@@ -1,12 +1,16 @@
 //! Names, parsed once: whatever has one of these types has been checked.
 //!
-//! Errors are sentences that say what is wrong and what would be right; the caller adds the object and the key.
+//! Errors say what is wrong and what would be right, beginning with a verb: the caller puts object, key and value before it.
+
+mod local;
+
+pub use local::bindable;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::str::FromStr;
 
-/// Why a text is not what it should be, as one sentence for people.
+/// Why a text is not what it should be, for people: what may follow the text itself, such as `is not a port`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NameError(pub String);
@@ -67,23 +71,18 @@ impl FromStr for ClusterName {
     fn from_str(text: &str) -> Result<Self, NameError> {
         let longest = LABEL_MAX - STORE_SUFFIX_MAX;
         if !is_dns_label(text) {
-            return bad(format!(
-                "{text:?} is not a cluster's name: use lower-case letters, digits and hyphens, beginning and ending with a letter or digit"
-            ));
+            return bad("is not a cluster's name, which has lower-case letters, digits and inner hyphens only");
         }
         if text.len() > longest {
-            return bad(format!(
-                "{text:?} has {} characters: at most {longest} leave room for `-thanos-sidecarNN`, so choose a shorter name",
-                text.len()
-            ));
+            return bad(format!("has {} characters, of which at most {longest} leave room for `-thanos-sidecarNN`", text.len()));
         }
         if text == "hub" || text == "atlas" {
-            return bad(format!("{text:?} is reserved for Atlas itself: choose another name"));
+            return bad("is reserved for Atlas itself");
         }
         if let Some((_, number)) = text.rsplit_once(STORE_INFIX)
             && number.bytes().all(|b| b.is_ascii_digit())
         {
-            return bad(format!("{text:?} reads like a store of another cluster: choose a name that does not end in `-thanos-sidecar<N>`"));
+            return bad("reads like a store of another cluster, as it ends in `-thanos-sidecar<N>`");
         }
         Ok(Self(text.to_owned()))
     }
@@ -138,7 +137,7 @@ impl FromStr for TrustDomain {
     fn from_str(text: &str) -> Result<Self, NameError> {
         let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b);
         if text.is_empty() || text.len() > 255 || !text.bytes().all(fine) {
-            return bad(format!("{text:?} is not a trust domain: use lower-case letters, digits, dots, hyphens and underscores"));
+            return bad("is not a trust domain, which has lower-case letters, digits, dots, hyphens and underscores only");
         }
         Ok(Self(text.to_owned()))
     }
@@ -199,33 +198,6 @@ pub enum Host {
     Name(String),
 }
 
-impl Host {
-    /// Whether a connection there could reach the machine of the Envoy itself, a link's neighbours or a cloud's
-    /// metadata service (169.254.169.254, fd00:ec2::254) rather than another cluster.
-    pub fn is_local(&self) -> bool {
-        match self {
-            Host::Ip(IpAddr::V4(ip)) => is_local_v4(*ip),
-            Host::Ip(IpAddr::V6(ip)) => match ip.to_ipv4_mapped() {
-                Some(v4) => is_local_v4(v4),
-                None => is_local_v6(*ip),
-            },
-            Host::Name(name) => {
-                let name = name.to_ascii_lowercase();
-                name == "localhost" || name.ends_with(".localhost") || name == "metadata.google.internal"
-            }
-        }
-    }
-}
-
-fn is_local_v4(ip: Ipv4Addr) -> bool {
-    ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast() || ip.octets()[0] == 0
-}
-
-fn is_local_v6(ip: Ipv6Addr) -> bool {
-    let aws_metadata = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
-    ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.is_unicast_link_local() || ip == aws_metadata
-}
-
 impl FromStr for Host {
     type Err = NameError;
 
@@ -233,14 +205,19 @@ impl FromStr for Host {
         if let Ok(ip) = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
             return Ok(Host::Ip(ip));
         }
-        // `10.0.0.300` and `1.2.3` are mistyped addresses, not names: no top-level domain is a number.
         let last = text.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
-        let number = last.bytes().all(|b| b.is_ascii_digit());
-        if !is_dns_name(text) || number {
-            return bad(format!("{text:?} is neither an IP address nor a DNS name"));
+        if !is_dns_name(text) || is_number(last) {
+            return bad("is neither an IP address nor a DNS name");
         }
         Ok(Host::Name(text.trim_end_matches('.').to_owned()))
     }
+}
+
+/// Whether a label is a number, as no top-level domain is: `10.0.0.300` and `1.2.3` are mistyped addresses, and resolvers
+/// read `0x7f000001` as 127.0.0.1.
+fn is_number(label: &str) -> bool {
+    let hexadecimal = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
+    label.bytes().all(|b| b.is_ascii_digit()) || hexadecimal.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 impl fmt::Display for Host {
@@ -270,7 +247,7 @@ impl HostPort {
     /// Reads `host`, `host:port`, `1.2.3.4:5`, `::1` or `[::1]:5`.
     ///
     /// # Errors
-    /// What is wrong, and what would be right.
+    /// What is wrong with the text.
     pub fn parse(text: &str, default_port: u16) -> Result<Self, NameError> {
         let text = text.trim();
         if let Ok(ip) = text.parse::<IpAddr>() {
@@ -282,7 +259,7 @@ impl HostPort {
         };
         let port = match port {
             None => default_port,
-            Some(port) => parse_port(port).map_err(|error| NameError(format!("{text:?}: {error}")))?,
+            Some(port) => parse_port(port).map_err(|error| NameError(format!("has the port {port:?}, which {error}")))?,
         };
         Ok(Self::new(host.parse()?, port))
     }
@@ -295,7 +272,7 @@ impl HostPort {
 pub fn parse_port(text: &str) -> Result<u16, NameError> {
     match text.parse::<u16>() {
         Ok(port) if port > 0 && text.bytes().all(|b| b.is_ascii_digit()) => Ok(port),
-        _ => bad(format!("{text:?} is not a port: write a number from 1 to 65535")),
+        _ => bad("is not a number from 1 to 65535"),
     }
 }
 
@@ -309,88 +286,4 @@ impl fmt::Display for HostPort {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn domain() -> TrustDomain {
-        "atlas.example".parse().unwrap()
-    }
-
-    #[test]
-    fn cluster_names_leave_room_for_their_stores() {
-        assert!("tokyo".parse::<ClusterName>().is_ok());
-        assert!("a".repeat(46).parse::<ClusterName>().is_ok());
-        assert!("a".repeat(47).parse::<ClusterName>().is_err());
-        for wrong in ["", "Tokyo", "-a", "a-", "a.b", "hub", "atlas", "tokyo-thanos-sidecar0", "tokyo-thanos-sidecar"] {
-            assert!(wrong.parse::<ClusterName>().is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn hosts_and_ports_are_read_in_every_usual_spelling() {
-        let read = |text| HostPort::parse(text, 11901).map(|hp| hp.to_string());
-        assert_eq!(read("10.0.0.1").unwrap(), "10.0.0.1:11901");
-        assert_eq!(read("10.0.0.1:31901").unwrap(), "10.0.0.1:31901");
-        assert_eq!(read("fd00::1").unwrap(), "[fd00::1]:11901");
-        assert_eq!(read("[fd00::1]").unwrap(), "[fd00::1]:11901");
-        assert_eq!(read("[fd00::1]:5").unwrap(), "[fd00::1]:5");
-        assert_eq!(read("edge.example.com.:443").unwrap(), "edge.example.com:443");
-        for wrong in ["", "a b", "10.0.0.300", "host:0", "host:70000", "host:+5", "http://host", "host/path"] {
-            assert!(read(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn loopback_link_local_and_metadata_addresses_are_local() {
-        for local in ["127.0.0.2", "::1", "169.254.169.254", "::ffff:127.0.0.1", "localhost", "0.0.0.0", "fe80::1", "fd00:ec2::254"] {
-            assert!(local.parse::<Host>().unwrap().is_local(), "{local}");
-        }
-        for far in ["10.0.0.1", "203.0.113.7", "fd00::1", "edge.example.com"] {
-            assert!(!far.parse::<Host>().unwrap().is_local(), "{far}");
-        }
-    }
-
-    #[test]
-    fn a_spiffe_id_has_one_spelling() {
-        let cluster = Identity::Cluster("tokyo".parse().unwrap(), 7);
-        assert_eq!(cluster.spiffe_id(&domain()), "spiffe://atlas.example/cluster/tokyo/7");
-        for wrong in [
-            "spiffe://atlas.example/cluster/tokyo/07",
-            "spiffe://atlas.example/cluster/tokyo/+7",
-            "spiffe://atlas.example/cluster/tokyo",
-            "spiffe://atlas.example/cluster/tokyo/7/",
-            "spiffe://atlas.example.evil/hub",
-            "spiffe://other/hub",
-            "SPIFFE://atlas.example/hub",
-        ] {
-            assert_eq!(Identity::parse(wrong, &domain()), None, "{wrong}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn identities_survive_their_spelling(name in "[a-z][a-z0-9]{0,20}", revision: u64) {
-            prop_assume!(name != "hub" && name != "atlas");
-            let name: ClusterName = name.parse().unwrap();
-            for identity in [Identity::Atlas, Identity::Hub, Identity::Cluster(name.clone(), revision), Identity::Bootstrap(name.clone(), revision)] {
-                prop_assert_eq!(Identity::parse(&identity.spiffe_id(&domain()), &domain()), Some(identity));
-            }
-        }
-
-        #[test]
-        fn no_text_makes_a_parser_panic(text in ".{0,80}") {
-            let _ = text.parse::<ClusterName>();
-            let _ = HostPort::parse(&text, 1);
-            let _ = text.parse::<TrustDomain>();
-            let _ = Identity::parse(&text, &domain());
-        }
-
-        #[test]
-        fn a_host_and_port_survive_their_spelling(text in "([a-z]{1,8}\\.[a-z]{1,8}|10\\.0\\.[0-9]\\.[0-9]|fd00::[1-9])", port in 1u16..) {
-            let host: Host = text.parse().unwrap();
-            let pair = HostPort::new(host, port);
-            prop_assert_eq!(HostPort::parse(&pair.to_string(), 1).unwrap(), pair);
-        }
-    }
-}
+mod tests;

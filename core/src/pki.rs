@@ -7,6 +7,9 @@
 //!
 //! Invariant: no certificate outlives its issuer. A CA is replaced at half its life, long before its certificates would
 //! be cut short by it.
+//!
+//! Nor is there an order that an issuer could not fulfil, or one that would be due again at once: near the root's end
+//! certificates end with it, and after it nothing is issued. [`troubles`] says so, a year ahead.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -93,12 +96,30 @@ impl Validity {
         Self { not_before: now - BACKDATE, not_after: issuer.map_or(wanted, |issuer| wanted.min(issuer.not_after)) }
     }
 
-    /// When it is to be replaced: at half its life, a little earlier for some than for others (`spread` from 0 to 1).
+    /// When half its life is over, a little earlier for some than for others (`spread` from 0 to 1).
     fn renew_at(&self, spread: f64) -> Time {
         let issued = self.not_before + BACKDATE;
         let half = (self.not_after - issued) / 2;
         // Up to a tenth of the half: a fleet that was set up in one minute isn't renewed in one.
         issued + half - (half as f64 * 0.1 * spread) as i64
+    }
+
+    /// From when a new certificate of `lifetime` is to replace it; `None` where a new one would not end later, since
+    /// `issuer` ends no later than this one: renewing it would be due again at once, for ever.
+    fn due_at(&self, lifetime: i64, issuer: Validity, spread: f64) -> Option<Time> {
+        let gains = self.not_after.saturating_sub(lifetime).saturating_add(1);
+        (issuer.not_after > self.not_after).then(|| self.renew_at(spread).max(gains))
+    }
+
+    /// Whether it is to be replaced now. One that begins in the future was issued while the clock was ahead: nobody else
+    /// accepts it, so it is replaced even though the new one may end earlier.
+    fn is_due(&self, lifetime: i64, issuer: Validity, spread: f64, now: Time) -> bool {
+        self.not_before > now || self.due_at(lifetime, issuer, spread).is_some_and(|due| due <= now)
+    }
+
+    /// Whether `now` lies within it.
+    fn holds(&self, now: Time) -> bool {
+        (self.not_before..self.not_after).contains(&now)
     }
 }
 
@@ -134,6 +155,16 @@ pub enum Authority {
     Issuing,
     /// Signs bootstrap credentials.
     Bootstrap,
+}
+
+impl Lifetimes {
+    fn of(&self, identity: &Identity) -> i64 {
+        if matches!(identity, Identity::Bootstrap(..)) { self.bootstrap } else { self.leaf }
+    }
+
+    fn below_root(&self) -> [(Authority, i64); 2] {
+        [(Authority::Issuing, self.issuing), (Authority::Bootstrap, self.bootstrap_ca)]
+    }
 }
 
 impl Authority {
@@ -175,39 +206,108 @@ pub fn wanted<'a>(clusters: impl IntoIterator<Item = &'a ClusterName>, revisions
     wanted
 }
 
-/// What to issue now, issuers first.
+/// What keeps certificates from being issued, or will.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// A root made now would begin in the past, and be refused as ended once the clock is right.
+    #[error("the clock says that it is before 2025, so it has not been set: no root certificate is made until it is")]
+    ClockNotSet,
+    /// The root begins later than now.
+    #[error(
+        "the root certificate begins in {0}: set the clock, which is behind now or was ahead when the root was made; nothing is \
+         issued until then"
+    )]
+    RootNotYet(Ahead),
+    /// The root has ended.
+    #[error(
+        "the root certificate has ended, and with it every certificate: start anew with an empty --state, and carry new credentials to every cluster"
+    )]
+    RootEnded,
+    /// The root ends soon.
+    #[error("the root certificate ends in {0}, and with it every certificate: plan to start anew with an empty --state")]
+    RootEnds(Ahead),
+}
+
+/// How far ahead something lies, in seconds; in words, by its largest unit, so that the words change seldom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ahead(pub i64);
+
+impl fmt::Display for Ahead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            seconds if seconds >= DAY => write!(f, "{} days", seconds / DAY),
+            seconds if seconds >= 3600 => write!(f, "{} hours", seconds / 3600),
+            _ => f.write_str("less than an hour"),
+        }
+    }
+}
+
+/// 2025-01-01: Atlas is younger, so a clock that says less has not been set.
+const CLOCK_IS_SET: Time = 1_735_689_600;
+
+/// What people must know about the root, which only they can replace.
+pub fn trouble(inventory: &Inventory, now: Time) -> Option<Trouble> {
+    let Some(root) = inventory.authorities.get(&Authority::Root) else {
+        return (now < CLOCK_IS_SET).then_some(Trouble::ClockNotSet);
+    };
+    // A year of the usual ten; a short-lived one, as in a trial, is not in trouble from its first day.
+    let notice = (365 * DAY).min((root.not_after - root.not_before) / 10);
+    match (root.not_before.saturating_sub(now), root.not_after.saturating_sub(now)) {
+        (begins, _) if begins > 0 => Some(Trouble::RootNotYet(Ahead(begins))),
+        (_, ends) if ends <= 0 => Some(Trouble::RootEnded),
+        (_, ends) if ends <= notice => Some(Trouble::RootEnds(Ahead(ends))),
+        _ => None,
+    }
+}
+
+/// The root there is; where there is none, the one to make. `None` where no root can sign now.
+fn root(inventory: &Inventory, lifetimes: &Lifetimes, now: Time) -> Option<Validity> {
+    match inventory.authorities.get(&Authority::Root) {
+        Some(root) => root.holds(now).then_some(*root),
+        None => (now >= CLOCK_IS_SET).then(|| Validity::at(now, lifetimes.root, None)),
+    }
+}
+
+/// What to issue now, issuers first. Nothing, where the root can't sign: [`trouble`] says why.
 pub fn due(inventory: &Inventory, wanted: &BTreeSet<Identity>, lifetimes: &Lifetimes, now: Time) -> Vec<Order> {
+    let Some(root) = root(inventory, lifetimes, now) else { return Vec::new() };
     let mut authorities = inventory.authorities.clone();
     let mut orders = Vec::new();
     // The root is made once; replacing it is a rotation, which people start.
-    let root = *authorities.entry(Authority::Root).or_insert_with(|| {
-        let validity = Validity::at(now, lifetimes.root, None);
-        orders.push(Order::Authority(Authority::Root, validity));
-        validity
-    });
-    for (authority, lifetime) in [(Authority::Issuing, lifetimes.issuing), (Authority::Bootstrap, lifetimes.bootstrap_ca)] {
-        if authorities.get(&authority).is_none_or(|validity| validity.renew_at(0.0) <= now) {
+    if authorities.insert(Authority::Root, root).is_none() {
+        orders.push(Order::Authority(Authority::Root, root));
+    }
+    for (authority, lifetime) in lifetimes.below_root() {
+        if authorities.get(&authority).is_none_or(|validity| validity.is_due(lifetime, root, 0.0, now)) {
             let validity = Validity::at(now, lifetime, Some(root));
             orders.push(Order::Authority(authority, validity));
             authorities.insert(authority, validity);
         }
     }
     for identity in wanted {
-        let issuer = authorities.get(&Authority::of(identity)).copied();
-        if inventory.identities.get(identity).is_none_or(|validity| validity.renew_at(spread(identity)) <= now) {
-            let lifetime = if matches!(identity, Identity::Bootstrap(..)) { lifetimes.bootstrap } else { lifetimes.leaf };
-            orders.push(Order::Identity(identity.clone(), Validity::at(now, lifetime, issuer)));
+        let Some(issuer) = authorities.get(&Authority::of(identity)).copied() else { continue };
+        let lifetime = lifetimes.of(identity);
+        if inventory.identities.get(identity).is_none_or(|validity| validity.is_due(lifetime, issuer, spread(identity), now)) {
+            orders.push(Order::Identity(identity.clone(), Validity::at(now, lifetime, Some(issuer))));
         }
     }
     orders
 }
 
-/// When [`due`] will next have something to say, if nothing else changes.
-pub fn next_due(inventory: &Inventory, wanted: &BTreeSet<Identity>) -> Option<Time> {
-    let authorities = inventory.authorities.iter().filter(|(authority, _)| **authority != Authority::Root);
+/// When [`due`] will next have something to say, if nothing else changes and the clock is right. `None` where it never
+/// will: not after the root's end.
+pub fn next_due(inventory: &Inventory, wanted: &BTreeSet<Identity>, lifetimes: &Lifetimes) -> Option<Time> {
+    let root = *inventory.authorities.get(&Authority::Root)?;
+    let authorities = lifetimes
+        .below_root()
+        .into_iter()
+        .filter_map(|(authority, lifetime)| inventory.authorities.get(&authority)?.due_at(lifetime, root, 0.0));
     let identities = inventory.identities.iter().filter(|(identity, _)| wanted.contains(identity));
-    let authorities = authorities.map(|(_, validity)| validity.renew_at(0.0));
-    authorities.chain(identities.map(|(identity, validity)| validity.renew_at(spread(identity)))).min()
+    let identities = identities.filter_map(|(identity, validity)| {
+        let issuer = *inventory.authorities.get(&Authority::of(identity))?;
+        validity.due_at(lifetimes.of(identity), issuer, spread(identity))
+    });
+    authorities.chain(identities).min().filter(|due| *due < root.not_after)
 }
 
 /// A number from 0 to 1 that is an identity's own: jitter without randomness.
@@ -217,82 +317,4 @@ fn spread(identity: &Identity) -> f64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn apply(inventory: &mut Inventory, orders: &[Order]) -> Result<(), TestCaseError> {
-        for order in orders {
-            match order {
-                Order::Authority(authority, validity) => {
-                    if let Some(root) = inventory.authorities.get(&Authority::Root) {
-                        prop_assert!(validity.not_after <= root.not_after);
-                    }
-                    inventory.authorities.insert(*authority, *validity);
-                }
-                Order::Identity(identity, validity) => {
-                    let issuer = inventory.authorities[&Authority::of(identity)];
-                    prop_assert!(validity.not_after <= issuer.not_after, "{identity:?} outlives its issuer");
-                    inventory.identities.insert(identity.clone(), *validity);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    proptest! {
-        #[test]
-        fn no_certificate_outlives_its_issuer(
-            lifetimes in (1000..1_000_000i64, 1000..1_000_000i64, 1000..1_000_000i64, 10..1_000_000i64, 10..1_000_000i64),
-            steps in prop::collection::vec(0..400_000i64, 1..60),
-        ) {
-            let (root, issuing, bootstrap_ca, leaf, bootstrap) = lifetimes;
-            let lifetimes = Lifetimes { root, issuing, bootstrap_ca, leaf, bootstrap };
-            let names: Vec<ClusterName> = ["tokyo", "paris"].map(|name| name.parse().unwrap()).into();
-            let wanted = wanted(&names, &BTreeMap::new());
-            let mut inventory = Inventory::default();
-            let mut now = 1_800_000_000;
-            for step in steps {
-                let orders = due(&inventory, &wanted, &lifetimes, now);
-                apply(&mut inventory, &orders)?;
-                now += step;
-            }
-        }
-
-        #[test]
-        fn what_was_just_issued_is_not_due(now in 1_700_000_000..2_000_000_000i64) {
-            let wanted = wanted(&["tokyo".parse().unwrap()], &BTreeMap::new());
-            let mut inventory = Inventory::default();
-            let orders = due(&inventory, &wanted, &Lifetimes::default(), now);
-            prop_assert_eq!(orders.len(), 3 + 4);
-            apply(&mut inventory, &orders)?;
-            prop_assert!(due(&inventory, &wanted, &Lifetimes::default(), now + 1).is_empty());
-            let next = next_due(&inventory, &wanted).unwrap();
-            prop_assert!(due(&inventory, &wanted, &Lifetimes::default(), next - 1).is_empty());
-            prop_assert!(!due(&inventory, &wanted, &Lifetimes::default(), next).is_empty());
-        }
-    }
-
-    #[test]
-    fn leaves_are_renewed_about_half_way() {
-        let wanted = wanted(&[], &BTreeMap::new());
-        let mut inventory = Inventory::default();
-        let orders = due(&inventory, &wanted, &Lifetimes::default(), 0);
-        apply(&mut inventory, &orders).unwrap();
-        assert!(due(&inventory, &wanted, &Lifetimes::default(), 3 * DAY).is_empty());
-        assert_eq!(due(&inventory, &wanted, &Lifetimes::default(), 7 * DAY / 2).len(), 2);
-    }
-
-    #[test]
-    fn a_cluster_s_new_revision_is_issued_beside_the_old() {
-        let name: ClusterName = "tokyo".parse().unwrap();
-        let revisions = [(name.clone(), 2)].into();
-        assert!(wanted(std::slice::from_ref(&name), &revisions).contains(&Identity::Cluster(name, 2)));
-    }
-
-    #[test]
-    fn a_key_does_not_show_itself() {
-        let leaf = Leaf { chain: "chain".into(), key: PrivateKey::new("SECRET".into()) };
-        assert!(!format!("{leaf:?}").contains("SECRET"));
-    }
-}
+mod tests;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use atlas_core::name::ClusterName;
 use atlas_core::pki::{Time, Validity};
 use serde::{Deserialize, Serialize};
@@ -42,12 +42,32 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn load(state: &StateDir) -> anyhow::Result<Self> {
-        let Some(text) = state.read(FILE)? else { return Ok(Self::default()) };
+    /// Reads the list. A missing one is empty only where no credential was ever issued: otherwise every credential that
+    /// was handed out would die in silence, and revisions would begin again.
+    pub(super) fn load(state: &StateDir, something_was_issued: bool) -> anyhow::Result<Self> {
+        let Some(text) = state.read(FILE)? else {
+            if something_was_issued {
+                bail!(
+                    "{} is missing, although credentials were issued: restore it from a backup. To do without it, remove {} too; then \
+                     every credential that was handed out opens nothing, and each cluster needs a new one (`atlas bootstrap`)",
+                    state.path(FILE).display(),
+                    state.path("pki/bootstrap.*.pem").display(),
+                );
+            }
+            return Ok(Self::default());
+        };
         let mut ledger: Self =
             serde_json::from_str(&text).with_context(|| format!("{} is broken: restore it from a backup", state.path(FILE).display()))?;
         ledger.reparse();
         Ok(ledger)
+    }
+
+    /// Sees to it that a cluster's revision is not less than one that was issued, should the list be older than that.
+    pub(super) fn at_least(&mut self, cluster: &ClusterName, revision: u64) {
+        if revision > self.revision(cluster) {
+            self.revisions.insert(cluster.to_string(), revision);
+            self.reparse();
+        }
     }
 
     pub(super) fn save(&self, state: &StateDir) -> anyhow::Result<()> {
@@ -88,6 +108,16 @@ impl Ledger {
         });
     }
 
+    /// Takes back what [`Ledger::issued`] noted, of a credential that nobody can have.
+    pub(super) fn not_issued(&mut self, fingerprint: &str) {
+        self.credentials.retain(|credential| credential.fingerprint != fingerprint);
+    }
+
+    /// Whether any credential of a cluster counts.
+    pub(super) fn has(&self, cluster: &ClusterName) -> bool {
+        self.credentials.iter().any(|credential| credential.cluster == cluster.as_str())
+    }
+
     pub(super) fn forget(&mut self, cluster: &ClusterName) {
         self.credentials.retain(|credential| credential.cluster != cluster.as_str());
         *self.revisions.entry(cluster.to_string()).or_insert(1) += 1;
@@ -105,6 +135,8 @@ impl Ledger {
                 credential.asleep_since.get_or_insert(now);
             }
         }
+        // What has ended opens nothing; kept, the list would grow for ever.
+        self.credentials.retain(|credential| credential.not_after > now);
         self.credentials.retain(|credential| credential.asleep_since.is_none_or(|since| now - since < SLEEP));
         self.credentials != before
     }

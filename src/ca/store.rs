@@ -38,10 +38,21 @@ pub(super) fn save_identity(state: &StateDir, identity: &Identity, signed: &Sign
     save(state, &identity_file(identity), signed)
 }
 
+/// Removes every file of a cluster. Its node directory goes first: as long as that can't be removed, the others tell that
+/// there is something left to do.
 pub(super) fn forget(state: &StateDir, cluster: &ClusterName) -> anyhow::Result<()> {
+    state.remove(&format!("nodes/{cluster}"))?;
     state.remove(&identity_file(&Identity::Cluster(cluster.clone(), 0)))?;
-    state.remove(&identity_file(&Identity::Bootstrap(cluster.clone(), 0)))?;
-    state.remove(&format!("nodes/{cluster}"))
+    remove_bootstrap(state, cluster)
+}
+
+pub(super) fn remove_bootstrap(state: &StateDir, cluster: &ClusterName) -> anyhow::Result<()> {
+    state.remove(&identity_file(&Identity::Bootstrap(cluster.clone(), 0)))
+}
+
+/// Whether any bootstrap credential was ever issued here, for whichever trust domain.
+pub(super) fn any_bootstrap(state: &StateDir) -> anyhow::Result<bool> {
+    Ok(state.list("pki")?.iter().any(|file| file.starts_with("bootstrap.") && file.ends_with(".pem")))
 }
 
 fn save(state: &StateDir, file: &str, signed: &Signed) -> anyhow::Result<()> {

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow, ensure};
 use atlas_core::intake::{path_prefix, selector};
 use atlas_core::keys::port;
 use atlas_core::model::Settings;
-use atlas_core::name::{Host, HostPort, TrustDomain};
+use atlas_core::name::{Host, HostPort, NameError, TrustDomain, bindable, is_dns_label, is_dns_name};
 use clap::Args;
 
 /// What the operator configures once.
@@ -27,11 +27,12 @@ pub struct SettingsArgs {
     /// Where alerts go in, if not at the hub's address: HOST[:PORT], comma-separated.
     #[arg(long, value_delimiter = ',', env = "ATLAS_HUB_ALERTS_ADDRESS")]
     hub_alerts_address: Vec<String>,
-    /// IP addresses at which Thanos Query reaches the hub Envoy's stores: the address records of the DNS zone.
+    /// IP addresses at which Thanos Query reaches the hub Envoy's stores: the address records of the DNS zone [default: the
+    /// IP addresses among --hub-address].
     #[arg(long, value_delimiter = ',', env = "ATLAS_HUB_STORE_ADDRESS")]
     hub_store_address: Vec<IpAddr>,
     /// Where the hub Envoy binds.
-    #[arg(long, default_value = "::", env = "ATLAS_BIND_ADDRESS")]
+    #[arg(long, default_value = "::", value_parser = bind_address, env = "ATLAS_BIND_ADDRESS")]
     bind_address: IpAddr,
     /// How the hub Envoy reaches Atlas.
     #[arg(long, default_value = "127.0.0.1", env = "ATLAS_ATLAS_ADDRESS")]
@@ -41,10 +42,10 @@ pub struct SettingsArgs {
     trusted_hops: u32,
 
     /// Namespace in which Services are downstream clusters.
-    #[arg(long, default_value = "monitoring", env = "ATLAS_NAMESPACE", help_heading = "Names")]
+    #[arg(long, default_value = "monitoring", value_parser = dns_label, env = "ATLAS_NAMESPACE", help_heading = "Names")]
     namespace: String,
     /// Namespace of the services inside a downstream cluster, where an annotation doesn't say.
-    #[arg(long, default_value = "monitoring", env = "ATLAS_DOWNSTREAM_NAMESPACE", help_heading = "Names")]
+    #[arg(long, default_value = "monitoring", value_parser = dns_label, env = "ATLAS_DOWNSTREAM_NAMESPACE", help_heading = "Names")]
     downstream_namespace: String,
     /// DNS domain of Kubernetes clusters.
     #[arg(long, default_value = "cluster.local", env = "ATLAS_CLUSTER_DOMAIN", help_heading = "Names")]
@@ -57,7 +58,13 @@ pub struct SettingsArgs {
     trust_domain: TrustDomain,
 
     /// Namespace of the hub's Alertmanagers.
-    #[arg(long, default_value = "monitoring", env = "ATLAS_ALERTMANAGER_NAMESPACE", help_heading = "The hub's Alertmanagers")]
+    #[arg(
+        long,
+        default_value = "monitoring",
+        value_parser = dns_label,
+        env = "ATLAS_ALERTMANAGER_NAMESPACE",
+        help_heading = "The hub's Alertmanagers"
+    )]
     alertmanager_namespace: String,
     /// Which Services are Alertmanagers of the hub.
     #[arg(
@@ -74,7 +81,7 @@ pub struct SettingsArgs {
     #[arg(long, default_value = "/", env = "ATLAS_ALERTMANAGER_PATH_PREFIX", help_heading = "The hub's Alertmanagers")]
     alertmanager_path_prefix: String,
 
-    /// Let clusters be at loopback, link-local and metadata addresses: for trying Atlas on one machine.
+    /// Let clusters and the hub be at loopback, link-local and metadata addresses: for trying Atlas on one machine.
     #[arg(long, value_parser = clap::builder::BoolishValueParser::new(), env = "ATLAS_ALLOW_LOCAL_ADDRESSES", help_heading = "Safety")]
     allow_local_addresses: bool,
 }
@@ -85,23 +92,25 @@ impl SettingsArgs {
     /// # Errors
     /// The flag and what is wrong with it.
     pub fn settings(&self, xds_port: u16, web_port: u16) -> anyhow::Result<Settings> {
-        let hub = parse_all("--hub-address", &self.hub_address, self.hub_xds_port)?;
-        let own_xds = parse_all("--hub-xds-address", &self.hub_xds_address, self.hub_xds_port)?;
-        let own_alerts = parse_all("--hub-alerts-address", &self.hub_alerts_address, port::HUB_ALERTS)?;
+        let hub = self.dialled("--hub-address", &self.hub_address, self.hub_xds_port)?;
+        let own_xds = self.dialled("--hub-xds-address", &self.hub_xds_address, self.hub_xds_port)?;
+        let own_alerts = self.dialled("--hub-alerts-address", &self.hub_alerts_address, port::HUB_ALERTS)?;
+        let hub_stores = self.hub_stores(&hub)?;
         let alerts_at_hub = hub.iter().map(|at| HostPort::new(at.host.clone(), port::HUB_ALERTS)).collect();
-        let atlas: Host = self.atlas_address.parse().context("--atlas-address")?;
+        let atlas: Host = with_value("--atlas-address", &self.atlas_address, self.atlas_address.parse())?;
         for (flag, domain) in [("--cluster-domain", &self.cluster_domain), ("--dns-zone", &self.dns_zone)] {
             // The longest name made of it, that of a store, must stay within DNS's 253 characters.
-            anyhow::ensure!(
-                atlas_core::name::is_dns_name(domain) && domain.len() <= 150,
-                "{flag}: {domain:?} is not a DNS name of at most 150 characters"
-            );
+            ensure!(is_dns_name(domain) && domain.len() <= 150, "{flag}: {domain:?} is not a DNS name of at most 150 characters");
         }
         Ok(Settings {
             trust_domain: self.trust_domain.clone(),
             namespace: self.namespace.clone(),
             alertmanager_namespace: self.alertmanager_namespace.clone(),
-            alertmanager_selector: selector(&self.alertmanager_selector).context("--alertmanager-selector")?,
+            alertmanager_selector: with_value(
+                "--alertmanager-selector",
+                &self.alertmanager_selector,
+                selector(&self.alertmanager_selector),
+            )?,
             alertmanager_endpoints: self.alertmanager_endpoints.clone(),
             alertmanager_path_prefix: path_prefix(&self.alertmanager_path_prefix)
                 .with_context(|| format!("--alertmanager-path-prefix: {:?} is not an absolute path", self.alertmanager_path_prefix))?,
@@ -110,7 +119,7 @@ impl SettingsArgs {
             dns_zone: self.dns_zone.trim_matches('.').to_owned(),
             hub_xds: if own_xds.is_empty() { hub } else { own_xds },
             hub_alerts: if own_alerts.is_empty() { alerts_at_hub } else { own_alerts },
-            hub_stores: self.hub_store_address.clone(),
+            hub_stores,
             hub_bind: self.bind_address,
             atlas_xds: HostPort::new(atlas.clone(), xds_port),
             atlas_web: HostPort::new(atlas, web_port),
@@ -119,8 +128,121 @@ impl SettingsArgs {
             envoy_selectors: BTreeMap::from([("app".into(), "envoy".into()), ("release".into(), "atlas".into())]),
         })
     }
+
+    /// Addresses of the hub, which clusters' Envoys dial.
+    fn dialled(&self, flag: &str, texts: &[String], default_port: u16) -> anyhow::Result<Vec<HostPort>> {
+        let one = |text: &String| {
+            let at = with_value(flag, text, HostPort::parse(text, default_port))?;
+            self.ensure_reachable(flag, &at.host, at.host.is_local())?;
+            Ok(at)
+        };
+        texts.iter().map(one).collect()
+    }
+
+    /// Where Thanos Query dials: if nobody says, where clusters do. It may share the hub Envoy's machine.
+    fn hub_stores(&self, hub: &[HostPort]) -> anyhow::Result<Vec<IpAddr>> {
+        for ip in &self.hub_store_address {
+            let host = Host::Ip(*ip);
+            self.ensure_reachable("--hub-store-address", &host, host.is_local() && !ip.to_canonical().is_loopback())?;
+        }
+        if !self.hub_store_address.is_empty() {
+            return Ok(self.hub_store_address.clone());
+        }
+        let mut ips: Vec<IpAddr> = hub.iter().filter_map(|at| if let Host::Ip(ip) = at.host { Some(ip) } else { None }).collect();
+        ips.sort_unstable();
+        ips.dedup();
+        Ok(ips)
+    }
+
+    fn ensure_reachable(&self, flag: &str, host: &Host, local: bool) -> anyhow::Result<()> {
+        ensure!(
+            !local || self.allow_local_addresses,
+            "{flag}: \"{host}\" is a loopback, link-local, multicast or metadata address, which would lead elsewhere than to the hub: \
+             write the hub's real address (or add --allow-local-addresses)"
+        );
+        Ok(())
+    }
 }
 
-fn parse_all(flag: &str, texts: &[String], default_port: u16) -> anyhow::Result<Vec<HostPort>> {
-    texts.iter().map(|text| HostPort::parse(text, default_port).with_context(|| flag.to_owned())).collect()
+/// An error with the flag and its value, which [`NameError`] leaves to the caller.
+fn with_value<T>(flag: &str, value: &str, parsed: Result<T, NameError>) -> anyhow::Result<T> {
+    parsed.map_err(|error| anyhow!("{flag}: {value:?} {error}"))
+}
+
+/// For clap, which adds flag and value itself.
+pub(super) fn dns_label(text: &str) -> Result<String, String> {
+    if is_dns_label(text) {
+        return Ok(text.to_owned());
+    }
+    Err("is not a DNS label, which has at most 63 lower-case letters, digits and inner hyphens".into())
+}
+
+fn bind_address(text: &str) -> Result<IpAddr, NameError> {
+    text.parse().map_err(|_| NameError("is not an IP address".into())).and_then(bindable)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        settings: SettingsArgs,
+    }
+
+    fn settings(line: &str) -> Result<Settings, String> {
+        let words = ["atlas"].into_iter().chain(line.split_whitespace());
+        let line = Line::try_parse_from(words).map_err(|error| error.to_string())?;
+        line.settings.settings(port::XDS, port::WEB).map_err(|error| format!("{error:#}"))
+    }
+
+    fn stores(line: &str) -> Vec<String> {
+        settings(line).unwrap().hub_stores.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn stores_are_where_the_hub_is_unless_told_otherwise() {
+        assert_eq!(stores("--hub-address hub.example.com"), [""; 0]);
+        assert_eq!(stores("--hub-address hub.example.com,10.1.0.10:444,10.1.0.10,[fd00::10]"), ["10.1.0.10", "fd00::10"]);
+        assert_eq!(stores("--hub-address 10.1.0.10 --hub-store-address 127.0.0.1"), ["127.0.0.1"]);
+    }
+
+    #[test]
+    fn the_hub_is_not_at_a_local_address() {
+        for flag in ["--hub-address", "--hub-xds-address", "--hub-alerts-address"] {
+            for local in ["169.254.169.254", "localhost:1", "64:ff9b::a9fe:a9fe", "127.0.0.1"] {
+                let error = settings(&format!("{flag} 10.0.0.1,{local}")).unwrap_err();
+                assert!(error.starts_with(flag) && error.contains("--allow-local-addresses"), "{error}");
+                assert!(settings(&format!("{flag} {local} --allow-local-addresses")).is_ok());
+            }
+        }
+        assert!(settings("--hub-store-address 169.254.169.254").is_err());
+        assert!(settings("--hub-store-address 224.0.0.1").is_err());
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_once_with_its_flag() {
+        let wrong = [
+            ("--hub-address http://h", "--hub-address", "http://h"),
+            ("--hub-address h:0", "--hub-address", "h:0"),
+            ("--atlas-address 0x7f000001", "--atlas-address", "0x7f000001"),
+            ("--alertmanager-selector app", "--alertmanager-selector", "app"),
+            ("--trust-domain A", "--trust-domain", "'A'"),
+            ("--namespace a.b", "--namespace", "a.b"),
+            ("--downstream-namespace Metrics", "--downstream-namespace", "Metrics"),
+            ("--alertmanager-namespace -a-", "--alertmanager-namespace", "-a-"),
+            ("--bind-address 224.0.0.1", "--bind-address", "224.0.0.1"),
+            ("--bind-address ::ffff:0.0.0.0", "--bind-address", "::ffff:0.0.0.0"),
+            ("--bind-address eth0", "--bind-address", "eth0"),
+        ];
+        for (line, flag, value) in wrong {
+            let line = line.replacen(' ', "=", 1);
+            let error = settings(&line).unwrap_err();
+            assert!(error.contains(flag) && error.contains(value), "{error}");
+            assert_eq!(error.matches(&format!("\"{value}\"")).count(), usize::from(!error.contains("invalid value")), "{error}");
+        }
+        assert!(settings("--bind-address 0.0.0.0 --namespace metrics-1").is_ok());
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use atlas_core::intake::Severity;
 use clap::{Args, ValueEnum};
 
 use super::{Outcome, socket};
@@ -57,14 +58,9 @@ fn text(report: &Report) -> String {
         report.nodes.iter().flat_map(|node| node.instances.iter().flat_map(|instance| refusals(node, instance))).collect();
     section(&mut out, "REFUSED BY ENVOY", nacks);
     section(&mut out, "FILES NOT READ (what they said last stays in force)", report.errors.clone());
-    for (severity, title) in [("rejected", "REJECTED"), ("fell-back", "FELL BACK TO THE DEFAULT"), ("note", "NOTES")] {
-        let lines = report.findings.iter().filter(|finding| finding.severity == severity).map(|f| {
-            let place = if f.place.is_empty() { String::new() } else { format!("{}: ", f.place) };
-            let value = if f.value.is_empty() { String::new() } else { format!(" {:?}", f.value) };
-            let fix = if f.fix.is_empty() { String::new() } else { format!(": {}", f.fix) };
-            format!("{place}{}: {}{value} {}{fix}", f.object, f.key, f.problem)
-        });
-        section(&mut out, title, lines.collect());
+    let titles = [(Severity::Rejected, "REJECTED"), (Severity::FellBack, "FELL BACK TO THE DEFAULT"), (Severity::Note, "NOTES")];
+    for (severity, title) in titles {
+        section(&mut out, title, report.findings.iter().filter(|finding| finding.severity == severity).map(ToString::to_string).collect());
     }
     section(&mut out, "SOON TO END", ending(report));
     out

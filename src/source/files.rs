@@ -13,6 +13,7 @@
 //! The whole directory is read at every change, since events may be lost (NFS, overflowing queues) and a read of 10,000
 //! small files takes a fraction of a second; only files whose text differs are parsed again.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,19 @@ pub struct Report {
     pub facts: Vec<Fact>,
     /// What is wrong at present.
     pub errors: Vec<ManifestError>,
+    /// Every file that is there, as far as it is known, by its path within the directory.
+    pub files: BTreeMap<String, Manifest>,
+    /// Directories within it that can't be read: what is below may be there.
+    pub unreadable: Vec<String>,
+}
+
+/// One file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Manifest {
+    /// Its text when it was last right; `None` if it never was since this process began.
+    pub good: Option<Arc<str>>,
+    /// Whether it is right now.
+    pub is_good: bool,
 }
 
 /// How patiently a directory is watched.

@@ -1,5 +1,7 @@
 //! The page at `/`: the clusters, and what is wrong.
 
+use atlas_core::intake::Severity;
+
 use crate::status::{ClusterStatus, Status};
 
 /// The whole page, in plain HTML. No script, nothing from elsewhere.
@@ -18,7 +20,7 @@ pub fn index(status: &Status) -> String {
             status
                 .findings
                 .iter()
-                .filter(|f| f.severity == "rejected")
+                .filter(|f| f.severity == Severity::Rejected)
                 .map(|f| format!("<li><b>{}</b> {}: {} — {}", escape(&f.object), escape(&f.key), escape(&f.problem), escape(&f.fix))),
         )
         .collect();

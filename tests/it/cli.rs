@@ -86,7 +86,7 @@ impl Desk {
     /// Starts Atlas, and waits until it has issued the credentials of these clusters.
     fn run(&self, clusters: &[&str]) -> Proc {
         let [xds, metrics, web] = free_ports();
-        let line = format!("run --from clusters --state state --xds-port {xds} --metrics-port {metrics} --web-port {web}");
+        let line = format!("run --from clusters --state state --xds-port {xds} --metrics-port {metrics} --web-port {web} --dns-port 0");
         let process = Proc::spawn("atlas", self.dir.path(), &self.command(&line)).unwrap();
         let issued = || Ok(clusters.iter().all(|name| self.has_credential(name) && self.lists(name)).then_some(()));
         wait_until("credentials are issued", PATIENCE, issued).unwrap_or_else(|error| panic!("{error:#}\n{}", process.log()));

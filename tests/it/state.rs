@@ -109,3 +109,69 @@ fn a_second_atlas_is_turned_away() -> Result<()> {
     assert!(said.contains("another atlas runs with the state directory"), "{said}");
     Ok(())
 }
+
+/// Runs until `what` holds, then kills it as a power cut would.
+fn run_until(from: &Path, state: &Path, what: &str, holds: impl Fn() -> bool) -> Result<()> {
+    let mut child = run(from, state, &["--hub-address=10.0.0.9"])?;
+    let result = wait_until(what, Duration::from_secs(20), || Ok(holds().then_some(())));
+    child.kill()?;
+    child.wait()?;
+    result
+}
+
+#[test]
+fn restarted_while_a_manifest_is_wrong_it_keeps_the_cluster() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (from, state) = (dir.path().join("clusters"), dir.path().join("state"));
+    fs::create_dir(&from)?;
+    fs::write(from.join("tokyo.yaml"), manifest("tokyo"))?;
+    let lists = |name: &str| fs::read_to_string(state.join("endpoints.yaml")).is_ok_and(|text| text.contains(name));
+    run_until(&from, &state, "tokyo is kept", || lists("tokyo-") && state.join("last-good/tokyo.yaml").exists())?;
+    let half = "apiVersion: v1\nkind: Service\nmetadata: {name: tok".to_owned();
+    let rejected = manifest("tokyo").replace("\"true\"", "\"true\", goatlas.io/replicas: x");
+    for (n, spoilt) in [half, rejected, String::new()].iter().enumerate() {
+        fs::write(from.join("tokyo.yaml"), spoilt)?;
+        // Another cluster shows that a round is over; what Thanos and the nodes have must not come from before.
+        fs::write(from.join("other.yaml"), manifest(&format!("other{n}")))?;
+        fs::remove_dir_all(state.join("nodes"))?;
+        fs::remove_file(state.join("endpoints.yaml"))?;
+        let tokyo = state.join("nodes/tokyo/envoy.yaml");
+        run_until(&from, &state, "tokyo's files", || lists(&format!("other{n}-")) && tokyo.exists())?;
+        assert!(lists("tokyo-"), "spoilt: {spoilt:?}");
+    }
+    fs::remove_file(from.join("tokyo.yaml"))?;
+    run_until(&from, &state, "tokyo is gone", || !lists("tokyo-") && !state.join("last-good/tokyo.yaml").exists())
+}
+
+#[test]
+fn one_node_s_trouble_stops_no_other() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (from, state) = (dir.path().join("clusters"), dir.path().join("state"));
+    fs::create_dir_all(&from)?;
+    fs::create_dir_all(state.join("nodes"))?;
+    fs::write(state.join("nodes/bad"), "in the way")?;
+    for name in ["bad", "tokyo"] {
+        fs::write(from.join(format!("{name}.yaml")), manifest(name))?;
+    }
+    let file = |path: &str| state.join(path).exists();
+    run_until(&from, &state, "the others", || file("nodes/tokyo/tls.key") && file("nodes/hub/tls.key") && file("last-good/tokyo.yaml"))?;
+    assert!(fs::read_to_string(state.join("endpoints.yaml"))?.contains("bad-"));
+    // Once nothing is in the way, it has its files too.
+    fs::remove_file(state.join("nodes/bad"))?;
+    run_until(&from, &state, "bad's files", || file("nodes/bad/tls.key"))
+}
+
+#[test]
+fn without_the_list_of_credentials_it_does_not_start() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (from, state) = (dir.path().join("clusters"), dir.path().join("state"));
+    fs::create_dir(&from)?;
+    fs::write(from.join("tokyo.yaml"), manifest("tokyo"))?;
+    run_until(&from, &state, "tokyo's credential", || state.join("pki/bootstrap.tokyo.pem").exists())?;
+    fs::remove_file(state.join("pki/issued.json"))?;
+    let output = run(&from, &state, &[])?.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("issued.json is missing") && said.contains("backup"), "{said}");
+    Ok(())
+}

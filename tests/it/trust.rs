@@ -60,8 +60,10 @@ fn credential(pem: &str) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<
     Ok((chain, PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|e| anyhow::anyhow!("{e}"))?))
 }
 
-/// Connects, shakes hands, and speaks HTTP/2 until the server answers. With TLS 1.3 a refusal comes after the handshake.
-fn connect(at: SocketAddr, pem: Option<&str>, version: &'static SupportedProtocolVersion) -> Result<()> {
+type Tls = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
+
+/// A connection whose handshake happens with the first byte.
+fn dial(at: SocketAddr, pem: Option<&str>, version: &'static SupportedProtocolVersion, alpn: &[&[u8]]) -> Result<Tls> {
     let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_protocol_versions(&[version])?
         .dangerous()
@@ -73,11 +75,15 @@ fn connect(at: SocketAddr, pem: Option<&str>, version: &'static SupportedProtoco
             builder.with_client_auth_cert(chain, key)?
         }
     };
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     let tcp = TcpStream::connect_timeout(&at, Duration::from_secs(3)).context("connect")?;
     tcp.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let session = rustls::ClientConnection::new(Arc::new(config), ServerName::from(at.ip()))?;
-    let mut tls = rustls::StreamOwned::new(session, tcp);
+    Ok(Tls::new(rustls::ClientConnection::new(Arc::new(config), ServerName::from(at.ip()))?, tcp))
+}
+
+/// Connects, shakes hands, and speaks HTTP/2 until the server answers. With TLS 1.3 a refusal comes after the handshake.
+fn connect(at: SocketAddr, pem: Option<&str>, version: &'static SupportedProtocolVersion) -> Result<()> {
+    let mut tls = dial(at, pem, version, &[b"h2"])?;
     tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").context("handshake")?;
     tls.flush()?;
     let mut frame = [0; 9];
@@ -87,15 +93,7 @@ fn connect(at: SocketAddr, pem: Option<&str>, version: &'static SupportedProtoco
 
 /// One HTTP/1.1 request over mutual TLS; returns the status.
 fn request(at: SocketAddr, pem: &str, method: &str, path: &str, body: &str) -> Result<u16> {
-    let (chain, key) = credential(pem)?;
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyServer))
-        .with_client_auth_cert(chain, key)?;
-    let tcp = TcpStream::connect_timeout(&at, Duration::from_secs(3)).context("connect")?;
-    tcp.set_read_timeout(Some(Duration::from_secs(5)))?;
-    let mut tls = rustls::StreamOwned::new(rustls::ClientConnection::new(Arc::new(config), ServerName::from(at.ip()))?, tcp);
+    let mut tls = dial(at, Some(pem), &rustls::version::TLS13, &[])?;
     let length = body.len();
     write!(tls, "{method} {path} HTTP/1.1\r\nHost: hub\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}")?;
     let mut head = [0; 12];

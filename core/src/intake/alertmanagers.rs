@@ -5,11 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{Finding, Severity, about};
+use super::{Finding, LOCAL, Severity, about, is_refused};
 use crate::fact::{EndpointSlice, Fact, Service, ServicePort};
 use crate::keys::{self, port};
 use crate::model::{Alertmanager, Settings};
-use crate::name::{Host, HostPort};
+use crate::name::{Host, HostPort, NameError};
 
 pub(super) fn read(settings: &Settings, facts: &[Fact], findings: &mut Vec<Finding>) -> BTreeMap<u32, Alertmanager> {
     let mut replicas: BTreeMap<String, Alertmanager> = BTreeMap::new();
@@ -51,12 +51,12 @@ fn from_slice(settings: &Settings, slice: &EndpointSlice, replicas: &mut BTreeMa
         let name = endpoint.hostname.clone().or_else(|| endpoint.target.clone());
         let name = name.unwrap_or_else(|| endpoint.addresses.first().cloned().unwrap_or_else(|| format!("{}-{place}", slice.meta.name)));
         for address in &endpoint.addresses {
-            match address.parse::<Host>() {
+            match host(settings, address) {
                 Ok(host) => add(replicas, &name, HostPort::new(host, port)),
                 Err(error) => findings.push(Finding {
                     severity: Severity::FellBack,
                     problem: format!("{error}; this address is left out"),
-                    fix: "write an IP address or a DNS name".into(),
+                    fix: fix(settings, address),
                     ..about(settings, "EndpointSlice", &slice.meta, "endpoints", address)
                 }),
             }
@@ -67,16 +67,30 @@ fn from_slice(settings: &Settings, slice: &EndpointSlice, replicas: &mut BTreeMa
 fn from_service(settings: &Settings, service: &Service, replicas: &mut BTreeMap<String, Alertmanager>, findings: &mut Vec<Finding>) {
     let meta = &service.meta;
     let default = format!("{}.{}.svc.{}", meta.name, settings.alertmanager_namespace, settings.cluster_domain);
-    let host = service.external_name.as_deref().unwrap_or(&default);
-    match host.parse::<Host>() {
+    let name = service.external_name.as_deref().unwrap_or(&default);
+    match host(settings, name) {
         Ok(host) => add(replicas, &meta.name, HostPort::new(host, web_port(&service.ports))),
         Err(error) => findings.push(Finding {
             severity: Severity::Rejected,
-            problem: error.to_string(),
-            fix: "write the Alertmanager's DNS name".into(),
-            ..about(settings, "Service", meta, "spec.externalName", host)
+            problem: format!("{error}; this address is left out"),
+            fix: fix(settings, name),
+            ..about(settings, "Service", meta, "spec.externalName", name)
         }),
     }
+}
+
+/// The hub's Envoy sends alerts there, so the rule for clusters' addresses holds here too.
+fn host(settings: &Settings, text: &str) -> Result<Host, NameError> {
+    match text.parse() {
+        Ok(host) if is_refused(settings, &host) => Err(NameError(LOCAL.into())),
+        parsed => parsed,
+    }
+}
+
+fn fix(settings: &Settings, text: &str) -> String {
+    let local = text.parse().is_ok_and(|host| is_refused(settings, &host));
+    let unless = if local { " (or start Atlas with --allow-local-addresses)" } else { "" };
+    format!("write the Alertmanager's real DNS name or IP address{unless}")
 }
 
 fn add(replicas: &mut BTreeMap<String, Alertmanager>, name: &str, at: HostPort) {

@@ -3,10 +3,16 @@
 use super::Finding;
 use super::Severity::{FellBack, Note, Rejected};
 use super::reader::{Reader, path_prefix, selector};
+use crate::envoy::route::REFUSED_PATHS;
 use crate::fact::Service;
 use crate::keys::{self, port};
 use crate::model::{Backend, Cluster, HubAddresses, Scheme, Settings, Store};
-use crate::name::{ClusterName, Host, HostPort, is_dns_label};
+use crate::name::{ClusterName, Host, HostPort, NameError, bindable, is_dns_label};
+
+/// Longest name of a service in SRV records (RFC 6335 §5.1).
+const SERVICE_NAME_MAX: usize = 15;
+/// What Atlas 0.3's examples call port 10901.
+const DEFAULT_STORE_PORT_NAME: &str = "grpc";
 
 /// Reads one Service. There is a cluster unless a finding says that it is rejected; all its mistakes are found at once.
 pub(super) fn read(settings: &Settings, service: &Service) -> (Option<Cluster>, Vec<Finding>) {
@@ -26,6 +32,7 @@ fn cluster(reader: &mut Reader<'_>) -> Option<Cluster> {
     let name = name(reader);
     let addresses = addresses(reader);
     let stores = stores(reader);
+    let store_port_name = store_port_name(reader);
     let monitoring = |reader: &Reader<'_>, service: &str| {
         format!("{service}.{}.svc.{}", reader.settings.downstream_namespace, reader.settings.cluster_domain)
     };
@@ -47,6 +54,7 @@ fn cluster(reader: &mut Reader<'_>) -> Option<Cluster> {
         name: name?,
         addresses: addresses?,
         stores: stores?,
+        store_port_name,
         prometheus: backend(prometheus?, prometheus_prefix?),
         alertmanager: backend(alertmanager?, alertmanager_prefix?),
         hub,
@@ -63,7 +71,7 @@ fn name(reader: &mut Reader<'_>) -> Option<ClusterName> {
     let name = &reader.service.meta.name;
     match name.parse() {
         Ok(name) => Some(name),
-        Err(error) => reader.reject("metadata.name", name, error, "a cluster is called after its Service: rename the Service"),
+        Err(error) => reader.reject("metadata.name", name, error, "rename the Service, after which the cluster is called"),
     }
 }
 
@@ -97,7 +105,7 @@ fn connect(reader: &mut Reader<'_>) {
     match reader.value(keys::CONNECT) {
         None | Some("direct") => {}
         Some("reverse") => {
-            let problem = "is reserved: a cluster Envoy that dials out is not built yet";
+            let problem = "is reserved, since a cluster Envoy that dials out is not built yet";
             reader.report(Rejected, keys::CONNECT, "reverse", problem, "write `direct`, and let the hub reach the cluster's port 11901");
         }
         Some(other) => reader.report(Rejected, keys::CONNECT, other, "is no way to connect", "write `direct`"),
@@ -151,6 +159,19 @@ fn stores(reader: &mut Reader<'_>) -> Option<Vec<Store>> {
         return Some(vec![Store { index: 0, at: service, last_resort: None }]);
     }
     pods(reader, named, &service, replicas.unwrap_or(1), shards.unwrap_or(1))
+}
+
+/// What the Service itself calls port 10901: Atlas 0.3 called the SRV records after it.
+fn store_port_name(reader: &mut Reader<'_>) -> String {
+    let port = reader.service.ports.iter().find(|written| written.port == port::HUB_STORES && !written.name.is_empty());
+    let name = port.map_or(DEFAULT_STORE_PORT_NAME, |port| port.name.as_str());
+    if is_dns_label(name) && name.len() <= SERVICE_NAME_MAX {
+        return name.to_owned();
+    }
+    let problem = format!("names port {}, but is no service's name in DNS, so its SRV records are called `_grpc`", port::HUB_STORES);
+    let fix = format!("write at most {SERVICE_NAME_MAX} lower-case letters, digits and inner hyphens");
+    reader.report(Note, "spec.ports", name, problem, fix);
+    DEFAULT_STORE_PORT_NAME.to_owned()
 }
 
 fn replica_hosts(reader: &mut Reader<'_>, hosts: Vec<HostPort>, expected: Option<u64>) -> Option<Vec<Store>> {
@@ -244,12 +265,14 @@ fn hub_addresses(reader: &mut Reader<'_>) -> Option<HubAddresses> {
 fn bind(reader: &mut Reader<'_>) -> Option<std::net::IpAddr> {
     match reader.value(keys::BIND_ADDRESS) {
         None => Some(std::net::Ipv6Addr::UNSPECIFIED.into()),
-        Some(value) => match value.parse() {
-            Ok(ip) => Some(ip),
-            Err(_) => {
-                reader.reject(keys::BIND_ADDRESS, value, "is not an IP address", "write an IPv4 or IPv6 address of that Envoy's machine")
+        Some(value) => {
+            let ip = value.parse().map_err(|_| NameError("is not an IP address".into())).and_then(bindable);
+            let fix = "write an IPv4 or IPv6 address of that Envoy's machine, or `::` or `0.0.0.0` for all of them";
+            match ip {
+                Ok(ip) => Some(ip),
+                Err(error) => reader.reject(keys::BIND_ADDRESS, value, error, fix),
             }
-        },
+        }
     }
 }
 
@@ -259,7 +282,17 @@ fn allow_paths(reader: &mut Reader<'_>) -> Vec<String> {
     let mut paths = Vec::new();
     for part in value.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         match path_prefix(part).filter(|path| !path.is_empty()) {
-            Some(path) => paths.push(path),
+            Some(path) if REFUSED_PATHS.iter().any(|refused| lies_within(&path, refused)) => paths.push(path),
+            Some(path) => {
+                let problem = "neither is nor lies below a path that is refused, so it has no effect";
+                reader.report(
+                    Note,
+                    keys::ALLOW_PATHS,
+                    &path,
+                    problem,
+                    format!("leave it out, or write one of {} or a path below", REFUSED_PATHS.join(", ")),
+                );
+            }
             None => reader.report(
                 FellBack,
                 keys::ALLOW_PATHS,
@@ -272,6 +305,11 @@ fn allow_paths(reader: &mut Reader<'_>) -> Vec<String> {
     paths.sort();
     paths.dedup();
     paths
+}
+
+/// Whether a path is another or lies below it.
+fn lies_within(path: &str, other: &str) -> bool {
+    path.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn envoy_selectors(reader: &mut Reader<'_>) -> std::collections::BTreeMap<String, String> {

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use super::{Finding, Severity, about};
+use super::{Finding, LOCAL, Severity, about, is_refused};
 use crate::fact::Service;
 use crate::keys;
 use crate::model::Settings;
@@ -74,7 +74,10 @@ impl<'a> Reader<'a> {
             Some(value) => value.parse::<Host>().map_err(|error| (value, error)),
         };
         match host {
-            Ok(host) => self.not_local(key, HostPort::new(self.complete(host), port)),
+            Ok(host) => {
+                let at = self.not_local(key, HostPort::new(host, port))?;
+                Some(HostPort::new(self.complete(at.host), port))
+            }
             Err((value, error)) => self.reject(key, value, error, "write the service's DNS name or IP address, without a port"),
         }
     }
@@ -105,14 +108,9 @@ impl<'a> Reader<'a> {
 
     /// Refuses addresses that lead to the Envoy's own machine, its neighbours or a metadata service.
     pub(super) fn not_local(&mut self, key: &str, at: HostPort) -> Option<HostPort> {
-        if at.host.is_local() && !self.settings.allow_local_addresses {
-            let problem = "is a loopback, link-local, multicast or metadata address, which would lead to the Envoy's own machine";
-            return self.reject(
-                key,
-                &at.to_string(),
-                problem,
-                "write the cluster's real address (or start Atlas with --allow-local-addresses)",
-            );
+        if is_refused(self.settings, &at.host) {
+            let fix = "write the cluster's real address (or start Atlas with --allow-local-addresses)";
+            return self.reject(key, &at.to_string(), LOCAL, fix);
         }
         Some(at)
     }
@@ -152,13 +150,15 @@ pub fn path_prefix(text: &str) -> Option<String> {
 pub fn selector(text: &str) -> Result<BTreeMap<String, String>, NameError> {
     let mut labels = BTreeMap::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        let Some((key, value)) = part.split_once('=') else {
-            return Err(NameError(format!("{part:?} is not `key=value`")));
+        let wrong = || match part == text.trim() {
+            true => NameError("is not `key=value`".into()),
+            false => NameError(format!("has {part:?}, which is not `key=value`")),
         };
+        let (key, value) = part.split_once('=').ok_or_else(wrong)?;
         let value = value.strip_prefix('=').unwrap_or(value);
         let fine = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
         if key.is_empty() || key.ends_with('!') || !key.bytes().all(fine) || !value.bytes().all(fine) {
-            return Err(NameError(format!("{part:?} is not `key=value`")));
+            return Err(wrong());
         }
         labels.insert(key.to_owned(), value.to_owned());
     }

@@ -131,7 +131,14 @@ fn every_mistake_names_its_key_and_a_fix() {
         (cluster("t").annotation(keys::PROMETHEUS_PATH_PREFIX, "prom"), keys::PROMETHEUS_PATH_PREFIX),
         (cluster("t").annotation(keys::ALERTMANAGER_PATH_PREFIX, "/a/../b"), keys::ALERTMANAGER_PATH_PREFIX),
         (cluster("t").annotation(keys::HUB_ADDRESSES, "hub:port"), keys::HUB_ADDRESSES),
+        (cluster("t").annotation(keys::HUB_ADDRESSES, "169.254.169.254"), keys::HUB_ADDRESSES),
+        (cluster("t").annotation(keys::ADDRESSES, "64:ff9b::a9fe:a9fe"), keys::ADDRESSES),
+        (cluster("t").annotation(keys::ADDRESSES, "0x7f000001"), keys::ADDRESSES),
+        (cluster("t").annotation(keys::PROMETHEUS_SERVICE, "localhost.localdomain"), keys::PROMETHEUS_SERVICE),
+        (cluster("t").annotation(keys::THANOS_REPLICA_HOSTS, "metadata.goog"), keys::THANOS_REPLICA_HOSTS),
         (cluster("t").annotation(keys::BIND_ADDRESS, "eth0"), keys::BIND_ADDRESS),
+        (cluster("t").annotation(keys::BIND_ADDRESS, "224.0.0.1"), keys::BIND_ADDRESS),
+        (cluster("t").annotation(keys::BIND_ADDRESS, "::ffff:0.0.0.0"), keys::BIND_ADDRESS),
         (cluster("t").annotation(keys::CONNECT, "reverse"), keys::CONNECT),
         (cluster("t").annotation(keys::CONNECT, "pigeon"), keys::CONNECT),
         (cluster("t").annotation(keys::REVOKE_BELOW, "x"), keys::REVOKE_BELOW),
@@ -142,6 +149,7 @@ fn every_mistake_names_its_key_and_a_fix() {
         let finding = rejection(service);
         assert_eq!(finding.key, key);
         assert!(!finding.problem.is_empty() && !finding.fix.is_empty(), "{finding}");
+        assert!(!finding.problem.contains(&format!("{:?}", finding.value)), "the value stands there twice: {finding}");
     }
 }
 
@@ -153,6 +161,48 @@ fn harmless_mistakes_fall_back() {
     let fell: Vec<&str> = intake.findings.iter().filter(|f| f.severity == Severity::FellBack).map(|f| f.key.as_str()).collect();
     for key in [keys::ALLOW_PATHS, keys::ENVOY_SELECTORS, keys::ENVOY_REPLICAS, keys::CREDENTIAL_REVISION] {
         assert!(fell.contains(&key), "{key} in {fell:?}");
+    }
+}
+
+#[test]
+fn an_allowed_path_that_was_never_refused_is_noticed() {
+    let intake = take(vec![cluster("t").annotation(keys::ALLOW_PATHS, "/-,/api/v1/,/graph,/-/reload,/debug/pprof,/debugger")]);
+    assert_eq!(intake.fleet.clusters.values().next().unwrap().allow_paths, ["/-/reload", "/debug/pprof"]);
+    let noted: Vec<&Finding> = intake.findings.iter().filter(|f| f.key == keys::ALLOW_PATHS).collect();
+    assert!(noted.iter().all(|f| f.severity == Severity::Note && f.fix.contains("/-/quit") && f.fix.contains("/debug")), "{noted:?}");
+    let values: Vec<&str> = noted.iter().map(|f| f.value.as_str()).collect();
+    assert_eq!(values, ["/-", "/api/v1", "/debugger", "/graph"]);
+}
+
+#[test]
+fn a_zone_without_addresses_is_noticed_once_it_has_stores() {
+    let noted = |services: Vec<Service>, settings: &Settings| {
+        let facts: Vec<Fact> = services.into_iter().map(Fact::Service).collect();
+        intake(settings, &facts, None).findings.into_iter().filter(|f| f.key == HUB_STORE_ADDRESS).count()
+    };
+    let mut awaiting = cluster("t");
+    awaiting.external_ips.clear();
+    let with_stores = Settings { hub_stores: vec!["10.0.0.9".parse().unwrap()], ..Settings::default() };
+    assert_eq!(noted(vec![cluster("t"), cluster("u")], &Settings::default()), 1);
+    assert_eq!(noted(vec![awaiting], &Settings::default()), 0);
+    assert_eq!(noted(vec![cluster("t")], &with_stores), 0);
+}
+
+#[test]
+fn the_service_s_own_name_for_a_store_s_port_is_kept() {
+    let named = |ports: &[(&str, u16)]| {
+        let ports = ports.iter().map(|(name, port)| ServicePort { name: (*name).into(), port: *port }).collect();
+        let cluster = Service { ports, ..cluster("t") };
+        let intake = take(vec![cluster]);
+        let notes = intake.findings.iter().filter(|f| f.key == "spec.ports").count();
+        (intake.fleet.clusters.into_values().next().unwrap().store_port_name, notes)
+    };
+    assert_eq!(named(&[]), ("grpc".into(), 0));
+    assert_eq!(named(&[("", 10901)]), ("grpc".into(), 0));
+    assert_eq!(named(&[("http", 9090), ("sidecar", 10901)]), ("sidecar".into(), 0));
+    assert_eq!(named(&[("fifteen-letters", 10901)]), ("fifteen-letters".into(), 0));
+    for wrong in ["sixteen-letters-", "sixteen-letterss", "a.b", "G"] {
+        assert_eq!(named(&[(wrong, 10901)]), ("grpc".into(), 1), "{wrong}");
     }
 }
 
@@ -237,6 +287,26 @@ fn an_alertmanager_without_slices_is_its_service() {
 fn equal_ordinals_are_indexed_by_name() {
     let slice = slice(&["alertmanager-b-0", "alertmanager-a-0"]);
     assert_eq!(alertmanagers(&[slice]), [(0, "alertmanager-a-0".into()), (1, "alertmanager-b-0".into())]);
+}
+
+#[test]
+fn an_alertmanager_at_a_local_address_is_left_out() {
+    let Fact::Service(mut service) = alertmanager_service("far") else { unreachable!() };
+    service.external_name = Some("localhost".into());
+    let Fact::EndpointSlice(mut slice) = slice(&["am-0", "am-1"]) else { unreachable!() };
+    slice.endpoints[0].addresses = vec!["169.254.169.254".into()];
+    slice.endpoints[1].addresses.push("127.0.0.1".into());
+    for (facts, left) in [(vec![Fact::Service(service)], 0), (vec![Fact::EndpointSlice(slice)], 1)] {
+        let strict = intake(&Settings::default(), &facts, None);
+        let addresses: usize = strict.fleet.alertmanagers.values().map(|replica| replica.addresses.len()).sum();
+        assert_eq!(addresses, left, "{:?}", strict.fleet.alertmanagers);
+        assert!(!strict.findings.is_empty());
+        for finding in &strict.findings {
+            assert!(finding.problem.contains("this address is left out") && finding.fix.contains("--allow-local"), "{finding}");
+        }
+        let lenient = intake(&Settings { allow_local_addresses: true, ..Settings::default() }, &facts, None);
+        assert!(lenient.findings.is_empty() && lenient.fleet.alertmanagers.len() > left, "{:?}", lenient.findings);
+    }
 }
 
 proptest! {

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! _thanos._tcp.sidecars.thanos.atlas.           SRV  10901 tokyo-thanos-sidecar0.sidecars.thanos.atlas.
-//! _grpc._tcp.sidecars.thanos.atlas.             SRV  the same
+//! _grpc._tcp.sidecars.thanos.atlas.             SRV  the same, by the name of the port on the cluster's Service
 //! tokyo-thanos-sidecar0.sidecars.thanos.atlas.  A    the hub's Envoys
 //! ```
 //!
@@ -25,9 +25,9 @@ const REFRESH: u32 = 7200;
 const RETRY: u32 = 1800;
 const EXPIRE: u32 = 86_400;
 
-/// The services of the SRV records. Atlas 0.3 called them after the port of the cluster's Service, which is `grpc` in all
-/// its examples.
-const SERVICES: [&str; 2] = ["_grpc", "_thanos"];
+/// The service of every store's SRV record. Each has another after its cluster's [`crate::model::Cluster::store_port_name`],
+/// as in Atlas 0.3.
+const SERVICE: &str = "thanos";
 /// Priority and weight of all SRV records, as in 0.3: Thanos Query asks every store anyway.
 const PRIORITY: u16 = 10;
 const WEIGHT: u16 = 100;
@@ -102,11 +102,11 @@ pub fn zone(fleet: &Fleet) -> Zone {
     let settings = &fleet.settings;
     let origin = format!("{}.", settings.dns_zone);
     let reachable = fleet.clusters.values().filter(|cluster| !cluster.addresses.is_empty());
-    let labels = reachable.flat_map(|cluster| cluster.stores.iter().map(|store| cluster.name.store(store.index)));
+    let stores = reachable.flat_map(|cluster| cluster.stores.iter().map(move |store| (cluster, store)));
     let mut records = vec![Record { name: origin.clone(), data: Data::Ns(name_server(&origin)) }];
-    for label in labels {
-        let name = store_name(&label, &origin);
-        records.extend(SERVICES.iter().map(|service| srv(service, &name, &origin)));
+    for (cluster, store) in stores {
+        let name = store_name(&cluster.name.store(store.index), &origin);
+        records.extend([SERVICE, &cluster.store_port_name].map(|service| srv(service, &name, &origin)));
         records.extend(settings.hub_stores.iter().map(|ip| address(&name, *ip)));
     }
     records.sort();
@@ -120,7 +120,7 @@ fn name_server(origin: &str) -> String {
 
 fn srv(service: &str, target: &str, origin: &str) -> Record {
     let data = Data::Srv { priority: PRIORITY, weight: WEIGHT, port: port::HUB_STORES, target: target.to_owned() };
-    Record { name: store_name(&format!("{service}._tcp"), origin), data }
+    Record { name: store_name(&format!("_{service}._tcp"), origin), data }
 }
 
 fn address(name: &str, ip: IpAddr) -> Record {
@@ -237,6 +237,20 @@ mod tests {
             tokyo-thanos-sidecar1.sidecars.thanos.atlas. IN A 10.1.0.11\n\
             tokyo-thanos-sidecar1.sidecars.thanos.atlas. IN AAAA fd00::10";
         assert_eq!(rest.join("\n"), expected);
+    }
+
+    #[test]
+    fn a_store_is_a_service_by_its_port_s_own_name_too() {
+        let mut fleet = fleet(&["tokyo".into(), "paris".into(), "malmo".into()], &[]);
+        let named = |name: &str, port: &str| (name.parse().unwrap(), port.to_owned());
+        for (name, port) in [named("tokyo", "sidecar"), named("malmo", "thanos")] {
+            fleet.clusters.get_mut::<crate::name::ClusterName>(&name).unwrap().store_port_name = port;
+        }
+        let zone = zone(&fleet);
+        let of = |service: &str| targets(&zone, &format!("_{service}._tcp.sidecars.thanos.atlas."));
+        assert_eq!(of("thanos").len(), 6);
+        assert_eq!(of("sidecar").len(), 2);
+        assert!(of("grpc").len() == 2 && of("grpc")[0].starts_with("paris-"), "{:?}", of("grpc"));
     }
 
     #[test]

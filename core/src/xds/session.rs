@@ -19,8 +19,9 @@ use std::sync::Arc;
 
 use super::snapshot::{Resource, ResourceType, Snapshot};
 
-/// Most names one stream may subscribe to per type.
-pub const MAX_NAMES: usize = 50_000;
+mod bounds;
+
+pub use bounds::{MAX_BYTES, MAX_NAME, MAX_NAMES, MAX_REASON};
 
 /// What of a `DeltaDiscoveryRequest` matters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -58,6 +59,12 @@ pub enum Abuse {
     /// More names than [`MAX_NAMES`].
     #[error("{0} subscriptions to one type are more than the {MAX_NAMES} that a stream may have")]
     TooManyNames(usize),
+    /// A name, version or type longer than [`MAX_NAME`].
+    #[error("a name of {0} bytes is longer than the {MAX_NAME} that one may have")]
+    LongName(usize),
+    /// Names and versions longer than [`MAX_BYTES`] altogether.
+    #[error("{0} bytes of names of one type are more than the {MAX_BYTES} that a stream may have")]
+    TooManyBytes(usize),
 }
 
 /// How one type stands on a stream.
@@ -67,7 +74,7 @@ pub enum Standing {
     Synced,
     /// Something is on its way, or waits to be.
     Stale,
-    /// The client refused the latest version; its own words.
+    /// The client refused the latest version; its own words, at most [`MAX_REASON`] characters without control characters.
     Nack(String),
 }
 
@@ -104,7 +111,7 @@ struct UnderWay {
 
 #[derive(Clone, Debug)]
 struct Nack {
-    /// The client's own words.
+    /// The client's own words, made [plain](bounds::plain).
     message: String,
     /// What it refused: names and versions.
     refused: Vec<(String, String)>,
@@ -121,6 +128,7 @@ impl Session {
     /// # Errors
     /// The client asks for more than anyone may; end the stream.
     pub fn on_request(&mut self, request: Request, snapshot: &Snapshot) -> Result<Vec<Response>, Abuse> {
+        bounds::check(&request)?;
         let Some(kind) = ResourceType::of_url(&request.type_url) else {
             return Ok(self.refuse_unknown_type(request).into_iter().collect());
         };
@@ -128,7 +136,7 @@ impl Session {
         let subscription = self.types.entry(kind).or_default();
         if let Some(answered) = subscription.under_way.take_if(|sent| sent.nonce == request.nonce) {
             self.nacks += u64::from(request.error.is_some());
-            subscription.settle(answered, request.error.clone());
+            subscription.settle(answered, request.error.as_deref().map(bounds::plain));
         }
         subscription.subscribe(kind, first, request)?;
         Ok(self.on_snapshot(snapshot))
@@ -214,8 +222,8 @@ impl Subscription {
         }
         let (wildcard, names) = (self.wildcard, &self.names);
         self.sent.retain(|name, _| wildcard || names.contains(name));
-        let names = self.names.len().max(self.sent.len());
-        if names > MAX_NAMES { Err(Abuse::TooManyNames(names)) } else { Ok(()) }
+        let texts = self.names.iter().chain(self.sent.iter().flat_map(|(name, version)| [name, version]));
+        bounds::check_total(self.names.len().max(self.sent.len()), texts)
     }
 
     fn wants(&self, name: &str) -> bool {

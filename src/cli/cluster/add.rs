@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail, ensure};
-use atlas_core::intake::{Finding, Severity, intake, is_cluster};
+use atlas_core::intake::{Finding, HUB_STORE_ADDRESS, Severity, intake, is_cluster};
 use atlas_core::keys::{self, port};
 use atlas_core::manifest::{self, NewCluster, render_cluster};
 use atlas_core::model::Settings;
@@ -17,6 +17,7 @@ use super::edit::{self, Edit};
 use super::{NameArgs, file, place, services};
 use crate::cli::Outcome;
 use crate::cli::output::{complain, print, wrong_usage};
+use crate::cli::settings::dns_label;
 use crate::source::files::{self, Report};
 
 const EXAMPLE: &str = "\
@@ -52,7 +53,7 @@ pub struct ClusterAdd {
     #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = annotation, env = "ATLAS_ANNOTATION")]
     annotations: Vec<(String, String)>,
     /// Namespace to write into the manifest; `atlas run` must read the same [default: left out, so that any does].
-    #[arg(long, value_name = "NAMESPACE", env = "ATLAS_NAMESPACE")]
+    #[arg(long, value_name = "NAMESPACE", value_parser = dns_label, env = "ATLAS_NAMESPACE")]
     namespace: Option<String>,
     /// Let the address be a loopback, link-local or metadata address: for trying Atlas on one machine.
     #[arg(long, value_parser = BoolishValueParser::new(), env = "ATLAS_ALLOW_LOCAL_ADDRESSES")]
@@ -124,7 +125,8 @@ impl ClusterAdd {
         })
     }
 
-    /// What a running Atlas would say of the manifest. Places are left out: the file isn't there yet.
+    /// What a running Atlas would say of the manifest. Places are left out: the file isn't there yet. So is what nobody has
+    /// said of the hub: that is told to the running Atlas, not to this command.
     fn check(&self, name: &ClusterName, text: &str) -> anyhow::Result<Vec<Finding>> {
         let mut settings = Settings { allow_local_addresses: self.allow_local_addresses, ..Settings::default() };
         if let Some(namespace) = &self.namespace {
@@ -132,6 +134,8 @@ impl ClusterAdd {
         }
         let facts = manifest::parse("the new manifest", text).map_err(|errors| anyhow!(edit::lines(&errors)))?;
         let mut findings = intake(&settings, &facts, None).findings;
+        let of_the_hub = |finding: &Finding| [keys::HUB_ADDRESSES, HUB_STORE_ADDRESS].contains(&finding.key.as_str());
+        findings.retain(|finding| finding.severity != Severity::Note || !of_the_hub(finding));
         findings.iter_mut().for_each(|finding| finding.place.clear());
         let rejected = findings.iter().filter(|finding| finding.severity == Severity::Rejected);
         let reasons: Vec<String> = rejected.map(ToString::to_string).collect();
@@ -172,4 +176,37 @@ fn new_file(dir: &Path, report: &Report, name: &ClusterName, text: &str) -> anyh
         bail!("{} is there already, and holds no readable cluster {name}: mend, move or delete that file first{reason}", path.display());
     }
     Ok(Edit::Create(path, text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        add: ClusterAdd,
+    }
+
+    fn check(line: &str) -> anyhow::Result<Vec<String>> {
+        let add = Line::try_parse_from(["cluster-add"].into_iter().chain(line.split(' ')))?.add;
+        let name = add.name.get()?;
+        let findings = add.check(&name, &render_cluster(&add.spec(&name)?))?;
+        Ok(findings.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn nothing_is_said_of_the_hub_which_a_running_atlas_knows() {
+        assert_eq!(check("tokyo --from clusters --address tokyo.example.com").unwrap(), [""; 0]);
+        let awaiting = check("tokyo --from clusters").unwrap();
+        assert!(awaiting.len() == 1 && awaiting[0].contains("awaiting"), "{awaiting:?}");
+        let wrong = check("tokyo --from clusters --annotation goatlas.io/hub-addresses=hub:0").unwrap_err().to_string();
+        assert!(wrong.contains("goatlas.io/hub-addresses: \"hub:0\": has the port \"0\""), "{wrong}");
+    }
+
+    #[test]
+    fn a_namespace_is_a_dns_label() {
+        assert!(check("tokyo --from clusters --namespace a.b").unwrap_err().to_string().contains("DNS label"));
+    }
 }

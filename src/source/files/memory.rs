@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use atlas_core::fact::{Fact, Origin};
 use atlas_core::manifest::{self, ManifestError};
 
-use super::Report;
 use super::walk::{self, Identity, Listing, Reading};
+use super::{Manifest, Report};
 
 /// Ends a message about what could not be read but was before.
 const STAYS: &str = "what was read before stays in force";
@@ -28,9 +29,11 @@ pub(super) struct Memory {
 /// A file as it was read last.
 #[derive(Default)]
 struct Known {
-    text: String,
+    text: Arc<str>,
     /// What it said when it was last right.
     facts: Vec<Fact>,
+    /// The text that said so.
+    good: Option<Arc<str>>,
     /// What is wrong with `text`.
     mistakes: Vec<ManifestError>,
     /// Why it cannot be read at present.
@@ -99,7 +102,10 @@ impl Memory {
 
     /// What counts of all that: of an object that two files have, the one whose file comes first by path.
     pub fn report(&self) -> Report {
-        let mut report = Report { facts: Vec::new(), errors: self.trouble.iter().chain(&self.unreadable).cloned().collect() };
+        let errors = self.trouble.iter().chain(&self.unreadable).cloned().collect();
+        let unreadable = self.unreadable.iter().map(|error| error.file.clone()).collect();
+        let files = self.files.iter().map(|(path, known)| (path.display().to_string(), known.manifest())).collect();
+        let mut report = Report { facts: Vec::new(), errors, files, unreadable };
         let mut first: HashMap<_, &Origin> = HashMap::new();
         for known in self.files.values() {
             report.errors.extend(known.trouble.iter().chain(&known.mistakes).cloned());
@@ -125,14 +131,19 @@ impl Known {
             return self.keep(path, "is empty, perhaps because it is being written (to remove what it says, delete it)");
         }
         self.trouble = None;
-        if text == self.text {
+        if *text == *self.text {
             return;
         }
-        match manifest::parse(&path.display().to_string(), &text) {
-            Ok(facts) => (self.facts, self.mistakes) = (facts, Vec::new()),
+        self.text = text.into();
+        match manifest::parse(&path.display().to_string(), &self.text) {
+            Ok(facts) => (self.facts, self.mistakes, self.good) = (facts, Vec::new(), Some(Arc::clone(&self.text))),
             Err(mistakes) => self.mistakes = mistakes,
         }
-        self.text = text;
+    }
+
+    fn manifest(&self) -> Manifest {
+        let is_good = self.good.is_some() && self.mistakes.is_empty() && self.trouble.is_none();
+        Manifest { good: self.good.clone(), is_good }
     }
 
     fn keep(&mut self, path: &Path, why: &str) {

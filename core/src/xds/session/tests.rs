@@ -228,6 +228,60 @@ fn more_names_than_anyone_needs_end_the_stream() {
     assert!(matches!(session.on_request(request, &Snapshot::default()), Err(Abuse::TooManyNames(_))));
 }
 
+/// What becomes of a stream's first request.
+fn first(request: Request) -> Result<Vec<Response>, Abuse> {
+    Session::new().on_request(request, &Snapshot::default())
+}
+
+#[test]
+fn a_name_longer_than_any_ends_the_stream() {
+    let (long, most) = ("n".repeat(MAX_NAME + 1), "n".repeat(MAX_NAME));
+    for type_url in [ResourceType::Secret.url(), "type.googleapis.com/some.Other"] {
+        let of = |name: &str| Request { type_url: type_url.into(), subscribe: vec![name.into()], ..Request::default() };
+        let unsubscribing = Request { subscribe: vec![], unsubscribe: vec![long.clone()], ..of("") };
+        let having = |name: &str, version: &str| Request { initial_versions: [(name.into(), version.into())].into(), ..of("n") };
+        for request in [of(&long), unsubscribing, having(&long, "1"), having("n", &long)] {
+            assert_eq!(first(request), Err(Abuse::LongName(MAX_NAME + 1)), "{type_url}");
+        }
+        assert!(first(of(&most)).is_ok() && first(having(&most, &most)).is_ok(), "{type_url}");
+    }
+    assert_eq!(first(Request { type_url: long, ..Request::default() }), Err(Abuse::LongName(MAX_NAME + 1)));
+}
+
+#[test]
+fn names_of_an_unknown_type_are_bounded_like_others() {
+    let subscribe = (0..=MAX_NAMES).map(|n| n.to_string()).collect();
+    let request = Request { type_url: "type.googleapis.com/some.Other".into(), subscribe, ..Request::default() };
+    assert_eq!(first(request), Err(Abuse::TooManyNames(MAX_NAMES + 1)));
+}
+
+#[test]
+fn long_names_add_up_over_requests() {
+    let mut session = Session::new();
+    let names = |from: usize| (from..from + 4096).map(|n| format!("{n:0>width$}", width = MAX_NAME)).collect();
+    let mut ask = |from| {
+        let request = Request { type_url: ResourceType::Secret.url().into(), subscribe: names(from), ..Request::default() };
+        session.on_request(request, &Snapshot::default()).map(drop)
+    };
+    let wanted = MAX_BYTES / MAX_NAME;
+    for from in (0..wanted).step_by(4096) {
+        assert_eq!(ask(from), Ok(()));
+    }
+    assert!(matches!(ask(wanted), Err(Abuse::TooManyBytes(_))));
+}
+
+#[test]
+fn a_refusal_is_kept_in_plain_and_few_words() {
+    let mut stream = Stream::new("LDS l=bad");
+    stream.hears("LDS");
+    let error = format!("no \x1b[2Jsuch\nfilter\u{9b}\u{202e}{}", "é".repeat(3 * MAX_REASON));
+    let request = Request { error: Some(error), ..request("LDS ack 1") };
+    stream.session.on_request(request, &stream.snapshot).unwrap();
+    let Standing::Nack(words) = stream.standing("LDS") else { panic!("no NACK") };
+    assert!(words.starts_with("no  [2Jsuch filter  é"), "{words}");
+    assert_eq!(words.chars().count(), MAX_REASON);
+}
+
 mod convergence {
     //! Whatever the order of events, a client that answers everything ends with exactly the snapshot.
 
