@@ -26,6 +26,9 @@ pub struct Status {
     pub nodes: Vec<NodeStatus>,
     /// Files that can't be read.
     pub errors: Vec<String>,
+    /// What Atlas itself can't do: certificates it can't issue, files it can't write, a root that is about to end.
+    #[serde(default)]
+    pub troubles: Vec<String>,
     /// What is wrong or worth knowing about objects.
     pub findings: Vec<Finding>,
     /// When each authority ends, in seconds since 1970.
@@ -112,6 +115,7 @@ pub fn status(published: Option<&Published>, streams: &Streams, now: i64) -> Sta
         clusters: Vec::new(),
         nodes: Vec::new(),
         errors: Vec::new(),
+        troubles: Vec::new(),
         findings: Vec::new(),
         authorities: BTreeMap::new(),
     };
@@ -124,6 +128,7 @@ pub fn status(published: Option<&Published>, streams: &Streams, now: i64) -> Sta
     status.nodes = nodes.iter().map(|node| node_status(published, &open, node)).collect();
     status.clusters = clusters(published, &open);
     status.errors = published.errors.iter().map(ToString::to_string).collect();
+    status.troubles = published.last_error.iter().chain(&published.troubles).cloned().collect();
     status.findings = published.findings.clone();
     status.authorities = published.inventory.authorities.iter().map(|(a, v)| (format!("{a:?}").to_lowercase(), v.not_after)).collect();
     status
@@ -190,8 +195,8 @@ fn instance(published: &Published, stream: &Stream) -> Instance {
 }
 
 impl Status {
-    /// Whether something is rejected.
+    /// Whether something is rejected, or Atlas itself is in trouble.
     pub fn anything_rejected(&self) -> bool {
-        !self.errors.is_empty() || self.findings.iter().any(|finding| finding.severity == Severity::Rejected)
+        !self.errors.is_empty() || !self.troubles.is_empty() || self.findings.iter().any(|finding| finding.severity == Severity::Rejected)
     }
 }

@@ -56,6 +56,7 @@ fn text(report: &Report) -> String {
     out.push_str(&table(nodes(report)));
     let nacks: Vec<String> =
         report.nodes.iter().flat_map(|node| node.instances.iter().flat_map(|instance| refusals(node, instance))).collect();
+    section(&mut out, "TROUBLE", report.troubles.clone());
     section(&mut out, "REFUSED BY ENVOY", nacks);
     section(&mut out, "FILES NOT READ (what they said last stays in force)", report.errors.clone());
     let titles = [(Severity::Rejected, "REJECTED"), (Severity::FellBack, "FELL BACK TO THE DEFAULT"), (Severity::Note, "NOTES")];

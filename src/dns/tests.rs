@@ -50,6 +50,8 @@ impl Served {
             plan: Plan { zone, ..Plan::default() },
             inventory: Inventory::default(),
             credentials: Vec::new(),
+            troubles: Vec::new(),
+            last_error: None,
         };
         self.published.send_replace(Some(Arc::new(published)));
         let is_served =
