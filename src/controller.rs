@@ -200,7 +200,8 @@ impl Controller {
         self.metrics.inexact_stores.set(count(stores().filter(|store| store.last_resort.is_some()).count()));
         self.metrics.alertmanagers.set(count(fleet.alertmanagers.len()));
         self.metrics.rejected.set(count(published.rejected()));
-        self.metrics.first_expiry.set(published.inventory.identities.values().map(|v| v.not_after).min().unwrap_or(0));
+        let validities = published.inventory.identities.values().chain(published.inventory.authorities.values());
+        self.metrics.first_expiry.set(validities.map(|validity| validity.not_after).min().unwrap_or(0));
         let known = self.out.borrow().as_ref().map(|known| known.plan == published.plan);
         if known != Some(true) {
             tracing::info!(
