@@ -139,6 +139,10 @@ impl StreamTask {
             () = &mut deadline => return Status::unavailable(AGE),
             () = cancel.cancelled() => return Status::unavailable(CANCELLED),
         }
+        // It may have waited for days.
+        if !self.gate.still_admits(&self.registration.stream.peer, clock::now()) {
+            return Status::permission_denied(REFUSED);
+        }
         loop {
             let responses = tokio::select! {
                 request = requests.next() => match request {

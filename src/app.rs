@@ -111,6 +111,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     tasks.spawn("the control socket", serve_socket(socket, web::control(web), stop.clone()));
     tracing::info!(from = %options.from.display(), state = %state.root().display(), listen = %options.listen, xds = options.xds_port, "atlas runs");
 
+    // Kept until the end, or the controller would take the end of the watch for its own.
+    let _reports = reports_in.clone();
     let watching = files::watch(options.from.clone(), reports_in, stop.clone());
     let result = tokio::select! {
         result = watching => result.context("cannot watch the manifests"),

@@ -28,12 +28,16 @@ use crate::source::files::Report;
 use crate::state_dir::{StateDir, write_public};
 use crate::streams::Streams;
 use crate::tls::Gate;
-use last_good::LastGood;
+pub use last_good::LastGood;
 
 /// Longest time between two rounds, so that nothing depends on an event alone.
 const ROUND_AT_LEAST: Duration = Duration::from_secs(60);
 /// After a failed round.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// Said where the first report is empty and an earlier process had manifests.
+const ALL_GONE: &str = "there is not one manifest, although there were some before Atlas was started: nothing is changed and \
+    nobody is served until there is one (mount the directory; if all were meant to go, remove last-good from the state directory)";
 
 /// What people ask of a running Atlas.
 pub enum Command {
@@ -77,7 +81,7 @@ impl Controller {
             tokio::select! {
                 changed = reports.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(pause) => {}
-                Some(command) = commands.recv() => self.carry_out(command),
+                Some(command) = commands.recv() => self.carry_out(command, &mut last_good),
                 () = cancel.cancelled() => return,
             }
             let report = reports.borrow_and_update().clone();
@@ -90,6 +94,10 @@ impl Controller {
 
     /// Makes a round; returns when the next is due at the latest.
     fn try_round(&mut self, report: Report, last_good: &mut LastGood) -> Duration {
+        if self.out.borrow().is_none() && last_good.all_gone(&report) {
+            tracing::error!("{ALL_GONE}");
+            return RETRY;
+        }
         self.metrics.rounds.inc();
         // Signing and writing block for milliseconds.
         match tokio::task::block_in_place(|| self.round(report, last_good)) {
@@ -146,7 +154,7 @@ impl Controller {
         };
         let mut failed = troubles.failed;
         failed.append(&mut self.write(&published, &trust));
-        failed.append(&mut last_good.keep(&report, &published.findings));
+        failed.append(&mut last_good.keep(&self.settings, &report, &published.findings));
         self.gate.open(&own, &trust.roots, fingerprints)?;
         let round = if failed.is_empty() { Round::Complete } else { Round::Incomplete };
         published.errors = report.errors;
@@ -214,10 +222,10 @@ impl Controller {
         self.out.send_replace(Some(Arc::new(published)));
     }
 
-    fn carry_out(&mut self, command: Command) {
+    fn carry_out(&mut self, command: Command, last_good: &mut LastGood) {
         match command {
             Command::Forget(cluster, reply) => {
-                let result = tokio::task::block_in_place(|| self.pki.forget(&cluster));
+                let result = tokio::task::block_in_place(|| last_good.forget(&cluster).and_then(|()| self.pki.forget(&cluster)));
                 // Also where only its files couldn't be removed. The gate first: an Envoy whose stream ends is back within
                 // a second.
                 let counting = || self.pki.ledger().credentials();

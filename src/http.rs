@@ -18,6 +18,9 @@ const MAX_CONNECTIONS: usize = 256;
 /// A request's head that hasn't arrived by then ends the connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a request may still take when Atlas stops.
+const LAST_REQUEST: Duration = Duration::from_secs(2);
+
 /// Serves until told to stop; then ends each connection after the request it is at.
 pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -56,7 +59,10 @@ async fn serve_connection(tcp: TcpStream, router: Router, stop: CancellationToke
         result = connection.as_mut() => result,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            match tokio::time::timeout(LAST_REQUEST, connection).await {
+                Ok(result) => result,
+                Err(_) => return,
+            }
         }
     };
     if let Err(error) = result {

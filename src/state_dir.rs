@@ -22,7 +22,7 @@ use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, flock};
 
 /// How the names of files being written begin; six letters and digits follow.
-const TEMPORARY_FILE: &str = ".tmp";
+const TEMPORARY_FILE: &str = ".atlas-tmp-";
 /// How the names of directories being written begin, see [`swap_files`]; six letters and digits follow, so it is never `..data`.
 const TEMPORARY_DIR: &str = "..";
 

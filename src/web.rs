@@ -55,7 +55,8 @@ pub fn control(web: Web) -> Router {
 }
 
 /// Answers only by an address, `localhost` or the name that the hub's Envoy uses: a page from elsewhere whose own name has
-/// been turned to this address (DNS rebinding) reads nothing.
+/// been turned to this address (DNS rebinding) reads nothing. Through the hub's Envoy any name leads here: there it is the
+/// ingress in front that knows the right ones.
 async fn known_host(request: axum::extract::Request, next: axum::middleware::Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let name = host.rsplit_once(':').filter(|(name, _)| !name.contains(':') || name.ends_with(']')).map_or(host, |(name, _)| name);

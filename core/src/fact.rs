@@ -5,8 +5,10 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 /// One object, as far as Atlas cares.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fact {
     /// A `v1` Service: a downstream cluster, an Alertmanager of the hub, or none of Atlas's business.
     Service(Service),
@@ -33,7 +35,7 @@ impl Fact {
 }
 
 /// What of an object's `metadata` matters here.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
     /// `metadata.name`.
     pub name: String,
@@ -48,7 +50,7 @@ pub struct Meta {
 }
 
 /// Where an object was read. Equal content from another place is equal configuration: the origin is for messages only.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// File name relative to the directory; `None` for an object of an API server.
     pub file: Option<String>,
@@ -67,7 +69,7 @@ impl Origin {
 }
 
 /// A Service.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// Name, labels, annotations, origin.
     pub meta: Meta,
@@ -80,7 +82,7 @@ pub struct Service {
 }
 
 /// One of a Service's ports.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
     /// `name`; empty where the only port has none.
     pub name: String,
@@ -89,7 +91,7 @@ pub struct ServicePort {
 }
 
 /// An EndpointSlice.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointSlice {
     /// Name, labels (`kubernetes.io/service-name` says whose), origin.
     pub meta: Meta,
@@ -100,7 +102,7 @@ pub struct EndpointSlice {
 }
 
 /// One endpoint of a slice: one replica.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// `addresses`: the same replica by several addresses.
     pub addresses: Vec<String>,

@@ -9,7 +9,7 @@
 //! be cut short by it.
 //!
 //! Nor is there an order that an issuer could not fulfil, or one that would be due again at once: near the root's end
-//! certificates end with it, and after it nothing is issued. [`troubles`] says so, a year ahead.
+//! certificates end with it, and after it nothing is issued. [`trouble`] says so, a year ahead.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

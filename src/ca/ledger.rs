@@ -14,6 +14,9 @@ const FILE: &str = "pki/issued.json";
 /// How long a credential sleeps when its manifest is gone, in seconds: a GitOps tool may be recreating it.
 const SLEEP: i64 = 7 * 86_400;
 
+/// Credentials of one cluster that count at a time: re-issued at half a life, two are valid at most.
+const MAX_PER_CLUSTER: usize = 8;
+
 /// One bootstrap credential that counts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credential {
@@ -96,7 +99,7 @@ impl Ledger {
     }
 
     pub(super) fn issued(&mut self, cluster: &ClusterName, revision: u64, fingerprint: String, validity: Validity, now: Time) {
-        self.credentials.retain(|credential| credential.not_after > now);
+        self.bound(cluster);
         let not_after = validity.not_after;
         self.credentials.push(Credential {
             fingerprint,
@@ -105,6 +108,18 @@ impl Ledger {
             issued: now,
             not_after,
             asleep_since: None,
+        });
+    }
+
+    /// Keeps the newest of a cluster's credentials. Not by their end, which the handshake checks: by a clock that is ahead
+    /// for a minute all would have ended, and every cluster would need its files carried again.
+    fn bound(&mut self, cluster: &ClusterName) {
+        let count = self.credentials.iter().filter(|credential| credential.cluster == cluster.as_str()).count();
+        let mut surplus = (count + 1).saturating_sub(MAX_PER_CLUSTER);
+        self.credentials.retain(|credential| {
+            let drop = surplus > 0 && credential.cluster == cluster.as_str();
+            surplus -= usize::from(drop);
+            !drop
         });
     }
 
@@ -135,8 +150,6 @@ impl Ledger {
                 credential.asleep_since.get_or_insert(now);
             }
         }
-        // What has ended opens nothing; kept, the list would grow for ever.
-        self.credentials.retain(|credential| credential.not_after > now);
         self.credentials.retain(|credential| credential.asleep_since.is_none_or(|since| now - since < SLEEP));
         self.credentials != before
     }

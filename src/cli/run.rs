@@ -108,7 +108,10 @@ impl Run {
             max_stream_age: self.max_stream_age,
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
-        runtime.block_on(app::run(options))?;
+        let result = runtime.block_on(app::run(options));
+        // A read of a dead network file system may never return.
+        runtime.shutdown_timeout(Duration::from_secs(1));
+        result?;
         Ok(Outcome::Done)
     }
 }

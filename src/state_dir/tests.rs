@@ -58,12 +58,12 @@ fn what_a_killed_process_left_behind_is_swept() {
     let node = state.node("tokyo");
     swap_files(&node, &[("tls.key".to_owned(), "key".to_owned())]).unwrap();
     let live = fs::read_link(node.join("..data")).unwrap();
-    let left = [state.path("pki/.tmpAbC123"), state.path(".tmpAbC123"), node.join("..AbC123")];
+    let left = [state.path("pki/.atlas-tmp-AbC123"), state.path(".atlas-tmp-AbC123"), node.join("..AbC123")];
     fs::write(&left[0], "key").unwrap();
     fs::write(&left[1], "key").unwrap();
     fs::create_dir(&left[2]).unwrap();
     fs::write(left[2].join("tls.key"), "key").unwrap();
-    let others = [state.path("pki/.tmp-notes"), state.path("pki/.tmpAbC1234"), node.join("..mine")];
+    let others = [state.path("pki/.tmp-notes"), state.path("pki/.atlas-tmp-AbC1234"), node.join("..mine")];
     others.iter().for_each(|path| fs::write(path, "").unwrap());
     fs::write(state.node("bad"), "a file").unwrap();
     drop(state.lock().unwrap());

@@ -13,8 +13,9 @@ pub fn index(status: &Status) -> String {
         format!("<table><tr><th>Cluster<th>Envoys<th>Stores<th>Address<th>Web UIs</tr>{rows}</table>")
     };
     let wrong: String = status
-        .errors
+        .troubles
         .iter()
+        .chain(&status.errors)
         .map(|error| format!("<li>{}", escape(error)))
         .chain(
             status
@@ -24,7 +25,7 @@ pub fn index(status: &Status) -> String {
                 .map(|f| format!("<li><b>{}</b> {}: {} — {}", escape(&f.object), escape(&f.key), escape(&f.problem), escape(&f.fix))),
         )
         .collect();
-    let wrong = if wrong.is_empty() { String::new() } else { format!("<h2>Rejected</h2><ul>{wrong}</ul>") };
+    let wrong = if wrong.is_empty() { String::new() } else { format!("<h2>Trouble</h2><ul>{wrong}</ul>") };
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><link rel=\"icon\" href=\"data:,\"><title>Atlas</title><style>{STYLE}</style><h1>Atlas</h1>{table}{wrong}\
          <footer>Atlas {} · <a href=\"/api/v1/status\">status as JSON</a></footer></html>\n",

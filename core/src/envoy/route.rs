@@ -86,6 +86,7 @@ pub fn web_on_hub(name: &str) -> RouteConfiguration {
         r#match: path_prefix("/"),
         action: Some(route::route::Action::Route(route::RouteAction {
             host_rewrite_specifier: Some(route::route_action::HostRewriteSpecifier::HostRewriteLiteral(ATLAS_AUTHORITY.into())),
+            retry_policy: Some(retries("connect-failure,refused-stream,reset-before-request")),
             ..to(cluster("atlas/web"), 30)
         })),
         ..Default::default()

@@ -22,6 +22,7 @@ use super::{NameArgs, file, is_cluster, names, services};
 use crate::ca::Pki;
 use crate::cli::output::{complain, print};
 use crate::cli::{Outcome, socket};
+use crate::controller::LastGood;
 use crate::source::files::{self, Report};
 use crate::state_dir::{Lock, StateDir};
 use crate::status::Status;
@@ -180,7 +181,11 @@ impl Memory {
     }
 
     fn forget(&mut self, name: &ClusterName) -> anyhow::Result<()> {
-        if self.running { socket::ask(&self.state, "POST", &format!("/api/v1/forget/{name}")).map(drop) } else { self.pki.forget(name) }
+        if self.running {
+            return socket::ask(&self.state, "POST", &format!("/api/v1/forget/{name}")).map(drop);
+        }
+        LastGood::load(self.state.clone()).forget(name)?;
+        self.pki.forget(name)
     }
 }
 

@@ -32,7 +32,7 @@ impl Scene {
         let settings = Settings::default();
         let last = last_good.fleet(&settings, &report);
         let taken = intake(&settings, &report.facts, Some(&last));
-        assert_eq!(last_good.keep(&report, &taken.findings), [""; 0]);
+        assert_eq!(last_good.keep(&settings, &report, &taken.findings), [""; 0]);
         let stores = taken.fleet.clusters.values().map(|cluster| format!("{} {}", cluster.name, cluster.stores.len())).collect();
         (stores, report.errors.iter().map(ToString::to_string).collect())
     }
@@ -112,4 +112,42 @@ proptest! {
             prop_assert_eq!(decode(&name), Some(path));
         }
     }
+}
+
+const PAIR: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: tokyo, labels: {goatlas.io/cluster: \"true\", goatlas.io/replicas: \"2\"}}\nspec: {externalIPs: [10.0.0.1]}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: paris, labels: {goatlas.io/cluster: \"true\"}}\nspec: {externalIPs: [10.0.0.2]}\n";
+
+#[test]
+fn what_was_removed_beside_a_wrong_neighbour_does_not_come_back() {
+    let scene = Scene::new();
+    scene.write("a.yaml", PAIR);
+    assert_eq!(scene.start().0, ["paris 1", "tokyo 2"]);
+    // tokyo becomes wrong, then paris goes, then the file breaks.
+    let wrong = PAIR.replace("\"2\"", "x");
+    scene.write("a.yaml", &wrong);
+    assert_eq!(scene.start().0, ["paris 1", "tokyo 2"]);
+    scene.write("a.yaml", wrong.split("---").next().unwrap());
+    assert_eq!(scene.start().0, ["tokyo 2"]);
+    scene.write("a.yaml", "half: [");
+    assert_eq!(scene.start().0, ["tokyo 2"]);
+}
+
+#[test]
+fn a_blank_file_keeps_what_it_said_and_a_forgotten_cluster_is_gone() {
+    let scene = Scene::new();
+    scene.write("a.yaml", PAIR);
+    scene.start();
+    scene.write("a.yaml", "\n");
+    assert_eq!(scene.start().0, ["paris 1", "tokyo 2"]);
+    LastGood::load(StateDir::at(scene.state.path()).unwrap()).forget(&"paris".parse().unwrap()).unwrap();
+    assert_eq!(scene.start().0, ["tokyo 2"]);
+}
+
+#[test]
+fn a_directory_that_lost_everything_is_noticed() {
+    let scene = Scene::new();
+    scene.write("a.yaml", PAIR);
+    scene.start();
+    std::fs::remove_file(scene.from.path().join("a.yaml")).unwrap();
+    let last_good = LastGood::load(StateDir::at(scene.state.path()).unwrap());
+    assert!(last_good.all_gone(&read_once(scene.from.path()).unwrap()));
 }
