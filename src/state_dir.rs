@@ -253,7 +253,12 @@ pub fn swap_files(dir: &Path, files: &[(String, String)]) -> anyhow::Result<bool
     }
     make_private_dir(dir)?;
     let what = || format!("cannot write the files in {}", dir.display());
-    let fresh = tempfile::Builder::new().prefix(TEMPORARY_DIR).rand_bytes(6).tempdir_in(dir).with_context(what)?;
+    let fresh = tempfile::Builder::new()
+        .prefix(TEMPORARY_DIR)
+        .rand_bytes(6)
+        .permissions(Permissions::from_mode(0o700))
+        .tempdir_in(dir)
+        .with_context(what)?;
     for (name, text) in files {
         write_private(&fresh.path().join(name), text)?;
     }

@@ -13,7 +13,7 @@ use crate::status::{Instance, NodeStatus, Status as Report};
 const WARN_DAYS: i64 = 60;
 
 /// Show clusters, what was rejected and why, and how every Envoy stands. Asks the running Atlas; exits with 3 if something
-/// is rejected.
+/// is rejected or Atlas itself is in trouble.
 #[derive(Debug, Args)]
 pub struct Status {
     /// The state directory of `atlas run`.
@@ -102,8 +102,11 @@ fn nodes(report: &Report) -> Vec<Vec<String>> {
     rows
 }
 
-/// `SYNCED` where all types are, else each type that isn't.
+/// `SYNCED` where all types are, else each type that isn't; `waiting` where nothing was answered yet, for want of a manifest.
 fn types(instance: &Instance) -> String {
+    if instance.types.is_empty() {
+        return "waiting".into();
+    }
     let odd: Vec<String> =
         instance.types.iter().filter(|(_, t)| t.state != "SYNCED").map(|(kind, t)| format!("{kind} {}", t.state)).collect();
     if odd.is_empty() { "SYNCED".into() } else { odd.join(", ") }
