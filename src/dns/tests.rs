@@ -185,7 +185,7 @@ async fn an_answer_that_fits_with_edns_alone_is_whole() {
     assert_eq!((whole.metadata.truncation, whole.answers.len()), (false, 10));
 }
 
-/// What DESIGN.md calls the ceiling: 64 KiB, some 800 records.
+/// The ceiling that docs/reference.md names: 64 KiB, some 800 records.
 #[tokio::test]
 async fn tcp_answers_up_to_64_kib() {
     let served = Served::with_stores(800).await;

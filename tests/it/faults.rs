@@ -45,7 +45,7 @@ fn under_load(query: &Query, body: impl FnOnce() -> anyhow::Result<()>) -> anyho
 
 world_test! {
     needs [Envoy, Thanos, Prometheus, Alertmanager, CoreDns],
-    /// PEERS: with plain Envoys one black link hangs every query for 120 s.
+    /// With plain Envoys one black link hangs every query for 120 s.
     fn a_black_link_costs_nobody_else_anything(world) {
         let mut scene = Scene::start(world, atlas(), Part::Prometheus)?;
         prove::query(&mut scene)?;
