@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::ads::Ads;
-use crate::ca::Pki;
+use crate::ca::{Directory, Pki};
 use crate::controller::Controller;
 use crate::dns;
 use crate::http;
@@ -70,7 +70,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let state = StateDir::at(&options.state)?;
     let _lock = state.lock()?;
     let domain = options.settings.trust_domain.clone();
-    let pki = Pki::load(state.clone(), domain.clone(), options.lifetimes)?;
+    let pki = Pki::load(Directory(state.clone()), domain.clone(), options.lifetimes)?;
     let bind = |port| bind(options.listen, port);
     let (xds, metrics_port, web_port) = (bind(options.xds_port).await?, bind(options.metrics_port).await?, bind(options.web_port).await?);
     let dns_sockets = dns::Sockets::bind(SocketAddr::new(options.listen, options.dns_port)).await?;

@@ -19,7 +19,7 @@ use atlas_core::plan::plan;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::ca::Pki;
+use crate::ca::{Directory, Pki};
 use crate::clock;
 use crate::metrics::Metrics;
 use crate::nodefiles::NodeFiles;
@@ -50,7 +50,7 @@ pub struct Controller {
     /// What the operator configured.
     pub settings: Settings,
     /// Keys and certificates.
-    pub pki: Pki,
+    pub pki: Pki<Directory>,
     /// Where results go.
     pub state: StateDir,
     /// Where what Thanos and CoreDNS read goes too, readable by everyone.

@@ -1,16 +1,12 @@
-//! The list of bootstrap credentials that count. It lies in the state directory, because a signature alone proves only
-//! that Atlas once issued a credential, not that it still should open a stream.
+//! The list of bootstrap credentials that count. It is kept, because a signature alone proves only that Atlas once issued a
+//! credential, not that it still should open a stream.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, bail};
 use atlas_core::name::ClusterName;
 use atlas_core::pki::{Time, Validity};
 use serde::{Deserialize, Serialize};
 
-use crate::state_dir::StateDir;
-
-const FILE: &str = "pki/issued.json";
 /// How long a credential sleeps when its manifest is gone, in seconds: a GitOps tool may be recreating it.
 const SLEEP: i64 = 7 * 86_400;
 
@@ -45,36 +41,64 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Reads the list. A missing one is empty only where no credential was ever issued: otherwise every credential that
-    /// was handed out would die in silence, and revisions would begin again.
-    pub(super) fn load(state: &StateDir, something_was_issued: bool) -> anyhow::Result<Self> {
-        let Some(text) = state.read(FILE)? else {
-            if something_was_issued {
-                bail!(
-                    "{} is missing, although credentials were issued: restore it from a backup. To do without it, remove {} too; then \
-                     every credential that was handed out opens nothing, and each cluster needs a new one (`atlas bootstrap`)",
-                    state.path(FILE).display(),
-                    state.path("pki/bootstrap.*.pem").display(),
-                );
-            }
-            return Ok(Self::default());
-        };
-        let mut ledger: Self =
-            serde_json::from_str(&text).with_context(|| format!("{} is broken: restore it from a backup", state.path(FILE).display()))?;
+    /// The list as [`Ledger::to_json`] wrote it.
+    ///
+    /// # Errors
+    /// It is something else.
+    pub fn from_json(text: &str) -> anyhow::Result<Self> {
+        let mut ledger: Self = serde_json::from_str(text)?;
         ledger.reparse();
         Ok(ledger)
     }
 
+    /// The list, for keeping.
+    ///
+    /// # Errors
+    /// Never, as far as is known.
+    pub fn to_json(&self) -> anyhow::Result<String> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+
+    /// What the list says of one cluster.
+    pub fn only(&self, cluster: &ClusterName) -> Self {
+        let credentials = self.credentials.iter().filter(|credential| credential.cluster == cluster.as_str()).cloned().collect();
+        let revisions = self.revisions.get_key_value(cluster.as_str()).map(|(name, revision)| (name.clone(), *revision));
+        let mut only = Self { credentials, revisions: revisions.into_iter().collect(), parsed: BTreeMap::new() };
+        only.reparse();
+        only
+    }
+
+    /// Replaces what the list says of one cluster.
+    pub fn replace(&mut self, cluster: &ClusterName, by: Self) {
+        self.credentials.retain(|credential| credential.cluster != cluster.as_str());
+        self.credentials.extend(by.credentials.into_iter().filter(|credential| credential.cluster == cluster.as_str()));
+        self.revisions.remove(cluster.as_str());
+        self.revisions.extend(by.revisions.into_iter().filter(|(name, _)| name == cluster.as_str()));
+        self.reparse();
+    }
+
+    /// The clusters of which the two say different things.
+    pub(super) fn differing(&self, other: &Self) -> BTreeSet<ClusterName> {
+        if self == other {
+            return BTreeSet::new();
+        }
+        let grouped = |ledger: &Self| {
+            let mut groups: BTreeMap<String, (Option<u64>, Vec<Credential>)> = BTreeMap::new();
+            ledger.revisions.iter().for_each(|(name, revision)| groups.entry(name.clone()).or_default().0 = Some(*revision));
+            ledger.credentials.iter().for_each(|one| groups.entry(one.cluster.clone()).or_default().1.push(one.clone()));
+            groups
+        };
+        let (ours, theirs) = (grouped(self), grouped(other));
+        let names = ours.keys().chain(theirs.keys()).filter(|name| ours.get(*name) != theirs.get(*name));
+        names.filter_map(|name| name.parse().ok()).collect()
+    }
+
     /// Sees to it that a cluster's revision is not less than one that was issued, should the list be older than that.
-    pub(super) fn at_least(&mut self, cluster: &ClusterName, revision: u64) {
+    pub fn at_least(&mut self, cluster: &ClusterName, revision: u64) {
         if revision > self.revision(cluster) {
             self.revisions.insert(cluster.to_string(), revision);
             self.reparse();
         }
-    }
-
-    pub(super) fn save(&self, state: &StateDir) -> anyhow::Result<()> {
-        state.write(FILE, &(serde_json::to_string_pretty(self)? + "\n")).map(drop)
     }
 
     /// Whether a credential opens streams.
@@ -139,9 +163,8 @@ impl Ledger {
         self.reparse();
     }
 
-    /// Notes which clusters there are. Returns whether anything changed.
-    pub(super) fn note_presence(&mut self, clusters: &BTreeSet<&ClusterName>, now: Time) -> bool {
-        let before = self.credentials.clone();
+    /// Notes which clusters there are.
+    pub(super) fn note_presence(&mut self, clusters: &BTreeSet<&ClusterName>, now: Time) {
         let names: BTreeSet<&str> = clusters.iter().map(|name| name.as_str()).collect();
         for credential in &mut self.credentials {
             if names.contains(credential.cluster.as_str()) {
@@ -151,7 +174,6 @@ impl Ledger {
             }
         }
         self.credentials.retain(|credential| credential.asleep_since.is_none_or(|since| now - since < SLEEP));
-        self.credentials != before
     }
 
     fn reparse(&mut self) {

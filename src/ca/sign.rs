@@ -11,16 +11,17 @@ use time::OffsetDateTime;
 
 /// A certificate with its key.
 #[derive(Clone, Debug)]
-pub(super) struct Signed {
+pub struct Signed {
     /// PEM: the certificate, then its issuers up to but without the root (the root alone stands for itself).
-    pub(super) chain: String,
-    pub(super) key: PrivateKey,
-    pub(super) validity: Validity,
+    pub chain: String,
+    pub key: PrivateKey,
+    /// From when until when.
+    pub validity: Validity,
 }
 
 impl Signed {
     /// SHA-256 of the certificate, hexadecimal.
-    pub(super) fn fingerprint(&self) -> String {
+    pub fn fingerprint(&self) -> String {
         CertificateDer::from_pem_slice(self.chain.as_bytes()).map(|der| fingerprint(&der)).unwrap_or_default()
     }
 }

@@ -1,4 +1,5 @@
 use super::*;
+use crate::state_dir::StateDir;
 
 fn names(names: &[&str]) -> Vec<ClusterName> {
     names.iter().map(|name| name.parse().unwrap()).collect()
@@ -8,14 +9,14 @@ const NOW: Time = 1_800_000_000;
 const DAY: Time = 86_400;
 
 /// Issues what is due, which must succeed.
-fn ensure(pki: &mut Pki, clusters: &[&str], now: Time) {
+fn ensure(pki: &mut Pki<Directory>, clusters: &[&str], now: Time) {
     assert_eq!(pki.ensure(&names(clusters), [], now).unwrap(), Troubles::default());
 }
 
-fn pki(dir: &std::path::Path) -> (Pki, crate::state_dir::Lock) {
+fn pki(dir: &std::path::Path) -> (Pki<Directory>, crate::state_dir::Lock) {
     let state = StateDir::at(dir).unwrap();
     let lock = state.lock().unwrap();
-    (Pki::load(state, "atlas".parse().unwrap(), Lifetimes::default()).unwrap(), lock)
+    (Pki::load(Directory(state), "atlas".parse().unwrap(), Lifetimes::default()).unwrap(), lock)
 }
 
 #[test]
@@ -68,16 +69,16 @@ fn a_broken_root_is_an_error_and_not_a_new_root() {
     drop((first, lock));
     std::fs::write(dir.path().join("pki/root.pem"), "half").unwrap();
     let state = StateDir::at(dir.path()).unwrap();
-    let error = Pki::load(state, "atlas".parse().unwrap(), Lifetimes::default()).err().unwrap();
+    let error = Pki::load(Directory(state), "atlas".parse().unwrap(), Lifetimes::default()).err().unwrap();
     assert!(format!("{error:#}").contains("root.pem"), "{error:#}");
 }
 
-fn fingerprints(pki: &Pki) -> Vec<String> {
+fn fingerprints(pki: &Pki<Directory>) -> Vec<String> {
     pki.ledger().credentials().map(|credential| credential.fingerprint.clone()).collect()
 }
 
-fn load(dir: &std::path::Path) -> anyhow::Result<Pki> {
-    Pki::load(StateDir::at(dir).unwrap(), "atlas".parse().unwrap(), Lifetimes::default())
+fn load(dir: &std::path::Path) -> anyhow::Result<Pki<Directory>> {
+    Pki::load(Directory(StateDir::at(dir).unwrap()), "atlas".parse().unwrap(), Lifetimes::default())
 }
 
 #[test]
@@ -93,7 +94,7 @@ fn a_cluster_that_was_away_for_long_gets_a_credential_that_counts() {
     ensure(&mut pki, &["tokyo"], NOW + 10 * DAY);
     assert!(fingerprints(&pki).len() == 1 && fingerprints(&pki) != old);
     let restarted = load(dir.path()).unwrap();
-    assert!(restarted.ledger().counts(&restarted.identities[&Identity::Bootstrap("tokyo".parse().unwrap(), 1)].fingerprint()));
+    assert!(restarted.ledger().counts(&restarted.contents.identities[&Identity::Bootstrap("tokyo".parse().unwrap(), 1)].fingerprint()));
 }
 
 #[test]
@@ -109,7 +110,7 @@ fn a_credential_that_the_list_lost_is_issued_anew_after_a_restart() {
     let (mut second, _lock) = pki(dir.path());
     ensure(&mut second, &["paris", "tokyo"], NOW + 1);
     let tokyo = Identity::Bootstrap("tokyo".parse().unwrap(), 1);
-    assert!(second.ledger().counts(&second.identities[&tokyo].fingerprint()));
+    assert!(second.ledger().counts(&second.contents.identities[&tokyo].fingerprint()));
 }
 
 #[test]

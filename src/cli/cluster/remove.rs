@@ -19,7 +19,7 @@ use clap::builder::BoolishValueParser;
 
 use super::edit::{self, Edit};
 use super::{NameArgs, file, is_cluster, names, services};
-use crate::ca::Pki;
+use crate::ca::{Directory, Pki};
 use crate::cli::output::{complain, print};
 use crate::cli::{Outcome, socket};
 use crate::controller::LastGood;
@@ -67,7 +67,7 @@ pub struct ClusterRemove {
 struct Memory {
     state: StateDir,
     running: bool,
-    pki: Pki,
+    pki: Pki<Directory>,
     /// Held where no Atlas runs, so that none starts meanwhile.
     _lock: Option<Lock>,
 }
@@ -106,7 +106,7 @@ impl ClusterRemove {
         let running = socket::is_running(&state);
         // Taking the lock makes the directory, which is none of a removal's business.
         let lock = if running || self.dry_run || !state.path("pki").is_dir() { None } else { Some(state.lock()?) };
-        let pki = Pki::load(state.clone(), self.trust_domain.clone(), Lifetimes::default())?;
+        let pki = Pki::load(Directory(state.clone()), self.trust_domain.clone(), Lifetimes::default())?;
         Ok(Memory { state, running, pki, _lock: lock })
     }
 

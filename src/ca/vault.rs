@@ -1,0 +1,67 @@
+//! Where certificates, keys and the list of credentials are kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use atlas_core::name::{ClusterName, Identity, TrustDomain};
+use atlas_core::pki::Authority;
+
+use super::{Ledger, Signed};
+
+/// What a vault holds.
+#[derive(Clone, Debug, Default)]
+pub struct Contents {
+    /// Certificates that sign, with their keys.
+    pub authorities: BTreeMap<Authority, Signed>,
+    /// Everyone's current certificate and key.
+    pub identities: BTreeMap<Identity, Signed>,
+    /// The credentials that count.
+    pub ledger: Ledger,
+}
+
+impl Contents {
+    /// Sees to it that no revision is less than one that was issued, should the list be older than that.
+    pub fn mend_revisions(&mut self) {
+        for identity in self.identities.keys() {
+            if let Identity::Cluster(name, revision) | Identity::Bootstrap(name, revision) = identity {
+                self.ledger.at_least(name, *revision);
+            }
+        }
+    }
+}
+
+/// Keeps [`Contents`]. Each call gets all of them as they are to be, and what of them has changed; what a call could not save
+/// is as before.
+pub trait Vault {
+    /// Reads everything there is.
+    ///
+    /// # Errors
+    /// What is broken, by its place.
+    fn load(&mut self, domain: &TrustDomain) -> anyhow::Result<Contents>;
+
+    /// Saves one authority.
+    ///
+    /// # Errors
+    /// It can't be saved.
+    fn save_authority(&mut self, all: &Contents, authority: Authority) -> anyhow::Result<()>;
+
+    /// Saves identities, and what the list says of their credentials, no later than these. A result for each, in their order.
+    fn save_identities(&mut self, all: &Contents, which: &[&Identity]) -> Vec<anyhow::Result<()>>;
+
+    /// Saves what the list says of some clusters.
+    ///
+    /// # Errors
+    /// It can't be saved.
+    fn save_list(&mut self, all: &Contents, of: &BTreeSet<ClusterName>) -> anyhow::Result<()>;
+
+    /// Removes every key of a cluster.
+    ///
+    /// # Errors
+    /// Something can't be removed.
+    fn remove_keys(&mut self, cluster: &ClusterName) -> anyhow::Result<()>;
+
+    /// Removes a cluster's bootstrap credential.
+    ///
+    /// # Errors
+    /// It can't be removed.
+    fn remove_bootstrap(&mut self, cluster: &ClusterName) -> anyhow::Result<()>;
+}
