@@ -18,7 +18,7 @@ use atlas_core::pki::{self, Authority, Inventory, Leaf, Lifetimes, Order, Privat
 
 pub use directory::Directory;
 pub use ledger::{Credential, Ledger};
-pub use pem::{parse, read as read_certificate};
+pub use pem::{parse, read as read_certificate, text, validity};
 pub use sign::{Signed, fingerprint};
 pub use vault::{Contents, Vault};
 
@@ -54,6 +54,16 @@ impl<V: Vault> Pki<V> {
     pub fn load(mut vault: V, domain: TrustDomain, lifetimes: Lifetimes) -> anyhow::Result<Self> {
         let contents = vault.load(&domain)?;
         Ok(Self { vault, domain, lifetimes, contents })
+    }
+
+    /// Begins with what the vault has been read to hold already.
+    pub fn with(vault: V, domain: TrustDomain, lifetimes: Lifetimes, contents: Contents) -> Self {
+        Self { vault, domain, lifetimes, contents }
+    }
+
+    /// What there is, and where it is kept.
+    pub fn parts(&mut self) -> (&mut Contents, &mut V) {
+        (&mut self.contents, &mut self.vault)
     }
 
     /// Issues what is due for these clusters. `present` are further ones whose manifest is there but wrong: they get

@@ -5,6 +5,7 @@ mod cluster;
 mod completions;
 mod output;
 mod run;
+mod serve;
 mod settings;
 mod socket;
 mod status;
@@ -64,6 +65,8 @@ enum LogFormat {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<run::Run>),
+    Controller(Box<run::Controller>),
+    EnvoyAds(Box<run::EnvoyAds>),
     Bootstrap(bootstrap::Bootstrap),
     Status(status::Status),
     ClusterAdd(cluster::add::ClusterAdd),
@@ -79,6 +82,8 @@ pub fn main() -> ExitCode {
     log(&cli);
     let result = match cli.command {
         Command::Run(run) => run.run(),
+        Command::Controller(controller) => controller.run(),
+        Command::EnvoyAds(ads) => ads.run(),
         Command::Bootstrap(bootstrap) => bootstrap.run(),
         Command::Status(status) => status.run(),
         Command::ClusterAdd(add) => add.run(),

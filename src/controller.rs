@@ -5,14 +5,13 @@
 
 mod last_good;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use atlas_core::fact::Fact;
-use atlas_core::intake::{Severity, intake, is_cluster};
+use atlas_core::intake::{intake, is_cluster};
 use atlas_core::model::{Fleet, Settings};
 use atlas_core::name::{ClusterName, Identity, NodeId};
 use atlas_core::plan::plan;
@@ -21,13 +20,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::ca::{Directory, Pki};
 use crate::clock;
-use crate::metrics::Metrics;
 use crate::nodefiles::NodeFiles;
 use crate::published::Published;
+use crate::publisher::Publisher;
 use crate::source::files::Report;
 use crate::state_dir::{StateDir, write_public};
-use crate::streams::Streams;
-use crate::tls::Gate;
 pub use last_good::LastGood;
 
 /// Longest time between two rounds, so that nothing depends on an event alone.
@@ -57,14 +54,8 @@ pub struct Controller {
     pub public_dir: Option<PathBuf>,
     /// What Envoys start from.
     pub node_files: NodeFiles,
-    /// The xDS port's gate.
-    pub gate: Arc<Gate>,
-    /// Open streams.
-    pub streams: Arc<Streams>,
-    /// Counts.
-    pub metrics: Arc<Metrics>,
     /// Where the result of a round goes.
-    pub out: watch::Sender<Option<Arc<Published>>>,
+    pub publisher: Publisher,
 }
 
 impl Controller {
@@ -94,37 +85,24 @@ impl Controller {
 
     /// Makes a round; returns when the next is due at the latest.
     fn try_round(&mut self, report: Report, last_good: &mut LastGood) -> Duration {
-        if self.out.borrow().is_none() && last_good.all_gone(&report) {
+        if self.publisher.last().is_none() && last_good.all_gone(&report) {
             tracing::error!("{ALL_GONE}");
             return RETRY;
         }
-        self.metrics.rounds.inc();
+        self.publisher.metrics.rounds.inc();
         // Signing and writing block for milliseconds.
         match tokio::task::block_in_place(|| self.round(report, last_good)) {
             Ok(Round::Complete) => self.until_next_due(),
             Ok(Round::Incomplete) => RETRY,
             Err(error) => {
-                self.metrics.failed_rounds.inc();
-                let error = format!("{error:#}");
-                tracing::error!(error, "this round failed; what was in force stays, and it is tried again");
-                self.publish_failure(error);
+                self.publisher.failed(format!("{error:#}"));
                 RETRY
             }
         }
     }
 
-    fn publish_failure(&self, error: String) {
-        self.out.send_if_modified(|last| match last {
-            Some(published) if published.last_error.as_ref() != Some(&error) => {
-                Arc::make_mut(published).last_error = Some(error);
-                true
-            }
-            _ => false,
-        });
-    }
-
     fn until_next_due(&self) -> Duration {
-        let published = self.out.borrow();
+        let published = self.publisher.last();
         let clusters = published.iter().flat_map(|published| published.fleet.clusters.keys());
         let due = self.pki.next_due(clusters).unwrap_or(i64::MAX);
         let seconds = due.saturating_sub(clock::now()).max(1);
@@ -133,15 +111,13 @@ impl Controller {
 
     fn round(&mut self, mut report: Report, last_good: &mut LastGood) -> anyhow::Result<Round> {
         last_good.complete(&mut report);
-        let last: Option<Fleet> = self.out.borrow().as_ref().map(|published| published.fleet.clone());
+        let last: Option<Fleet> = self.publisher.last().map(|published| published.fleet.clone());
         let last = last.unwrap_or_else(|| last_good.fleet(&self.settings, &report));
         let taken = intake(&self.settings, &report.facts, Some(&last));
         let present = present(&report.facts);
         let troubles = self.pki.ensure(taken.fleet.clusters.keys(), &present, clock::now()).context("cannot issue certificates")?;
         let trust = self.pki.trust();
-        let own = self.pki.leaf(&Identity::Atlas);
-        let own = own.with_context(|| format!("Atlas has no certificate of its own: {}", troubles.all().join("; ")))?;
-        let fingerprints: HashSet<String> = self.pki.ledger().credentials().map(|credential| credential.fingerprint.clone()).collect();
+        ensure!(self.pki.leaf(&Identity::Atlas).is_some(), "Atlas has no certificate of its own: {}", troubles.all().join("; "));
         let mut published = Published {
             plan: plan(&taken.fleet, &trust),
             fleet: taken.fleet,
@@ -155,12 +131,11 @@ impl Controller {
         let mut failed = troubles.failed;
         failed.append(&mut self.write(&published, &trust));
         failed.append(&mut last_good.keep(&self.settings, &report, &published.findings));
-        self.gate.open(&own, &trust.roots, fingerprints)?;
+        self.publisher.open_gate(&self.pki, &[])?;
         let round = if failed.is_empty() { Round::Complete } else { Round::Incomplete };
         published.errors = report.errors;
         published.troubles = [troubles.standing, failed].concat();
-        self.announce(&published);
-        self.publish(published);
+        self.publisher.publish(published);
         Ok(round)
     }
 
@@ -181,59 +156,12 @@ impl Controller {
         results.into_iter().filter_map(|result| Some(format!("{:#}", result.err()?))).collect()
     }
 
-    /// Says in the log what is newly wrong, once.
-    fn announce(&self, published: &Published) {
-        let before = self.out.borrow();
-        let known = before.as_ref();
-        for finding in published.findings.iter().filter(|finding| known.is_none_or(|known| !known.findings.contains(finding))) {
-            match finding.severity {
-                Severity::Rejected | Severity::FellBack => tracing::warn!("{finding}"),
-                Severity::Note => tracing::info!("{finding}"),
-            }
-        }
-        for error in published.errors.iter().filter(|error| known.is_none_or(|known| !known.errors.contains(error))) {
-            tracing::warn!("{error}");
-        }
-        for trouble in published.troubles.iter().filter(|trouble| known.is_none_or(|known| !known.troubles.contains(trouble))) {
-            tracing::error!("{trouble}");
-        }
-    }
-
-    fn publish(&self, published: Published) {
-        let fleet = &published.fleet;
-        let stores = || fleet.clusters.values().flat_map(|cluster| &cluster.stores);
-        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        self.metrics.clusters.set(count(fleet.clusters.len()));
-        self.metrics.stores.set(count(stores().count()));
-        self.metrics.inexact_stores.set(count(stores().filter(|store| store.last_resort.is_some()).count()));
-        self.metrics.alertmanagers.set(count(fleet.alertmanagers.len()));
-        self.metrics.rejected.set(count(published.rejected()));
-        let validities = published.inventory.identities.values().chain(published.inventory.authorities.values());
-        self.metrics.first_expiry.set(validities.map(|validity| validity.not_after).min().unwrap_or(0));
-        let known = self.out.borrow().as_ref().map(|known| known.plan == published.plan);
-        if known != Some(true) {
-            tracing::info!(
-                clusters = fleet.clusters.len(),
-                stores = stores().count(),
-                rejected = published.rejected(),
-                "a new plan is in force"
-            );
-        }
-        self.out.send_replace(Some(Arc::new(published)));
-    }
-
     fn carry_out(&mut self, command: Command, last_good: &mut LastGood) {
         match command {
             Command::Forget(cluster, reply) => {
                 let result = tokio::task::block_in_place(|| last_good.forget(&cluster).and_then(|()| self.pki.forget(&cluster)));
-                // Also where only its files couldn't be removed. The gate first: an Envoy whose stream ends is back within
-                // a second.
-                let counting = || self.pki.ledger().credentials();
-                if counting().all(|credential| credential.cluster != cluster.as_str()) {
-                    self.gate.count_only(counting().map(|credential| credential.fingerprint.clone()).collect());
-                    self.streams.end(&NodeId::Cluster(cluster.clone()));
-                    tracing::info!(%cluster, "forgot the credentials of a removed cluster");
-                }
+                // Also where only its files couldn't be removed.
+                self.publisher.forget(&cluster, self.pki.ledger().credentials());
                 let _ = reply.send(result);
             }
         }

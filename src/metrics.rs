@@ -50,6 +50,10 @@ pub struct Metrics {
     pub first_expiry: Gauge,
     /// DNS queries answered.
     pub dns_queries: Counter,
+    /// Whether this replica leads.
+    pub leads: Gauge,
+    /// Objects that are not yet as they should be, as the leader knows.
+    pub unwritten: Gauge,
 }
 
 impl Metrics {
@@ -67,6 +71,8 @@ impl Metrics {
         let alertmanagers = gauge("alertmanagers", "Alertmanager replicas of the hub");
         let rejected = gauge("rejected", "Objects and files that are rejected");
         let streams = gauge("xds_streams", "Open xDS streams");
+        let leads = gauge("leads", "Whether this replica leads (1) or not; on Kubernetes one does");
+        let unwritten = gauge("unwritten_objects", "Kubernetes objects that are not yet as they should be; of the leader alone");
         let first_expiry = gauge("first_certificate_expiry_timestamp_seconds", "When the first of the current certificates ends");
         let connected: Family<[(&'static str, String); 1], Gauge> = Family::default();
         registry.register("node_connected", "Open xDS streams of a node", connected.clone());
@@ -84,6 +90,8 @@ impl Metrics {
             streams,
             connected,
             first_expiry,
+            leads,
+            unwritten,
             requests: counter("xds_requests", "xDS requests received"),
             responses: counter("xds_responses", "xDS responses sent"),
             resources_sent: counter("xds_resources_sent", "Resources sent in xDS responses"),

@@ -7,16 +7,12 @@ use anyhow::{Context, bail};
 use atlas_core::model::Fleet;
 use atlas_core::name::NodeId;
 use atlas_core::pki::{Leaf, Trust};
-use atlas_core::plan::nodefiles::{NoBootstrap, node_bootstrap};
-use atlas_core::render::{self, Secrets};
-use atlas_core::xds::snapshot::{Resource, ResourceType};
+use atlas_core::plan::nodefiles::{FILES, NoBootstrap, node_bootstrap, node_files};
+use atlas_core::render;
 use prost::Message;
 use sha2::{Digest, Sha256};
 
 use crate::state_dir::{StateDir, make_private_dir, read_swapped, swap_files, write_private};
-
-/// All files of a node's directory.
-const FILES: [&str; 6] = ["envoy.yaml", "leaf.yaml", "trust.yaml", "tls.crt", "tls.key", "ca.crt"];
 
 /// Keeps nodes' files in the state directory, where an Envoy on this machine can start from them and is told of renewed
 /// credentials.
@@ -50,16 +46,7 @@ impl NodeFiles {
         if self.written.get(node) == Some(&made_of) && dir.exists() {
             return Ok(());
         }
-        let mut files = vec![
-            ("envoy.yaml".to_owned(), bootstrap.map(|bootstrap| render::yaml(&bootstrap, Secrets::Show)).unwrap_or_default()),
-            ("tls.crt".to_owned(), opener.chain.clone()),
-            ("tls.key".to_owned(), opener.key.expose().to_owned()),
-            ("ca.crt".to_owned(), trust.bundle()),
-        ];
-        for (name, secret) in atlas_core::envoy::bootstrap::file_secrets(&path) {
-            let resource = Resource::new(ResourceType::Secret, secret.name.clone(), &secret);
-            files.push((name, render::resources_yaml([&*resource], Secrets::Show)));
-        }
+        let files: Vec<_> = node_files(bootstrap.as_ref(), trust, opener, &path).into_iter().collect();
         swap_files(&dir, &files)?;
         self.written.insert(node.clone(), made_of);
         Ok(())

@@ -20,6 +20,9 @@ pub struct Status {
     pub now: i64,
     /// Whether a first complete plan exists.
     pub ready: bool,
+    /// On Kubernetes: which process writes; empty: none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leader: Option<String>,
     /// The clusters in force.
     pub clusters: Vec<ClusterStatus>,
     /// The nodes: the hub first.
@@ -112,6 +115,7 @@ pub fn status(published: Option<&Published>, streams: &Streams, now: i64) -> Sta
         version: env!("CARGO_PKG_VERSION").into(),
         now,
         ready: published.is_some(),
+        leader: None,
         clusters: Vec::new(),
         nodes: Vec::new(),
         errors: Vec::new(),

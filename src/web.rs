@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock;
 use crate::controller::Command;
+use crate::kube::election::Candidate;
 use crate::metrics::Metrics;
 use crate::published::Published;
 use crate::status::{self, Status};
@@ -29,12 +30,16 @@ pub struct Web {
     pub metrics: Arc<Metrics>,
     /// To the controller.
     pub commands: mpsc::Sender<Command>,
+    /// On Kubernetes: this replica in the election.
+    pub candidate: Option<Arc<Candidate>>,
 }
 
 impl Web {
     fn status(&self) -> Status {
         let published = self.published.borrow().clone();
-        status::status(published.as_deref(), &self.streams, clock::now())
+        let mut status = status::status(published.as_deref(), &self.streams, clock::now());
+        status.leader = self.candidate.as_ref().map(|candidate| candidate.seen().holder.unwrap_or_default());
+        status
     }
 }
 
@@ -79,7 +84,7 @@ async fn readyz(State(web): State<Web>) -> (StatusCode, &'static str) {
     if web.published.borrow().is_some() {
         (StatusCode::OK, "ready\n")
     } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready: the manifests have not been read completely yet\n")
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready: not everything has been read yet, or there is no certificate yet\n")
     }
 }
 

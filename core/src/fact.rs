@@ -1,6 +1,6 @@
 //! Facts: the few things Atlas wants to know of a Kubernetes object, wherever the object was read.
 //!
-//! A source (a directory, later an API server) turns objects into facts; [`crate::intake`] turns facts into a
+//! A source (a directory, or an API server) turns objects into facts; [`crate::intake`] turns facts into a
 //! [`crate::model::Fleet`]. Facts carry text as people wrote it: nothing here has been checked.
 
 use std::collections::BTreeMap;
@@ -45,6 +45,9 @@ pub struct Meta {
     pub labels: BTreeMap<String, String>,
     /// `metadata.annotations`.
     pub annotations: BTreeMap<String, String>,
+    /// `metadata.uid`; `None` for what was not read from an API server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
     /// Where the object was read, for messages.
     pub origin: Origin,
 }

@@ -19,7 +19,7 @@ use std::fmt;
 
 use crate::fact::{Fact, Meta, Service};
 use crate::keys;
-use crate::model::{Cluster, Fleet, Settings};
+use crate::model::{Cluster, Fleet, Settings, StoreNames};
 use crate::name::{ClusterName, Host};
 
 /// The flag that gives the DNS zone its addresses: the key of a finding when it has none.
@@ -107,7 +107,8 @@ pub fn intake(settings: &Settings, facts: &[Fact], last: Option<&Fleet>) -> Inta
 /// The stores' names are in the zone, but nobody can resolve them.
 fn zone_without_addresses(settings: &Settings, clusters: &BTreeMap<ClusterName, Cluster>) -> Option<Finding> {
     let stores = clusters.values().any(|cluster| !cluster.addresses.is_empty());
-    (stores && settings.hub_stores.is_empty()).then(|| Finding {
+    let by_zone = settings.store_names == StoreNames::Zone;
+    (by_zone && stores && settings.hub_stores.is_empty()).then(|| Finding {
         severity: Severity::Note,
         object: "atlas".into(),
         place: String::new(),

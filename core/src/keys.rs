@@ -76,6 +76,26 @@ pub const CLUSTER_ANNOTATIONS: &[&str] = &[
     ENVOY_REPLICAS,
 ];
 
+/// Label of every object that Atlas writes, and its value.
+pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "atlas");
+/// Label of every object that Atlas writes: what it is for.
+pub const PART: &str = "goatlas.io/part";
+
+/// Where an Envoy's container sees the files that it starts from.
+pub const ENVOY_DIR: &str = "/etc/atlas";
+/// Secret: what the hub's Envoys start from.
+pub const HUB_SECRET: &str = "atlas-hub";
+/// Secret: values for the hub's own Envoy.
+pub const HUB_VALUES: &str = "atlas-envoy-values";
+/// Secrets of clusters: `<cluster>-envoy-values`.
+pub const VALUES_SUFFIX: &str = "-envoy-values";
+/// ConfigMap with the DNS zone, and its key.
+pub const ZONE_CONFIG_MAP: (&str, &str) = ("atlas-coredns", "atlas.zone");
+/// ConfigMap with Thanos Query's endpoint SD file, and its key.
+pub const ENDPOINTS_CONFIG_MAP: (&str, &str) = ("atlas-thanos-endpoints", "endpoints.yaml");
+/// Secret in a downstream cluster with Prometheus's Alertmanager configuration, and its key.
+pub const ALERTMANAGER_CONFIGS: (&str, &str) = ("atlas-alertmanager-configs", "config.yaml");
+
 /// Label of an EndpointSlice: the Service it belongs to.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 

@@ -17,6 +17,7 @@
 //! | [`envoy`] | what a resource is to say | Envoy's own messages |
 //! | [`xds::snapshot`] | messages | resources with the hash of their content as their version |
 //! | [`xds::session`] | a request, or a new snapshot | responses |
+//! | [`lease`] | what became of reading and writing a Lease, the time | what to do next; who may write |
 //! | [`pki`] | what there is, who should have something, the time | what to issue, until when |
 //! | [`render`] | messages | YAML for people and for Envoy |
 //! | [`name`], [`keys`], [`model`] | | names parsed once; every key, default and port; plain data |
@@ -36,10 +37,13 @@ pub mod envoy;
 pub mod fact;
 pub mod intake;
 pub mod keys;
+pub mod lease;
 pub mod manifest;
 pub mod model;
 pub mod name;
+pub mod object;
 pub mod pki;
 pub mod plan;
+pub mod reconcile;
 pub mod render;
 pub mod xds;

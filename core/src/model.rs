@@ -27,6 +27,10 @@ pub struct Settings {
     pub cluster_domain: String,
     /// DNS zone for Thanos, without dots at its ends.
     pub dns_zone: String,
+    /// How Thanos Query finds the address of a store.
+    pub store_names: StoreNames,
+    /// Where people reach the hub's web UIs, without a slash at the end; `None`: nobody has said.
+    pub web_url: Option<String>,
     /// How clusters reach the hub Envoy's xDS entry.
     pub hub_xds: Vec<HostPort>,
     /// How clusters reach the hub Envoy's alert entry.
@@ -62,6 +66,8 @@ impl Default for Settings {
             downstream_namespace: "monitoring".into(),
             cluster_domain: "cluster.local".into(),
             dns_zone: "atlas".into(),
+            store_names: StoreNames::Zone,
+            web_url: None,
             hub_xds: Vec::new(),
             hub_alerts: Vec::new(),
             hub_stores: Vec::new(),
@@ -73,6 +79,15 @@ impl Default for Settings {
             envoy_selectors: [label("app", "envoy"), label("release", "atlas")].into(),
         }
     }
+}
+
+/// By which names Thanos Query knows the stores.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreNames {
+    /// `<store>.sidecars.thanos.<zone>`, with address records in the zone.
+    Zone,
+    /// `<store>.<namespace>.svc.<cluster domain>`: headless Services that Atlas writes, with the hub Envoy's pods behind them.
+    Services,
 }
 
 /// Everything that the plan is made from, but for the keys.
@@ -95,6 +110,8 @@ pub struct Cluster {
     pub addresses: Vec<HostPort>,
     /// Its Thanos sidecars, in order of their numbers.
     pub stores: Vec<Store>,
+    /// Prometheus shards, each with the same number of replicas.
+    pub shards: u32,
     /// The service's name in SRV records besides `thanos`: what its Service calls port 10901.
     pub store_port_name: String,
     /// Its Prometheus web UI.

@@ -12,6 +12,8 @@ mod cluster;
 pub mod endpoints;
 mod hub;
 pub mod nodefiles;
+pub mod objects;
+pub mod values;
 pub mod zone;
 
 use std::collections::BTreeMap;

@@ -1,14 +1,18 @@
-//! Plain HTTP/1.1 requests to the parts, for tests and the demo.
+//! HTTP/1.1 requests to the parts, for tests and the demo: plain ones, and those to a server with a certificate of the lab.
 //!
-//! Every request opens a connection of its own: the same address means another program in another network namespace, so
+//! Every plain request opens a connection of its own: the same address means another program in another network namespace, so
 //! a pooled connection could reach the wrong one. Redirects are not followed and no status is an error, since both are
 //! what tests look at. Proxies from the environment are ignored: all traffic stays in the world.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::de::DeserializeOwned;
+use ureq::config::ConfigBuilder;
 use ureq::http;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::typestate::AgentScope;
 
 /// How long a request may take altogether, unless the caller says otherwise.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
@@ -90,19 +94,24 @@ impl Request {
 
     /// Sends it and reads the whole answer. An error is one of the connection (refused, timed out, cut off), never a status.
     pub fn send(self) -> Result<Response> {
-        let what = format!("{} {}", self.method, self.url);
-        self.exchange().with_context(|| what)
+        self.send_by(&agent())
     }
 
-    fn exchange(self) -> Result<Response> {
-        let agent = agent(self.timeout);
+    /// [`Request::send`] by an agent that the caller keeps, and its connections with it.
+    pub(crate) fn send_by(self, agent: &ureq::Agent) -> Result<Response> {
+        let what = format!("{} {}", self.method, self.url);
+        self.exchange(agent).with_context(|| what)
+    }
+
+    fn exchange(self, agent: &ureq::Agent) -> Result<Response> {
+        let timeout = Some(self.timeout);
         let mut builder = http::Request::builder().method(self.method).uri(self.url);
         for (name, value) in self.headers {
             builder = builder.header(name, value);
         }
         let mut answer = match self.body {
-            Some(body) => agent.run(builder.body(body)?)?,
-            None => agent.run(builder.body(())?)?,
+            Some(body) => agent.run(agent.configure_request(builder.body(body)?).timeout_global(timeout).build())?,
+            None => agent.run(agent.configure_request(builder.body(())?).timeout_global(timeout).build())?,
         };
         let headers = answer
             .headers()
@@ -134,16 +143,24 @@ pub fn post_json(url: &str, body: &impl serde::Serialize) -> Result<Response> {
     Request::new("POST", url)?.header("content-type", "application/json").body(serde_json::to_vec(body)?).send()
 }
 
-fn agent(timeout: Duration) -> ureq::Agent {
-    ureq::Agent::config_builder()
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .max_idle_connections(0)
-        .proxy(None)
-        .timeout_global(Some(timeout))
-        .build()
-        .into()
+/// For plain HTTP, without a connection kept.
+fn agent() -> ureq::Agent {
+    config().max_idle_connections(0).build().into()
+}
+
+/// For a server whose certificate was issued by the authority `ca`, in PEM. It keeps connections, and so must only be used
+/// from one host, and by one user.
+pub(crate) fn agent_trusting(ca: &str) -> Result<ureq::Agent> {
+    let root = Certificate::from_pem(ca.as_bytes()).context("the certificate of the authority")?;
+    let tls = TlsConfig::builder()
+        .root_certs(RootCerts::new_with_certs(&[root]))
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .build();
+    Ok(config().https_only(true).tls_config(tls).build().into())
+}
+
+fn config() -> ConfigBuilder<AgentScope> {
+    ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0).max_redirects_will_error(false).proxy(None)
 }
 
 #[cfg(test)]

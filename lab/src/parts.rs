@@ -45,6 +45,18 @@ pub enum Part {
     Alertmanager,
     /// CoreDNS with its default plugins, standing for a cluster's DNS.
     CoreDns,
+    /// Helm 4, the newest that the charts are rendered with.
+    Helm,
+    /// Helm 3, the oldest that the charts are rendered with.
+    Helm3,
+    /// etcd, where [`Part::KubeApiserver`] keeps its objects.
+    Etcd,
+    /// Kubernetes' API server.
+    KubeApiserver,
+    /// Kubernetes' own controllers: the garbage collector, the EndpointSlices of Services, ServiceAccounts.
+    KubeControllerManager,
+    /// `kubectl`, as the documentation's reader uses it.
+    Kubectl,
     /// The Chromium browser that is on `PATH`; in a private world it needs `--no-sandbox`.
     Chromium,
     /// The WebDriver server of [`Part::Chromium`].
@@ -63,6 +75,12 @@ impl Part {
         Part::Prometheus,
         Part::Thanos,
         Part::CoreDns,
+        Part::Helm,
+        Part::Helm3,
+        Part::Etcd,
+        Part::KubeApiserver,
+        Part::KubeControllerManager,
+        Part::Kubectl,
     ];
 
     /// The name that people type (`cargo xtask setup thanos`), unique among the parts.
@@ -75,6 +93,12 @@ impl Part {
             Part::PrometheusClassic => "prometheus-classic",
             Part::Alertmanager => "alertmanager",
             Part::CoreDns => "coredns",
+            Part::Helm => "helm",
+            Part::Helm3 => "helm3",
+            Part::Etcd => "etcd",
+            Part::KubeApiserver => "kube-apiserver",
+            Part::KubeControllerManager => "kube-controller-manager",
+            Part::Kubectl => "kubectl",
             Part::Chromium => "chromium",
             Part::ChromeDriver => "chromedriver",
         }
@@ -90,6 +114,10 @@ impl Part {
             Part::PrometheusClassic => "2.42.0",
             Part::Alertmanager => "0.31.0",
             Part::CoreDns => "1.15.0",
+            Part::Helm => "4.3.1",
+            Part::Helm3 => "3.22.0",
+            Part::Etcd => "3.6.16",
+            Part::KubeApiserver | Part::KubeControllerManager | Part::Kubectl => "1.36.3",
             Part::Chromium | Part::ChromeDriver => "of this system",
         }
     }

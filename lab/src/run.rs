@@ -2,13 +2,17 @@
 //!
 //! A launcher starts its program on a [`Host`]; a `wait_…` method then waits until the program itself says that it is
 //! ready. Requests to a program are made from its own host, so they work on loopback addresses and with the link pulled.
-//! Each struct owns its [`Proc`](crate::process::Proc) as `process`: dropping it ends the program.
+//! Each struct owns its [`Proc`] as `process`: dropping it ends the program.
 //!
-//! Architecture invariant: programs come as paths; nothing here downloads, builds or guesses where they are.
+//! Architecture invariant: programs come as paths; nothing here downloads, builds or guesses where they are. Only Kubernetes
+//! and Helm, of which each test wants the one pinned version, are asked of [`parts`](crate::parts).
 
 mod alertmanager;
 mod coredns;
 mod envoy;
+mod helm;
+pub mod kube;
+mod kubelet;
 mod prometheus;
 mod thanos;
 
@@ -22,8 +26,11 @@ use crate::process::Proc;
 use crate::world::Host;
 
 pub use alertmanager::{Alertmanager, AlertmanagerOptions};
-pub use coredns::CoreDns;
+pub use coredns::{CoreDns, Corefile};
 pub use envoy::{Envoy, EnvoyOptions, validate};
+pub use helm::{helm_install, helm_lint, helm_template, helm_template_text, helm_uninstall};
+pub use kube::{Client, Kube};
+pub use kubelet::{Kubelet, Pod, PodOptions};
 pub use prometheus::{Prometheus, PrometheusOptions};
 pub use thanos::{Endpoints, Query, QueryAnswer, QueryOptions, Sidecar, SidecarOptions, StoreInfo};
 

@@ -9,7 +9,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use super::sign::Signed;
 
 /// What [`parse`] reads.
-pub(super) fn text(signed: &Signed) -> String {
+pub fn text(signed: &Signed) -> String {
     format!("{}{}", signed.chain, signed.key.expose())
 }
 
@@ -27,6 +27,15 @@ pub fn parse(text: &str) -> anyhow::Result<(Signed, Option<String>)> {
     let (validity, uris) = read(&der)?;
     let signed = Signed { chain: chain.to_owned(), key: PrivateKey::new(key.to_owned()), validity };
     Ok((signed, uris.into_iter().next()))
+}
+
+/// Validity of the first certificate in a text.
+///
+/// # Errors
+/// There is none, or it is broken.
+pub fn validity(text: &str) -> anyhow::Result<Validity> {
+    let der = CertificateDer::from_pem_slice(text.as_bytes()).map_err(|error| anyhow::anyhow!("its certificate can't be read: {error}"))?;
+    Ok(read(&der)?.0)
 }
 
 /// Validity and URI SANs of a certificate.

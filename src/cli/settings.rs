@@ -1,12 +1,11 @@
 //! The flags that shape the plan, shared by every command that makes one.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::{Context, anyhow, ensure};
 use atlas_core::intake::{path_prefix, selector};
 use atlas_core::keys::port;
-use atlas_core::model::Settings;
+use atlas_core::model::{Settings, StoreNames};
 use atlas_core::name::{Host, HostPort, NameError, TrustDomain, bindable, is_dns_label, is_dns_name};
 use clap::Args;
 
@@ -37,6 +36,12 @@ pub struct SettingsArgs {
     /// How the hub Envoy reaches Atlas.
     #[arg(long, default_value = "127.0.0.1", env = "ATLAS_ATLAS_ADDRESS")]
     atlas_address: String,
+    /// Labels of the hub Envoy's pods, behind the names of the stores, on Kubernetes.
+    #[arg(long, default_value = "app=envoy,release=atlas", env = "ATLAS_ENVOY_SELECTORS")]
+    envoy_selectors: String,
+    /// Where people reach the hub's web UIs, for the values of clusters' Prometheus: https://hub.example.com
+    #[arg(long, value_parser = web_url, value_name = "URL", env = "ATLAS_WEB_URL")]
+    web_url: Option<String>,
     /// Proxies in front of the web UIs (your ingress) whose x-forwarded-for is trusted.
     #[arg(long, default_value_t = 0, env = "ATLAS_TRUSTED_HOPS")]
     trusted_hops: u32,
@@ -125,7 +130,9 @@ impl SettingsArgs {
             atlas_web: HostPort::new(atlas, web_port),
             trusted_hops: self.trusted_hops,
             allow_local_addresses: self.allow_local_addresses,
-            envoy_selectors: BTreeMap::from([("app".into(), "envoy".into()), ("release".into(), "atlas".into())]),
+            envoy_selectors: with_value("--envoy-selectors", &self.envoy_selectors, selector(&self.envoy_selectors))?,
+            store_names: StoreNames::Zone,
+            web_url: self.web_url.as_ref().map(|url| url.trim_end_matches('/').to_owned()),
         })
     }
 
@@ -175,6 +182,13 @@ pub(super) fn dns_label(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err("is not a DNS label, which has at most 63 lower-case letters, digits and inner hyphens".into())
+}
+
+/// A URL that others are put behind.
+fn web_url(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or_default();
+    let whole = !rest.is_empty() && !rest.starts_with('/') && rest.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '"'));
+    if whole { Ok(text.to_owned()) } else { Err("is not a URL: write https://HOST[:PORT][/PATH]".into()) }
 }
 
 fn bind_address(text: &str) -> Result<IpAddr, NameError> {

@@ -2,10 +2,13 @@
 
 mod browser;
 mod changes;
+mod charts;
 mod cli;
 mod dns;
 mod faults;
 mod jobs;
+mod kube;
+mod kube_smoke;
 mod state;
 mod trust;
 mod validate;

@@ -1,6 +1,7 @@
 //! Atlas's chores: `cargo xtask --help`.
 
 mod demo;
+mod image;
 mod licences;
 mod setup;
 
@@ -25,6 +26,8 @@ enum Command {
     },
     /// Run a hub and two clusters on this machine, prove that everything works, and let you look around
     Demo(demo::Demo),
+    /// Build Atlas as a container image: an OCI layout with one static program, and its bill of materials
+    Image(image::Image),
     /// Check the licences of all dependencies, offline
     Licences,
 }
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup { parts } => setup::run(parts),
         Command::Demo(demo) => demo.run(),
+        Command::Image(image) => image.run(),
         Command::Licences => licences::run(),
     };
     match result {

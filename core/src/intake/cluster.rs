@@ -31,7 +31,8 @@ fn cluster(reader: &mut Reader<'_>) -> Option<Cluster> {
     connect(reader);
     let name = name(reader);
     let addresses = addresses(reader);
-    let stores = stores(reader);
+    let shards = reader.number(keys::SHARDS, 1..=keys::MAX_STORES, Rejected);
+    let stores = stores(reader, shards);
     let store_port_name = store_port_name(reader);
     let monitoring = |reader: &Reader<'_>, service: &str| {
         format!("{service}.{}.svc.{}", reader.settings.downstream_namespace, reader.settings.cluster_domain)
@@ -54,6 +55,7 @@ fn cluster(reader: &mut Reader<'_>) -> Option<Cluster> {
         name: name?,
         addresses: addresses?,
         stores: stores?,
+        shards: shards.unwrap_or(1),
         store_port_name,
         prometheus: backend(prometheus?, prometheus_prefix?),
         alertmanager: backend(alertmanager?, alertmanager_prefix?),
@@ -94,7 +96,7 @@ fn misspelt_keys(reader: &mut Reader<'_>) {
 }
 
 fn not_yet_effective(reader: &mut Reader<'_>) {
-    for key in [keys::CREDENTIAL_REVISION, keys::REVOKE_BELOW, keys::ENVOY_REPLICAS, keys::ENVOY_SELECTORS] {
+    for key in [keys::CREDENTIAL_REVISION, keys::REVOKE_BELOW] {
         if let Some(value) = reader.value(key) {
             reader.report(Note, key, value, "is checked, but not yet effective in this version", "");
         }
@@ -130,11 +132,10 @@ fn addresses(reader: &mut Reader<'_>) -> Option<Vec<HostPort>> {
 }
 
 /// Expands replicas, shards and names into stores: N = shard × replicas + replica.
-fn stores(reader: &mut Reader<'_>) -> Option<Vec<Store>> {
+fn stores(reader: &mut Reader<'_>, shards: Option<u32>) -> Option<Vec<Store>> {
     let default = format!("prometheus-operated.{}.svc.{}", reader.settings.downstream_namespace, reader.settings.cluster_domain);
     let service = reader.backend(keys::THANOS_SERVICE, &default, keys::THANOS_SERVICE_PORT, port::THANOS);
     let replicas = reader.number(keys::REPLICAS, 1..=keys::MAX_STORES, Rejected);
-    let shards = reader.number(keys::SHARDS, 1..=keys::MAX_STORES, Rejected);
     let count = u64::from(replicas.unwrap_or(1)) * u64::from(shards.unwrap_or(1));
     if count > u64::from(keys::MAX_STORES) {
         let problem = format!("{count} stores are more than one cluster may have");

@@ -149,7 +149,7 @@ fn metadata(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Meta> {
     }
     let without_lines = |entries: Vec<(String, String, u32)>| entries.into_iter().map(|(key, value, _)| (key, value)).collect();
     let (labels, annotations) = (without_lines(labels), without_lines(annotations));
-    name.map(|name| Meta { name, namespace, labels, annotations, origin })
+    name.map(|name| Meta { name, namespace, labels, annotations, uid: None, origin })
 }
 
 fn name(reader: &mut Reader<'_>, metadata: &At<'_>) -> Option<String> {

@@ -1,9 +1,16 @@
 //! The files from which one Envoy starts: its bootstrap and its credential.
 
-use crate::envoy::bootstrap::{Bootstrap, Node, bootstrap};
+use std::collections::BTreeMap;
+
+use crate::envoy::bootstrap::{Bootstrap, Node, bootstrap, file_secrets};
 use crate::model::Fleet;
 use crate::name::{HostPort, Identity, NodeId};
-use crate::pki::Trust;
+use crate::pki::{Leaf, Trust};
+use crate::render::{self, Secrets};
+use crate::xds::snapshot::{Resource, ResourceType};
+
+/// All files that an Envoy starts from: its bootstrap, the two that name its credential, and the credential.
+pub const FILES: [&str; 6] = ["envoy.yaml", "leaf.yaml", "trust.yaml", "tls.crt", "tls.key", "ca.crt"];
 
 /// Why a node has no bootstrap.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -36,4 +43,20 @@ pub fn node_bootstrap(fleet: &Fleet, trust: &Trust, node: &NodeId, credential_di
         return Err(NoBootstrap::NoHub(node.to_string()));
     }
     Ok(bootstrap(&Node { name: &node.to_string(), xds, atlas: &atlas, bind, credential_dir }))
+}
+
+/// The texts of [`FILES`], for an Envoy that sees them in `dir`. `envoy.yaml` is empty where there is no bootstrap yet; the
+/// credential is there all the same.
+pub fn node_files(bootstrap: Option<&Bootstrap>, trust: &Trust, opener: &Leaf, dir: &str) -> BTreeMap<String, String> {
+    let mut files = BTreeMap::from([
+        ("envoy.yaml".to_owned(), bootstrap.map(|bootstrap| render::yaml(bootstrap, Secrets::Show)).unwrap_or_default()),
+        ("tls.crt".to_owned(), opener.chain.clone()),
+        ("tls.key".to_owned(), opener.key.expose().to_owned()),
+        ("ca.crt".to_owned(), trust.bundle()),
+    ]);
+    for (name, secret) in file_secrets(dir) {
+        let resource = Resource::new(ResourceType::Secret, secret.name.clone(), &secret);
+        files.insert(name, render::resources_yaml([&*resource], Secrets::Show));
+    }
+    files
 }

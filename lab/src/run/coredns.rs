@@ -43,10 +43,56 @@ impl CoreDns {
         format!(".:{port} {{\n    bind {ip}\n    hosts {{\n        ttl 1\n{lines}    }}\n    errors\n}}\n")
     }
 
-    /// Waits until it answers over UDP.
+    /// Waits until it answers over UDP. Where it serves a Kubernetes, that has been read by then, unless it took over 5 s.
     pub fn wait_ready(&mut self) -> Result<()> {
         let Self { process, listen, host } = self;
         process.wait_until(&format!("DNS on {listen} answers"), super::START, || host.within(|| probe(*listen)).map(Some))
+    }
+}
+
+/// A Corefile of several zones on one address, as a hub's DNS has them:
+///
+/// ```text
+/// Corefile::new(listen).kubernetes("cluster.local", &kubeconfig).forward("thanos.atlas", atlas).file("corp.example", "corp.zone").text()
+/// ```
+#[derive(Debug, Clone)]
+pub struct Corefile {
+    listen: SocketAddr,
+    text: String,
+}
+
+impl Corefile {
+    /// One without a zone: it refuses every question.
+    pub fn new(listen: SocketAddr) -> Self {
+        Self { listen, text: String::new() }
+    }
+
+    /// The Services and Pods of a Kubernetes, by a kubeconfig whose user may list and watch them. Clients are told to ask again
+    /// after a second.
+    pub fn kubernetes(self, zone: &str, kubeconfig: &Path) -> Self {
+        self.zone(zone, &format!("kubernetes {zone} {{\n        kubeconfig {}\n        ttl 1\n    }}", kubeconfig.display()))
+    }
+
+    /// A zone file, relative to CoreDNS's own directory, read again every second.
+    pub fn file(self, zone: &str, file: &str) -> Self {
+        self.zone(zone, &format!("file {file} {{\n        reload 1s\n    }}"))
+    }
+
+    /// A stub: another server answers for the zone.
+    pub fn forward(self, zone: &str, to: SocketAddr) -> Self {
+        self.zone(zone, &format!("forward . {to}"))
+    }
+
+    /// Any plugins for a zone, as lines of a Corefile.
+    pub fn zone(mut self, zone: &str, plugins: &str) -> Self {
+        let (port, ip) = (self.listen.port(), self.listen.ip());
+        self.text.push_str(&format!("{zone}:{port} {{\n    bind {ip}\n    errors\n    {plugins}\n}}\n"));
+        self
+    }
+
+    /// The text for [`CoreDns::start`].
+    pub fn text(&self) -> &str {
+        &self.text
     }
 }
 

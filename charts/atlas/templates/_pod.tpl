@@ -1,0 +1,106 @@
+{{/* What the Pods of this chart have in common. */}}
+
+{{/* Annotations of a Pod. In: root, own (more annotations), port and path of its metrics. */}}
+{{- define "atlas.podAnnotations" -}}
+{{- $scraped := and .root.Values.metrics.enabled (not .root.Values.serviceMonitor.enabled) -}}
+{{- $metrics := dict "prometheus.io/scrape" "true" "prometheus.io/port" .port "prometheus.io/path" .path -}}
+{{- with merge (dict) .own (ternary $metrics dict $scraped) -}}
+annotations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Security, scheduling, grace. In: root, values (priorityClassName, nodeSelector, tolerations, affinity), labels (text). */}}
+{{- define "atlas.podSpec" -}}
+enableServiceLinks: false
+{{- with include "atlas.imagePullSecrets" .root }}
+{{ . }}
+{{- end }}
+{{- with .root.Values.podSecurityContext }}
+securityContext: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.terminationGracePeriodSeconds }}
+terminationGracePeriodSeconds: {{ . }}
+{{- end }}
+{{- with .values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- with .values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.tolerations }}
+tolerations: {{- toYaml . | nindent 0 }}
+{{- end }}
+{{- with .values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- $labels := .labels }}
+{{- with .root.Values.topologySpreadConstraints }}
+topologySpreadConstraints:
+{{- range . }}
+- {{ toYaml . | nindent 2 | trim }}
+  {{- if not .labelSelector }}
+  labelSelector:
+    matchLabels: {{- $labels | nindent 6 }}
+  {{- end }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* A list of variables: NAME: value or NAME: {valueFrom: …}. */}}
+{{- define "atlas.env" -}}
+{{- range $name, $value := . }}
+- name: {{ $name | upper | replace "." "_" }}
+  {{- if kindIs "map" $value }}
+  {{- toYaml $value | nindent 2 }}
+  {{- else }}
+  value: {{ $value | quote }}
+  {{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* How Atlas is told everything: its flags as variables. What is empty keeps Atlas's own default. */}}
+{{- define "atlas.settings" -}}
+{{- $fullname := include "atlas.fullname" . -}}
+{{- $settings := dict
+  "ATLAS_NAMESPACE" .Release.Namespace
+  "ATLAS_SERVICE_ACCOUNT" (include "atlas.serviceAccount" .)
+  "ATLAS_LEASE_NAME" .Values.atlas.leaseName
+  "ATLAS_ATLAS_ADDRESS" (printf "%s.%s.svc.%s" $fullname .Release.Namespace .Values.clusterDomain)
+  "ATLAS_ENVOY_SELECTORS" (printf "app=envoy,release=%s" .Release.Name)
+  "ATLAS_HUB_ADDRESS" (.Values.atlas.hubAddress | default .Values.controller.envoy.host)
+  "ATLAS_HUB_XDS_ADDRESS" (.Values.atlas.hubXdsAddress | default .Values.envoyads.host)
+  "ATLAS_HUB_XDS_PORT" .Values.atlas.hubXdsPort
+  "ATLAS_HUB_ALERTS_ADDRESS" .Values.atlas.hubAlertsAddress
+  "ATLAS_TRUSTED_HOPS" .Values.atlas.trustedHops
+  "ATLAS_BIND_ADDRESS" .Values.atlas.bindAddress
+  "ATLAS_LISTEN_ADDRESS" .Values.atlas.listenAddress
+  "ATLAS_CLUSTER_DOMAIN" .Values.clusterDomain
+  "ATLAS_DNS_ZONE" .Values.atlas.dnsZone
+  "ATLAS_TRUST_DOMAIN" .Values.atlas.trustDomain
+  "ATLAS_DOWNSTREAM_NAMESPACE" .Values.atlas.downstreamNamespace
+  "ATLAS_ALERTMANAGER_NAMESPACE" (include "atlas.alertmanagerNamespace" .)
+  "ATLAS_ALERTMANAGER_SELECTOR" .Values.atlas.alertmanagerSelector
+  "ATLAS_ALERTMANAGER_ENDPOINTS" .Values.atlas.alertmanagerEndpoints
+  "ATLAS_ALERTMANAGER_PATH_PREFIX" .Values.atlas.alertmanagerPathPrefix
+  "ATLAS_LOG_LEVEL" .Values.atlas.logLevel
+  "ATLAS_LOG_FORMAT" .Values.atlas.logFormat
+-}}
+{{- range $name, $value := $settings }}
+{{- if $value }}
+- name: {{ $name }}
+  value: {{ $value | toString | quote }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Host ports of the hub's Envoy by name, with 0.3's names for them. */}}
+{{- define "atlas.envoyHostPorts" -}}
+{{- $ports := .Values.envoy.ports -}}
+{{- $found := dict -}}
+{{- range $name, $old := dict "xds" "ads" "stores" "thanos" "alerts" "alertmanagers" "web" "prometheus" }}
+{{- $given := get $ports $name | default dict -}}
+{{- if not (hasKey $given "hostPort") }}{{ $given = get $ports $old | default dict }}{{ end -}}
+{{- if $given.hostPort }}{{ $_ := set $found $name (pick $given "hostPort" "hostIP") }}{{ end -}}
+{{- end -}}
+{{- toYaml $found -}}
+{{- end -}}

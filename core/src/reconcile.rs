@@ -1,0 +1,287 @@
+//! What to write to an API server so that it holds the wanted objects: decided here, carried out elsewhere.
+//!
+//! ```text
+//! want(objects) ─┐
+//! seen(object) ──┼─▶ slots, one per object ─▶ next(now) ─▶ Apply or Delete ─▶ done(outcome) ─┐
+//! gone(object) ──┘        ▲                                                                 │
+//!                         └─────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! - Only what differs is written: a quiet fleet costs nothing, and one change costs what it says.
+//! - One object that can't be written waits longer each time, and holds up no other.
+//! - **It fights with nobody.** What somebody else changes is put right at once, twice; from then on it is left for longer and
+//!   longer, and people are told ([`Reconciler::contested`]).
+//! - **It takes nothing over.** What is not Atlas's by its labels is never written or deleted ([`Outcome::NotOurs`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::object::{Key, Object};
+
+/// Milliseconds on a clock that only goes forward.
+pub type Instant = u64;
+
+/// The first pause after a failure; each further one doubles it.
+const FIRST_PAUSE: u64 = 1_000;
+/// The longest pause after failures.
+const LONGEST_PAUSE: u64 = 60_000;
+/// So often what somebody changes is put right without a pause.
+const FREE_HEALS: u32 = 2;
+/// The longest pause before something contested is put right again.
+const LONGEST_TRUCE: u64 = 600_000;
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    /// Apply this manifest.
+    Apply {
+        /// Of which object.
+        key: Key,
+        /// What it is to say.
+        manifest: Arc<Value>,
+        /// Whether an object of Atlas's is there already. If not, whatever is there is not Atlas's.
+        ours: bool,
+    },
+    /// Delete exactly this object.
+    Delete {
+        /// Which one.
+        key: Key,
+        /// Only if it still is this one.
+        uid: String,
+    },
+}
+
+impl Action {
+    /// The object it is about.
+    pub fn key(&self) -> &Key {
+        match self {
+            Action::Apply { key, .. } | Action::Delete { key, .. } => key,
+        }
+    }
+}
+
+/// What came of an action.
+#[derive(Clone, Debug)]
+pub enum Outcome<'a> {
+    /// Applied; this is the object now.
+    Applied(&'a Value),
+    /// Deleted, or gone before.
+    Deleted,
+    /// There is an object of this name that is not Atlas's.
+    NotOurs,
+    /// Nothing is known but that it failed.
+    Failed,
+}
+
+/// Whether Atlas may write an object of the API server: it carries Atlas's label.
+pub fn is_ours(live: &Value) -> bool {
+    let (label, value) = crate::keys::MANAGED_BY;
+    live["metadata"]["labels"][label] == value && live["metadata"]["labels"].get(crate::keys::PART).is_some()
+}
+
+#[derive(Debug)]
+struct Live {
+    uid: String,
+    /// Whether it says what is wanted.
+    right: bool,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    wanted: Option<Arc<Value>>,
+    live: Option<Live>,
+    in_flight: bool,
+    /// Whether `wanted` was applied since it last changed: if it is wrong then, somebody else did that.
+    applied: bool,
+    failures: u32,
+    heals: u32,
+    /// Not before that time.
+    not_before: Instant,
+    /// Something else has this name.
+    blocked: bool,
+}
+
+impl Slot {
+    fn action(&self, key: &Key) -> Option<Action> {
+        match (&self.wanted, &self.live) {
+            (Some(_), Some(live)) if live.right => None,
+            (Some(manifest), live) => Some(Action::Apply { key: key.clone(), manifest: Arc::clone(manifest), ours: live.is_some() }),
+            (None, Some(live)) => Some(Action::Delete { key: key.clone(), uid: live.uid.clone() }),
+            (None, None) => None,
+        }
+    }
+}
+
+/// Wanted and live objects, and what is under way.
+#[derive(Debug, Default)]
+pub struct Reconciler {
+    slots: BTreeMap<Key, Slot>,
+    /// Those that may need something.
+    dirty: BTreeSet<Key>,
+}
+
+impl Reconciler {
+    /// What is wanted from now on, all of it. What is the same `Arc` as before costs nothing.
+    pub fn want(&mut self, objects: &BTreeMap<Key, Arc<Value>>) {
+        for (key, slot) in &mut self.slots {
+            if slot.wanted.is_some() && !objects.contains_key(key) {
+                (slot.wanted, slot.applied, slot.blocked, slot.not_before) = (None, false, false, 0);
+                self.dirty.insert(key.clone());
+            }
+        }
+        for (key, manifest) in objects {
+            let slot = self.slots.entry(key.clone()).or_default();
+            if slot.wanted.as_ref().is_some_and(|before| Arc::ptr_eq(before, manifest) || before == manifest) {
+                continue;
+            }
+            slot.wanted = Some(Arc::clone(manifest));
+            (slot.applied, slot.not_before, slot.failures) = (false, 0, 0);
+            // What it says now is unknown, unless it is told again: applying what is right already does no harm.
+            slot.live.iter_mut().for_each(|live| live.right = false);
+            self.dirty.insert(key.clone());
+        }
+    }
+
+    /// An object of Atlas's is there.
+    pub fn seen(&mut self, key: &Key, live: &Value, now: Instant) {
+        let slot = self.slots.entry(key.clone()).or_default();
+        let right = slot.wanted.as_ref().is_some_and(|wanted| Object::holds_in(wanted, live));
+        let uid = live["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+        slot.live = Some(Live { uid, right });
+        slot.blocked = false;
+        if !right && !slot.in_flight {
+            Self::count_heal(slot, now);
+        }
+        self.dirty.insert(key.clone());
+    }
+
+    /// It is not there any more.
+    pub fn gone(&mut self, key: &Key, now: Instant) {
+        if let Some(slot) = self.slots.get_mut(key) {
+            slot.live = None;
+            if !slot.in_flight {
+                Self::count_heal(slot, now);
+            }
+            self.dirty.insert(key.clone());
+        }
+    }
+
+    /// Everything of one kind has been listed: what is not among it is gone.
+    pub fn listed(&mut self, kind: crate::object::Kind, there: &BTreeSet<String>, now: Instant) {
+        let gone =
+            |(key, slot): (&Key, &Slot)| (key.kind == kind && slot.live.is_some() && !there.contains(&key.name)).then(|| key.clone());
+        let gone: Vec<Key> = self.slots.iter().filter_map(gone).collect();
+        gone.iter().for_each(|key| self.gone(key, now));
+    }
+
+    /// Somebody else changed what was right.
+    fn count_heal(slot: &mut Slot, now: Instant) {
+        if slot.wanted.is_none() || !slot.applied {
+            return;
+        }
+        slot.applied = false;
+        // What has been left alone for long enough begins anew.
+        if now > slot.not_before.saturating_add(LONGEST_TRUCE) {
+            slot.heals = 0;
+        }
+        slot.heals += 1;
+        let pause = match slot.heals.checked_sub(FREE_HEALS + 1) {
+            None => 0,
+            Some(more) => FIRST_PAUSE.saturating_mul(1 << more.min(20)).min(LONGEST_TRUCE),
+        };
+        slot.not_before = now + pause;
+    }
+
+    /// What to do now, at most `room` things. Each is under way until [`Reconciler::done`].
+    pub fn next(&mut self, now: Instant, room: usize) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let mut idle = Vec::new();
+        for key in &self.dirty {
+            if actions.len() >= room {
+                break;
+            }
+            let Some(slot) = self.slots.get_mut(key) else {
+                idle.push(key.clone());
+                continue;
+            };
+            if slot.in_flight || slot.not_before > now {
+                continue;
+            }
+            match slot.action(key) {
+                Some(action) => {
+                    slot.in_flight = true;
+                    actions.push(action);
+                }
+                None => idle.push(key.clone()),
+            }
+        }
+        for key in idle {
+            self.dirty.remove(&key);
+            if self.slots.get(&key).is_some_and(|slot| slot.wanted.is_none() && slot.live.is_none()) {
+                self.slots.remove(&key);
+            }
+        }
+        actions
+    }
+
+    /// What came of an action. `manifest` is what was applied, if it was that.
+    pub fn done(&mut self, action: &Action, outcome: Outcome<'_>, now: Instant) {
+        let key = action.key();
+        let Some(slot) = self.slots.get_mut(key) else { return };
+        slot.in_flight = false;
+        slot.blocked = matches!(outcome, Outcome::NotOurs);
+        match outcome {
+            Outcome::Applied(live) => {
+                slot.failures = 0;
+                let right = slot.wanted.as_ref().is_some_and(|wanted| Object::holds_in(wanted, live));
+                let same = matches!((action, &slot.wanted), (Action::Apply { manifest, .. }, Some(wanted)) if manifest == wanted);
+                slot.live = Some(Live { uid: live["metadata"]["uid"].as_str().unwrap_or_default().to_owned(), right });
+                slot.applied = same;
+                if same && !right {
+                    // Something between here and the API server's store changes it.
+                    Self::count_heal(slot, now);
+                }
+            }
+            Outcome::Deleted => {
+                slot.failures = 0;
+                slot.live = None;
+            }
+            Outcome::NotOurs => {
+                slot.live = None;
+                slot.not_before = now + LONGEST_PAUSE;
+            }
+            Outcome::Failed => {
+                slot.not_before = now + FIRST_PAUSE.saturating_mul(1 << slot.failures.min(20)).min(LONGEST_PAUSE);
+                slot.failures += 1;
+            }
+        }
+        self.dirty.insert(key.clone());
+    }
+
+    /// When [`Reconciler::next`] will have something to do at the latest, if nothing else happens; `None`: nothing.
+    pub fn due(&self) -> Option<Instant> {
+        let waiting = self.dirty.iter().filter_map(|key| Some((key, self.slots.get(key)?)));
+        waiting.filter(|(key, slot)| !slot.in_flight && slot.action(key).is_some()).map(|(_, slot)| slot.not_before).min()
+    }
+
+    /// How many objects are not yet as they are wanted.
+    pub fn unsettled(&self) -> usize {
+        let dirty = self.dirty.iter().filter_map(|key| Some((key, self.slots.get(key)?)));
+        dirty.filter(|(key, slot)| slot.action(key).is_some()).count()
+    }
+
+    /// Objects that somebody else changes again and again.
+    pub fn contested(&self) -> impl Iterator<Item = &Key> {
+        self.slots.iter().filter(|(_, slot)| slot.wanted.is_some() && slot.heals > FREE_HEALS).map(|(key, _)| key)
+    }
+
+    /// Objects that can't be written, since something else has their name.
+    pub fn blocked(&self) -> impl Iterator<Item = &Key> {
+        self.slots.iter().filter(|(_, slot)| slot.blocked).map(|(key, _)| key)
+    }
+}
+
+#[cfg(test)]
+mod tests;

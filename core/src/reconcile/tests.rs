@@ -1,0 +1,159 @@
+use serde_json::json;
+
+use super::*;
+use crate::object::Kind;
+
+fn key(name: &str) -> Key {
+    Key { kind: Kind::ConfigMap, name: name.into() }
+}
+
+fn manifest(name: &str, text: &str) -> Arc<Value> {
+    let labels = json!({"app.kubernetes.io/managed-by": "atlas", "goatlas.io/part": "dns"});
+    Arc::new(json!({"kind": "ConfigMap", "metadata": {"name": name, "labels": labels}, "data": {"text": text}}))
+}
+
+fn want(reconciler: &mut Reconciler, objects: &[(&str, &str)]) {
+    let objects = objects.iter().map(|(name, text)| (key(name), manifest(name, text))).collect();
+    reconciler.want(&objects);
+}
+
+/// The API server, with the objects in it.
+#[derive(Default)]
+struct Server(BTreeMap<Key, Value>);
+
+impl Server {
+    /// Carries everything out, and tells how much that was.
+    fn settle(&mut self, reconciler: &mut Reconciler, now: Instant) -> usize {
+        let mut count = 0;
+        loop {
+            let actions = reconciler.next(now, 2);
+            if actions.is_empty() {
+                return count;
+            }
+            for action in actions {
+                count += 1;
+                match &action {
+                    Action::Apply { key, manifest, ours } => {
+                        if !ours && self.0.get(key).is_some_and(|live| !is_ours(live)) {
+                            reconciler.done(&action, Outcome::NotOurs, now);
+                            continue;
+                        }
+                        let mut live = (**manifest).clone();
+                        live["metadata"]["uid"] = key.name.clone().into();
+                        self.0.insert(key.clone(), live.clone());
+                        reconciler.done(&action, Outcome::Applied(&live), now);
+                    }
+                    Action::Delete { key, uid } => {
+                        assert_eq!(*uid, key.name);
+                        self.0.remove(key);
+                        reconciler.done(&action, Outcome::Deleted, now);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn only_what_differs_is_written() {
+    let (mut reconciler, mut server) = (Reconciler::default(), Server::default());
+    want(&mut reconciler, &[("a", "1"), ("b", "1"), ("c", "1")]);
+    assert_eq!((reconciler.unsettled(), server.settle(&mut reconciler, 0)), (3, 3));
+    want(&mut reconciler, &[("a", "1"), ("b", "2"), ("c", "1")]);
+    assert_eq!(server.settle(&mut reconciler, 0), 1);
+    want(&mut reconciler, &[("a", "1"), ("b", "2")]);
+    assert_eq!(server.settle(&mut reconciler, 0), 1);
+    want(&mut reconciler, &[("a", "1"), ("b", "2")]);
+    assert_eq!((server.settle(&mut reconciler, 0), reconciler.unsettled(), reconciler.due()), (0, 0, None));
+    assert_eq!(server.0.keys().cloned().collect::<Vec<_>>(), [key("a"), key("b")]);
+}
+
+#[test]
+fn a_restart_writes_nothing_that_is_right_and_deletes_what_is_no_longer_wanted() {
+    let (mut reconciler, mut server) = (Reconciler::default(), Server::default());
+    want(&mut reconciler, &[("a", "1"), ("old", "1")]);
+    server.settle(&mut reconciler, 0);
+    let mut reconciler = Reconciler::default();
+    want(&mut reconciler, &[("a", "1")]);
+    server.0.iter().for_each(|(key, live)| reconciler.seen(key, live, 0));
+    assert_eq!(server.settle(&mut reconciler, 0), 1);
+    assert_eq!(server.0.keys().cloned().collect::<Vec<_>>(), [key("a")]);
+}
+
+#[test]
+fn what_others_change_or_delete_is_put_right_but_not_for_ever_at_once() {
+    let (mut reconciler, mut server) = (Reconciler::default(), Server::default());
+    want(&mut reconciler, &[("a", "1")]);
+    server.settle(&mut reconciler, 0);
+    let mut written = 0;
+    for second in 0..600 {
+        let now = second * 1000;
+        let wrong = json!({"metadata": {"uid": "a"}, "data": {"text": "mine!"}});
+        reconciler.seen(&key("a"), &wrong, now);
+        written += server.settle(&mut reconciler, now);
+    }
+    assert!((5..=12).contains(&written), "{written} in ten minutes");
+    assert_eq!(reconciler.contested().count(), 1);
+    assert_eq!(server.settle(&mut reconciler, 2_000_000), 1);
+    reconciler.gone(&key("a"), 3_000_000);
+    assert_eq!(server.settle(&mut reconciler, 3_000_000), 1, "after a truce it begins anew");
+    assert_eq!(reconciler.contested().count(), 0);
+}
+
+#[test]
+fn what_is_not_ours_is_left_alone_and_holds_up_nobody() {
+    let (mut reconciler, mut server) = (Reconciler::default(), Server::default());
+    server.0.insert(key("a"), json!({"metadata": {"labels": {"app": "theirs"}}}));
+    want(&mut reconciler, &[("a", "1"), ("b", "1")]);
+    server.settle(&mut reconciler, 0);
+    assert_eq!(reconciler.blocked().cloned().collect::<Vec<_>>(), [key("a")]);
+    assert!(server.0.contains_key(&key("b")) && server.0[&key("a")]["data"].is_null());
+    server.0.remove(&key("a"));
+    assert_eq!(server.settle(&mut reconciler, LONGEST_PAUSE), 1);
+    assert_eq!(reconciler.blocked().count(), 0);
+    want(&mut reconciler, &[]);
+    assert_eq!(server.settle(&mut reconciler, LONGEST_PAUSE), 2);
+}
+
+#[test]
+fn a_failure_waits_longer_each_time_and_a_change_is_tried_at_once() {
+    let mut reconciler = Reconciler::default();
+    want(&mut reconciler, &[("a", "1")]);
+    let mut tries = Vec::new();
+    for now in (0..200_000).step_by(500) {
+        for action in reconciler.next(now, 9) {
+            tries.push(now / 1000);
+            reconciler.done(&action, Outcome::Failed, now);
+        }
+    }
+    assert_eq!(tries, [0, 1, 3, 7, 15, 31, 63, 123, 183]);
+    want(&mut reconciler, &[("a", "2")]);
+    assert_eq!(reconciler.next(200_000, 9).len(), 1);
+}
+
+#[test]
+fn a_change_while_another_is_under_way_is_written_after_it() {
+    let mut reconciler = Reconciler::default();
+    want(&mut reconciler, &[("a", "1")]);
+    let first = reconciler.next(0, 9);
+    want(&mut reconciler, &[("a", "2")]);
+    assert_eq!(reconciler.next(0, 9), []);
+    let mut live = (*manifest("a", "1")).clone();
+    reconciler.done(&first[0], Outcome::Applied(&live), 0);
+    let second = reconciler.next(0, 9);
+    assert!(matches!(&second[..], [Action::Apply { manifest, ours: true, .. }] if manifest["data"]["text"] == "2"));
+    live["data"]["text"] = "2".into();
+    reconciler.done(&second[0], Outcome::Applied(&live), 0);
+    assert_eq!(reconciler.next(0, 9), []);
+    assert_eq!(reconciler.contested().count(), 0);
+}
+
+#[test]
+fn a_list_tells_what_is_gone() {
+    let (mut reconciler, mut server) = (Reconciler::default(), Server::default());
+    want(&mut reconciler, &[("a", "1"), ("b", "1")]);
+    server.settle(&mut reconciler, 0);
+    reconciler.listed(Kind::ConfigMap, &["b".to_owned()].into(), 0);
+    reconciler.listed(Kind::Secret, &BTreeSet::new(), 0);
+    assert_eq!(server.settle(&mut reconciler, 0), 1);
+}

@@ -1,0 +1,211 @@
+//! Kubernetes without nodes: the real etcd, kube-apiserver and kube-controller-manager.
+//!
+//! ```text
+//! Kube::start(host) ─▶ etcd (loopback, no fsync) ◀─ kube-apiserver (TLS, RBAC, no anonymous) ◀─ kube-controller-manager
+//!                                                       ▲ address(), kubeconfigs, Client
+//! ```
+//!
+//! Real are: the API with its validation, admission (PodSecurity too), RBAC, watches, ServiceAccount tokens, the garbage
+//! collector, the EndpointSlices of Services, the deletion of namespaces. Not there are: a scheduler, kubelets, kube-proxy
+//! (so no cluster IP leads anywhere), and the controllers that make Pods. [`Client::pod_with_ip`] writes a Pod as a kubelet
+//! would have, and [`Kubelet`](super::Kubelet) imitates one.
+//!
+//! A [`Kube`] is its admin's [`Client`] as well: `kube.get(path)`, `kube.apply(yaml)`.
+
+mod client;
+mod files;
+pub mod manifest;
+mod pods;
+mod programs;
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::process::{Proc, wait_until};
+use crate::world::Host;
+use files::Files;
+
+pub use client::{Client, PERSON};
+pub use pods::{NODE, NamedPort};
+
+/// The port of the API server.
+pub const PORT: u16 = 6443;
+
+/// How long Kubernetes may take to be ready: with both cores busy, several times what it takes alone.
+const START: Duration = Duration::from_secs(90);
+
+/// A running Kubernetes. Dropping it ends its processes.
+#[derive(Debug)]
+pub struct Kube {
+    /// kube-controller-manager.
+    pub controllers: Proc,
+    /// kube-apiserver.
+    pub api: Proc,
+    /// etcd.
+    pub etcd: Proc,
+    host: Host,
+    files: Files,
+    client: Client,
+}
+
+impl Deref for Kube {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Kube {
+    /// Starts it on a host of a private world and waits until it is ready; says on standard error how long that took.
+    ///
+    /// # Errors
+    /// A part can't be had, or something doesn't start; the error carries the end of its log.
+    pub fn start(host: &Host) -> Result<Self> {
+        let started = Instant::now();
+        let address = SocketAddr::new(host.ip().into(), PORT);
+        let files = Files::write(host, address)?;
+        let client = Client::new(host, address, &files.ca, files::ADMIN_TOKEN)?;
+        let etcd = host.spawn("etcd", &programs::etcd(&data(host))?)?;
+        // It waits for etcd by itself.
+        let mut api = host.spawn("kube-apiserver", &programs::api_server(host, address, &files)?)?;
+        wait_api(&mut api, &client)?;
+        client.make_node()?;
+        // This one does not wait for long.
+        let mut controllers = host.spawn("kube-controller-manager", &programs::controller_manager(&files)?)?;
+        wait_controllers(&mut controllers, &client)?;
+        eprintln!("Kubernetes is ready on {address} after {:.1} s", started.elapsed().as_secs_f32());
+        Ok(Self { controllers, api, etcd, host: host.clone(), files, client })
+    }
+
+    /// The admin's client, to be kept beyond a borrow of this.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Where it runs.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// A kubeconfig of a member of `system:masters`.
+    pub fn admin_kubeconfig(&self) -> PathBuf {
+        self.files.admin_kubeconfig.clone()
+    }
+
+    /// A kubeconfig with a token of a ServiceAccount and nothing more; its namespace is the ServiceAccount's.
+    ///
+    /// # Errors
+    /// There is no such ServiceAccount.
+    pub fn kubeconfig_for_service_account(&self, namespace: &str, name: &str) -> Result<PathBuf> {
+        let token = self.token_of(namespace, name, None)?;
+        let text = files::kubeconfig(self.address(), self.ca(), namespace, &token);
+        self.host.write(&format!("kube/{namespace}-{name}.kubeconfig"), text)
+    }
+
+    /// A client with a token of a ServiceAccount.
+    ///
+    /// # Errors
+    /// There is no such ServiceAccount.
+    pub fn client_for_service_account(&self, namespace: &str, name: &str) -> Result<Client> {
+        self.client.with_token(&self.token_of(namespace, name, None)?)
+    }
+
+    /// Ends the API server (SIGKILL): connections break, new ones are refused. etcd keeps the objects.
+    ///
+    /// # Errors
+    /// It can't be killed.
+    pub fn stop_api(&mut self) -> Result<()> {
+        self.api.kill()
+    }
+
+    /// Starts the API server again, and waits until it is ready.
+    ///
+    /// # Errors
+    /// It isn't ready in time.
+    pub fn start_api(&mut self) -> Result<()> {
+        self.api.restart()?;
+        wait_api(&mut self.api, &self.client)
+    }
+
+    /// SIGSTOP: it accepts connections (the kernel does) and answers nothing.
+    ///
+    /// # Errors
+    /// It isn't running.
+    pub fn pause_api(&mut self) -> Result<()> {
+        self.api.pause()
+    }
+
+    /// SIGCONT, after [`Kube::pause_api`].
+    ///
+    /// # Errors
+    /// It isn't running.
+    pub fn resume_api(&mut self) -> Result<()> {
+        self.api.resume()
+    }
+
+    /// Everything ends and starts again with nothing in it, as a cluster set up anew under the same address. Its keys are
+    /// the old ones; tokens of ServiceAccounts that are gone are refused all the same.
+    ///
+    /// # Errors
+    /// Something doesn't start.
+    pub fn restart_empty(&mut self) -> Result<()> {
+        self.controllers.kill()?;
+        self.api.kill()?;
+        self.etcd.kill()?;
+        let data = data(&self.host);
+        match fs::remove_dir_all(&data) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error).with_context(|| format!("cannot remove {}", data.display()))?,
+            _ => {}
+        }
+        self.etcd.restart()?;
+        self.start_api()?;
+        self.client.make_node()?;
+        self.controllers.restart()?;
+        wait_controllers(&mut self.controllers, &self.client)
+    }
+
+    /// Creates a namespace with these labels and waits until Pods can be made in it.
+    ///
+    /// # Errors
+    /// It can't be created.
+    pub fn namespace(&self, name: &str, labels: &[(&str, &str)]) -> Result<()> {
+        let labels = crate::run::labels(labels.iter().copied());
+        let namespace = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}});
+        self.apply_objects(name, &[namespace])?;
+        wait_default_service_account(&self.client, name)
+    }
+}
+
+fn data(host: &Host) -> PathBuf {
+    Path::new(host.dir()).join("kube/etcd")
+}
+
+fn wait_api(api: &mut Proc, client: &Client) -> Result<()> {
+    api.wait_until("GET /readyz says ok", START, || {
+        let answer = client.request("GET", "/readyz", None)?;
+        ensure!(answer.status == 200, "status {}: {}", answer.status, answer.text());
+        Ok(Some(()))
+    })
+}
+
+/// It has no health port; the first thing that its controllers do is this.
+fn wait_controllers(controllers: &mut Proc, client: &Client) -> Result<()> {
+    controllers.wait_until("the controllers work", START, || client.find(&default_service_account("default")).map(|found| found.map(drop)))
+}
+
+/// A Pod without a ServiceAccount of its own needs its namespace's, which a controller makes.
+fn wait_default_service_account(client: &Client, namespace: &str) -> Result<()> {
+    let path = default_service_account(namespace);
+    wait_until(&format!("{path} is there"), START, || client.find(&path).map(|found| found.map(drop)))
+}
+
+fn default_service_account(namespace: &str) -> String {
+    format!("/api/v1/namespaces/{namespace}/serviceaccounts/default")
+}

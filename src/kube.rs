@@ -1,0 +1,38 @@
+//! Atlas on Kubernetes: Services and Secrets in, objects and Events out.
+//!
+//! ```text
+//!             ┌─ watch ─▶ Mirrors: clusters, Alertmanagers, Atlas's PKI ─┐
+//! API server ─┤                                                         ▼
+//!             │                         every replica: controller ─▶ Published ─▶ xDS, DNS, status
+//!             ├─ election ─▶ Candidate ──────────┐       │
+//!             │                                  ▼       ▼ the leader alone
+//!             └◀── vault (PKI), writer (objects), events ┘
+//! ```
+//!
+//! | Module | What it does |
+//! | --- | --- |
+//! | `connect` | kubeconfig or pod: a client |
+//! | `watch`, `convert` | what is there, as facts |
+//! | `election` | reads and writes the Lease |
+//! | `record`, `vault` | Atlas's PKI as Secrets |
+//! | `writer` | applies what is wanted |
+//! | `events` | says on a Service what people should know |
+//! | `controller` | one round after the other |
+//! | `run` | all wiring |
+
+pub mod connect;
+mod controller;
+mod convert;
+pub mod election;
+mod events;
+mod objects;
+pub mod record;
+pub mod run;
+mod vault;
+mod watch;
+mod writer;
+
+/// The field manager of everything that Atlas writes.
+pub const MANAGER: &str = "atlas";
+/// Writes under way at a time. On two cores more gain nothing, and a burst must not use up the API server's patience.
+const WRITES: usize = 16;

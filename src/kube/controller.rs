@@ -1,0 +1,266 @@
+//! One round after the other, on every replica: what is watched → fleet → plan → published. The leader also issues
+//! certificates, and says what is to be written.
+//!
+//! What was in force stays in force until a round has succeeded, and while the API server can't be reached nothing changes.
+
+mod leading;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use atlas_core::fact::Fact;
+use atlas_core::intake::{Finding, Severity, intake, is_cluster};
+use atlas_core::model::{Fleet, Settings};
+use atlas_core::name::{ClusterName, Identity, TrustDomain};
+use atlas_core::object::OwnerRef;
+use atlas_core::pki::Lifetimes;
+use atlas_core::plan::plan;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::election::Candidate;
+use super::events::Said;
+use super::record::{Record, Stored, adopt};
+use super::watch::{Mirror, chain};
+use crate::ca::{Contents, Pki, Vault};
+use crate::published::Published;
+use crate::publisher::Publisher;
+use leading::Leading;
+
+/// A burst of changes has ended once nothing happened for so long.
+const IDLE: Duration = Duration::from_millis(50);
+/// A burst is acted on after so long even if it goes on.
+const BURST: Duration = Duration::from_millis(500);
+/// Longest time between two rounds, so that nothing depends on an event alone.
+const ROUND_AT_LEAST: Duration = Duration::from_secs(60);
+/// After a failed round.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// What is watched.
+pub struct Mirrors {
+    /// Something differs.
+    pub nudge: Arc<Notify>,
+    /// Services that are clusters.
+    pub clusters: Mirror<Fact>,
+    /// The hub's Alertmanagers: Services.
+    pub alertmanagers: Mirror<Fact>,
+    /// The hub's Alertmanagers: EndpointSlices.
+    pub slices: Mirror<Fact>,
+    /// Atlas's PKI, but for the authorities' keys.
+    pub records: Mirror<Stored>,
+}
+
+/// Facts and records at one moment.
+struct View {
+    facts: Vec<Fact>,
+    records: Arc<BTreeMap<String, Stored>>,
+}
+
+/// One replica's.
+pub struct Controller {
+    /// What the operator configured.
+    pub settings: Settings,
+    /// How long certificates live.
+    pub lifetimes: Lifetimes,
+    /// The API server.
+    pub client: Client,
+    /// This process in the election.
+    pub candidate: Arc<Candidate>,
+    /// What is watched.
+    pub mirrors: Mirrors,
+    /// Where results go.
+    pub publisher: Publisher,
+    /// To those who write Events.
+    pub said: mpsc::Sender<Said>,
+    /// The owner of what belongs to the installation.
+    pub owner: Option<OwnerRef>,
+    /// Records as they were when there were any.
+    pub records: Arc<BTreeMap<String, Stored>>,
+}
+
+impl Controller {
+    /// Runs until cancelled.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut leads = self.candidate.changes();
+        let mut leading: Option<Leading> = None;
+        let mut pause = Duration::ZERO;
+        loop {
+            tokio::select! {
+                () = self.mirrors.nudge.notified() => self.settle().await,
+                changed = leads.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => break,
+            }
+            let term = self.candidate.leads();
+            if leading.as_ref().is_some_and(|leading| Some(&leading.term) != term.as_ref()) {
+                leading = None;
+            }
+            if let Some(term) = term.filter(|_| leading.is_none()) {
+                match Leading::begin(&self, term).await {
+                    Ok(begun) => leading = Some(begun),
+                    Err(error) => self.publisher.failed(format!("cannot take over as leader: {error:#}")),
+                }
+            }
+            self.publisher.metrics.leads.set(i64::from(leading.is_some()));
+            pause = self.turn(&mut leading).await;
+        }
+    }
+
+    /// Waits until nothing has changed for a while, but not forever.
+    async fn settle(&self) {
+        let burst = async { while tokio::time::timeout(IDLE, self.mirrors.nudge.notified()).await.is_ok() {} };
+        let _ = tokio::time::timeout(BURST, burst).await;
+    }
+
+    /// Makes a round; returns when the next is due at the latest.
+    async fn turn(&mut self, leading: &mut Option<Leading>) -> Duration {
+        let Some(view) = self.view().await else { return RETRY };
+        self.publisher.metrics.rounds.inc();
+        let result = match leading {
+            // Signing and the leader's writes block.
+            Some(leading) => tokio::task::block_in_place(|| leading.round(self, &view)),
+            None => self.follow(&view).map(|()| ROUND_AT_LEAST),
+        };
+        result.unwrap_or_else(|error| {
+            self.publisher.failed(format!("{error:#}"));
+            RETRY
+        })
+    }
+
+    /// What is there; `None` where that isn't known yet, or can't be believed.
+    async fn view(&mut self) -> Option<View> {
+        let mirrors = &self.mirrors;
+        let clusters = mirrors.clusters.all()?;
+        let (alertmanagers, slices, records) = (mirrors.alertmanagers.all()?, mirrors.slices.all()?, mirrors.records.all()?);
+        if mirrors.clusters.was_emptied()
+            && self.publisher.last().is_some_and(|last| !last.fleet.clusters.is_empty())
+            && !self.remembers().await
+        {
+            tracing::error!(
+                "the API server shows no cluster any more, and not even Atlas's own Secret {}: it has lost its memory, or answers for another \
+                 cluster; everything stays as it was",
+                Record::Leaves.secret()
+            );
+            return None;
+        }
+        // Without Atlas's own there is nothing to learn from them.
+        if records.contains_key(&Record::Leaves.secret()) || self.records.is_empty() {
+            self.records = records;
+        }
+        let facts = clusters.values().chain(alertmanagers.values()).chain(slices.values()).cloned().collect();
+        Some(View { facts, records: Arc::clone(&self.records) })
+    }
+
+    /// Whether the API server still has what Atlas wrote. Asked where it says that all clusters are gone: one that came back
+    /// empty-handed must tear nothing down.
+    async fn remembers(&self) -> bool {
+        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.settings.namespace);
+        match api.get_opt(&Record::Leaves.secret()).await {
+            Ok(secret) => secret.is_some(),
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "cannot ask whether all clusters are really gone");
+                false
+            }
+        }
+    }
+
+    /// A round of a replica that doesn't lead.
+    fn follow(&self, view: &View) -> anyhow::Result<()> {
+        let (contents, broken, services) = read(view);
+        let pki = Pki::with(Nowhere, self.settings.trust_domain.clone(), self.lifetimes, contents);
+        if pki.leaf(&Identity::Atlas).is_none() {
+            tracing::info!("waiting for the leader to issue the first certificates");
+            return Ok(());
+        }
+        let taken = intake(&self.settings, &view.facts, Some(&self.last(&services)));
+        let published = self.published(&pki, taken.fleet, taken.findings, broken.into_values().collect());
+        self.publisher.open_gate(&pki, &[])?;
+        self.publisher.publish(published);
+        Ok(())
+    }
+
+    /// The fleet in force; at first, what the clusters' Services said when they were right.
+    fn last(&self, services: &BTreeMap<ClusterName, String>) -> Fleet {
+        self.publisher.last().map(|published| published.fleet.clone()).unwrap_or_else(|| {
+            let facts: Vec<Fact> = services.values().filter_map(|text| serde_json::from_str(text).ok()).collect();
+            intake(&self.settings, &facts, None).fleet
+        })
+    }
+
+    fn published<V: Vault>(&self, pki: &Pki<V>, fleet: Fleet, findings: Vec<Finding>, troubles: Vec<String>) -> Published {
+        Published {
+            plan: plan(&fleet, &pki.trust()),
+            fleet,
+            findings,
+            inventory: pki.inventory(),
+            credentials: pki.ledger().credentials().cloned().collect(),
+            errors: Vec::new(),
+            troubles,
+            last_error: None,
+        }
+    }
+}
+
+/// The vault of a replica that writes nothing.
+struct Nowhere;
+
+impl Vault for Nowhere {
+    fn load(&mut self, _: &TrustDomain) -> anyhow::Result<Contents> {
+        bail!("BUG: a replica that doesn't lead loads nothing")
+    }
+
+    fn save_authority(&mut self, _: &Contents, _: atlas_core::pki::Authority) -> anyhow::Result<()> {
+        bail!("BUG: a replica that doesn't lead issues nothing")
+    }
+
+    fn save_identities(&mut self, _: &Contents, which: &[&Identity]) -> Vec<anyhow::Result<()>> {
+        which.iter().map(|_| Err(anyhow::anyhow!("BUG: a replica that doesn't lead issues nothing"))).collect()
+    }
+
+    fn save_list(&mut self, _: &Contents, _: &BTreeSet<ClusterName>) -> anyhow::Result<()> {
+        bail!("BUG: a replica that doesn't lead changes no list")
+    }
+
+    fn remove_keys(&mut self, _: &ClusterName) -> anyhow::Result<()> {
+        bail!("BUG: a replica that doesn't lead removes nothing")
+    }
+
+    fn remove_bootstrap(&mut self, _: &ClusterName) -> anyhow::Result<()> {
+        bail!("BUG: a replica that doesn't lead removes nothing")
+    }
+}
+
+/// What the records say together; which are broken; and what is kept of Services.
+fn read(view: &View) -> (Contents, BTreeMap<Record, String>, BTreeMap<ClusterName, String>) {
+    let (mut contents, mut broken, mut services) = (Contents::default(), BTreeMap::new(), BTreeMap::new());
+    for (name, stored) in view.records.iter() {
+        let Some(record) = Record::of_secret(name) else { continue };
+        match &stored.parsed {
+            Ok(parsed) => {
+                if let (Record::Cluster(cluster), Some(service)) = (&record, &parsed.service) {
+                    services.insert(cluster.clone(), service.clone());
+                }
+                adopt(&mut contents, &record, parsed.clone());
+            }
+            Err(error) => _ = broken.insert(record, error.clone()),
+        }
+    }
+    (contents, broken, services)
+}
+
+/// The clusters' Services in these facts, right or wrong, by name.
+fn services(facts: &[Fact]) -> impl Iterator<Item = (ClusterName, &Fact)> {
+    facts.iter().filter_map(|fact| match fact {
+        Fact::Service(service) if is_cluster(service) => Some((service.meta.name.parse().ok()?, fact)),
+        _ => None,
+    })
+}
+
+/// The objects that findings reject.
+fn rejected(findings: &[Finding]) -> BTreeSet<&str> {
+    findings.iter().filter(|finding| finding.severity == Severity::Rejected).map(|finding| finding.object.as_str()).collect()
+}

@@ -1,0 +1,165 @@
+//! What the leader does beyond the others, for as long as it leads.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use atlas_core::fact::Fact;
+use atlas_core::intake::{Finding, intake};
+use atlas_core::lease::Term;
+use atlas_core::name::{ClusterName, Identity};
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{Context, Controller, RETRY, ROUND_AT_LEAST, View, rejected, services};
+use crate::ca::Pki;
+use crate::clock;
+use crate::kube::events::{Lasting, Said};
+use crate::kube::objects::Objects;
+use crate::kube::vault::Secrets;
+use crate::kube::writer::{Progress, Wanted, Writer};
+
+/// One leadership. Dropped, its writer ends.
+pub struct Leading {
+    /// Its term.
+    pub term: Term,
+    pki: Pki<Secrets>,
+    objects: Objects,
+    wanted: watch::Sender<Option<Wanted>>,
+    progress: watch::Receiver<Progress>,
+    lasting: Lasting,
+    _writer: DropGuard,
+}
+
+impl Leading {
+    /// Takes over: claims the PKI, reads it, and starts the writer.
+    pub async fn begin(controller: &Controller, term: Term) -> anyhow::Result<Self> {
+        let settings = &controller.settings;
+        let client = controller.client.clone();
+        let vault =
+            Secrets::take_over(client.clone(), &settings.namespace, &settings.trust_domain, &controller.candidate, term.clone()).await?;
+        let contents = vault.contents().clone();
+        let pki = Pki::with(vault, settings.trust_domain.clone(), controller.lifetimes, contents);
+        let (wanted, wanted_out) = watch::channel(None);
+        let (progress_in, progress) = watch::channel(Progress::default());
+        let stop = CancellationToken::new();
+        let writer = Writer {
+            client,
+            namespace: settings.namespace.clone(),
+            candidate: Arc::clone(&controller.candidate),
+            wanted: wanted_out,
+            progress: progress_in,
+        };
+        let (nudge, mut changes, stopped) = (Arc::clone(&controller.mirrors.nudge), progress.clone(), stop.clone());
+        tokio::spawn(async move {
+            while stopped.run_until_cancelled(changes.changed()).await.is_some_and(|changed| changed.is_ok()) {
+                nudge.notify_one();
+            }
+        });
+        tokio::spawn(writer.run(stop.clone()));
+        tracing::info!(%term, "took over as leader");
+        Ok(Self { term, pki, objects: Objects::default(), wanted, progress, lasting: Lasting::default(), _writer: stop.drop_guard() })
+    }
+
+    /// A round of the leader; returns when the next is due.
+    pub fn round(&mut self, controller: &Controller, view: &View) -> anyhow::Result<Duration> {
+        let (contents, vault) = self.pki.parts();
+        let mut failed = vault.heal(contents, &view.records);
+        let last = controller.last(vault.services());
+        let broken: BTreeSet<ClusterName> = vault.broken.keys().filter_map(cluster_of).collect();
+        failed.extend(vault.broken.values().cloned());
+        let taken = intake(&controller.settings, &view.facts, Some(&last));
+        let present: BTreeSet<ClusterName> = services(&view.facts).map(|(name, _)| name).collect();
+        let held = self.held();
+        let sound = taken.fleet.clusters.keys().filter(|name| !broken.contains(*name));
+        let troubles = self.pki.ensure(sound, &present, clock::now()).context("cannot issue certificates")?;
+        failed.extend(troubles.failed);
+        let (contents, vault) = self.pki.parts();
+        failed.extend(vault.keep_services(contents, kept(controller, view, &taken.findings, vault.services())));
+        let progress = self.progress.borrow_and_update().clone();
+        controller.publisher.metrics.unwritten.set(i64::try_from(progress.unsettled).unwrap_or(i64::MAX));
+        let complete = failed.is_empty();
+        let all_troubles = [troubles.standing, failed, progress.troubles].concat();
+        let published = controller.published(&self.pki, taken.fleet, taken.findings, all_troubles);
+        controller.publisher.open_gate(&self.pki, &[])?;
+        let uids = uids(&view.facts);
+        let wanted = self.objects.wanted(
+            &published.fleet,
+            &self.pki.trust(),
+            &published.plan,
+            |node| self.pki.opener(node),
+            &uids,
+            controller.owner.as_ref(),
+        );
+        self.wanted.send_replace(Some(wanted));
+        self.tell(controller, &published.findings, &uids, &held);
+        let due = self.pki.next_due(published.fleet.clusters.keys()).unwrap_or(i64::MAX);
+        controller.publisher.publish(published);
+        let seconds = u64::try_from(due.saturating_sub(clock::now()).max(1)).unwrap_or(1);
+        Ok(if complete { ROUND_AT_LEAST.min(Duration::from_secs(seconds)) } else { RETRY })
+    }
+
+    /// The end of each cluster's credential.
+    fn held(&self) -> BTreeMap<String, i64> {
+        let inventory = self.pki.inventory();
+        let one = |(identity, validity): (&Identity, &atlas_core::pki::Validity)| match identity {
+            Identity::Bootstrap(name, _) => Some((name.to_string(), validity.not_after)),
+            _ => None,
+        };
+        inventory.identities.iter().filter_map(one).collect()
+    }
+
+    /// Events: what is wrong and new, and what has just happened.
+    fn tell(&mut self, controller: &Controller, findings: &[Finding], uids: &BTreeMap<String, String>, before: &BTreeMap<String, i64>) {
+        let wrong = findings.iter().filter_map(|finding| Said::of_finding(finding, &controller.settings.namespace, uids)).collect();
+        let mut news = self.lasting.news(wrong);
+        for (name, end) in self.held() {
+            let Some(uid) = uids.get(&name) else { continue };
+            let (reason, note) = match before.get(&name) {
+                Some(known) if *known == end => continue,
+                Some(_) => (
+                    "CredentialRenewed",
+                    format!("The Secret {name}-envoy-values holds a fresh credential; the one in use counts until its end"),
+                ),
+                None => (
+                    "Joined",
+                    format!("The cluster {name} has a credential: `atlas cluster-values --name {name}` prints the values of its Envoy"),
+                ),
+            };
+            news.push(Said { service: name, uid: uid.clone(), warning: false, reason, note });
+        }
+        for said in news {
+            // Too many at once: status has them all.
+            let _ = controller.said.try_send(said);
+        }
+    }
+}
+
+fn cluster_of(record: &crate::kube::record::Record) -> Option<ClusterName> {
+    if let crate::kube::record::Record::Cluster(name) = record { Some(name.clone()) } else { None }
+}
+
+/// The uids of the clusters' Services.
+fn uids(facts: &[Fact]) -> BTreeMap<String, String> {
+    services(facts).filter_map(|(name, fact)| Some((name.to_string(), fact.meta().uid.clone()?))).collect()
+}
+
+/// What is to be kept of each Service: of one that is right, what it says; of one that is wrong, what is kept already; of
+/// one that is gone, nothing.
+fn kept(
+    controller: &Controller,
+    view: &View,
+    findings: &[Finding],
+    known: &BTreeMap<ClusterName, String>,
+) -> BTreeMap<ClusterName, Option<String>> {
+    let rejected = rejected(findings);
+    let mut kept: BTreeMap<ClusterName, Option<String>> = known.keys().map(|name| (name.clone(), None)).collect();
+    for (name, fact) in services(&view.facts) {
+        if rejected.contains(format!("Service {}/{name}", controller.settings.namespace).as_str()) {
+            kept.remove(&name);
+        } else if let Ok(text) = serde_json::to_string(fact) {
+            kept.insert(name, Some(text));
+        }
+    }
+    kept
+}

@@ -1,0 +1,240 @@
+//! Carries out what the [`Elector`] says: reads and writes the Lease.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use atlas_core::lease::{Action, Elector, Epoch, Outcome, Record, Term, Timing, Version};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::json;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::MANAGER;
+use super::watch::chain;
+use crate::lock::lock;
+
+/// This process as a candidate. Everyone who writes asks it first.
+pub struct Candidate {
+    elector: Mutex<Elector>,
+    /// The elector was told something.
+    told: Notify,
+    /// The term in which this process leads.
+    leads: watch::Sender<Option<Term>>,
+    /// Who holds the Lease, and since when the API server has answered nothing.
+    seen: watch::Sender<Seen>,
+}
+
+/// What is known of the Lease, for people and for readiness.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// Its holder.
+    pub holder: Option<String>,
+    /// When the API server last answered, by [`now`].
+    pub answered: Option<Duration>,
+}
+
+/// Since the machine's start, sleep included.
+pub fn now() -> Duration {
+    let time = clock_gettime(ClockId::Boottime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+impl Candidate {
+    /// `name`: the pod's. A few random letters make it this process's.
+    pub fn new(name: &str, timing: Timing) -> Arc<Self> {
+        let random: String = std::iter::repeat_with(fastrand::alphanumeric).take(6).collect();
+        Arc::new(Self {
+            elector: Mutex::new(Elector::new(format!("{name}_{random}"), timing)),
+            told: Notify::new(),
+            leads: watch::Sender::new(None),
+            seen: watch::Sender::default(),
+        })
+    }
+
+    /// The term in which this process leads right now.
+    pub fn leads(&self) -> Option<Term> {
+        lock(&self.elector).leads(now()).cloned()
+    }
+
+    /// Says when [`Candidate::leads`] may have changed. What it says may be over: ask again before writing.
+    pub fn changes(&self) -> watch::Receiver<Option<Term>> {
+        self.leads.subscribe()
+    }
+
+    /// What is known of the Lease.
+    pub fn seen(&self) -> Seen {
+        self.seen.borrow().clone()
+    }
+
+    /// Something that the lease guards was written in this term.
+    pub fn surpass(&self, term: &Term) {
+        lock(&self.elector).surpass(term);
+        self.told.notify_one();
+    }
+
+    fn publish(&self) {
+        let (leads, holder) = {
+            let elector = lock(&self.elector);
+            (elector.leads(now()).cloned(), elector.holder().map(str::to_owned))
+        };
+        self.seen.send_if_modified(|seen| std::mem::replace(&mut seen.holder, holder.clone()) != holder);
+        self.leads.send_if_modified(|before| {
+            let differs = *before != leads;
+            if differs {
+                match &leads {
+                    Some(term) => tracing::info!(%term, "this Atlas leads: it writes"),
+                    None => tracing::info!("this Atlas no longer leads"),
+                }
+                *before = leads;
+            }
+            differs
+        });
+    }
+
+    fn answered(&self) {
+        self.seen.send_modify(|seen| seen.answered = Some(now()));
+    }
+
+    /// Takes part in the election until cancelled, then gives the Lease back. `observe`: reads it only.
+    pub async fn run(
+        self: Arc<Self>,
+        client: Client,
+        namespace: String,
+        lease: String,
+        timing: Timing,
+        observe: bool,
+        stop: CancellationToken,
+    ) {
+        let edge = Edge { api: Api::namespaced(client, &namespace), lease, patience: timing.patience() };
+        if observe {
+            return self.observe(&edge, &timing, stop).await;
+        }
+        let mut released = false;
+        loop {
+            if stop.is_cancelled() && !released {
+                lock(&self.elector).release();
+                released = true;
+            }
+            let action = lock(&self.elector).next(now());
+            self.publish();
+            match action {
+                Action::Stop => return,
+                Action::Wait { until } => {
+                    let leads_until = lock(&self.elector).leads_until(now());
+                    let wake = leads_until.map_or(until, |end| end.min(until)).saturating_sub(now());
+                    tokio::select! {
+                        () = tokio::time::sleep(wake) => {}
+                        () = self.told.notified() => {}
+                        () = stop.cancelled(), if !released => {}
+                    }
+                }
+                Action::Read { attempt } => {
+                    let read = edge.read().await;
+                    let mut elector = lock(&self.elector);
+                    match read {
+                        Ok(lease) => {
+                            elector.observed(now(), attempt, lease);
+                            drop(elector);
+                            self.answered();
+                        }
+                        Err(error) => {
+                            elector.unread(now(), attempt);
+                            drop(elector);
+                            tracing::debug!(error, "cannot read the Lease");
+                        }
+                    }
+                }
+                Action::Write { attempt, record, expected, acquires } => {
+                    let outcome = edge.write(&record, expected, acquires).await;
+                    if outcome != Outcome::Unknown {
+                        self.answered();
+                    }
+                    lock(&self.elector).wrote(now(), attempt, outcome);
+                }
+            }
+            self.publish();
+        }
+    }
+
+    async fn observe(&self, edge: &Edge, timing: &Timing, stop: CancellationToken) {
+        loop {
+            if let Ok(lease) = edge.read().await {
+                self.seen.send_modify(|seen| {
+                    seen.holder = lease.map(|(_, record)| record.holder).filter(|holder| !holder.is_empty());
+                    seen.answered = Some(now());
+                });
+            }
+            tokio::select! {
+                () = tokio::time::sleep(timing.retry()) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+}
+
+/// The Lease itself.
+struct Edge {
+    api: Api<Lease>,
+    lease: String,
+    patience: Duration,
+}
+
+impl Edge {
+    async fn read(&self) -> Result<Option<(Version, Record)>, String> {
+        let answer = tokio::time::timeout(self.patience, self.api.get_opt(&self.lease)).await;
+        let lease = answer.map_err(|_| "no answer in time".to_owned())?.map_err(|error| chain(&error))?;
+        Ok(lease.map(|lease| {
+            let version = Version(lease.metadata.resource_version.unwrap_or_default());
+            let spec = lease.spec.unwrap_or_default();
+            let duration = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
+            let transitions = Epoch(spec.lease_transitions.and_then(|count| u32::try_from(count).ok()).unwrap_or(0));
+            (version, Record { holder: spec.holder_identity.unwrap_or_default(), duration, transitions })
+        }))
+    }
+
+    async fn write(&self, record: &Record, expected: Option<Version>, acquires: bool) -> Outcome {
+        let time = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
+        let mut spec = json!({
+            "holderIdentity": record.holder,
+            "leaseDurationSeconds": record.duration.map_or(1, |duration| duration.as_secs()),
+            "leaseTransitions": record.transitions.0,
+            "renewTime": time,
+        });
+        if acquires {
+            spec["acquireTime"] = time.into();
+        }
+        let labels = json!({atlas_core::keys::MANAGED_BY.0: atlas_core::keys::MANAGED_BY.1});
+        let written = async {
+            match &expected {
+                None => {
+                    let lease = json!({"metadata": {"name": self.lease, "labels": labels}, "spec": spec});
+                    let lease = serde_json::from_value(lease).map_err(kube::Error::SerdeError)?;
+                    self.api.create(&PostParams { field_manager: Some(MANAGER.into()), ..Default::default() }, &lease).await
+                }
+                Some(version) => {
+                    let patch = json!({"metadata": {"resourceVersion": version.0}, "spec": spec});
+                    let params = PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
+                    self.api.patch(&self.lease, &params, &Patch::Merge(patch)).await
+                }
+            }
+        };
+        outcome(tokio::time::timeout(self.patience, written).await, expected.is_some())
+    }
+}
+
+/// `updates`: there was something before.
+fn outcome(answer: Result<kube::Result<Lease>, tokio::time::error::Elapsed>, updates: bool) -> Outcome {
+    match answer {
+        Ok(Ok(lease)) => Outcome::Done(Version(lease.metadata.resource_version.unwrap_or_default())),
+        Ok(Err(kube::Error::Api(status))) if status.code == 409 || updates && status.code == 404 => Outcome::Conflict,
+        Ok(Err(error)) => {
+            tracing::warn!(error = chain(&error), "cannot write the Lease");
+            Outcome::Unknown
+        }
+        Err(_) => Outcome::Unknown,
+    }
+}

@@ -1,0 +1,146 @@
+//! Events on clusters' Services: what `kubectl describe service tokyo` shows.
+//!
+//! What is wrong is said when it is new, and again after an hour while it lasts; what happened is said once. The API server
+//! is asked at most so often; what is too much is in `atlas status` anyway.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use atlas_core::fact::Fact;
+use atlas_core::intake::{Finding, Severity};
+use atlas_core::name::{ClusterName, NodeId};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::Client;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::watch::{Mirror, chain};
+use crate::streams::Streams;
+
+/// What lasts is said again.
+const AGAIN: Duration = Duration::from_secs(3600);
+/// So many at once; one more each [`REFILL`].
+const BURST: u32 = 50;
+const REFILL: Duration = Duration::from_secs(6);
+/// Longest note that an API server takes.
+const NOTE: usize = 1024;
+
+/// Something to say about a Service.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Said {
+    /// The Service.
+    pub service: String,
+    /// Its uid: an Event is about exactly one object.
+    pub uid: String,
+    /// Whether something is wrong.
+    pub warning: bool,
+    /// One word.
+    pub reason: &'static str,
+    /// A sentence.
+    pub note: String,
+}
+
+impl Said {
+    /// What a finding says, if it is worth an Event.
+    pub fn of_finding(finding: &Finding, namespace: &str, uids: &BTreeMap<String, String>) -> Option<Self> {
+        let service = finding.object.strip_prefix("Service ")?.strip_prefix(namespace)?.strip_prefix('/')?;
+        let reason = match finding.severity {
+            Severity::Rejected => "Rejected",
+            Severity::FellBack => "FellBack",
+            Severity::Note => return None,
+        };
+        let mut note = format!("{}: {:?}: {}", finding.key, finding.value, finding.problem);
+        if !finding.fix.is_empty() {
+            note = format!("{note}: {}", finding.fix);
+        }
+        Some(Self {
+            service: service.to_owned(),
+            uid: uids.get(service)?.clone(),
+            warning: true,
+            reason,
+            note: note.chars().take(NOTE).collect(),
+        })
+    }
+}
+
+/// What lasts: says what of it is new.
+#[derive(Default)]
+pub struct Lasting(BTreeMap<Said, Instant>);
+
+impl Lasting {
+    /// What is wrong now; returns what is to be said of it.
+    pub fn news(&mut self, wrong: BTreeSet<Said>) -> Vec<Said> {
+        self.0.retain(|said, _| wrong.contains(said));
+        let now = Instant::now();
+        let fresh: Vec<Said> =
+            wrong.into_iter().filter(|said| self.0.get(said).is_none_or(|at| now.duration_since(*at) >= AGAIN)).collect();
+        self.0.extend(fresh.iter().map(|said| (said.clone(), now)));
+        fresh
+    }
+}
+
+/// Between two looks at who is connected.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Says of each cluster when its Envoy connects to this replica: when it wasn't connected before, and at most once an hour,
+/// since streams end and begin anew all the time.
+pub async fn connections(streams: Arc<Streams>, clusters: Mirror<Fact>, said: mpsc::Sender<Said>, stop: CancellationToken) {
+    let mut told: BTreeMap<ClusterName, Instant> = BTreeMap::new();
+    while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
+        let Some(services) = clusters.all() else { continue };
+        for stream in streams.open() {
+            let NodeId::Cluster(name) = &stream.peer.node else { continue };
+            let uid = services.get(name.as_str()).and_then(|fact| fact.meta().uid.clone());
+            let Some(uid) = uid.filter(|_| told.get(name).is_none_or(|at| at.elapsed() >= AGAIN)) else { continue };
+            told.insert(name.clone(), Instant::now());
+            let note = format!("An Envoy of {name} is connected to Atlas");
+            let _ = said.try_send(Said { service: name.to_string(), uid, warning: false, reason: "Connected", note });
+        }
+    }
+}
+
+/// Publishes what it is sent, in their order.
+pub async fn publish(client: Client, namespace: String, pod: String, mut said: mpsc::Receiver<Said>, stop: CancellationToken) {
+    let recorder = Recorder::new(client, Reporter { controller: "goatlas.io/atlas".into(), instance: Some(pod) });
+    let (mut tokens, mut refilled, mut failing) = (BURST, Instant::now(), false);
+    loop {
+        let next = tokio::select! {
+            next = said.recv() => next,
+            () = stop.cancelled() => return,
+        };
+        let Some(said) = next else { return };
+        let more = u32::try_from(refilled.elapsed().as_secs() / REFILL.as_secs()).unwrap_or(BURST);
+        if more > 0 {
+            (tokens, refilled) = (BURST.min(tokens.saturating_add(more)), Instant::now());
+        }
+        if tokens == 0 {
+            continue;
+        }
+        tokens -= 1;
+        let reference = ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Service".into()),
+            name: Some(said.service),
+            namespace: Some(namespace.clone()),
+            uid: Some(said.uid),
+            ..Default::default()
+        };
+        let event = Event {
+            type_: if said.warning { EventType::Warning } else { EventType::Normal },
+            reason: said.reason.into(),
+            note: Some(said.note),
+            action: said.reason.into(),
+            secondary: None,
+        };
+        match recorder.publish(&event, &reference).await {
+            Ok(()) => failing = false,
+            Err(error) if !failing => {
+                failing = true;
+                tracing::warn!(error = chain(&error), "cannot write an Event; `atlas status` shows the same");
+            }
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! All wiring of Atlas on Kubernetes: what runs, in which order it starts, in which it stops.
+//!
+//! Stop: say so to every stream and let them end, then the writers, then give the Lease back, so that another replica
+//! writes within seconds.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use atlas_core::keys;
+use atlas_core::lease::Timing;
+use atlas_core::model::Settings;
+use atlas_core::object::OwnerRef;
+use atlas_core::pki::Lifetimes;
+use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::runtime::watcher;
+use kube::{Api, Client};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::connect::KubeArgs;
+use super::controller::{Controller, Mirrors};
+use super::election::Candidate;
+use super::record::Stored;
+use super::watch::{Mirror, chain};
+use super::{convert, events, vault};
+use crate::ads::Ads;
+use crate::dns;
+use crate::http;
+use crate::metrics::Metrics;
+use crate::published::Published;
+use crate::publisher::Publisher;
+use crate::serve::{DRAIN, Listen, Tasks, bind, drained, raise_file_limit, serve_xds, signal};
+use crate::streams::Streams;
+use crate::tls::{Gate, Limits};
+use crate::web::{self, Web};
+
+/// What this process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Serves, and takes part in the election.
+    Both,
+    /// Takes part in the election only.
+    Writes,
+    /// Serves only.
+    Serves,
+}
+
+/// What Atlas was told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Which cluster.
+    pub kube: KubeArgs,
+    /// What this process does.
+    pub role: Role,
+    /// Name of the Lease.
+    pub lease: String,
+    /// This process's name: the pod's.
+    pub identity: String,
+    /// The ServiceAccount with which what belongs to the installation goes.
+    pub owner: Option<String>,
+    /// What the plan depends on.
+    pub settings: Settings,
+    /// How long certificates live.
+    pub lifetimes: Lifetimes,
+    /// Where Atlas listens.
+    pub listen: Listen,
+    /// Longest life of an xDS stream.
+    pub max_stream_age: Duration,
+}
+
+/// Runs until a signal, or until something that must run can't.
+///
+/// # Errors
+/// No cluster is configured, a port is taken, or a part ended.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let limits = Limits::for_files(raise_file_limit());
+    let (listen, settings) = (options.listen, options.settings.clone());
+    let client = options.kube.client().await?;
+    let metrics_port = bind(listen.ip, listen.metrics).await?;
+    let serving = match options.role {
+        Role::Writes => None,
+        Role::Both | Role::Serves => Some((
+            bind(listen.ip, listen.xds).await?,
+            bind(listen.ip, listen.web).await?,
+            dns::Sockets::bind(SocketAddr::new(listen.ip, listen.dns)).await?,
+        )),
+    };
+    let (published_in, published) = watch::channel::<Option<Arc<Published>>>(None);
+    let (said, said_out) = mpsc::channel(256);
+    let (commands, _commands) = mpsc::channel(1);
+    let gate = Arc::new(Gate::new(settings.trust_domain.clone()));
+    let (metrics, streams) = (Arc::new(Metrics::new()), Arc::new(Streams::default()));
+    let (drain, stop, resign) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let candidate = Candidate::new(&options.identity, Timing::default());
+    let mut tasks = Tasks::default();
+
+    let web = Web {
+        published: published.clone(),
+        streams: Arc::clone(&streams),
+        metrics: Arc::clone(&metrics),
+        commands,
+        candidate: Some(Arc::clone(&candidate)),
+    };
+    tasks.spawn("the metrics server", http::serve(metrics_port, web::operations(web.clone()), stop.clone()));
+    if let Some((xds, web_port, dns_sockets)) = serving {
+        let ads = Ads {
+            published: published.clone(),
+            streams: Arc::clone(&streams),
+            gate: Arc::clone(&gate),
+            metrics: Arc::clone(&metrics),
+            max_age: options.max_stream_age,
+            drain: drain.clone(),
+        };
+        tasks.spawn("the xDS server", serve_xds(xds, ads, Arc::clone(&gate), Arc::clone(&metrics), limits, drain.clone()));
+        tasks.spawn("the DNS server", dns::serve(dns_sockets, published, Arc::clone(&metrics), stop.clone()));
+        tasks.spawn("the web server", http::serve(web_port, web::public(web), stop.clone()));
+    }
+    let mirrors = watch_all(&client, &settings, &mut tasks, &stop);
+    tasks.spawn(
+        "the writer of Events",
+        events::publish(client.clone(), settings.namespace.clone(), options.identity.clone(), said_out, stop.clone()),
+    );
+    let connections = events::connections(Arc::clone(&streams), mirrors.clusters.clone(), said.clone(), stop.clone());
+    tasks.spawn("the watch over connections", connections);
+    let election = Arc::clone(&candidate).run(
+        client.clone(),
+        settings.namespace.clone(),
+        options.lease.clone(),
+        Timing::default(),
+        options.role == Role::Serves,
+        resign.clone(),
+    );
+    let mut election = tokio::spawn(election);
+    tracing::info!(namespace = settings.namespace, role = ?options.role, listen = %listen.ip, "atlas runs");
+
+    let controller = async {
+        let owner = owner(&client, &settings.namespace, options.owner.as_deref()).await;
+        let publisher = Publisher { gate, streams: Arc::clone(&streams), metrics, out: published_in };
+        let controller = Controller {
+            settings,
+            lifetimes: options.lifetimes,
+            client: client.clone(),
+            candidate,
+            mirrors,
+            publisher,
+            said,
+            owner,
+            records: Arc::default(),
+        };
+        controller.run(stop.clone()).await;
+    };
+    let mut controller = std::pin::pin!(controller);
+    let result = tokio::select! {
+        () = &mut controller => Err(anyhow::anyhow!("the controller has ended, which it never should: please report this")),
+        ended = tasks.first() => Err(anyhow::anyhow!("{ended} has ended, which it never should: please report this")),
+        _ = &mut election => Err(anyhow::anyhow!("the election has ended, which it never should: please report this")),
+        signal = signal() => {
+            tracing::info!(signal, "stopping: ending {} streams", streams.open().len());
+            Ok(())
+        }
+    };
+    drain.cancel();
+    drained(&streams).await;
+    stop.cancel();
+    let _ = tokio::time::timeout(DRAIN, async {
+        controller.await;
+        tasks.all().await;
+    })
+    .await;
+    // Last of all: whoever leads next may write at once.
+    resign.cancel();
+    let _ = tokio::time::timeout(DRAIN, election).await;
+    tracing::info!("stopped");
+    result
+}
+
+/// Starts to watch everything that facts come from.
+fn watch_all(client: &Client, settings: &Settings, tasks: &mut Tasks, stop: &CancellationToken) -> Mirrors {
+    let nudge = Arc::new(Notify::new());
+    let mirrors = Mirrors {
+        clusters: Mirror::new(Arc::clone(&nudge)),
+        alertmanagers: Mirror::new(Arc::clone(&nudge)),
+        slices: Mirror::new(Arc::clone(&nudge)),
+        records: Mirror::new(Arc::clone(&nudge)),
+        nudge,
+    };
+    let labels = |selector: &str| watcher::Config::default().labels(selector);
+    let own = settings.namespace.as_str();
+    let theirs = settings.alertmanager_namespace.as_str();
+
+    let clusters: Api<Service> = Api::namespaced(client.clone(), own);
+    // 0.3's replica Services carry both labels.
+    let selector = format!("{0},{0}!=false,!{1}", keys::CLUSTER, keys::THANOS_SIDECAR);
+    let mirror = mirrors.clusters.clone();
+    let task = mirror.run("cluster Services", clusters, labels(&selector), |service| Some(convert::service(service)), stop.clone());
+    tasks.spawn("the watch of clusters", task);
+
+    let alertmanagers: Api<Service> = Api::namespaced(client.clone(), theirs);
+    let pairs: Vec<String> = settings.alertmanager_selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let mirror = mirrors.alertmanagers.clone();
+    let read = |service| Some(convert::service(service));
+    let task = mirror.run("the hub's Alertmanager Services", alertmanagers, labels(&pairs.join(",")), read, stop.clone());
+    tasks.spawn("the watch of Alertmanagers", task);
+
+    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), theirs);
+    let selector = format!("{}={}", keys::SERVICE_NAME, settings.alertmanager_endpoints);
+    let mirror = mirrors.slices.clone();
+    let read = |slice| Some(convert::endpoint_slice(slice));
+    let task = mirror.run("the hub's Alertmanager EndpointSlices", slices, labels(&selector), read, stop.clone());
+    tasks.spawn("the watch of EndpointSlices", task);
+
+    let secrets: Api<Secret> = Api::namespaced(client.clone(), own);
+    let domain = settings.trust_domain.clone();
+    let read = move |secret| Some(Stored::read(secret, &domain));
+    let task = mirrors.records.clone().run("Atlas's own Secrets", secrets, labels(vault::WATCHED), read, stop.clone());
+    tasks.spawn("the watch of Atlas's own Secrets", task);
+    mirrors
+}
+
+/// The ServiceAccount with which what belongs to the installation goes. Without it everything works, and stays after an
+/// uninstallation.
+async fn owner(client: &Client, namespace: &str, name: Option<&str>) -> Option<OwnerRef> {
+    let name = name?;
+    let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
+    loop {
+        match api.get(name).await.context("no answer") {
+            Ok(account) => {
+                let uid = account.metadata.uid?;
+                return Some(OwnerRef { kind: "ServiceAccount", name: name.to_owned(), uid });
+            }
+            Err(error) => match error.downcast_ref::<kube::Error>() {
+                Some(kube::Error::Api(status)) => {
+                    tracing::warn!(name, %status, "cannot read Atlas's ServiceAccount: what Atlas writes for the hub will stay when it is uninstalled");
+                    return None;
+                }
+                _ => {
+                    tracing::warn!(error = chain(error.as_ref()), "waiting for the API server");
+                    tokio::time::sleep(Duration::from_secs(2)).await;
+                }
+            },
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The vault that is a set of Secrets, as the leader writes it: each write compared with what was read, in the term of this
+//! leadership, many at a time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow, bail};
+use atlas_core::lease::fence::{Claim, Fence, Known, Permit};
+use atlas_core::lease::{Outcome, Term, Version};
+use atlas_core::name::{ClusterName, Identity, TrustDomain};
+use atlas_core::pki::Authority;
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use tokio::runtime::Handle;
+
+use super::election::Candidate;
+use super::record::{Record, Stored, adopt};
+use super::watch::chain;
+use super::{MANAGER, WRITES};
+use crate::ca::{Contents, Vault};
+
+/// Which Secrets are watched: never those with the keys of authorities.
+pub const WATCHED: &str = "app.kubernetes.io/managed-by=atlas,goatlas.io/part=pki";
+
+/// One leadership's.
+pub struct Secrets {
+    api: Api<Secret>,
+    handle: Handle,
+    candidate: Arc<Candidate>,
+    domain: TrustDomain,
+    fence: Fence,
+    known: BTreeMap<Record, Known>,
+    /// What is kept of the clusters' Services.
+    services: BTreeMap<ClusterName, String>,
+    /// Records that can't be read: nothing is issued for these clusters, and nothing written over.
+    pub broken: BTreeMap<Record, String>,
+    contents: Contents,
+}
+
+impl Secrets {
+    /// Takes over in a term: claims the issuers, then reads everything.
+    ///
+    /// # Errors
+    /// Another leads, the API server doesn't answer, or a record with an authority's key is missing or broken.
+    pub async fn take_over(
+        client: Client,
+        namespace: &str,
+        domain: &TrustDomain,
+        candidate: &Arc<Candidate>,
+        term: Term,
+    ) -> anyhow::Result<Self> {
+        let api: Api<Secret> = Api::namespaced(client, namespace);
+        let fence = claim(&api, candidate, term, domain).await?;
+        let mut vault = Self {
+            api,
+            handle: Handle::current(),
+            candidate: Arc::clone(candidate),
+            domain: domain.clone(),
+            fence,
+            known: BTreeMap::new(),
+            services: BTreeMap::new(),
+            broken: BTreeMap::new(),
+            contents: Contents::default(),
+        };
+        for record in [Record::Root, Record::Issuers] {
+            vault.refresh(&record).await?;
+        }
+        let listed = vault.api.list(&ListParams::default().labels(WATCHED)).await.context("cannot list Atlas's own Secrets")?;
+        vault.known.insert(Record::Leaves, Known::Absent);
+        let names: Vec<String> = listed.items.iter().map(ResourceExt::name_any).collect();
+        for (name, secret) in names.iter().zip(listed.items) {
+            if let Some(record) = Record::of_secret(name) {
+                vault.took(&record, Some(Stored::read(secret, domain)));
+            }
+        }
+        vault.check()?;
+        Ok(vault)
+    }
+
+    /// An authority that is missing is never made anew where something signed by it is there.
+    fn check(&self) -> anyhow::Result<()> {
+        for record in [Record::Root, Record::Issuers, Record::Leaves] {
+            if let Some(broken) = self.broken.get(&record) {
+                bail!("{broken}");
+            }
+        }
+        let root = self.contents.authorities.get(&Authority::Root);
+        let issued = self.contents.authorities.len() > 1 || !self.contents.identities.is_empty();
+        if issued && root.is_none_or(|root| root.key.expose().is_empty()) {
+            bail!(
+                "the Secret {} is missing, although certificates signed by it are there: restore it from a backup. To start anew instead, \
+                 delete every Secret with the label goatlas.io/part in (issuers, pki); then each cluster needs new values",
+                Record::Root.secret()
+            );
+        }
+        Ok(())
+    }
+
+    /// What was read when it took over.
+    pub fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
+    /// What is kept of the clusters' Services.
+    pub fn services(&self) -> &BTreeMap<ClusterName, String> {
+        &self.services
+    }
+
+    /// Takes what was read of a record.
+    fn took(&mut self, record: &Record, stored: Option<Stored>) {
+        self.known.insert(record.clone(), stored.as_ref().map_or(Known::Absent, Stored::known));
+        self.broken.remove(record);
+        let Some(stored) = stored else { return };
+        if let Some(term) = &stored.term {
+            self.candidate.surpass(term);
+        }
+        match stored.parsed {
+            Ok(parsed) => {
+                if let Record::Cluster(name) = record {
+                    match &parsed.service {
+                        Some(service) => _ = self.services.insert(name.clone(), service.clone()),
+                        None => _ = self.services.remove(name),
+                    }
+                }
+                adopt(&mut self.contents, record, parsed);
+            }
+            Err(error) => _ = self.broken.insert(record.clone(), error),
+        }
+    }
+
+    /// Reads a record again.
+    async fn refresh(&mut self, record: &Record) -> anyhow::Result<()> {
+        let read = self.api.get_opt(&record.secret()).await;
+        let secret = read.map_err(|error| anyhow!("cannot read the Secret {}: {}", record.secret(), chain(&error)))?;
+        let stored = secret.map(|secret| Stored::read(secret, &self.domain));
+        self.took(record, stored);
+        Ok(())
+    }
+
+    /// Looks after what others did to the records, as far as a watch shows it (`seen`: name and version): what was changed is
+    /// read again into `contents`; what was deleted is written again from them. Returns what could not be done.
+    pub fn heal(&mut self, contents: &mut Contents, seen: &BTreeMap<String, Stored>) -> Vec<String> {
+        let suspect = |(record, known): (&Record, &Known)| {
+            let version = seen.get(&record.secret()).map(|stored| &stored.version);
+            let watched = matches!(record, Record::Leaves | Record::Cluster(_));
+            match known {
+                Known::Unread => true,
+                Known::Absent => watched && version.is_some(),
+                Known::Is { version: known, .. } => watched && version != Some(known),
+            }
+        };
+        let suspects: Vec<Record> = self.known.iter().filter(|one| suspect(*one)).map(|(record, _)| record.clone()).collect();
+        let unknown = seen.keys().filter_map(|name| Record::of_secret(name)).filter(|record| !self.known.contains_key(record));
+        let suspects: Vec<Record> = suspects.into_iter().chain(unknown.collect::<Vec<_>>()).collect();
+        let mut failed = Vec::new();
+        for record in suspects {
+            let before = self.known.get(&record).cloned();
+            self.contents = std::mem::take(contents);
+            let handle = self.handle.clone();
+            let result = handle.block_on(self.refresh(&record));
+            *contents = std::mem::take(&mut self.contents);
+            failed.extend(result.err().map(|error| format!("{error:#}")));
+            let deleted = matches!(before, Some(Known::Is { .. })) && self.known.get(&record) == Some(&Known::Absent);
+            if deleted && let Err(error) = self.put(contents, [record.clone()].into()).remove(&record).unwrap_or(Ok(())) {
+                failed.push(format!("{error:#}"));
+            }
+        }
+        failed
+    }
+
+    /// Keeps what clusters' Services said when they were right.
+    pub fn keep_services(&mut self, contents: &Contents, services: BTreeMap<ClusterName, Option<String>>) -> Vec<String> {
+        let mut changed = BTreeSet::new();
+        for (name, service) in services {
+            if self.services.get(&name) == service.as_ref() {
+                continue;
+            }
+            match service {
+                Some(service) => _ = self.services.insert(name.clone(), service),
+                None => _ = self.services.remove(&name),
+            }
+            changed.insert(Record::Cluster(name));
+        }
+        self.put(contents, changed).into_values().filter_map(|result| Some(format!("{:#}", result.err()?))).collect()
+    }
+
+    /// Writes records, each by itself.
+    fn put(&mut self, all: &Contents, records: BTreeSet<Record>) -> BTreeMap<Record, anyhow::Result<()>> {
+        let mut writes = Vec::new();
+        let mut results = BTreeMap::new();
+        for record in records {
+            match self.prepare(all, &record) {
+                Ok(write) => writes.push((record, write)),
+                Err(error) => _ = results.insert(record, Err(error)),
+            }
+        }
+        let (api, candidate) = (&self.api, &self.candidate);
+        let write = |(record, (permit, data)): (Record, (Permit, _))| async move {
+            // Many may be waiting: asked again for each.
+            let result = match candidate.leads() {
+                Some(term) if term == permit.term => write(api, &record, &data, &permit).await,
+                _ => Err((Outcome::Conflict, anyhow!("this Atlas no longer leads"))),
+            };
+            (record, result)
+        };
+        let written = futures::stream::iter(writes.into_iter().map(write)).buffer_unordered(WRITES).collect::<Vec<_>>();
+        for (record, result) in self.handle.block_on(written) {
+            let (outcome, result) = match result {
+                Ok(version) => (Outcome::Done(version), Ok(())),
+                Err((outcome, error)) => (outcome, Err(error)),
+            };
+            self.known.insert(record.clone(), Known::written(outcome, self.fence.term()));
+            results.insert(record, result);
+        }
+        results
+    }
+
+    fn prepare(&mut self, all: &Contents, record: &Record) -> anyhow::Result<(Permit, BTreeMap<&'static str, Option<String>>)> {
+        if let Some(broken) = self.broken.get(record) {
+            bail!("{broken}");
+        }
+        // A cluster that nobody has listed has none yet.
+        let known = self.known.entry(record.clone()).or_insert(Known::Absent);
+        let permit = self.fence.permit(known, self.candidate.leads().as_ref())?;
+        let service = if let Record::Cluster(name) = record { self.services.get(name) } else { None };
+        Ok((permit, record.data(all, service)?))
+    }
+}
+
+impl Vault for Secrets {
+    fn load(&mut self, _domain: &TrustDomain) -> anyhow::Result<Contents> {
+        Ok(std::mem::take(&mut self.contents))
+    }
+
+    fn save_authority(&mut self, all: &Contents, authority: Authority) -> anyhow::Result<()> {
+        let record = Record::of_authority(authority);
+        self.put(all, [record.clone()].into()).remove(&record).unwrap_or(Ok(()))
+    }
+
+    fn save_identities(&mut self, all: &Contents, which: &[&Identity]) -> Vec<anyhow::Result<()>> {
+        let results = self.put(all, which.iter().map(|identity| Record::of_identity(identity)).collect());
+        let result = |identity: &&Identity| match results.get(&Record::of_identity(identity)) {
+            Some(Err(error)) => Err(anyhow!("{error:#}")),
+            _ => Ok(()),
+        };
+        which.iter().map(result).collect()
+    }
+
+    fn save_list(&mut self, all: &Contents, of: &BTreeSet<ClusterName>) -> anyhow::Result<()> {
+        self.put(all, of.iter().cloned().map(Record::Cluster).collect()).into_values().collect()
+    }
+
+    /// Keys go with the list that no longer names them.
+    fn remove_keys(&mut self, _cluster: &ClusterName) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn remove_bootstrap(&mut self, _cluster: &ClusterName) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+/// Writes nothing but the term into the issuers, so that no earlier leader can write them any more.
+async fn claim(api: &Api<Secret>, candidate: &Candidate, term: Term, domain: &TrustDomain) -> anyhow::Result<Fence> {
+    let read = api.get_opt(&Record::Issuers.secret()).await.context("cannot read the Secret with the issuing authorities")?;
+    let stored = read.map(|secret| Stored::read(secret, domain));
+    if let Some(by) = stored.as_ref().and_then(|stored| stored.term.as_ref()) {
+        candidate.surpass(by);
+    }
+    let known = stored.as_ref().map_or(Known::Absent, Stored::known);
+    let claim = Claim::new(term);
+    let permit = claim.permit(&known, candidate.leads().as_ref())?;
+    let outcome = match write(api, &Record::Issuers, &BTreeMap::new(), &permit).await {
+        Ok(version) => Outcome::Done(version),
+        Err((_, error)) => return Err(error.context("cannot take over as leader")),
+    };
+    claim.written(&outcome).map_err(|_| anyhow!("BUG: a claim that was written was not"))
+}
+
+/// One compare-and-swap.
+async fn write(
+    api: &Api<Secret>,
+    record: &Record,
+    data: &BTreeMap<&'static str, Option<String>>,
+    permit: &Permit,
+) -> Result<Version, (Outcome, anyhow::Error)> {
+    let name = record.secret();
+    let manifest = record.manifest(data, &permit.term, permit.expected.as_ref());
+    let written = match &permit.expected {
+        None => match serde_json::from_value::<Secret>(manifest) {
+            Ok(secret) => api.create(&PostParams { field_manager: Some(MANAGER.into()), ..Default::default() }, &secret).await,
+            Err(error) => Err(kube::Error::SerdeError(error)),
+        },
+        Some(_) => {
+            let params = PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
+            api.patch(&name, &params, &Patch::Merge(manifest)).await
+        }
+    };
+    match written {
+        Ok(secret) => Ok(Version(secret.metadata.resource_version.unwrap_or_default())),
+        Err(kube::Error::Api(status)) if status.code == 409 || permit.expected.is_some() && status.code == 404 => {
+            Err((Outcome::Conflict, anyhow!("the Secret {name} is not as it was read: somebody else wrote it; it is read again")))
+        }
+        Err(error) => Err((Outcome::Unknown, anyhow!("cannot write the Secret {name}: {}", chain(&error)))),
+    }
+}

@@ -1,0 +1,175 @@
+//! One kind of object, watched: what there is of it, as far as this process knows.
+//!
+//! ```text
+//! API server ──list, watch──▶ Mirror ──▶ all(): everything, once there was a complete list
+//!                                └─────▶ a nudge for whoever waits, if something differs
+//! ```
+//!
+//! While the API server can't be reached, everything stays as it was. After a gap (410, a restart) it is listed anew, and
+//! what is there takes the old content's place at once, never object by object.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::StreamExt;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::lock::lock;
+
+/// The API server ends a watch after this, and it is begun again where it ended.
+pub const WATCH: Duration = Duration::from_secs(60);
+
+/// A handle on what is known.
+pub struct Mirror<T>(Arc<Inner<T>>);
+
+impl<T> Clone for Mirror<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+struct Inner<T> {
+    state: Mutex<State<T>>,
+    nudge: Arc<Notify>,
+}
+
+struct State<T> {
+    items: Arc<BTreeMap<String, T>>,
+    synced: bool,
+    /// Whether the last change was a list without anything, where there was something before.
+    emptied: bool,
+}
+
+impl<T: Clone + PartialEq + Send + Sync + 'static> Mirror<T> {
+    /// Knows nothing yet.
+    pub fn new(nudge: Arc<Notify>) -> Self {
+        Self(Arc::new(Inner { state: Mutex::new(State { items: Arc::default(), synced: false, emptied: false }), nudge }))
+    }
+
+    /// Everything by name; `None` before the first complete list.
+    pub fn all(&self) -> Option<Arc<BTreeMap<String, T>>> {
+        let state = lock(&self.0.state);
+        state.synced.then(|| Arc::clone(&state.items))
+    }
+
+    /// Whether a complete list had nothing in it, where there was something before: deleted in a gap, or an API server that
+    /// has lost its memory.
+    pub fn was_emptied(&self) -> bool {
+        lock(&self.0.state).emptied
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State<T>) -> bool) {
+        if change(&mut lock(&self.0.state)) {
+            self.0.nudge.notify_one();
+        }
+    }
+
+    fn reset(&self, items: BTreeMap<String, T>) {
+        self.change(|state| {
+            let differs = !state.synced || *state.items != items;
+            state.emptied = items.is_empty() && (state.emptied || !state.items.is_empty());
+            state.items = Arc::new(items);
+            state.synced = true;
+            differs
+        });
+    }
+
+    fn set(&self, name: String, item: T) {
+        self.change(|state| {
+            state.emptied = false;
+            if state.items.get(&name) == Some(&item) {
+                return false;
+            }
+            Arc::make_mut(&mut state.items).insert(name, item);
+            true
+        });
+    }
+
+    fn remove(&self, name: &str) {
+        self.change(|state| Arc::make_mut(&mut state.items).remove(name).is_some());
+    }
+
+    /// Watches until cancelled. `read` takes what matters of an object; `None`: it is none of our business.
+    pub async fn run<K>(
+        self,
+        what: &'static str,
+        api: Api<K>,
+        config: watcher::Config,
+        read: impl Fn(K) -> Option<T> + Send,
+        stop: CancellationToken,
+    ) where
+        K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+    {
+        let mut listed = BTreeMap::new();
+        let handle = |event: Event<K>| match event {
+            Event::Init => listed.clear(),
+            Event::InitApply(object) => {
+                let name = object.name_any();
+                listed.extend(read(object).map(|item| (name, item)));
+            }
+            Event::InitDone => self.reset(std::mem::take(&mut listed)),
+            Event::Apply(object) => {
+                let name = object.name_any();
+                match read(object) {
+                    Some(item) => self.set(name, item),
+                    None => self.remove(&name),
+                }
+            }
+            Event::Delete(object) => self.remove(&object.name_any()),
+        };
+        follow(what, api, config, handle, stop).await;
+    }
+}
+
+/// Hands every event to `handle` until cancelled; says when the API server can't be reached, once each time.
+pub async fn follow<K>(what: &'static str, api: Api<K>, config: watcher::Config, mut handle: impl FnMut(Event<K>), stop: CancellationToken)
+where
+    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let config = config.timeout(u32::try_from(WATCH.as_secs()).unwrap_or(60));
+    let mut events = pin!(watcher(api, config).default_backoff());
+    let mut failing = false;
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            () = stop.cancelled() => return,
+        };
+        match event {
+            Some(Ok(event)) => {
+                if std::mem::take(&mut failing) {
+                    tracing::info!("watching {what} again");
+                }
+                handle(event);
+            }
+            // It goes on by itself, with growing pauses.
+            Some(Err(error)) => {
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::warn!(error = %chain(&error), "cannot watch {what}: what is known stays in force, and it is tried again");
+                }
+            }
+            None => return,
+        }
+    }
+}
+
+/// An error with its causes.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}

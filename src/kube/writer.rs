@@ -1,0 +1,222 @@
+//! Carries out what the [`Reconciler`] decides: applies and deletes objects, several at a time, while this Atlas leads.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use anyhow::anyhow;
+use atlas_core::keys;
+use atlas_core::object::{Key, Kind, Part};
+use atlas_core::reconcile::{Action, Outcome, Reconciler, is_ours};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use k8s_openapi::api::core::v1 as core;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, Client, ResourceExt};
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::election::{Candidate, now};
+use super::watch::{chain, follow};
+use super::{MANAGER, WRITES};
+
+/// What is wanted, by key.
+pub type Wanted = Arc<BTreeMap<Key, Arc<Value>>>;
+
+/// How the writing goes, for people.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Objects that are not yet as they should be.
+    pub unsettled: usize,
+    /// What people must know, in a stable order.
+    pub troubles: Vec<String>,
+}
+
+/// Writes objects of one namespace.
+pub struct Writer {
+    /// The API server.
+    pub client: Client,
+    /// Where.
+    pub namespace: String,
+    /// Whether it may.
+    pub candidate: Arc<Candidate>,
+    /// What is wanted; nothing before the first.
+    pub wanted: watch::Receiver<Option<Wanted>>,
+    /// How it goes.
+    pub progress: watch::Sender<Progress>,
+}
+
+enum Seen {
+    Is(Key, Value),
+    Gone(Key),
+    All(Kind, BTreeSet<String>),
+}
+
+const KINDS: [Kind; 3] = [Kind::Service, Kind::Secret, Kind::ConfigMap];
+
+impl Writer {
+    /// Runs until cancelled: for as long as this Atlas leads.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let (seen_in, mut seen) = mpsc::unbounded_channel();
+        for kind in KINDS {
+            tokio::spawn(self.look(kind, seen_in.clone(), stop.clone()));
+        }
+        let mut reconciler = Reconciler::default();
+        let mut unlisted: BTreeSet<Kind> = KINDS.into();
+        let mut failing: BTreeMap<Key, String> = BTreeMap::new();
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            // What is there must be known before anything is taken for missing.
+            if unlisted.is_empty() {
+                for action in reconciler.next(millis(), WRITES - under_way.len().min(WRITES)) {
+                    under_way.push(self.carry_out(action));
+                }
+            }
+            self.report(&reconciler, &failing);
+            let due = reconciler.due().filter(|_| unlisted.is_empty() && under_way.len() < WRITES);
+            let pause = std::time::Duration::from_millis(due.map_or(3_600_000, |due| due.saturating_sub(millis()).max(1)));
+            tokio::select! {
+                Some((action, result)) = under_way.next() => note(&mut reconciler, &mut failing, &action, result),
+                Some(event) = seen.recv() => match event {
+                    Seen::Is(key, live) => reconciler.seen(&key, &live, millis()),
+                    Seen::Gone(key) => reconciler.gone(&key, millis()),
+                    Seen::All(kind, there) => {
+                        reconciler.listed(kind, &there, millis());
+                        unlisted.remove(&kind);
+                    }
+                },
+                changed = self.wanted.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    if let Some(wanted) = self.wanted.borrow_and_update().clone() {
+                        reconciler.want(&wanted);
+                        failing.retain(|key, _| wanted.contains_key(key));
+                    }
+                }
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    fn report(&self, reconciler: &Reconciler, failing: &BTreeMap<Key, String>) {
+        let contested = reconciler.contested().map(|key| {
+            format!("something else changes the {key} in {} again and again: `kubectl get --show-managed-fields` shows who", self.namespace)
+        });
+        let blocked = reconciler.blocked().map(|key| {
+            let label = format!("{}={}", keys::MANAGED_BY.0, keys::MANAGED_BY.1);
+            format!("there is a {key} in {} that is not Atlas's (it lacks the label {label}): rename or delete it", self.namespace)
+        });
+        let troubles = contested.chain(blocked).chain(failing.values().cloned()).collect();
+        let progress = Progress { unsettled: reconciler.unsettled(), troubles };
+        self.progress.send_if_modified(|before| {
+            let differs = *before != progress;
+            *before = progress;
+            differs
+        });
+    }
+
+    /// Watches Atlas's own objects of one kind. Of each only what differs is kept.
+    fn look(&self, kind: Kind, out: mpsc::UnboundedSender<Seen>, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource(kind));
+        let parts = Part::DERIVED.map(Part::label).join(",");
+        let selector = format!("{}={},{} in ({parts})", keys::MANAGED_BY.0, keys::MANAGED_BY.1, keys::PART);
+        let mut listed = BTreeSet::new();
+        let handle = move |event: Event<DynamicObject>| {
+            let is = |object: DynamicObject| Seen::Is(Key { kind, name: object.name_any() }, value(object));
+            let said = match event {
+                Event::Init => {
+                    listed.clear();
+                    return;
+                }
+                Event::InitApply(object) => {
+                    listed.insert(object.name_any());
+                    is(object)
+                }
+                Event::InitDone => Seen::All(kind, std::mem::take(&mut listed)),
+                Event::Apply(object) => is(object),
+                Event::Delete(object) => Seen::Gone(Key { kind, name: object.name_any() }),
+            };
+            let _ = out.send(said);
+        };
+        async move { follow("the objects that Atlas wrote", api, watcher::Config::default().labels(&selector), handle, stop).await }
+    }
+
+    fn carry_out(&self, action: Action) -> impl Future<Output = (Action, anyhow::Result<Done>)> + use<> {
+        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource(action.key().kind));
+        let candidate = Arc::clone(&self.candidate);
+        async move {
+            let result = if candidate.leads().is_some() { act(&api, &action).await } else { Err(anyhow!("this Atlas no longer leads")) };
+            (action, result)
+        }
+    }
+}
+
+enum Done {
+    Applied(Value),
+    Deleted,
+    NotOurs,
+}
+
+async fn act(api: &Api<DynamicObject>, action: &Action) -> anyhow::Result<Done> {
+    match action {
+        Action::Apply { key, manifest, ours } => {
+            // Whatever is there and wasn't listed as Atlas's is somebody else's, unless it is only a moment old.
+            if !ours
+                && let Some(there) = api.get_opt(&key.name).await?
+                && !is_ours(&value(there))
+            {
+                return Ok(Done::NotOurs);
+            }
+            let applied = api.patch(&key.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&**manifest)).await?;
+            Ok(Done::Applied(value(applied)))
+        }
+        Action::Delete { key, uid } => {
+            let exactly = Preconditions { uid: Some(uid.clone()), resource_version: None };
+            match api.delete(&key.name, &DeleteParams { preconditions: Some(exactly), ..Default::default() }).await {
+                Ok(_) => Ok(Done::Deleted),
+                // Gone, or another one by now: the watch says which.
+                Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(Done::Deleted),
+                Err(error) => Err(error.into()),
+            }
+        }
+    }
+}
+
+fn note(reconciler: &mut Reconciler, failing: &mut BTreeMap<Key, String>, action: &Action, result: anyhow::Result<Done>) {
+    let key = action.key();
+    match &result {
+        Ok(_) => _ = failing.remove(key),
+        Err(error) => {
+            let what = if matches!(action, Action::Delete { .. }) { "delete" } else { "write" };
+            let error = error.downcast_ref::<kube::Error>().map_or_else(|| format!("{error:#}"), |error| chain(error));
+            failing.insert(key.clone(), format!("cannot {what} the {key}: {error}"));
+        }
+    }
+    let outcome = match &result {
+        Ok(Done::Applied(live)) => Outcome::Applied(live),
+        Ok(Done::Deleted) => Outcome::Deleted,
+        Ok(Done::NotOurs) => Outcome::NotOurs,
+        Err(_) => Outcome::Failed,
+    };
+    reconciler.done(action, outcome, millis());
+}
+
+fn resource(kind: Kind) -> ApiResource {
+    match kind {
+        Kind::Service => ApiResource::erase::<core::Service>(&()),
+        Kind::Secret => ApiResource::erase::<core::Secret>(&()),
+        Kind::ConfigMap => ApiResource::erase::<core::ConfigMap>(&()),
+    }
+}
+
+fn value(mut object: DynamicObject) -> Value {
+    object.metadata.managed_fields = None;
+    serde_json::to_value(object).unwrap_or_default()
+}
+
+fn millis() -> u64 {
+    u64::try_from(now().as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,127 @@
+//! What both ways of running Atlas have in common: sockets, tasks beside each other, signals, the end.
+
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+use crate::ads::Ads;
+use crate::metrics::Metrics;
+use crate::streams::Streams;
+use crate::tls::{self, Gate, Limits};
+
+/// How long streams get to end by themselves, and then everything else.
+pub const DRAIN: Duration = Duration::from_secs(5);
+
+/// Where Atlas listens.
+#[derive(Clone, Copy, Debug)]
+pub struct Listen {
+    /// The address of all.
+    pub ip: IpAddr,
+    /// xDS.
+    pub xds: u16,
+    /// Metrics and health.
+    pub metrics: u16,
+    /// The web page.
+    pub web: u16,
+    /// DNS.
+    pub dns: u16,
+}
+
+/// What runs beside each other. None ends before it is told to.
+#[derive(Default)]
+pub struct Tasks(JoinSet<&'static str>);
+
+impl Tasks {
+    /// Starts one.
+    pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.spawn(async move {
+            task.await;
+            name
+        });
+    }
+
+    /// The name of the first to end, or that one panicked.
+    pub async fn first(&mut self) -> &'static str {
+        match self.0.join_next().await {
+            Some(Ok(name)) => name,
+            Some(Err(_)) => "a task that panicked (see above)",
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Waits for all to end.
+    pub async fn all(&mut self) {
+        while self.0.join_next().await.is_some() {}
+    }
+}
+
+/// Lets this process open as many files as it may; returns how many. The usual soft limit of 1,024 is for programs that
+/// call `select`.
+pub fn raise_file_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let raised = setrlimit(Resource::Nofile, wanted).is_ok();
+    let files = if raised { limit.maximum } else { limit.current };
+    // No limit is still bounded by memory.
+    files.unwrap_or(1 << 20)
+}
+
+/// Listens on a TCP port.
+///
+/// # Errors
+/// It is taken, or not this machine's.
+pub async fn bind(ip: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
+    let address = SocketAddr::new(ip, port);
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}: is another program there? (--listen-address and the --*-port flags change it)")
+    })
+}
+
+/// Serves xDS until drained.
+pub async fn serve_xds(listener: TcpListener, ads: Ads, gate: Arc<Gate>, metrics: Arc<Metrics>, limits: Limits, drain: CancellationToken) {
+    let (connections_in, connections) = mpsc::channel(64);
+    tokio::spawn(tls::accept(listener, gate, metrics, limits, connections_in, drain.clone()));
+    let server = tonic::transport::Server::builder()
+        // A peer that is gone without a word is noticed after 40 s.
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        // One ADS stream is what an Envoy needs.
+        .max_concurrent_streams(Some(8))
+        .add_service(AggregatedDiscoveryServiceServer::new(ads))
+        .serve_with_incoming_shutdown(ReceiverStream::new(connections), drain.cancelled_owned());
+    if let Err(error) = server.await {
+        tracing::error!(%error, "the xDS server ended");
+    }
+}
+
+/// Waits for a signal to stop; returns its name.
+pub async fn signal() -> &'static str {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}
+
+/// Waits until all streams have ended, or [`DRAIN`] is over.
+pub async fn drained(streams: &Streams) {
+    let emptied = async {
+        while !streams.open().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let _ = tokio::time::timeout(DRAIN, emptied).await;
+}

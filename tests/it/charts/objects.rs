@@ -1,0 +1,217 @@
+//! What must be true of the objects, whatever the values.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+#[test]
+fn nothing_has_rights_beyond_a_namespace_and_nothing_has_a_wildcard() {
+    for object in all() {
+        let kind = text(&object, "kind");
+        assert!(!kind.starts_with("ClusterRole"), "{}", text(&object, "metadata/name"));
+        for rule in list(&object, "rules") {
+            let words = ["apiGroups", "resources", "verbs", "resourceNames"].iter().flat_map(|key| list(rule, key));
+            assert!(words.into_iter().all(|word| word.as_str() != Some("*")), "{rule:?}");
+        }
+    }
+}
+
+#[test]
+fn a_cluster_s_envoy_has_no_rights_and_no_token_and_neither_has_the_hub_s() {
+    for case in cases("envoy").unwrap() {
+        for object in case.objects(&[]).unwrap() {
+            let kind = text(&object, "kind");
+            assert!(!["Role", "RoleBinding", "ServiceAccount"].contains(&kind), "{}: {kind}", case.name);
+        }
+    }
+    for object in all() {
+        for spec in pods(&object).filter(|_| text(&object, "spec/template/metadata/labels/app") == "envoy") {
+            assert_eq!(at(spec, "automountServiceAccountToken").as_bool(), Some(false));
+        }
+    }
+}
+
+/// The rules of the level `restricted` that a Pod template can break, and no user that OpenShift would refuse but those of
+/// images without one.
+#[test]
+fn every_pod_is_restricted_unless_it_has_host_ports() {
+    for case in CHARTS.into_iter().flat_map(|chart| cases(chart).unwrap()) {
+        let on_host = ["host-ports", "legacy-0.3"].contains(&case.name.as_str());
+        for object in case.objects(&[]).unwrap() {
+            for spec in pods(&object) {
+                let name = text(&object, "metadata/name");
+                let mut broken = broken(spec);
+                if on_host {
+                    broken.retain(|rule| !rule.contains("host port"));
+                }
+                assert!(broken.is_empty(), "{}/{}: {name}: {}", case.chart, case.name, broken.join(", "));
+                let fixed = !at(spec, "securityContext/runAsUser").is_null() || !at(spec, "securityContext/fsGroup").is_null();
+                let own = name.ends_with("-test") || case.name == "everything";
+                assert!(!fixed || own && case.name != "openshift", "{}/{}: {name} fixes a user", case.chart, case.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn on_openshift_no_user_is_fixed() {
+    for chart in CHARTS {
+        let rendered = case(chart, "openshift").unwrap().render(Part::Helm).unwrap();
+        assert!(!rendered.contains("runAsUser:") && !rendered.contains("fsGroup:"), "{rendered}");
+        assert!(rendered.contains("kind: Deployment") && rendered.contains("kind: Pod"), "{rendered}");
+    }
+}
+
+#[test]
+fn every_service_and_budget_and_policy_finds_pods_and_every_port_has_a_name_there() {
+    for case in CHARTS.into_iter().flat_map(|chart| cases(chart).unwrap()) {
+        let objects = case.objects(&[]).unwrap();
+        for object in &objects {
+            let selector = match text(object, "kind") {
+                "Service" => at(object, "spec/selector"),
+                "PodDisruptionBudget" => at(object, "spec/selector/matchLabels"),
+                "NetworkPolicy" => at(object, "spec/podSelector/matchLabels"),
+                "Deployment" => at(object, "spec/selector/matchLabels"),
+                _ => continue,
+            };
+            let what = format!("{}/{}: {} {}", case.chart, case.name, text(object, "kind"), text(object, "metadata/name"));
+            let found: Vec<_> = objects.iter().filter(|deployment| is_selected(selector, deployment)).collect();
+            assert_eq!(found.len(), 1, "{what} finds {} Deployments", found.len());
+            let named: BTreeSet<_> = pods(found[0]).flat_map(ports).map(|port| text(port, "name")).collect();
+            for port in list(object, "spec/ports") {
+                assert!(named.contains(text(port, "targetPort")), "{what}: {port:?} leads to none of {named:?}");
+            }
+        }
+        for monitor in objects.iter().filter(|object| text(object, "kind") == "ServiceMonitor") {
+            let port = text(monitor, "spec/endpoints/0/port");
+            let services = objects.iter().filter(|object| text(object, "kind") == "Service" && is_monitored(monitor, object));
+            let with_port = services.filter(|service| list(service, "spec/ports").iter().any(|listed| text(listed, "name") == port));
+            assert!(with_port.count() > 0, "{}/{}: nothing has the port {port:?}", case.chart, case.name);
+        }
+    }
+}
+
+#[test]
+fn a_renewed_credential_restarts_nothing_and_a_new_bootstrap_does() {
+    let case = case("envoy", "defaults").unwrap();
+    let template = |set: &str| {
+        let objects = case.objects(&["--set", set]).unwrap();
+        at(find(&objects, "Deployment", "tokyo-envoy"), "spec/template").clone()
+    };
+    let before = template("cluster=tokyo");
+    for file in ["leaf.yaml", "trust.yaml", "tls.crt", "tls.key", "ca.crt"] {
+        assert_eq!(template(&format!("files.{}=renewed", file.replace('.', "\\."))), before, "{file}");
+    }
+    assert_ne!(template("files.envoy\\.yaml=other"), before);
+}
+
+#[test]
+fn the_credential_is_mounted_whole_and_readable_by_whatever_user() {
+    for (chart, name, secret) in [("atlas", "atlas-envoy", "atlas-hub"), ("envoy", "tokyo-envoy", "tokyo-envoy")] {
+        let objects = case(chart, "defaults").unwrap().objects(&[]).unwrap();
+        let spec = at(find(&objects, "Deployment", name), "spec/template/spec");
+        let mount = at(spec, "containers/0/volumeMounts/0");
+        assert_eq!((text(mount, "mountPath"), at(mount, "subPath")), ("/etc/atlas", &Value::Null));
+        let volume = at(spec, "volumes/0/secret");
+        assert_eq!((text(volume, "secretName"), at(volume, "defaultMode").as_u64()), (secret, Some(0o444)));
+        assert!(at(volume, "optional").is_null(), "an optional mount would start an Envoy without its configuration");
+    }
+}
+
+#[test]
+fn the_hub_is_the_same_in_another_namespace_and_domain() {
+    let rendered = case("atlas", "other-namespace").unwrap();
+    let objects = rendered.objects(&[]).unwrap();
+    let variables = list(find(&objects, "Deployment", "hub-atlas"), "spec/template/spec/containers/0/env");
+    let value = |name: &str| variables.iter().find(|variable| text(variable, "name") == name).map(|variable| text(variable, "value"));
+    assert_eq!(value("ATLAS_ATLAS_ADDRESS"), Some("hub-atlas.observability.svc.corp.example"));
+    assert_eq!(value("ATLAS_NAMESPACE"), Some("observability"));
+    assert_eq!(value("ATLAS_ENVOY_SELECTORS"), Some("app=envoy,release=hub"));
+    for object in &objects {
+        let elsewhere = text(object, "metadata/name").ends_with("-alertmanagers");
+        assert_eq!(text(object, "metadata/namespace"), if elsewhere { "alerting" } else { "observability" });
+        let text = serde_yaml_ng::to_string(object).unwrap();
+        assert!(!text.contains("cluster.local") && !text.contains("monitoring.svc"), "{text}");
+    }
+}
+
+#[test]
+fn the_hub_envoy_s_pods_carry_the_labels_that_atlas_is_told() {
+    for case in cases("atlas").unwrap() {
+        let objects = case.objects(&[]).unwrap();
+        let told = objects.iter().flat_map(|object| list(object, "spec/template/spec/containers/0/env"));
+        let told = told.filter(|variable| text(variable, "name") == "ATLAS_ENVOY_SELECTORS").map(|variable| text(variable, "value"));
+        let release = &case.arguments[0];
+        assert_eq!(told.collect::<BTreeSet<_>>(), BTreeSet::from([format!("app=envoy,release={release}").as_str()]));
+        let found = objects.iter().filter(|object| {
+            text(object, "spec/template/metadata/labels/app") == "envoy" && text(object, "spec/template/metadata/labels/release") == release
+        });
+        assert_eq!(found.count(), 1, "{}", case.name);
+    }
+}
+
+/// Every object of every case.
+fn all() -> Vec<Value> {
+    CHARTS.into_iter().flat_map(|chart| cases(chart).unwrap()).flat_map(|case| case.objects(&[]).unwrap()).collect()
+}
+
+/// The Pod specs in an object.
+fn pods(object: &Value) -> impl Iterator<Item = &Value> {
+    let path = match text(object, "kind") {
+        "Pod" => "spec",
+        "Deployment" => "spec/template/spec",
+        _ => "",
+    };
+    Some(at(object, path)).filter(|_| !path.is_empty()).into_iter()
+}
+
+fn ports(pod: &Value) -> impl Iterator<Item = &Value> {
+    list(pod, "containers").iter().flat_map(|container| list(container, "ports"))
+}
+
+fn is_selected(selector: &Value, deployment: &Value) -> bool {
+    text(deployment, "kind") == "Deployment" && has_labels(selector, at(deployment, "spec/template/metadata/labels"))
+}
+
+fn is_monitored(monitor: &Value, service: &Value) -> bool {
+    let labels = at(service, "metadata/labels");
+    let by_values = list(monitor, "spec/selector/matchExpressions").iter().all(|rule| {
+        let value = labels.get(text(rule, "key")).cloned().unwrap_or_default();
+        list(rule, "values").contains(&value)
+    });
+    by_values && has_labels(at(monitor, "spec/selector/matchLabels"), labels)
+}
+
+/// Whether `labels` has all of `wanted`, which must want something.
+fn has_labels(wanted: &Value, labels: &Value) -> bool {
+    let wanted = wanted.as_mapping().filter(|wanted| !wanted.is_empty()).expect("a selector");
+    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+}
+
+/// Which rules of the pod-security level `restricted` a Pod breaks.
+fn broken(pod: &Value) -> Vec<String> {
+    let mut broken = Vec::new();
+    let mut must = |holds: bool, rule: &str| {
+        if !holds {
+            broken.push(rule.to_owned());
+        }
+    };
+    must(at(pod, "securityContext/runAsNonRoot").as_bool() == Some(true), "may run as root");
+    must(text(pod, "securityContext/seccompProfile/type") == "RuntimeDefault", "has no seccomp profile");
+    for host in ["hostNetwork", "hostPID", "hostIPC"] {
+        must(at(pod, host).is_null(), host);
+    }
+    must(ports(pod).all(|port| at(port, "hostPort").is_null()), "has a host port");
+    for container in list(pod, "containers") {
+        let security = at(container, "securityContext");
+        must(at(security, "allowPrivilegeEscalation").as_bool() == Some(false), "may escalate");
+        must(at(security, "readOnlyRootFilesystem").as_bool() == Some(true), "may write to its image");
+        must(list(security, "capabilities/drop") == [Value::from("ALL")], "keeps capabilities");
+        let added = list(security, "capabilities/add");
+        must(added.iter().all(|capability| capability.as_str() == Some("NET_BIND_SERVICE")), "adds capabilities");
+    }
+    for volume in list(pod, "volumes") {
+        must(["secret", "configMap"].iter().any(|kind| !at(volume, kind).is_null()), "mounts something else");
+    }
+    broken
+}

@@ -1,0 +1,1 @@
+//! Atlas on a real Kubernetes API.
