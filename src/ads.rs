@@ -47,6 +47,9 @@ pub struct Ads {
     pub metrics: Arc<Metrics>,
     /// Longest life of a stream; some end a little earlier, so that they don't all come back at once.
     pub max_age: Duration,
+    /// For how long a stream keeps what its Envoy had from another replica and this one doesn't know; zero where there is only
+    /// one.
+    pub hold: Duration,
     /// Ends every stream.
     pub drain: CancellationToken,
 }
@@ -85,6 +88,7 @@ impl AggregatedDiscoveryService for Ads {
             gate: Arc::clone(&self.gate),
             metrics: Arc::clone(&self.metrics),
             deadline: self.deadline(now, not_after),
+            hold: self.hold,
             out,
             foreign_id: false,
         };
@@ -108,6 +112,7 @@ struct StreamTask {
     gate: Arc<Gate>,
     metrics: Arc<Metrics>,
     deadline: Instant,
+    hold: Duration,
     out: mpsc::Sender<Result<discovery::DeltaDiscoveryResponse, Status>>,
     /// Whether it has been logged that the client calls itself somebody else.
     foreign_id: bool,
@@ -139,6 +144,12 @@ impl StreamTask {
             () = &mut deadline => return Status::unavailable(AGE),
             () = cancel.cancelled() => return Status::unavailable(CANCELLED),
         }
+        let held = tokio::time::sleep(self.hold);
+        tokio::pin!(held);
+        let mut holding = !self.hold.is_zero();
+        if holding {
+            lock(&self.registration.stream.session).hold();
+        }
         // It may have waited for days.
         if !self.gate.still_admits(&self.registration.stream.peer, clock::now()) {
             return Status::permission_denied(REFUSED);
@@ -154,6 +165,11 @@ impl StreamTask {
                     Ok(()) => self.on_change(),
                     Err(_) => return Status::unavailable("Atlas is stopping"),
                 },
+                () = &mut held, if holding => {
+                    holding = false;
+                    lock(&self.registration.stream.session).let_go();
+                    self.on_change()
+                }
                 () = out.closed() => return Status::ok(GONE),
                 () = &mut deadline => return Status::unavailable(AGE),
                 () = cancel.cancelled() => return Status::unavailable(CANCELLED),

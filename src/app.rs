@@ -85,6 +85,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         gate: Arc::clone(&gate),
         metrics: Arc::clone(&metrics),
         max_age: options.max_stream_age,
+        hold: Duration::ZERO,
         drain: drain.clone(),
     };
     tasks.spawn("the xDS server", serve_xds(xds, ads, gate, Arc::clone(&metrics), limits, drain.clone()));

@@ -277,7 +277,10 @@ impl<V: Vault> Pki<V> {
         let mut failed = Vec::new();
         for ((identity, old), result) in before.into_iter().zip(results) {
             match result {
-                Ok(()) => tracing::info!(id = identity.spiffe_id(&self.domain), "issued a certificate"),
+                Ok(()) => {
+                    let not_after = self.contents.identities.get(&identity).map(|signed| signed.validity.not_after);
+                    tracing::info!(id = identity.spiffe_id(&self.domain), not_after, "issued a certificate");
+                }
                 Err(error) => {
                     failed.push(self.not_issued(&identity, &error));
                     self.take_back(identity, old);

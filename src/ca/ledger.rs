@@ -153,11 +153,11 @@ impl Ledger {
     }
 
     /// Whether any credential of a cluster counts.
-    pub(super) fn has(&self, cluster: &ClusterName) -> bool {
+    pub fn has(&self, cluster: &ClusterName) -> bool {
         self.credentials.iter().any(|credential| credential.cluster == cluster.as_str())
     }
 
-    pub(super) fn forget(&mut self, cluster: &ClusterName) {
+    pub fn forget(&mut self, cluster: &ClusterName) {
         self.credentials.retain(|credential| credential.cluster != cluster.as_str());
         *self.revisions.entry(cluster.to_string()).or_insert(1) += 1;
         self.reparse();

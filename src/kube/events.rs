@@ -144,3 +144,45 @@ pub async fn publish(client: Client, namespace: String, pod: String, mut said: m
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn finding(severity: Severity, object: &str) -> Finding {
+        Finding {
+            severity,
+            object: object.into(),
+            place: String::new(),
+            key: "goatlas.io/replicas".into(),
+            value: "many".into(),
+            problem: "is not a number".into(),
+            fix: "write 2".into(),
+        }
+    }
+
+    fn uids() -> BTreeMap<String, String> {
+        [("tokyo".to_owned(), "1".to_owned())].into()
+    }
+
+    #[test]
+    fn an_event_says_key_value_and_fix_of_a_service_that_is_there() {
+        let said = Said::of_finding(&finding(Severity::Rejected, "Service monitoring/tokyo"), "monitoring", &uids()).unwrap();
+        assert_eq!((said.service.as_str(), said.reason, said.warning), ("tokyo", "Rejected", true));
+        assert_eq!(said.note, "goatlas.io/replicas: \"many\": is not a number: write 2");
+        for object in ["Service other/tokyo", "Service monitoring/paris", "EndpointSlice monitoring/tokyo", "atlas"] {
+            assert_eq!(Said::of_finding(&finding(Severity::Rejected, object), "monitoring", &uids()), None, "{object}");
+        }
+        assert_eq!(Said::of_finding(&finding(Severity::Note, "Service monitoring/tokyo"), "monitoring", &uids()), None);
+    }
+
+    #[test]
+    fn what_lasts_is_said_once_and_what_returns_again() {
+        let said = Said::of_finding(&finding(Severity::FellBack, "Service monitoring/tokyo"), "monitoring", &uids()).unwrap();
+        let mut lasting = Lasting::default();
+        assert_eq!(lasting.news([said.clone()].into()), [said.clone()]);
+        assert_eq!(lasting.news([said.clone()].into()), []);
+        assert_eq!(lasting.news(BTreeSet::new()), []);
+        assert_eq!(lasting.news([said.clone()].into()), [said]);
+    }
+}

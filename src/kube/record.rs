@@ -245,3 +245,6 @@ pub fn adopt(contents: &mut Contents, record: &Record, parsed: Parsed) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,6 +37,9 @@ use crate::streams::Streams;
 use crate::tls::{Gate, Limits};
 use crate::web::{self, Web};
 
+/// For so long a replica may know less than another: an Envoy that comes from there loses nothing meanwhile.
+const HOLD: Duration = Duration::from_secs(30);
+
 /// What this process does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -112,6 +115,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             gate: Arc::clone(&gate),
             metrics: Arc::clone(&metrics),
             max_age: options.max_stream_age,
+            hold: HOLD,
             drain: drain.clone(),
         };
         tasks.spawn("the xDS server", serve_xds(xds, ads, Arc::clone(&gate), Arc::clone(&metrics), limits, drain.clone()));

@@ -1,7 +1,7 @@
 //! The vault that is a set of Secrets, as the leader writes it: each write compared with what was read, in the term of this
 //! leadership, many at a time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
@@ -24,6 +24,43 @@ use crate::ca::{Contents, Vault};
 /// Which Secrets are watched: never those with the keys of authorities.
 pub const WATCHED: &str = "app.kubernetes.io/managed-by=atlas,goatlas.io/part=pki";
 
+/// What a watch has shown, or will show, of a record that this process read or wrote: it lags behind.
+#[derive(Default)]
+struct Echo {
+    /// Versions that were known before the present one, latest last.
+    past: VecDeque<Version>,
+    /// Whether the watch has shown the record.
+    shown: bool,
+}
+
+/// So many writes a watch may lag behind before the record is read again.
+const LAG: usize = 8;
+
+impl Echo {
+    fn known(&mut self, known: &Known) {
+        if let Known::Is { version, .. } = known {
+            if self.past.len() == LAG {
+                self.past.pop_front();
+            }
+            self.past.push_back(version.clone());
+        } else {
+            *self = Self::default();
+        }
+    }
+
+    /// Whether what the watch shows is not explained by what this process did.
+    fn is_strange(&mut self, known: &Known, shown: Option<&Version>) -> bool {
+        let strange = match (known, shown) {
+            (Known::Unread, _) => true,
+            (Known::Absent, shown) => shown.is_some(),
+            (Known::Is { .. }, Some(version)) => !self.past.contains(version),
+            (Known::Is { .. }, None) => self.shown,
+        };
+        self.shown |= shown.is_some();
+        strange
+    }
+}
+
 /// One leadership's.
 pub struct Secrets {
     api: Api<Secret>,
@@ -32,8 +69,10 @@ pub struct Secrets {
     domain: TrustDomain,
     fence: Fence,
     known: BTreeMap<Record, Known>,
+    echoes: BTreeMap<Record, Echo>,
     /// What is kept of the clusters' Services.
     services: BTreeMap<ClusterName, String>,
+    unsaved: BTreeSet<Record>,
     /// Records that can't be read: nothing is issued for these clusters, and nothing written over.
     pub broken: BTreeMap<Record, String>,
     contents: Contents,
@@ -60,7 +99,9 @@ impl Secrets {
             domain: domain.clone(),
             fence,
             known: BTreeMap::new(),
+            echoes: BTreeMap::new(),
             services: BTreeMap::new(),
+            unsaved: BTreeSet::new(),
             broken: BTreeMap::new(),
             contents: Contents::default(),
         };
@@ -108,9 +149,14 @@ impl Secrets {
         &self.services
     }
 
+    fn learn(&mut self, record: &Record, known: Known) {
+        self.echoes.entry(record.clone()).or_default().known(&known);
+        self.known.insert(record.clone(), known);
+    }
+
     /// Takes what was read of a record.
     fn took(&mut self, record: &Record, stored: Option<Stored>) {
-        self.known.insert(record.clone(), stored.as_ref().map_or(Known::Absent, Stored::known));
+        self.learn(record, stored.as_ref().map_or(Known::Absent, Stored::known));
         self.broken.remove(record);
         let Some(stored) = stored else { return };
         if let Some(term) = &stored.term {
@@ -142,18 +188,17 @@ impl Secrets {
     /// Looks after what others did to the records, as far as a watch shows it (`seen`: name and version): what was changed is
     /// read again into `contents`; what was deleted is written again from them. Returns what could not be done.
     pub fn heal(&mut self, contents: &mut Contents, seen: &BTreeMap<String, Stored>) -> Vec<String> {
-        let suspect = |(record, known): (&Record, &Known)| {
-            let version = seen.get(&record.secret()).map(|stored| &stored.version);
+        let mut suspects = Vec::new();
+        for (record, known) in &self.known {
             let watched = matches!(record, Record::Leaves | Record::Cluster(_));
-            match known {
-                Known::Unread => true,
-                Known::Absent => watched && version.is_some(),
-                Known::Is { version: known, .. } => watched && version != Some(known),
+            let shown = seen.get(&record.secret()).map(|stored| &stored.version);
+            let strange = watched && self.echoes.entry(record.clone()).or_default().is_strange(known, shown);
+            if strange || *known == Known::Unread {
+                suspects.push(record.clone());
             }
-        };
-        let suspects: Vec<Record> = self.known.iter().filter(|one| suspect(*one)).map(|(record, _)| record.clone()).collect();
+        }
         let unknown = seen.keys().filter_map(|name| Record::of_secret(name)).filter(|record| !self.known.contains_key(record));
-        let suspects: Vec<Record> = suspects.into_iter().chain(unknown.collect::<Vec<_>>()).collect();
+        suspects.extend(unknown.collect::<Vec<_>>());
         let mut failed = Vec::new();
         for record in suspects {
             let before = self.known.get(&record).cloned();
@@ -170,9 +215,9 @@ impl Secrets {
         failed
     }
 
-    /// Keeps what clusters' Services said when they were right.
-    pub fn keep_services(&mut self, contents: &Contents, services: BTreeMap<ClusterName, Option<String>>) -> Vec<String> {
-        let mut changed = BTreeSet::new();
+    /// What clusters' Services said when they were right is to be kept, or (`None`) is not any more. It is written with what
+    /// else changes of their records, or by [`Secrets::save_services`].
+    pub fn keep_services(&mut self, services: BTreeMap<ClusterName, Option<String>>) {
         for (name, service) in services {
             if self.services.get(&name) == service.as_ref() {
                 continue;
@@ -181,9 +226,14 @@ impl Secrets {
                 Some(service) => _ = self.services.insert(name.clone(), service),
                 None => _ = self.services.remove(&name),
             }
-            changed.insert(Record::Cluster(name));
+            self.unsaved.insert(Record::Cluster(name));
         }
-        self.put(contents, changed).into_values().filter_map(|result| Some(format!("{:#}", result.err()?))).collect()
+    }
+
+    /// Writes what [`Secrets::keep_services`] left. Returns what could not be written.
+    pub fn save_services(&mut self, contents: &Contents) -> Vec<String> {
+        let unsaved = self.unsaved.clone();
+        self.put(contents, unsaved).into_values().filter_map(|result| Some(format!("{:#}", result.err()?))).collect()
     }
 
     /// Writes records, each by itself.
@@ -208,10 +258,13 @@ impl Secrets {
         let written = futures::stream::iter(writes.into_iter().map(write)).buffer_unordered(WRITES).collect::<Vec<_>>();
         for (record, result) in self.handle.block_on(written) {
             let (outcome, result) = match result {
-                Ok(version) => (Outcome::Done(version), Ok(())),
+                Ok(version) => {
+                    self.unsaved.remove(&record);
+                    (Outcome::Done(version), Ok(()))
+                }
                 Err((outcome, error)) => (outcome, Err(error)),
             };
-            self.known.insert(record.clone(), Known::written(outcome, self.fence.term()));
+            self.learn(&record, Known::written(outcome, self.fence.term()));
             results.insert(record, result);
         }
         results

@@ -11,6 +11,8 @@
 //! - **A refused version is never sent again** on a stream; the next version is.
 //! - **Reconnect**: the client says which versions it has (`initial_resource_versions`); equal ones are not sent, and what
 //!   it has beyond the snapshot is removed.
+//! - **A replica that lags takes nothing away** ([`Session::hold`]): what a client had when it came, and this server does not
+//!   know, stays for a while, since another replica may know it already.
 //! - **Every type's first request is answered**, if need be with nothing: an unanswered stream lets Envoy's backoff grow,
 //!   and a missing secret holds up all listeners for 15 s, so a name that doesn't exist is answered as removed at once.
 
@@ -85,6 +87,8 @@ pub struct Session {
     nonces: u64,
     /// Refusals so far, for metrics.
     nacks: u64,
+    /// Whether what clients brought along stays although it is unknown.
+    holding: bool,
 }
 
 /// One type on a stream.
@@ -94,6 +98,8 @@ struct Subscription {
     names: BTreeSet<String>,
     /// What the client was sent, or said that it has: name to version.
     sent: BTreeMap<String, String>,
+    /// What the client had when it came, and this server has not known since.
+    brought: BTreeSet<String>,
     /// Names that must be answered even if nothing changed.
     owed: BTreeSet<String>,
     /// The response whose answer is outstanding.
@@ -123,6 +129,17 @@ impl Session {
         Self::default()
     }
 
+    /// From now on nothing is removed that a client brought along, merely because this server doesn't know it. For servers
+    /// that may know less than the one before, until they have had the time to learn: then [`Session::let_go`].
+    pub fn hold(&mut self) {
+        self.holding = true;
+    }
+
+    /// What is unknown now is gone. The next [`Session::on_snapshot`] says so.
+    pub fn let_go(&mut self) {
+        self.holding = false;
+    }
+
     /// Takes a request; returns what to send.
     ///
     /// # Errors
@@ -145,7 +162,10 @@ impl Session {
     /// Takes a new snapshot (or the same again); returns what to send.
     pub fn on_snapshot(&mut self, snapshot: &Snapshot) -> Vec<Response> {
         let mut responses = Vec::new();
+        let holding = self.holding;
         for (kind, subscription) in &mut self.types {
+            // What was known once and isn't any more has been removed.
+            subscription.brought.retain(|name| holding && snapshot.get(*kind, name).is_none());
             if subscription.under_way.is_some() {
                 continue;
             }
@@ -197,6 +217,7 @@ impl Subscription {
 
     fn subscribe(&mut self, kind: ResourceType, first: bool, request: Request) -> Result<(), Abuse> {
         if first {
+            self.brought = request.initial_versions.keys().cloned().collect();
             self.sent = request.initial_versions;
             // Before `*` was a name, a first request without any meant all (xDS protocol, "wildcard").
             let wildcard_types = matches!(kind, ResourceType::Cluster | ResourceType::Listener);
@@ -247,7 +268,7 @@ impl Subscription {
 
     /// What the client has, still wants, and should have no more.
     fn gone(&self, kind: ResourceType, snapshot: &Snapshot) -> Vec<String> {
-        self.sent.keys().filter(|name| snapshot.get(kind, name).is_none()).cloned().collect()
+        self.sent.keys().filter(|name| snapshot.get(kind, name).is_none() && !self.brought.contains(*name)).cloned().collect()
     }
 
     fn send(&mut self, kind: ResourceType, nonces: &mut u64, resources: Vec<Arc<Resource>>, removed: Vec<String>) -> Response {

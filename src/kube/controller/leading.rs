@@ -69,13 +69,15 @@ impl Leading {
         let broken: BTreeSet<ClusterName> = vault.broken.keys().filter_map(cluster_of).collect();
         failed.extend(vault.broken.values().cloned());
         let taken = intake(&controller.settings, &view.facts, Some(&last));
+        let kept = kept(controller, view, &taken.findings, vault.services());
+        vault.keep_services(kept);
         let present: BTreeSet<ClusterName> = services(&view.facts).map(|(name, _)| name).collect();
         let held = self.held();
         let sound = taken.fleet.clusters.keys().filter(|name| !broken.contains(*name));
         let troubles = self.pki.ensure(sound, &present, clock::now()).context("cannot issue certificates")?;
         failed.extend(troubles.failed);
         let (contents, vault) = self.pki.parts();
-        failed.extend(vault.keep_services(contents, kept(controller, view, &taken.findings, vault.services())));
+        failed.extend(vault.save_services(contents));
         let progress = self.progress.borrow_and_update().clone();
         controller.publisher.metrics.unwritten.set(i64::try_from(progress.unsettled).unwrap_or(i64::MAX));
         let complete = failed.is_empty();

@@ -162,6 +162,21 @@ fn a_reconnect_sends_only_differences_and_removes_zombies() {
 }
 
 #[test]
+fn a_server_that_may_know_less_takes_nothing_away_that_the_client_brought() {
+    let mut stream = Stream::new("CDS same=1");
+    stream.session.hold();
+    assert_eq!(stream.hears("CDS + * has same=1 has unknown=1 has late=1"), ["1 CDS"]);
+    assert_eq!(stream.hears("CDS ack 1"), [""; 0]);
+    assert_eq!(stream.standing("CDS"), Standing::Synced);
+    // What it learns and then loses is really gone; and so is what it knew from the beginning.
+    assert_eq!(stream.becomes("CDS same=1 late=1"), [""; 0]);
+    assert_eq!(stream.becomes(""), ["2 CDS gone late gone same"]);
+    assert_eq!(stream.hears("CDS ack 2"), [""; 0]);
+    stream.session.let_go();
+    assert_eq!(stream.becomes(""), ["3 CDS gone unknown"]);
+}
+
+#[test]
 fn a_reconnect_with_nothing_to_say_is_greeted() {
     let mut stream = Stream::new("CDS a=1, SDS leaf=1");
     assert_eq!(stream.hears("CDS + * has a=1"), ["1 CDS"]);

@@ -1,0 +1,107 @@
+use std::collections::BTreeSet;
+
+use atlas_core::lease::Epoch;
+use atlas_core::pki::Lifetimes;
+
+use super::*;
+use crate::ca::{Directory, Pki, Vault};
+use crate::state_dir::StateDir;
+
+const NOW: i64 = 1_800_000_000;
+
+fn domain() -> TrustDomain {
+    "atlas".parse().unwrap()
+}
+
+fn tokyo() -> ClusterName {
+    "tokyo".parse().unwrap()
+}
+
+/// What a real PKI holds, of one cluster.
+fn contents() -> Contents {
+    let dir = tempfile::tempdir().unwrap();
+    let state = StateDir::at(dir.path()).unwrap();
+    let _lock = state.lock().unwrap();
+    let mut pki = Pki::load(Directory(state.clone()), domain(), Lifetimes::default()).unwrap();
+    pki.ensure(&[tokyo()], [], NOW).unwrap();
+    Directory(state).load(&domain()).unwrap()
+}
+
+fn term() -> Term {
+    Term { epoch: Epoch(7), holder: "atlas-0_abc".into() }
+}
+
+/// Writes a record and reads it back, as an API server would give it.
+fn stored(contents: &Contents, record: &Record) -> Stored {
+    let mut manifest = record.manifest(&record.data(contents, Some(&"{}".to_owned())).unwrap(), &term(), None);
+    manifest["metadata"]["resourceVersion"] = "1".into();
+    Stored::read(serde_json::from_value(manifest).unwrap(), &domain())
+}
+
+#[test]
+fn what_is_written_is_read_back() {
+    let before = contents();
+    let mut after = Contents::default();
+    for record in [Record::Leaves, Record::Root, Record::Issuers, Record::Cluster(tokyo())] {
+        let stored = stored(&before, &record);
+        assert_eq!(stored.known(), Known::Is { version: Version("1".into()), term: Some(term()) });
+        adopt(&mut after, &record, stored.parsed.unwrap());
+    }
+    let texts = |contents: &Contents| {
+        let authorities: Vec<_> = contents.authorities.iter().map(|(who, signed)| (*who, ca::text(signed))).collect();
+        let identities: Vec<_> = contents.identities.iter().map(|(who, signed)| (who.clone(), ca::text(signed))).collect();
+        (authorities, identities, contents.ledger.clone())
+    };
+    assert_eq!(texts(&after), texts(&before));
+    assert_eq!(after.authorities.len(), 3);
+}
+
+#[test]
+fn what_everyone_reads_holds_no_authority_s_key() {
+    let parsed = stored(&contents(), &Record::Leaves).parsed.unwrap();
+    assert!(parsed.authorities[&Authority::Root].key.expose().is_empty());
+    assert_eq!(parsed.identities.keys().cloned().collect::<BTreeSet<_>>(), [Identity::Atlas, Identity::Hub].into());
+}
+
+#[test]
+fn a_forgotten_cluster_keeps_its_revision_and_no_key() {
+    let mut all = contents();
+    all.ledger.forget(&tokyo());
+    let record = Record::Cluster(tokyo());
+    let data = record.data(&all, None).unwrap();
+    let patch = record.manifest(&data, &term(), Some(&Version("5".into())));
+    assert_eq!(patch["metadata"]["resourceVersion"], "5");
+    for key in [LEAF, BOOTSTRAP, SERVICE] {
+        assert!(patch["data"].get(key).is_some_and(Value::is_null), "{key}: a merge patch removes what is null");
+    }
+    let mut after = Contents::default();
+    adopt(&mut after, &record, stored(&all, &record).parsed.unwrap());
+    assert_eq!((after.ledger.revision(&tokyo()), after.identities.len()), (2, 0));
+}
+
+#[test]
+fn a_cluster_s_record_says_nothing_of_another() {
+    let mut all = contents();
+    let osaka: ClusterName = "osaka".parse().unwrap();
+    let parsed = stored(&all, &Record::Cluster(tokyo())).parsed.unwrap();
+    adopt(&mut all, &Record::Cluster(osaka.clone()), parsed);
+    assert!(all.identities.keys().all(|identity| Record::of_identity(identity) != Record::Cluster(osaka.clone())));
+    assert!(!all.ledger.has(&osaka) && all.ledger.has(&tokyo()));
+}
+
+#[test]
+fn half_a_record_is_broken_and_says_what_to_do() {
+    let record = Record::Cluster(tokyo());
+    let manifest = json!({"metadata": {"name": record.secret(), "resourceVersion": "1"}, "data": {LEAF: "aGFsZg=="}});
+    let error = Stored::read(serde_json::from_value(manifest).unwrap(), &domain()).parsed.unwrap_err();
+    assert!(error.contains("tokyo.atlas-cluster") && error.contains("leaf.pem") && error.contains("backup"), "{error}");
+}
+
+#[test]
+fn secrets_have_names_that_no_cluster_can_take() {
+    for record in [Record::Leaves, Record::Cluster(tokyo())] {
+        assert_eq!(Record::of_secret(&record.secret()), Some(record));
+    }
+    assert_eq!(Record::of_secret("atlas-root-ca"), None, "it is never watched");
+    assert_eq!(Record::of_secret("tokyo-envoy-values"), None);
+}
