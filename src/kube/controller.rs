@@ -12,12 +12,14 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use atlas_core::fact::Fact;
 use atlas_core::intake::{Finding, Severity, intake, is_cluster};
+use atlas_core::lease::Term;
 use atlas_core::model::{Fleet, Settings};
 use atlas_core::name::{ClusterName, Identity, TrustDomain};
 use atlas_core::object::OwnerRef;
 use atlas_core::pki::Lifetimes;
 use atlas_core::plan::plan;
 use k8s_openapi::api::core::v1::Secret;
+use kube::api::ListParams;
 use kube::{Api, Client};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -25,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::election::Candidate;
 use super::events::Said;
 use super::record::{Record, Stored, adopt};
+use super::vault;
 use super::watch::{Mirror, chain};
 use crate::ca::{Contents, Pki, Vault};
 use crate::published::Published;
@@ -80,6 +83,8 @@ pub struct Controller {
     pub owner: Option<OwnerRef>,
     /// Records as they were when there were any.
     pub records: Arc<BTreeMap<String, Stored>>,
+    /// The greatest term among them so far.
+    pub greatest: Option<Term>,
 }
 
 impl Controller {
@@ -141,15 +146,21 @@ impl Controller {
             && !self.remembers().await
         {
             tracing::error!(
-                "the API server shows no cluster any more, and not even Atlas's own Secret {}: it has lost its memory, or answers for another \
-                 cluster; everything stays as it was",
-                Record::Leaves.secret()
+                "the API server shows no cluster any more, and none of Atlas's own Secrets ({}): it has lost its memory, or answers for \
+                 another cluster; everything stays as it was",
+                vault::WATCHED
             );
             return None;
         }
-        // Without Atlas's own there is nothing to learn from them.
-        if records.contains_key(&Record::Leaves.secret()) || self.records.is_empty() {
+        // Where all of them are gone there is nothing to learn.
+        if !records.is_empty() || self.records.is_empty() {
             self.records = records;
+        }
+        // A leader that has nothing to write must find out too that another has taken over.
+        let greatest = self.records.values().filter_map(|stored| stored.term.as_ref()).max();
+        if greatest > self.greatest.as_ref() {
+            self.greatest = greatest.cloned();
+            self.greatest.iter().for_each(|term| self.candidate.surpass(term));
         }
         let facts = clusters.values().chain(alertmanagers.values()).chain(slices.values()).cloned().collect();
         Some(View { facts, records: Arc::clone(&self.records) })
@@ -159,8 +170,8 @@ impl Controller {
     /// empty-handed must tear nothing down.
     async fn remembers(&self) -> bool {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.settings.namespace);
-        match api.get_opt(&Record::Leaves.secret()).await {
-            Ok(secret) => secret.is_some(),
+        match api.list_metadata(&ListParams::default().labels(vault::WATCHED).limit(1)).await {
+            Ok(secrets) => !secrets.items.is_empty(),
             Err(error) => {
                 tracing::warn!(error = chain(&error), "cannot ask whether all clusters are really gone");
                 false

@@ -79,6 +79,13 @@ impl Candidate {
     fn publish(&self) {
         let (leads, holder) = {
             let elector = lock(&self.elector);
+            if elector.exhausted() {
+                tracing::error!(
+                    "the Lease, or an annotation {} of Atlas's Secrets, says a number that leaves none to count on: delete the Lease, and \
+                     correct the annotation; until then nobody leads",
+                    super::record::TERM
+                );
+            }
             (elector.leads(now()).cloned(), elector.holder().map(str::to_owned))
         };
         self.seen.send_if_modified(|seen| std::mem::replace(&mut seen.holder, holder.clone()) != holder);

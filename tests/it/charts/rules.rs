@@ -6,11 +6,10 @@ use std::fs;
 use super::*;
 
 /// Metrics of Envoy and of kube-state-metrics that alerts use, as those programs call them.
-const OTHERS: [&str; 6] = [
+const OTHERS: [&str; 5] = [
     "envoy_cluster_membership_healthy",
     "envoy_cluster_upstream_rq_xx",
     "envoy_control_plane_connected_state",
-    "kube_lease_renew_time",
     "kube_pod_status_ready",
     "up",
 ];

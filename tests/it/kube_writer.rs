@@ -1,0 +1,136 @@
+//! What Atlas writes to a real API server: heals it, removes it, takes nothing over, and loses nothing with an API server
+//! that lost everything.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use atlas_lab::process::{Proc, wait_until};
+use atlas_lab::run::Kube;
+use atlas_lab::world::Host;
+use atlas_lab::world_test;
+use serde_json::{Value, json};
+
+use crate::atlas;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The path of something in Atlas's namespace.
+pub fn at(path: &str) -> String {
+    format!("/api/v1/namespaces/monitoring/{path}")
+}
+
+/// Atlas with all rights.
+pub fn start_atlas(host: &Host, kube: &Kube, name: &str) -> anyhow::Result<Proc> {
+    let mut command = Command::new(atlas());
+    command.arg("run").arg("--kubeconfig").arg(kube.admin_kubeconfig()).args(["--hub-address", "hub.example.com"]);
+    host.spawn(name, &command)
+}
+
+/// A cluster's Service, as a person would write it.
+pub fn cluster(name: &str, replicas: u32) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {
+            "name": name, "namespace": "monitoring",
+            "labels": {"goatlas.io/cluster": "true", "goatlas.io/replicas": replicas.to_string()},
+            "annotations": {"goatlas.io/addresses": "192.0.2.7", "goatlas.io/prometheus-name": "k8s"},
+        },
+        "spec": {"clusterIP": "None", "ports": [{"name": "grpc", "port": 10901}]},
+    })
+}
+
+/// What stands in a Secret or ConfigMap as text.
+pub fn text(object: &Value, key: &str) -> String {
+    object["data"][key].as_str().unwrap_or_default().to_owned()
+}
+
+world_test! {
+    needs [Etcd, KubeApiserver, KubeControllerManager],
+    within 120,
+    fn kube_the_writer_heals_removes_and_takes_nothing_over(world) {
+        let host = world.host("hub")?;
+        let kube = Kube::start(&host)?;
+        kube.namespace("monitoring", &[])?;
+        let theirs = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "paris-envoy-values", "labels": {"team": "paris"}},
+            "stringData": {"mine": "yes"},
+        });
+        kube.apply_objects("monitoring", &[theirs])?;
+        let _atlas = start_atlas(&host, &kube, "atlas")?;
+        kube.apply_objects("monitoring", &[cluster("tokyo", 2), cluster("paris", 1)])?;
+        let values = kube.wait_for(&at("secrets/tokyo-envoy-values"), 40 * SECOND, |_| true)?;
+        for path in ["services/tokyo-thanos-sidecar0", "services/tokyo-thanos-sidecar1", "services/paris-thanos-sidecar0", "secrets/atlas-hub"] {
+            kube.wait_for(&at(path), 10 * SECOND, |_| true)?;
+        }
+        kube.wait_for(&at("configmaps/atlas-thanos-endpoints"), 10 * SECOND, |map| {
+            text(map, "endpoints.yaml").contains("- address: tokyo-thanos-sidecar1.monitoring.svc.cluster.local:10901")
+        })?;
+
+        // Somebody else's Secret of that name stays as it was, and holds up nobody.
+        let foreign = kube.get(&at("secrets/paris-envoy-values"))?;
+        ensure!(foreign["data"].as_object().map(|data| data.len()) == Some(1), "{foreign:#}");
+        let log = || std::fs::read_to_string(host.dir().join("atlas.log"));
+        wait_until("it is said", 10 * SECOND, || Ok(log()?.contains("Secret paris-envoy-values in monitoring that is not Atlas's").then_some(())))?;
+
+        // What people change or delete comes back; what they add stays.
+        let added = json!({"metadata": {"labels": {"team": "sre"}}});
+        kube.merge_patch(&at("services/tokyo-thanos-sidecar0"), &added)?;
+        let changed = json!({"spec": {"selector": {"app": "mine", "and": "more"}}});
+        kube.merge_patch(&at("services/tokyo-thanos-sidecar0"), &changed)?;
+        let healed = kube.wait_for(&at("services/tokyo-thanos-sidecar0"), 10 * SECOND, |service| service["spec"]["selector"]["app"] == "envoy")?;
+        ensure!(healed["metadata"]["labels"]["team"] == "sre", "{healed:#}");
+        kube.merge_patch(&at("secrets/tokyo-envoy-values"), &json!({"data": {"tls.key": "bWluZQ=="}}))?;
+        kube.wait_for(&at("secrets/tokyo-envoy-values"), 10 * SECOND, |secret| text(secret, "tls.key") == text(&values, "tls.key"))?;
+        kube.delete(&at("secrets/tokyo-envoy-values"))?;
+        kube.wait_for(&at("secrets/tokyo-envoy-values"), 10 * SECOND, |secret| text(secret, "tls.key") == text(&values, "tls.key"))?;
+        let record = kube.get(&at("secrets/tokyo.atlas-cluster"))?;
+        kube.delete(&at("secrets/tokyo.atlas-cluster"))?;
+        let again = kube.wait_for(&at("secrets/tokyo.atlas-cluster"), 10 * SECOND, |_| true)?;
+        for key in ["issued.json", "leaf.pem", "bootstrap.pem"] {
+            ensure!(!text(&record, key).is_empty() && text(&again, key) == text(&record, key), "{key} is another one");
+        }
+
+        // What is no longer wanted goes; what is not Atlas's stays.
+        kube.apply_objects("monitoring", &[cluster("tokyo", 1)])?;
+        kube.wait_gone(&at("services/tokyo-thanos-sidecar1"), 10 * SECOND)?;
+        kube.delete(&at("services/tokyo"))?;
+        for path in ["services/tokyo-thanos-sidecar0", "secrets/tokyo-envoy-values"] {
+            kube.wait_gone(&at(path), 20 * SECOND)?;
+        }
+        kube.get(&at("secrets/tokyo.atlas-cluster")).context("the credential sleeps")?;
+        kube.delete(&at("secrets/paris-envoy-values"))?;
+        // It is looked at once a minute; an edit of the cluster is tried at once.
+        kube.merge_patch(&at("services/paris"), &json!({"metadata": {"annotations": {"goatlas.io/envoy-replicas": "3"}}}))?;
+        kube.wait_for(&at("secrets/paris-envoy-values"), 70 * SECOND, |secret| !text(secret, "values.yaml").is_empty())?;
+    }
+}
+
+world_test! {
+    needs [Etcd, KubeApiserver, KubeControllerManager],
+    within 150,
+    fn kube_four_hundred_clusters_are_written_within_seconds(world) {
+        let host = world.host("hub")?;
+        let kube = Kube::start(&host)?;
+        kube.namespace("monitoring", &[])?;
+        let _atlas = start_atlas(&host, &kube, "atlas")?;
+        kube.wait_for(&at("secrets/atlas-hub"), 40 * SECOND, |_| true)?;
+        let start = std::time::Instant::now();
+        std::thread::scope(|scope| {
+            for worker in 0..4 {
+                let kube = kube.client().clone();
+                let apply = move || (worker..400).step_by(4).try_for_each(|n| kube.create(&at("services"), &cluster(&format!("c{n}"), 1)).map(drop));
+                scope.spawn(move || apply().expect("the API server takes a cluster"));
+            }
+        });
+        let applied = start.elapsed();
+        let count = |kind: &str, part: &str| Ok::<_, anyhow::Error>(kube.list(&at(&format!("{kind}?labelSelector=goatlas.io%2Fpart%3D{part}")))?.len());
+        // Three times what is promised, so that it tells an answer from a hang on any machine.
+        wait_until("everything is written", 30 * SECOND, || {
+            let written = (count("services", "store")?, count("secrets", "values")?);
+            ensure!(written == (400, 401), "{written:?} stores and values");
+            Ok(Some(()))
+        })?;
+        println!("400 clusters: applied after {:.1} s, all 400 Services and 401 values Secrets there after {:.1} s", applied.as_secs_f32(), start.elapsed().as_secs_f32());
+    }
+}
