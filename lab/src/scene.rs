@@ -10,6 +10,7 @@
 mod atlas;
 mod cluster;
 mod hub;
+pub mod kube;
 pub mod prove;
 
 use std::net::IpAddr;
@@ -25,6 +26,7 @@ use crate::world::{Host, World};
 pub use atlas::{Atlas, AtlasOptions};
 pub use cluster::{Cluster, ClusterOptions, demo_names};
 pub use hub::{Hub, HubOptions, alertmanager_slice};
+pub use kube::{KubeCluster, KubeHub, KubeOptions, KubeScene};
 
 /// Where programs are put: a host, and addresses of it that nothing else uses.
 #[derive(Clone, Debug)]

@@ -20,18 +20,10 @@ use tokio_util::sync::CancellationToken;
 use super::election::{Candidate, now};
 use super::watch::{chain, follow};
 use super::{MANAGER, WRITES};
+use crate::metrics::Metrics;
 
 /// What is wanted, by key.
 pub type Wanted = Arc<BTreeMap<Key, Arc<Value>>>;
-
-/// How the writing goes, for people.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Objects that are not yet as they should be.
-    pub unsettled: usize,
-    /// What people must know, in a stable order.
-    pub troubles: Vec<String>,
-}
 
 /// Writes objects of one namespace.
 pub struct Writer {
@@ -43,8 +35,10 @@ pub struct Writer {
     pub candidate: Arc<Candidate>,
     /// What is wanted; nothing before the first.
     pub wanted: watch::Receiver<Option<Wanted>>,
-    /// How it goes.
-    pub progress: watch::Sender<Progress>,
+    /// What people must know, in a stable order.
+    pub troubles: watch::Sender<Vec<String>>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
 }
 
 enum Seen {
@@ -109,11 +103,11 @@ impl Writer {
             let label = format!("{}={}", keys::MANAGED_BY.0, keys::MANAGED_BY.1);
             format!("there is a {key} in {} that is not Atlas's (it lacks the label {label}): rename or delete it", self.namespace)
         });
-        let troubles = contested.chain(blocked).chain(failing.values().cloned()).collect();
-        let progress = Progress { unsettled: reconciler.unsettled(), troubles };
-        self.progress.send_if_modified(|before| {
-            let differs = *before != progress;
-            *before = progress;
+        let troubles: Vec<String> = contested.chain(blocked).chain(failing.values().cloned()).collect();
+        self.metrics.unwritten.set(i64::try_from(reconciler.unsettled()).unwrap_or(i64::MAX));
+        self.troubles.send_if_modified(|before| {
+            let differs = *before != troubles;
+            *before = troubles;
             differs
         });
     }

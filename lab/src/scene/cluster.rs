@@ -14,9 +14,7 @@ use crate::run::{
 };
 use crate::world::Host;
 
-/// What kube-prometheus-stack calls things where nobody says otherwise.
-const OPERATED: &str = "prometheus-operated.monitoring.svc.cluster.local";
-const ALERTMANAGER: &str = "alertmanager-operated.monitoring.svc.cluster.local";
+/// What kube-prometheus-stack calls the Pods of Prometheus where nobody says otherwise.
 const POD: &str = "prometheus-kube-prometheus-stack-prometheus";
 
 /// What may differ from cluster to cluster.
@@ -80,24 +78,16 @@ impl Cluster {
     pub fn start(place: Place, hub: &mut Hub, options: ClusterOptions) -> Result<Self> {
         let name = options.name.as_str();
         let dns = if options.own_dns { Some(own_dns(&place, options.replicas)?) } else { None };
-        let mut prometheus = Vec::new();
-        for n in 0..options.replicas {
-            prometheus.push(start_prometheus(&place, hub, &options, n)?);
-        }
-        let external_url = Some(hub.web_url(&format!("/alertmanager/{name}")));
-        let listen = SocketAddr::new(alertmanager_ip(&place), 9093);
-        let alertmanager = AlertmanagerOptions { external_url, route_prefix: Some("/".into()), ..AlertmanagerOptions::new(listen) };
-        let mut alertmanager =
-            Alertmanager::start(&place.host, &format!("{name}-alertmanager"), &program(Part::Alertmanager)?, &alertmanager)?;
-        let mut sidecars = Vec::new();
-        for (n, server) in prometheus.iter_mut().enumerate() {
-            // A sidecar that starts before its Prometheus tries again only after 30 s.
-            server.wait_ready()?;
-            let ip = place.programs[n];
-            let sidecar = SidecarOptions::new(SocketAddr::new(ip, 10901), SocketAddr::new(ip, 10902), server.url());
-            sidecars.push(Sidecar::start(&place.host, &format!("{name}-sidecar-{n}"), &program(Part::Thanos)?, &sidecar)?);
-        }
-        hub.atlas.write_manifest(&format!("{name}.yaml"), &manifest(&place, &options))?;
+        // What Atlas tells people to write once, whichever and however many Alertmanagers the hub has.
+        let alerting = json!([{
+            "api_version": "v2",
+            "http_sd_configs": [{"url": format!("http://{}/alertmanagers", SocketAddr::new(place.envoy, 11903)), "refresh_interval": "1s"}],
+            "relabel_configs": [{"source_labels": ["atlas_alerts_path"], "target_label": "__alerts_path__"}],
+        }]);
+        let web_url = |path: &str| hub.web_url(path);
+        let Programs { prometheus, mut sidecars, mut alertmanager } =
+            Programs::start(&place, name, options.prometheus, options.replicas, &alerting, web_url)?;
+        hub.atlas.write_manifest(&format!("{name}.yaml"), &manifest(&place, &options).to_string())?;
         wait_status(&hub.atlas, "the cluster in Atlas's status", |status| {
             status["clusters"].as_array().is_some_and(|clusters| clusters.iter().any(|cluster| cluster["name"] == name))
         })?;
@@ -132,32 +122,69 @@ fn carry(atlas: &super::Atlas, host: &Host, name: &str) -> Result<std::path::Pat
     Ok(path.trim().into())
 }
 
-fn alertmanager_ip(place: &Place) -> IpAddr {
-    place.programs[2]
+/// What is monitored with, in a cluster.
+#[derive(Debug)]
+pub struct Programs {
+    /// The Prometheus replicas.
+    pub prometheus: Vec<Prometheus>,
+    /// Their sidecars.
+    pub sidecars: Vec<Sidecar>,
+    /// The Alertmanager.
+    pub alertmanager: Alertmanager,
 }
 
-fn start_prometheus(place: &Place, hub: &Hub, options: &ClusterOptions, n: usize) -> Result<Prometheus> {
-    let name = options.name.as_str();
-    let replica = format!("prometheus-{n}");
-    let alerts = SocketAddr::new(place.envoy, 11903);
-    // What Atlas tells people to write once, whichever and however many Alertmanagers the hub has.
-    // The replicas' alerts must be equal, or each arrives once per replica; the operator writes the same.
-    let relabel = json!([{"regex": "prometheus_replica", "action": "labeldrop"}]);
-    let alerting = json!({"alert_relabel_configs": relabel, "alertmanagers": [{
-        "api_version": "v2",
-        "http_sd_configs": [{"url": format!("http://{alerts}/alertmanagers"), "refresh_interval": "1s"}],
-        "relabel_configs": [{"source_labels": ["atlas_alerts_path"], "target_label": "__alerts_path__"}],
-    }]});
-    let listen = SocketAddr::new(place.programs[n], 9090);
-    let prometheus = PrometheusOptions {
-        external_labels: labels([("cluster", name), ("prometheus_replica", replica.as_str())]),
-        external_url: Some(hub.web_url(&format!("/prom/{name}"))),
-        route_prefix: Some("/".into()),
-        alerting: Some(alerting.to_string()),
-        rules: Some(rules()),
-        ..PrometheusOptions::new(listen)
-    };
-    Prometheus::start(&place.host, &format!("{name}-prometheus-{n}"), &program(options.prometheus)?, &prometheus)
+impl Programs {
+    /// Starts them, on the addresses that [`names`] has names for. `alertmanagers`: a list as Prometheus's configuration has
+    /// it; `web_url`: of a path at the hub.
+    pub(super) fn start(
+        place: &Place,
+        name: &str,
+        part: Part,
+        replicas: usize,
+        alertmanagers: &Value,
+        web_url: impl Fn(&str) -> String,
+    ) -> Result<Self> {
+        // The replicas' alerts must be equal, or each arrives once per replica; the operator writes the same.
+        let relabel = json!([{"regex": "prometheus_replica", "action": "labeldrop"}]);
+        let alerting = json!({"alert_relabel_configs": relabel, "alertmanagers": alertmanagers}).to_string();
+        let mut prometheus = Vec::new();
+        for n in 0..replicas {
+            let replica = format!("prometheus-{n}");
+            let options = PrometheusOptions {
+                external_labels: labels([("cluster", name), ("prometheus_replica", replica.as_str())]),
+                external_url: Some(web_url(&format!("/prom/{name}"))),
+                route_prefix: Some("/".into()),
+                alerting: Some(alerting.clone()),
+                rules: Some(rules()),
+                ..PrometheusOptions::new(SocketAddr::new(place.programs[n], 9090))
+            };
+            prometheus.push(Prometheus::start(&place.host, &format!("{name}-prometheus-{n}"), &program(part)?, &options)?);
+        }
+        let external_url = Some(web_url(&format!("/alertmanager/{name}")));
+        let listen = SocketAddr::new(alertmanager_ip(place), 9093);
+        let options = AlertmanagerOptions { external_url, route_prefix: Some("/".into()), ..AlertmanagerOptions::new(listen) };
+        let alertmanager = Alertmanager::start(&place.host, &format!("{name}-alertmanager"), &program(Part::Alertmanager)?, &options)?;
+        let mut sidecars = Vec::new();
+        for (n, server) in prometheus.iter_mut().enumerate() {
+            // A sidecar that starts before its Prometheus tries again only after 30 s.
+            server.wait_ready()?;
+            let ip = place.programs[n];
+            let sidecar = SidecarOptions::new(SocketAddr::new(ip, 10901), SocketAddr::new(ip, 10902), server.url());
+            sidecars.push(Sidecar::start(&place.host, &format!("{name}-sidecar-{n}"), &program(Part::Thanos)?, &sidecar)?);
+        }
+        Ok(Self { prometheus, sidecars, alertmanager })
+    }
+}
+
+/// The names that kube-prometheus-stack's services and pods have in `namespace` of a cluster with this DNS domain.
+pub(super) fn names(place: &Place, replicas: usize, namespace: &str, domain: &str) -> Vec<(IpAddr, String)> {
+    let operated = format!("prometheus-operated.{namespace}.svc.{domain}");
+    let pods = (0..replicas).flat_map(|n| [(place.programs[n], operated.clone()), (place.programs[n], format!("{POD}-{n}.{operated}"))]);
+    pods.chain([(alertmanager_ip(place), format!("alertmanager-operated.{namespace}.svc.{domain}"))]).collect()
+}
+
+fn alertmanager_ip(place: &Place) -> IpAddr {
+    place.programs[2]
 }
 
 /// One alert that always fires.
@@ -169,7 +196,7 @@ fn rules() -> String {
 }
 
 /// The cluster's Service, as a person would write it.
-fn manifest(place: &Place, options: &ClusterOptions) -> String {
+pub(super) fn manifest(place: &Place, options: &ClusterOptions) -> Value {
     let mut annotations: serde_json::Map<String, Value> =
         options.annotations.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
     let mut annotate = |key: &str, value: String| {
@@ -195,17 +222,11 @@ fn manifest(place: &Place, options: &ClusterOptions) -> String {
         },
         "spec": {"clusterIP": "None", "ports": [{"name": "grpc", "port": 10901}]},
     })
-    .to_string()
 }
 
 /// The cluster's own DNS: the names of kube-prometheus-stack's services and pods.
 fn own_dns(place: &Place, replicas: usize) -> Result<CoreDns> {
-    let mut names = Vec::new();
-    for n in 0..replicas {
-        names.push((place.programs[n], OPERATED.to_owned()));
-        names.push((place.programs[n], format!("{POD}-{n}.{OPERATED}")));
-    }
-    names.push((alertmanager_ip(place), ALERTMANAGER.to_owned()));
+    let names = names(place, replicas, "monitoring", "cluster.local");
     let listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 53);
     let corefile = CoreDns::corefile(listen, names.iter().map(|(ip, name)| (*ip, name.as_str())));
     let mut dns = CoreDns::start(&place.host, "coredns", &program(Part::CoreDns)?, listen, &corefile)?;

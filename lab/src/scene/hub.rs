@@ -124,7 +124,7 @@ impl Hub {
     /// It takes too long; the status is in the error.
     pub fn wait_synced<'a>(&self, clusters: impl IntoIterator<Item = &'a str>) -> Result<()> {
         let nodes: Vec<&str> = clusters.into_iter().chain(["hub"]).collect();
-        wait_status(&self.atlas, "every Envoy in sync", |status| nodes.iter().all(|node| synced(status, node)))
+        wait_status(&self.atlas, "every Envoy in sync", |status| nodes.iter().all(|node| synced([status], node)))
     }
 
     /// `GET` on the hub's web port, as a browser would.
@@ -147,10 +147,11 @@ pub(super) fn admin(place: &Place) -> SocketAddr {
     SocketAddr::new(place.bind.unwrap_or(Ipv4Addr::LOCALHOST.into()), 9000)
 }
 
-/// Whether a node has an Envoy whose every type is in sync, and all five kinds of questions asked.
-fn synced(status: &Value, node: &str) -> bool {
-    let nodes = status["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let instances = nodes.iter().filter(|entry| entry["node"] == node).filter_map(|entry| entry["instances"].as_array()).flatten();
+/// Whether a node has an Envoy, and each of its Envoys has asked all five kinds of questions and is in sync. A status of each
+/// Atlas.
+pub(super) fn synced<'a>(statuses: impl IntoIterator<Item = &'a Value>, node: &str) -> bool {
+    let nodes = statuses.into_iter().filter_map(|status| status["nodes"].as_array()).flatten();
+    let instances = nodes.filter(|entry| entry["node"] == node).filter_map(|entry| entry["instances"].as_array()).flatten();
     let mut instances = instances.peekable();
     let in_sync = |instance: &Value| {
         let types = instance["types"].as_object();

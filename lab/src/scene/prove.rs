@@ -5,19 +5,90 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use serde_json::json;
 
-use super::{Cluster, Hub, Scene};
+use super::{Hub, KubeHub, KubeScene, Scene};
+use crate::http::Response;
 use crate::process::wait_until;
+use crate::run::{Alertmanager, Query};
 
 /// How long a proof may take: Prometheus scrapes and evaluates every second, sends alerts a few seconds later.
 const PROOF: Duration = Duration::from_secs(40);
+
+/// A hub, whichever way it was set up.
+pub trait Centre {
+    /// Thanos Query.
+    fn query(&self) -> &Query;
+    /// The Alertmanagers.
+    fn alertmanagers(&self) -> &[Alertmanager];
+    /// `GET` on the web port.
+    ///
+    /// # Errors
+    /// No answer.
+    fn web(&self, path: &str) -> Result<Response>;
+}
+
+/// A hub with its clusters.
+pub trait Whole {
+    /// The hub.
+    fn hub(&self) -> &impl Centre;
+    /// Each cluster's name, and how many stores it has.
+    fn clusters(&self) -> Vec<(String, usize)>;
+}
+
+impl Centre for Hub {
+    fn query(&self) -> &Query {
+        &self.query
+    }
+
+    fn alertmanagers(&self) -> &[Alertmanager] {
+        &self.alertmanagers
+    }
+
+    fn web(&self, path: &str) -> Result<Response> {
+        Self::web(self, path)
+    }
+}
+
+impl Centre for KubeHub {
+    fn query(&self) -> &Query {
+        &self.query
+    }
+
+    fn alertmanagers(&self) -> &[Alertmanager] {
+        &self.alertmanagers
+    }
+
+    fn web(&self, path: &str) -> Result<Response> {
+        Self::web(self, path)
+    }
+}
+
+impl Whole for Scene {
+    fn hub(&self) -> &impl Centre {
+        &self.hub
+    }
+
+    fn clusters(&self) -> Vec<(String, usize)> {
+        self.clusters.iter().map(|cluster| (cluster.name.clone(), cluster.sidecars.len())).collect()
+    }
+}
+
+impl Whole for KubeScene {
+    fn hub(&self) -> &impl Centre {
+        &self.hub
+    }
+
+    fn clusters(&self) -> Vec<(String, usize)> {
+        self.clusters.iter().map(|cluster| (cluster.name.clone(), cluster.programs.sidecars.len())).collect()
+    }
+}
 
 /// Thanos Query has every store, each with the labels of exactly that replica.
 ///
 /// # Errors
 /// A store is missing, or answers with another's labels.
-pub fn stores(scene: &mut Scene) -> Result<String> {
-    let wanted: Vec<(String, String, String)> = scene.clusters.iter().flat_map(wanted_stores).collect();
-    let query = &mut scene.hub.query;
+pub fn stores(scene: &mut impl Whole) -> Result<String> {
+    let wanted: Vec<(String, String, String)> = scene.clusters().into_iter().flat_map(wanted_stores).collect();
+    let query = scene.hub().query();
     let lines = wait_until("every store with its own labels", PROOF, || {
         let stores = query.stores()?;
         let mut lines = Vec::new();
@@ -37,19 +108,18 @@ pub fn stores(scene: &mut Scene) -> Result<String> {
     Ok(format!("Thanos Query reaches {} of {} stores, each exactly:\n{}", lines.len(), wanted.len(), lines.join("\n")))
 }
 
-fn wanted_stores(cluster: &Cluster) -> Vec<(String, String, String)> {
-    let name = &cluster.name;
-    (0..cluster.sidecars.len()).map(|n| (format!("{name}-thanos-sidecar{n}"), name.clone(), format!("prometheus-{n}"))).collect()
+fn wanted_stores((name, stores): (String, usize)) -> Vec<(String, String, String)> {
+    (0..stores).map(|n| (format!("{name}-thanos-sidecar{n}"), name.clone(), format!("prometheus-{n}"))).collect()
 }
 
 /// One PromQL query answers for every cluster.
 ///
 /// # Errors
 /// A cluster is missing from the answer.
-pub fn query(scene: &mut Scene) -> Result<String> {
+pub fn query(scene: &mut impl Whole) -> Result<String> {
     let promql = "count by (cluster) (up)";
-    let clusters: Vec<String> = scene.clusters.iter().map(|cluster| cluster.name.clone()).collect();
-    let query = &scene.hub.query;
+    let clusters: Vec<String> = scene.clusters().into_iter().map(|(name, _)| name).collect();
+    let query = scene.hub().query();
     let seen = wait_until("an answer for every cluster", PROOF, || {
         let answer = query.query(promql)?;
         let result = answer.result.as_array().cloned().unwrap_or_default();
@@ -64,9 +134,9 @@ pub fn query(scene: &mut Scene) -> Result<String> {
 ///
 /// # Errors
 /// It doesn't arrive everywhere.
-pub fn alert(hub: &Hub, cluster: &str) -> Result<String> {
+pub fn alert(hub: &impl Centre, cluster: &str) -> Result<String> {
     wait_until("the alert at every Alertmanager of the hub", PROOF, || {
-        for (n, alertmanager) in hub.alertmanagers.iter().enumerate() {
+        for (n, alertmanager) in hub.alertmanagers().iter().enumerate() {
             let alerts = alertmanager.alerts()?;
             ensure!(alerts.iter().any(|alert| alert["labels"]["cluster"] == cluster), "Alertmanager {n} has {}", json!(alerts));
         }
@@ -79,7 +149,7 @@ pub fn alert(hub: &Hub, cluster: &str) -> Result<String> {
 ///
 /// # Errors
 /// One doesn't.
-pub fn web(hub: &Hub, cluster: &str) -> Result<String> {
+pub fn web(hub: &impl Centre, cluster: &str) -> Result<String> {
     for path in [format!("/prom/{cluster}/-/healthy"), format!("/alertmanager/{cluster}/-/healthy"), format!("/alertmanager/{cluster}/")] {
         wait_until("a web UI through the hub", PROOF, || {
             let answer = hub.web(&path)?;

@@ -17,7 +17,7 @@ use crate::clock;
 use crate::kube::events::{Lasting, Said};
 use crate::kube::objects::Objects;
 use crate::kube::vault::Secrets;
-use crate::kube::writer::{Progress, Wanted, Writer};
+use crate::kube::writer::{Wanted, Writer};
 
 /// One leadership. Dropped, its writer ends.
 pub struct Leading {
@@ -26,7 +26,7 @@ pub struct Leading {
     pki: Pki<Secrets>,
     objects: Objects,
     wanted: watch::Sender<Option<Wanted>>,
-    progress: watch::Receiver<Progress>,
+    troubles: watch::Receiver<Vec<String>>,
     lasting: Lasting,
     _writer: DropGuard,
 }
@@ -41,16 +41,17 @@ impl Leading {
         let contents = vault.contents().clone();
         let pki = Pki::with(vault, settings.trust_domain.clone(), controller.lifetimes, contents);
         let (wanted, wanted_out) = watch::channel(None);
-        let (progress_in, progress) = watch::channel(Progress::default());
+        let (troubles_in, troubles) = watch::channel(Vec::new());
         let stop = CancellationToken::new();
         let writer = Writer {
             client,
             namespace: settings.namespace.clone(),
             candidate: Arc::clone(&controller.candidate),
             wanted: wanted_out,
-            progress: progress_in,
+            troubles: troubles_in,
+            metrics: Arc::clone(&controller.publisher.metrics),
         };
-        let (nudge, mut changes, stopped) = (Arc::clone(&controller.mirrors.nudge), progress.clone(), stop.clone());
+        let (nudge, mut changes, stopped) = (Arc::clone(&controller.mirrors.nudge), troubles.clone(), stop.clone());
         tokio::spawn(async move {
             while stopped.run_until_cancelled(changes.changed()).await.is_some_and(|changed| changed.is_ok()) {
                 nudge.notify_one();
@@ -58,7 +59,7 @@ impl Leading {
         });
         tokio::spawn(writer.run(stop.clone()));
         tracing::info!(%term, "took over as leader");
-        Ok(Self { term, pki, objects: Objects::default(), wanted, progress, lasting: Lasting::default(), _writer: stop.drop_guard() })
+        Ok(Self { term, pki, objects: Objects::default(), wanted, troubles, lasting: Lasting::default(), _writer: stop.drop_guard() })
     }
 
     /// A round of the leader; returns when the next is due.
@@ -78,10 +79,9 @@ impl Leading {
         failed.extend(troubles.failed);
         let (contents, vault) = self.pki.parts();
         failed.extend(vault.save_services(contents));
-        let progress = self.progress.borrow_and_update().clone();
-        controller.publisher.metrics.unwritten.set(i64::try_from(progress.unsettled).unwrap_or(i64::MAX));
+        let written = self.troubles.borrow_and_update().clone();
         let complete = failed.is_empty();
-        let all_troubles = [troubles.standing, failed, progress.troubles].concat();
+        let all_troubles = [troubles.standing, failed, written].concat();
         let published = controller.published(&self.pki, taken.fleet, taken.findings, all_troubles);
         controller.publisher.open_gate(&self.pki, &[])?;
         let uids = uids(&view.facts);
