@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use atlas_core::lease::fence::{Claim, Fence, Known, Permit};
@@ -33,6 +34,8 @@ struct Echo {
     shown: bool,
 }
 
+/// So often the records that nobody watches are looked at.
+const LOOK: Duration = Duration::from_secs(60);
 /// So many writes a watch may lag behind before the record is read again.
 const LAG: usize = 8;
 
@@ -73,6 +76,8 @@ pub struct Secrets {
     /// What is kept of the clusters' Services.
     services: BTreeMap<ClusterName, String>,
     unsaved: BTreeSet<Record>,
+    /// When the records that nobody watches were last looked at.
+    looked: Instant,
     /// Records that can't be read: nothing is issued for these clusters, and nothing written over.
     pub broken: BTreeMap<Record, String>,
     contents: Contents,
@@ -102,6 +107,7 @@ impl Secrets {
             echoes: BTreeMap::new(),
             services: BTreeMap::new(),
             unsaved: BTreeSet::new(),
+            looked: Instant::now(),
             broken: BTreeMap::new(),
             contents: Contents::default(),
         };
@@ -189,10 +195,14 @@ impl Secrets {
     /// read again into `contents`; what was deleted is written again from them. Returns what could not be done.
     pub fn heal(&mut self, contents: &mut Contents, seen: &BTreeMap<String, Stored>) -> Vec<String> {
         let mut suspects = Vec::new();
+        let look = self.looked.elapsed() >= LOOK;
+        if look {
+            self.looked = Instant::now();
+        }
         for (record, known) in &self.known {
             let watched = matches!(record, Record::Leaves | Record::Cluster(_));
             let shown = seen.get(&record.secret()).map(|stored| &stored.version);
-            let strange = watched && self.echoes.entry(record.clone()).or_default().is_strange(known, shown);
+            let strange = if watched { self.echoes.entry(record.clone()).or_default().is_strange(known, shown) } else { look };
             if strange || *known == Known::Unread {
                 suspects.push(record.clone());
             }
@@ -207,7 +217,12 @@ impl Secrets {
             let result = handle.block_on(self.refresh(&record));
             *contents = std::mem::take(&mut self.contents);
             failed.extend(result.err().map(|error| format!("{error:#}")));
-            let deleted = matches!(before, Some(Known::Is { .. })) && self.known.get(&record) == Some(&Known::Absent);
+            let vanished = before != Some(Known::Absent) && self.known.get(&record) == Some(&Known::Absent);
+            let kept = record.data(contents, None).is_ok_and(|data| data.iter().any(|(key, text)| key.ends_with(".pem") && text.is_some()));
+            let deleted = vanished && kept;
+            if deleted {
+                tracing::warn!(secret = record.secret(), "somebody deleted one of Atlas's own Secrets: it is written again");
+            }
             if deleted && let Err(error) = self.put(contents, [record.clone()].into()).remove(&record).unwrap_or(Ok(())) {
                 failed.push(format!("{error:#}"));
             }
