@@ -30,7 +30,7 @@ const AGE: &str = "this stream has reached its age; come back";
 const CANCELLED: &str = "Atlas is stopping, or this credential no longer counts";
 const GONE: &str = "the client is gone";
 /// Why a stream is refused on a connection that was once let in.
-const REFUSED: &str = "this credential no longer counts: carry the node's new files to it (`atlas bootstrap`)";
+const REFUSED: &str = "this credential no longer counts: carry the new ones to its Envoy (`atlas bootstrap`, `atlas cluster-values`)";
 /// What an Envoy says of itself is cut to so many characters, and its refusals to so many.
 const LONGEST_NAME: usize = 256;
 const LONGEST_REFUSAL: usize = 2048;

@@ -60,7 +60,10 @@ pub struct Mirrors {
 /// Facts and records at one moment.
 struct View {
     facts: Vec<Fact>,
+    /// What counts: also what somebody has deleted by hand.
     records: Arc<BTreeMap<String, Stored>>,
+    /// What the watch shows.
+    shown: Arc<BTreeMap<String, Stored>>,
 }
 
 /// One replica's.
@@ -153,9 +156,8 @@ impl Controller {
             return None;
         }
         // Where all of them are gone there is nothing to learn.
-        if !records.is_empty() || self.records.is_empty() {
-            self.records = records;
-        }
+        let shown = if records.is_empty() { Arc::clone(&self.records) } else { records };
+        self.records = remembered(&self.records, &shown, &clusters);
         // A leader that has nothing to write must find out too that another has taken over.
         let greatest = self.records.values().filter_map(|stored| stored.term.as_ref()).max();
         if greatest > self.greatest.as_ref() {
@@ -163,7 +165,7 @@ impl Controller {
             self.greatest.iter().for_each(|term| self.candidate.surpass(term));
         }
         let facts = clusters.values().chain(alertmanagers.values()).chain(slices.values()).cloned().collect();
-        Some(View { facts, records: Arc::clone(&self.records) })
+        Some(View { facts, records: Arc::clone(&self.records), shown })
     }
 
     /// Whether the API server still has what Atlas wrote. Asked where it says that all clusters are gone: one that came back
@@ -214,6 +216,25 @@ impl Controller {
             last_error: None,
         }
     }
+}
+
+/// A record that vanishes while its cluster's Service is there was deleted by hand, and the leader writes it again: it counts
+/// until then, or its Envoy's stream would end. (What is to be forgotten, the record itself says.)
+fn remembered(
+    before: &Arc<BTreeMap<String, Stored>>,
+    shown: &Arc<BTreeMap<String, Stored>>,
+    clusters: &BTreeMap<String, Fact>,
+) -> Arc<BTreeMap<String, Stored>> {
+    let vanished = |name: &String| match Record::of_secret(name) {
+        Some(Record::Cluster(cluster)) => !shown.contains_key(name) && clusters.contains_key(cluster.as_str()),
+        Some(_) => !shown.contains_key(name),
+        None => false,
+    };
+    let kept: Vec<_> = before.iter().filter(|(name, _)| vanished(name)).map(|(name, stored)| (name.clone(), stored.clone())).collect();
+    if kept.is_empty() {
+        return Arc::clone(shown);
+    }
+    Arc::new(shown.iter().map(|(name, stored)| (name.clone(), stored.clone())).chain(kept).collect())
 }
 
 /// The vault of a replica that writes nothing.

@@ -65,7 +65,7 @@ impl Leading {
     /// A round of the leader; returns when the next is due.
     pub fn round(&mut self, controller: &Controller, view: &View) -> anyhow::Result<Duration> {
         let (contents, vault) = self.pki.parts();
-        let mut failed = vault.heal(contents, &view.records);
+        let mut failed = vault.heal(contents, &view.shown);
         let last = controller.last(vault.services());
         let broken: BTreeSet<ClusterName> = vault.broken.keys().filter_map(cluster_of).collect();
         failed.extend(vault.broken.values().cloned());

@@ -1,0 +1,147 @@
+//! A downstream cluster of a hub on Kubernetes.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use anyhow::{Context, Result, ensure};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::Value;
+
+use super::{HUB_NAME, KubeHub, deployment, rendered};
+use crate::http::{self, Response};
+use crate::parts::Part;
+use crate::process::wait_until;
+use crate::run::{CoreDns, Corefile, Kubelet, Pod, START};
+use crate::scene::cluster::{ClusterOptions, Programs, manifest, names};
+use crate::scene::{Place, program};
+use crate::world::World;
+
+/// The release's name, and with it that of the chart's objects.
+const RELEASE: &str = "envoy";
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct KubeCluster {
+    /// Its name, and its namespace's.
+    pub name: String,
+    /// Where it is.
+    pub place: Place,
+    /// Its Envoy.
+    pub envoy: Pod,
+    /// What is monitored with.
+    pub programs: Programs,
+    /// Its DNS.
+    pub dns: CoreDns,
+    /// Names that this knows beside the hub's.
+    names: Vec<(IpAddr, String)>,
+}
+
+impl KubeCluster {
+    /// Starts its programs; adds it to the hub as a person would, and installs its Envoy with the values that come of it.
+    ///
+    /// # Errors
+    /// What didn't start.
+    pub fn start(world: &World, hub: &KubeHub, name: &str, replicas: usize) -> Result<Self> {
+        let (place, kube, options) = (Place::in_world(world, name)?, &hub.kube, &hub.options);
+        kube.apply_objects(&options.namespace, &[service(hub, &place, name, replicas)])?;
+        let values = values(hub, name)?;
+
+        kube.namespace(name, &[("pod-security.kubernetes.io/enforce", "restricted")])?;
+        let objects = rendered("envoy", RELEASE, name, &[&values, "logLevel: warning\nservice: {type: ClusterIP}\n"])?;
+        kube.apply_objects(name, &objects)?;
+        let alerts = hub.proxy.serve(name, &format!("{RELEASE}-alerts"))?;
+        hub.proxy.route(&place.host)?;
+
+        let mut names = names(&place, replicas, &options.namespace, &options.domain);
+        // As the search path of a Pod's resolv.conf lets it be written.
+        names.push((alerts, format!("{RELEASE}-alerts.{name}.svc")));
+        write_names(&place, &names, hub.place.envoy)?;
+        let dns = start_dns(&place)?;
+
+        let envoy = deployment(&objects, RELEASE)?;
+        let mut envoy = Kubelet::run(kube, &place.host, envoy, &format!("{name}-envoy-0"), &program(Part::Envoy)?)?;
+        envoy.wait_ready(START)?;
+        // Prometheus reads the list once a minute; from the beginning it is what it will be.
+        wait_until("the Envoy lists the hub's Alertmanagers", START, || {
+            let answer = alerts_port(&place, "/alertmanagers")?;
+            let list: Value = answer.json()?;
+            ensure!(list.as_array().is_some_and(|list| !list.is_empty()), "it lists {list}");
+            Ok(Some(()))
+        })?;
+        let alertmanagers = alertmanager_configs(&objects)?;
+        let web_url = |path: &str| hub.web_url(path);
+        let mut programs = Programs::start(&place, name, Part::Prometheus, replicas, &alertmanagers, web_url)?;
+        programs.alertmanager.wait_ready()?;
+        for sidecar in &mut programs.sidecars {
+            sidecar.wait_ready()?;
+        }
+        Ok(Self { name: name.to_owned(), place, envoy, programs, dns, names })
+    }
+
+    /// Its Service, as a person would write it.
+    pub fn service(&self, hub: &KubeHub, replicas: usize) -> Value {
+        service(hub, &self.place, &self.name, replicas)
+    }
+
+    /// Says in its DNS where the hub is.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn move_hub(&self, to: IpAddr) -> Result<()> {
+        write_names(&self.place, &self.names, to)
+    }
+
+    /// `GET` on its Envoy's alert port, as its Prometheus would.
+    ///
+    /// # Errors
+    /// No answer.
+    pub fn alerts_port(&self, path: &str) -> Result<Response> {
+        alerts_port(&self.place, path)
+    }
+}
+
+/// The values that Atlas wrote for a cluster's Envoy, once they are there.
+///
+/// # Errors
+/// They don't come.
+pub fn values(hub: &KubeHub, name: &str) -> Result<String> {
+    let secret = hub.kube.wait_for(&hub.at(&format!("secrets/{name}-envoy-values")), START, |_| true)?;
+    let encoded = secret["data"]["values.yaml"].as_str().context("the values Secret has no values.yaml")?;
+    Ok(String::from_utf8(BASE64_STANDARD.decode(encoded)?)?)
+}
+
+fn service(hub: &KubeHub, place: &Place, name: &str, replicas: usize) -> Value {
+    let mut service = manifest(place, &ClusterOptions { replicas, ..ClusterOptions::new(name) });
+    service["metadata"]["namespace"] = hub.options.namespace.clone().into();
+    service
+}
+
+/// The list of Alertmanagers that the chart gives to the cluster's Prometheus.
+fn alertmanager_configs(objects: &[Value]) -> Result<Value> {
+    let secret = objects.iter().find(|object| object["metadata"]["name"] == "atlas-alertmanager-configs");
+    let text = secret.and_then(|secret| secret["stringData"]["config.yaml"].as_str()).context("the chart has no list of Alertmanagers")?;
+    Ok(serde_yaml_ng::from_str(text)?)
+}
+
+fn alerts_port(place: &Place, path: &str) -> Result<Response> {
+    let url = format!("http://{}{path}", SocketAddr::new(place.envoy, 11903));
+    place.host.within(|| http::get(&url))
+}
+
+/// The cluster's own DNS; it reads its names again every second.
+fn start_dns(place: &Place) -> Result<CoreDns> {
+    let listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 53);
+    let corefile = Corefile::new(listen).zone(".", "hosts names {\n        ttl 1\n        reload 1s\n    }");
+    let mut dns = CoreDns::start(&place.host, "coredns", &program(Part::CoreDns)?, listen, corefile.text())?;
+    dns.wait_ready()?;
+    place.host.write_resolv_conf("nameserver 127.0.0.1\n")?;
+    Ok(dns)
+}
+
+fn write_names(place: &Place, names: &[(IpAddr, String)], hub: IpAddr) -> Result<()> {
+    let lines = names.iter().map(|(ip, name)| format!("{ip} {name}\n")).chain([format!("{hub} {HUB_NAME}\n")]);
+    let half = place.host.write("coredns/names.new", lines.collect::<String>())?;
+    // At once, or CoreDNS might read half of it.
+    fs::rename(&half, half.with_file_name("names")).context("cannot replace the names")
+}
