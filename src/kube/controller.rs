@@ -164,7 +164,10 @@ impl Controller {
             self.greatest = greatest.cloned();
             self.greatest.iter().for_each(|term| self.candidate.surpass(term));
         }
-        let facts = clusters.values().chain(alertmanagers.values()).chain(slices.values()).cloned().collect();
+        // A Service may be both, and is watched twice then.
+        let twice = |fact: &Fact| clusters.get(&fact.meta().name).is_some_and(|other| other.meta().namespace == fact.meta().namespace);
+        let alertmanagers = alertmanagers.values().filter(|fact| !twice(fact));
+        let facts = clusters.values().chain(alertmanagers).chain(slices.values()).cloned().collect();
         Some(View { facts, records: Arc::clone(&self.records), shown })
     }
 

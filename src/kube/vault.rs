@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use super::election::Candidate;
 use super::record::{Record, Stored, adopt};
@@ -34,6 +35,8 @@ struct Echo {
     shown: bool,
 }
 
+/// How long an answer may take: a round waits for it.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// So often the records that nobody watches are looked at.
 const LOOK: Duration = Duration::from_secs(60);
 /// So many writes a watch may lag behind before the record is read again.
@@ -114,7 +117,8 @@ impl Secrets {
         for record in [Record::Root, Record::Issuers] {
             vault.refresh(&record).await?;
         }
-        let listed = vault.api.list(&ListParams::default().labels(WATCHED)).await.context("cannot list Atlas's own Secrets")?;
+        let listed = timeout(PATIENCE, vault.api.list(&ListParams::default().labels(WATCHED))).await.context("no answer")?;
+        let listed = listed.context("cannot list Atlas's own Secrets")?;
         vault.known.insert(Record::Leaves, Known::Absent);
         let names: Vec<String> = listed.items.iter().map(ResourceExt::name_any).collect();
         for (name, secret) in names.iter().zip(listed.items) {
@@ -184,8 +188,9 @@ impl Secrets {
 
     /// Reads a record again.
     async fn refresh(&mut self, record: &Record) -> anyhow::Result<()> {
-        let read = self.api.get_opt(&record.secret()).await;
-        let secret = read.map_err(|error| anyhow!("cannot read the Secret {}: {}", record.secret(), chain(&error)))?;
+        let name = record.secret();
+        let read = timeout(PATIENCE, self.api.get_opt(&name)).await.with_context(|| format!("no answer for the Secret {name}"))?;
+        let secret = read.map_err(|error| anyhow!("cannot read the Secret {name}: {}", chain(&error)))?;
         let stored = secret.map(|secret| Stored::read(secret, &self.domain));
         self.took(record, stored);
         Ok(())
@@ -332,7 +337,8 @@ impl Vault for Secrets {
 
 /// Writes nothing but the term into the issuers, so that no earlier leader can write them any more.
 async fn claim(api: &Api<Secret>, candidate: &Candidate, term: Term, domain: &TrustDomain) -> anyhow::Result<Fence> {
-    let read = api.get_opt(&Record::Issuers.secret()).await.context("cannot read the Secret with the issuing authorities")?;
+    let read = timeout(PATIENCE, api.get_opt(&Record::Issuers.secret())).await.context("no answer")?;
+    let read = read.context("cannot read the Secret with the issuing authorities")?;
     let stored = read.map(|secret| Stored::read(secret, domain));
     if let Some(by) = stored.as_ref().and_then(|stored| stored.term.as_ref()) {
         candidate.surpass(by);
@@ -356,15 +362,20 @@ async fn write(
 ) -> Result<Version, (Outcome, anyhow::Error)> {
     let name = record.secret();
     let manifest = record.manifest(data, &permit.term, permit.expected.as_ref());
-    let written = match &permit.expected {
-        None => match serde_json::from_value::<Secret>(manifest) {
-            Ok(secret) => api.create(&PostParams { field_manager: Some(MANAGER.into()), ..Default::default() }, &secret).await,
-            Err(error) => Err(kube::Error::SerdeError(error)),
-        },
-        Some(_) => {
-            let params = PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
-            api.patch(&name, &params, &Patch::Merge(manifest)).await
+    let written = async {
+        match &permit.expected {
+            None => {
+                let secret: Secret = serde_json::from_value(manifest).map_err(kube::Error::SerdeError)?;
+                api.create(&PostParams { field_manager: Some(MANAGER.into()), ..Default::default() }, &secret).await
+            }
+            Some(_) => {
+                let params = PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
+                api.patch(&name, &params, &Patch::Merge(manifest)).await
+            }
         }
+    };
+    let Ok(written) = timeout(PATIENCE, written).await else {
+        return Err((Outcome::Unknown, anyhow!("no answer to the write of the Secret {name}: it is read again")));
     };
     match written {
         Ok(secret) => Ok(Version(secret.metadata.resource_version.unwrap_or_default())),

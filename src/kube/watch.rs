@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -26,6 +27,30 @@ use crate::lock::lock;
 
 /// The API server ends a watch after this, and it is begun again where it ended.
 pub const WATCH: Duration = Duration::from_secs(60);
+
+/// The longest pause after failures. Short, so that all is known again soon after an outage: a few watches per replica are
+/// nothing to an API server.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Pauses between tries: half a second, doubled each time, a fifth more or less.
+#[derive(Default)]
+struct Pauses(u32);
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = Duration::from_millis(500).saturating_mul(1 << self.0.min(8)).min(LONGEST_PAUSE);
+        self.0 += 1;
+        Some(pause.mul_f64(0.8 + 0.4 * fastrand::f64()))
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0 = 0;
+    }
+}
 
 /// A handle on what is known.
 pub struct Mirror<T>(Arc<Inner<T>>);
@@ -135,7 +160,7 @@ where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let config = config.timeout(u32::try_from(WATCH.as_secs()).unwrap_or(60));
-    let mut events = pin!(watcher(api, config).default_backoff());
+    let mut events = pin!(watcher(api, config).backoff(Pauses::default()));
     let mut failing = false;
     loop {
         let event = tokio::select! {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::anyhow;
 use atlas_core::keys;
@@ -21,6 +22,9 @@ use super::election::{Candidate, now};
 use super::watch::{chain, follow};
 use super::{MANAGER, WRITES};
 use crate::metrics::Metrics;
+
+/// How long an answer may take, before it is tried again.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What is wanted, by key.
 pub type Wanted = Arc<BTreeMap<Key, Arc<Value>>>;
@@ -69,7 +73,7 @@ impl Writer {
             }
             self.report(&reconciler, &failing);
             let due = reconciler.due().filter(|_| unlisted.is_empty() && under_way.len() < WRITES);
-            let pause = std::time::Duration::from_millis(due.map_or(3_600_000, |due| due.saturating_sub(millis()).max(1)));
+            let pause = Duration::from_millis(due.map_or(3_600_000, |due| due.saturating_sub(millis()).max(1)));
             tokio::select! {
                 Some((action, result)) = under_way.next() => note(&mut reconciler, &mut failing, &action, result),
                 Some(event) = seen.recv() => match event {
@@ -142,7 +146,11 @@ impl Writer {
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource(action.key().kind));
         let candidate = Arc::clone(&self.candidate);
         async move {
-            let result = if candidate.leads().is_some() { act(&api, &action).await } else { Err(anyhow!("this Atlas no longer leads")) };
+            let result = if candidate.leads().is_some() {
+                tokio::time::timeout(PATIENCE, act(&api, &action)).await.unwrap_or_else(|_| Err(anyhow!("no answer")))
+            } else {
+                Err(anyhow!("this Atlas no longer leads"))
+            };
             (action, result)
         }
     }
