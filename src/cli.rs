@@ -107,7 +107,9 @@ pub fn main() -> ExitCode {
 
 /// Logs go to standard error, so that what a command prints can be piped.
 fn log(cli: &Cli) {
-    let level = tracing_subscriber::EnvFilter::try_new(&cli.log_level);
+    // The Kubernetes client logs every failed connection without saying what for; Atlas says it once, with what it was for.
+    let quiet = if cli.log_level.contains("kube_client") { "" } else { ",kube_client=off" };
+    let level = tracing_subscriber::EnvFilter::try_new(format!("{}{quiet}", cli.log_level));
     let filter = level.unwrap_or_else(|error| Cli::command().error(ErrorKind::ValueValidation, format!("--log-level: {error}")).exit());
     let stderr = std::io::stderr;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
