@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use atlas_core::lease::fence::{Claim, Fence, Known, Permit};
 use atlas_core::lease::{Outcome, Term, Version};
 use atlas_core::name::{ClusterName, Identity, TrustDomain};
@@ -97,8 +97,12 @@ impl Secrets {
         domain: &TrustDomain,
         candidate: &Arc<Candidate>,
         term: Term,
+        had_root: bool,
     ) -> anyhow::Result<Self> {
         let api: Api<Secret> = Api::namespaced(client, namespace);
+        if had_root {
+            ensure_remembered(&api).await?;
+        }
         let fence = claim(&api, candidate, term, domain).await?;
         let mut vault = Self {
             api,
@@ -333,6 +337,20 @@ impl Vault for Secrets {
     fn remove_bootstrap(&mut self, _cluster: &ClusterName) -> anyhow::Result<()> {
         Ok(())
     }
+}
+
+/// A root that this process has seen the use of is there: where it isn't, the API server has lost its memory, and a new root
+/// would end every Envoy's trust. Nothing is written before this is known.
+async fn ensure_remembered(api: &Api<Secret>) -> anyhow::Result<()> {
+    let name = Record::Root.secret();
+    let root = timeout(PATIENCE, api.get_opt(&name)).await.context("no answer")?.context("cannot read the Secret with the root")?;
+    ensure!(
+        root.is_some(),
+        "the API server no longer has the Secret {name}, below which everything that is in force was issued: it has lost its memory, or \
+         somebody deleted it. Nothing is written, and everything stays as it was: restore the backup and restart Atlas. To start anew \
+         instead, delete every Secret with the label goatlas.io/part in (issuers, pki) and restart Atlas; then each cluster needs new values"
+    );
+    Ok(())
 }
 
 /// Writes nothing but the term into the issuers, so that no earlier leader can write them any more.

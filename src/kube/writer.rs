@@ -100,14 +100,16 @@ impl Writer {
     }
 
     fn report(&self, reconciler: &Reconciler, failing: &BTreeMap<Key, String>) {
-        let contested = reconciler.contested().map(|key| {
-            format!("something else changes the {key} in {} again and again: `kubectl get --show-managed-fields` shows who", self.namespace)
+        let namespace = &self.namespace;
+        let label = format!("{}={}", keys::MANAGED_BY.0, keys::MANAGED_BY.1);
+        let contested = several(reconciler.contested()).map(|what| {
+            format!("something else changes {what} in {namespace} again and again: `kubectl get --show-managed-fields` shows who")
         });
-        let blocked = reconciler.blocked().map(|key| {
-            let label = format!("{}={}", keys::MANAGED_BY.0, keys::MANAGED_BY.1);
-            format!("there is a {key} in {} that is not Atlas's (it lacks the label {label}): rename or delete it", self.namespace)
+        let blocked = several(reconciler.blocked()).map(|what| {
+            format!("{what} in {namespace}: there is one that is not Atlas's (it lacks the label {label}): rename or delete it")
         });
-        let troubles: Vec<String> = contested.chain(blocked).chain(failing.values().cloned()).collect();
+        let failing = failing.values().take(FEW).cloned();
+        let troubles: Vec<String> = contested.into_iter().chain(blocked).chain(failing).collect();
         self.metrics.unwritten.set(i64::try_from(reconciler.unsettled()).unwrap_or(i64::MAX));
         self.troubles.send_if_modified(|before| {
             let differs = *before != troubles;
@@ -153,6 +155,20 @@ impl Writer {
             };
             (action, result)
         }
+    }
+}
+
+/// Some of many, so that people see the wood.
+const FEW: usize = 3;
+
+/// The first few objects, and how many more there are; `None`: there is none.
+fn several<'a>(keys: impl Iterator<Item = &'a Key>) -> Option<String> {
+    let keys: Vec<String> = keys.map(ToString::to_string).collect();
+    let first = keys.iter().take(FEW).cloned().collect::<Vec<_>>().join(", ");
+    match keys.len() {
+        0 => None,
+        n if n > FEW => Some(format!("{first} and {} more", n - FEW)),
+        _ => Some(first),
     }
 }
 

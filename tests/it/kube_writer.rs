@@ -71,7 +71,7 @@ world_test! {
         let foreign = kube.get(&at("secrets/paris-envoy-values"))?;
         ensure!(foreign["data"].as_object().map(|data| data.len()) == Some(1), "{foreign:#}");
         let log = || std::fs::read_to_string(host.dir().join("atlas.log"));
-        wait_until("it is said", 10 * SECOND, || Ok(log()?.contains("Secret paris-envoy-values in monitoring that is not Atlas's").then_some(())))?;
+        wait_until("it is said", 10 * SECOND, || Ok(log()?.contains("Secret paris-envoy-values in monitoring: there is one that is not Atlas's").then_some(())))?;
 
         // What people change or delete comes back; what they add stays.
         let added = json!({"metadata": {"labels": {"team": "sre"}}});

@@ -36,8 +36,15 @@ impl Leading {
     pub async fn begin(controller: &Controller, term: Term) -> anyhow::Result<Self> {
         let settings = &controller.settings;
         let client = controller.client.clone();
-        let vault =
-            Secrets::take_over(client.clone(), &settings.namespace, &settings.trust_domain, &controller.candidate, term.clone()).await?;
+        let vault = Secrets::take_over(
+            client.clone(),
+            &settings.namespace,
+            &settings.trust_domain,
+            &controller.candidate,
+            term.clone(),
+            !controller.records.is_empty(),
+        )
+        .await?;
         let contents = vault.contents().clone();
         let pki = Pki::with(vault, settings.trust_domain.clone(), controller.lifetimes, contents);
         let (wanted, wanted_out) = watch::channel(None);
