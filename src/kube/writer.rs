@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use atlas_core::keys;
@@ -11,7 +11,7 @@ use atlas_core::reconcile::{Action, Outcome, Reconciler, is_ours};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1 as core;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions};
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
@@ -25,6 +25,11 @@ use crate::metrics::Metrics;
 
 /// How long an answer may take, before it is tried again.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// With more to write than this, names are asked for all together.
+const BULK: usize = 32;
+/// So long such an answer is good for.
+const FRESH: Duration = Duration::from_secs(2);
 
 /// What is wanted, by key.
 pub type Wanted = Arc<BTreeMap<Key, Arc<Value>>>;
@@ -64,11 +69,13 @@ impl Writer {
         let mut unlisted: BTreeSet<Kind> = KINDS.into();
         let mut failing: BTreeMap<Key, String> = BTreeMap::new();
         let mut under_way = FuturesUnordered::new();
+        let names = Arc::new(Names::default());
         loop {
             // What is there must be known before anything is taken for missing.
             if unlisted.is_empty() {
+                let bulk = reconciler.unsettled() > BULK;
                 for action in reconciler.next(millis(), WRITES - under_way.len().min(WRITES)) {
-                    under_way.push(self.carry_out(action));
+                    under_way.push(self.carry_out(action, bulk.then(|| Arc::clone(&names))));
                 }
             }
             self.report(&reconciler, &failing);
@@ -144,12 +151,12 @@ impl Writer {
         async move { follow("the objects that Atlas wrote", api, watcher::Config::default().labels(&selector), handle, stop).await }
     }
 
-    fn carry_out(&self, action: Action) -> impl Future<Output = (Action, anyhow::Result<Done>)> + use<> {
+    fn carry_out(&self, action: Action, names: Option<Arc<Names>>) -> impl Future<Output = (Action, anyhow::Result<Done>)> + use<> {
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource(action.key().kind));
         let candidate = Arc::clone(&self.candidate);
         async move {
             let result = if candidate.leads().is_some() {
-                tokio::time::timeout(PATIENCE, act(&api, &action)).await.unwrap_or_else(|_| Err(anyhow!("no answer")))
+                tokio::time::timeout(PATIENCE, act(&api, &action, names.as_deref())).await.unwrap_or_else(|_| Err(anyhow!("no answer")))
             } else {
                 Err(anyhow!("this Atlas no longer leads"))
             };
@@ -178,11 +185,34 @@ enum Done {
     NotOurs,
 }
 
-async fn act(api: &Api<DynamicObject>, action: &Action) -> anyhow::Result<Done> {
+/// The names of all objects of a kind in the namespace, whosoever: so that a fleet that is written for the first time isn't
+/// asked for one by one.
+#[derive(Default)]
+struct Names(tokio::sync::Mutex<BTreeMap<Kind, (Instant, BTreeSet<String>)>>);
+
+impl Names {
+    /// Whether there may be an object of this name. Of one that is younger than [`FRESH`] nobody knows.
+    async fn may_have(&self, api: &Api<DynamicObject>, key: &Key) -> anyhow::Result<bool> {
+        let mut known = self.0.lock().await;
+        if known.get(&key.kind).is_none_or(|(at, _)| at.elapsed() > FRESH) {
+            let listed = api.list_metadata(&ListParams::default()).await?;
+            let names = listed.items.iter().map(ResourceExt::name_any).collect();
+            known.insert(key.kind, (Instant::now(), names));
+        }
+        Ok(known.get(&key.kind).is_some_and(|(_, names)| names.contains(&key.name)))
+    }
+}
+
+async fn act(api: &Api<DynamicObject>, action: &Action, names: Option<&Names>) -> anyhow::Result<Done> {
     match action {
         Action::Apply { key, manifest, ours } => {
             // Whatever is there and wasn't listed as Atlas's is somebody else's, unless it is only a moment old.
-            if !ours
+            let may_be_there = match names {
+                _ if *ours => false,
+                Some(names) => names.may_have(api, key).await?,
+                None => true,
+            };
+            if may_be_there
                 && let Some(there) = api.get_opt(&key.name).await?
                 && !is_ours(&value(there))
             {
