@@ -12,6 +12,7 @@
 //! | Module | What it does |
 //! | --- | --- |
 //! | `connect` | kubeconfig or pod: a client |
+//! | `admin` | what commands ask on behalf of a person |
 //! | `watch`, `convert` | what is there, as facts |
 //! | `election` | reads and writes the Lease |
 //! | `record`, `vault` | Atlas's PKI as Secrets |
@@ -20,6 +21,7 @@
 //! | `controller` | one round after the other |
 //! | `run` | all wiring |
 
+pub mod admin;
 pub mod connect;
 mod controller;
 mod convert;

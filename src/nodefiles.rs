@@ -7,8 +7,8 @@ use anyhow::{Context, bail};
 use atlas_core::model::Fleet;
 use atlas_core::name::NodeId;
 use atlas_core::pki::{Leaf, Trust};
+use atlas_core::plan::carry::relocated;
 use atlas_core::plan::nodefiles::{FILES, NoBootstrap, node_bootstrap, node_files};
-use atlas_core::render;
 use prost::Message;
 use sha2::{Digest, Sha256};
 
@@ -61,9 +61,9 @@ pub fn copy(state: &StateDir, node: &NodeId, out: &Path, seen_as: &str) -> anyho
     let dir = existing(state, node)?;
     let here = dir.display().to_string();
     make_private_dir(out)?;
-    for (file, text) in read_swapped(&dir, &FILES)? {
-        let text = if file.ends_with(".yaml") { relocate(&text, &here, seen_as)? } else { text };
-        write_private(&out.join(file), &text)?;
+    let files = read_swapped(&dir, &FILES)?.into_iter().collect();
+    for (name, text) in relocated(files, &here, seen_as).context("BUG: Atlas has written what is not YAML")? {
+        write_private(&out.join(name), &text)?;
     }
     Ok(())
 }
@@ -82,25 +82,5 @@ pub fn existing(state: &StateDir, node: &NodeId) -> anyhow::Result<std::path::Pa
             node.to_string(),
             state.root().display()
         ),
-    }
-}
-
-/// Lets every path that begins with `from` begin with `to`.
-fn relocate(text: &str, from: &str, to: &str) -> anyhow::Result<String> {
-    let mut value: serde_yaml_ng::Value = serde_yaml_ng::from_str(text).context("BUG: Atlas has written what is not YAML")?;
-    relocate_value(&mut value, from, to);
-    Ok(render::document(&value))
-}
-
-fn relocate_value(value: &mut serde_yaml_ng::Value, from: &str, to: &str) {
-    match value {
-        serde_yaml_ng::Value::String(text) => {
-            if let Some(rest) = text.strip_prefix(from).filter(|rest| rest.is_empty() || rest.starts_with('/')) {
-                *text = format!("{to}{rest}");
-            }
-        }
-        serde_yaml_ng::Value::Sequence(items) => items.iter_mut().for_each(|item| relocate_value(item, from, to)),
-        serde_yaml_ng::Value::Mapping(map) => map.iter_mut().for_each(|(_, item)| relocate_value(item, from, to)),
-        _ => {}
     }
 }

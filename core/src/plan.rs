@@ -8,6 +8,7 @@
 //! Architecture invariant: no Envoy resource holds a list of all clusters, so a change to one cluster concerns the
 //! resources of that cluster alone, on the hub as there.
 
+pub mod carry;
 mod cluster;
 pub mod endpoints;
 mod hub;

@@ -1,11 +1,15 @@
-//! `atlas cluster-add`, `cluster-list` and `cluster-remove`: the clusters in a directory of manifests.
+//! `atlas cluster-add`, `cluster-list`, `cluster-remove` and `cluster-values`: the clusters in a directory of manifests
+//! (`--from`), or in the hub's Kubernetes cluster.
 //!
-//! People's files are theirs: a document is added, replaced or cut out whole, and what stands around it stays as it is.
+//! People's files are theirs: a document is added, replaced or cut out whole, and what stands around it stays as it is. So
+//! are their Services: of one that is there, a command changes what it was given and nothing else.
 
 pub mod add;
 mod edit;
+mod hub;
 pub mod list;
 pub mod remove;
+pub mod values;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,7 +20,31 @@ use atlas_core::name::ClusterName;
 use clap::Args;
 
 use super::output::wrong_usage;
+use super::settings::dns_label;
+use crate::kube::admin::Admin;
+use crate::kube::connect::KubeArgs;
 use crate::source::files::Report;
+
+/// Atlas's namespace, unless said otherwise.
+const NAMESPACE: &str = "monitoring";
+
+/// The hub's Kubernetes cluster, and where Atlas is in it.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Kubernetes")]
+pub struct HubArgs {
+    #[command(flatten)]
+    kube: KubeArgs,
+    /// Atlas's namespace, whose Services are the downstream clusters.
+    #[arg(long, value_name = "NAMESPACE", default_value = NAMESPACE, value_parser = dns_label, env = "ATLAS_NAMESPACE")]
+    namespace: String,
+}
+
+impl HubArgs {
+    /// Connects; asks nothing yet.
+    pub fn connect(&self) -> anyhow::Result<Admin> {
+        Admin::connect(&self.kube, &self.namespace)
+    }
+}
 
 /// The cluster's name, as `NAME` or, as in Atlas 0.3, as `--name NAME`.
 #[derive(Debug, Args)]

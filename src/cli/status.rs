@@ -1,10 +1,15 @@
 //! `atlas status`
 
+mod replicas;
+
 use std::path::PathBuf;
 
 use atlas_core::intake::Severity;
+use atlas_core::keys::port;
 use clap::{Args, ValueEnum};
 
+use super::cluster::HubArgs;
+use super::output::print;
 use super::{Outcome, socket};
 use crate::state_dir::StateDir;
 use crate::status::{Instance, NodeStatus, Status as Report};
@@ -12,16 +17,34 @@ use crate::status::{Instance, NodeStatus, Status as Report};
 /// A bootstrap credential that ends sooner than this is worth a word: people carry it.
 const WARN_DAYS: i64 = 60;
 
-/// Show clusters, what was rejected and why, and how every Envoy stands. Asks the running Atlas; exits with 3 if something
-/// is rejected or Atlas itself is in trouble.
+const EXAMPLE: &str = "\
+Example:
+  atlas status                        of Atlas in the hub's Kubernetes cluster
+  atlas status --state state          of an Atlas that runs here
+  atlas status -o json | jq '.clusters[] | select(.connected == 0).name'";
+
+/// Show clusters, what was rejected and why, and how every Envoy stands. Exits with 3 if something is rejected or Atlas
+/// itself is in trouble.
+///
+/// Asks the running Atlas. On Kubernetes it asks every replica through the API server, since each knows its own Envoys alone:
+/// you need the right to `get` `pods/proxy` and to list `endpointslices` in its namespace.
 #[derive(Debug, Args)]
+#[command(after_help = EXAMPLE)]
 pub struct Status {
-    /// The state directory of `atlas run`.
+    /// The state directory of `atlas run`. Without it: the hub's Kubernetes cluster.
     #[arg(long, value_name = "DIR", env = "ATLAS_STATE")]
-    state: PathBuf,
+    state: Option<PathBuf>,
     /// How to print it.
     #[arg(short, long, value_enum, default_value = "text", env = "ATLAS_OUTPUT")]
     output: Output,
+    /// The Service whose pods are Atlas's replicas.
+    #[arg(long, value_name = "NAME", default_value = "atlas", env = "ATLAS_SERVICE", help_heading = "Kubernetes")]
+    service: String,
+    /// Port of Atlas's web page in its pods.
+    #[arg(long, value_name = "PORT", default_value_t = port::WEB, env = "ATLAS_WEB_PORT", help_heading = "Kubernetes")]
+    web_port: u16,
+    #[command(flatten)]
+    hub: HubArgs,
 }
 
 /// How a command prints.
@@ -36,11 +59,13 @@ pub enum Output {
 impl Status {
     /// Asks and prints.
     pub fn run(self) -> anyhow::Result<Outcome> {
-        let body = socket::ask(&StateDir::at(&self.state)?, "GET", "/api/v1/status")?;
-        let report: Report = serde_json::from_str(&body)?;
+        let report: Report = match &self.state {
+            Some(state) => serde_json::from_str(&socket::ask(&StateDir::at(state)?, "GET", "/api/v1/status")?)?,
+            None => replicas::ask(&self.hub.connect()?, &self.service, self.web_port)?,
+        };
         match self.output {
-            Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
-            Output::Text => print!("{}", text(&report)),
+            Output::Json => print(&(serde_json::to_string_pretty(&report)? + "\n"))?,
+            Output::Text => print(&text(&report))?,
         }
         Ok(if report.anything_rejected() { Outcome::SomethingRejected } else { Outcome::Done })
     }
@@ -49,7 +74,10 @@ impl Status {
 fn text(report: &Report) -> String {
     let mut out = String::new();
     if !report.ready {
-        out.push_str("not ready: the manifests have not been read completely yet\n");
+        out.push_str("not ready: not everything has been read yet, or there is no certificate yet\n");
+    }
+    if report.leader.as_deref() == Some("") {
+        out.push_str("nobody leads: no replica holds the Lease, so nothing is written and no certificate issued\n");
     }
     out.push_str(&table(clusters(report)));
     out.push('\n');
@@ -124,10 +152,12 @@ fn ending(report: &Report) -> Vec<String> {
     let instances = clusters.flat_map(|node| node.instances.iter().map(move |instance| (node, instance)));
     let line = |(node, instance): (&NodeStatus, &Instance)| {
         let left = until(Some(instance.credential_not_after), report.now);
-        format!(
-            "the credential of {} at {} ends in {left}: carry its files there again (`atlas bootstrap {} --out DIR`)",
-            node.node, instance.address, node.node
-        )
+        let (name, address) = (&node.node, &instance.address);
+        let carry = match report.leader {
+            Some(_) => format!("its values there again (`atlas cluster-values {name}`)"),
+            None => format!("its files there again (`atlas bootstrap {name} --out DIR`)"),
+        };
+        format!("the credential of {name} at {address} ends in {left}: carry {carry}")
     };
     let authorities = report.authorities.iter().filter(|(_, end)| soon(**end) && **end - report.now < 30 * 86_400);
     let authority = |(name, end): (&String, &i64)| format!("the {name} CA ends in {}", until(Some(*end), report.now));

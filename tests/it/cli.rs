@@ -210,7 +210,7 @@ fn wrong_usage_has_its_own_exit_code() {
     let wrong = [
         ("cluster-add --from clusters", "NAME"),
         ("cluster-add Tokyo --from clusters", "lower-case letters"),
-        ("cluster-add tokyo", "--from"),
+        ("cluster-add tokyo --from clusters --chart x", "--chart"),
         ("cluster-add tokyo --name paris --from clusters", "two names"),
         ("cluster-add tokyo --from clusters --address http://x", "http://x"),
         ("cluster-add tokyo --from clusters --external-ip 10.0.0.300", "10.0.0.300"),
@@ -218,6 +218,10 @@ fn wrong_usage_has_its_own_exit_code() {
         ("cluster-add tokyo --from clusters --annotation key", "KEY=VALUE"),
         ("cluster-add tokyo --from clusters --prometheus-name a --annotation goatlas.io/prometheus-name=b", "given twice"),
         ("cluster-remove tokyo --from clusters", "--state"),
+        ("cluster-remove tokyo --state state", "--from"),
+        ("cluster-values tokyo --prometheus --format secret", "--format"),
+        ("cluster-values hub --prometheus --state state", "none for the hub"),
+        ("bootstrap tokyo", "--out"),
         ("translate", "--file"),
         ("translate -f clusters --what nothing", "nothing"),
         ("completions tcsh", "tcsh"),
@@ -296,7 +300,8 @@ fn a_variable_stands_for_a_flag_and_a_flag_wins() {
 #[test]
 fn completions_know_every_command() {
     let desk = Desk::new();
-    let commands = ["run", "bootstrap", "status", "cluster-add", "cluster-list", "cluster-remove", "translate", "completions"];
+    let commands =
+        ["run", "bootstrap", "status", "cluster-add", "cluster-list", "cluster-remove", "cluster-values", "translate", "completions"];
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = desk.atlas(&format!("completions {shell}")).with(0).out;
         for command in commands {
@@ -348,4 +353,69 @@ fn a_cluster_removed_while_an_atlas_runs_is_forgotten_by_it() {
     desk.atlas("cluster-add tokyo --from clusters --address tokyo.example.com").with(0);
     wait_until("tokyo has a new credential", PATIENCE, || Ok(desk.has_credential("tokyo").then_some(()))).unwrap();
     assert!(desk.read("state/pki/issued.json").contains("\"revision\": 2"));
+}
+
+#[test]
+fn without_a_directory_a_command_looks_for_a_kubernetes_cluster() {
+    let desk = Desk::new();
+    let commands =
+        ["cluster-add tokyo", "cluster-list", "cluster-remove tokyo", "cluster-values tokyo", "status", "bootstrap tokyo --out t"];
+    for line in commands {
+        let mut command = desk.command(line);
+        let ended = Ended::of(command.env("HOME", desk.dir.path()).output().unwrap()).with(1);
+        ended.complaining_of(&["--kubeconfig", "--from"]);
+        let ended = Ended::of(command.env("KUBECONFIG", "missing").output().unwrap()).with(1);
+        ended.complaining_of(&["missing"]);
+    }
+}
+
+#[test]
+fn the_values_of_an_envoy_are_made_of_a_state_directory() {
+    let desk = Desk::new();
+    desk.atlas("cluster-add tokyo --from clusters --address tokyo.example.com --replicas 2 --annotation goatlas.io/envoy-replicas=3")
+        .with(0);
+    let hub = desk.atlas("cluster-values hub --state state").with(1);
+    hub.complaining_of(&["no files", "hub"]);
+    {
+        let [xds, metrics, web] = free_ports();
+        let ports = format!("--xds-port {xds} --metrics-port {metrics} --web-port {web} --dns-port 0");
+        let line = format!("run --from clusters --state state --hub-address hub.example.com {ports}");
+        let process = Proc::spawn("atlas", desk.dir.path(), &desk.command(&line)).unwrap();
+        let written =
+            || Ok((desk.path("state/nodes/tokyo/envoy.yaml").exists() && desk.path("state/nodes/hub/envoy.yaml").exists()).then_some(()));
+        wait_until("files are written", PATIENCE, written).unwrap_or_else(|error| panic!("{error:#}\n{}", process.log()));
+    }
+    let parse = |text: &str| serde_yaml_ng::from_str::<serde_json::Value>(text).unwrap();
+    let values = parse(&desk.atlas("cluster-values tokyo --state state").with(0).out);
+    assert_eq!((&values["cluster"], &values["replicaCount"]), (&"tokyo".into(), &2.into()));
+    let envoy = values["files"]["envoy.yaml"].as_str().unwrap();
+    assert!(envoy.contains("/etc/atlas/leaf.yaml") && !envoy.contains("state/nodes"), "{envoy}");
+    assert_eq!(values["files"]["tls.key"].as_str(), Some(desk.read("state/nodes/tokyo/tls.key").as_str()));
+    let values = parse(&desk.atlas("cluster-values --name tokyo --state state --from clusters").with(0).out);
+    assert_eq!(values["replicaCount"], 3);
+    desk.atlas("cluster-values tokyo --state state --prometheus").with(1).complaining_of(&["--from"]);
+    let prometheus = "cluster-values tokyo --state state --from clusters --prometheus --web-url https://hub.example.com";
+    assert_eq!(
+        parse(&desk.atlas(prometheus).with(0).out)["prometheus"]["prometheusSpec"]["externalUrl"],
+        "https://hub.example.com/prom/tokyo"
+    );
+    assert!(desk.atlas("cluster-values atlas --state state --format secret").with(0).out.contains("kind: Secret"));
+}
+
+#[test]
+fn variables_of_0_3_count_where_todays_do_not() {
+    let desk = Desk::new();
+    let run = |line: &str, variables: &[(&str, &str)]| {
+        let mut command = desk.command(line);
+        Ended::of(command.env("KUBECONFIG", "missing").envs(variables.iter().copied()).output().unwrap())
+    };
+    run("controller", &[("METRICS_PORT", "x")]).with(2).complaining_of(&["--metrics-port"]);
+    run("controller", &[("METRICS_PORT", "x"), ("ATLAS_METRICS_PORT", "7000")]).with(1).complaining_of(&["missing"]);
+    run("envoy-ads", &[("GRPC_PORT", "x")]).with(2).complaining_of(&["--xds-port"]);
+    run("envoy-ads", &[("NAMESPACE", "a.b")]).with(2).complaining_of(&["--namespace"]);
+    run("controller", &[("ATLAS_ENVOY_ADDRESS", "http://h")]).with(2).complaining_of(&["--hub-address"]);
+    run("run", &[("NAMESPACE", "a.b"), ("METRICS_PORT", "x")]).with(1).complaining_of(&["missing"]);
+    let ended =
+        run("envoy-ads", &[("NODE_ID", "3"), ("LOCKNAME", "mine"), ("LOGLEVEL", "warning"), ("ATLAS_WEB_PORT", "tcp://10.0.0.7:80")]);
+    ended.with(1).complaining_of(&["NODE_ID", "LOCKNAME", "missing"]);
 }

@@ -1,4 +1,4 @@
-//! `atlas cluster-add`
+//! `atlas cluster-add`: into a directory here, into a Kubernetes cluster in [`super::hub`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,29 +14,36 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 
 use super::edit::{self, Edit};
-use super::{NameArgs, file, place, services};
+use super::{NAMESPACE, NameArgs, file, hub, place, services};
 use crate::cli::Outcome;
 use crate::cli::output::{complain, print, wrong_usage};
 use crate::cli::settings::dns_label;
+use crate::kube::admin::Admin;
+use crate::kube::connect::KubeArgs;
 use crate::source::files::{self, Report};
 
 const EXAMPLE: &str = "\
 Example:
+  atlas cluster-add tokyo --address tokyo.example.com --replicas 2
+makes the Service tokyo in the namespace monitoring of the hub's Kubernetes cluster. Atlas takes it up at once:
+  atlas cluster-values tokyo > tokyo-values.yaml
+
+Without Kubernetes:
   atlas cluster-add tokyo --from clusters --address tokyo.example.com --replicas 2
 writes clusters/tokyo.yaml. A running Atlas takes it up at once, and `atlas bootstrap tokyo` has its Envoy's files.";
 
-/// Write the manifest of a new cluster
+/// Add a cluster: a Service in the hub's Kubernetes cluster, or with --from a manifest in a directory
 ///
 /// It is checked first as a running Atlas would check it, and not written if it would be rejected. Without an address the
-/// cluster is awaiting one: its Envoy's files exist already, and the address can be added to the manifest later.
+/// cluster is awaiting one: its Envoy's files exist already, and the address can be added later.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub struct ClusterAdd {
     #[command(flatten)]
     name: NameArgs,
-    /// Directory of manifests, as in `atlas run`; it is made if need be.
+    /// Directory of manifests, as in `atlas run`; it is made if need be. Without it: the hub's Kubernetes cluster.
     #[arg(long, value_name = "DIR", env = "ATLAS_FROM")]
-    from: PathBuf,
+    from: Option<PathBuf>,
     /// Where the cluster's Envoy is reached: HOST[:PORT], port 11901 unless given. Repeat it, or separate by commas.
     #[arg(long = "address", value_name = "HOST[:PORT]", value_delimiter = ',', value_parser = address, env = "ATLAS_ADDRESS")]
     addresses: Vec<String>,
@@ -52,18 +59,21 @@ pub struct ClusterAdd {
     /// Any other annotation, e.g. goatlas.io/thanos-service=thanos.example.com. May be repeated.
     #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = annotation, env = "ATLAS_ANNOTATION")]
     annotations: Vec<(String, String)>,
-    /// Namespace to write into the manifest; `atlas run` must read the same [default: left out, so that any does].
+    /// Atlas's namespace [default: monitoring; with --from, left out of the manifest, so that any does].
     #[arg(long, value_name = "NAMESPACE", value_parser = dns_label, env = "ATLAS_NAMESPACE")]
     namespace: Option<String>,
     /// Let the address be a loopback, link-local or metadata address: for trying Atlas on one machine.
     #[arg(long, value_parser = BoolishValueParser::new(), env = "ATLAS_ALLOW_LOCAL_ADDRESSES")]
     allow_local_addresses: bool,
-    /// Replace the cluster's manifest if there is one.
+    /// If the cluster is there already: replace its manifest; on Kubernetes, change its Service to what is given here and
+    /// keep what others have set.
     #[arg(long, value_parser = BoolishValueParser::new(), env = "ATLAS_OVERWRITE")]
     overwrite: bool,
-    /// Print the manifest and write nothing.
+    /// Print the manifest and write nothing; on Kubernetes, the API server is asked whether it would take it.
     #[arg(long, value_parser = BoolishValueParser::new(), env = "ATLAS_DRY_RUN")]
     dry_run: bool,
+    #[command(flatten)]
+    kube: KubeArgs,
 }
 
 fn address(text: &str) -> Result<String, String> {
@@ -79,20 +89,28 @@ fn annotation(text: &str) -> Result<(String, String), String> {
 
 impl ClusterAdd {
     /// Checks, writes, and says what comes next.
-    pub fn run(self) -> anyhow::Result<Outcome> {
+    pub fn run(mut self) -> anyhow::Result<Outcome> {
         let name = self.name.get()?;
+        let Some(from) = self.from.clone() else {
+            let namespace = self.namespace.get_or_insert_with(|| NAMESPACE.to_owned()).clone();
+            let text = render_cluster(&self.spec(&name)?);
+            let findings = self.check(&name, &text)?;
+            let how = hub::Add { name: &name, text: &text, overwrite: self.overwrite, dry_run: self.dry_run };
+            hub::add(&Admin::connect(&self.kube, &namespace)?, &how)?;
+            return Ok(complain(&[], &findings, Severity::Note));
+        };
         let text = render_cluster(&self.spec(&name)?);
         let findings = self.check(&name, &text)?;
-        let report = self.read()?;
-        let edit = self.edit(&report, &name, &text)?;
+        let report = read(&from)?;
+        let edit = self.edit(&from, &report, &name, &text)?;
         // A file that can't be read may hold a cluster of this name too, so it is worth an exit code.
         let outcome = complain(&report.errors, &findings, Severity::Note);
         if self.dry_run {
             print(&text)?;
             return Ok(outcome);
         }
-        if !self.from.is_dir() {
-            std::fs::create_dir(&self.from).with_context(|| format!("--from: cannot make the directory {}", self.from.display()))?;
+        if !from.is_dir() {
+            std::fs::create_dir(&from).with_context(|| format!("--from: cannot make the directory {}", from.display()))?;
         }
         edit.apply()?;
         print(&format!("{}\n", edit.path().display()))?;
@@ -100,7 +118,7 @@ impl ClusterAdd {
             "{} the manifest of {name}. An Atlas that runs with --from {} takes it up at once.\n\
              next, its Envoy's files: atlas bootstrap {name} --state DIR --out {name}",
             if matches!(edit, Edit::Create(..)) { "wrote" } else { "replaced" },
-            self.from.display(),
+            from.display(),
         );
         Ok(outcome)
     }
@@ -143,28 +161,28 @@ impl ClusterAdd {
         Ok(findings)
     }
 
-    /// What there is. A directory that isn't there holds nothing.
-    fn read(&self) -> anyhow::Result<Report> {
-        if self.from.exists() { files::read_once(&self.from) } else { Ok(Report::default()) }
-    }
-
-    fn edit(&self, report: &Report, name: &ClusterName, text: &str) -> anyhow::Result<Edit> {
+    fn edit(&self, from: &Path, report: &Report, name: &ClusterName, text: &str) -> anyhow::Result<Edit> {
         let there: Vec<_> = services(report, name).collect();
         if let Some(other) = there.iter().find(|service| !is_cluster(service)) {
-            bail!("{}: a Service called {name} is there already, and is no cluster: choose another name", place(&self.from, other));
+            bail!("{}: a Service called {name} is there already, and is no cluster: choose another name", place(from, other));
         }
         match there.as_slice() {
-            [] => new_file(&self.from, report, name, text),
-            [one] if self.overwrite => Edit::substitute(&self.from, file(one), name.as_str(), text),
+            [] => new_file(from, report, name, text),
+            [one] if self.overwrite => Edit::substitute(from, file(one), name.as_str(), text),
             [one] => {
-                bail!("{}: there is a cluster {name} already: choose another name, or replace it with --overwrite", place(&self.from, one))
+                bail!("{}: there is a cluster {name} already: choose another name, or replace it with --overwrite", place(from, one))
             }
             [first, second, ..] => {
-                let (first, second) = (place(&self.from, first), place(&self.from, second));
+                let (first, second) = (place(from, first), place(from, second));
                 bail!("{first} and {second}: there are two clusters called {name} already: remove one of them first")
             }
         }
     }
+}
+
+/// What there is. A directory that isn't there holds nothing.
+fn read(from: &Path) -> anyhow::Result<Report> {
+    if from.exists() { files::read_once(from) } else { Ok(Report::default()) }
 }
 
 fn new_file(dir: &Path, report: &Report, name: &ClusterName, text: &str) -> anyhow::Result<Edit> {

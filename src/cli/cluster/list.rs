@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use atlas_core::intake::{Finding, Severity, intake};
 use atlas_core::keys::port;
 use atlas_core::manifest::ManifestError;
-use atlas_core::model::{Cluster, Fleet};
+use atlas_core::model::{Cluster, Fleet, StoreNames};
 use clap::Args;
 use serde::Serialize;
 
@@ -13,27 +13,32 @@ use crate::cli::Outcome;
 use crate::cli::output::{complain, print, wrong_usage};
 use crate::cli::settings::SettingsArgs;
 use crate::cli::status::{Output, table};
-use crate::source::files;
+use crate::kube::admin::Admin;
+use crate::kube::connect::KubeArgs;
+use crate::source::files::{self, Report};
 
 const EXAMPLE: &str = "\
 Example:
-  atlas cluster-list --from clusters
-  atlas cluster-list --from clusters -o json | jq -r '.clusters[].name'";
+  atlas cluster-list                                             in the hub's Kubernetes cluster
+  atlas cluster-list -o json | jq -r '.clusters[].name'
+  atlas cluster-list --from clusters                             in a directory of manifests";
 
-/// List the clusters in a directory of manifests, without a running Atlas
+/// List the clusters: in the hub's Kubernetes cluster, or with --from in a directory of manifests
 ///
-/// What is wrong with manifests goes to standard error, and makes the exit code 3.
+/// Needs no running Atlas. What is wrong with a cluster goes to standard error, and makes the exit code 3.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub struct ClusterList {
-    /// Directory of manifests, as in `atlas run`.
+    /// Directory of manifests, as in `atlas run`. Without it: the hub's Kubernetes cluster.
     #[arg(long, value_name = "DIR", env = "ATLAS_FROM")]
-    from: PathBuf,
+    from: Option<PathBuf>,
     /// How to print it.
     #[arg(short, long, value_enum, default_value = "text", env = "ATLAS_OUTPUT")]
     output: Output,
     #[command(flatten)]
     settings: SettingsArgs,
+    #[command(flatten)]
+    kube: KubeArgs,
 }
 
 /// For programs.
@@ -61,8 +66,14 @@ struct StoreEntry {
 impl ClusterList {
     /// Reads and prints.
     pub fn run(self) -> anyhow::Result<Outcome> {
-        let settings = self.settings.settings(port::XDS, port::WEB).map_err(|error| wrong_usage(format!("{error:#}")))?;
-        let report = files::read_once(&self.from)?;
+        let mut settings = self.settings.settings(port::XDS, port::WEB).map_err(|error| wrong_usage(format!("{error:#}")))?;
+        let report = match &self.from {
+            Some(from) => files::read_once(from)?,
+            None => {
+                settings.store_names = StoreNames::Services;
+                Report { facts: Admin::connect(&self.kube, &settings.namespace)?.clusters()?, ..Report::default() }
+            }
+        };
         let taken = intake(&settings, &report.facts, None);
         match self.output {
             Output::Text => print(&table(rows(&taken.fleet)))?,

@@ -1,4 +1,4 @@
-//! `atlas cluster-remove`
+//! `atlas cluster-remove`: from a directory here, from a Kubernetes cluster in [`super::hub`].
 //!
 //! ```text
 //! manifest goes ──▶ the running Atlas has noticed ──▶ credentials are forgotten, streams end
@@ -18,7 +18,7 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 
 use super::edit::{self, Edit};
-use super::{NameArgs, file, is_cluster, names, services};
+use super::{HubArgs, NameArgs, file, hub, is_cluster, names, services};
 use crate::ca::{Directory, Pki};
 use crate::cli::output::{complain, print};
 use crate::cli::{Outcome, socket};
@@ -34,10 +34,11 @@ const POLL: Duration = Duration::from_millis(50);
 
 const EXAMPLE: &str = "\
 Example:
-  atlas cluster-remove tokyo --from clusters --state state
-Whoever only deletes the manifest ends the cluster's streams too, but its credential then sleeps for 7 days.";
+  atlas cluster-remove tokyo                                  from the hub's Kubernetes cluster
+  atlas cluster-remove tokyo --from clusters --state state    from a directory of manifests
+Whoever only deletes the Service or manifest ends the cluster's streams too, but its credential then sleeps for 7 days.";
 
-/// Remove a cluster: delete its manifest, forget its credential, and end its streams
+/// Remove a cluster: delete its Service or manifest, forget its credential, and end its streams
 ///
 /// Other documents in the same file stay as they are, byte for byte. The credential counts no more at once, whether or
 /// not an Atlas runs; should a cluster of this name come back, it gets a new one.
@@ -46,20 +47,28 @@ Whoever only deletes the manifest ends the cluster's streams too, but its creden
 pub struct ClusterRemove {
     #[command(flatten)]
     name: NameArgs,
-    /// Directory of manifests, as in `atlas run`.
-    #[arg(long, value_name = "DIR", env = "ATLAS_FROM")]
-    from: PathBuf,
-    /// The state directory of `atlas run`. It may be running.
-    #[arg(long, value_name = "DIR", env = "ATLAS_STATE")]
-    state: PathBuf,
-    /// Namespace in which Services are downstream clusters, as in `atlas run`.
-    #[arg(long, value_name = "NAMESPACE", default_value = "monitoring", env = "ATLAS_NAMESPACE")]
-    namespace: String,
+    /// Directory of manifests, as in `atlas run`. Without it: the hub's Kubernetes cluster.
+    #[arg(long, value_name = "DIR", env = "ATLAS_FROM", requires = "state")]
+    from: Option<PathBuf>,
+    /// With --from: the state directory of `atlas run`. It may be running.
+    #[arg(long, value_name = "DIR", env = "ATLAS_STATE", requires = "from")]
+    state: Option<PathBuf>,
     /// First part of every SPIFFE ID, as in `atlas run`.
     #[arg(long, value_name = "DOMAIN", default_value = "atlas", env = "ATLAS_TRUST_DOMAIN")]
     trust_domain: TrustDomain,
     /// Say what would be done, and do nothing.
     #[arg(long, value_parser = BoolishValueParser::new(), env = "ATLAS_DRY_RUN")]
+    dry_run: bool,
+    #[command(flatten)]
+    hub: HubArgs,
+}
+
+/// What a removal from a directory needs.
+struct Desk {
+    from: PathBuf,
+    state: PathBuf,
+    namespace: String,
+    trust_domain: TrustDomain,
     dry_run: bool,
 }
 
@@ -76,23 +85,32 @@ impl ClusterRemove {
     /// Removes, forgets, and says so.
     pub fn run(self) -> anyhow::Result<Outcome> {
         let name = self.name.get()?;
+        let (Some(from), Some(state)) = (self.from, self.state) else {
+            return hub::remove(&self.hub.connect()?, &name, &self.trust_domain, self.dry_run);
+        };
+        Desk { from, state, namespace: self.hub.namespace, trust_domain: self.trust_domain, dry_run: self.dry_run }.remove(&name)
+    }
+}
+
+impl Desk {
+    fn remove(self, name: &ClusterName) -> anyhow::Result<Outcome> {
         let report = files::read_once(&self.from)?;
         let mut memory = self.memory()?;
-        let manifest = self.next_edit(&report, &name)?;
+        let manifest = self.next_edit(&report, name)?;
         if manifest.is_none() {
-            self.check_known(&report, &memory, &name)?;
+            self.check_known(&report, &memory, name)?;
         }
         if self.dry_run {
-            return self.say(manifest.as_ref(), &memory, &name);
+            return self.say(manifest.as_ref(), &memory, name);
         }
-        let has_something = manifest.is_some() && memory.running || memory.knows(&name);
-        let report = self.remove_all(manifest, report, &name)?;
+        let has_something = manifest.is_some() && memory.running || memory.knows(name);
+        let report = self.remove_all(manifest, report, name)?;
         if memory.running {
-            wait_until_unlisted(&memory.state, &name)?;
+            wait_until_unlisted(&memory.state, name)?;
         }
         if has_something {
             memory
-                .forget(&name)
+                .forget(name)
                 .with_context(|| format!("the manifest of {name} is gone, but its credential still counts: run the same command again"))?;
             print(&format!("forgot the credential of {name}\n"))?;
         } else {

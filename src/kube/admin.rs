@@ -1,0 +1,206 @@
+//! What commands ask of the API server, on behalf of the person whose kubeconfig it is. It blocks: a command does one thing
+//! after the other.
+
+mod credential;
+mod pods;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow, bail, ensure};
+use atlas_core::fact::{self, Fact};
+use atlas_core::keys;
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{Secret, Service};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+use super::connect::KubeArgs;
+use super::convert;
+use super::watch::chain;
+
+pub use credential::Forgotten;
+pub use pods::PodRef;
+
+/// The field manager of what commands write.
+pub const MANAGER: &str = "atlas-cli";
+/// How long a Service may take to go: something may hold it by a finalizer.
+const GOING: Duration = Duration::from_secs(30);
+/// Between two questions.
+const POLL: Duration = Duration::from_millis(100);
+
+/// The hub cluster, as a person sees it.
+pub struct Admin {
+    runtime: Runtime,
+    client: Client,
+    /// Atlas's namespace.
+    pub namespace: String,
+}
+
+/// A cluster's Service as it is.
+pub struct Live {
+    /// What Atlas reads of it.
+    pub service: fact::Service,
+    /// All of it.
+    pub object: Value,
+}
+
+impl Admin {
+    /// Connects; asks nothing yet.
+    ///
+    /// # Errors
+    /// There is no usable kubeconfig.
+    pub fn connect(args: &KubeArgs, namespace: &str) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+        let client = runtime.block_on(args.client())?;
+        Ok(Self { runtime, client, namespace: namespace.to_owned() })
+    }
+
+    /// The Services that are clusters, as Atlas itself selects them.
+    ///
+    /// # Errors
+    /// The API server refuses or doesn't answer.
+    pub fn clusters(&self) -> anyhow::Result<Vec<Fact>> {
+        let selector = format!("{0},{0}!=false,!{1}", keys::CLUSTER, keys::THANOS_SIDECAR);
+        let services = self.block("list the Services", self.services().list(&ListParams::default().labels(&selector)))?;
+        Ok(services.items.into_iter().map(convert::service).collect())
+    }
+
+    /// A Service, cluster or not.
+    ///
+    /// # Errors
+    /// The API server refuses or doesn't answer.
+    pub fn service(&self, name: &str) -> anyhow::Result<Option<Live>> {
+        let Some(service) = self.block(&format!("read the Service {name}"), self.services().get_opt(name))? else { return Ok(None) };
+        let object = serde_json::to_value(&service).context("BUG: a Service that is no JSON")?;
+        let Fact::Service(service) = convert::service(service) else { bail!("BUG: a Service that is none") };
+        Ok(Some(Live { service, object }))
+    }
+
+    /// Applies a Service: what the manifest says, and nothing else, is this command's from then on.
+    ///
+    /// # Errors
+    /// The API server refuses it or doesn't answer.
+    pub fn apply_service(&self, name: &str, manifest: &Value, dry_run: bool) -> anyhow::Result<()> {
+        let params = PatchParams { dry_run, ..PatchParams::apply(MANAGER).force() };
+        let doing = format!("{} the Service {name}", if dry_run { "try to apply" } else { "apply" });
+        self.block(&doing, self.services().patch(name, &params, &Patch::Apply(manifest))).map(drop)
+    }
+
+    /// Deletes a Service, unless it is another one by now, and waits until it is gone.
+    ///
+    /// # Errors
+    /// The API server refuses, or something holds the Service.
+    pub fn delete_service(&self, name: &str, uid: Option<String>) -> anyhow::Result<()> {
+        let preconditions = uid.map(|uid| Preconditions { uid: Some(uid), resource_version: None });
+        let params = DeleteParams { preconditions, ..DeleteParams::background() };
+        let services = self.services();
+        let delete = async {
+            match services.delete(name, &params).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+                other => other.map(drop),
+            }
+        };
+        self.block(&format!("delete the Service {name}"), delete)?;
+        let deadline = Instant::now() + GOING;
+        while let Some(live) = self.service(name)? {
+            let finalizers = &live.object["metadata"]["finalizers"];
+            ensure!(
+                Instant::now() < deadline,
+                "the Service {name} in {} is still there after {} s (finalizers: {finalizers}), so its credential still counts: once it \
+                 is gone, run the same command again",
+                self.namespace,
+                GOING.as_secs()
+            );
+            std::thread::sleep(POLL);
+        }
+        Ok(())
+    }
+
+    /// The texts in a Secret.
+    ///
+    /// # Errors
+    /// The API server refuses or doesn't answer.
+    pub fn secret(&self, name: &str) -> anyhow::Result<Option<BTreeMap<String, String>>> {
+        let Some(secret) = self.get_secret(name)? else { return Ok(None) };
+        let text = |(key, ByteString(bytes)): (String, ByteString)| Some((key, String::from_utf8(bytes).ok()?));
+        Ok(Some(secret.data.unwrap_or_default().into_iter().filter_map(text).collect()))
+    }
+
+    fn get_secret(&self, name: &str) -> anyhow::Result<Option<Secret>> {
+        self.block(&format!("read the Secret {name}"), self.secrets().get_opt(name))
+    }
+
+    fn services(&self) -> Api<Service> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// `doing`: what can't be done, should it fail.
+    fn block<T>(&self, doing: &str, task: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T> {
+        let explain = |error| match error {
+            kube::Error::Api(status) => anyhow!("{}", status.message),
+            other => anyhow!("{} (is the API server reachable?)", chain(&other)),
+        };
+        self.runtime.block_on(task).map_err(explain).with_context(|| format!("cannot {doing} in {}", self.namespace))
+    }
+}
+
+/// What differs between a manifest and what is there, of what means something to Atlas: a line each.
+pub fn differences(manifest: &Value, live: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    for part in ["labels", "annotations"] {
+        let of = |object: &Value| -> BTreeMap<String, Value> {
+            let all = object["metadata"][part].as_object().cloned().unwrap_or_default();
+            all.into_iter().filter(|(key, _)| key.starts_with("goatlas.io/")).collect()
+        };
+        let (wanted, there) = (of(manifest), of(live));
+        let keys: BTreeSet<&String> = wanted.keys().chain(there.keys()).collect();
+        lines.extend(keys.into_iter().filter_map(|key| difference(key, wanted.get(key), there.get(key))));
+    }
+    let ips = |object: &Value| Some(object["spec"]["externalIPs"].clone()).filter(|ips| *ips != json!(null));
+    lines.extend(difference(keys::EXTERNAL_IPS, ips(manifest).as_ref(), ips(live).as_ref()));
+    lines
+}
+
+fn difference(key: &str, wanted: Option<&Value>, there: Option<&Value>) -> Option<String> {
+    match (wanted, there) {
+        (wanted, there) if wanted == there => None,
+        (Some(wanted), Some(there)) => Some(format!("{key}: {there} is there, {wanted} is given")),
+        (None, Some(there)) => Some(format!("{key}: {there} is there, nothing is given")),
+        (Some(wanted), None) => Some(format!("{key}: nothing is there, {wanted} is given")),
+        (None, None) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_means_something_to_atlas_is_a_difference() {
+        let manifest = json!({
+            "metadata": {"labels": {"goatlas.io/replicas": "2"}, "annotations": {"goatlas.io/addresses": "a"}},
+            "spec": {"clusterIP": "None"},
+        });
+        let live = json!({
+            "metadata": {
+                "labels": {"goatlas.io/replicas": "1", "team": "sre"},
+                "annotations": {"goatlas.io/addresses": "a", "goatlas.io/shards": "3", "note": "x"},
+            },
+            "spec": {"clusterIP": "None", "externalIPs": ["192.0.2.7"]},
+        });
+        let expected = [
+            "goatlas.io/replicas: \"1\" is there, \"2\" is given",
+            "goatlas.io/shards: \"3\" is there, nothing is given",
+            "spec.externalIPs: [\"192.0.2.7\"] is there, nothing is given",
+        ];
+        assert_eq!(differences(&manifest, &live), expected);
+        assert_eq!(differences(&live, &live), [""; 0]);
+    }
+}
