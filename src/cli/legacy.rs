@@ -83,7 +83,8 @@ fn adapt_one(mut command: Command, name: &'static str) -> Command {
     let mut done = Vec::new();
     for (_, variable, argument) in VARIABLES.iter().filter(|(commands, ..)| commands.contains(&name)) {
         let today = command.get_arguments().find(|arg| arg.get_id() == argument).and_then(Arg::get_env);
-        let today = today.is_some_and(|today| env::var_os(today).is_some());
+        // One that Kubernetes set for a Service is nobody's wish, so it hides nothing.
+        let today = today.is_some_and(|today| env::var_os(today).is_some_and(|value| !value.to_str().is_some_and(is_service_link)));
         if !today && !is_unset(variable) && !done.contains(argument) {
             done.push(argument);
             command = with_variable(command, argument, variable);

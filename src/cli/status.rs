@@ -76,8 +76,10 @@ fn text(report: &Report) -> String {
     if !report.ready {
         out.push_str("not ready: not everything has been read yet, or there is no certificate yet\n");
     }
-    if report.leader.as_deref() == Some("") {
-        out.push_str("nobody leads: no replica holds the Lease, so nothing is written and no certificate issued\n");
+    match report.leader.as_deref() {
+        Some("") => out.push_str("nobody leads: no replica holds the Lease, so nothing is written and no certificate issued\n"),
+        Some(leader) => out.push_str(&format!("leader: {leader}\n")),
+        None => {}
     }
     out.push_str(&table(clusters(report)));
     out.push('\n');

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use clap::Args;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
@@ -44,9 +44,13 @@ impl KubeArgs {
         if let Some(path) = self.kubeconfig.as_ref().filter(|path| !path.as_os_str().is_empty()) {
             // Several files, separated by colons, are kube's to merge.
             let several = path.to_string_lossy().contains(':');
-            let kubeconfig =
-                if several { Kubeconfig::from_env()?.context("KUBECONFIG names no file")? } else { Kubeconfig::read_from(path)? };
             let what = || format!("--kubeconfig {}", path.display());
+            let kubeconfig = if several {
+                Kubeconfig::from_env()?.context("KUBECONFIG names no file")?
+            } else {
+                // The error says its cause itself.
+                Kubeconfig::read_from(path).map_err(|error| anyhow!("{}: {error}", what()))?
+            };
             return Config::from_custom_kubeconfig(kubeconfig, &options).await.with_context(what);
         }
         if self.context.is_none()

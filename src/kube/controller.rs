@@ -86,6 +86,8 @@ pub struct Controller {
     pub owner: Option<OwnerRef>,
     /// Records as they were when there were any.
     pub records: Arc<BTreeMap<String, Stored>>,
+    /// Why this process doesn't lead, although it holds the Lease.
+    pub unable: Option<String>,
     /// The greatest term among them so far.
     pub greatest: Option<Term>,
 }
@@ -107,14 +109,25 @@ impl Controller {
             if leading.as_ref().is_some_and(|leading| Some(&leading.term) != term.as_ref()) {
                 leading = None;
             }
-            if let Some(term) = term.filter(|_| leading.is_none()) {
-                match Leading::begin(&self, term).await {
-                    Ok(begun) => leading = Some(begun),
-                    Err(error) => self.publisher.failed(format!("cannot take over as leader: {error:#}")),
-                }
+            let unable = match term.filter(|_| leading.is_none()) {
+                None => None,
+                Some(term) => match Leading::begin(&self, term).await {
+                    Ok(begun) => {
+                        leading = Some(begun);
+                        None
+                    }
+                    Err(error) => Some(format!("cannot take over as leader: {error:#}")),
+                },
+            };
+            if let Some(error) = unable.as_ref().filter(|error| self.unable.as_ref() != Some(error)) {
+                tracing::error!(error, "nothing is written; it is tried again");
             }
+            self.unable = unable;
             self.publisher.metrics.leads.set(i64::from(leading.is_some()));
             pause = self.turn(&mut leading).await;
+            if self.unable.is_some() {
+                pause = pause.min(RETRY);
+            }
         }
     }
 
@@ -215,7 +228,7 @@ impl Controller {
             inventory: pki.inventory(),
             credentials: pki.ledger().credentials().cloned().collect(),
             errors: Vec::new(),
-            troubles,
+            troubles: self.unable.iter().cloned().chain(troubles).collect(),
             last_error: None,
         }
     }

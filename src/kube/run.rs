@@ -153,6 +153,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             said,
             owner,
             records: Arc::default(),
+            unable: None,
             greatest: None,
         };
         controller.run(stop.clone()).await;

@@ -9,6 +9,7 @@
 //! What belongs to others (kube-prometheus-stack, Flux) is not here to be asked.
 
 mod mentions;
+mod reference;
 mod stack;
 
 use std::collections::BTreeMap;

@@ -158,6 +158,11 @@ fn carried(shell: &Shell, kube: &Kube) -> Result<()> {
         &shell.atlas("cluster-values tokyo --format helm-release --chart https://charts.example.com/envoy")?.with(0, &[])?.out,
     )?;
     ensure!(is(&flux, "HelmRepository") == 1 && flux[2]["spec"]["valuesFrom"][0]["name"] == flux[0]["metadata"]["name"], "{flux:#?}");
+    let of_registry = manifest::parse(&shell.atlas("cluster-values tokyo --format helm-release")?.with(0, &[])?.out)?;
+    ensure!(is(&of_registry, "OCIRepository") == 1, "{of_registry:#?}");
+    for objects in [&k3s, &flux, &of_registry] {
+        ensure!(objects.iter().all(|object| (object["kind"] == "Secret") == object.to_string().contains("PRIVATE KEY")), "{objects:#?}");
+    }
     let secret =
         manifest::parse(&shell.atlas("cluster-values tokyo --format secret")?.with(0, &["existingSecret=atlas-envoy-files"])?.out)?;
     ensure!(secret[0]["stringData"].as_object().map(serde_json::Map::len) == Some(6), "{secret:#?}");
@@ -183,6 +188,13 @@ fn carried(shell: &Shell, kube: &Kube) -> Result<()> {
             "{bootstrap}{leaf}"
         );
         ensure!(std::fs::read_dir(&out)?.count() == 6);
+        let carried = kube.get(&at(&format!("secrets/{}-envoy-values", if node == "hub" { "atlas" } else { node })))?;
+        let values = String::from_utf8(decode(carried["data"]["values.yaml"].as_str().context("values.yaml")?)?)?;
+        let files = manifest::parse(&values)?[0]["files"].clone();
+        for (file, text) in files.as_object().context("files")? {
+            let here = text.as_str().context("a file")?.replace("/etc/atlas", "/run/envoy");
+            ensure!(std::fs::read_to_string(out.join(file))? == here, "{file} of {node} is another one than in the Secret");
+        }
     }
     Ok(())
 }

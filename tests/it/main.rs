@@ -11,6 +11,7 @@ mod jobs;
 mod kube;
 mod kube_backup;
 mod kube_cli;
+mod kube_clusters;
 mod kube_writer;
 mod state;
 mod trust;

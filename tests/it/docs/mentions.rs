@@ -152,27 +152,3 @@ fn every_port_is_one_that_somebody_listens_on() {
         page.text.split("/tcp").filter_map(|before| before.rsplit(' ').next()).filter(|word| word.len() == 5).collect();
     assert_eq!(open, BTreeSet::from(["10900", "10903", "11901"]));
 }
-
-#[test]
-fn every_link_leads_somewhere() {
-    for page in Page::all().unwrap() {
-        let here = root().join("docs").join(page.name);
-        for rest in page.text.split("](").skip(1) {
-            let (target, anchor) = rest.split(')').next().map(|link| link.split_once('#').unwrap_or((link, ""))).unwrap();
-            if target.starts_with("http") {
-                continue;
-            }
-            let path = if target.is_empty() { here.clone() } else { here.parent().unwrap().join(target) };
-            assert!(path.exists(), "docs/{}: {target} is not there", page.name);
-            if !anchor.is_empty() {
-                let text = std::fs::read_to_string(&path).unwrap();
-                let heading = |line: &str| {
-                    let words = line.trim_start_matches('#').trim().to_lowercase();
-                    words.chars().filter(|c| c.is_alphanumeric() || *c == ' ' || *c == '-').collect::<String>().replace(' ', "-")
-                };
-                let found = text.lines().filter(|line| line.starts_with('#')).any(|line| heading(line) == anchor);
-                assert!(found, "docs/{}: {target} has no heading #{anchor}", page.name);
-            }
-        }
-    }
-}
