@@ -18,7 +18,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 use crate::parts::Part;
-use crate::run::{START, helm_template};
+use crate::run::{Kube, START, helm_install, helm_template};
 use crate::world::World;
 
 pub use cluster::KubeCluster;
@@ -58,13 +58,16 @@ pub struct KubeOptions {
     pub zone: Zone,
     /// How Thanos Query finds its stores.
     pub stores: Stores,
+    /// Whether clusters are added and carried by Atlas's own commands, as docs/installing.md says; otherwise by applying a
+    /// Service, and reading the Secret.
+    pub by_commands: bool,
 }
 
 impl KubeOptions {
     /// Names as they are by default, Atlas's own DNS, the SD file.
     pub fn new(atlas: &Path) -> Self {
         let (namespace, domain) = ("monitoring".into(), "cluster.local".into());
-        Self { atlas: atlas.to_owned(), namespace, domain, zone: Zone::Atlas, stores: Stores::File }
+        Self { atlas: atlas.to_owned(), namespace, domain, zone: Zone::Atlas, stores: Stores::File, by_commands: false }
     }
 }
 
@@ -107,6 +110,15 @@ impl KubeScene {
     pub fn cluster(&mut self, name: &str) -> &mut KubeCluster {
         self.clusters.iter_mut().find(|cluster| cluster.name == name).expect("a cluster of this name")
     }
+}
+
+/// Installs one of the project's charts.
+///
+/// # Errors
+/// Helm or the API server refuses something.
+pub fn install(kube: &Kube, chart: &str, release: &str, namespace: &str, values: &[&str]) -> Result<()> {
+    let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts").join(chart);
+    helm_install(Part::Helm, kube, &chart, release, namespace, values).map(drop)
 }
 
 /// The objects of one of the project's charts as Helm renders them; hooks are not among them, since nothing is tested by Helm

@@ -10,7 +10,7 @@ world_test! {
     needs [Etcd, KubeApiserver, KubeControllerManager, Helm, CoreDns, Envoy, Thanos, Prometheus, Alertmanager],
     within 120,
     fn kube_the_three_jobs(world) {
-        let mut scene = KubeScene::start(world, KubeOptions::new(atlas()))?;
+        let mut scene = KubeScene::start(world, KubeOptions { by_commands: true, ..KubeOptions::new(atlas()) })?;
         three_jobs(&mut scene)?;
         // All of that with no right beyond the chart's.
         let atlas = scene.hub.kube.client_for_service_account("monitoring", "atlas")?;

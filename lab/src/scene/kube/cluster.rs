@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
-use super::{HUB_NAME, KubeHub, deployment, rendered};
+use super::{HUB_NAME, KubeHub, deployment, install, rendered};
 use crate::http::{self, Response};
 use crate::parts::Part;
 use crate::process::wait_until;
@@ -44,12 +44,18 @@ impl KubeCluster {
     /// What didn't start.
     pub fn start(world: &World, hub: &KubeHub, name: &str, replicas: usize) -> Result<Self> {
         let (place, kube, options) = (Place::in_world(world, name)?, &hub.kube, &hub.options);
-        kube.apply_objects(&options.namespace, &[service(hub, &place, name, replicas)])?;
-        let values = values(hub, name)?;
+        let values = if options.by_commands {
+            hub.command(&["cluster-add", name, "--address", &place.envoy.to_string(), "--replicas", &replicas.to_string()])?;
+            hub.command(&["cluster-values", "--name", name])?
+        } else {
+            kube.apply_objects(&options.namespace, &[service(hub, &place, name, replicas)])?;
+            values(hub, name)?
+        };
 
         kube.namespace(name, &[("pod-security.kubernetes.io/enforce", "restricted")])?;
-        let objects = rendered("envoy", RELEASE, name, &[&values, "logLevel: warning\nservice: {type: ClusterIP}\n"])?;
-        kube.apply_objects(name, &objects)?;
+        let values = [values.as_str(), "logLevel: warning\nservice: {type: ClusterIP}\n"];
+        let objects = rendered("envoy", RELEASE, name, &values)?;
+        install(kube, "envoy", RELEASE, name, &values)?;
         let alerts = hub.proxy.serve(name, &format!("{RELEASE}-alerts"))?;
         hub.proxy.route(&place.host)?;
 

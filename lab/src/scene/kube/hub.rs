@@ -2,13 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::proxy::Proxy;
-use super::{HUB_NAME, KubeOptions, Stores, Zone, deployment, rendered};
+use super::{HUB_NAME, KubeOptions, Stores, Zone, deployment, install, rendered};
 use crate::http::{self, Response};
 use crate::parts::Part;
 use crate::process::wait_until;
@@ -65,7 +66,7 @@ impl KubeHub {
         let mut alertmanagers = start_alertmanagers(&kube, &place, namespace)?;
 
         let objects = rendered("atlas", RELEASE, namespace, &[&values(&options)])?;
-        kube.apply_objects(namespace, &objects)?;
+        install(&kube, "atlas", RELEASE, namespace, &[&values(&options)])?;
         let proxy = Proxy::start(world, &kube)?;
         proxy.serve(namespace, RELEASE)?;
         for host in [&place.host, &second] {
@@ -185,6 +186,20 @@ impl KubeHub {
     /// The address of a path on the hub's web port.
     pub fn web_url(&self, path: &str) -> String {
         format!("http://{}{path}", SocketAddr::new(self.place.envoy, 10904))
+    }
+}
+
+impl KubeHub {
+    /// One of Atlas's commands, as a person at the hub's cluster gives it; returns what it prints.
+    ///
+    /// # Errors
+    /// It fails, with what it says.
+    pub fn command(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.options.atlas);
+        command.args(arguments).arg("--kubeconfig").arg(self.kube.admin_kubeconfig()).args(["--namespace", &self.options.namespace]);
+        let output = self.kube.host().within(|| command.output().context("atlas doesn't start"))?;
+        ensure!(output.status.success(), "atlas {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8(output.stdout)?)
     }
 }
 
