@@ -13,7 +13,7 @@
 //!   longer, and people are told ([`Reconciler::contested`]).
 //! - **It takes nothing over.** What is not Atlas's by its labels is never written or deleted ([`Outcome::NotOurs`]).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -101,6 +101,8 @@ struct Slot {
     not_before: Instant,
     /// Something else has this name.
     blocked: bool,
+    /// Versions that own writes made, latest last: a watch shows them again, later.
+    own: VecDeque<String>,
 }
 
 impl Slot {
@@ -114,17 +116,37 @@ impl Slot {
     }
 }
 
+/// What is kept is not deleted.
+fn is_due(action: &Action, kept: &BTreeSet<Key>) -> bool {
+    matches!(action, Action::Apply { .. }) || !kept.contains(action.key())
+}
+
+fn version(live: &Value) -> &str {
+    live["metadata"]["resourceVersion"].as_str().unwrap_or_default()
+}
+
+/// So many of its own writes a watch may lag behind.
+const LAG: usize = 8;
+
 /// Wanted and live objects, and what is under way.
 #[derive(Debug, Default)]
 pub struct Reconciler {
     slots: BTreeMap<Key, Slot>,
     /// Those that may need something.
     dirty: BTreeSet<Key>,
+    /// Objects that can't be made at present, and stay as they are.
+    kept: BTreeSet<Key>,
+    /// Whether anything was ever wanted: before that nothing is unwanted either.
+    told: bool,
 }
 
 impl Reconciler {
-    /// What is wanted from now on, all of it. What is the same `Arc` as before costs nothing.
-    pub fn want(&mut self, objects: &BTreeMap<Key, Arc<Value>>) {
+    /// What is wanted from now on, all of it. What is the same `Arc` as before costs nothing. What is in `kept` is wanted, but
+    /// can't be made at present: it stays as it is.
+    pub fn want(&mut self, objects: &BTreeMap<Key, Arc<Value>>, kept: &BTreeSet<Key>) {
+        self.told = true;
+        self.dirty.extend(self.kept.iter().chain(kept).cloned());
+        self.kept.clone_from(kept);
         for (key, slot) in &mut self.slots {
             if slot.wanted.is_some() && !objects.contains_key(key) {
                 (slot.wanted, slot.applied, slot.blocked, slot.not_before) = (None, false, false, 0);
@@ -147,6 +169,10 @@ impl Reconciler {
     /// An object of Atlas's is there.
     pub fn seen(&mut self, key: &Key, live: &Value, now: Instant) {
         let slot = self.slots.entry(key.clone()).or_default();
+        let latest = slot.own.back().is_some_and(|own| own == version(live));
+        if !latest && slot.own.iter().any(|own| own == version(live)) {
+            return;
+        }
         let right = slot.wanted.as_ref().is_some_and(|wanted| Object::holds_in(wanted, live));
         let uid = live["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
         slot.live = Some(Live { uid, right });
@@ -196,6 +222,9 @@ impl Reconciler {
 
     /// What to do now, at most `room` things. Each is under way until [`Reconciler::done`].
     pub fn next(&mut self, now: Instant, room: usize) -> Vec<Action> {
+        if !self.told {
+            return Vec::new();
+        }
         let mut actions = Vec::new();
         let mut idle = Vec::new();
         for key in &self.dirty {
@@ -209,7 +238,7 @@ impl Reconciler {
             if slot.in_flight || slot.not_before > now {
                 continue;
             }
-            match slot.action(key) {
+            match slot.action(key).filter(|action| is_due(action, &self.kept)) {
                 Some(action) => {
                     slot.in_flight = true;
                     actions.push(action);
@@ -235,6 +264,12 @@ impl Reconciler {
         match outcome {
             Outcome::Applied(live) => {
                 slot.failures = 0;
+                if !version(live).is_empty() {
+                    slot.own.push_back(version(live).to_owned());
+                    if slot.own.len() > LAG {
+                        slot.own.pop_front();
+                    }
+                }
                 let right = slot.wanted.as_ref().is_some_and(|wanted| Object::holds_in(wanted, live));
                 let same = matches!((action, &slot.wanted), (Action::Apply { manifest, .. }, Some(wanted)) if manifest == wanted);
                 slot.live = Some(Live { uid: live["metadata"]["uid"].as_str().unwrap_or_default().to_owned(), right });
@@ -263,13 +298,17 @@ impl Reconciler {
     /// When [`Reconciler::next`] will have something to do at the latest, if nothing else happens; `None`: nothing.
     pub fn due(&self) -> Option<Instant> {
         let waiting = self.dirty.iter().filter_map(|key| Some((key, self.slots.get(key)?)));
-        waiting.filter(|(key, slot)| !slot.in_flight && slot.action(key).is_some()).map(|(_, slot)| slot.not_before).min()
+        waiting.filter(|(key, slot)| self.told && !slot.in_flight && self.needs(key, slot)).map(|(_, slot)| slot.not_before).min()
     }
 
     /// How many objects are not yet as they are wanted.
     pub fn unsettled(&self) -> usize {
         let dirty = self.dirty.iter().filter_map(|key| Some((key, self.slots.get(key)?)));
-        dirty.filter(|(key, slot)| slot.action(key).is_some()).count()
+        dirty.filter(|(key, slot)| self.told && self.needs(key, slot)).count()
+    }
+
+    fn needs(&self, key: &Key, slot: &Slot) -> bool {
+        slot.action(key).is_some_and(|action| is_due(&action, &self.kept))
     }
 
     /// Objects that somebody else changes again and again.

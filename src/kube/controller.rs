@@ -19,7 +19,6 @@ use atlas_core::object::OwnerRef;
 use atlas_core::pki::Lifetimes;
 use atlas_core::plan::plan;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::ListParams;
 use kube::{Api, Client};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -27,7 +26,6 @@ use tokio_util::sync::CancellationToken;
 use super::election::Candidate;
 use super::events::Said;
 use super::record::{Record, Stored, adopt};
-use super::vault;
 use super::watch::{Mirror, chain};
 use crate::ca::{Contents, Pki, Vault};
 use crate::published::Published;
@@ -106,7 +104,7 @@ impl Controller {
                 () = stop.cancelled() => break,
             }
             let term = self.candidate.leads();
-            if leading.as_ref().is_some_and(|leading| Some(&leading.term) != term.as_ref()) {
+            if leading.as_ref().is_some_and(|leading| Some(&leading.term) != term.as_ref() || leading.is_over()) {
                 leading = None;
             }
             let unable = match term.filter(|_| leading.is_none()) {
@@ -157,19 +155,25 @@ impl Controller {
         let mirrors = &self.mirrors;
         let clusters = mirrors.clusters.all()?;
         let (alertmanagers, slices, records) = (mirrors.alertmanagers.all()?, mirrors.slices.all()?, mirrors.records.all()?);
-        if mirrors.clusters.was_emptied()
-            && self.publisher.last().is_some_and(|last| !last.fleet.clusters.is_empty())
-            && !self.remembers().await
-        {
-            tracing::error!(
-                "the API server shows no cluster any more, and none of Atlas's own Secrets ({}): it has lost its memory, or answers for \
-                 another cluster; everything stays as it was",
-                vault::WATCHED
-            );
-            return None;
+        let emptied = mirrors.clusters.was_emptied()
+            || mirrors.alertmanagers.was_emptied()
+            || mirrors.slices.was_emptied()
+            || mirrors.records.was_emptied();
+        if emptied && !self.records.is_empty() {
+            if !self.remembers().await {
+                tracing::error!(
+                    "the API server shows nothing any more of what there was, and not even the Secret {}: it has lost its memory, or answers for \
+                     another cluster; everything stays as it was",
+                    Record::Root.secret()
+                );
+                return None;
+            }
+            mirrors.clusters.believe();
+            mirrors.alertmanagers.believe();
+            mirrors.slices.believe();
+            mirrors.records.believe();
         }
-        // Where all of them are gone there is nothing to learn.
-        let shown = if records.is_empty() { Arc::clone(&self.records) } else { records };
+        let shown = records;
         self.records = remembered(&self.records, &shown, &clusters);
         // A leader that has nothing to write must find out too that another has taken over.
         let greatest = self.records.values().filter_map(|stored| stored.term.as_ref()).max();
@@ -184,16 +188,18 @@ impl Controller {
         Some(View { facts, records: Arc::clone(&self.records), shown })
     }
 
-    /// Whether the API server still has what Atlas wrote. Asked where it says that all clusters are gone: one that came back
+    /// Whether the API server still has the root. Asked where it says that everything of a kind is gone: one that came back
     /// empty-handed must tear nothing down.
     async fn remembers(&self) -> bool {
         let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.settings.namespace);
-        match api.list_metadata(&ListParams::default().labels(vault::WATCHED).limit(1)).await {
-            Ok(secrets) => !secrets.items.is_empty(),
-            Err(error) => {
-                tracing::warn!(error = chain(&error), "cannot ask whether all clusters are really gone");
+        let root = Record::Root.secret();
+        match tokio::time::timeout(Duration::from_secs(10), api.get_metadata_opt(&root)).await {
+            Ok(Ok(secret)) => secret.is_some(),
+            Ok(Err(error)) => {
+                tracing::warn!(error = chain(&error), "cannot ask whether everything is really gone");
                 false
             }
+            Err(_) => false,
         }
     }
 
@@ -246,7 +252,13 @@ fn remembered(
         Some(_) => !shown.contains_key(name),
         None => false,
     };
-    let kept: Vec<_> = before.iter().filter(|(name, _)| vanished(name)).map(|(name, stored)| (name.clone(), stored.clone())).collect();
+    // One that was spoilt by hand counts as it was; people are told of it.
+    let spoilt = |name: &String, before: &Stored| before.parsed.is_ok() && shown.get(name).is_some_and(|stored| stored.parsed.is_err());
+    let kept: Vec<_> = before
+        .iter()
+        .filter(|(name, stored)| vanished(name) || spoilt(name, stored))
+        .map(|(name, stored)| (name.clone(), stored.clone()))
+        .collect();
     if kept.is_empty() {
         return Arc::clone(shown);
     }
@@ -295,6 +307,11 @@ fn read(view: &View) -> (Contents, BTreeMap<Record, String>, BTreeMap<ClusterNam
                 adopt(&mut contents, &record, parsed.clone());
             }
             Err(error) => _ = broken.insert(record, error.clone()),
+        }
+    }
+    for (name, stored) in view.shown.iter() {
+        if let (Some(record), Err(error)) = (Record::of_secret(name), &stored.parsed) {
+            broken.insert(record, error.clone());
         }
     }
     (contents, broken, services)

@@ -1,15 +1,16 @@
 //! The wanted objects of a round. What a cluster's depend on is remembered, so that a change to one costs nothing for the
 //! others.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use atlas_core::keys::HUB_SECRET;
 use atlas_core::model::{Cluster, Fleet, Settings};
 use atlas_core::name::{ClusterName, NodeId};
-use atlas_core::object::{Key, Object, Owner, OwnerRef};
+use atlas_core::object::{Key, Kind, Object, Owner, OwnerRef};
 use atlas_core::pki::{Leaf, Trust};
 use atlas_core::plan::Plan;
-use atlas_core::plan::objects::{of_cluster, of_hub};
+use atlas_core::plan::objects::{of_cluster, of_hub, values_secret};
 use serde_json::Value;
 
 use super::writer::Wanted;
@@ -44,12 +45,15 @@ impl Objects {
         opener: impl Fn(&NodeId) -> Option<Leaf>,
         uids: &BTreeMap<String, String>,
         atlas: Option<&OwnerRef>,
-    ) -> Wanted {
+    ) -> Arc<Wanted> {
         let settings = self.settings.take().filter(|known| **known == fleet.settings).unwrap_or_else(|| Arc::new(fleet.settings.clone()));
         self.settings = Some(Arc::clone(&settings));
         let bundle = trust.bundle();
         self.clusters.retain(|name, _| fleet.clusters.contains_key(name));
         let mut wanted = BTreeMap::new();
+        let secret = |node: &NodeId| Key { kind: Kind::Secret, name: values_secret(node) };
+        let mut kept: BTreeSet<Key> = fleet.clusters.keys().cloned().map(|name| secret(&NodeId::Cluster(name))).collect();
+        kept.extend([secret(&NodeId::Hub), Key { kind: Kind::Secret, name: HUB_SECRET.into() }]);
         for cluster in fleet.clusters.values() {
             let opener = opener(&NodeId::Cluster(cluster.name.clone()));
             let made_of = MadeOf {
@@ -74,7 +78,9 @@ impl Objects {
             self.hub.insert(key.clone(), Arc::clone(&manifest));
             wanted.insert(key, manifest);
         }
-        Arc::new(wanted)
+        // Without its credential, or without a word where the hub is, there is nothing to say, and what was said stays.
+        kept.retain(|key| !wanted.contains_key(key));
+        Arc::new(Wanted { objects: wanted, kept })
     }
 }
 

@@ -140,9 +140,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut election = tokio::spawn(election);
     tracing::info!(namespace = settings.namespace, role = ?options.role, listen = %listen.ip, "atlas runs");
 
-    let controller = async {
+    let stopping = stop.clone();
+    let gauge = Arc::clone(&streams);
+    let controller = async move {
         let owner = owner(&client, &settings.namespace, options.owner.as_deref()).await;
-        let publisher = Publisher { gate, streams: Arc::clone(&streams), metrics, out: published_in };
+        let publisher = Publisher { gate, streams: gauge, metrics, out: published_in };
         let controller = Controller {
             settings,
             lifetimes: options.lifetimes,
@@ -156,11 +158,12 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             unable: None,
             greatest: None,
         };
-        controller.run(stop.clone()).await;
+        controller.run(stopping).await;
     };
-    let mut controller = std::pin::pin!(controller);
+    // A task of its own: it blocks while it writes, and signals must be heard meanwhile.
+    let mut controller = tokio::spawn(controller);
     let result = tokio::select! {
-        () = &mut controller => Err(anyhow::anyhow!("the controller has ended, which it never should: please report this")),
+        _ = &mut controller => Err(anyhow::anyhow!("the controller has ended, which it never should: please report this")),
         ended = tasks.first() => Err(anyhow::anyhow!("{ended} has ended, which it never should: please report this")),
         _ = &mut election => Err(anyhow::anyhow!("the election has ended, which it never should: please report this")),
         signal = signal() => {
@@ -172,13 +175,17 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     drained(&streams).await;
     stop.cancel();
     let _ = tokio::time::timeout(DRAIN, async {
-        controller.await;
+        if !controller.is_finished() {
+            let _ = controller.await;
+        }
         tasks.all().await;
     })
     .await;
     // Last of all: whoever leads next may write at once.
     resign.cancel();
-    let _ = tokio::time::timeout(DRAIN, election).await;
+    if !election.is_finished() {
+        let _ = tokio::time::timeout(DRAIN, election).await;
+    }
     tracing::info!("stopped");
     result
 }
@@ -238,7 +245,7 @@ async fn owner(client: &Client, namespace: &str, name: Option<&str>) -> Option<O
                 return Some(OwnerRef { kind: "ServiceAccount", name: name.to_owned(), uid });
             }
             Err(error) => match error.downcast_ref::<kube::Error>() {
-                Some(kube::Error::Api(status)) => {
+                Some(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => {
                     tracing::warn!(name, %status, "cannot read Atlas's ServiceAccount: what Atlas writes for the hub will stay when it is uninstalled");
                     return None;
                 }

@@ -153,6 +153,31 @@ impl Secrets {
         Ok(())
     }
 
+    /// Writes again what this process remembers and the API server no longer has: somebody deleted it while nobody led. The
+    /// root is there, so this is no server that has lost its memory.
+    pub fn restore(&mut self, remembered: &BTreeMap<String, Stored>) {
+        let mut contents = std::mem::take(&mut self.contents);
+        let mut missing = BTreeSet::new();
+        for (name, stored) in remembered {
+            let Some(record) = Record::of_secret(name) else { continue };
+            let absent = matches!(self.known.get(&record), None | Some(Known::Absent));
+            if let (true, Ok(parsed)) = (absent, &stored.parsed) {
+                if let (Record::Cluster(cluster), Some(service)) = (&record, &parsed.service) {
+                    self.services.insert(cluster.clone(), service.clone());
+                }
+                adopt(&mut contents, &record, parsed.clone());
+                missing.insert(record);
+            }
+        }
+        for (record, result) in self.put(&contents, missing) {
+            match result {
+                Ok(()) => tracing::warn!(secret = record.secret(), "somebody deleted one of Atlas's own Secrets: it is written again"),
+                Err(error) => tracing::warn!(secret = record.secret(), error = format!("{error:#}"), "cannot write again what was deleted"),
+            }
+        }
+        self.contents = contents;
+    }
+
     /// What was read when it took over.
     pub fn contents(&self) -> &Contents {
         &self.contents
@@ -179,6 +204,17 @@ impl Secrets {
         match stored.parsed {
             Ok(parsed) => {
                 if let Record::Cluster(name) = record {
+                    let (known, read) = (self.contents.ledger.revision(name), parsed.ledger.as_ref().map_or(1, |list| list.revision(name)));
+                    if known > read {
+                        tracing::warn!(
+                            secret = record.secret(),
+                            known,
+                            read,
+                            "an older copy of one of Atlas's own Secrets was put in its place: revisions never go backwards, so it is written again"
+                        );
+                        self.unsaved.insert(record.clone());
+                        return;
+                    }
                     match &parsed.service {
                         Some(service) => _ = self.services.insert(name.clone(), service.clone()),
                         None => _ = self.services.remove(name),
@@ -220,6 +256,10 @@ impl Secrets {
         suspects.extend(unknown.collect::<Vec<_>>());
         let mut failed = Vec::new();
         for record in suspects {
+            if self.candidate.leads().is_none() {
+                failed.push("this Atlas no longer leads".into());
+                break;
+            }
             let before = self.known.get(&record).cloned();
             self.contents = std::mem::take(contents);
             let handle = self.handle.clone();
@@ -227,7 +267,9 @@ impl Secrets {
             *contents = std::mem::take(&mut self.contents);
             failed.extend(result.err().map(|error| format!("{error:#}")));
             let vanished = before != Some(Known::Absent) && self.known.get(&record) == Some(&Known::Absent);
-            let kept = record.data(contents, None).is_ok_and(|data| data.iter().any(|(key, text)| key.ends_with(".pem") && text.is_some()));
+            let revision = if let Record::Cluster(name) = &record { contents.ledger.revision(name) } else { 1 };
+            let kept = revision > 1
+                || record.data(contents, None).is_ok_and(|data| data.iter().any(|(key, text)| key.ends_with(".pem") && text.is_some()));
             let deleted = vanished && kept;
             if deleted {
                 tracing::warn!(secret = record.secret(), "somebody deleted one of Atlas's own Secrets: it is written again");
@@ -256,7 +298,7 @@ impl Secrets {
 
     /// Writes what [`Secrets::keep_services`] left. Returns what could not be written.
     pub fn save_services(&mut self, contents: &Contents) -> Vec<String> {
-        let unsaved = self.unsaved.clone();
+        let unsaved = self.unsaved.iter().filter(|record| !self.broken.contains_key(record)).cloned().collect();
         self.put(contents, unsaved).into_values().filter_map(|result| Some(format!("{:#}", result.err()?))).collect()
     }
 

@@ -15,8 +15,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::StreamExt;
-use kube::runtime::WatchStreamExt;
-use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
@@ -33,22 +31,13 @@ pub const WATCH: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Pauses between tries: half a second, doubled each time, a fifth more or less.
-#[derive(Default)]
 struct Pauses(u32);
 
-impl Iterator for Pauses {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
+impl Pauses {
+    fn next(&mut self) -> Duration {
         let pause = Duration::from_millis(500).saturating_mul(1 << self.0.min(8)).min(LONGEST_PAUSE);
         self.0 += 1;
-        Some(pause.mul_f64(0.8 + 0.4 * fastrand::f64()))
-    }
-}
-
-impl Backoff for Pauses {
-    fn reset(&mut self) {
-        self.0 = 0;
+        pause.mul_f64(0.8 + 0.4 * fastrand::f64())
     }
 }
 
@@ -69,7 +58,7 @@ struct Inner<T> {
 struct State<T> {
     items: Arc<BTreeMap<String, T>>,
     synced: bool,
-    /// Whether the last change was a list without anything, where there was something before.
+    /// Whether a list had nothing in it, where there was something before, and nobody has believed that yet.
     emptied: bool,
 }
 
@@ -91,6 +80,11 @@ impl<T: Clone + PartialEq + Send + Sync + 'static> Mirror<T> {
         lock(&self.0.state).emptied
     }
 
+    /// That it was emptied is believed.
+    pub fn believe(&self) {
+        lock(&self.0.state).emptied = false;
+    }
+
     fn change(&self, change: impl FnOnce(&mut State<T>) -> bool) {
         if change(&mut lock(&self.0.state)) {
             self.0.nudge.notify_one();
@@ -100,7 +94,7 @@ impl<T: Clone + PartialEq + Send + Sync + 'static> Mirror<T> {
     fn reset(&self, items: BTreeMap<String, T>) {
         self.change(|state| {
             let differs = !state.synced || *state.items != items;
-            state.emptied = items.is_empty() && (state.emptied || !state.items.is_empty());
+            state.emptied |= items.is_empty() && !state.items.is_empty();
             state.items = Arc::new(items);
             state.synced = true;
             differs
@@ -109,7 +103,6 @@ impl<T: Clone + PartialEq + Send + Sync + 'static> Mirror<T> {
 
     fn set(&self, name: String, item: T) {
         self.change(|state| {
-            state.emptied = false;
             if state.items.get(&name) == Some(&item) {
                 return false;
             }
@@ -160,27 +153,34 @@ where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let config = config.timeout(u32::try_from(WATCH.as_secs()).unwrap_or(60));
-    let mut events = pin!(watcher(api, config).backoff(Pauses::default()));
+    let mut pauses = Pauses(0);
     let mut failing = false;
+    // After an error everything is listed anew: an API server that was restored goes on counting from before, and a watch from
+    // a version that is still to come would be silent for days.
     loop {
-        let event = tokio::select! {
-            event = events.next() => event,
-            () = stop.cancelled() => return,
+        let mut events = pin!(watcher(api.clone(), config.clone()));
+        let error = loop {
+            let event = tokio::select! {
+                event = events.next() => event,
+                () = stop.cancelled() => return,
+            };
+            match event {
+                Some(Ok(event)) => {
+                    if std::mem::take(&mut failing) {
+                        tracing::info!("watching {what} again");
+                    }
+                    pauses = Pauses(0);
+                    handle(event);
+                }
+                Some(Err(error)) => break chain(&error),
+                None => break "the watch ended".to_owned(),
+            }
         };
-        match event {
-            Some(Ok(event)) => {
-                if std::mem::take(&mut failing) {
-                    tracing::info!("watching {what} again");
-                }
-                handle(event);
-            }
-            // It goes on by itself, with growing pauses.
-            Some(Err(error)) => {
-                if !std::mem::replace(&mut failing, true) {
-                    tracing::warn!(error = %chain(&error), "cannot watch {what}: what is known stays in force, and it is tried again");
-                }
-            }
-            None => return,
+        if !std::mem::replace(&mut failing, true) {
+            tracing::warn!(error, "cannot watch {what}: what is known stays in force, and it is tried again");
+        }
+        if stop.run_until_cancelled(tokio::time::sleep(pauses.next())).await.is_none() {
+            return;
         }
     }
 }

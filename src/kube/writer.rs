@@ -31,8 +31,14 @@ const BULK: usize = 32;
 /// So long such an answer is good for.
 const FRESH: Duration = Duration::from_secs(2);
 
-/// What is wanted, by key.
-pub type Wanted = Arc<BTreeMap<Key, Arc<Value>>>;
+/// What is wanted.
+#[derive(Default)]
+pub struct Wanted {
+    /// By key.
+    pub objects: BTreeMap<Key, Arc<Value>>,
+    /// What can't be made at present, and stays as it is.
+    pub kept: BTreeSet<Key>,
+}
 
 /// Writes objects of one namespace.
 pub struct Writer {
@@ -43,7 +49,7 @@ pub struct Writer {
     /// Whether it may.
     pub candidate: Arc<Candidate>,
     /// What is wanted; nothing before the first.
-    pub wanted: watch::Receiver<Option<Wanted>>,
+    pub wanted: watch::Receiver<Option<Arc<Wanted>>>,
     /// What people must know, in a stable order.
     pub troubles: watch::Sender<Vec<String>>,
     /// Counts.
@@ -70,6 +76,7 @@ impl Writer {
         let mut failing: BTreeMap<Key, String> = BTreeMap::new();
         let mut under_way = FuturesUnordered::new();
         let names = Arc::new(Names::default());
+        let (started, none) = (Instant::now(), BTreeSet::new());
         loop {
             // What is there must be known before anything is taken for missing.
             if unlisted.is_empty() {
@@ -78,9 +85,9 @@ impl Writer {
                     under_way.push(self.carry_out(action, bulk.then(|| Arc::clone(&names))));
                 }
             }
-            self.report(&reconciler, &failing);
+            self.report(&reconciler, &failing, if started.elapsed() > PATIENCE { &unlisted } else { &none });
             let due = reconciler.due().filter(|_| unlisted.is_empty() && under_way.len() < WRITES);
-            let pause = Duration::from_millis(due.map_or(3_600_000, |due| due.saturating_sub(millis()).max(1)));
+            let pause = Duration::from_millis(due.map_or(30_000, |due| due.saturating_sub(millis()).max(1)));
             tokio::select! {
                 Some((action, result)) = under_way.next() => note(&mut reconciler, &mut failing, &action, result),
                 Some(event) = seen.recv() => match event {
@@ -96,8 +103,8 @@ impl Writer {
                         return;
                     }
                     if let Some(wanted) = self.wanted.borrow_and_update().clone() {
-                        reconciler.want(&wanted);
-                        failing.retain(|key, _| wanted.contains_key(key));
+                        reconciler.want(&wanted.objects, &wanted.kept);
+                        failing.retain(|key, _| wanted.objects.contains_key(key));
                     }
                 }
                 () = tokio::time::sleep(pause) => {}
@@ -106,7 +113,7 @@ impl Writer {
         }
     }
 
-    fn report(&self, reconciler: &Reconciler, failing: &BTreeMap<Key, String>) {
+    fn report(&self, reconciler: &Reconciler, failing: &BTreeMap<Key, String>, unlisted: &BTreeSet<Kind>) {
         let namespace = &self.namespace;
         let label = format!("{}={}", keys::MANAGED_BY.0, keys::MANAGED_BY.1);
         let contested = several(reconciler.contested()).map(|what| {
@@ -116,7 +123,13 @@ impl Writer {
             format!("{what} in {namespace}: there is one that is not Atlas's (it lacks the label {label}): rename or delete it")
         });
         let failing = failing.values().take(FEW).cloned();
-        let troubles: Vec<String> = contested.into_iter().chain(blocked).chain(failing).collect();
+        let unlisted = unlisted.iter().map(|kind| {
+            format!(
+                "nothing is written, since the {}s in {namespace} can't be listed (the log says why; Atlas's Role must allow it)",
+                kind.name()
+            )
+        });
+        let troubles: Vec<String> = unlisted.chain(contested).chain(blocked).chain(failing).collect();
         self.metrics.unwritten.set(i64::try_from(reconciler.unsettled()).unwrap_or(i64::MAX));
         self.troubles.send_if_modified(|before| {
             let differs = *before != troubles;
@@ -218,8 +231,13 @@ async fn act(api: &Api<DynamicObject>, action: &Action, names: Option<&Names>) -
             {
                 return Ok(Done::NotOurs);
             }
-            let applied = api.patch(&key.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(&**manifest)).await?;
-            Ok(Done::Applied(value(applied)))
+            // What came into being since then is left alone where it says anything else.
+            let params = if *ours { PatchParams::apply(MANAGER).force() } else { PatchParams::apply(MANAGER) };
+            match api.patch(&key.name, &params, &Patch::Apply(&**manifest)).await {
+                Ok(applied) => Ok(Done::Applied(value(applied))),
+                Err(kube::Error::Api(status)) if status.code == 409 && !ours => Ok(Done::NotOurs),
+                Err(error) => Err(error.into()),
+            }
         }
         Action::Delete { key, uid } => {
             let exactly = Preconditions { uid: Some(uid.clone()), resource_version: None };

@@ -105,3 +105,38 @@ world_test! {
         kube.wait_for(&at("secrets/paris-envoy-values"), 70 * SECOND, |secret| !text(secret, "values.yaml").is_empty())?;
     }
 }
+
+world_test! {
+    needs [Etcd, KubeApiserver, KubeControllerManager],
+    within 120,
+    fn kube_all_of_atlas_s_secrets_deleted_while_nobody_leads_or_put_back_older_cost_no_credential(world) {
+        let host = world.host("hub")?;
+        let kube = Kube::start(&host)?;
+        kube.namespace("monitoring", &[])?;
+        let _atlas = start_atlas(&host, &kube, "atlas")?;
+        kube.apply_objects("monitoring", &[cluster("tokyo", 1), cluster("paris", 1)])?;
+        for name in ["tokyo", "paris"] {
+            kube.wait_for(&at(&format!("secrets/{name}-envoy-values")), 40 * SECOND, |_| true)?;
+        }
+        let records = ["tokyo.atlas-cluster", "paris.atlas-cluster", "atlas-leaves"].map(|name| at(&format!("secrets/{name}")));
+        let before: Vec<Value> = records.iter().map(|path| kube.get(path)).collect::<Result<_, _>>()?;
+        for path in &records {
+            kube.delete(path)?;
+        }
+        for (path, before) in records.iter().zip(&before) {
+            let after = kube.wait_for(path, 20 * SECOND, |_| true)?;
+            ensure!(after["data"] == before["data"], "{path} is another one");
+        }
+
+        // A broken record takes nothing away: neither what was made of it, nor the others.
+        let spoilt = json!({"data": {"leaf.pem": "aGFsZg=="}});
+        kube.merge_patch(&records[0], &spoilt)?;
+        let log = || std::fs::read_to_string(host.dir().join("atlas.log"));
+        wait_until("it is said", 20 * SECOND, || Ok(log()?.contains("the Secret tokyo.atlas-cluster is broken").then_some(())))?;
+        kube.apply_objects("monitoring", &[cluster("osaka", 1)])?;
+        kube.wait_for(&at("secrets/osaka-envoy-values"), 20 * SECOND, |_| true)?;
+        kube.get(&at("secrets/tokyo-envoy-values")).context("the last copy of the credential")?;
+        let good = json!({"data": {"leaf.pem": before[0]["data"]["leaf.pem"]}});
+        kube.merge_patch(&records[0], &good)?;
+    }
+}

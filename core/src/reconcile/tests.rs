@@ -14,7 +14,7 @@ fn manifest(name: &str, text: &str) -> Arc<Value> {
 
 fn want(reconciler: &mut Reconciler, objects: &[(&str, &str)]) {
     let objects = objects.iter().map(|(name, text)| (key(name), manifest(name, text))).collect();
-    reconciler.want(&objects);
+    reconciler.want(&objects, &BTreeSet::new());
 }
 
 /// The API server, with the objects in it.
@@ -156,4 +156,42 @@ fn a_list_tells_what_is_gone() {
     reconciler.listed(Kind::ConfigMap, &["b".to_owned()].into(), 0);
     reconciler.listed(Kind::Secret, &BTreeSet::new(), 0);
     assert_eq!(server.settle(&mut reconciler, 0), 1);
+}
+
+#[test]
+fn nothing_is_deleted_before_anything_was_wanted() {
+    let mut reconciler = Reconciler::default();
+    reconciler.seen(&key("a"), &manifest("a", "1"), 0);
+    assert_eq!((reconciler.next(0, 9), reconciler.due(), reconciler.unsettled()), (vec![], None, 0));
+    want(&mut reconciler, &[]);
+    assert_eq!(reconciler.next(0, 9).len(), 1);
+}
+
+#[test]
+fn what_cannot_be_made_stays_as_it_is() {
+    let (mut reconciler, mut server) = (Reconciler::default(), Server::default());
+    want(&mut reconciler, &[("a", "1"), ("b", "1")]);
+    server.settle(&mut reconciler, 0);
+    reconciler.want(&BTreeMap::new(), &[key("a")].into());
+    assert_eq!((server.settle(&mut reconciler, 0), reconciler.unsettled()), (1, 0));
+    assert!(server.0.contains_key(&key("a")));
+    want(&mut reconciler, &[]);
+    assert_eq!(server.settle(&mut reconciler, 0), 1);
+}
+
+#[test]
+fn a_watch_that_shows_own_writes_late_shows_nobody_at_work() {
+    let mut reconciler = Reconciler::default();
+    let mut shown = Vec::new();
+    for n in 1..6 {
+        let text = n.to_string();
+        want(&mut reconciler, &[("a", &text)]);
+        let action = reconciler.next(0, 9).remove(0);
+        let mut live = (*manifest("a", &text)).clone();
+        live["metadata"]["resourceVersion"] = text.into();
+        reconciler.done(&action, Outcome::Applied(&live), 0);
+        shown.push(live);
+    }
+    shown.iter().for_each(|live| reconciler.seen(&key("a"), live, 0));
+    assert_eq!((reconciler.next(0, 9), reconciler.contested().count()), (vec![], 0));
 }

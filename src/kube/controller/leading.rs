@@ -9,6 +9,7 @@ use atlas_core::intake::{Finding, intake};
 use atlas_core::lease::Term;
 use atlas_core::name::{ClusterName, Identity};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Context, Controller, RETRY, ROUND_AT_LEAST, View, rejected, services};
@@ -25,10 +26,11 @@ pub struct Leading {
     pub term: Term,
     pki: Pki<Secrets>,
     objects: Objects,
-    wanted: watch::Sender<Option<Wanted>>,
+    wanted: watch::Sender<Option<Arc<Wanted>>>,
     troubles: watch::Receiver<Vec<String>>,
     lasting: Lasting,
-    _writer: DropGuard,
+    writer: JoinHandle<()>,
+    _stop: DropGuard,
 }
 
 impl Leading {
@@ -36,7 +38,7 @@ impl Leading {
     pub async fn begin(controller: &Controller, term: Term) -> anyhow::Result<Self> {
         let settings = &controller.settings;
         let client = controller.client.clone();
-        let vault = Secrets::take_over(
+        let mut vault = Secrets::take_over(
             client.clone(),
             &settings.namespace,
             &settings.trust_domain,
@@ -45,6 +47,7 @@ impl Leading {
             !controller.records.is_empty(),
         )
         .await?;
+        tokio::task::block_in_place(|| vault.restore(&controller.records));
         let contents = vault.contents().clone();
         let pki = Pki::with(vault, settings.trust_domain.clone(), controller.lifetimes, contents);
         let (wanted, wanted_out) = watch::channel(None);
@@ -64,9 +67,14 @@ impl Leading {
                 nudge.notify_one();
             }
         });
-        tokio::spawn(writer.run(stop.clone()));
+        let writer = tokio::spawn(writer.run(stop.clone()));
         tracing::info!(%term, "took over as leader");
-        Ok(Self { term, pki, objects: Objects::default(), wanted, troubles, lasting: Lasting::default(), _writer: stop.drop_guard() })
+        Ok(Self { term, pki, objects: Objects::default(), wanted, troubles, lasting: Lasting::default(), writer, _stop: stop.drop_guard() })
+    }
+
+    /// Whether its writer has ended, which it never should.
+    pub fn is_over(&self) -> bool {
+        self.writer.is_finished()
     }
 
     /// A round of the leader; returns when the next is due.
@@ -75,7 +83,7 @@ impl Leading {
         let mut failed = vault.heal(contents, &view.shown);
         let last = controller.last(vault.services());
         let broken: BTreeSet<ClusterName> = vault.broken.keys().filter_map(cluster_of).collect();
-        failed.extend(vault.broken.values().cloned());
+        let spoilt: Vec<String> = vault.broken.values().cloned().collect();
         let taken = intake(&controller.settings, &view.facts, Some(&last));
         let kept = kept(controller, view, &taken.findings, vault.services());
         vault.keep_services(kept);
@@ -88,7 +96,7 @@ impl Leading {
         failed.extend(vault.save_services(contents));
         let written = self.troubles.borrow_and_update().clone();
         let complete = failed.is_empty();
-        let all_troubles = [troubles.standing, failed, written].concat();
+        let all_troubles = [troubles.standing, spoilt, failed, written].concat();
         let published = controller.published(&self.pki, taken.fleet, taken.findings, all_troubles);
         controller.publisher.open_gate(&self.pki, &[])?;
         let uids = uids(&view.facts);
