@@ -57,7 +57,10 @@ impl Publisher {
     /// Says why a round failed. All the rest stays.
     pub fn failed(&self, error: String) {
         self.metrics.failed_rounds.inc();
-        tracing::error!(error, "this round failed; what was in force stays, and it is tried again");
+        // Once, however often it is tried again.
+        if self.out.borrow().as_ref().is_none_or(|last| last.last_error.as_ref() != Some(&error)) {
+            tracing::error!(error, "this round failed; what was in force stays, and it is tried again");
+        }
         self.out.send_if_modified(|last| match last {
             Some(published) if published.last_error.as_ref() != Some(&error) => {
                 Arc::make_mut(published).last_error = Some(error);

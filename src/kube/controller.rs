@@ -161,11 +161,11 @@ impl Controller {
             || mirrors.records.was_emptied();
         if emptied && !self.records.is_empty() {
             if !self.remembers().await {
-                tracing::error!(
-                    "the API server shows nothing any more of what there was, and not even the Secret {}: it has lost its memory, or answers for \
-                     another cluster; everything stays as it was",
+                self.publisher.failed(format!(
+                    "the API server shows nothing any more of what there was, and not even the Secret {}: it has lost its memory, or answers \
+                     for another cluster; everything stays as it was. Restore the backup; to start anew instead, restart Atlas",
                     Record::Root.secret()
-                );
+                ));
                 return None;
             }
             mirrors.clusters.believe();
