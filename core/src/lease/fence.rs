@@ -28,9 +28,8 @@
 //! - **A late write of a lesser term** can still succeed on a cluster's record, but only on one that the greater term hasn't
 //!   written yet, and the greater term meets a conflict, and reads what was written, before it writes there itself.
 //!
-//! Of the last, what can come is a certificate that was signed by a CA no longer in force. A cluster's record therefore says
-//! by whom it was signed (the fingerprint of the issuer), and the leader treats one that is signed by anybody but the issuer
-//! in force as due. It sees it at the latest with its watch.
+//! Of the last, what can come is a certificate that was signed by a CA no longer in force. It carries that CA's certificate,
+//! and both are below the same root, so it is as good as any. (Whoever makes a CA end before its time must change this.)
 //!
 //! Two rules keep this true. **A record is never deleted**, only emptied: a late write that expects there to be none would
 //! bring back what was forgotten. (After somebody else deleted one, its history begins anew.) And what must be right together
