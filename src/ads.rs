@@ -7,7 +7,7 @@ use std::time::Duration;
 use atlas_core::xds::session::{Request, Response};
 use envoy_types::pb::envoy::service::discovery::v3 as discovery;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryService;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
@@ -17,7 +17,7 @@ use tonic::{Code, Status, Streaming};
 use crate::clock;
 use crate::lock::lock;
 use crate::metrics::Metrics;
-use crate::published::Published;
+use crate::nodes::{Node, Nodes, State};
 use crate::streams::{Client, Registration, Streams};
 use crate::tls::{Gate, Peer};
 
@@ -37,8 +37,8 @@ const LONGEST_REFUSAL: usize = 2048;
 
 /// What the service needs to know.
 pub struct Ads {
-    /// What is in force; `None` before the first complete sync.
-    pub published: watch::Receiver<Option<Arc<Published>>>,
+    /// What each node should have.
+    pub nodes: Arc<Nodes>,
     /// The open streams.
     pub streams: Arc<Streams>,
     /// Who is let in.
@@ -84,7 +84,7 @@ impl AggregatedDiscoveryService for Ads {
         }
         let task = StreamTask {
             registration,
-            published: self.published.clone(),
+            nodes: Arc::clone(&self.nodes),
             gate: Arc::clone(&self.gate),
             metrics: Arc::clone(&self.metrics),
             deadline: self.deadline(now, not_after),
@@ -108,7 +108,7 @@ impl Ads {
 
 struct StreamTask {
     registration: Registration,
-    published: watch::Receiver<Option<Arc<Published>>>,
+    nodes: Arc<Nodes>,
     gate: Arc<Gate>,
     metrics: Arc<Metrics>,
     deadline: Instant,
@@ -138,8 +138,9 @@ impl StreamTask {
         let out = self.out.clone();
         let deadline = tokio::time::sleep_until(self.deadline);
         tokio::pin!(deadline);
+        let node;
         tokio::select! {
-            ready = self.wait_for_snapshot() => if let Err(end) = ready { return end },
+            found = self.wait_for_node() => node = found,
             () = out.closed() => return Status::ok(GONE),
             () = &mut deadline => return Status::unavailable(AGE),
             () = cancel.cancelled() => return Status::unavailable(CANCELLED),
@@ -154,21 +155,22 @@ impl StreamTask {
         if !self.gate.still_admits(&self.registration.stream.peer, clock::now()) {
             return Status::permission_denied(REFUSED);
         }
+        let mut bell = node.bell();
         loop {
             let responses = tokio::select! {
                 request = requests.next() => match request {
                     None => return Status::ok("the client ended it"),
                     Some(Err(status)) => return Status::ok(format!("connection lost: {}", status.message())),
-                    Some(Ok(request)) => self.on_request(request),
+                    Some(Ok(request)) => self.on_request(request, &node),
                 },
-                changed = self.published.changed() => match changed {
-                    Ok(()) => self.on_change(),
-                    Err(_) => return Status::unavailable("Atlas is stopping"),
+                changed = bell.changed() => match changed {
+                    Ok(()) if !*bell.borrow_and_update() => self.on_change(&node),
+                    _ => return Status::not_found(format!("the manifest of {} is gone", self.registration.stream.peer.node)),
                 },
                 () = &mut held, if holding => {
                     holding = false;
                     lock(&self.registration.stream.session).let_go();
-                    self.on_change()
+                    self.on_change(&node)
                 }
                 () = out.closed() => return Status::ok(GONE),
                 () = &mut deadline => return Status::unavailable(AGE),
@@ -188,45 +190,38 @@ impl StreamTask {
     /// Requests wait until there is something to answer with. Before the first complete sync an empty answer would tear
     /// down what the Envoy has; and a cluster whose manifest is gone (its credential sleeps) is served at once when a
     /// GitOps tool puts it back, where an error would let its Envoy's backoff grow.
-    async fn wait_for_snapshot(&mut self) -> Result<(), Status> {
-        let node = self.registration.stream.peer.node.clone();
-        let known = |published: &Option<Arc<Published>>| published.as_ref().is_some_and(|published| published.snapshot(&node).is_some());
-        if self.published.borrow().is_some() && !known(&self.published.borrow()) {
-            tracing::warn!(%node, "an Envoy waits for a cluster that has no manifest, or one that was never right");
+    async fn wait_for_node(&mut self) -> Arc<Node> {
+        let id = self.registration.stream.peer.node.clone();
+        if self.nodes.get(&id).is_none() {
+            tracing::warn!(node = %id, "an Envoy waits for a cluster that has no manifest, or one that was never right");
         }
-        self.published.wait_for(known).await.map(drop).map_err(|_| Status::unavailable("Atlas is stopping"))
+        self.nodes.wait_for(&id).await
     }
 
-    fn on_request(&mut self, request: discovery::DeltaDiscoveryRequest) -> Result<Vec<Response>, Status> {
+    fn on_request(&mut self, request: discovery::DeltaDiscoveryRequest, node: &Node) -> Result<Vec<Response>, Status> {
         self.metrics.requests.inc();
         if let Some(node) = &request.node {
             self.meet(node);
         }
-        let snapshot = self.snapshot()?;
         let request = to_request(request);
         if let Some(error) = &request.error {
             self.metrics.nacks.inc();
             let node = &self.registration.stream.peer.node;
             tracing::warn!(%node, type_url = request.type_url, error, "the Envoy refused a response");
         }
+        let mut state = node.state();
+        let State { snapshot, quarantine } = &mut *state;
         let mut session = lock(&self.registration.stream.session);
-        session.on_request(request, &snapshot).map_err(|abuse| Status::resource_exhausted(abuse.to_string()))
+        session.on_request(request, snapshot, quarantine).map_err(|abuse| Status::resource_exhausted(abuse.to_string()))
     }
 
-    fn on_change(&mut self) -> Result<Vec<Response>, Status> {
+    fn on_change(&mut self, node: &Node) -> Result<Vec<Response>, Status> {
         // A credential may have been forgotten, or have slept too long.
         if !self.gate.still_admits(&self.registration.stream.peer, clock::now()) {
             return Err(Status::permission_denied(REFUSED));
         }
-        let snapshot = self.snapshot()?;
-        Ok(lock(&self.registration.stream.session).on_snapshot(&snapshot))
-    }
-
-    fn snapshot(&mut self) -> Result<Arc<atlas_core::xds::snapshot::Snapshot>, Status> {
-        let node = &self.registration.stream.peer.node;
-        let published = self.published.borrow_and_update();
-        let snapshot = published.as_ref().and_then(|published| published.snapshot(node));
-        snapshot.cloned().ok_or_else(|| Status::not_found(format!("the manifest of {node} is gone")))
+        let state = node.state();
+        Ok(lock(&self.registration.stream.session).on_change(&state.snapshot, &state.quarantine))
     }
 
     /// Notes what the client says of itself. It changes nothing but the display.
@@ -242,7 +237,7 @@ impl StreamTask {
 
     fn send(&self, responses: Vec<Response>) -> Result<(), Status> {
         for response in responses {
-            let bytes: usize = response.resources.iter().map(|resource| resource.body.value.len()).sum();
+            let bytes: usize = response.resources.iter().map(|resource| resource.wire().len()).sum();
             self.metrics.responses.inc();
             self.metrics.resources_sent.inc_by(response.resources.len() as u64);
             self.metrics.bytes_sent.inc_by(bytes as u64);
@@ -287,9 +282,9 @@ fn to_request(request: discovery::DeltaDiscoveryRequest) -> Request {
 
 fn to_wire(response: Response) -> discovery::DeltaDiscoveryResponse {
     let resource = |resource: Arc<atlas_core::xds::snapshot::Resource>| discovery::Resource {
-        name: resource.name.clone(),
-        version: resource.version.clone(),
-        resource: Some(resource.body.clone()),
+        name: resource.name.to_string(),
+        version: resource.version.to_string(),
+        resource: Some(resource.body()),
         ..Default::default()
     };
     discovery::DeltaDiscoveryResponse {

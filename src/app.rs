@@ -12,7 +12,7 @@ use anyhow::Context;
 use atlas_core::model::Settings;
 use atlas_core::pki::Lifetimes;
 use tokio::net::UnixListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::ads::Ads;
@@ -22,10 +22,11 @@ use crate::dns;
 use crate::http;
 use crate::metrics::Metrics;
 use crate::nodefiles::NodeFiles;
-use crate::published::Published;
+use crate::nodes::Nodes;
+use crate::published::Board;
 use crate::publisher::Publisher;
-use crate::serve::{DRAIN, Listen, Tasks, bind, drained, raise_file_limit, serve_xds, signal};
-use crate::source::files;
+use crate::serve::{DRAIN, Debounce, Listen, Tasks, bind, drained, raise_file_limit, serve_xds, signal};
+use crate::source::files::{self, Feed, Timing};
 use crate::state_dir::StateDir;
 use crate::streams::Streams;
 use crate::tls::{Gate, Limits};
@@ -48,6 +49,8 @@ pub struct Options {
     pub listen: Listen,
     /// Longest life of an xDS stream.
     pub max_stream_age: Duration,
+    /// How patient Atlas is with bursts of changes.
+    pub debounce: Debounce,
 }
 
 /// Runs until a signal, or until something that must run can't.
@@ -63,8 +66,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let dns_sockets = dns::Sockets::bind(SocketAddr::new(listen.ip, listen.dns)).await?;
     let socket = bind_socket(&state)?;
 
-    let (published_in, published) = watch::channel::<Option<Arc<Published>>>(None);
-    let (reports_in, reports) = watch::channel(None);
+    let (board, nodes, feed) = (Arc::new(Board::default()), Arc::new(Nodes::default()), Arc::new(Feed::default()));
     let (commands_in, commands) = mpsc::channel(16);
     let (metrics, streams, gate) = (Arc::new(Metrics::new()), Arc::new(Streams::default()), Arc::new(Gate::new(domain)));
     let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
@@ -76,11 +78,17 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         state: state.clone(),
         public_dir: options.public_dir.clone(),
         node_files: NodeFiles::new(state.clone()),
-        publisher: Publisher { gate: Arc::clone(&gate), streams: Arc::clone(&streams), metrics: Arc::clone(&metrics), out: published_in },
+        publisher: Publisher {
+            gate: Arc::clone(&gate),
+            streams: Arc::clone(&streams),
+            nodes: Arc::clone(&nodes),
+            metrics: Arc::clone(&metrics),
+            board: Arc::clone(&board),
+        },
     };
-    tasks.spawn("the controller", controller.run(reports, commands, stop.clone()));
+    tasks.spawn("the controller", controller.run(Arc::clone(&feed), commands, stop.clone()));
     let ads = Ads {
-        published: published.clone(),
+        nodes: Arc::clone(&nodes),
         streams: Arc::clone(&streams),
         gate: Arc::clone(&gate),
         metrics: Arc::clone(&metrics),
@@ -89,16 +97,15 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         drain: drain.clone(),
     };
     tasks.spawn("the xDS server", serve_xds(xds, ads, gate, Arc::clone(&metrics), limits, drain.clone()));
-    tasks.spawn("the DNS server", dns::serve(dns_sockets, published.clone(), Arc::clone(&metrics), stop.clone()));
-    let web = Web { published, streams: Arc::clone(&streams), metrics, commands: commands_in, candidate: None };
+    tasks.spawn("the DNS server", dns::serve(dns_sockets, board.zones(), Arc::clone(&metrics), stop.clone()));
+    let web = Web { board, nodes, streams: Arc::clone(&streams), metrics, commands: commands_in, candidate: None };
     tasks.spawn("the metrics server", http::serve(metrics_port, web::operations(web.clone()), stop.clone()));
     tasks.spawn("the web server", http::serve(web_port, web::public(web.clone()), stop.clone()));
     tasks.spawn("the control socket", serve_socket(socket, web::control(web), stop.clone()));
     tracing::info!(from = %options.from.display(), state = %state.root().display(), listen = %listen.ip, xds = listen.xds, "atlas runs");
 
-    // Kept until the end, or the controller would take the end of the watch for its own.
-    let _reports = reports_in.clone();
-    let watching = files::watch(options.from.clone(), reports_in, stop.clone());
+    let timing = Timing { idle: options.debounce.idle, longest: options.debounce.longest, ..Timing::default() };
+    let watching = files::watch(options.from.clone(), feed, timing, stop.clone());
     let result = tokio::select! {
         result = watching => result.context("cannot watch the manifests"),
         ended = tasks.first() => Err(anyhow::anyhow!("{ended} has ended, which it never should: please report this")),

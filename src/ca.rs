@@ -10,32 +10,58 @@ mod pem;
 mod sign;
 mod vault;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, bail};
 use atlas_core::name::{ClusterName, Identity, NodeId, TrustDomain};
 use atlas_core::pki::{self, Authority, Inventory, Leaf, Lifetimes, Order, PrivateKey, Time, Trust, Validity};
 
 pub use directory::Directory;
-pub use ledger::{Credential, Ledger};
+pub use ledger::Ledger;
 pub use pem::{parse, read as read_certificate, text, validity};
 pub use sign::{Signed, fingerprint};
 pub use vault::{Contents, Vault};
 
-/// What [`Pki::ensure`] couldn't do, or soon can't.
+/// What [`Pki::ensure`] did, and what it couldn't do or soon can't.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Troubles {
+pub struct Ensured {
     /// What only people can change: the clock, the root's end.
     pub standing: Vec<String>,
     /// What failed, and is worth another try.
     pub failed: Vec<String>,
+    /// Who has another certificate or credential than before, or one less.
+    pub changed: BTreeSet<Identity>,
+    /// Whether an authority was made.
+    pub authorities: bool,
 }
 
-impl Troubles {
-    /// All of them.
-    pub fn all(&self) -> Vec<&str> {
+impl Ensured {
+    /// All troubles.
+    pub fn troubles(&self) -> Vec<&str> {
         self.standing.iter().chain(&self.failed).map(String::as_str).collect()
     }
+}
+
+/// For whom to issue.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// The clusters in force: they get what is due.
+    pub clusters: &'a BTreeSet<ClusterName>,
+    /// Further ones whose manifest is there but wrong: they get nothing new, and their credentials don't fall asleep.
+    pub present: &'a BTreeSet<ClusterName>,
+    /// Of clusters, look at these alone: `clusters` and `present` say nothing of others. `None`: at all.
+    pub only: Option<&'a BTreeSet<ClusterName>>,
+}
+
+/// When a node's certificates end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ends {
+    /// Its data-plane certificate.
+    pub leaf: Option<Time>,
+    /// The credential that opens its stream.
+    pub credential: Option<Time>,
+    /// The revision of that credential.
+    pub revision: Option<u64>,
 }
 
 /// The PKI of one Atlas, with its keys. Everything it holds is in its vault too.
@@ -66,57 +92,51 @@ impl<V: Vault> Pki<V> {
         (&mut self.contents, &mut self.vault)
     }
 
-    /// Issues what is due for these clusters. `present` are further ones whose manifest is there but wrong: they get
-    /// nothing new, and their credentials don't fall asleep.
-    ///
-    /// What fails for one identity is told, and the others get theirs.
+    /// Issues what is due. What fails for one identity is told, and the others get theirs.
     ///
     /// # Errors
     /// There is no root, and none can be made.
-    pub fn ensure<'a>(
-        &mut self,
-        clusters: impl IntoIterator<Item = &'a ClusterName>,
-        present: impl IntoIterator<Item = &'a ClusterName>,
-        now: Time,
-    ) -> anyhow::Result<Troubles> {
-        let clusters: BTreeSet<&ClusterName> = clusters.into_iter().collect();
-        let mut troubles = Troubles::default();
-        let present = clusters.iter().copied().chain(present).collect();
-        note(&mut troubles.failed, "cannot note which clusters there are", self.note_presence(&present, now));
-        note(&mut troubles.failed, "cannot remove what was forgotten", self.finish_forgetting());
-        note(&mut troubles.failed, "cannot remove a credential that no longer counts", self.drop_unlisted());
-        let wanted = pki::wanted(clusters, self.contents.ledger.revisions());
-        let orders = pki::due(&self.inventory(), &wanted, &self.lifetimes, now);
-        troubles.failed.append(&mut self.carry_out_all(&orders, now));
-        let trouble = pki::trouble(&self.inventory(), now);
-        if !self.contents.authorities.contains_key(&Authority::Root) {
-            bail!("{}", trouble.map_or_else(|| troubles.failed.join("; "), |trouble| trouble.to_string()));
-        }
-        troubles.standing.extend(trouble.map(|trouble| trouble.to_string()));
-        Ok(troubles)
-    }
-
-    /// When [`Pki::ensure`] will next have something to do.
-    pub fn next_due<'a>(&self, clusters: impl IntoIterator<Item = &'a ClusterName>) -> Option<Time> {
-        pki::next_due(&self.inventory(), &pki::wanted(clusters, self.contents.ledger.revisions()), &self.lifetimes)
-    }
-
-    /// What the plan needs to know.
-    pub fn trust(&self) -> Trust {
-        let leaf = |(identity, signed): (&Identity, &Signed)| {
-            let node = match identity {
-                Identity::Hub => NodeId::Hub,
-                Identity::Cluster(name, revision) if *revision == self.contents.ledger.revision(name) => NodeId::Cluster(name.clone()),
-                _ => return None,
-            };
-            Some((node, self.as_leaf(signed)))
+    pub fn ensure(&mut self, wanted: &Wanted<'_>, now: Time) -> anyhow::Result<Ensured> {
+        let mut done = Ensured::default();
+        note(&mut done.failed, "cannot note which clusters there are", self.note_presence(wanted, now));
+        let (forgotten, dropped) = (self.finish_forgetting(wanted, &mut done.changed), self.drop_unlisted(wanted, &mut done.changed));
+        note(&mut done.failed, "cannot remove what was forgotten", forgotten);
+        note(&mut done.failed, "cannot remove a credential that no longer counts", dropped);
+        let orders = {
+            let identities = pki::wanted(wanted.clusters, |name| self.contents.ledger.revision(name));
+            pki::due(&self.inventory_of(&identities), &identities, &self.lifetimes, now)
         };
-        Trust {
-            domain: self.domain.clone(),
-            roots: self.contents.authorities.get(&Authority::Root).map(|root| root.chain.clone()).into_iter().collect(),
-            leaves: self.contents.identities.iter().filter_map(leaf).collect(),
-            revisions: self.contents.ledger.revisions().clone(),
+        self.carry_out_all(&orders, now, &mut done);
+        let trouble = pki::trouble(&self.authorities(), now);
+        if !self.contents.authorities.contains_key(&Authority::Root) {
+            bail!("{}", trouble.map_or_else(|| done.failed.join("; "), |trouble| trouble.to_string()));
         }
+        done.standing.extend(trouble.map(|trouble| trouble.to_string()));
+        Ok(done)
+    }
+
+    /// When [`Pki::ensure`] will next have something to do for these.
+    pub fn next_due<'a>(&self, clusters: impl IntoIterator<Item = &'a ClusterName>) -> Option<Time> {
+        let identities = pki::wanted(clusters, |name| self.contents.ledger.revision(name));
+        pki::next_due(&self.inventory_of(&identities), &identities, &self.lifetimes)
+    }
+
+    /// What the plan needs to know of these clusters and of the hub.
+    pub fn trust<'a>(&self, clusters: impl IntoIterator<Item = &'a ClusterName>) -> Trust {
+        let contents = &self.contents;
+        let mut trust = Trust {
+            domain: self.domain.clone(),
+            roots: contents.authorities.get(&Authority::Root).map(|root| root.chain.clone()).into_iter().collect(),
+            leaves: self.leaf(&Identity::Hub).map(|leaf| (NodeId::Hub, leaf)).into_iter().collect(),
+            revisions: BTreeMap::new(),
+        };
+        for name in clusters {
+            let revision = contents.ledger.revision(name);
+            trust.revisions.insert(name.clone(), revision);
+            let leaf = self.leaf(&Identity::Cluster(name.clone(), revision));
+            trust.leaves.extend(leaf.map(|leaf| (NodeId::Cluster(name.clone()), leaf)));
+        }
+        trust
     }
 
     /// The certificate and key of an identity.
@@ -137,12 +157,45 @@ impl<V: Vault> Pki<V> {
         &self.contents.ledger
     }
 
-    /// When each current certificate ends.
-    pub fn inventory(&self) -> Inventory {
-        Inventory {
-            authorities: self.contents.authorities.iter().map(|(authority, signed)| (*authority, signed.validity)).collect(),
-            identities: self.contents.identities.iter().map(|(identity, signed)| (identity.clone(), signed.validity)).collect(),
+    /// When a node's current certificates end.
+    pub fn ends(&self, node: &NodeId) -> Ends {
+        let end = |identity: Identity| self.contents.identities.get(&identity).map(|signed| signed.validity.not_after);
+        match node {
+            NodeId::Hub => Ends { leaf: end(Identity::Hub), credential: end(Identity::Hub), revision: None },
+            NodeId::Cluster(name) => {
+                let last = self.contents.ledger.credentials_of(name).last();
+                Ends {
+                    leaf: end(Identity::Cluster(name.clone(), self.contents.ledger.revision(name))),
+                    credential: last.map(|credential| credential.not_after),
+                    revision: last.map(|credential| credential.revision),
+                }
+            }
         }
+    }
+
+    /// When each authority ends, and Atlas's own leaf.
+    pub fn own_ends(&self) -> (BTreeMap<Authority, Time>, Option<Time>) {
+        let ends = self.contents.authorities.iter().map(|(authority, signed)| (*authority, signed.validity.not_after)).collect();
+        (ends, self.contents.identities.get(&Identity::Atlas).map(|signed| signed.validity.not_after))
+    }
+
+    /// The end of each cluster's current bootstrap credential, by the cluster's name.
+    pub fn bootstrap_ends(&self) -> BTreeMap<String, Time> {
+        let of = |(identity, signed): (&Identity, &Signed)| match identity {
+            Identity::Bootstrap(name, _) => Some((name.to_string(), signed.validity.not_after)),
+            _ => None,
+        };
+        self.contents.identities.iter().filter_map(of).collect()
+    }
+
+    fn authorities(&self) -> Inventory {
+        let validity = |(authority, signed): (&Authority, &Signed)| (*authority, signed.validity);
+        Inventory { authorities: self.contents.authorities.iter().map(validity).collect(), identities: BTreeMap::new() }
+    }
+
+    fn inventory_of(&self, identities: &BTreeSet<Identity>) -> Inventory {
+        let known = identities.iter().filter_map(|one| Some((one.clone(), self.contents.identities.get(one)?.validity)));
+        Inventory { identities: known.collect(), ..self.authorities() }
     }
 
     /// Forgets every credential of a cluster, and expects the next revision should it ever come back. Its files go too.
@@ -156,7 +209,7 @@ impl<V: Vault> Pki<V> {
         let in_use = ledger.has(cluster) || self.contents.identities.keys().any(|identity| of(identity, cluster) == Some(current));
         let removed = self.vault.remove_keys(cluster);
         if in_use {
-            self.change_list(|ledger| ledger.forget(cluster))?;
+            self.change_list(&[cluster.clone()].into(), |ledger| ledger.forget(cluster))?;
         }
         if removed.is_ok() {
             self.contents.identities.retain(|identity, _| of(identity, cluster).is_none());
@@ -165,7 +218,11 @@ impl<V: Vault> Pki<V> {
     }
 
     /// Removes the keys of clusters that were forgotten when that couldn't be done: they carry an earlier revision.
-    fn finish_forgetting(&mut self) -> anyhow::Result<()> {
+    fn finish_forgetting(&mut self, wanted: &Wanted<'_>, changed: &mut BTreeSet<Identity>) -> anyhow::Result<()> {
+        // Such a time is rare: it is looked for where everything is.
+        if wanted.only.is_some() {
+            return Ok(());
+        }
         let Contents { identities, ledger, .. } = &mut self.contents;
         let stale = |identity: &Identity| match identity {
             Identity::Cluster(name, revision) | Identity::Bootstrap(name, revision) if *revision < ledger.revision(name) => {
@@ -175,42 +232,60 @@ impl<V: Vault> Pki<V> {
         };
         let names: BTreeSet<ClusterName> = identities.keys().filter_map(stale).collect();
         // From memory at once and all of them: tried again later, this would remove the keys of the next revision.
-        identities.retain(|identity, _| names.iter().all(|name| of(identity, name).is_none_or(|rev| rev >= ledger.revision(name))));
+        identities.retain(|identity, _| {
+            let stays = names.iter().all(|name| of(identity, name).is_none_or(|revision| revision >= ledger.revision(name)));
+            if !stays {
+                changed.insert(identity.clone());
+            }
+            stays
+        });
         let results: Vec<_> = names.iter().map(|name| self.vault.remove_keys(name)).collect();
         results.into_iter().collect()
     }
 
-    fn note_presence(&mut self, present: &BTreeSet<&ClusterName>, now: Time) -> anyhow::Result<()> {
-        self.change_list(|ledger| ledger.note_presence(present, now))
+    fn note_presence(&mut self, wanted: &Wanted<'_>, now: Time) -> anyhow::Result<()> {
+        let known = match wanted.only {
+            Some(only) => only.clone(),
+            None => self.contents.ledger.clusters().cloned().collect(),
+        };
+        let is_there = |name: &ClusterName| wanted.clusters.contains(name) || wanted.present.contains(name);
+        self.change_list(&known, |ledger| known.iter().for_each(|name| ledger.note_presence(name, is_there(name), now)))
     }
 
-    /// Changes the list of credentials, in the vault first. Where that fails, nothing has changed.
-    fn change_list(&mut self, change: impl FnOnce(&mut Ledger)) -> anyhow::Result<()> {
-        let before = self.contents.ledger.clone();
+    /// Changes what the list says of these clusters, in the vault first. Where that fails, nothing has changed.
+    fn change_list(&mut self, of: &BTreeSet<ClusterName>, change: impl FnOnce(&mut Ledger)) -> anyhow::Result<()> {
+        let before: Vec<_> = of.iter().map(|name| (name, self.contents.ledger.entry(name))).collect();
         change(&mut self.contents.ledger);
-        let changed = self.contents.ledger.differing(&before);
+        let differs = |(name, entry): &&(&ClusterName, ledger::Entry)| self.contents.ledger.entry(name) != *entry;
+        let changed: BTreeSet<ClusterName> = before.iter().filter(differs).map(|(name, _)| (*name).clone()).collect();
         if changed.is_empty() {
             return Ok(());
         }
         let saved = self.vault.save_list(&self.contents, &changed);
         if saved.is_err() {
-            self.contents.ledger = before;
+            before.into_iter().for_each(|(name, entry)| self.contents.ledger.set(name, entry));
         }
         saved
     }
 
     /// Drops the credentials that the list doesn't hold, so that they are due: their cluster was away for too long and is
     /// back, or the list comes from a backup.
-    fn drop_unlisted(&mut self) -> anyhow::Result<()> {
+    fn drop_unlisted(&mut self, wanted: &Wanted<'_>, changed: &mut BTreeSet<Identity>) -> anyhow::Result<()> {
         let Contents { identities, ledger, .. } = &mut self.contents;
-        let counting: HashSet<&str> = ledger.credentials().map(|credential| credential.fingerprint.as_str()).collect();
         let unlisted = |(identity, signed): (&Identity, &Signed)| match identity {
-            Identity::Bootstrap(name, _) if !counting.contains(signed.fingerprint().as_str()) => Some((identity.clone(), name.clone())),
+            Identity::Bootstrap(name, _) if !ledger.lists(name, &signed.fingerprint()) => Some((identity.clone(), name.clone())),
             _ => None,
         };
-        let unlisted: Vec<(Identity, ClusterName)> = identities.iter().filter_map(unlisted).collect();
+        let unlisted: Vec<(Identity, ClusterName)> = match wanted.only {
+            None => identities.iter().filter_map(unlisted).collect(),
+            Some(only) => {
+                let of = |name: &ClusterName| Identity::Bootstrap(name.clone(), ledger.revision(name));
+                only.iter().filter_map(|name| identities.get_key_value(&of(name)).and_then(unlisted)).collect()
+            }
+        };
         // First all of them, then their keys: one that can't be removed must not keep a cluster out.
-        identities.retain(|identity, _| !unlisted.iter().any(|(dropped, _)| dropped == identity));
+        unlisted.iter().for_each(|(identity, _)| drop(identities.remove(identity)));
+        changed.extend(unlisted.iter().map(|(identity, _)| identity.clone()));
         unlisted.iter().try_for_each(|(_, name)| self.vault.remove_bootstrap(name))
     }
 
@@ -218,31 +293,31 @@ impl<V: Vault> Pki<V> {
         Leaf { chain: signed.chain.clone(), key: PrivateKey::new(signed.key.expose().to_owned()) }
     }
 
-    /// Carries out what can be; returns what failed. What an authority that failed would have signed waits for it: the
-    /// validity that was ordered fits the new one only.
-    fn carry_out_all(&mut self, orders: &[Order], now: Time) -> Vec<String> {
-        let mut failed = Vec::new();
+    /// Carries out what can be. What an authority that failed would have signed waits for it: the validity that was ordered
+    /// fits the new one only.
+    fn carry_out_all(&mut self, orders: &[Order], now: Time, done: &mut Ensured) {
         let mut without = BTreeSet::new();
         let mut fresh = Vec::new();
         for order in orders {
             match order {
                 // All are below the root.
                 Order::Authority(..) if without.contains(&Authority::Root) => {}
-                Order::Authority(authority, validity) => {
-                    if let Err(error) = self.make_authority(*authority, *validity) {
-                        failed.push(format!("cannot issue the certificate authority {authority:?}: {error:#}"));
+                Order::Authority(authority, validity) => match self.make_authority(*authority, *validity) {
+                    Ok(()) => done.authorities = true,
+                    Err(error) => {
+                        done.failed.push(format!("cannot issue the certificate authority {authority:?}: {error:#}"));
                         without.insert(*authority);
                     }
-                }
+                },
                 Order::Identity(identity, _) if without.contains(&Authority::Root) || without.contains(&Authority::of(identity)) => {}
                 Order::Identity(identity, validity) => match self.sign(identity, *validity) {
                     Ok(signed) => fresh.push((identity.clone(), signed)),
-                    Err(error) => failed.push(self.not_issued(identity, &error)),
+                    Err(error) => done.failed.push(self.not_issued(identity, &error)),
                 },
             }
         }
-        failed.append(&mut self.keep_all(fresh, now));
-        failed
+        done.changed.extend(fresh.iter().map(|(identity, _)| identity.clone()));
+        done.failed.append(&mut self.keep_all(fresh, now));
     }
 
     fn make_authority(&mut self, authority: Authority, validity: Validity) -> anyhow::Result<()> {
@@ -291,9 +366,9 @@ impl<V: Vault> Pki<V> {
     }
 
     fn take_back(&mut self, identity: Identity, old: Option<Signed>) {
-        if let (Identity::Bootstrap(..), Some(signed)) = (&identity, self.contents.identities.get(&identity)) {
+        if let (Identity::Bootstrap(name, _), Some(signed)) = (&identity, self.contents.identities.get(&identity)) {
             // Tried every few seconds, the list would grow by one each time. It is written without it the next time.
-            self.contents.ledger.not_issued(&signed.fingerprint());
+            self.contents.ledger.not_issued(name, &signed.fingerprint());
         }
         restore(&mut self.contents.identities, identity, old);
     }

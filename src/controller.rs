@@ -1,29 +1,32 @@
 //! One round after the other: facts → fleet → certificates → plan → published.
 //!
-//! What was in force stays in force until a whole round has succeeded; a round that fails is tried again. One node whose
+//! A round is about what has changed: a change to one manifest reads, certifies, plans and writes that cluster alone. What was
+//! in force stays in force until a round has succeeded; a round that fails is made again, about everything. One node whose
 //! files can't be written, or one certificate that can't be issued, fails no round: it is told, and the others get theirs.
 
 mod last_good;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use atlas_core::fact::Fact;
-use atlas_core::intake::{intake, is_cluster};
+use atlas_core::intake::{Finding, Register, Touched};
+use atlas_core::manifest::ManifestError;
 use atlas_core::model::{Fleet, Settings};
 use atlas_core::name::{ClusterName, Identity, NodeId};
-use atlas_core::plan::plan;
-use tokio::sync::{mpsc, oneshot, watch};
+use atlas_core::pki::{Time, Trust};
+use atlas_core::plan::stores::Stores;
+use atlas_core::plan::{Planner, Scope};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::ca::{Directory, Pki};
+use crate::ca::{Directory, Ensured, Pki, Wanted};
 use crate::clock;
 use crate::nodefiles::NodeFiles;
-use crate::published::Published;
-use crate::publisher::Publisher;
-use crate::source::files::Report;
+use crate::publisher::{Publisher, Round};
+use crate::source::files::{Feed, Shelf, Update};
 use crate::state_dir::{StateDir, write_public};
 pub use last_good::LastGood;
 
@@ -58,128 +61,233 @@ pub struct Controller {
     pub publisher: Publisher,
 }
 
+/// What the controller knows from round to round.
+struct Known {
+    last_good: LastGood,
+    /// What has changed and no round has looked at.
+    inbox: Update,
+    shelf: Shelf,
+    /// `None` before the first round.
+    register: Option<Register>,
+    planner: Planner,
+    stores: Stores,
+    /// What the next round is to plan besides what changes.
+    scope: Scope,
+    /// Whether the next round is to look at all certificates and files.
+    check: bool,
+    /// Files of which it is to be kept what they say.
+    unkept: BTreeSet<String>,
+    /// When the next certificate is due.
+    due: Time,
+}
+
+/// What has changed.
+struct News {
+    touched: Touched,
+    /// `None`: as before.
+    findings: Option<Vec<Finding>>,
+    /// `None`: as before.
+    errors: Option<Vec<ManifestError>>,
+}
+
 impl Controller {
     /// Runs until cancelled.
-    pub async fn run(
-        mut self,
-        mut reports: watch::Receiver<Option<Report>>,
-        mut commands: mpsc::Receiver<Command>,
-        cancel: CancellationToken,
-    ) {
-        let mut pause = ROUND_AT_LEAST;
-        let mut last_good = LastGood::load(self.state.clone());
+    pub async fn run(mut self, feed: Arc<Feed>, mut commands: mpsc::Receiver<Command>, cancel: CancellationToken) {
+        let mut known = Known {
+            last_good: LastGood::load(self.state.clone()),
+            inbox: Update::default(),
+            shelf: Shelf::default(),
+            register: None,
+            planner: Planner::new(),
+            stores: Stores::new(),
+            scope: Scope::everything(),
+            check: true,
+            unkept: BTreeSet::new(),
+            due: Time::MAX,
+        };
+        let mut next = tokio::time::Instant::now() + ROUND_AT_LEAST;
         loop {
             tokio::select! {
-                changed = reports.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(pause) => {}
-                Some(command) = commands.recv() => self.carry_out(command, &mut last_good),
+                () = feed.changed() => known.inbox.extend(feed.take()),
+                () = tokio::time::sleep_until(next) => known.check = true,
+                Some(command) = commands.recv() => self.carry_out(command, &mut known),
                 () = cancel.cancelled() => return,
             }
-            let report = reports.borrow_and_update().clone();
-            // Nothing is built before the first complete sync.
-            if let Some(report) = report {
-                pause = self.try_round(report, &mut last_good);
+            // Nothing is built before the first complete sync, which says something of directories.
+            if known.register.is_some() || known.inbox.directories.is_some() {
+                next = self.try_round(&mut known, next);
             }
         }
     }
 
     /// Makes a round; returns when the next is due at the latest.
-    fn try_round(&mut self, report: Report, last_good: &mut LastGood) -> Duration {
-        if self.publisher.last().is_none() && last_good.all_gone(&report) {
+    fn try_round(&mut self, known: &mut Known, next: tokio::time::Instant) -> tokio::time::Instant {
+        let after = |pause| tokio::time::Instant::now() + pause;
+        if known.register.is_none() && known.last_good.all_gone(&known.inbox) {
             tracing::error!("{ALL_GONE}");
-            return RETRY;
+            return after(RETRY);
         }
         self.publisher.metrics.rounds.inc();
+        let checked = known.check;
         // Signing and writing block for milliseconds.
-        match tokio::task::block_in_place(|| self.round(report, last_good)) {
-            Ok(Round::Complete) => self.until_next_due(),
-            Ok(Round::Incomplete) => RETRY,
+        let complete = match tokio::task::block_in_place(|| self.round(known)) {
+            Ok(complete) => complete,
             Err(error) => {
+                known.scope = Scope::everything();
                 self.publisher.failed(format!("{error:#}"));
-                RETRY
+                false
             }
-        }
-    }
-
-    fn until_next_due(&self) -> Duration {
-        let published = self.publisher.last();
-        let clusters = published.iter().flat_map(|published| published.fleet.clusters.keys());
-        let due = self.pki.next_due(clusters).unwrap_or(i64::MAX);
-        let seconds = due.saturating_sub(clock::now()).max(1);
-        ROUND_AT_LEAST.min(Duration::from_secs(u64::try_from(seconds).unwrap_or(1)))
-    }
-
-    fn round(&mut self, mut report: Report, last_good: &mut LastGood) -> anyhow::Result<Round> {
-        last_good.complete(&mut report);
-        let last: Option<Fleet> = self.publisher.last().map(|published| published.fleet.clone());
-        let last = last.unwrap_or_else(|| last_good.fleet(&self.settings, &report));
-        let taken = intake(&self.settings, &report.facts, Some(&last));
-        let present = present(&report.facts);
-        let troubles = self.pki.ensure(taken.fleet.clusters.keys(), &present, clock::now()).context("cannot issue certificates")?;
-        let trust = self.pki.trust();
-        ensure!(self.pki.leaf(&Identity::Atlas).is_some(), "Atlas has no certificate of its own: {}", troubles.all().join("; "));
-        let mut published = Published {
-            plan: plan(&taken.fleet, &trust),
-            fleet: taken.fleet,
-            findings: taken.findings,
-            inventory: self.pki.inventory(),
-            credentials: self.pki.ledger().credentials().cloned().collect(),
-            errors: Vec::new(),
-            troubles: Vec::new(),
-            last_error: None,
         };
-        let mut failed = troubles.failed;
-        failed.append(&mut self.write(&published, &trust));
-        failed.append(&mut last_good.keep(&self.settings, &report, &published.findings));
-        self.publisher.open_gate(&self.pki, &[])?;
-        let round = if failed.is_empty() { Round::Complete } else { Round::Incomplete };
-        published.errors = report.errors;
-        published.troubles = [troubles.standing, failed].concat();
-        self.publisher.publish(published);
-        Ok(round)
+        known.check = !complete;
+        let seconds = u64::try_from(known.due.saturating_sub(clock::now()).max(1)).unwrap_or(1);
+        let latest = after(Duration::from_secs(seconds).min(if complete { ROUND_AT_LEAST } else { RETRY }));
+        if checked { latest } else { latest.min(next) }
     }
 
-    /// What Thanos and the Envoys read from files. Returns what couldn't be written; all the rest was.
-    fn write(&mut self, published: &Published, trust: &atlas_core::pki::Trust) -> Vec<String> {
-        let mut results = Vec::new();
-        for (file, text) in [("endpoints.yaml", &published.plan.endpoints), ("atlas.zone", &published.plan.zone.to_file())] {
-            results.push(self.state.write(file, text).map(drop));
-            results.extend(self.public_dir.as_ref().map(|dir| write_public(&dir.join(file), text)));
-        }
-        let clusters = published.fleet.clusters.keys().cloned().map(NodeId::Cluster);
-        for node in clusters.chain([NodeId::Hub]) {
-            if let Some(opener) = self.pki.opener(&node) {
-                let written = self.node_files.write(&published.fleet, trust, &node, &opener);
-                results.push(written.with_context(|| format!("the files that the Envoy of {node} starts from")));
+    /// Returns whether nothing failed that is worth another try soon.
+    fn round(&mut self, known: &mut Known) -> anyhow::Result<bool> {
+        let news = self.take_in(known);
+        let Some(register) = &known.register else { return Ok(true) };
+        let fleet = register.fleet();
+        let mut scope = std::mem::take(&mut known.scope);
+        // What every cluster has depends on the Alertmanagers.
+        scope.extend(Scope { all: news.touched.alertmanagers, hub: false, clusters: news.touched.clusters });
+
+        let concerned: BTreeSet<ClusterName> = scope.clusters.union(&news.touched.claimed).cloned().collect();
+        let only = (!known.check && !scope.all).then_some(&concerned);
+        let is_claimed = |name: &&ClusterName| register.claims(name).next().is_some();
+        let (clusters, present): (BTreeSet<ClusterName>, _) = match only {
+            Some(only) => {
+                let clusters = only.iter().filter(|name| fleet.clusters.contains_key(*name));
+                (clusters.cloned().collect(), only.iter().filter(is_claimed).cloned().collect())
             }
+            None => (fleet.clusters.keys().cloned().collect(), register.claimed().collect()),
+        };
+        let ensured = self.pki.ensure(&Wanted { clusters: &clusters, present: &present, only }, clock::now());
+        let ensured = ensured.context("cannot issue certificates")?;
+        ensure!(self.pki.leaf(&Identity::Atlas).is_some(), "Atlas has no certificate of its own: {}", ensured.troubles().join("; "));
+        let due = self.pki.next_due(&clusters).unwrap_or(Time::MAX);
+        known.due = if only.is_some() { known.due.min(due) } else { due };
+        extend(&mut scope, &ensured);
+
+        let trust = self.pki.trust(if scope.all { &clusters } else { &scope.clusters });
+        let changes = known.planner.update(fleet, &trust, &scope);
+        let gone: Vec<ClusterName> = if scope.all { known.stores.clusters().cloned().collect() } else { Vec::new() };
+        let differ = known.stores.update(fleet, if scope.all { &clusters } else { &scope.clusters }.iter().chain(&gone));
+
+        let mut failed = ensured.failed;
+        if differ || known.check {
+            failed.append(&mut self.write_stores(&known.stores));
+        }
+        failed.append(&mut self.write_nodes(fleet, &trust, self.nodes_to_write(&scope, &clusters, known.check)));
+        failed.append(&mut keep(&mut known.unkept, &mut known.last_good, &known.shelf, register));
+        // A check changes what people see of certificates, and which credentials count.
+        let about = (!scope.all && !known.check).then_some(&concerned);
+        self.publisher.open_gate(&self.pki, about, &[])?;
+        let complete = failed.is_empty();
+        let round = Round {
+            fleet,
+            about,
+            changes,
+            findings: news.findings,
+            errors: news.errors,
+            troubles: [ensured.standing, failed].concat(),
+            serial: known.stores.serial(&self.settings),
+        };
+        self.publisher.publish(&self.pki, round);
+        if !complete {
+            known.scope = scope;
+        }
+        Ok(complete)
+    }
+
+    /// Takes in what has changed.
+    fn take_in(&self, known: &mut Known) -> News {
+        let mut update = std::mem::take(&mut known.inbox);
+        known.last_good.complete(&mut update, &known.shelf);
+        let new = || Register::new(self.settings.clone(), known.last_good.clusters(&self.settings, &update));
+        let is_first = !self.publisher.board.is_ready();
+        let register = known.register.get_or_insert_with(new);
+        let errors = is_first || !update.is_empty();
+        known.unkept.extend(update.files.keys().cloned());
+        if is_first {
+            known.unkept.extend(known.last_good.files().cloned());
+        }
+        let keys = known.shelf.apply(update);
+        let touched = register.apply(keys.iter().map(|key| (key.clone(), known.shelf.fact(key).cloned())));
+        known.unkept.extend(keys.iter().flat_map(|key| known.shelf.files_of(key)).map(str::to_owned));
+        News {
+            findings: (is_first || touched.findings || !touched.claimed.is_empty()).then(|| register.findings()),
+            errors: errors.then(|| known.shelf.errors()),
+            touched,
+        }
+    }
+
+    /// What Thanos Query and DNS servers read from files. Returns what couldn't be written.
+    fn write_stores(&self, stores: &Stores) -> Vec<String> {
+        let mut results = Vec::new();
+        for (file, text) in [("endpoints.yaml", stores.endpoints()), ("atlas.zone", stores.zone_file(&self.settings))] {
+            results.push(self.state.write(file, &text).map(drop));
+            results.extend(self.public_dir.as_ref().map(|dir| write_public(&dir.join(file), &text)));
         }
         results.into_iter().filter_map(|result| Some(format!("{:#}", result.err()?))).collect()
     }
 
-    fn carry_out(&mut self, command: Command, last_good: &mut LastGood) {
+    /// The nodes whose files may differ or, where everything is looked at, are missing.
+    fn nodes_to_write(&self, scope: &Scope, clusters: &BTreeSet<ClusterName>, everything: bool) -> Vec<NodeId> {
+        let nodes = || clusters.iter().cloned().map(NodeId::Cluster).chain([NodeId::Hub]);
+        let in_scope = |node: &NodeId| match node {
+            NodeId::Hub => scope.hub,
+            NodeId::Cluster(name) => scope.clusters.contains(name),
+        };
+        nodes().filter(|node| scope.all || in_scope(node) || everything && self.node_files.are_missing(node)).collect()
+    }
+
+    /// What Envoys start from. Returns what couldn't be written; all the rest was.
+    fn write_nodes(&mut self, fleet: &Fleet, trust: &Trust, nodes: Vec<NodeId>) -> Vec<String> {
+        let mut failed = Vec::new();
+        for node in nodes {
+            if let Some(opener) = self.pki.opener(&node) {
+                let written = self.node_files.write(fleet, trust, &node, &opener);
+                let written = written.with_context(|| format!("the files that the Envoy of {node} starts from"));
+                failed.extend(written.err().map(|error| format!("{error:#}")));
+            }
+        }
+        failed
+    }
+
+    fn carry_out(&mut self, command: Command, known: &mut Known) {
         match command {
             Command::Forget(cluster, reply) => {
-                let result = tokio::task::block_in_place(|| last_good.forget(&cluster).and_then(|()| self.pki.forget(&cluster)));
+                let result = tokio::task::block_in_place(|| known.last_good.forget(&cluster).and_then(|()| self.pki.forget(&cluster)));
                 // Also where only its files couldn't be removed.
-                self.publisher.forget(&cluster, self.pki.ledger().credentials());
+                self.publisher.forget(&cluster, &self.pki);
+                known.scope.clusters.insert(cluster);
                 let _ = reply.send(result);
             }
         }
     }
 }
 
-/// How a round went that succeeded.
-enum Round {
-    Complete,
-    /// Something failed that is worth another try soon.
-    Incomplete,
+/// Whoever has another certificate is planned again: its secret differs, or what others expect of it.
+fn extend(scope: &mut Scope, ensured: &Ensured) {
+    scope.all |= ensured.authorities;
+    for identity in &ensured.changed {
+        match identity {
+            Identity::Hub => scope.hub = true,
+            Identity::Cluster(name, _) | Identity::Bootstrap(name, _) => _ = scope.clusters.insert(name.clone()),
+            Identity::Atlas => {}
+        }
+    }
 }
 
-/// The clusters that have a manifest, right or wrong.
-fn present(facts: &[Fact]) -> BTreeSet<ClusterName> {
-    let name = |fact: &Fact| match fact {
-        Fact::Service(service) if is_cluster(service) => service.meta.name.parse().ok(),
-        _ => None,
-    };
-    facts.iter().filter_map(name).collect()
+/// Keeps what files say that were right. Returns what couldn't be kept; it is tried again.
+fn keep(unkept: &mut BTreeSet<String>, last_good: &mut LastGood, shelf: &Shelf, register: &Register) -> Vec<String> {
+    let mut failed = Vec::new();
+    unkept.retain(|file| {
+        let result = last_good.keep(file, shelf, register);
+        failed.extend(result.as_ref().err().map(|error| format!("{error:#}")));
+        result.is_err()
+    });
+    failed
 }

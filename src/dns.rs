@@ -1,6 +1,6 @@
 //! DNS for the zone that Thanos Query finds the stores in: authoritative, no recursion, UDP and TCP.
 //!
-//! In: what is published. Out: answers (see [`answer`]). A cluster's DNS forwards the zone here, or Thanos Query asks
+//! In: the zone, asked for when somebody asks, and only if it has changed since. Out: answers (see [`answer`]). A cluster's DNS forwards the zone here, or Thanos Query asks
 //! directly.
 
 mod answer;
@@ -8,20 +8,20 @@ mod answer;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
+use atlas_core::plan::zone::Zone;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::answer::{Answers, Transport, UDP_MAX, respond};
+use crate::lock::lock;
 use crate::metrics::Metrics;
-use crate::published::Published;
 
 /// How long a TCP client may take from one query to having the next one's answer.
 const TCP_IDLE: Duration = Duration::from_secs(10);
@@ -68,51 +68,47 @@ fn shared_udp(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// Where the zone comes from: called with the serial number of the zone that is known, it returns another if there is one.
+pub type Zones = Arc<dyn Fn(Option<u32>) -> Option<Zone> + Send + Sync>;
+
 /// Serves until cancelled.
-pub async fn serve(sockets: Sockets, published: watch::Receiver<Option<Arc<Published>>>, metrics: Arc<Metrics>, stop: CancellationToken) {
-    let (zone, answers) = watch::channel(None);
-    let dns = Dns { answers, metrics, tcp_idle: TCP_IDLE };
+pub async fn serve(sockets: Sockets, zones: Zones, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let dns = Dns { zones, answers: Arc::default(), metrics, tcp_idle: TCP_IDLE };
     tokio::select! {
-        () = follow(published, zone) => {}
         () = dns.serve_udp(sockets.udp) => {}
         () = dns.serve_tcp(sockets.tcp) => {}
         () = stop.cancelled() => {}
     }
 }
 
-/// Prepares each zone that is published, where it differs from the last.
-async fn follow(mut published: watch::Receiver<Option<Arc<Published>>>, answers: watch::Sender<Option<Arc<Answers>>>) {
-    let mut last: Option<Arc<Published>> = None;
-    loop {
-        let next = published.borrow_and_update().clone();
-        if let Some(next) = next.filter(|next| last.as_ref().is_none_or(|last| last.plan.zone != next.plan.zone)) {
-            match Answers::new(&next.plan.zone) {
-                Ok(zone) => drop(answers.send_replace(Some(Arc::new(zone)))),
-                Err(error) => tracing::error!(%error, "BUG: a zone that DNS can't serve; the last one stays"),
-            }
-            last = Some(next);
-        }
-        if published.changed().await.is_err() {
-            // Nobody publishes any more; what is known is still true.
-            return std::future::pending().await;
-        }
-    }
-}
-
 /// What every query needs.
 #[derive(Clone)]
 struct Dns {
-    answers: watch::Receiver<Option<Arc<Answers>>>,
+    zones: Zones,
+    /// Prepared from the last zone, with its serial number.
+    answers: Arc<Mutex<Option<(u32, Arc<Answers>)>>>,
     metrics: Arc<Metrics>,
     tcp_idle: Duration,
 }
 
 impl Dns {
     fn respond(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        let answers = self.answers.borrow().clone();
-        let response = respond(answers.as_deref(), query, transport)?;
+        let response = respond(self.answers().as_deref(), query, transport)?;
         self.metrics.dns_queries.inc();
         Some(response)
+    }
+
+    /// Prepared anew where the zone has changed since the last query.
+    fn answers(&self) -> Option<Arc<Answers>> {
+        let mut known = lock(&self.answers);
+        let serial = known.as_ref().map(|(serial, _)| *serial);
+        if let Some(zone) = (self.zones)(serial) {
+            match Answers::new(&zone) {
+                Ok(answers) => *known = Some((zone.serial, Arc::new(answers))),
+                Err(error) => tracing::error!(%error, "BUG: a zone that DNS can't serve; the last one stays"),
+            }
+        }
+        known.as_ref().map(|(_, answers)| Arc::clone(answers))
     }
 
     async fn serve_udp(&self, socket: UdpSocket) {

@@ -12,6 +12,7 @@ mod kube;
 mod lock;
 mod metrics;
 mod nodefiles;
+mod nodes;
 mod published;
 mod publisher;
 mod serve;

@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::lock::lock;
+use crate::published::Published;
 
 /// All of Atlas's metrics.
 pub struct Metrics {
@@ -104,6 +105,21 @@ impl Metrics {
             dns_queries: counter("dns_queries", "DNS queries answered"),
             registry: Mutex::new(registry),
         }
+    }
+
+    /// Counts what is in force: when it is scraped, so that a change costs nothing for it.
+    pub fn count(&self, published: &Published) {
+        let fleet = &published.fleet;
+        let stores = || fleet.clusters.values().flat_map(|cluster| &cluster.stores);
+        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+        self.clusters.set(count(fleet.clusters.len()));
+        self.stores.set(count(stores().count()));
+        self.inexact_stores.set(count(stores().filter(|store| store.last_resort.is_some()).count()));
+        self.alertmanagers.set(count(fleet.alertmanagers.len()));
+        self.rejected.set(count(published.rejected()));
+        let of_nodes = published.ends.values().flat_map(|ends| [ends.leaf, ends.credential]).flatten();
+        let ends = of_nodes.chain(published.authorities.values().copied()).chain(published.own_end);
+        self.first_expiry.set(ends.min().unwrap_or(0));
     }
 
     /// The text that Prometheus scrapes.

@@ -28,6 +28,11 @@ impl NodeFiles {
         Self { state, written: HashMap::new() }
     }
 
+    /// Whether somebody has removed what was written.
+    pub fn are_missing(&self, node: &NodeId) -> bool {
+        self.written.contains_key(node) && !self.state.node(&node.to_string()).exists()
+    }
+
     /// Brings a node's files up to date.
     ///
     /// # Errors

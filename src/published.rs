@@ -1,17 +1,20 @@
-//! What is in force: the result of the last round of the controller, read by everyone else.
+//! What is in force, as people, DNS and metrics read it. What nodes should have is in [`crate::nodes`].
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, RwLock};
 
-use atlas_core::intake::Finding;
+use atlas_core::intake::{Finding, Severity};
 use atlas_core::manifest::ManifestError;
 use atlas_core::model::Fleet;
 use atlas_core::name::NodeId;
-use atlas_core::pki::Inventory;
-use atlas_core::plan::Plan;
+use atlas_core::pki::{Authority, Time};
+use atlas_core::plan::zone::zone;
 
-use crate::ca::Credential;
+use crate::ca::Ends;
+use crate::dns::Zones;
+use crate::lock::{read, write};
 
-/// One round's result. Never changed, only replaced.
+/// The result of the controller's rounds so far.
 #[derive(Clone, Debug)]
 pub struct Published {
     /// What was understood.
@@ -20,12 +23,14 @@ pub struct Published {
     pub findings: Vec<Finding>,
     /// Files that can't be read.
     pub errors: Vec<ManifestError>,
-    /// What every node and Thanos should have.
-    pub plan: Plan,
-    /// When each certificate ends.
-    pub inventory: Inventory,
-    /// The bootstrap credentials that count.
-    pub credentials: Vec<Credential>,
+    /// When each node's certificates end.
+    pub ends: BTreeMap<NodeId, Ends>,
+    /// When each authority's ends.
+    pub authorities: BTreeMap<Authority, Time>,
+    /// When Atlas's own ends.
+    pub own_end: Option<Time>,
+    /// The serial number of the DNS zone: it changes when the stores do.
+    pub serial: u32,
     /// What went wrong for one node, certificate or file of the state directory while the others got theirs, and what
     /// people must know of the root and the clock.
     pub troubles: Vec<String>,
@@ -34,14 +39,53 @@ pub struct Published {
 }
 
 impl Published {
-    /// What a node should have; `None` if there is no such node.
-    pub fn snapshot(&self, node: &NodeId) -> Option<&Arc<atlas_core::xds::snapshot::Snapshot>> {
-        self.plan.nodes.get(node)
+    /// Nothing yet, of this fleet.
+    pub fn new(fleet: Fleet) -> Self {
+        Self {
+            fleet,
+            findings: Vec::new(),
+            errors: Vec::new(),
+            ends: BTreeMap::new(),
+            authorities: BTreeMap::new(),
+            own_end: None,
+            serial: 0,
+            troubles: Vec::new(),
+            last_error: None,
+        }
     }
 
     /// How many things are wrong: files, and objects that are rejected.
     pub fn rejected(&self) -> usize {
-        use atlas_core::intake::Severity;
         self.errors.len() + self.findings.iter().filter(|finding| finding.severity == Severity::Rejected).count()
+    }
+}
+
+/// Where it is posted: changed in place by the controller, read by everyone.
+#[derive(Default)]
+pub struct Board(RwLock<Option<Published>>);
+
+impl Board {
+    /// Looks at it; `None` before the first complete round.
+    pub fn read<R>(&self, look: impl FnOnce(Option<&Published>) -> R) -> R {
+        look(read(&self.0).as_ref())
+    }
+
+    /// Whether there has been a complete round.
+    pub fn is_ready(&self) -> bool {
+        self.read(|published| published.is_some())
+    }
+
+    /// The DNS zone, for who knows one already.
+    pub fn zones(self: &Arc<Self>) -> Zones {
+        let board = Arc::clone(self);
+        Arc::new(move |known| {
+            let other = |published: &&Published| known != Some(published.serial);
+            board.read(|published| published.filter(other).map(|published| zone(&published.fleet)))
+        })
+    }
+
+    /// Changes it.
+    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut Option<Published>) -> R) -> R {
+        change(&mut write(&self.0))
     }
 }

@@ -1,16 +1,19 @@
-//! Lets the result of a round take effect: the gate, the metrics, the log, and everyone who reads [`Published`].
+//! Lets the result of a round take effect: the gate, the nodes, the log, and everyone who reads [`Published`].
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use anyhow::Context;
-use atlas_core::intake::Severity;
+use atlas_core::intake::{Finding, Severity};
+use atlas_core::manifest::ManifestError;
+use atlas_core::model::Fleet;
 use atlas_core::name::{ClusterName, Identity, NodeId};
-use tokio::sync::watch;
+use atlas_core::plan::NodeChange;
 
-use crate::ca::{Credential, Pki};
+use crate::ca::{Pki, Vault};
 use crate::metrics::Metrics;
-use crate::published::Published;
+use crate::nodes::Nodes;
+use crate::published::{Board, Published};
 use crate::streams::Streams;
 use crate::tls::Gate;
 
@@ -20,35 +23,61 @@ pub struct Publisher {
     pub gate: Arc<Gate>,
     /// Open streams.
     pub streams: Arc<Streams>,
+    /// What each node should have.
+    pub nodes: Arc<Nodes>,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// Everyone else.
-    pub out: watch::Sender<Option<Arc<Published>>>,
+    pub board: Arc<Board>,
+}
+
+/// What a round came to.
+pub struct Round<'a> {
+    /// What was understood.
+    pub fleet: &'a Fleet,
+    /// The clusters that it was about; `None`: all.
+    pub about: Option<&'a BTreeSet<ClusterName>>,
+    /// What nodes should have from now on.
+    pub changes: Vec<(NodeId, NodeChange)>,
+    /// What people should know about their objects; `None`: the same as before.
+    pub findings: Option<Vec<Finding>>,
+    /// Files that can't be read; `None`: the same as before.
+    pub errors: Option<Vec<ManifestError>>,
+    /// See [`Published::troubles`].
+    pub troubles: Vec<String>,
+    /// See [`Published::serial`].
+    pub serial: u32,
 }
 
 impl Publisher {
-    /// What is in force.
-    pub fn last(&self) -> Option<Arc<Published>> {
-        self.out.borrow().clone()
-    }
-
-    /// Lets these certificates and credentials count. `troubles` are why Atlas has none of its own, if so.
+    /// Lets these certificates and credentials count: of all clusters, or of those that the round is about. `troubles` are why Atlas has
+    /// none of its own, if so.
     ///
     /// # Errors
     /// Atlas has no certificate, or it is broken.
-    pub fn open_gate<V: crate::ca::Vault>(&self, pki: &Pki<V>, troubles: &[&str]) -> anyhow::Result<()> {
+    pub fn open_gate<V: Vault>(&self, pki: &Pki<V>, about: Option<&BTreeSet<ClusterName>>, troubles: &[&str]) -> anyhow::Result<()> {
         let own = pki.leaf(&Identity::Atlas);
         let own = own.with_context(|| format!("Atlas has no certificate of its own: {}", troubles.join("; ")))?;
-        let fingerprints: HashSet<String> = pki.ledger().credentials().map(|credential| credential.fingerprint.clone()).collect();
-        self.gate.open(&own, &pki.trust().roots, fingerprints)
+        let of = |name: &ClusterName| -> Vec<String> {
+            pki.ledger().credentials_of(name).iter().map(|credential| credential.fingerprint.clone()).collect()
+        };
+        match about {
+            Some(about) => about.iter().for_each(|name| self.gate.count(name, of(name))),
+            None => {
+                let all: HashMap<_, _> = pki.ledger().clusters().map(|name| (name.clone(), of(name))).collect();
+                let before = self.gate.count_only(all);
+                let counts = |name: &&ClusterName| !pki.ledger().has(name);
+                before.iter().filter(counts).for_each(|name| self.streams.end(&NodeId::Cluster(name.clone())));
+            }
+        }
+        self.gate.serve_as(&own, &pki.trust([]).roots)
     }
 
     /// Lets a cluster's streams end, if none of its credentials counts. The gate first: an Envoy whose stream ends is back
     /// within a second.
-    pub fn forget<'a>(&self, cluster: &ClusterName, counting: impl Iterator<Item = &'a Credential>) {
-        let counting: Vec<&Credential> = counting.collect();
-        if counting.iter().all(|credential| credential.cluster != cluster.as_str()) {
-            self.gate.count_only(counting.iter().map(|credential| credential.fingerprint.clone()).collect());
+    pub fn forget<V: Vault>(&self, cluster: &ClusterName, pki: &Pki<V>) {
+        if !pki.ledger().has(cluster) {
+            self.gate.count(cluster, Vec::new());
             self.streams.end(&NodeId::Cluster(cluster.clone()));
             tracing::info!(%cluster, "forgot the credentials of a removed cluster");
         }
@@ -57,60 +86,76 @@ impl Publisher {
     /// Says why a round failed. All the rest stays.
     pub fn failed(&self, error: String) {
         self.metrics.failed_rounds.inc();
-        // Once, however often it is tried again.
-        if self.out.borrow().as_ref().is_none_or(|last| last.last_error.as_ref() != Some(&error)) {
-            tracing::error!(error, "this round failed; what was in force stays, and it is tried again");
-        }
-        self.out.send_if_modified(|last| match last {
-            Some(published) if published.last_error.as_ref() != Some(&error) => {
-                Arc::make_mut(published).last_error = Some(error);
-                true
+        self.board.change(|published| {
+            let known = published.as_ref().and_then(|published| published.last_error.as_ref());
+            // Once, however often it is tried again.
+            if known != Some(&error) {
+                tracing::error!(error, "this round failed; what was in force stays, and it is tried again");
             }
-            _ => false,
+            if let Some(published) = published {
+                published.last_error = Some(error);
+            }
         });
     }
 
-    /// Lets a result take effect.
-    pub fn publish(&self, published: Published) {
-        self.announce(&published);
-        self.count(&published);
-        let fleet = &published.fleet;
-        let known = self.out.borrow().as_ref().map(|known| known.plan == published.plan);
-        if known != Some(true) {
-            let stores: usize = fleet.clusters.values().map(|cluster| cluster.stores.len()).sum();
-            tracing::info!(clusters = fleet.clusters.len(), stores, rejected = published.rejected(), "a new plan is in force");
-        }
-        self.out.send_replace(Some(Arc::new(published)));
-    }
-
-    /// Says in the log what is newly wrong, once.
-    fn announce(&self, published: &Published) {
-        let before = self.out.borrow();
-        let known = before.as_ref();
-        for finding in published.findings.iter().filter(|finding| known.is_none_or(|known| !known.findings.contains(finding))) {
-            match finding.severity {
-                Severity::Rejected | Severity::FellBack => tracing::warn!("{finding}"),
-                Severity::Note => tracing::info!("{finding}"),
+    /// Lets a result take effect. Returns how many nodes have something else from now on.
+    pub fn publish<V: Vault>(&self, pki: &Pki<V>, mut round: Round<'_>) -> usize {
+        let changed = self.nodes.apply(std::mem::take(&mut round.changes));
+        let (authorities, own_end) = pki.own_ends();
+        self.board.change(|board| {
+            let is_new = board.is_none();
+            let published = board.get_or_insert_with(|| Published::new(Fleet { clusters: Default::default(), ..round.fleet.clone() }));
+            match round.about {
+                Some(about) if !is_new => about.iter().for_each(|name| take_cluster(published, round.fleet, pki, name)),
+                _ => {
+                    published.fleet.clusters.clone_from(&round.fleet.clusters);
+                    published.ends =
+                        round.fleet.clusters.keys().cloned().map(NodeId::Cluster).map(|node| (node.clone(), pki.ends(&node))).collect();
+                }
             }
+            published.fleet.alertmanagers.clone_from(&round.fleet.alertmanagers);
+            published.ends.insert(NodeId::Hub, pki.ends(&NodeId::Hub));
+            (published.authorities, published.own_end, published.serial, published.last_error) = (authorities, own_end, round.serial, None);
+            announce(published, &round);
+            round.findings.into_iter().for_each(|findings| published.findings = findings);
+            round.errors.into_iter().for_each(|errors| published.errors = errors);
+            published.troubles = round.troubles;
+            if changed > 0 || is_new {
+                let clusters = published.fleet.clusters.len();
+                tracing::info!(clusters, nodes = changed, rejected = published.rejected(), "a new plan is in force");
+            }
+        });
+        changed
+    }
+}
+
+fn take_cluster<V: Vault>(published: &mut Published, fleet: &Fleet, pki: &Pki<V>, name: &ClusterName) {
+    let node = NodeId::Cluster(name.clone());
+    match fleet.clusters.get(name) {
+        Some(cluster) => {
+            published.fleet.clusters.insert(name.clone(), Arc::clone(cluster));
+            published.ends.insert(node.clone(), pki.ends(&node));
         }
-        for error in published.errors.iter().filter(|error| known.is_none_or(|known| !known.errors.contains(error))) {
-            tracing::warn!("{error}");
-        }
-        for trouble in published.troubles.iter().filter(|trouble| known.is_none_or(|known| !known.troubles.contains(trouble))) {
-            tracing::error!("{trouble}");
+        None => {
+            published.fleet.clusters.remove(name);
+            published.ends.remove(&node);
         }
     }
+}
 
-    fn count(&self, published: &Published) {
-        let fleet = &published.fleet;
-        let stores = || fleet.clusters.values().flat_map(|cluster| &cluster.stores);
-        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        self.metrics.clusters.set(count(fleet.clusters.len()));
-        self.metrics.stores.set(count(stores().count()));
-        self.metrics.inexact_stores.set(count(stores().filter(|store| store.last_resort.is_some()).count()));
-        self.metrics.alertmanagers.set(count(fleet.alertmanagers.len()));
-        self.metrics.rejected.set(count(published.rejected()));
-        let validities = published.inventory.identities.values().chain(published.inventory.authorities.values());
-        self.metrics.first_expiry.set(validities.map(|validity| validity.not_after).min().unwrap_or(0));
+/// Says in the log what is newly wrong, once.
+fn announce(before: &Published, round: &Round<'_>) {
+    let known: BTreeSet<&Finding> = before.findings.iter().collect();
+    for finding in round.findings.iter().flatten().filter(|finding| !known.contains(finding)) {
+        match finding.severity {
+            Severity::Rejected | Severity::FellBack => tracing::warn!("{finding}"),
+            Severity::Note => tracing::info!("{finding}"),
+        }
+    }
+    for error in round.errors.iter().flatten().filter(|error| !before.errors.contains(error)) {
+        tracing::warn!("{error}");
+    }
+    for trouble in round.troubles.iter().filter(|trouble| !before.troubles.contains(trouble)) {
+        tracing::error!("{trouble}");
     }
 }

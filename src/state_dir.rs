@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! lock               held while Atlas runs
-//! pki/               authorities, leaves, credentials (one PEM file each: certificates, then key), issued.json
+//! pki/               authorities, leaves, credentials (one PEM file each: certificates, then key)
+//! pki/issued/        which credentials count, and each cluster's revision: a file for each cluster
 //! nodes/<node>/      what that node's Envoy starts from: envoy.yaml and its credential
 //! endpoints.yaml     Thanos Query's endpoint SD file
 //! atlas.zone         the DNS zone as a master file
@@ -50,7 +51,7 @@ impl StateDir {
     /// # Errors
     /// Another Atlas runs on it, or it can't be written.
     pub fn lock(&self) -> anyhow::Result<Lock> {
-        for dir in [self.root.clone(), self.path("pki"), self.path("nodes"), self.path("last-good")] {
+        for dir in [self.root.clone(), self.path("pki"), self.path("pki/issued"), self.path("nodes"), self.path("last-good")] {
             make_private_dir(&dir)?;
         }
         self.warn_if_open();
@@ -87,7 +88,7 @@ impl StateDir {
     /// Removes what a killed process left behind half-written: there may be keys in it. The lock is held, so nobody is
     /// writing any of it.
     fn sweep(&self) {
-        for dir in [self.root.clone(), self.path("pki"), self.path("last-good")] {
+        for dir in [self.root.clone(), self.path("pki"), self.path("pki/issued"), self.path("last-good")] {
             sweep(&dir, TEMPORARY_FILE, |kind| kind.is_file(), |path| fs::remove_file(path));
         }
         for node in entries(&self.path("nodes")) {

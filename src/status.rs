@@ -1,13 +1,15 @@
 //! What `atlas status` shows: made by the running Atlas as JSON, printed by the command.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use atlas_core::intake::{Finding, Severity};
-use atlas_core::name::{Identity, NodeId};
+use atlas_core::name::{ClusterName, NodeId};
 use atlas_core::xds::session::Standing;
 use serde::{Deserialize, Serialize};
 
 use crate::lock::lock;
+use crate::nodes::Nodes;
 use crate::published::Published;
 use crate::streams::{Stream, Streams};
 
@@ -110,7 +112,7 @@ pub struct TypeStatus {
 }
 
 /// Takes stock.
-pub fn status(published: Option<&Published>, streams: &Streams, now: i64) -> Status {
+pub fn status(published: Option<&Published>, nodes: &Nodes, streams: &Streams, now: i64) -> Status {
     let mut status = Status {
         version: env!("CARGO_PKG_VERSION").into(),
         now,
@@ -124,21 +126,23 @@ pub fn status(published: Option<&Published>, streams: &Streams, now: i64) -> Sta
         authorities: BTreeMap::new(),
     };
     let Some(published) = published else { return status };
-    let open = streams.open();
+    let mut open: BTreeMap<NodeId, Vec<Arc<Stream>>> = BTreeMap::new();
+    streams.open().into_iter().for_each(|stream| open.entry(stream.peer.node.clone()).or_default().push(stream));
     // Also those that wait for their manifest.
-    let connected = open.iter().map(|stream| stream.peer.node.clone());
-    let nodes: BTreeSet<NodeId> =
+    let connected = open.keys().cloned();
+    let all: BTreeSet<NodeId> =
         published.fleet.clusters.keys().cloned().map(NodeId::Cluster).chain(connected).chain([NodeId::Hub]).collect();
-    status.nodes = nodes.iter().map(|node| node_status(published, &open, node)).collect();
-    status.clusters = clusters(published, &open);
+    let of = |node: &NodeId| open.get(node).map(Vec::as_slice).unwrap_or_default();
+    status.nodes = all.iter().map(|node| node_status(published, nodes, of(node), node)).collect();
+    status.clusters = clusters(published, |name| of(&NodeId::Cluster(name.clone())).len());
     status.errors = published.errors.iter().map(ToString::to_string).collect();
     status.troubles = published.last_error.iter().chain(&published.troubles).cloned().collect();
     status.findings = published.findings.clone();
-    status.authorities = published.inventory.authorities.iter().map(|(a, v)| (format!("{a:?}").to_lowercase(), v.not_after)).collect();
+    status.authorities = published.authorities.iter().map(|(authority, end)| (format!("{authority:?}").to_lowercase(), *end)).collect();
     status
 }
 
-fn clusters(published: &Published, open: &[std::sync::Arc<Stream>]) -> Vec<ClusterStatus> {
+fn clusters(published: &Published, connected: impl Fn(&ClusterName) -> usize) -> Vec<ClusterStatus> {
     let of = |cluster: &atlas_core::model::Cluster| ClusterStatus {
         name: cluster.name.to_string(),
         addresses: cluster.addresses.iter().map(ToString::to_string).collect(),
@@ -151,33 +155,28 @@ fn clusters(published: &Published, open: &[std::sync::Arc<Stream>]) -> Vec<Clust
                 exact: store.last_resort.is_none(),
             })
             .collect(),
-        connected: open.iter().filter(|stream| stream.peer.node == NodeId::Cluster(cluster.name.clone())).count(),
+        connected: connected(&cluster.name),
     };
-    published.fleet.clusters.values().map(of).collect()
+    published.fleet.clusters.values().map(|cluster| of(cluster)).collect()
 }
 
-fn node_status(published: &Published, open: &[std::sync::Arc<Stream>], node: &NodeId) -> NodeStatus {
-    let ends = |wanted: &dyn Fn(&Identity) -> bool| {
-        published.inventory.identities.iter().filter(|(identity, _)| wanted(identity)).map(|(_, validity)| validity.not_after).max()
-    };
-    let leaf_not_after = ends(&|identity| match (identity, node) {
-        (Identity::Hub, NodeId::Hub) => true,
-        (Identity::Cluster(name, _), NodeId::Cluster(of)) => name == of,
-        _ => false,
-    });
-    let credential = published.credentials.iter().rfind(|credential| credential.cluster == node.to_string());
+fn node_status(published: &Published, nodes: &Nodes, open: &[Arc<Stream>], node: &NodeId) -> NodeStatus {
+    let ends = published.ends.get(node).copied().unwrap_or_default();
     NodeStatus {
         node: node.to_string(),
-        instances: open.iter().filter(|stream| stream.peer.node == *node).map(|stream| instance(published, stream)).collect(),
-        leaf_not_after,
-        credential_not_after: if *node == NodeId::Hub { leaf_not_after } else { credential.map(|credential| credential.not_after) },
-        revision: credential.map(|credential| credential.revision),
+        instances: open.iter().map(|stream| instance(nodes, stream)).collect(),
+        leaf_not_after: ends.leaf,
+        credential_not_after: ends.credential,
+        revision: ends.revision,
     }
 }
 
-fn instance(published: &Published, stream: &Stream) -> Instance {
+fn instance(nodes: &Nodes, stream: &Stream) -> Instance {
     let client = lock(&stream.client).clone();
-    let standing = published.snapshot(&stream.peer.node).map(|snapshot| lock(&stream.session).standing(snapshot));
+    let standing = nodes.get(&stream.peer.node).map(|node| {
+        let state = node.state();
+        lock(&stream.session).standing(&state.snapshot, &state.quarantine)
+    });
     let types = standing.unwrap_or_default().into_iter().map(|(kind, standing)| {
         let (state, message) = match standing {
             Standing::Synced => ("SYNCED", String::new()),

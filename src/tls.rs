@@ -3,7 +3,7 @@
 //! tonic's own TLS server neither reloads nor fixes the version. Whether a certificate may open a stream is decided
 //! within the handshake, so a stranger hears a TLS alert and nothing else of Atlas.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use atlas_core::name::{Identity, NodeId, TrustDomain};
+use atlas_core::name::{ClusterName, Identity, NodeId, TrustDomain};
 use atlas_core::pki::{Leaf, Time};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::server::WebPkiClientVerifier;
@@ -30,6 +30,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 
 use crate::ca;
+use crate::lock::{read, write};
 use crate::metrics::Metrics;
 
 /// A handshake that isn't finished by then is ended. It takes two round trips.
@@ -72,9 +73,13 @@ pub struct Peer {
 /// Which credentials open streams, and with which certificate Atlas answers. Changed while running.
 pub struct Gate {
     domain: TrustDomain,
-    counting: Arc<RwLock<HashSet<String>>>,
-    config: RwLock<Option<Arc<ServerConfig>>>,
+    counting: Arc<RwLock<Counting>>,
+    /// With what it was made of: Atlas's own chain, and the roots.
+    config: RwLock<Option<(String, Arc<ServerConfig>)>>,
 }
+
+/// The fingerprints of the bootstrap credentials that count, by cluster.
+type Counting = HashMap<ClusterName, Vec<String>>;
 
 impl Gate {
     /// A gate that lets nobody in until [`Gate::open`].
@@ -82,44 +87,55 @@ impl Gate {
         Self { domain, counting: Arc::default(), config: RwLock::default() }
     }
 
-    /// Serves with this certificate, trusts these roots, and lets in the hub and these bootstrap credentials.
+    /// Serves with this certificate, and trusts these roots.
     ///
     /// # Errors
     /// The certificate or a root can't be used.
-    pub fn open(&self, own: &Leaf, roots: &[String], fingerprints: HashSet<String>) -> anyhow::Result<()> {
-        *write(&self.counting) = fingerprints;
+    pub fn serve_as(&self, own: &Leaf, roots: &[String]) -> anyhow::Result<()> {
+        let made_of = format!("{}\n{}", own.chain, roots.concat());
+        if read(&self.config).as_ref().is_some_and(|(before, _)| *before == made_of) {
+            return Ok(());
+        }
         let config = server_config(own, roots, Arc::clone(&self.counting), self.domain.clone())?;
-        *write(&self.config) = Some(Arc::new(config));
+        *write(&self.config) = Some((made_of, Arc::new(config)));
         Ok(())
     }
 
-    /// From now on only these bootstrap credentials open streams.
-    pub fn count_only(&self, fingerprints: HashSet<String>) {
-        *write(&self.counting) = fingerprints;
+    /// From now on these bootstrap credentials of a cluster open streams, and none other of it.
+    pub fn count(&self, cluster: &ClusterName, fingerprints: Vec<String>) {
+        let mut counting = write(&self.counting);
+        if fingerprints.is_empty() {
+            counting.remove(cluster);
+        } else if counting.get(cluster) != Some(&fingerprints) {
+            counting.insert(cluster.clone(), fingerprints);
+        }
+    }
+
+    /// From now on only these open streams. Returns the clusters that had any.
+    pub fn count_only(&self, counting: Counting) -> Vec<ClusterName> {
+        std::mem::replace(&mut *write(&self.counting), counting).into_keys().collect()
     }
 
     /// Whether somebody who once was let in would still be. To be asked at every stream, since a connection may outlive
     /// what it was let in for.
     pub fn still_admits(&self, peer: &Peer, now: Time) -> bool {
-        let counts = || self.counting.read().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&peer.fingerprint);
-        peer.not_after > now && (peer.node == NodeId::Hub || counts())
+        let counts = match &peer.node {
+            NodeId::Hub => true,
+            NodeId::Cluster(name) => counts(&read(&self.counting), name, &peer.fingerprint),
+        };
+        peer.not_after > now && counts
     }
 
     fn config(&self) -> Option<Arc<ServerConfig>> {
-        self.config.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        read(&self.config).as_ref().map(|(_, config)| Arc::clone(config))
     }
 }
 
-fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+fn counts(counting: &Counting, cluster: &ClusterName, fingerprint: &str) -> bool {
+    counting.get(cluster).is_some_and(|fingerprints| fingerprints.iter().any(|one| one == fingerprint))
 }
 
-fn server_config(
-    own: &Leaf,
-    roots: &[String],
-    counting: Arc<RwLock<HashSet<String>>>,
-    domain: TrustDomain,
-) -> anyhow::Result<ServerConfig> {
+fn server_config(own: &Leaf, roots: &[String], counting: Arc<RwLock<Counting>>, domain: TrustDomain) -> anyhow::Result<ServerConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut store = RootCertStore::empty();
     for root in roots {
@@ -148,7 +164,7 @@ fn server_config(
 /// The usual check of the chain, then: does this identity open streams?
 struct Authorise {
     inner: Arc<dyn ClientCertVerifier>,
-    counting: Arc<RwLock<HashSet<String>>>,
+    counting: Arc<RwLock<Counting>>,
     domain: TrustDomain,
 }
 
@@ -159,11 +175,7 @@ impl fmt::Debug for Authorise {
 }
 
 /// Whom a certificate lets in, or why it doesn't.
-fn admit(
-    certificate: &CertificateDer<'_>,
-    domain: &TrustDomain,
-    counting: &RwLock<HashSet<String>>,
-) -> Result<(NodeId, String, Time), String> {
+fn admit(certificate: &CertificateDer<'_>, domain: &TrustDomain, counting: &RwLock<Counting>) -> Result<(NodeId, String, Time), String> {
     let (validity, uris) = ca::read_certificate(certificate).map_err(|error| error.to_string())?;
     let [uri] = uris.as_slice() else { return Err(format!("{} URI SANs, expected one", uris.len())) };
     let identity = Identity::parse(uri, domain).ok_or_else(|| format!("{uri} is no identity of the trust domain {domain}"))?;
@@ -171,7 +183,7 @@ fn admit(
         Identity::Hub => NodeId::Hub,
         Identity::Bootstrap(name, _) => {
             let fingerprint = ca::fingerprint(certificate);
-            if !counting.read().unwrap_or_else(std::sync::PoisonError::into_inner).contains(&fingerprint) {
+            if !counts(&read(counting), &name, &fingerprint) {
                 return Err(format!(
                     "{uri} with the fingerprint {fingerprint} is not in the list of issued credentials (replaced or removed)"
                 ));

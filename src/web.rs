@@ -9,13 +9,14 @@ use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::clock;
 use crate::controller::Command;
 use crate::kube::election::Candidate;
 use crate::metrics::Metrics;
-use crate::published::Published;
+use crate::nodes::Nodes;
+use crate::published::Board;
 use crate::status::{self, Status};
 use crate::streams::Streams;
 
@@ -23,7 +24,9 @@ use crate::streams::Streams;
 #[derive(Clone)]
 pub struct Web {
     /// What is in force.
-    pub published: watch::Receiver<Option<Arc<Published>>>,
+    pub board: Arc<Board>,
+    /// What nodes should have.
+    pub nodes: Arc<Nodes>,
     /// Open streams.
     pub streams: Arc<Streams>,
     /// Counts.
@@ -36,8 +39,7 @@ pub struct Web {
 
 impl Web {
     fn status(&self) -> Status {
-        let published = self.published.borrow().clone();
-        let mut status = status::status(published.as_deref(), &self.streams, clock::now());
+        let mut status = self.board.read(|published| status::status(published, &self.nodes, &self.streams, clock::now()));
         status.leader = self.candidate.as_ref().map(|candidate| candidate.seen().holder.unwrap_or_default());
         status
     }
@@ -81,7 +83,7 @@ async fn api_status(State(web): State<Web>) -> Json<Status> {
 }
 
 async fn readyz(State(web): State<Web>) -> (StatusCode, &'static str) {
-    if web.published.borrow().is_some() {
+    if web.board.is_ready() {
         (StatusCode::OK, "ready\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready: not everything has been read yet, or there is no certificate yet\n")
@@ -90,9 +92,8 @@ async fn readyz(State(web): State<Web>) -> (StatusCode, &'static str) {
 
 async fn metrics(State(web): State<Web>) -> Response {
     let mut counts = std::collections::BTreeMap::new();
-    if let Some(published) = web.published.borrow().as_ref() {
-        counts.extend(published.plan.nodes.keys().map(|node| (node.to_string(), 0i64)));
-    }
+    web.board.read(|published| published.into_iter().for_each(|published| web.metrics.count(published)));
+    counts.extend(web.nodes.all().iter().map(|node| (node.to_string(), 0i64)));
     web.streams.open().iter().for_each(|stream| *counts.entry(stream.peer.node.to_string()).or_default() += 1);
     // Nodes that are gone must not linger.
     web.metrics.connected.clear();

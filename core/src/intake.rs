@@ -11,11 +11,14 @@
 mod alertmanagers;
 mod cluster;
 mod reader;
+mod register;
 
 pub use reader::{path_prefix, selector};
+pub use register::{FactKey, Register, Touched};
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::fact::{Fact, Meta, Service};
 use crate::keys;
@@ -86,27 +89,28 @@ pub struct Intake {
 
 /// Checks the facts and builds the fleet. `last` is the fleet in force, whose clusters outlive their Service's mistakes.
 ///
-/// The order of the facts doesn't matter.
+/// The order of the facts doesn't matter. To follow facts as they change there is [`Register`].
 pub fn intake(settings: &Settings, facts: &[Fact], last: Option<&Fleet>) -> Intake {
     let mut findings = Vec::new();
-    let mut clusters: BTreeMap<ClusterName, Cluster> = BTreeMap::new();
+    let mut clusters = BTreeMap::new();
     let mut services: Vec<&Service> = facts.iter().filter_map(as_cluster).collect();
     services.sort_by_key(|service| (&service.meta.name, &service.meta.namespace, &service.meta.origin.file));
-    for service in services {
-        if let Some(cluster) = one_cluster(settings, service, last, &clusters, &mut findings) {
+    for of_one_name in services.chunk_by(|one, next| one.meta.name == next.meta.name) {
+        let known = |name: &ClusterName| last.and_then(|last| last.clusters.get(name)).cloned();
+        if let Some(cluster) = one_cluster(settings, of_one_name.iter().copied(), known, &mut findings) {
             clusters.insert(cluster.name.clone(), cluster);
         }
     }
     let alertmanagers = alertmanagers::read(settings, facts, &mut findings);
-    findings.extend(zone_without_addresses(settings, &clusters));
+    let addressed = clusters.values().any(|cluster: &Arc<Cluster>| !cluster.addresses.is_empty());
+    findings.extend(zone_without_addresses(settings, addressed));
     findings.sort();
     findings.dedup();
     Intake { fleet: Fleet { settings: settings.clone(), clusters, alertmanagers }, findings }
 }
 
-/// The stores' names are in the zone, but nobody can resolve them.
-fn zone_without_addresses(settings: &Settings, clusters: &BTreeMap<ClusterName, Cluster>) -> Option<Finding> {
-    let stores = clusters.values().any(|cluster| !cluster.addresses.is_empty());
+/// The stores' names are in the zone, but nobody can resolve them. `stores`: whether there is one that can be reached.
+fn zone_without_addresses(settings: &Settings, stores: bool) -> Option<Finding> {
     let by_zone = settings.store_names == StoreNames::Zone;
     (by_zone && stores && settings.hub_stores.is_empty()).then(|| Finding {
         severity: Severity::Note,
@@ -139,46 +143,55 @@ pub fn is_cluster(service: &Service) -> bool {
     labelled && !meta.labels.contains_key(keys::THANOS_SIDECAR) && !meta.annotations.contains_key(keys::THANOS_SIDECAR)
 }
 
-fn one_cluster(
+/// The cluster of one name: of the `services` that claim it the first that is right; where none is, what it was (`known`).
+fn one_cluster<'a>(
     settings: &Settings,
-    service: &Service,
-    last: Option<&Fleet>,
-    so_far: &BTreeMap<ClusterName, Cluster>,
+    services: impl Iterator<Item = &'a Service>,
+    known: impl Fn(&ClusterName) -> Option<Arc<Cluster>>,
     findings: &mut Vec<Finding>,
-) -> Option<Cluster> {
-    let meta = &service.meta;
-    if let Some(namespace) = &meta.namespace
-        && *namespace != settings.namespace
-    {
-        findings.push(Finding {
-            severity: Severity::Rejected,
-            problem: format!("clusters are read from the namespace {:?} only", settings.namespace),
-            fix: "move the Service there, or set --namespace".into(),
-            ..about(settings, "Service", meta, "metadata.namespace", namespace)
-        });
-        return None;
-    }
-    let (cluster, mut found) = cluster::read(settings, service);
-    if cluster.as_ref().is_some_and(|cluster| so_far.contains_key(&cluster.name)) {
-        findings.push(Finding {
-            severity: Severity::Rejected,
-            problem: "another Service of this name is a cluster already".into(),
-            fix: "delete one of the two".into(),
-            ..about(settings, "Service", meta, "metadata.name", &meta.name)
-        });
-        return None;
-    }
-    let kept = match &cluster {
-        Some(_) => None,
-        None => last.and_then(|last| last.clusters.get(&meta.name.parse::<ClusterName>().ok()?)).cloned(),
-    };
-    if kept.is_some() {
-        for finding in found.iter_mut().filter(|finding| finding.severity == Severity::Rejected) {
-            finding.fix.push_str(" (until then the last good configuration of this cluster stays in force)");
+) -> Option<Arc<Cluster>> {
+    let (mut accepted, mut wrong, mut name) = (None, Vec::new(), None);
+    for service in services {
+        let meta = &service.meta;
+        if let Some(namespace) = &meta.namespace
+            && *namespace != settings.namespace
+        {
+            findings.push(Finding {
+                severity: Severity::Rejected,
+                problem: format!("clusters are read from the namespace {:?} only", settings.namespace),
+                fix: "move the Service there, or set --namespace".into(),
+                ..about(settings, "Service", meta, "metadata.namespace", namespace)
+            });
+            continue;
+        }
+        let (cluster, mut found) = cluster::read(settings, service);
+        match cluster {
+            None => {
+                name = meta.name.parse().ok();
+                wrong.append(&mut found);
+            }
+            Some(cluster) if accepted.is_none() => {
+                accepted = Some(Arc::new(cluster));
+                findings.append(&mut found);
+            }
+            Some(_) => findings.push(Finding {
+                severity: Severity::Rejected,
+                problem: "another Service of this name is a cluster already".into(),
+                fix: "delete one of the two".into(),
+                ..about(settings, "Service", meta, "metadata.name", &meta.name)
+            }),
         }
     }
-    findings.append(&mut found);
-    cluster.or(kept)
+    if accepted.is_none() {
+        accepted = name.and_then(|name| known(&name));
+        if accepted.is_some() {
+            for finding in wrong.iter_mut().filter(|finding| finding.severity == Severity::Rejected) {
+                finding.fix.push_str(" (until then the last good configuration of this cluster stays in force)");
+            }
+        }
+    }
+    findings.append(&mut wrong);
+    accepted
 }
 
 /// A finding about `key` of an object, with nothing said yet.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use crate::keys::port;
 use crate::name::{ClusterName, Host, HostPort, TrustDomain};
@@ -96,7 +97,7 @@ pub struct Fleet {
     /// What the operator configured.
     pub settings: Settings,
     /// The downstream clusters.
-    pub clusters: BTreeMap<ClusterName, Cluster>,
+    pub clusters: BTreeMap<ClusterName, Arc<Cluster>>,
     /// The hub's Alertmanager replicas by index.
     pub alertmanagers: BTreeMap<u32, Alertmanager>,
 }

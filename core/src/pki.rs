@@ -196,10 +196,10 @@ pub enum Order {
 }
 
 /// Who should have a certificate: Atlas, the hub, and each cluster a leaf and a bootstrap credential.
-pub fn wanted<'a>(clusters: impl IntoIterator<Item = &'a ClusterName>, revisions: &BTreeMap<ClusterName, u64>) -> BTreeSet<Identity> {
+pub fn wanted<'a>(clusters: impl IntoIterator<Item = &'a ClusterName>, revision: impl Fn(&ClusterName) -> u64) -> BTreeSet<Identity> {
     let mut wanted: BTreeSet<Identity> = [Identity::Atlas, Identity::Hub].into();
     for name in clusters {
-        let revision = revisions.get(name).copied().unwrap_or(1);
+        let revision = revision(name);
         wanted.insert(Identity::Cluster(name.clone(), revision));
         wanted.insert(Identity::Bootstrap(name.clone(), revision));
     }

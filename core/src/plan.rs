@@ -1,9 +1,12 @@
 //! `plan(&Fleet, &Trust) → Plan`: what each node should have, and what Thanos should know.
 //!
 //! ```text
-//! Fleet ─┬─▶ per cluster: its own snapshot, its part of the hub's ─┬─▶ Plan { nodes, endpoints, zone }
+//! Fleet ─┬─▶ per cluster: its own snapshot, its part of the hub's ─┬─▶ Plan { nodes }
 //! Trust ─┘   constant:    the hub's listeners and routes           ┘
+//! Fleet ───▶ [`stores`]: what Thanos Query and DNS should know of the stores
 //! ```
+//!
+//! A running Atlas plans with a [`Planner`]: the same, for what has changed.
 //!
 //! Architecture invariant: no Envoy resource holds a list of all clusters, so a change to one cluster concerns the
 //! resources of that cluster alone, on the hub as there.
@@ -14,8 +17,12 @@ pub mod endpoints;
 mod hub;
 pub mod nodefiles;
 pub mod objects;
+mod planner;
+pub mod stores;
 pub mod values;
 pub mod zone;
+
+pub use planner::{NodeChange, Planner, Scope};
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,17 +38,13 @@ pub struct Plan {
     /// What each node gets. A node whose certificate hasn't been issued yet is missing: an Envoy cluster without its
     /// secret would hold up the whole Envoy.
     pub nodes: BTreeMap<NodeId, Arc<Snapshot>>,
-    /// What Thanos Query's endpoint SD file says.
-    pub endpoints: String,
-    /// What DNS says of the stores.
-    pub zone: zone::Zone,
 }
 
 /// What one cluster adds to the plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterPlan {
     /// Its own Envoy's resources; `None` until its certificate has been issued.
-    pub own: Option<Arc<Snapshot>>,
+    pub own: Option<Vec<Arc<Resource>>>,
     /// Its resources on the hub's Envoy.
     pub on_hub: Vec<Arc<Resource>>,
 }
@@ -49,28 +52,25 @@ pub struct ClusterPlan {
 /// Plans the whole fleet. Equal input gives equal output, to the byte.
 pub fn plan(fleet: &Fleet, trust: &Trust) -> Plan {
     let mut nodes = BTreeMap::new();
-    let mut hub: Option<Snapshot> = hub::constant(fleet, trust).map(|resources| resources.into_iter().collect());
+    let mut hub = hub::constant(fleet, trust);
     for cluster in fleet.clusters.values() {
         let planned = plan_cluster(fleet, cluster, trust);
         if let Some(own) = planned.own {
-            nodes.insert(NodeId::Cluster(cluster.name.clone()), own);
+            nodes.insert(NodeId::Cluster(cluster.name.clone()), Arc::new(own.into_iter().collect()));
         }
         if let Some(hub) = &mut hub {
-            planned.on_hub.into_iter().for_each(|resource| hub.insert(resource));
+            hub.extend(planned.on_hub);
         }
     }
     if let Some(hub) = hub {
-        nodes.insert(NodeId::Hub, Arc::new(hub));
+        nodes.insert(NodeId::Hub, Arc::new(hub.into_iter().collect()));
     }
-    Plan { nodes, endpoints: endpoints::endpoints(fleet), zone: zone::zone(fleet) }
+    Plan { nodes }
 }
 
 /// Plans one cluster. Of the fleet it reads the settings and the hub's Alertmanagers, never another cluster.
 pub fn plan_cluster(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> ClusterPlan {
-    ClusterPlan {
-        own: cluster::own(fleet, cluster, trust).map(|resources| Arc::new(resources.into_iter().collect())),
-        on_hub: hub::of_cluster(cluster, trust),
-    }
+    ClusterPlan { own: cluster::own(fleet, cluster, trust), on_hub: hub::of_cluster(cluster, trust) }
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ pub fn yaml<M: Message + Name>(message: &M, secrets: Secrets) -> String {
 pub fn resources_yaml<'a>(resources: impl IntoIterator<Item = &'a Resource>, secrets: Secrets) -> String {
     let mut resources: Vec<&Resource> = resources.into_iter().collect();
     resources.sort_by_key(|resource| (resource.kind, &resource.name));
-    let list = resources.into_iter().map(|resource| tree::typed(&resource.body, secrets)).collect();
+    let list = resources.into_iter().map(|resource| tree::typed(&resource.body(), secrets)).collect();
     document(&mapping([("resources", Value::Sequence(list))]))
 }
 

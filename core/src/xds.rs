@@ -1,4 +1,5 @@
 //! What nodes get, and how it is told: [`snapshot`] is the state, [`session`] the conversation.
 
+pub mod quarantine;
 pub mod session;
 pub mod snapshot;

@@ -1,15 +1,16 @@
-//! The vault that is a state directory: one PEM file each, and one file with the list.
+//! The vault that is a state directory: one PEM file each, and for each cluster one with what the list says of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, bail};
 use atlas_core::name::{ClusterName, Identity, TrustDomain};
 use atlas_core::pki::Authority;
 
 use super::{Contents, Ledger, Signed, Vault, pem};
 use crate::state_dir::StateDir;
 
-const LIST: &str = "pki/issued.json";
+/// What the list says, a file for each cluster.
+const LIST: &str = "pki/issued";
 
 /// Keeps everything below `pki/`.
 pub struct Directory(pub StateDir);
@@ -18,7 +19,7 @@ impl Vault for Directory {
     fn load(&mut self, domain: &TrustDomain) -> anyhow::Result<Contents> {
         let authorities = self.authorities()?;
         let identities = self.identities(domain)?;
-        let ledger = self.list(!authorities.is_empty() && self.any_bootstrap()?)?;
+        let ledger = self.list(!authorities.is_empty())?;
         let mut contents = Contents { authorities, identities, ledger };
         contents.mend_revisions();
         Ok(contents)
@@ -30,20 +31,18 @@ impl Vault for Directory {
     }
 
     fn save_identities(&mut self, all: &Contents, which: &[&Identity]) -> Vec<anyhow::Result<()>> {
-        let credentials = which.iter().any(|identity| matches!(identity, Identity::Bootstrap(..)));
-        // First the list: a credential that somebody may hold is always known.
-        let listed = if credentials { self.save_all(&all.ledger) } else { Ok(()) };
         let save = |identity: &&Identity| {
-            if let (Identity::Bootstrap(..), Err(error)) = (identity, &listed) {
-                return Err(anyhow!("{error:#}"));
+            // First the list: a credential that somebody may hold is always known.
+            if let Identity::Bootstrap(name, _) = identity {
+                self.save_of(all, name)?;
             }
             self.save(&identity_file(identity), all.identities.get(identity).context("BUG: an identity is saved that isn't there")?)
         };
         which.iter().map(save).collect()
     }
 
-    fn save_list(&mut self, all: &Contents, _of: &BTreeSet<ClusterName>) -> anyhow::Result<()> {
-        self.save_all(&all.ledger)
+    fn save_list(&mut self, all: &Contents, of: &BTreeSet<ClusterName>) -> anyhow::Result<()> {
+        of.iter().try_for_each(|cluster| self.save_of(all, cluster))
     }
 
     /// The node directory goes first: as long as that can't be removed, the others tell that there is something left to do.
@@ -63,30 +62,41 @@ impl Directory {
         self.0.write(file, &pem::text(signed)).map(drop)
     }
 
-    fn save_all(&self, ledger: &Ledger) -> anyhow::Result<()> {
-        self.0.write(LIST, &ledger.to_json()?).map(drop)
+    fn save_of(&self, all: &Contents, cluster: &ClusterName) -> anyhow::Result<()> {
+        let list = all.ledger.only(cluster);
+        if list == Ledger::default() {
+            return self.0.remove(&list_file(cluster.as_str()));
+        }
+        self.0.write(&list_file(cluster.as_str()), &list.to_json()?).map(drop)
     }
 
-    /// Reads the list. A missing one is empty only where no credential was ever issued: otherwise every credential that
+    /// Reads the list. What is missing of it is empty only where no credential was ever issued: otherwise every credential that
     /// was handed out would die in silence, and revisions would begin again.
     fn list(&self, something_was_issued: bool) -> anyhow::Result<Ledger> {
-        let Some(text) = self.0.read(LIST)? else {
-            if something_was_issued {
+        let mut ledger = Ledger::default();
+        let files = self.0.list(LIST)?;
+        for file in files.iter().filter(|file| file.ends_with(".json")) {
+            let file = format!("{LIST}/{file}");
+            let Some(text) = self.0.read(&file)? else { continue };
+            ledger.extend(Ledger::from_json(&text).with_context(|| self.broken(&file))?);
+        }
+        for cluster in if something_was_issued { self.bootstraps()? } else { Vec::new() } {
+            let file = list_file(&cluster);
+            if self.0.read(&file)?.is_none() {
                 bail!(
-                    "{} is missing, although credentials were issued: restore it from a backup. To do without it, remove {} too; then \
-                     every credential that was handed out opens nothing, and each cluster needs a new one (`atlas bootstrap`)",
-                    self.0.path(LIST).display(),
-                    self.0.path("pki/bootstrap.*.pem").display(),
+                    "{} is missing, although a credential was issued: restore it from a backup. To do without it, remove {} too; then every                      credential that was handed out to {cluster} opens nothing, and it needs a new one (`atlas bootstrap`)",
+                    self.0.path(&file).display(),
+                    self.0.path(&format!("pki/bootstrap.{cluster}.pem")).display(),
                 );
             }
-            return Ok(Ledger::default());
-        };
-        Ledger::from_json(&text).with_context(|| self.broken(LIST))
+        }
+        Ok(ledger)
     }
 
-    /// Whether any bootstrap credential was ever issued here, for whichever trust domain.
-    fn any_bootstrap(&self) -> anyhow::Result<bool> {
-        Ok(self.0.list("pki")?.iter().any(|file| file.starts_with("bootstrap.") && file.ends_with(".pem")))
+    /// The clusters that a bootstrap credential was issued to here, for whichever trust domain.
+    fn bootstraps(&self) -> anyhow::Result<Vec<String>> {
+        let files = self.0.list("pki")?;
+        Ok(files.iter().filter_map(|file| Some(file.strip_prefix("bootstrap.")?.strip_suffix(".pem")?.to_owned())).collect())
     }
 
     fn authorities(&self) -> anyhow::Result<BTreeMap<Authority, Signed>> {
@@ -125,6 +135,10 @@ impl Directory {
     fn broken(&self, file: &str) -> String {
         format!("{} is broken: restore it from a backup", self.0.path(file).display())
     }
+}
+
+fn list_file(cluster: &str) -> String {
+    format!("{LIST}/{cluster}.json")
 }
 
 fn authority_file(authority: Authority) -> &'static str {

@@ -1,9 +1,9 @@
 //! The list of bootstrap credentials that count. It is kept, because a signature alone proves only that Atlas once issued a
 //! credential, not that it still should open a stream.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use atlas_core::name::ClusterName;
+use atlas_core::name::{ClusterName, NameError};
 use atlas_core::pki::{Time, Validity};
 use serde::{Deserialize, Serialize};
 
@@ -33,11 +33,49 @@ pub struct Credential {
 
 /// The list, and each cluster's revision. Revisions never go backwards, and outlive their cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ledger {
+#[serde(try_from = "Written", into = "Written")]
+pub struct Ledger(BTreeMap<ClusterName, Entry>);
+
+/// What the list says of one cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Entry {
+    /// `None`: the first, and never written.
+    revision: Option<u64>,
+    /// Oldest first.
+    credentials: Vec<Credential>,
+}
+
+/// As it is written.
+#[derive(Default, Serialize, Deserialize)]
+struct Written {
     credentials: Vec<Credential>,
     revisions: BTreeMap<String, u64>,
-    #[serde(skip)]
-    parsed: BTreeMap<ClusterName, u64>,
+}
+
+impl TryFrom<Written> for Ledger {
+    type Error = NameError;
+
+    fn try_from(written: Written) -> Result<Self, NameError> {
+        let mut ledger = Self::default();
+        for (name, revision) in written.revisions {
+            ledger.0.entry(name.parse()?).or_default().revision = Some(revision);
+        }
+        for credential in written.credentials {
+            ledger.0.entry(credential.cluster.parse()?).or_default().credentials.push(credential);
+        }
+        Ok(ledger)
+    }
+}
+
+impl From<Ledger> for Written {
+    fn from(ledger: Ledger) -> Self {
+        let mut written = Self::default();
+        for (name, entry) in ledger.0 {
+            written.revisions.extend(entry.revision.map(|revision| (name.to_string(), revision)));
+            written.credentials.extend(entry.credentials);
+        }
+        written
+    }
 }
 
 impl Ledger {
@@ -46,9 +84,7 @@ impl Ledger {
     /// # Errors
     /// It is something else.
     pub fn from_json(text: &str) -> anyhow::Result<Self> {
-        let mut ledger: Self = serde_json::from_str(text)?;
-        ledger.reparse();
-        Ok(ledger)
+        Ok(serde_json::from_str(text)?)
     }
 
     /// The list, for keeping.
@@ -59,124 +95,112 @@ impl Ledger {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
-    /// What the list says of one cluster.
+    /// What the list says of one cluster, as a list.
     pub fn only(&self, cluster: &ClusterName) -> Self {
-        let credentials = self.credentials.iter().filter(|credential| credential.cluster == cluster.as_str()).cloned().collect();
-        let revisions = self.revisions.get_key_value(cluster.as_str()).map(|(name, revision)| (name.clone(), *revision));
-        let mut only = Self { credentials, revisions: revisions.into_iter().collect(), parsed: BTreeMap::new() };
-        only.reparse();
-        only
+        Self(self.0.get_key_value(cluster).map(|(name, entry)| (name.clone(), entry.clone())).into_iter().collect())
     }
 
     /// Replaces what the list says of one cluster.
-    pub fn replace(&mut self, cluster: &ClusterName, by: Self) {
-        self.credentials.retain(|credential| credential.cluster != cluster.as_str());
-        self.credentials.extend(by.credentials.into_iter().filter(|credential| credential.cluster == cluster.as_str()));
-        self.revisions.remove(cluster.as_str());
-        self.revisions.extend(by.revisions.into_iter().filter(|(name, _)| name == cluster.as_str()));
-        self.reparse();
+    pub fn replace(&mut self, cluster: &ClusterName, mut by: Self) {
+        self.set(cluster, by.0.remove(cluster).unwrap_or_default());
     }
 
-    /// The clusters of which the two say different things.
-    pub(super) fn differing(&self, other: &Self) -> BTreeSet<ClusterName> {
-        if self == other {
-            return BTreeSet::new();
+    /// Takes in what another list says of further clusters.
+    pub(super) fn extend(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    /// What the list says of one cluster.
+    pub(super) fn entry(&self, cluster: &ClusterName) -> Entry {
+        self.0.get(cluster).cloned().unwrap_or_default()
+    }
+
+    /// Says that of one cluster.
+    pub(super) fn set(&mut self, cluster: &ClusterName, entry: Entry) {
+        if entry == Entry::default() {
+            self.0.remove(cluster);
+        } else {
+            self.0.insert(cluster.clone(), entry);
         }
-        let grouped = |ledger: &Self| {
-            let mut groups: BTreeMap<String, (Option<u64>, Vec<Credential>)> = BTreeMap::new();
-            ledger.revisions.iter().for_each(|(name, revision)| groups.entry(name.clone()).or_default().0 = Some(*revision));
-            ledger.credentials.iter().for_each(|one| groups.entry(one.cluster.clone()).or_default().1.push(one.clone()));
-            groups
-        };
-        let (ours, theirs) = (grouped(self), grouped(other));
-        let names = ours.keys().chain(theirs.keys()).filter(|name| ours.get(*name) != theirs.get(*name));
-        names.filter_map(|name| name.parse().ok()).collect()
     }
 
     /// Sees to it that a cluster's revision is not less than one that was issued, should the list be older than that.
     pub fn at_least(&mut self, cluster: &ClusterName, revision: u64) {
         if revision > self.revision(cluster) {
-            self.revisions.insert(cluster.to_string(), revision);
-            self.reparse();
+            self.0.entry(cluster.clone()).or_default().revision = Some(revision);
         }
     }
 
     /// Whether a credential opens streams.
     #[cfg(test)]
     pub fn counts(&self, fingerprint: &str) -> bool {
-        self.credentials.iter().any(|credential| credential.fingerprint == fingerprint)
+        self.credentials().any(|credential| credential.fingerprint == fingerprint)
     }
 
     /// All that count.
     pub fn credentials(&self) -> impl Iterator<Item = &Credential> {
-        self.credentials.iter()
+        self.0.values().flat_map(|entry| &entry.credentials)
     }
 
-    /// Each cluster's revision, where it isn't the first.
-    pub fn revisions(&self) -> &BTreeMap<ClusterName, u64> {
-        &self.parsed
+    /// Those of one cluster that count, oldest first.
+    pub fn credentials_of(&self, cluster: &ClusterName) -> &[Credential] {
+        self.0.get(cluster).map(|entry| entry.credentials.as_slice()).unwrap_or_default()
+    }
+
+    /// Every cluster that the list says something of.
+    pub fn clusters(&self) -> impl Iterator<Item = &ClusterName> {
+        self.0.keys()
     }
 
     /// A cluster's revision.
     pub fn revision(&self, cluster: &ClusterName) -> u64 {
-        self.parsed.get(cluster).copied().unwrap_or(1)
+        self.0.get(cluster).and_then(|entry| entry.revision).unwrap_or(1)
     }
 
     pub(super) fn issued(&mut self, cluster: &ClusterName, revision: u64, fingerprint: String, validity: Validity, now: Time) {
-        self.bound(cluster);
+        let credentials = &mut self.0.entry(cluster.clone()).or_default().credentials;
+        // The newest are kept. Not by their end, which the handshake checks: by a clock that is ahead for a minute all would
+        // have ended, and every cluster would need its files carried again.
+        credentials.drain(..(credentials.len() + 1).saturating_sub(MAX_PER_CLUSTER));
         let not_after = validity.not_after;
-        self.credentials.push(Credential {
-            fingerprint,
-            cluster: cluster.to_string(),
-            revision,
-            issued: now,
-            not_after,
-            asleep_since: None,
-        });
-    }
-
-    /// Keeps the newest of a cluster's credentials. Not by their end, which the handshake checks: by a clock that is ahead
-    /// for a minute all would have ended, and every cluster would need its files carried again.
-    fn bound(&mut self, cluster: &ClusterName) {
-        let count = self.credentials.iter().filter(|credential| credential.cluster == cluster.as_str()).count();
-        let mut surplus = (count + 1).saturating_sub(MAX_PER_CLUSTER);
-        self.credentials.retain(|credential| {
-            let drop = surplus > 0 && credential.cluster == cluster.as_str();
-            surplus -= usize::from(drop);
-            !drop
-        });
+        credentials.push(Credential { fingerprint, cluster: cluster.to_string(), revision, issued: now, not_after, asleep_since: None });
     }
 
     /// Takes back what [`Ledger::issued`] noted, of a credential that nobody can have.
-    pub(super) fn not_issued(&mut self, fingerprint: &str) {
-        self.credentials.retain(|credential| credential.fingerprint != fingerprint);
+    pub(super) fn not_issued(&mut self, cluster: &ClusterName, fingerprint: &str) {
+        let mut entry = self.entry(cluster);
+        entry.credentials.retain(|credential| credential.fingerprint != fingerprint);
+        self.set(cluster, entry);
     }
 
     /// Whether any credential of a cluster counts.
     pub fn has(&self, cluster: &ClusterName) -> bool {
-        self.credentials.iter().any(|credential| credential.cluster == cluster.as_str())
+        !self.credentials_of(cluster).is_empty()
+    }
+
+    /// Whether one credential of a cluster counts.
+    pub(super) fn lists(&self, cluster: &ClusterName, fingerprint: &str) -> bool {
+        self.credentials_of(cluster).iter().any(|credential| credential.fingerprint == fingerprint)
     }
 
     pub fn forget(&mut self, cluster: &ClusterName) {
-        self.credentials.retain(|credential| credential.cluster != cluster.as_str());
-        *self.revisions.entry(cluster.to_string()).or_insert(1) += 1;
-        self.reparse();
+        let next = self.revision(cluster) + 1;
+        self.0.insert(cluster.clone(), Entry { revision: Some(next), credentials: Vec::new() });
     }
 
-    /// Notes which clusters there are.
-    pub(super) fn note_presence(&mut self, clusters: &BTreeSet<&ClusterName>, now: Time) {
-        let names: BTreeSet<&str> = clusters.iter().map(|name| name.as_str()).collect();
-        for credential in &mut self.credentials {
-            if names.contains(credential.cluster.as_str()) {
+    /// Notes whether a cluster is there: where it isn't, its credentials fall asleep, and in the end no longer count.
+    pub(super) fn note_presence(&mut self, cluster: &ClusterName, is_there: bool, now: Time) {
+        let Some(entry) = self.0.get_mut(cluster) else { return };
+        for credential in &mut entry.credentials {
+            if is_there {
                 credential.asleep_since = None;
             } else {
                 credential.asleep_since.get_or_insert(now);
             }
         }
-        self.credentials.retain(|credential| credential.asleep_since.is_none_or(|since| now - since < SLEEP));
-    }
-
-    fn reparse(&mut self) {
-        self.parsed = self.revisions.iter().filter_map(|(name, revision)| Some((name.parse().ok()?, *revision))).collect();
+        entry.credentials.retain(|credential| credential.asleep_since.is_none_or(|since| now - since < SLEEP));
+        if *entry == Entry::default() {
+            self.0.remove(cluster);
+        }
     }
 }

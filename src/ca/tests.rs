@@ -8,9 +8,25 @@ fn names(names: &[&str]) -> Vec<ClusterName> {
 const NOW: Time = 1_800_000_000;
 const DAY: Time = 86_400;
 
+/// Issues what is due for these clusters, and says what it did. `present` are those whose manifest is wrong.
+fn issue(pki: &mut Pki<Directory>, clusters: &[&str], present: &[&str], now: Time) -> anyhow::Result<Ensured> {
+    let (clusters, present) = (names(clusters).into_iter().collect(), names(present).into_iter().collect());
+    pki.ensure(&Wanted { clusters: &clusters, present: &present, only: None }, now)
+}
+
 /// Issues what is due, which must succeed.
-fn ensure(pki: &mut Pki<Directory>, clusters: &[&str], now: Time) {
-    assert_eq!(pki.ensure(&names(clusters), [], now).unwrap(), Troubles::default());
+fn ensure(pki: &mut Pki<Directory>, clusters: &[&str], now: Time) -> Ensured {
+    let done = issue(pki, clusters, &[], now).unwrap();
+    assert_eq!(done.troubles(), [""; 0]);
+    done
+}
+
+fn has_leaf(pki: &Pki<Directory>, cluster: &str) -> bool {
+    pki.ends(&NodeId::Cluster(cluster.parse().unwrap())).leaf.is_some()
+}
+
+fn revision(pki: &Pki<Directory>, cluster: &ClusterName) -> u64 {
+    pki.trust([cluster]).revision(cluster)
 }
 
 fn pki(dir: &std::path::Path) -> (Pki<Directory>, crate::state_dir::Lock) {
@@ -25,11 +41,11 @@ fn what_was_issued_survives_a_restart() {
     let now = NOW;
     let (mut first, lock) = pki(dir.path());
     ensure(&mut first, &["tokyo"], now);
-    let trust = first.trust();
+    let trust = first.trust(&names(&["tokyo"]));
     drop((first, lock));
     let (mut second, _lock) = pki(dir.path());
     ensure(&mut second, &["tokyo"], now + 60);
-    assert_eq!(second.trust(), trust);
+    assert_eq!(second.trust(&names(&["tokyo"])), trust);
     assert_eq!(second.ledger().credentials().count(), 1);
 }
 
@@ -43,8 +59,8 @@ fn a_forgotten_cluster_comes_back_under_the_next_revision() {
     pki.forget(tokyo).unwrap();
     assert!(!pki.ledger().counts(&old));
     ensure(&mut pki, &["tokyo"], NOW + 1);
-    assert_eq!(pki.trust().revision(tokyo), 2);
-    assert!(pki.trust().leaves.contains_key(&NodeId::Cluster(tokyo.clone())));
+    assert_eq!(revision(&pki, tokyo), 2);
+    assert!(has_leaf(&pki, "tokyo"));
 }
 
 #[test]
@@ -103,10 +119,9 @@ fn a_credential_that_the_list_lost_is_issued_anew_after_a_restart() {
     let (mut first, lock) = pki(dir.path());
     ensure(&mut first, &[], NOW);
     ensure(&mut first, &["paris"], NOW);
-    let backup = std::fs::read(dir.path().join("pki/issued.json")).unwrap();
     ensure(&mut first, &["paris", "tokyo"], NOW);
     drop((first, lock));
-    std::fs::write(dir.path().join("pki/issued.json"), backup).unwrap();
+    std::fs::write(dir.path().join("pki/issued/tokyo.json"), Ledger::default().to_json().unwrap()).unwrap();
     let (mut second, _lock) = pki(dir.path());
     ensure(&mut second, &["paris", "tokyo"], NOW + 1);
     let tokyo = Identity::Bootstrap("tokyo".parse().unwrap(), 1);
@@ -120,10 +135,10 @@ fn a_wrong_manifest_puts_no_credential_to_sleep() {
     ensure(&mut pki, &["tokyo"], NOW);
     let before = fingerprints(&pki);
     for day in 1..20 {
-        pki.ensure([], &names(&["tokyo"]), NOW + day * DAY).unwrap();
+        issue(&mut pki, &[], &["tokyo"], NOW + day * DAY).unwrap();
     }
     assert_eq!(fingerprints(&pki), before);
-    pki.ensure([], &names(&["osaka"]), NOW + 20 * DAY).unwrap();
+    issue(&mut pki, &[], &["osaka"], NOW + 20 * DAY).unwrap();
     assert_eq!(fingerprints(&pki), before, "and one that has none gets none");
 }
 
@@ -137,9 +152,9 @@ fn a_missing_list_is_an_error_where_credentials_were_issued() {
     let (mut first, lock) = pki(dir.path());
     ensure(&mut first, &["tokyo"], NOW);
     drop((first, lock));
-    std::fs::remove_file(dir.path().join("pki/issued.json")).unwrap();
+    std::fs::remove_file(dir.path().join("pki/issued/tokyo.json")).unwrap();
     let error = format!("{:#}", load(dir.path()).err().unwrap());
-    assert!(error.contains("issued.json is missing") && error.contains("backup") && error.contains("bootstrap.*.pem"), "{error}");
+    assert!(error.contains("tokyo.json is missing") && error.contains("backup") && error.contains("bootstrap.tokyo.pem"), "{error}");
 }
 
 #[test]
@@ -148,14 +163,14 @@ fn revisions_never_go_backwards() {
     let (mut first, lock) = pki(dir.path());
     let tokyo = &names(&["tokyo"])[0];
     ensure(&mut first, &["tokyo"], NOW);
-    let backup = std::fs::read(dir.path().join("pki/issued.json")).unwrap();
+    let backup = std::fs::read(dir.path().join("pki/issued/tokyo.json")).unwrap();
     first.forget(tokyo).unwrap();
     ensure(&mut first, &["tokyo"], NOW);
     drop((first, lock));
-    std::fs::write(dir.path().join("pki/issued.json"), backup).unwrap();
+    std::fs::write(dir.path().join("pki/issued/tokyo.json"), backup).unwrap();
     let (mut second, _lock) = pki(dir.path());
     ensure(&mut second, &["tokyo"], NOW);
-    assert_eq!(second.trust().revision(tokyo), 2);
+    assert_eq!(revision(&second, tokyo), 2);
     assert!(second.opener(&NodeId::Cluster(tokyo.clone())).is_some());
 }
 
@@ -171,7 +186,7 @@ fn forgetting_twice_is_forgetting_once_and_finishes_what_a_crash_left() {
     let texts = kept.clone().map(|path| std::fs::read(path).unwrap());
     first.forget(tokyo).unwrap();
     first.forget(tokyo).unwrap();
-    assert_eq!(first.trust().revision(tokyo), 2);
+    assert_eq!(revision(&first, tokyo), 2);
     assert!(!node.exists() && kept.iter().all(|path| !path.exists()));
     drop((first, lock));
     // As if the process had died with the list written and the files still there.
@@ -179,7 +194,7 @@ fn forgetting_twice_is_forgetting_once_and_finishes_what_a_crash_left() {
     kept.iter().zip(texts).for_each(|(path, text)| std::fs::write(path, text).unwrap());
     let (mut second, lock) = pki(dir.path());
     second.forget(tokyo).unwrap();
-    assert_eq!(second.trust().revision(tokyo), 2);
+    assert_eq!(revision(&second, tokyo), 2);
     assert!(!node.exists() && kept.iter().all(|path| !path.exists()));
     drop((second, lock));
 }
@@ -238,19 +253,19 @@ fn one_that_cannot_be_issued_stops_nobody_else_and_does_not_fill_the_list() {
     let (mut pki, _lock) = pki(dir.path());
     std::fs::create_dir_all(dir.path().join("pki/bootstrap.paris.pem/in-the-way")).unwrap();
     for n in 0..5 {
-        let troubles = pki.ensure(&names(&["paris", "tokyo"]), [], NOW + n).unwrap();
+        let troubles = issue(&mut pki, &["paris", "tokyo"], &[], NOW + n).unwrap();
         assert!(matches!(troubles.failed.as_slice(), [one] if one.contains("bootstrap/paris")), "{troubles:?}");
     }
     assert_eq!(fingerprints(&pki).len(), 1);
     assert!(pki.opener(&NodeId::Cluster("tokyo".parse().unwrap())).is_some());
-    assert!(pki.trust().leaves.contains_key(&NodeId::Cluster("paris".parse().unwrap())));
+    assert!(has_leaf(&pki, "paris"));
 }
 
 #[test]
 fn a_clock_that_was_not_set_makes_no_root() {
     let dir = tempfile::tempdir().unwrap();
     let (mut pki, _lock) = pki(dir.path());
-    let error = pki.ensure([], [], 5).unwrap_err().to_string();
+    let error = issue(&mut pki, &[], &[], 5).unwrap_err().to_string();
     assert!(error.contains("the clock"), "{error}");
     assert!(!dir.path().join("pki/root.pem").exists());
 }
@@ -260,6 +275,25 @@ fn an_ended_root_is_told_and_signs_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let (mut pki, _lock) = pki(dir.path());
     ensure(&mut pki, &["tokyo"], NOW);
-    let troubles = pki.ensure(&names(&["tokyo"]), [], NOW + 3651 * DAY).unwrap();
+    let troubles = issue(&mut pki, &["tokyo"], &[], NOW + 3651 * DAY).unwrap();
     assert!(troubles.standing[0].contains("has ended") && troubles.failed.is_empty(), "{troubles:?}");
+}
+
+#[test]
+fn what_concerns_one_cluster_looks_at_no_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut pki, _lock) = pki(dir.path());
+    ensure(&mut pki, &["paris", "tokyo"], NOW);
+    let only: BTreeSet<ClusterName> = names(&["osaka"]).into_iter().collect();
+    let done = pki.ensure(&Wanted { clusters: &only, present: &BTreeSet::new(), only: Some(&only) }, NOW + 10 * DAY).unwrap();
+    let of_osaka =
+        |identity: &&Identity| matches!(identity, Identity::Cluster(name, _) | Identity::Bootstrap(name, _) if name.as_str() == "osaka");
+    assert_eq!(done.changed.iter().filter(of_osaka).count(), 2);
+    // The hub's and Atlas's own are looked at each time; paris and tokyo are due too, and not asleep.
+    assert_eq!(done.changed.len(), 4, "{:?}", done.changed);
+    assert!(pki.ledger().credentials().all(|credential| credential.asleep_since.is_none()));
+    // And one that goes falls asleep.
+    pki.ensure(&Wanted { clusters: &BTreeSet::new(), present: &BTreeSet::new(), only: Some(&only) }, NOW + 10 * DAY).unwrap();
+    let asleep: Vec<&str> = pki.ledger().credentials().filter(|one| one.asleep_since.is_some()).map(|one| one.cluster.as_str()).collect();
+    assert_eq!(asleep, ["osaka"]);
 }

@@ -96,6 +96,7 @@ impl Run {
             lifetimes: self.serve.lifetimes(),
             listen: self.serve.listen(),
             max_stream_age: self.serve.max_stream_age,
+            debounce: self.serve.debounce(),
         };
         block_on(app::run(options))?;
         Ok(Outcome::Done)

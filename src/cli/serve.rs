@@ -13,7 +13,7 @@ use super::output::wrong_usage;
 use super::settings::SettingsArgs;
 use crate::kube::connect::KubeArgs;
 use crate::kube::run::{self, Role};
-use crate::serve::Listen;
+use crate::serve::{Debounce, Listen};
 
 /// Where Atlas listens and how long things live.
 #[derive(Clone, Debug, Args)]
@@ -55,6 +55,14 @@ pub struct ServeArgs {
     /// Longest life of an xDS stream; some end up to a fifth earlier.
     #[arg(long, default_value = "30m", value_parser = duration, env = "ATLAS_MAX_STREAM_AGE", help_heading = "Lifetimes")]
     pub max_stream_age: Duration,
+
+    /// A burst of changes has ended once nothing happened for so long. The first change of all takes effect at once; a file that is
+    /// deleted only after this, since many programs replace a file by deleting it first.
+    #[arg(long, default_value = "100ms", value_parser = pause, env = "ATLAS_DEBOUNCE_IDLE", help_heading = "Changes")]
+    debounce_idle: Duration,
+    /// A burst of changes takes effect after so long even if it goes on.
+    #[arg(long, default_value = "1s", value_parser = pause, env = "ATLAS_DEBOUNCE_LONGEST", help_heading = "Changes")]
+    debounce_longest: Duration,
 }
 
 /// Which cluster, and who leads.
@@ -83,7 +91,21 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// `100ms`, `2s`.
+fn pause(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(pause) if (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&pause) => Ok(pause),
+        Ok(_) => Err("from 1ms to 60s".into()),
+        Err(error) => Err(format!("{error}; write `100ms` or `2s`")),
+    }
+}
+
 impl ServeArgs {
+    /// How patient Atlas is with bursts of changes.
+    pub fn debounce(&self) -> Debounce {
+        Debounce { idle: self.debounce_idle, longest: self.debounce_longest.max(self.debounce_idle) }
+    }
+
     /// What the plan depends on.
     ///
     /// # Errors
@@ -121,6 +143,7 @@ impl ServeArgs {
             lifetimes: self.lifetimes(),
             listen: self.listen(),
             max_stream_age: self.max_stream_age,
+            debounce: self.debounce(),
             kube: replica.kube,
             role,
             lease: replica.lease_name,

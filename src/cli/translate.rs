@@ -14,8 +14,9 @@ use atlas_core::manifest::{self, ManifestError};
 use atlas_core::model::Fleet;
 use atlas_core::name::NodeId;
 use atlas_core::pki::{Leaf, PrivateKey, Trust};
+use atlas_core::plan::endpoints::endpoints;
 use atlas_core::plan::nodefiles::node_bootstrap;
-use atlas_core::plan::zone::Zone;
+use atlas_core::plan::stores::Stores;
 use atlas_core::plan::{Plan, plan};
 use atlas_core::render::{self, Secrets};
 use atlas_core::xds::snapshot::{ResourceType, Snapshot};
@@ -128,8 +129,8 @@ impl Translate {
         }
         for what in self.wanted() {
             match what {
-                What::Endpoints => out.push_str(&document("endpoints.yaml: Thanos Query's --endpoint.sd-config-file", &plan.endpoints)),
-                What::Zone => out.push_str(&zone(&plan.zone)?),
+                What::Endpoints => out.push_str(&document("endpoints.yaml: Thanos Query's --endpoint.sd-config-file", &endpoints(fleet))),
+                What::Zone => out.push_str(&zone(fleet)?),
                 _ => {}
             }
         }
@@ -207,7 +208,7 @@ fn document(what: &str, text: &str) -> String {
 }
 
 fn resources(node: &NodeId, snapshot: &Snapshot, kind: ResourceType) -> String {
-    let resources = snapshot.of(kind).map(|resource| &**resource);
+    let resources = snapshot.of(kind).iter().map(|resource| &**resource);
     document(&format!("node {node}: {kind}"), &render::resources_yaml(resources, Secrets::Redact))
 }
 
@@ -219,7 +220,7 @@ fn bootstrap(fleet: &Fleet, trust: &Trust, node: &NodeId) -> String {
     }
 }
 
-fn zone(zone: &Zone) -> anyhow::Result<String> {
-    let file = std::collections::BTreeMap::from([("atlas.zone", zone.to_file())]);
+fn zone(fleet: &Fleet) -> anyhow::Result<String> {
+    let file = std::collections::BTreeMap::from([("atlas.zone", Stores::of(fleet).zone_file(&fleet.settings))]);
     Ok(document("atlas.zone: the DNS zone, as a master file", &serde_yaml_ng::to_string(&file)?))
 }

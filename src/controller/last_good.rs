@@ -10,16 +10,16 @@
 //!
 //! So nothing comes back that was deleted, and nothing good is shadowed by what it was before.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use atlas_core::fact::Fact;
-use atlas_core::intake::{Finding, Severity, intake};
+use atlas_core::intake::{Register, intake};
 use atlas_core::manifest::{self, ManifestError};
-use atlas_core::model::{Fleet, Settings};
+use atlas_core::model::{Cluster, Settings};
 use atlas_core::name::ClusterName;
 
-use crate::source::files::Report;
+use crate::source::files::{FileState, Shelf, Update, is_below};
 use crate::state_dir::StateDir;
 
 const DIR: &str = "last-good";
@@ -29,8 +29,11 @@ const MAX_NAME: usize = 255;
 /// The objects of each file, in memory and in the state directory.
 pub struct LastGood {
     state: StateDir,
-    facts: BTreeMap<String, Vec<Fact>>,
+    facts: BTreeMap<String, Facts>,
 }
+
+/// What a file says.
+type Facts = Arc<[Arc<Fact>]>;
 
 impl LastGood {
     /// Reads what an earlier process kept. What can't be read is as if it hadn't been kept, and is said.
@@ -42,9 +45,10 @@ impl LastGood {
         });
         for name in names {
             let Some(file) = decode(&name) else { continue };
-            let read = state.read(&path(&name)).and_then(|text| Ok(text.map(|text| serde_json::from_str(&text)).transpose()?));
+            let read =
+                state.read(&path(&name)).and_then(|text| Ok(text.map(|text| serde_json::from_str::<Vec<Fact>>(&text)).transpose()?));
             match read {
-                Ok(read) => facts.extend(read.map(|read| (file, read))),
+                Ok(read) => facts.extend(read.map(|read| (file, read.into_iter().map(Arc::new).collect()))),
                 Err(error) => tracing::warn!(name, error = format!("{error:#}"), "cannot read what a manifest said before"),
             }
         }
@@ -52,54 +56,78 @@ impl LastGood {
     }
 
     /// Whether every manifest has vanished since an earlier process: more likely a mount that isn't there yet than a wish.
-    pub fn all_gone(&self, report: &Report) -> bool {
-        !self.facts.is_empty() && report.files.is_empty() && report.unreadable.is_empty()
+    /// `first` is all that has been read.
+    pub fn all_gone(&self, first: &Update) -> bool {
+        let unreadable = first.directories.iter().any(|directories| !directories.unreadable.is_empty());
+        !self.facts.is_empty() && first.files.values().all(Option::is_none) && !unreadable
     }
 
-    /// Adds what the files said that have been wrong ever since this process began, and says so of each. An object that
-    /// another file has now is that file's.
-    pub fn complete(&self, report: &mut Report) {
-        let mut there: HashSet<_> = report.facts.iter().map(identity).collect();
-        let missing: Vec<_> = self.facts.iter().filter(|(file, _)| never_right(report, file) && may_exist(report, file)).collect();
-        for (file, facts) in missing {
-            let is_empty = !report.errors.iter().any(|error| error.file == *file) && report.files.contains_key(file);
-            report.errors.push(stays(file, is_empty));
-            report.facts.extend(facts.iter().filter(|fact| there.insert(identity(fact))).cloned());
+    /// Adds what the files said that have been wrong ever since this process began, and says so of each; lets go of what turns
+    /// out to be gone.
+    pub fn complete(&self, update: &mut Update, shelf: &Shelf) {
+        for (file, state) in &mut update.files {
+            if let Some(state) = state.as_mut().filter(|state| !state.was_right)
+                && let Some(facts) = self.facts.get(file)
+            {
+                state.facts = Arc::clone(facts);
+                state.is_remembered = true;
+                let is_empty = state.mistakes.is_empty();
+                state.mistakes.push(stays(file, is_empty));
+            }
         }
-    }
-
-    /// The fleet as it was when everything was right, as far as its files are still there: what clusters that are
-    /// rejected in the first round were before.
-    pub fn fleet(&self, settings: &Settings, report: &Report) -> Fleet {
-        let there = self.facts.iter().filter(|(file, _)| may_exist(report, file));
-        let facts: Vec<Fact> = there.flat_map(|(_, facts)| facts).cloned().collect();
-        intake(settings, &facts, None).fleet
-    }
-
-    /// Keeps what a round accepted, and forgets files that are gone. Returns what couldn't be written.
-    pub fn keep(&mut self, settings: &Settings, report: &Report, findings: &[Finding]) -> Vec<String> {
-        let rejected: BTreeSet<(&str, &str)> = findings
-            .iter()
-            .filter(|finding| finding.severity == Severity::Rejected)
-            .filter_map(|finding| Some((file_of(finding)?, finding.object.as_str())))
+        let Some(directories) = &update.directories else { return };
+        let seen = |file: &str| update.files.contains_key(file) || shelf.file(file).is_some();
+        let unseen = self.facts.iter().filter(|(file, _)| is_below(file, &directories.unreadable) && !seen(file));
+        let remembered = |(file, facts): (&String, &Facts)| {
+            let mistakes = vec![stays(file, false)];
+            let state =
+                FileState { facts: Arc::clone(facts), mistakes, was_right: false, is_right: false, is_remembered: true, was_seen: false };
+            (file.clone(), Some(state))
+        };
+        let unseen: Vec<_> = unseen.map(remembered).collect();
+        let left = |(file, state): &(&str, &FileState)| state.is_unseen() && !is_below(file, &directories.unreadable);
+        let gone: Vec<_> = shelf
+            .files()
+            .filter(left)
+            .filter(|(file, _)| !update.files.contains_key(*file))
+            .map(|(file, _)| (file.to_owned(), None))
             .collect();
-        let mut failed = Vec::new();
-        let right = report.files.iter().filter(|(file, manifest)| manifest.is_good && !never_right(report, file));
-        for file in right.map(|(file, _)| file) {
-            let before = self.facts.get(file).map(Vec::as_slice).unwrap_or_default();
-            let of_file = report.facts.iter().filter(|fact| fact.meta().origin.file.as_ref() == Some(file));
-            let kept = |fact: &Fact| {
-                if rejected.contains(&(file.as_str(), object(settings, fact).as_str())) {
-                    return before.iter().find(|old| identity(old) == identity(fact)).cloned();
-                }
-                Some(fact.clone())
-            };
-            let facts: Vec<Fact> = of_file.filter_map(kept).collect();
-            failed.extend(self.set(file, facts).err().map(|error| format!("{error:#}")));
+        update.files.extend(unseen.into_iter().chain(gone));
+    }
+
+    /// The clusters as they were when everything was right, as far as their files may still be there: what clusters that are
+    /// rejected in the first round were before. `first` is all that has been read.
+    pub fn clusters(&self, settings: &Settings, first: &Update) -> BTreeMap<ClusterName, Arc<Cluster>> {
+        let unreadable = first.directories.as_ref().map(|directories| directories.unreadable.as_slice()).unwrap_or_default();
+        let there = |file: &str| first.files.get(file).is_some_and(Option::is_some) || is_below(file, unreadable);
+        let facts = self.facts.iter().filter(|(file, _)| there(file)).flat_map(|(_, facts)| facts.iter());
+        let facts: Vec<Fact> = facts.map(|fact| (**fact).clone()).collect();
+        intake(settings, &facts, None).fleet.clusters
+    }
+
+    /// Keeps what a round accepted of a file; forgets it if it is gone.
+    ///
+    /// # Errors
+    /// The state directory can't be written.
+    pub fn keep(&mut self, file: &str, shelf: &Shelf, register: &Register) -> anyhow::Result<()> {
+        let Some(state) = shelf.file(file) else { return self.set(file, Arc::default()) };
+        if !state.is_right || !state.was_right {
+            return Ok(());
         }
-        let gone: Vec<String> = self.facts.keys().filter(|file| !may_exist(report, file)).cloned().collect();
-        failed.extend(gone.iter().filter_map(|file| Some(format!("{:#}", self.set(file, Vec::new()).err()?))));
-        failed
+        if !state.facts.iter().any(|fact| register.is_rejected(fact)) {
+            return self.set(file, Arc::clone(&state.facts));
+        }
+        let before = self.facts.get(file).cloned().unwrap_or_default();
+        let kept = |fact: &Arc<Fact>| match register.is_rejected(fact) {
+            true => before.iter().find(|old| manifest::identity(old) == manifest::identity(fact)).cloned(),
+            false => Some(Arc::clone(fact)),
+        };
+        self.set(file, state.facts.iter().filter_map(kept).collect())
+    }
+
+    /// The files of which something is kept.
+    pub fn files(&self) -> impl Iterator<Item = &String> {
+        self.facts.keys()
     }
 
     /// Forgets a cluster that was removed.
@@ -109,17 +137,19 @@ impl LastGood {
     pub fn forget(&mut self, cluster: &ClusterName) -> anyhow::Result<()> {
         let files: Vec<String> = self.facts.keys().cloned().collect();
         for file in files {
-            let facts = self.facts.get(&file).into_iter().flatten();
-            let others = facts.filter(|fact| !matches!(fact, Fact::Service(service) if service.meta.name == cluster.as_str()));
-            let others = others.cloned().collect();
+            let facts = self.facts.get(&file).cloned().unwrap_or_default();
+            let other = |fact: &&Arc<Fact>| !matches!(&***fact, Fact::Service(service) if service.meta.name == cluster.as_str());
+            let others = facts.iter().filter(other).cloned().collect();
             self.set(&file, others)?;
         }
         Ok(())
     }
 
     /// What a file's objects are from now on; none: nothing is kept of it.
-    fn set(&mut self, file: &str, facts: Vec<Fact>) -> anyhow::Result<()> {
-        if self.facts.get(file).map(Vec::as_slice).unwrap_or_default() == facts {
+    fn set(&mut self, file: &str, facts: Facts) -> anyhow::Result<()> {
+        if self.facts.get(file).map(|facts| &**facts).unwrap_or_default() == &*facts {
+            // Equal, and kept once.
+            self.facts.get_mut(file).into_iter().for_each(|known| *known = Arc::clone(&facts));
             return Ok(());
         }
         let Some(name) = encode(file) else { return Ok(()) };
@@ -127,7 +157,8 @@ impl LastGood {
             self.state.remove(&path(&name))?;
             self.facts.remove(file);
         } else {
-            self.state.write(&path(&name), &serde_json::to_string_pretty(&facts)?)?;
+            let texts: Vec<&Fact> = facts.iter().map(|fact| &**fact).collect();
+            self.state.write(&path(&name), &serde_json::to_string_pretty(&texts)?)?;
             self.facts.insert(file.to_owned(), facts);
         }
         Ok(())
@@ -138,29 +169,6 @@ fn path(name: &str) -> String {
     format!("{DIR}/{name}")
 }
 
-fn identity(fact: &Fact) -> (&'static str, Option<String>, String) {
-    let (kind, namespace, name) = manifest::identity(fact);
-    (kind, namespace.map(str::to_owned), name.to_owned())
-}
-
-/// An object as findings name it.
-fn object(settings: &Settings, fact: &Fact) -> String {
-    let meta = fact.meta();
-    format!("{} {}/{}", fact.kind(), meta.namespace.as_deref().unwrap_or(&settings.namespace), meta.name)
-}
-
-/// Whether a file has said nothing since this process began: it can't be read, or is blank, as many writers leave it for a
-/// moment.
-fn never_right(report: &Report, file: &str) -> bool {
-    let good = report.files.get(file).and_then(|manifest| manifest.good.as_ref());
-    good.is_none_or(|text| text.trim_ascii().is_empty())
-}
-
-/// Whether a file is there, or is in a directory that can't be read.
-fn may_exist(report: &Report, file: &str) -> bool {
-    report.files.contains_key(file) || report.unreadable.iter().any(|dir| Path::new(file).starts_with(dir))
-}
-
 fn stays(file: &str, is_empty: bool) -> ManifestError {
     let message = if is_empty {
         "is empty (to remove what it said, delete it): what it said before Atlas was started stays in force"
@@ -168,11 +176,6 @@ fn stays(file: &str, is_empty: bool) -> ManifestError {
         "what it said before Atlas was started stays in force"
     };
     ManifestError { file: file.to_owned(), line: 0, key: String::new(), message: message.into() }
-}
-
-/// The file that a finding is about: its place is `file:line`.
-fn file_of(finding: &Finding) -> Option<&str> {
-    finding.place.rsplit_once(':').map(|(file, _)| file)
 }
 
 /// A path as the name of one file: everything but letters, digits, `-`, `_` and inner dots as `%2F`. It never begins with a

@@ -2,10 +2,6 @@
 
 use std::net::{Ipv4Addr, UdpSocket as StdUdpSocket};
 
-use atlas_core::intake::intake;
-use atlas_core::model::Settings;
-use atlas_core::pki::Inventory;
-use atlas_core::plan::Plan;
 use atlas_core::plan::zone::{self, Data, Zone};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
@@ -18,7 +14,7 @@ const STORE: &str = "tokyo-thanos-sidecar0.sidecars.thanos.atlas.";
 /// A running server and the ways to ask it.
 struct Served {
     address: SocketAddr,
-    published: watch::Sender<Option<Arc<Published>>>,
+    zone: Arc<Mutex<Option<Zone>>>,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 }
@@ -27,10 +23,12 @@ impl Served {
     async fn start() -> Self {
         let sockets = Sockets::bind((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
         let address = sockets.tcp.local_addr().unwrap();
-        let (published, receiver) = watch::channel(None);
+        let zone: Arc<Mutex<Option<Zone>>> = Arc::default();
+        let current = Arc::clone(&zone);
+        let zones: Zones = Arc::new(move |known| lock(&current).clone().filter(|zone| known != Some(zone.serial)));
         let (metrics, stop) = (Arc::new(Metrics::new()), CancellationToken::new());
-        tokio::spawn(serve(sockets, receiver, Arc::clone(&metrics), stop.clone()));
-        Self { address, published, metrics, stop }
+        tokio::spawn(serve(sockets, zones, Arc::clone(&metrics), stop.clone()));
+        Self { address, zone, metrics, stop }
     }
 
     /// With a zone of that many stores in force.
@@ -42,18 +40,7 @@ impl Served {
 
     async fn publish(&self, zone: Zone) {
         let serial = zone.serial;
-        let taken = intake(&Settings::default(), &[], None);
-        let published = Published {
-            fleet: taken.fleet,
-            findings: Vec::new(),
-            errors: Vec::new(),
-            plan: Plan { zone, ..Plan::default() },
-            inventory: Inventory::default(),
-            credentials: Vec::new(),
-            troubles: Vec::new(),
-            last_error: None,
-        };
-        self.published.send_replace(Some(Arc::new(published)));
+        *lock(&self.zone) = Some(zone);
         let is_served =
             |answer: &Message| answer.answers.iter().any(|record| matches!(&record.data, RData::SOA(soa) if soa.serial == serial));
         while !is_served(&self.ask("atlas.", RecordType::SOA).await) {}
@@ -243,7 +230,8 @@ async fn several_queries_share_a_connection() {
 
 #[tokio::test]
 async fn a_silent_connection_ends_also_in_the_middle_of_a_query() {
-    let dns = Dns { answers: watch::channel(None).1, metrics: Arc::new(Metrics::new()), tcp_idle: Duration::from_millis(50) };
+    let dns =
+        Dns { zones: Arc::new(|_| None), answers: Arc::default(), metrics: Arc::new(Metrics::new()), tcp_idle: Duration::from_millis(50) };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let server = tokio::spawn(async move { dns.serve_tcp(listener).await });

@@ -4,20 +4,20 @@
 //! What was in force stays in force until a round has succeeded, and while the API server can't be reached nothing changes.
 
 mod leading;
+mod rounds;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use atlas_core::fact::Fact;
-use atlas_core::intake::{Finding, Severity, intake, is_cluster};
+use atlas_core::intake::{Finding, Severity, is_cluster};
 use atlas_core::lease::Term;
-use atlas_core::model::{Fleet, Settings};
+use atlas_core::model::Settings;
 use atlas_core::name::{ClusterName, Identity, TrustDomain};
 use atlas_core::object::OwnerRef;
 use atlas_core::pki::Lifetimes;
-use atlas_core::plan::plan;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use tokio::sync::{Notify, mpsc};
@@ -28,14 +28,11 @@ use super::events::Said;
 use super::record::{Record, Stored, adopt};
 use super::watch::{Mirror, chain};
 use crate::ca::{Contents, Pki, Vault};
-use crate::published::Published;
 use crate::publisher::Publisher;
+use crate::serve::Debounce;
 use leading::Leading;
+pub use rounds::Rounds;
 
-/// A burst of changes has ended once nothing happened for so long.
-const IDLE: Duration = Duration::from_millis(50);
-/// A burst is acted on after so long even if it goes on.
-const BURST: Duration = Duration::from_millis(500);
 /// Longest time between two rounds, so that nothing depends on an event alone.
 const ROUND_AT_LEAST: Duration = Duration::from_secs(60);
 /// After a failed round.
@@ -56,12 +53,14 @@ pub struct Mirrors {
 }
 
 /// Facts and records at one moment.
-struct View {
+pub struct View {
     facts: Vec<Fact>,
     /// What counts: also what somebody has deleted by hand.
     records: Arc<BTreeMap<String, Stored>>,
     /// What the watch shows.
     shown: Arc<BTreeMap<String, Stored>>,
+    /// What it showed to be deleted since the last time, as it was.
+    removed: BTreeMap<String, Stored>,
 }
 
 /// One replica's.
@@ -88,6 +87,12 @@ pub struct Controller {
     pub unable: Option<String>,
     /// The greatest term among them so far.
     pub greatest: Option<Term>,
+    /// From round to round.
+    pub rounds: Rounds,
+    /// How patient it is with bursts.
+    pub debounce: Debounce,
+    /// When the last round ended.
+    pub acted: Option<Instant>,
 }
 
 impl Controller {
@@ -123,16 +128,21 @@ impl Controller {
             self.unable = unable;
             self.publisher.metrics.leads.set(i64::from(leading.is_some()));
             pause = self.turn(&mut leading).await;
+            self.acted = Some(Instant::now());
             if self.unable.is_some() {
                 pause = pause.min(RETRY);
             }
         }
     }
 
-    /// Waits until nothing has changed for a while, but not forever.
+    /// Waits until nothing has changed for a while, but not forever; and not at all, unless there was a round just now.
     async fn settle(&self) {
-        let burst = async { while tokio::time::timeout(IDLE, self.mirrors.nudge.notified()).await.is_ok() {} };
-        let _ = tokio::time::timeout(BURST, burst).await;
+        let Debounce { idle, longest } = self.debounce;
+        if self.acted.is_none_or(|acted| acted.elapsed() >= idle) {
+            return;
+        }
+        let burst = async { while tokio::time::timeout(idle, self.mirrors.nudge.notified()).await.is_ok() {} };
+        let _ = tokio::time::timeout(longest, burst).await;
     }
 
     /// Makes a round; returns when the next is due at the latest.
@@ -145,6 +155,7 @@ impl Controller {
             None => self.follow(&view).map(|()| ROUND_AT_LEAST),
         };
         result.unwrap_or_else(|error| {
+            self.rounds.start_over();
             self.publisher.failed(format!("{error:#}"));
             RETRY
         })
@@ -185,7 +196,7 @@ impl Controller {
         let twice = |fact: &Fact| clusters.get(&fact.meta().name).is_some_and(|other| other.meta().namespace == fact.meta().namespace);
         let alertmanagers = alertmanagers.values().filter(|fact| !twice(fact));
         let facts = clusters.values().chain(alertmanagers).chain(slices.values()).cloned().collect();
-        Some(View { facts, records: Arc::clone(&self.records), shown })
+        Some(View { facts, records: Arc::clone(&self.records), shown, removed: self.mirrors.records.take_removed() })
     }
 
     /// Whether the API server still has the root. Asked where it says that everything of a kind is gone: one that came back
@@ -204,39 +215,20 @@ impl Controller {
     }
 
     /// A round of a replica that doesn't lead.
-    fn follow(&self, view: &View) -> anyhow::Result<()> {
+    fn follow(&mut self, view: &View) -> anyhow::Result<()> {
         let (contents, broken, services) = read(view);
         let pki = Pki::with(Nowhere, self.settings.trust_domain.clone(), self.lifetimes, contents);
         if pki.leaf(&Identity::Atlas).is_none() {
             tracing::info!("waiting for the leader to issue the first certificates");
             return Ok(());
         }
-        let taken = intake(&self.settings, &view.facts, Some(&self.last(&services)));
-        let published = self.published(&pki, taken.fleet, taken.findings, broken.into_values().collect());
-        self.publisher.open_gate(&pki, &[])?;
-        self.publisher.publish(published);
-        Ok(())
+        self.rounds.take(view, &self.settings, &services);
+        let troubles = self.troubles(broken.into_values());
+        self.rounds.publish(&self.publisher, &pki, troubles)
     }
 
-    /// The fleet in force; at first, what the clusters' Services said when they were right.
-    fn last(&self, services: &BTreeMap<ClusterName, String>) -> Fleet {
-        self.publisher.last().map(|published| published.fleet.clone()).unwrap_or_else(|| {
-            let facts: Vec<Fact> = services.values().filter_map(|text| serde_json::from_str(text).ok()).collect();
-            intake(&self.settings, &facts, None).fleet
-        })
-    }
-
-    fn published<V: Vault>(&self, pki: &Pki<V>, fleet: Fleet, findings: Vec<Finding>, troubles: Vec<String>) -> Published {
-        Published {
-            plan: plan(&fleet, &pki.trust()),
-            fleet,
-            findings,
-            inventory: pki.inventory(),
-            credentials: pki.ledger().credentials().cloned().collect(),
-            errors: Vec::new(),
-            troubles: self.unable.iter().cloned().chain(troubles).collect(),
-            last_error: None,
-        }
+    fn troubles(&self, further: impl IntoIterator<Item = String>) -> Vec<String> {
+        self.unable.iter().cloned().chain(further).collect()
     }
 }
 

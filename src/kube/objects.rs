@@ -9,8 +9,8 @@ use atlas_core::model::{Cluster, Fleet, Settings};
 use atlas_core::name::{ClusterName, NodeId};
 use atlas_core::object::{Key, Kind, Object, Owner, OwnerRef};
 use atlas_core::pki::{Leaf, Trust};
-use atlas_core::plan::Plan;
 use atlas_core::plan::objects::{of_cluster, of_hub, values_secret};
+use atlas_core::plan::stores::Stores;
 use serde_json::Value;
 
 use super::writer::Wanted;
@@ -18,7 +18,7 @@ use super::writer::Wanted;
 /// What a cluster's objects depend on.
 #[derive(PartialEq)]
 struct MadeOf {
-    cluster: Cluster,
+    cluster: Arc<Cluster>,
     settings: Arc<Settings>,
     opener: Option<String>,
     bundle: String,
@@ -41,7 +41,7 @@ impl Objects {
         &mut self,
         fleet: &Fleet,
         trust: &Trust,
-        plan: &Plan,
+        stores: &Stores,
         opener: impl Fn(&NodeId) -> Option<Leaf>,
         uids: &BTreeMap<String, String>,
         atlas: Option<&OwnerRef>,
@@ -57,7 +57,7 @@ impl Objects {
         for cluster in fleet.clusters.values() {
             let opener = opener(&NodeId::Cluster(cluster.name.clone()));
             let made_of = MadeOf {
-                cluster: cluster.clone(),
+                cluster: Arc::clone(cluster),
                 settings: Arc::clone(&settings),
                 opener: opener.as_ref().map(|leaf| leaf.chain.clone()),
                 bundle: bundle.clone(),
@@ -71,7 +71,7 @@ impl Objects {
             }
             wanted.extend(self.clusters.get(&cluster.name).into_iter().flat_map(|(_, manifests)| manifests.clone()));
         }
-        let hub = of_hub(fleet, trust, opener(&NodeId::Hub).as_ref(), plan.zone.to_file(), plan.endpoints.clone());
+        let hub = of_hub(fleet, trust, opener(&NodeId::Hub).as_ref(), stores.zone_file(&settings), stores.endpoints());
         for (key, fresh) in hub.iter().map(|object| manifest(object, &settings.namespace, uids, atlas)) {
             let same = self.hub.get(&key).filter(|known| **known == fresh).map(Arc::clone);
             let manifest = same.unwrap_or(fresh);

@@ -17,11 +17,11 @@ use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher;
 use kube::{Api, Client};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::connect::KubeArgs;
-use super::controller::{Controller, Mirrors};
+use super::controller::{Controller, Mirrors, Rounds};
 use super::election::Candidate;
 use super::record::Stored;
 use super::watch::{Mirror, chain};
@@ -30,9 +30,10 @@ use crate::ads::Ads;
 use crate::dns;
 use crate::http;
 use crate::metrics::Metrics;
-use crate::published::Published;
+use crate::nodes::Nodes;
+use crate::published::Board;
 use crate::publisher::Publisher;
-use crate::serve::{DRAIN, Listen, Tasks, bind, drained, raise_file_limit, serve_xds, signal};
+use crate::serve::{DRAIN, Debounce, Listen, Tasks, bind, drained, raise_file_limit, serve_xds, signal};
 use crate::streams::Streams;
 use crate::tls::{Gate, Limits};
 use crate::web::{self, Web};
@@ -72,6 +73,8 @@ pub struct Options {
     pub listen: Listen,
     /// Longest life of an xDS stream.
     pub max_stream_age: Duration,
+    /// How patient Atlas is with bursts of changes.
+    pub debounce: Debounce,
 }
 
 /// Runs until a signal, or until something that must run can't.
@@ -91,7 +94,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             dns::Sockets::bind(SocketAddr::new(listen.ip, listen.dns)).await?,
         )),
     };
-    let (published_in, published) = watch::channel::<Option<Arc<Published>>>(None);
+    let (board, nodes) = (Arc::new(Board::default()), Arc::new(Nodes::default()));
     let (said, said_out) = mpsc::channel(256);
     let (commands, _commands) = mpsc::channel(1);
     let gate = Arc::new(Gate::new(settings.trust_domain.clone()));
@@ -101,7 +104,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut tasks = Tasks::default();
 
     let web = Web {
-        published: published.clone(),
+        board: Arc::clone(&board),
+        nodes: Arc::clone(&nodes),
         streams: Arc::clone(&streams),
         metrics: Arc::clone(&metrics),
         commands,
@@ -110,7 +114,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     tasks.spawn("the metrics server", http::serve(metrics_port, web::operations(web.clone()), stop.clone()));
     if let Some((xds, web_port, dns_sockets)) = serving {
         let ads = Ads {
-            published: published.clone(),
+            nodes: Arc::clone(&nodes),
             streams: Arc::clone(&streams),
             gate: Arc::clone(&gate),
             metrics: Arc::clone(&metrics),
@@ -119,7 +123,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             drain: drain.clone(),
         };
         tasks.spawn("the xDS server", serve_xds(xds, ads, Arc::clone(&gate), Arc::clone(&metrics), limits, drain.clone()));
-        tasks.spawn("the DNS server", dns::serve(dns_sockets, published, Arc::clone(&metrics), stop.clone()));
+        tasks.spawn("the DNS server", dns::serve(dns_sockets, board.zones(), Arc::clone(&metrics), stop.clone()));
         tasks.spawn("the web server", http::serve(web_port, web::public(web), stop.clone()));
     }
     let mirrors = watch_all(&client, &settings, &mut tasks, &stop);
@@ -144,7 +148,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let gauge = Arc::clone(&streams);
     let controller = async move {
         let owner = owner(&client, &settings.namespace, options.owner.as_deref()).await;
-        let publisher = Publisher { gate, streams: gauge, metrics, out: published_in };
+        let publisher = Publisher { gate, streams: gauge, nodes, metrics, board };
         let controller = Controller {
             settings,
             lifetimes: options.lifetimes,
@@ -157,6 +161,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             records: Arc::default(),
             unable: None,
             greatest: None,
+            rounds: Rounds::default(),
+            debounce: options.debounce,
+            acted: None,
         };
         controller.run(stopping).await;
     };

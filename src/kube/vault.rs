@@ -205,12 +205,17 @@ impl Secrets {
     }
 
     /// Looks after what others did to the records, as far as a watch shows it (`seen`: name and version): what was changed is
-    /// read again into `contents`; what was deleted is written again from them. Returns what could not be done.
-    pub fn heal(&mut self, contents: &mut Contents, seen: &BTreeMap<String, Stored>) -> Vec<String> {
+    /// read again into `contents`; what was deleted (`removed`: as it was) is written again from them. Returns what could not be done.
+    pub fn heal(&mut self, contents: &mut Contents, seen: &BTreeMap<String, Stored>, removed: &BTreeMap<String, Stored>) -> Vec<String> {
         let mut suspects = Vec::new();
         let look = self.looked.elapsed() >= LOOK;
         if look {
             self.looked = Instant::now();
+        }
+        for (name, stored) in removed {
+            if let Some(echo) = Record::of_secret(name).and_then(|record| self.echoes.get_mut(&record)) {
+                echo.saw_removed(&stored.version);
+            }
         }
         for (record, known) in &self.known {
             let watched = matches!(record, Record::Leaves | Record::Cluster(_));

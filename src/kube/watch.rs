@@ -57,6 +57,8 @@ struct Inner<T> {
 
 struct State<T> {
     items: Arc<BTreeMap<String, T>>,
+    /// What was deleted since somebody asked, as it was: it may have come and gone between two looks.
+    removed: BTreeMap<String, T>,
     synced: bool,
     /// Whether a list had nothing in it, where there was something before, and nobody has believed that yet.
     emptied: bool,
@@ -65,13 +67,21 @@ struct State<T> {
 impl<T: Clone + PartialEq + Send + Sync + 'static> Mirror<T> {
     /// Knows nothing yet.
     pub fn new(nudge: Arc<Notify>) -> Self {
-        Self(Arc::new(Inner { state: Mutex::new(State { items: Arc::default(), synced: false, emptied: false }), nudge }))
+        Self(Arc::new(Inner {
+            state: Mutex::new(State { items: Arc::default(), removed: BTreeMap::new(), synced: false, emptied: false }),
+            nudge,
+        }))
     }
 
     /// Everything by name; `None` before the first complete list.
     pub fn all(&self) -> Option<Arc<BTreeMap<String, T>>> {
         let state = lock(&self.0.state);
         state.synced.then(|| Arc::clone(&state.items))
+    }
+
+    /// What was deleted since this was last asked, as it was.
+    pub fn take_removed(&self) -> BTreeMap<String, T> {
+        std::mem::take(&mut lock(&self.0.state).removed)
     }
 
     /// Whether a complete list had nothing in it, where there was something before: deleted in a gap, or an API server that
@@ -112,7 +122,12 @@ impl<T: Clone + PartialEq + Send + Sync + 'static> Mirror<T> {
     }
 
     fn remove(&self, name: &str) {
-        self.change(|state| Arc::make_mut(&mut state.items).remove(name).is_some());
+        self.change(|state| {
+            let removed = Arc::make_mut(&mut state.items).remove(name);
+            let was_there = removed.is_some();
+            state.removed.extend(removed.map(|item| (name.to_owned(), item)));
+            was_there
+        });
     }
 
     /// Watches until cancelled. `read` takes what matters of an object; `None`: it is none of our business.

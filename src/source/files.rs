@@ -1,8 +1,8 @@
 //! Manifests in a directory: read once for commands, or watched for a running Atlas.
 //!
 //! ```text
-//! inotify ──▶ debounce ─┐
-//! every 30 s ───────────┼──▶ walk ──▶ memory ──▶ Report, published where it differs from the last
+//! inotify ──▶ debounce ─▶ the files it named ─┐
+//! every 30 s ───────────┬─▶ walk: all files ──┴▶ memory ──▶ Feed, of the files whose text differs ──▶ Shelf
 //! directory replaced ───┘
 //! ```
 //!
@@ -10,10 +10,10 @@
 //! a directory that is gone keeps everything. Only a manifest that is deleted, from a directory that can be read, takes
 //! its clusters with it.
 //!
-//! The whole directory is read at every change, since events may be lost (NFS, overflowing queues) and a read of 10,000
-//! small files takes a fraction of a second; only files whose text differs are parsed again.
+//! A file that was written to its end, or moved into its place, is read at once, and no other file is. Whatever else
+//! happens waits until it is over: who deletes a file may be about to put it back. Events may be lost (NFS, overflowing queues),
+//! so now and then the whole directory is read; only files whose text differs are parsed again.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,48 +21,39 @@ use std::time::Duration;
 use anyhow::Context;
 use atlas_core::fact::Fact;
 use atlas_core::manifest::ManifestError;
-use tokio::sync::{Notify, watch::Sender};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 mod eyes;
+mod feed;
 mod memory;
+mod shelf;
 mod walk;
 
-use eyes::Eyes;
+use eyes::{Eyes, Sight};
+pub use feed::{Directories, Feed, FileState, Update};
 use memory::Memory;
+pub use shelf::{Shelf, is_below};
 use walk::Identity;
 
-/// What a directory says.
+/// What a directory says, read once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// The last good facts of every file that is there, in the order of their paths.
     pub facts: Vec<Fact>,
     /// What is wrong at present.
     pub errors: Vec<ManifestError>,
-    /// Every file that is there, as far as it is known, by its path within the directory.
-    pub files: BTreeMap<String, Manifest>,
-    /// Directories within it that can't be read: what is below may be there.
-    pub unreadable: Vec<String>,
-}
-
-/// One file.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Manifest {
-    /// Its text when it was last right; `None` if it never was since this process began.
-    pub good: Option<Arc<str>>,
-    /// Whether it is right now.
-    pub is_good: bool,
 }
 
 /// How patiently a directory is watched.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     /// A burst of changes has ended once nothing happened for so long. 100 ms cover the several writes and renames by which
-    /// an editor, `git checkout` or rsync replaces files, and nobody notices them.
+    /// an editor, `git checkout` or rsync replaces files, and nobody notices them. A single file that was written to its end
+    /// doesn't wait.
     pub idle: Duration,
     /// A burst is read after so long even if it goes on, so that a busy directory still takes effect.
-    pub max_wait: Duration,
+    pub longest: Duration,
     /// How often to look whether the directory is still the same one (one `stat`), and to read it again while it cannot be
     /// read or watched. Events don't tell of a directory that is replaced (a mount, a link that git-sync turns).
     pub poll: Duration,
@@ -74,7 +65,7 @@ impl Default for Timing {
     fn default() -> Self {
         Self {
             idle: Duration::from_millis(100),
-            max_wait: Duration::from_secs(1),
+            longest: Duration::from_secs(1),
             poll: Duration::from_secs(1),
             rescan: Duration::from_secs(30),
         }
@@ -86,60 +77,49 @@ impl Default for Timing {
 /// # Errors
 /// Where the directory itself cannot be read. What is wrong with files is in the report.
 pub fn read_once(dir: &Path) -> anyhow::Result<Report> {
-    let mut memory = Memory::new(dir);
-    memory.refresh().with_context(|| format!("cannot read manifests from {}", dir.display()))?;
-    Ok(memory.report())
+    Ok(read_shelf(dir)?.0.report())
 }
 
-/// Watches a directory until `cancel`led, and publishes what it says: first when it has been read completely for the first
+/// [`read_once`], file by file.
+///
+/// # Errors
+/// As [`read_once`].
+pub fn read_shelf(dir: &Path) -> anyhow::Result<(Shelf, Update)> {
+    let (mut memory, mut update, mut shelf) = (Memory::new(dir), Update::default(), Shelf::default());
+    memory.refresh(&mut update).with_context(|| format!("cannot read manifests from {}", dir.display()))?;
+    shelf.apply(update.clone());
+    Ok((shelf, update))
+}
+
+/// Watches a directory until `cancel`led, and tells the feed what it says: first when it has been read completely for the first
 /// time, then whenever that differs.
 ///
 /// A directory that is not there (yet) is waited for.
 ///
 /// # Errors
 /// Only where a thread of its own fails.
-pub async fn watch(dir: PathBuf, out: Sender<Option<Report>>, cancel: CancellationToken) -> anyhow::Result<()> {
-    watch_with(dir, out, cancel, Timing::default()).await
-}
-
-/// [`watch`] with other [`Timing`].
-///
-/// # Errors
-/// As [`watch`].
-pub async fn watch_with(dir: PathBuf, out: Sender<Option<Report>>, cancel: CancellationToken, timing: Timing) -> anyhow::Result<()> {
+pub async fn watch(dir: PathBuf, feed: Arc<Feed>, timing: Timing, cancel: CancellationToken) -> anyhow::Result<()> {
     // Waiting ends here, in one place, whatever is waited for: a hanging NFS server must not keep Atlas from stopping.
-    cancel.run_until_cancelled(run(dir, out, timing)).await.unwrap_or(Ok(()))
+    cancel.run_until_cancelled(run(dir, feed, timing)).await.unwrap_or(Ok(()))
 }
 
-async fn run(dir: PathBuf, out: Sender<Option<Report>>, timing: Timing) -> anyhow::Result<()> {
-    let changed = Arc::new(Notify::new());
-    let mut alarm = Alarm::new(&dir, &changed, timing);
-    let mut source = Source { eyes: Eyes::new(&dir, &changed), memory: Memory::new(&dir), complete: false };
-    let mut wake = Wake::Start;
+async fn run(dir: PathBuf, feed: Arc<Feed>, timing: Timing) -> anyhow::Result<()> {
+    let sight = Arc::new(Sight::default());
+    let mut alarm = Alarm::new(&dir, &sight, timing);
+    let mut source = Source { eyes: Eyes::new(&dir, &sight), sight, memory: Memory::new(&dir), complete: false };
+    let mut wake = Wake::Due;
     loop {
-        let rearm = wake != Wake::Changed;
-        let (back, pass) = tokio::task::spawn_blocking(move || source.pass(rearm)).await.context("BUG: reading manifests panicked")?;
+        let (back, pass) = tokio::task::spawn_blocking(move || source.pass(wake)).await.context("BUG: reading manifests panicked")?;
         source = back;
-        if let Some(report) = pass.report {
-            publish(&out, report);
-        }
+        feed.put(pass.update);
         wake = alarm.wait(pass.identity, pass.retry).await;
     }
-}
-
-fn publish(out: &Sender<Option<Report>>, report: Report) {
-    out.send_if_modified(|last| {
-        let differs = last.as_ref() != Some(&report);
-        if differs {
-            *last = Some(report);
-        }
-        differs
-    });
 }
 
 /// What reads and watches; it is lent to a thread that may block.
 struct Source {
     eyes: Eyes,
+    sight: Arc<Sight>,
     memory: Memory,
     /// Whether the directory has been read completely once.
     complete: bool,
@@ -147,8 +127,8 @@ struct Source {
 
 /// What one reading came to.
 struct Pass {
-    /// `None` before the first complete reading.
-    report: Option<Report>,
+    /// What differs; empty before the first complete reading.
+    update: Update,
     /// The directory that was read; `None` where there was none.
     identity: Option<Identity>,
     /// Whether to try again soon: it could not be read, or not be watched.
@@ -156,18 +136,25 @@ struct Pass {
 }
 
 impl Source {
-    fn pass(mut self, rearm: bool) -> (Self, Pass) {
+    fn pass(mut self, wake: Wake) -> (Self, Pass) {
         let identity = self.memory.identity_now();
-        // First watch, then read: a change in between is read twice rather than missed.
-        let watched = self.eyes.open(identity, rearm);
-        let refreshed = self.memory.refresh();
+        // First watch, then look at what was seen, then read: a change in between is read twice rather than missed.
+        let watched = self.eyes.open(identity, wake == Wake::Due);
+        let seen = self.sight.take();
+        let mut update = Update::default();
+        let refreshed = match seen.paths {
+            Some(paths) if wake == Wake::Changed && watched && self.complete => self.memory.refresh_some(paths, &mut update),
+            _ => self.memory.refresh(&mut update),
+        };
         match &refreshed {
             Ok(()) => self.complete = true,
             Err(error) if !self.complete => tracing::warn!(%error, "waiting for the directory of manifests"),
             Err(_) => {}
         }
-        let report = self.complete.then(|| self.memory.report());
-        let pass = Pass { report, identity, retry: !watched || refreshed.is_err() };
+        if !self.complete {
+            update = Update::default();
+        }
+        let pass = Pass { update, identity, retry: !watched || refreshed.is_err() };
         (self, pass)
     }
 }
@@ -175,7 +162,6 @@ impl Source {
 /// Why to read again.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wake {
-    Start,
     /// Something in the directory changed.
     Changed,
     /// It is time, or the directory is another one.
@@ -185,27 +171,31 @@ enum Wake {
 /// Says when to read again.
 struct Alarm {
     dir: PathBuf,
-    changed: Arc<Notify>,
+    sight: Arc<Sight>,
     timing: Timing,
     poll: Interval,
     rescan: Interval,
+    /// When something was last acted on.
+    acted: Option<Instant>,
 }
 
 impl Alarm {
-    fn new(dir: &Path, changed: &Arc<Notify>, timing: Timing) -> Self {
+    fn new(dir: &Path, sight: &Arc<Sight>, timing: Timing) -> Self {
         let every = |period| {
             let mut interval = interval_at(Instant::now() + period, period);
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
             interval
         };
-        Self { dir: dir.to_owned(), changed: Arc::clone(changed), timing, poll: every(timing.poll), rescan: every(timing.rescan) }
+        let (poll, rescan) = (every(timing.poll), every(timing.rescan));
+        Self { dir: dir.to_owned(), sight: Arc::clone(sight), timing, poll, rescan, acted: None }
     }
 
     async fn wait(&mut self, seen: Option<Identity>, retry: bool) -> Wake {
         loop {
             tokio::select! {
-                () = self.changed.notified() => {
+                () = self.sight.changed() => {
                     self.settle().await;
+                    self.acted = Some(Instant::now());
                     return Wake::Changed;
                 }
                 _ = self.rescan.tick() => return Wake::Due,
@@ -219,13 +209,17 @@ impl Alarm {
         }
     }
 
-    /// Waits until nothing has changed for a while, but not forever.
+    /// Waits until nothing has changed for a while, but not forever; and not at all for files that are complete, unless it has
+    /// acted just now and this goes on.
     async fn settle(&self) {
-        let deadline = Instant::now() + self.timing.max_wait;
+        let deadline = Instant::now() + self.timing.longest;
         loop {
-            let idle = Instant::now() + self.timing.idle;
-            let quiet = timeout_at(idle.min(deadline), self.changed.notified()).await.is_err();
-            if quiet || Instant::now() >= deadline {
+            let now = Instant::now();
+            let rested = self.acted.is_none_or(|acted| now >= acted + self.timing.idle);
+            if now >= deadline || rested && self.sight.is_complete() {
+                return;
+            }
+            if timeout_at((now + self.timing.idle).min(deadline), self.sight.changed()).await.is_err() {
                 return;
             }
         }

@@ -99,7 +99,8 @@ impl Desk {
     }
 
     fn has_credential(&self, name: &str) -> bool {
-        self.read("state/pki/issued.json").contains(&format!("\"cluster\": \"{name}\""))
+        let list = fs::read_to_string(self.path(&format!("state/pki/issued/{name}.json"))).unwrap_or_default();
+        list.contains(&format!("\"cluster\": \"{name}\""))
     }
 }
 
@@ -322,10 +323,10 @@ fn a_cluster_removed_while_no_atlas_runs_is_forgotten() {
     }
     drop(desk.run(&["tokyo", "paris"]));
     let remove = "cluster-remove tokyo --from clusters --state state";
-    let before = desk.read("state/pki/issued.json");
+    let before = desk.read("state/pki/issued/tokyo.json");
     let dry = desk.atlas(&format!("{remove} --dry-run")).with(0).out;
     assert_eq!(dry, "would have deleted clusters/tokyo.yaml\nwould have forgotten the credential of tokyo\n");
-    assert_eq!(desk.read("state/pki/issued.json"), before);
+    assert_eq!(desk.read("state/pki/issued/tokyo.json"), before);
 
     assert_eq!(desk.atlas(remove).with(0).out, "deleted clusters/tokyo.yaml\nforgot the credential of tokyo\n");
     assert!(!desk.has_credential("tokyo") && desk.has_credential("paris"));
@@ -352,7 +353,7 @@ fn a_cluster_removed_while_an_atlas_runs_is_forgotten_by_it() {
     // It doesn't come back with the next round, and a new cluster of that name has a new revision.
     desk.atlas("cluster-add tokyo --from clusters --address tokyo.example.com").with(0);
     wait_until("tokyo has a new credential", PATIENCE, || Ok(desk.has_credential("tokyo").then_some(()))).unwrap();
-    assert!(desk.read("state/pki/issued.json").contains("\"revision\": 2"));
+    assert!(desk.read("state/pki/issued/tokyo.json").contains("\"revision\": 2"));
 }
 
 #[test]

@@ -84,7 +84,7 @@ impl Page {
         let facts = manifest::parse(file, &self.file(file)?).map_err(|errors| anyhow::anyhow!("docs/{}, {file}: {errors:?}", self.name))?;
         let read = intake(settings, &facts, None);
         assert_eq!(read.findings, [], "docs/{}, {file}", self.name);
-        let cluster = read.fleet.clusters.values().next().with_context(|| format!("{file} is no cluster"))?.clone();
+        let cluster = read.fleet.clusters.values().next().with_context(|| format!("{file} is no cluster"))?.as_ref().clone();
         Ok((read.fleet, cluster))
     }
 }

@@ -37,10 +37,14 @@ fn manifest(name: &str) -> String {
 
 /// All certificates and keys that lie in a state directory go together, and every issued credential is in the list.
 fn check(state: &Path) -> Result<usize> {
-    let ledger = fs::read_to_string(state.join("pki/issued.json")).unwrap_or_default();
+    let lists = fs::read_dir(state.join("pki/issued")).into_iter().flatten().flatten();
+    let ledger: String = lists.filter_map(|entry| fs::read_to_string(entry.path()).ok()).collect();
     let mut count = 0;
     for entry in fs::read_dir(state.join("pki"))?.flatten() {
         let path = entry.path();
+        if path.is_dir() {
+            continue;
+        }
         let mode = entry.metadata()?.permissions().mode() & 0o777;
         ensure!(mode == 0o600, "{} has mode {mode:o}", path.display());
         let text = fs::read_to_string(&path)?;
@@ -168,10 +172,10 @@ fn without_the_list_of_credentials_it_does_not_start() -> Result<()> {
     fs::create_dir(&from)?;
     fs::write(from.join("tokyo.yaml"), manifest("tokyo"))?;
     run_until(&from, &state, "tokyo's credential", || state.join("pki/bootstrap.tokyo.pem").exists())?;
-    fs::remove_file(state.join("pki/issued.json"))?;
+    fs::remove_file(state.join("pki/issued/tokyo.json"))?;
     let output = run(&from, &state, &[])?.wait_with_output()?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1));
-    assert!(said.contains("issued.json is missing") && said.contains("backup"), "{said}");
+    assert!(said.contains("tokyo.json is missing") && said.contains("backup"), "{said}");
     Ok(())
 }

@@ -11,15 +11,28 @@ use crate::keys::{self, port};
 use crate::model::{Alertmanager, Settings};
 use crate::name::{Host, HostPort, NameError};
 
-pub(super) fn read(settings: &Settings, facts: &[Fact], findings: &mut Vec<Finding>) -> BTreeMap<u32, Alertmanager> {
+/// Whether a fact may have to do with them.
+pub(super) fn matters(settings: &Settings, fact: &Fact) -> bool {
+    match fact {
+        Fact::Service(service) => selected(settings, service),
+        Fact::EndpointSlice(_) => true,
+    }
+}
+
+pub(super) fn read<'a>(
+    settings: &Settings,
+    facts: impl IntoIterator<Item = &'a Fact> + Clone,
+    findings: &mut Vec<Finding>,
+) -> BTreeMap<u32, Alertmanager> {
+    let facts = || facts.clone().into_iter().filter(|fact| in_namespace(settings, fact));
     let mut replicas: BTreeMap<String, Alertmanager> = BTreeMap::new();
-    for fact in facts.iter().filter(|fact| in_namespace(settings, fact)) {
+    for fact in facts() {
         if let Fact::EndpointSlice(slice) = fact {
             from_slice(settings, slice, &mut replicas, findings);
         }
     }
     let from_slices = replicas.len();
-    for fact in facts.iter().filter(|fact| in_namespace(settings, fact)) {
+    for fact in facts() {
         if let Fact::Service(service) = fact
             && selected(settings, service)
         {

@@ -36,7 +36,7 @@ fn take(services: Vec<Service>) -> Intake {
 fn only(service: Service) -> Cluster {
     let intake = take(vec![service]);
     assert!(intake.findings.iter().all(|f| f.severity == Severity::Note), "{:?}", intake.findings);
-    intake.fleet.clusters.into_values().next().expect("a cluster")
+    intake.fleet.clusters.into_values().next().map(std::sync::Arc::unwrap_or_clone).expect("a cluster")
 }
 
 fn rejection(service: Service) -> Finding {
@@ -195,7 +195,7 @@ fn the_service_s_own_name_for_a_store_s_port_is_kept() {
         let cluster = Service { ports, ..cluster("t") };
         let intake = take(vec![cluster]);
         let notes = intake.findings.iter().filter(|f| f.key == "spec.ports").count();
-        (intake.fleet.clusters.into_values().next().unwrap().store_port_name, notes)
+        (intake.fleet.clusters.into_values().next().unwrap().store_port_name.clone(), notes)
     };
     assert_eq!(named(&[]), ("grpc".into(), 0));
     assert_eq!(named(&[("", 10901)]), ("grpc".into(), 0));

@@ -4,7 +4,7 @@
 //! from DNS for a store that is gone.
 
 use crate::keys::port;
-use crate::model::{Fleet, Settings, StoreNames};
+use crate::model::{Cluster, Fleet, Settings, StoreNames};
 
 /// The name under which Thanos Query knows a store, without a dot at its end.
 pub fn store_name(label: &str, settings: &Settings) -> String {
@@ -16,10 +16,20 @@ pub fn store_name(label: &str, settings: &Settings) -> String {
 
 /// The file. Clusters that are awaiting their address are left out: Query would complain of them for nothing.
 pub fn endpoints(fleet: &Fleet) -> String {
-    let reachable = fleet.clusters.values().filter(|cluster| !cluster.addresses.is_empty());
-    let labels = reachable.flat_map(|cluster| cluster.stores.iter().map(|store| cluster.name.store(store.index)));
-    let lines: Vec<String> =
-        labels.map(|label| format!("- address: {}:{}\n", store_name(&label, &fleet.settings), port::HUB_STORES)).collect();
+    let pieces: Vec<String> = fleet.clusters.values().map(|cluster| of_cluster(&fleet.settings, cluster)).collect();
+    file(pieces.iter().map(String::as_str))
+}
+
+/// The lines of one cluster.
+pub(super) fn of_cluster(settings: &Settings, cluster: &Cluster) -> String {
+    let stores = if cluster.addresses.is_empty() { &[] } else { cluster.stores.as_slice() };
+    let labels = stores.iter().map(|store| cluster.name.store(store.index));
+    labels.map(|label| format!("- address: {}:{}\n", store_name(&label, settings), port::HUB_STORES)).collect()
+}
+
+pub(super) fn file<'a>(pieces: impl Iterator<Item = &'a str>) -> String {
+    let mut lines = String::new();
+    pieces.for_each(|piece| lines.push_str(piece));
     let head = "# Written by Atlas. For Thanos Query: --endpoint.sd-config-file.\n";
-    if lines.is_empty() { format!("{head}endpoints: []\n") } else { format!("{head}endpoints:\n{}", lines.concat()) }
+    if lines.is_empty() { format!("{head}endpoints: []\n") } else { format!("{head}endpoints:\n{lines}") }
 }

@@ -42,7 +42,7 @@ fn adding_a_cluster_touches_nothing_but_that_cluster() {
     let (before, after) = (plan(&before, &trust(&before)), plan(&after, &trust(&after)));
     assert_eq!(before.nodes[&"tokyo".parse().unwrap()], after.nodes[&"tokyo".parse().unwrap()]);
     let (old, new) = (&before.nodes[&NodeId::Hub], &after.nodes[&NodeId::Hub]);
-    let changed: Vec<&str> = new.iter().filter(|r| old.get(r.kind, &r.name) != Some(r)).map(|r| r.name.as_str()).collect();
+    let changed: Vec<&str> = new.iter().filter(|r| old.get(r.kind, &r.name) != Some(r)).map(|r| &*r.name).collect();
     assert_eq!(changed, ["store/paris-thanos-sidecar0", "store/paris-thanos-sidecar1", "web/paris"]);
 }
 
@@ -62,7 +62,7 @@ fn keys_stay_with_their_node() {
     let plan = plan(&fleet, &trust(&fleet));
     for (node, snapshot) in &plan.nodes {
         for resource in snapshot.iter() {
-            let text = String::from_utf8_lossy(&resource.body.value);
+            let text = String::from_utf8_lossy(resource.wire());
             for other in plan.nodes.keys().filter(|other| *other != node) {
                 assert!(!text.contains(&format!("key of {other}")), "{node} has the key of {other}");
             }
@@ -78,7 +78,7 @@ fn the_hub_expects_each_cluster_s_own_revision() {
     let plan = plan(&fleet, &trust);
     let cluster = plan.nodes[&NodeId::Hub].get(ResourceType::Cluster, "web/tokyo").unwrap();
     let id = Identity::Cluster("tokyo".parse().unwrap(), 4).spiffe_id(&trust.domain);
-    assert!(String::from_utf8_lossy(&cluster.body.value).contains(&id));
+    assert!(String::from_utf8_lossy(cluster.wire()).contains(&id));
 }
 
 proptest! {
@@ -89,5 +89,96 @@ proptest! {
         list.rotate_left(by);
         let second = fleet(&list);
         prop_assert_eq!(plan(&first, &trust(&first)), plan(&second, &trust(&second)));
+    }
+}
+
+/// Nodes as they follow a planner.
+#[derive(Default)]
+struct Followers(BTreeMap<NodeId, Snapshot>);
+
+impl Followers {
+    /// Takes changes; returns how many resources of each node differ.
+    fn take(&mut self, changes: Vec<(NodeId, NodeChange)>) -> BTreeMap<NodeId, usize> {
+        let mut counts = BTreeMap::new();
+        for (node, change) in changes {
+            let count = match change {
+                NodeChange::All(resources) => self.0.entry(node.clone()).or_default().become_these(resources),
+                NodeChange::Some(changes) => self.0.entry(node.clone()).or_default().apply(changes),
+                NodeChange::Gone => self.0.remove(&node).map_or(0, |snapshot| snapshot.len()),
+            };
+            counts.insert(node, count);
+        }
+        counts
+    }
+}
+
+#[test]
+fn a_change_to_one_cluster_looks_at_that_cluster_alone() {
+    let many: Vec<String> = (0..1000).map(|n| format!("c{n}")).collect();
+    let before = fleet(&many[1..]);
+    let (mut planner, mut followers) = (Planner::new(), Followers::default());
+    followers.take(planner.update(&before, &trust(&before), &Scope::everything()));
+    assert_eq!(followers.0.len(), 1000);
+    let after = fleet(&many);
+    let scope = Scope { clusters: ["c0".parse().unwrap()].into(), ..Scope::default() };
+    let counts = followers.take(planner.update(&after, &trust(&after), &scope));
+    assert_eq!(counts.len(), 2, "{counts:?}");
+    assert_eq!(counts[&NodeId::Hub], 3);
+    assert_eq!(planner.update(&after, &trust(&after), &scope).len(), 1, "the hub has nothing to hear of the same again");
+}
+
+#[test]
+fn what_is_equal_everywhere_is_kept_once() {
+    let fleet = fleet(&names(&["paris", "tokyo"]));
+    let mut followers = Followers::default();
+    followers.take(Planner::new().update(&fleet, &trust(&fleet), &Scope::everything()));
+    let alerts = |node: &str| Arc::clone(followers.0[&node.parse().unwrap()].get(ResourceType::Listener, "alerts").unwrap());
+    assert!(Arc::ptr_eq(&alerts("paris"), &alerts("tokyo")));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    /// Whatever changes: planning what it concerns comes to the same as planning everything, and so do the stores.
+    #[test]
+    fn change_by_change_is_as_all_at_once(steps in prop::collection::vec((prop::collection::btree_set("[a-d]{1,2}", 0..5), any::<bool>(), any::<bool>(), 0..3u64), 1..8)) {
+        let (mut planner, mut followers, mut stores) = (Planner::new(), Followers::default(), stores::Stores::new());
+        let mut last: Option<(Fleet, Trust)> = None;
+        for (list, hub, leafless, revision) in steps {
+            let now = fleet(&list.iter().cloned().collect::<Vec<_>>());
+            let mut trust = trust(&now);
+            if !hub {
+                trust.leaves.remove(&NodeId::Hub);
+            }
+            if let Some(name) = now.clusters.keys().next() {
+                trust.revisions.insert(name.clone(), revision + 1);
+                if leafless {
+                    trust.leaves.remove(&NodeId::Cluster(name.clone()));
+                }
+            }
+            let scope = match &last {
+                None => Scope::everything(),
+                Some((before, trusted)) => {
+                    let differs = |name: &&crate::name::ClusterName| {
+                        let node = NodeId::Cluster((*name).clone());
+                        before.clusters.get(*name) != now.clusters.get(*name)
+                            || trusted.leaves.get(&node) != trust.leaves.get(&node)
+                            || trusted.revision(name) != trust.revision(name)
+                    };
+                    let clusters = before.clusters.keys().chain(now.clusters.keys()).filter(differs).cloned().collect();
+                    Scope { all: false, hub: trusted.leaves.get(&NodeId::Hub) != trust.leaves.get(&NodeId::Hub), clusters }
+                }
+            };
+            followers.take(planner.update(&now, &trust, &scope));
+            let clusters: Vec<_> = scope.clusters.iter().chain(now.clusters.keys().filter(|_| scope.all)).collect();
+            stores.update(&now, clusters);
+            let wanted = plan(&now, &trust);
+            let nodes: BTreeMap<NodeId, Snapshot> = wanted.nodes.into_iter().map(|(node, snapshot)| (node, (*snapshot).clone())).collect();
+            prop_assert_eq!(&followers.0, &nodes);
+            let afresh = stores::Stores::of(&now);
+            prop_assert_eq!(stores.endpoints(), endpoints::endpoints(&now));
+            prop_assert_eq!(stores.zone_file(&now.settings), afresh.zone_file(&now.settings));
+            prop_assert_eq!(stores.serial(&now.settings), zone::zone(&now).serial);
+            last = Some((now, trust));
+        }
     }
 }

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 use super::endpoints::store_name;
 use crate::keys::port;
-use crate::model::{Fleet, StoreNames};
+use crate::model::{Cluster, Fleet, Settings, StoreNames};
 
 /// How long an answer may be kept, also that there is none, in seconds: Thanos Query asks again after 30 (`--store.sd-dns-interval`).
 pub const TTL: u32 = 30;
@@ -39,9 +39,9 @@ const WEIGHT: u16 = 100;
 pub struct Zone {
     /// What the zone is called.
     pub origin: String,
-    /// The serial number: hash of the content, see [`zone`].
+    /// The serial number: hash of the content, see [`serial`].
     pub serial: u32,
-    /// Everything but the SOA record, in order of names. The TTL of all is [`TTL`].
+    /// Everything but the SOA record: the zone's own, then cluster by cluster. The TTL of all is [`TTL`].
     pub records: Vec<Record>,
 }
 
@@ -96,17 +96,24 @@ pub struct Soa {
 }
 
 /// The zone of a fleet: the same stores as in [`super::endpoints::endpoints`].
-///
-/// The serial number is a hash of the records rather than a count, because every replica of Atlas makes the zone by itself
-/// and remembers nothing: equal fleets must give equal zones. That it may go down matters only to zone transfers
-/// (RFC 1982), of which there are none; CoreDNS reads a changed file again where the number differs, in either direction.
 pub fn zone(fleet: &Fleet) -> Zone {
     let settings = &fleet.settings;
-    let origin = format!("{}.", settings.dns_zone);
-    let reachable = fleet.clusters.values().filter(|cluster| !cluster.addresses.is_empty());
-    let stores = reachable.flat_map(|cluster| cluster.stores.iter().map(move |store| (cluster, store)));
-    let mut records = vec![Record { name: origin.clone(), data: Data::Ns(name_server(&origin)) }];
-    for (cluster, store) in stores {
+    let mut records = vec![of_zone(settings)];
+    let mut sum = 0u32;
+    for cluster in fleet.clusters.values() {
+        let of_cluster = of_cluster(settings, cluster);
+        let text: String = of_cluster.iter().map(|record| format!("{record}\n")).collect();
+        sum = sum.wrapping_add(if text.is_empty() { 0 } else { hash(&text) });
+        records.extend(of_cluster);
+    }
+    Zone { serial: serial(settings, sum), origin: origin(settings), records }
+}
+
+/// What a cluster adds to the zone, in order of names; nothing where it awaits its address.
+pub(super) fn of_cluster(settings: &Settings, cluster: &Cluster) -> Vec<Record> {
+    let origin = origin(settings);
+    let mut records = Vec::new();
+    for store in if cluster.addresses.is_empty() { &[] } else { cluster.stores.as_slice() } {
         let name = store_name(&cluster.name.store(store.index), settings) + ".";
         records.extend([SERVICE, &cluster.store_port_name].map(|service| srv(service, &name, &origin)));
         if settings.store_names == StoreNames::Zone {
@@ -115,7 +122,39 @@ pub fn zone(fleet: &Fleet) -> Zone {
     }
     records.sort();
     records.dedup();
-    Zone { serial: serial(&records), origin, records }
+    records
+}
+
+/// The serial number of a zone the hashes of whose clusters' records add up to `sum`.
+///
+/// A hash of the records rather than a count, because every replica of Atlas makes the zone by itself and remembers nothing: equal
+/// fleets must give equal zones. That it may go down matters only to zone transfers (RFC 1982), of which there are none; CoreDNS
+/// reads a changed file again where the number differs, in either direction. A sum, so that a change to one cluster needs no other's records.
+pub(super) fn serial(settings: &Settings, sum: u32) -> u32 {
+    sum.wrapping_add(hash(&of_zone(settings).to_string()))
+}
+
+/// The master file (RFC 1035 §5), given the text of each cluster's records.
+pub(super) fn file<'a>(settings: &Settings, serial: u32, pieces: impl Iterator<Item = &'a str>) -> String {
+    let zone = Zone { origin: origin(settings), serial, records: Vec::new() };
+    let mut text = format!(
+        "; Written by Atlas: the stores of all clusters, for Thanos Query.\n$TTL {TTL}\n{} IN SOA {}\n{}\n",
+        zone.origin,
+        zone.soa(),
+        of_zone(settings)
+    );
+    pieces.for_each(|piece| text.push_str(piece));
+    text
+}
+
+fn origin(settings: &Settings) -> String {
+    format!("{}.", settings.dns_zone)
+}
+
+/// The zone's own record beside the SOA.
+fn of_zone(settings: &Settings) -> Record {
+    let origin = origin(settings);
+    Record { data: Data::Ns(name_server(&origin)), name: origin }
 }
 
 fn name_server(origin: &str) -> String {
@@ -135,9 +174,8 @@ fn address(name: &str, ip: IpAddr) -> Record {
     Record { name: name.to_owned(), data }
 }
 
-fn serial(records: &[Record]) -> u32 {
-    let text: Vec<String> = records.iter().map(ToString::to_string).collect();
-    let digest = Sha256::digest(text.join("\n"));
+pub(super) fn hash(text: &str) -> u32 {
+    let digest = Sha256::digest(text);
     u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]])
 }
 
@@ -153,16 +191,6 @@ impl Zone {
             expire: EXPIRE,
             minimum: TTL,
         }
-    }
-
-    /// As a master file (RFC 1035 §5), for CoreDNS's plugin `file`.
-    pub fn to_file(&self) -> String {
-        let lines: String = self.records.iter().map(|record| format!("{record}\n")).collect();
-        format!(
-            "; Written by Atlas: the stores of all clusters, for Thanos Query.\n$TTL {TTL}\n{} IN SOA {}\n{lines}",
-            self.origin,
-            self.soa()
-        )
     }
 }
 
@@ -198,6 +226,7 @@ mod tests {
     use crate::keys;
     use crate::model::Settings;
     use crate::plan::endpoints::endpoints;
+    use crate::plan::stores::Stores;
     use proptest::prelude::*;
 
     fn fleet(names: &[String], hub_stores: &[&str]) -> Fleet {
@@ -225,15 +254,16 @@ mod tests {
 
     #[test]
     fn a_store_has_services_and_addresses() {
-        let file = zone(&fleet(&["tokyo".into()], &["10.1.0.11", "10.1.0.10", "fd00::10", "10.1.0.10"])).to_file();
+        let fleet = fleet(&["tokyo".into()], &["10.1.0.11", "10.1.0.10", "fd00::10", "10.1.0.10"]);
+        let file = Stores::of(&fleet).zone_file(&fleet.settings);
         let rest: Vec<&str> = file.lines().skip(3).collect();
         assert!(file.lines().nth(2).unwrap().starts_with("atlas. IN SOA ns.dns.atlas. hostmaster.atlas. "), "{file}");
         let expected = "\
+            atlas. IN NS ns.dns.atlas.\n\
             _grpc._tcp.sidecars.thanos.atlas. IN SRV 10 100 10901 tokyo-thanos-sidecar0.sidecars.thanos.atlas.\n\
             _grpc._tcp.sidecars.thanos.atlas. IN SRV 10 100 10901 tokyo-thanos-sidecar1.sidecars.thanos.atlas.\n\
             _thanos._tcp.sidecars.thanos.atlas. IN SRV 10 100 10901 tokyo-thanos-sidecar0.sidecars.thanos.atlas.\n\
             _thanos._tcp.sidecars.thanos.atlas. IN SRV 10 100 10901 tokyo-thanos-sidecar1.sidecars.thanos.atlas.\n\
-            atlas. IN NS ns.dns.atlas.\n\
             tokyo-thanos-sidecar0.sidecars.thanos.atlas. IN A 10.1.0.10\n\
             tokyo-thanos-sidecar0.sidecars.thanos.atlas. IN A 10.1.0.11\n\
             tokyo-thanos-sidecar0.sidecars.thanos.atlas. IN AAAA fd00::10\n\
@@ -248,7 +278,7 @@ mod tests {
         let mut fleet = fleet(&["tokyo".into(), "paris".into(), "malmo".into()], &[]);
         let named = |name: &str, port: &str| (name.parse().unwrap(), port.to_owned());
         for (name, port) in [named("tokyo", "sidecar"), named("malmo", "thanos")] {
-            fleet.clusters.get_mut::<crate::name::ClusterName>(&name).unwrap().store_port_name = port;
+            std::sync::Arc::make_mut(fleet.clusters.get_mut::<crate::name::ClusterName>(&name).unwrap()).store_port_name = port;
         }
         let zone = zone(&fleet);
         let of = |service: &str| targets(&zone, &format!("_{service}._tcp.sidecars.thanos.atlas."));

@@ -12,7 +12,7 @@ const NODE: &str = "atlas-static";
 pub(super) fn configuration(snapshot: &Snapshot, secrets_dir: &str) -> Value {
     let without_xds = WithoutXds { snapshot, secrets_dir };
     let all = |kind| {
-        let trees = snapshot.of(kind).map(|resource| tree::untyped(&resource.body, Secrets::Redact));
+        let trees = snapshot.of(kind).iter().map(|resource| tree::untyped(&resource.body(), Secrets::Redact));
         Value::Sequence(trees.map(|tree| without_xds.value(tree)).collect())
     };
     let resources = mapping([("listeners", all(ResourceType::Listener)), ("clusters", all(ResourceType::Cluster))]);
@@ -50,7 +50,7 @@ impl WithoutXds<'_> {
     fn routes(&self, rds: Value) -> (Value, Value) {
         let resource = rds["route_config_name"].as_str().and_then(|name| self.snapshot.get(ResourceType::Route, name));
         match resource {
-            Some(resource) => ("route_config".into(), self.value(tree::untyped(&resource.body, Secrets::Redact))),
+            Some(resource) => ("route_config".into(), self.value(tree::untyped(&resource.body(), Secrets::Redact))),
             None => ("rds".into(), rds),
         }
     }

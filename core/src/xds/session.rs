@@ -19,7 +19,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::snapshot::{Resource, ResourceType, Snapshot};
+use super::quarantine::Quarantine;
+use super::snapshot::{Resource, ResourceType, Snapshot, Version};
 
 mod bounds;
 
@@ -97,9 +98,9 @@ struct Subscription {
     wildcard: bool,
     names: BTreeSet<String>,
     /// What the client was sent, or said that it has: name to version.
-    sent: BTreeMap<String, String>,
+    sent: BTreeMap<Arc<str>, Option<Version>>,
     /// What the client had when it came, and this server has not known since.
-    brought: BTreeSet<String>,
+    brought: BTreeSet<Arc<str>>,
     /// Names that must be answered even if nothing changed.
     owed: BTreeSet<String>,
     /// The response whose answer is outstanding.
@@ -112,7 +113,7 @@ struct Subscription {
 struct UnderWay {
     nonce: String,
     /// What it carried: names and versions.
-    carried: Vec<(String, String)>,
+    carried: Vec<(Arc<str>, Version)>,
 }
 
 #[derive(Clone, Debug)]
@@ -120,7 +121,7 @@ struct Nack {
     /// The client's own words, made [plain](bounds::plain).
     message: String,
     /// What it refused: names and versions.
-    refused: Vec<(String, String)>,
+    refused: Vec<(Arc<str>, Version)>,
 }
 
 impl Session {
@@ -135,7 +136,7 @@ impl Session {
         self.holding = true;
     }
 
-    /// What is unknown now is gone. The next [`Session::on_snapshot`] says so.
+    /// What is unknown now is gone. The next [`Session::on_change`] says so.
     pub fn let_go(&mut self) {
         self.holding = false;
     }
@@ -144,7 +145,7 @@ impl Session {
     ///
     /// # Errors
     /// The client asks for more than anyone may; end the stream.
-    pub fn on_request(&mut self, request: Request, snapshot: &Snapshot) -> Result<Vec<Response>, Abuse> {
+    pub fn on_request(&mut self, request: Request, snapshot: &Snapshot, quarantine: &mut Quarantine) -> Result<Vec<Response>, Abuse> {
         bounds::check(&request)?;
         let Some(kind) = ResourceType::of_url(&request.type_url) else {
             return Ok(self.refuse_unknown_type(request).into_iter().collect());
@@ -156,11 +157,11 @@ impl Session {
             subscription.settle(answered, request.error.as_deref().map(bounds::plain));
         }
         subscription.subscribe(kind, first, request)?;
-        Ok(self.on_snapshot(snapshot))
+        Ok(self.on_change(snapshot, quarantine))
     }
 
     /// Takes a new snapshot (or the same again); returns what to send.
-    pub fn on_snapshot(&mut self, snapshot: &Snapshot) -> Vec<Response> {
+    pub fn on_change(&mut self, snapshot: &Snapshot, _quarantine: &Quarantine) -> Vec<Response> {
         let mut responses = Vec::new();
         let holding = self.holding;
         for (kind, subscription) in &mut self.types {
@@ -186,7 +187,7 @@ impl Session {
     }
 
     /// How each type that the client asked for stands.
-    pub fn standing(&self, snapshot: &Snapshot) -> BTreeMap<ResourceType, Standing> {
+    pub fn standing(&self, snapshot: &Snapshot, _quarantine: &Quarantine) -> BTreeMap<ResourceType, Standing> {
         self.types.iter().map(|(kind, subscription)| (*kind, subscription.standing(*kind, snapshot))).collect()
     }
 
@@ -217,8 +218,8 @@ impl Subscription {
 
     fn subscribe(&mut self, kind: ResourceType, first: bool, request: Request) -> Result<(), Abuse> {
         if first {
-            self.brought = request.initial_versions.keys().cloned().collect();
-            self.sent = request.initial_versions;
+            self.brought = request.initial_versions.keys().map(|name| name.as_str().into()).collect();
+            self.sent = request.initial_versions.iter().map(|(name, version)| (name.as_str().into(), version.parse().ok())).collect();
             // Before `*` was a name, a first request without any meant all (xDS protocol, "wildcard").
             let wildcard_types = matches!(kind, ResourceType::Cluster | ResourceType::Listener);
             self.wildcard = wildcard_types && request.subscribe.is_empty();
@@ -229,7 +230,7 @@ impl Subscription {
                 continue;
             }
             // What the client said it has needs no answer unless it differs, which shows by itself.
-            if !first || !self.sent.contains_key(&name) {
+            if !first || !self.sent.contains_key(name.as_str()) {
                 self.owed.insert(name.clone());
             }
             self.names.insert(name);
@@ -242,8 +243,8 @@ impl Subscription {
             self.owed.remove(&name);
         }
         let (wildcard, names) = (self.wildcard, &self.names);
-        self.sent.retain(|name, _| wildcard || names.contains(name));
-        let texts = self.names.iter().chain(self.sent.iter().flat_map(|(name, version)| [name, version]));
+        self.sent.retain(|name, _| wildcard || names.contains(&**name));
+        let texts = self.names.iter().map(String::len).chain(self.sent.keys().map(|name| name.len()));
         bounds::check_total(self.names.len().max(self.sent.len()), texts)
     }
 
@@ -254,11 +255,11 @@ impl Subscription {
     /// What is new or changed, and what was asked for but doesn't exist.
     fn news(&self, kind: ResourceType, snapshot: &Snapshot) -> (Vec<Arc<Resource>>, Vec<String>) {
         let news = |resource: &&Arc<Resource>| {
-            let known = self.sent.get(&resource.name) == Some(&resource.version);
-            !known || self.owed.contains(&resource.name)
+            let known = self.sent.get(&resource.name) == Some(&Some(resource.version));
+            !known || self.owed.contains(&*resource.name)
         };
         let resources = if self.wildcard {
-            snapshot.of(kind).filter(news).cloned().collect()
+            snapshot.of(kind).iter().filter(news).cloned().collect()
         } else {
             self.names.iter().filter_map(|name| snapshot.get(kind, name)).filter(news).cloned().collect()
         };
@@ -268,21 +269,25 @@ impl Subscription {
 
     /// What the client has, still wants, and should have no more.
     fn gone(&self, kind: ResourceType, snapshot: &Snapshot) -> Vec<String> {
-        self.sent.keys().filter(|name| snapshot.get(kind, name).is_none() && !self.brought.contains(*name)).cloned().collect()
+        self.sent
+            .keys()
+            .filter(|name| snapshot.get(kind, name).is_none() && !self.brought.contains(*name))
+            .map(|name| name.to_string())
+            .collect()
     }
 
     fn send(&mut self, kind: ResourceType, nonces: &mut u64, resources: Vec<Arc<Resource>>, removed: Vec<String>) -> Response {
         *nonces += 1;
         let nonce = nonces.to_string();
         for resource in &resources {
-            self.sent.insert(resource.name.clone(), resource.version.clone());
+            self.sent.insert(resource.name.clone(), Some(resource.version));
         }
         for name in &removed {
-            self.sent.remove(name);
+            self.sent.remove(name.as_str());
         }
         self.owed.clear();
         self.answered = true;
-        let carried = resources.iter().map(|resource| (resource.name.clone(), resource.version.clone())).collect();
+        let carried = resources.iter().map(|resource| (Arc::clone(&resource.name), resource.version)).collect();
         self.under_way = Some(UnderWay { nonce: nonce.clone(), carried });
         Response { type_url: kind.url().to_owned(), nonce, resources, removed }
     }

@@ -10,7 +10,8 @@ use atlas_core::name::NodeId;
 use atlas_core::object::{Content, Owner, OwnerRef};
 use atlas_core::pki::Trust;
 use atlas_core::plan::objects::{of_cluster, of_hub};
-use atlas_core::plan::{Plan, nodefiles, plan};
+use atlas_core::plan::stores::Stores;
+use atlas_core::plan::{nodefiles, plan};
 use atlas_core::render::{self, Secrets};
 use atlas_core::xds::snapshot::{ResourceType, Snapshot};
 use similar::TextDiff;
@@ -55,20 +56,22 @@ fn outputs(case: &Case) -> BTreeMap<String, String> {
         files.insert(format!("{node}.bootstrap.yaml"), bootstrap(fleet, &trust, node));
     }
     if fleet.settings.store_names == StoreNames::Services {
-        files.insert("objects.yaml".into(), objects(fleet, &trust, &plan));
+        files.insert("objects.yaml".into(), objects(fleet, &trust));
     }
-    files.insert("endpoints.yaml".into(), plan.endpoints);
-    files.insert("atlas.zone".into(), plan.zone.to_file());
+    let stores = Stores::of(fleet);
+    files.insert("endpoints.yaml".into(), stores.endpoints());
+    files.insert("atlas.zone".into(), stores.zone_file(&fleet.settings));
     files.insert("findings.txt".into(), findings(case, &intake.findings));
     files
 }
 
 /// What is written to the hub's API server. Credentials are shown by their names alone: they are text from other goldens.
-fn objects(fleet: &Fleet, trust: &Trust, plan: &Plan) -> String {
+fn objects(fleet: &Fleet, trust: &Trust) -> String {
+    let stores = Stores::of(fleet);
     let opener = |node: &NodeId| trust.leaves.get(node);
     let clusters = fleet.clusters.values();
     let of_clusters = clusters.flat_map(|cluster| of_cluster(fleet, cluster, trust, opener(&NodeId::Cluster(cluster.name.clone()))));
-    let of_hub = of_hub(fleet, trust, opener(&NodeId::Hub), plan.zone.to_file(), plan.endpoints.clone());
+    let of_hub = of_hub(fleet, trust, opener(&NodeId::Hub), stores.zone_file(&fleet.settings), stores.endpoints());
     let mut text = String::new();
     for object in of_clusters.chain(of_hub) {
         let owner = match &object.owner {
@@ -103,7 +106,7 @@ fn without_keys(text: &str) -> String {
 }
 
 fn resources(snapshot: &Snapshot, kind: ResourceType) -> String {
-    render::resources_yaml(snapshot.of(kind).map(AsRef::as_ref), Secrets::Redact)
+    render::resources_yaml(snapshot.of(kind).iter().map(AsRef::as_ref), Secrets::Redact)
 }
 
 fn bootstrap(fleet: &Fleet, trust: &Trust, node: &NodeId) -> String {

@@ -25,7 +25,7 @@ fn everything(fleet: &Fleet) -> Vec<(String, Any)> {
     let plan = plan(fleet, &trust);
     let mut all = Vec::new();
     for (node, snapshot) in &plan.nodes {
-        all.extend(snapshot.iter().map(|resource| (format!("{node}: {} {}", resource.kind, resource.name), resource.body.clone())));
+        all.extend(snapshot.iter().map(|resource| (format!("{node}: {} {}", resource.kind, resource.name), resource.body())));
         if let Ok(bootstrap) = nodefiles::node_bootstrap(fleet, &trust, node, "/credential") {
             all.push((format!("{node}: bootstrap"), atlas_core::envoy::any(&bootstrap)));
         }
@@ -90,9 +90,9 @@ fn a_resource_is_called_as_its_message_is() {
     for (case, fleet) in fleets() {
         for (node, snapshot) in &plan(&fleet, &cases::trust(&fleet)).nodes {
             for resource in snapshot.iter() {
-                let message = render::decode(&resource.body).expect("a message of the API");
+                let message = render::decode(&resource.body()).expect("a message of the API");
                 let name = message.get_field_by_name("name").and_then(|name| name.as_str().map(str::to_owned));
-                assert_eq!(name.as_ref(), Some(&resource.name), "{case}: {node}: {resource:?}");
+                assert_eq!(name.as_deref(), Some(&*resource.name), "{case}: {node}: {resource:?}");
             }
         }
     }
@@ -114,7 +114,7 @@ fn reference(set: &Set<'_>) -> Option<(ResourceType, String)> {
 fn references(snapshot: &Snapshot) -> BTreeSet<(ResourceType, String)> {
     let mut found = BTreeSet::new();
     for resource in snapshot.iter() {
-        walk(&resource.body, &mut |set| found.extend(reference(set)));
+        walk(&resource.body(), &mut |set| found.extend(reference(set)));
     }
     found
 }
@@ -128,7 +128,7 @@ fn loose_ends(snapshot: &Snapshot) -> Vec<String> {
     let unused = snapshot.iter().filter(|resource| match resource.kind {
         ResourceType::Listener => false,
         ResourceType::Cluster if ["store/", "web/", "hub/alerts"].iter().any(|kind| resource.name.starts_with(kind)) => false,
-        kind => !references.contains(&(kind, resource.name.clone())),
+        kind => !references.contains(&(kind, resource.name.to_string())),
     });
     missing.chain(unused.map(|resource| format!("{} {} is there, but never named", resource.kind, resource.name))).collect()
 }

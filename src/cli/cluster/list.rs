@@ -90,12 +90,12 @@ fn rows(fleet: &Fleet) -> Vec<Vec<String>> {
         vec![cluster.name.to_string(), cluster.stores.len().to_string(), addresses]
     };
     let head = ["CLUSTER", "STORES", "ADDRESSES"].map(String::from).to_vec();
-    [head].into_iter().chain(fleet.clusters.values().map(row)).collect()
+    [head].into_iter().chain(fleet.clusters.values().map(|cluster| row(cluster))).collect()
 }
 
 fn json(fleet: &Fleet, errors: &[ManifestError], findings: &[Finding]) -> anyhow::Result<String> {
     let list = List {
-        clusters: fleet.clusters.values().map(entry).collect(),
+        clusters: fleet.clusters.values().map(|cluster| entry(cluster)).collect(),
         errors: errors.iter().map(ToString::to_string).collect(),
         findings: findings.to_vec(),
     };

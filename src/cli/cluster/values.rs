@@ -224,7 +224,7 @@ impl ClusterValues {
 fn cluster(settings: &Settings, from: &Path, node: &NodeId) -> anyhow::Result<Option<Cluster>> {
     let NodeId::Cluster(name) = node else { return Ok(None) };
     let mut fleet = intake(settings, &files::read_once(from)?.facts, None).fleet;
-    let cluster = fleet.clusters.remove(name);
+    let cluster = fleet.clusters.remove(name).map(std::sync::Arc::unwrap_or_clone);
     ensure!(cluster.is_some(), "there is no cluster {name} in {} that is right: `atlas cluster-list` says what is wrong", from.display());
     Ok(cluster)
 }

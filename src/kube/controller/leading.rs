@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atlas_core::fact::Fact;
-use atlas_core::intake::{Finding, intake};
+use atlas_core::intake::Finding;
 use atlas_core::lease::Term;
-use atlas_core::name::{ClusterName, Identity};
+use atlas_core::name::{ClusterName, NodeId};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Context, Controller, RETRY, ROUND_AT_LEAST, View, rejected, services};
-use crate::ca::Pki;
+use crate::ca::{Pki, Wanted as Due};
 use crate::clock;
 use crate::kube::events::{Lasting, Said};
 use crate::kube::objects::Objects;
@@ -78,59 +78,46 @@ impl Leading {
     }
 
     /// A round of the leader; returns when the next is due.
-    pub fn round(&mut self, controller: &Controller, view: &View) -> anyhow::Result<Duration> {
+    pub fn round(&mut self, controller: &mut Controller, view: &View) -> anyhow::Result<Duration> {
         let (contents, vault) = self.pki.parts();
-        let mut failed = vault.heal(contents, &view.shown);
-        let last = controller.last(vault.services());
+        let mut failed = vault.heal(contents, &view.shown, &view.removed);
+        controller.rounds.take(view, &controller.settings, vault.services());
         let broken: BTreeSet<ClusterName> = vault.broken.keys().filter_map(cluster_of).collect();
         let spoilt: Vec<String> = vault.broken.values().cloned().collect();
-        let taken = intake(&controller.settings, &view.facts, Some(&last));
-        let kept = kept(controller, view, &taken.findings, vault.services());
+        let Some(register) = controller.rounds.register() else { return Ok(RETRY) };
+        let findings = register.findings();
+        let kept = kept(controller, view, &findings, vault.services());
         vault.keep_services(kept);
         let present: BTreeSet<ClusterName> = services(&view.facts).map(|(name, _)| name).collect();
-        let held = self.held();
-        let sound = taken.fleet.clusters.keys().filter(|name| !broken.contains(*name));
-        let troubles = self.pki.ensure(sound, &present, clock::now()).context("cannot issue certificates")?;
-        failed.extend(troubles.failed);
+        let held = self.pki.bootstrap_ends();
+        let sound: BTreeSet<ClusterName> = register.fleet().clusters.keys().filter(|name| !broken.contains(*name)).cloned().collect();
+        let ensured = self.pki.ensure(&Due { clusters: &sound, present: &present, only: None }, clock::now());
+        let ensured = ensured.context("cannot issue certificates")?;
+        controller.rounds.certified(&ensured);
+        failed.extend(ensured.failed);
         let (contents, vault) = self.pki.parts();
         failed.extend(vault.save_services(contents));
         let written = self.troubles.borrow_and_update().clone();
         let complete = failed.is_empty();
-        let all_troubles = [troubles.standing, spoilt, failed, written].concat();
-        let published = controller.published(&self.pki, taken.fleet, taken.findings, all_troubles);
-        controller.publisher.open_gate(&self.pki, &[])?;
+        let troubles = controller.troubles([ensured.standing, spoilt, failed, written].concat());
+        controller.rounds.publish(&controller.publisher, &self.pki, troubles)?;
+        let Some(fleet) = controller.rounds.fleet() else { return Ok(RETRY) };
         let uids = uids(&view.facts);
-        let wanted = self.objects.wanted(
-            &published.fleet,
-            &self.pki.trust(),
-            &published.plan,
-            |node| self.pki.opener(node),
-            &uids,
-            controller.owner.as_ref(),
-        );
+        let trust = self.pki.trust([]);
+        let opener = |node: &NodeId| self.pki.opener(node);
+        let wanted = self.objects.wanted(fleet, &trust, &controller.rounds.stores, opener, &uids, controller.owner.as_ref());
         self.wanted.send_replace(Some(wanted));
-        self.tell(controller, &published.findings, &uids, &held);
-        let due = self.pki.next_due(published.fleet.clusters.keys()).unwrap_or(i64::MAX);
-        controller.publisher.publish(published);
+        let due = self.pki.next_due(fleet.clusters.keys()).unwrap_or(i64::MAX);
+        self.tell(controller, &findings, &uids, &held);
         let seconds = u64::try_from(due.saturating_sub(clock::now()).max(1)).unwrap_or(1);
         Ok(if complete { ROUND_AT_LEAST.min(Duration::from_secs(seconds)) } else { RETRY })
-    }
-
-    /// The end of each cluster's credential.
-    fn held(&self) -> BTreeMap<String, i64> {
-        let inventory = self.pki.inventory();
-        let one = |(identity, validity): (&Identity, &atlas_core::pki::Validity)| match identity {
-            Identity::Bootstrap(name, _) => Some((name.to_string(), validity.not_after)),
-            _ => None,
-        };
-        inventory.identities.iter().filter_map(one).collect()
     }
 
     /// Events: what is wrong and new, and what has just happened.
     fn tell(&mut self, controller: &Controller, findings: &[Finding], uids: &BTreeMap<String, String>, before: &BTreeMap<String, i64>) {
         let wrong = findings.iter().filter_map(|finding| Said::of_finding(finding, &controller.settings.namespace, uids)).collect();
         let mut news = self.lasting.news(wrong);
-        for (name, end) in self.held() {
+        for (name, end) in self.pki.bootstrap_ends() {
             let Some(uid) = uids.get(&name) else { continue };
             let (reason, note) = match before.get(&name) {
                 Some(known) if *known == end => continue,

@@ -23,7 +23,8 @@ fn contents() -> Contents {
     let state = StateDir::at(dir.path()).unwrap();
     let _lock = state.lock().unwrap();
     let mut pki = Pki::load(Directory(state.clone()), domain(), Lifetimes::default()).unwrap();
-    pki.ensure(&[tokyo()], [], NOW).unwrap();
+    let clusters = [tokyo()].into();
+    pki.ensure(&crate::ca::Wanted { clusters: &clusters, present: &Default::default(), only: None }, NOW).unwrap();
     Directory(state).load(&domain()).unwrap()
 }
 

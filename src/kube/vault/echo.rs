@@ -30,6 +30,11 @@ impl Echo {
         }
     }
 
+    /// The watch has shown that this was deleted: that it was there may have gone by unseen.
+    pub fn saw_removed(&mut self, version: &Version) {
+        self.shown |= self.past.contains(version);
+    }
+
     /// Whether what the watch shows is not explained by what this process did.
     pub fn is_strange(&mut self, known: &Known, shown: Option<&Version>) -> bool {
         let strange = match (known, shown) {

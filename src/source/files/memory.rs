@@ -1,15 +1,17 @@
 //! What each file said last, and what of it counts.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use atlas_core::fact::{Fact, Origin};
+use atlas_core::fact::Fact;
 use atlas_core::manifest::{self, ManifestError};
+use atlas_core::xds::snapshot::Version;
 
+use super::eyes::IsComplete;
 use super::walk::{self, Identity, Listing, Reading};
-use super::{Manifest, Report};
+use super::{Directories, FileState, Update};
 
 /// Ends a message about what could not be read but was before.
 const STAYS: &str = "what was read before stays in force";
@@ -22,6 +24,8 @@ pub(super) struct Memory {
     unreadable: Vec<ManifestError>,
     /// Why the directory itself cannot be read at present.
     trouble: Option<ManifestError>,
+    /// What was told of directories last; `None` before anything was.
+    told: Option<Directories>,
     /// The directory that was read last.
     identity: Option<Identity>,
 }
@@ -29,20 +33,25 @@ pub(super) struct Memory {
 /// A file as it was read last.
 #[derive(Default)]
 struct Known {
-    text: Arc<str>,
+    /// Of its text.
+    hash: Option<Version>,
     /// What it said when it was last right.
-    facts: Vec<Fact>,
-    /// The text that said so.
-    good: Option<Arc<str>>,
-    /// What is wrong with `text`.
+    facts: Arc<[Arc<Fact>]>,
+    /// Whether the text that said so is there and not blank.
+    was_right: bool,
+    /// Whether its text is right.
+    is_right: bool,
+    /// What is wrong with its text.
     mistakes: Vec<ManifestError>,
     /// Why it cannot be read at present.
     trouble: Option<ManifestError>,
+    /// Whether something differs from what was told.
+    differs: bool,
 }
 
 impl Memory {
     pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), files: BTreeMap::new(), unreadable: Vec::new(), trouble: None, identity: None }
+        Self { dir: dir.to_owned(), files: BTreeMap::new(), unreadable: Vec::new(), trouble: None, told: None, identity: None }
     }
 
     /// The directory that is there now.
@@ -50,19 +59,44 @@ impl Memory {
         fs::metadata(&self.dir).ok().map(|metadata| Identity::of(&metadata))
     }
 
-    /// Reads the directory again.
+    /// Reads the directory again, and says what differs.
     ///
     /// # Errors
     /// Where the directory itself cannot be read; nothing is forgotten then.
-    pub fn refresh(&mut self) -> Result<(), ManifestError> {
+    pub fn refresh(&mut self, update: &mut Update) -> Result<(), ManifestError> {
         let read = self.list();
         self.trouble = read.as_ref().err().cloned();
-        let listing = read?;
-        self.forget(&listing);
-        for path in listing.files {
-            self.read(path);
+        if let Ok(listing) = &read {
+            self.forget(listing, update);
+            for path in &listing.files {
+                self.read(path.clone(), update);
+            }
+            let unreadable = listing.unreadable.iter();
+            self.unreadable = unreadable.map(|(path, error)| about(path, format!("cannot be read: {error}: {STAYS}"))).collect();
         }
-        self.unreadable = listing.unreadable.iter().map(|(path, error)| about(path, format!("cannot be read: {error}: {STAYS}"))).collect();
+        let directories = Directories {
+            errors: self.trouble.iter().chain(&self.unreadable).cloned().collect(),
+            unreadable: self.unreadable.iter().map(|error| error.file.clone()).collect(),
+        };
+        // The first time also that nothing is wrong: an empty directory has been read completely too.
+        if self.told.as_ref() != Some(&directories) {
+            update.directories = Some(directories.clone());
+            self.told = Some(directories);
+        }
+        read.map(drop)
+    }
+
+    /// Reads these files alone, and says what differs.
+    ///
+    /// # Errors
+    /// As [`Memory::refresh`], which it falls back to where the directory is another one.
+    pub fn refresh_some(&mut self, paths: BTreeMap<PathBuf, IsComplete>, update: &mut Update) -> Result<(), ManifestError> {
+        if self.trouble.is_some() || self.identity_now() != self.identity {
+            return self.refresh(update);
+        }
+        for path in paths.into_keys() {
+            self.read(path, update);
+        }
         Ok(())
     }
 
@@ -85,82 +119,80 @@ impl Memory {
     }
 
     /// Forgets the files that are no longer there, as far as can be known.
-    fn forget(&mut self, listing: &Listing) {
+    fn forget(&mut self, listing: &Listing, update: &mut Update) {
+        let there: BTreeSet<&PathBuf> = listing.files.iter().collect();
         let may_be_there = |path: &Path| listing.unreadable.iter().any(|(dir, _)| path.starts_with(dir));
-        self.files.retain(|path, _| listing.files.binary_search(path).is_ok() || may_be_there(path));
+        self.files.retain(|path, _| {
+            let stays = there.contains(path) || may_be_there(path);
+            if !stays {
+                update.files.insert(path.display().to_string(), None);
+            }
+            stays
+        });
     }
 
-    fn read(&mut self, path: PathBuf) {
-        match walk::read(&self.dir.join(&path)) {
-            Reading::Text(text) => self.files.entry(path.clone()).or_default().take(&path, text),
-            Reading::Unreadable(why) => self.files.entry(path.clone()).or_default().keep(&path, &why),
-            Reading::Gone => {
-                self.files.remove(&path);
+    fn read(&mut self, path: PathBuf, update: &mut Update) {
+        let name = path.display().to_string();
+        let reading = walk::read(&self.dir.join(&path));
+        if matches!(reading, Reading::Gone) {
+            if self.files.remove(&path).is_some() {
+                update.files.insert(name, None);
             }
+            return;
         }
-    }
-
-    /// What counts of all that: of an object that two files have, the one whose file comes first by path.
-    pub fn report(&self) -> Report {
-        let errors = self.trouble.iter().chain(&self.unreadable).cloned().collect();
-        let unreadable = self.unreadable.iter().map(|error| error.file.clone()).collect();
-        let files = self.files.iter().map(|(path, known)| (path.display().to_string(), known.manifest())).collect();
-        let mut report = Report { facts: Vec::new(), errors, files, unreadable };
-        let mut first: HashMap<_, &Origin> = HashMap::new();
-        for known in self.files.values() {
-            report.errors.extend(known.trouble.iter().chain(&known.mistakes).cloned());
-            for fact in &known.facts {
-                let origin = &fact.meta().origin;
-                match first.get(&manifest::identity(fact)) {
-                    Some(earlier) => report.errors.push(duplicate(fact, earlier)),
-                    None => {
-                        first.insert(manifest::identity(fact), origin);
-                        report.facts.push(fact.clone());
-                    }
-                }
-            }
+        let known = self.files.entry(path).or_default();
+        match reading {
+            Reading::Text(text) => known.take(&name, &text),
+            Reading::Unreadable(why) => known.keep(&name, &why),
+            Reading::Gone => {}
         }
-        report
+        if std::mem::take(&mut known.differs) {
+            update.files.insert(name, Some(known.state()));
+        }
     }
 }
 
 impl Known {
-    fn take(&mut self, path: &Path, text: String) {
+    fn take(&mut self, file: &str, text: &str) {
+        let blank = text.trim_ascii().is_empty();
         // Many writers empty a file before they write it.
-        if text.trim_ascii().is_empty() && !self.facts.is_empty() {
-            return self.keep(path, "is empty, perhaps because it is being written (to remove what it says, delete it)");
+        if blank && !self.facts.is_empty() {
+            return self.keep(file, "is empty, perhaps because it is being written (to remove what it says, delete it)");
         }
-        self.trouble = None;
-        if *text == *self.text {
+        self.differs |= self.trouble.take().is_some();
+        let hash = Some(Version::of(text.as_bytes()));
+        if self.hash == hash {
             return;
         }
-        self.text = text.into();
-        match manifest::parse(&path.display().to_string(), &self.text) {
-            Ok(facts) => (self.facts, self.mistakes, self.good) = (facts, Vec::new(), Some(Arc::clone(&self.text))),
-            Err(mistakes) => self.mistakes = mistakes,
+        (self.hash, self.differs) = (hash, true);
+        match manifest::parse(file, text) {
+            Ok(facts) => {
+                self.facts = facts.into_iter().map(Arc::new).collect();
+                (self.mistakes, self.is_right, self.was_right) = (Vec::new(), true, !blank);
+            }
+            Err(mistakes) => (self.mistakes, self.is_right) = (mistakes, false),
         }
     }
 
-    fn manifest(&self) -> Manifest {
-        let is_good = self.good.is_some() && self.mistakes.is_empty() && self.trouble.is_none();
-        Manifest { good: self.good.clone(), is_good }
+    fn keep(&mut self, file: &str, why: &str) {
+        let stays = if self.facts.is_empty() { String::new() } else { format!(": {STAYS}") };
+        let trouble = Some(ManifestError { file: file.to_owned(), line: 0, key: String::new(), message: format!("{why}{stays}") });
+        self.differs |= self.trouble != trouble;
+        self.trouble = trouble;
     }
 
-    fn keep(&mut self, path: &Path, why: &str) {
-        let stays = if self.facts.is_empty() { String::new() } else { format!(": {STAYS}") };
-        self.trouble = Some(about(path, format!("{why}{stays}")));
+    fn state(&self) -> FileState {
+        FileState {
+            facts: Arc::clone(&self.facts),
+            mistakes: self.trouble.iter().chain(&self.mistakes).cloned().collect(),
+            was_right: self.was_right,
+            is_right: self.is_right && self.trouble.is_none(),
+            is_remembered: false,
+            was_seen: true,
+        }
     }
 }
 
 fn about(path: &Path, message: String) -> ManifestError {
     ManifestError { file: path.display().to_string(), line: 0, key: String::new(), message }
-}
-
-fn duplicate(fact: &Fact, earlier: &Origin) -> ManifestError {
-    const KEY: &str = "metadata.name";
-    let origin = &fact.meta().origin;
-    let file = |origin: &Origin| origin.file.clone().unwrap_or_default();
-    let place = format!("{}:{}", file(earlier), earlier.line_of(KEY));
-    let message = format!("{} is already in {place}, which counts: remove one of the two", manifest::title(fact));
-    ManifestError { file: file(origin), line: origin.line_of(KEY), key: KEY.into(), message }
 }

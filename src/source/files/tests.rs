@@ -52,7 +52,7 @@ impl Dir {
 /// Fast where the tests wait, and no rescan: what they see, events have told.
 const FAST: Timing = Timing {
     idle: Duration::from_millis(20),
-    max_wait: Duration::from_millis(200),
+    longest: Duration::from_millis(200),
     poll: Duration::from_millis(20),
     rescan: Duration::from_secs(1000),
 };
@@ -66,8 +66,20 @@ struct Watched {
 
 impl Watched {
     fn start(dir: &Path, timing: Timing) -> Self {
-        let ((out, reports), cancel) = (channel(None), CancellationToken::new());
-        let task = tokio::spawn(watch_with(dir.to_owned(), out, cancel.clone(), timing));
+        let ((out, reports), cancel, feed) = (channel(None), CancellationToken::new(), Arc::new(Feed::default()));
+        let task = tokio::spawn(watch(dir.to_owned(), Arc::clone(&feed), timing, cancel.clone()));
+        tokio::spawn(cancel.clone().run_until_cancelled_owned(async move {
+            let (mut shelf, mut complete) = (Shelf::default(), false);
+            loop {
+                feed.changed().await;
+                let update = feed.take();
+                complete |= update.directories.is_some();
+                shelf.apply(update);
+                if complete {
+                    out.send_replace(Some(shelf.report()));
+                }
+            }
+        }));
         Self { reports, cancel, task }
     }
 
@@ -379,22 +391,55 @@ async fn a_change_without_an_event_is_found_by_the_rescan() {
 #[tokio::test]
 async fn a_burst_is_read_once_it_ends() {
     let dir = Dir::new();
-    let mut watched = Watched::start(dir.0.path(), Timing { idle: Duration::from_millis(300), max_wait: Duration::from_secs(100), ..FAST });
+    let mut watched = Watched::start(dir.0.path(), Timing { idle: Duration::from_millis(300), longest: Duration::from_secs(100), ..FAST });
     watched.until(|_| true).await;
-    for name in ["a", "b", "c", "d"] {
+    // The first file waits for nobody.
+    dir.write("a.yaml", cluster("a"));
+    watched.until_clusters(&["a.yaml a"]).await;
+    watched.reports.mark_unchanged();
+    for name in ["b", "c", "d"] {
         dir.write(&format!("{name}.yaml"), cluster(name));
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert!(!watched.reports.has_changed().expect("the watch goes on"), "before the burst has ended");
     }
-    let report = watched.until(|report| !report.facts.is_empty()).await;
+    let report = watched.until(|report| report.facts.len() > 1).await;
     assert_eq!(report.facts.len(), 4);
     watched.stop().await;
 }
 
 #[tokio::test]
+async fn a_file_that_is_deleted_and_put_back_was_never_gone() {
+    let dir = Dir::new();
+    dir.write("a.yaml", cluster("a"));
+    let mut watched = Watched::start(dir.0.path(), Timing { idle: Duration::from_millis(300), ..FAST });
+    watched.until_clusters(&["a.yaml a"]).await;
+    watched.reports.mark_unchanged();
+    dir.remove("a.yaml");
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    dir.write("a.yaml", cluster("a2"));
+    watched.reports.changed().await.expect("the watch goes on");
+    assert_eq!(clusters(watched.reports.borrow().as_ref().expect("a report")), ["a.yaml a2"]);
+    watched.stop().await;
+}
+
+#[test]
+fn of_a_change_only_the_file_that_it_names_is_read() {
+    let dir = Dir::new();
+    (0..50).for_each(|n| dir.write(&format!("c{n}.yaml"), cluster(&format!("c{n}"))));
+    let mut memory = Memory::new(dir.0.path());
+    memory.refresh(&mut Update::default()).expect("a readable directory");
+    dir.write("c7.yaml", cluster("seven"));
+    dir.write("c8.yaml", cluster("eight"));
+    let mut update = Update::default();
+    memory.refresh_some([("c7.yaml".into(), true)].into(), &mut update).expect("a readable directory");
+    assert_eq!(update.files.keys().collect::<Vec<_>>(), ["c7.yaml"], "c8.yaml has not been named yet");
+    assert_eq!(update.directories, None);
+}
+
+#[tokio::test]
 async fn a_burst_without_end_is_read_after_the_longest_wait() {
     let dir = Dir::new();
-    let mut watched = Watched::start(dir.0.path(), Timing { idle: Duration::from_secs(100), max_wait: Duration::from_millis(100), ..FAST });
+    let mut watched = Watched::start(dir.0.path(), Timing { idle: Duration::from_secs(100), longest: Duration::from_millis(100), ..FAST });
     watched.until(|_| true).await;
     dir.write("a.yaml", cluster("a"));
     watched.until_clusters(&["a.yaml a"]).await;
@@ -405,12 +450,14 @@ async fn a_burst_without_end_is_read_after_the_longest_wait() {
 async fn its_own_reading_does_not_make_it_read_again() {
     let dir = Dir::new();
     dir.write("a.yaml", cluster("a"));
-    let changed = Arc::new(Notify::new());
-    let source = Source { eyes: Eyes::new(dir.0.path(), &changed), memory: Memory::new(dir.0.path()), complete: false };
-    let (source, pass) = source.pass(true);
-    assert!(pass.report.is_some() && !pass.retry);
-    let (_source, _) = source.pass(false);
-    assert!(tokio::time::timeout(Duration::from_millis(300), changed.notified()).await.is_err());
+    let sight = Arc::new(Sight::default());
+    let (eyes, memory) = (Eyes::new(dir.0.path(), &sight), Memory::new(dir.0.path()));
+    let source = Source { eyes, sight: Arc::clone(&sight), memory, complete: false };
+    let (source, pass) = source.pass(Wake::Due);
+    assert!(pass.update.files.len() == 1 && !pass.retry);
+    let (_source, pass) = source.pass(Wake::Changed);
+    assert!(pass.update.is_empty());
+    assert!(tokio::time::timeout(Duration::from_millis(300), sight.changed()).await.is_err());
 }
 
 #[tokio::test]

@@ -82,6 +82,29 @@ fn directory(entry: &DirEntry) -> Option<Identity> {
     metadata.is_dir().then(|| Identity::of(&metadata))
 }
 
+/// What a path within the directory may be, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sort {
+    Manifest,
+    /// Hidden, or an editor's.
+    PassedOver,
+    /// A directory, another file, or one of those names by which Kubernetes turns a whole mount.
+    Other,
+}
+
+/// See [`Sort`].
+pub(super) fn sort(within: &Path) -> Sort {
+    let turns = |part: &std::ffi::OsStr| part.as_encoded_bytes().starts_with(b"..");
+    if within.iter().any(turns) {
+        // The link `..data` is what turns; what happens below is done by then.
+        return if within.iter().count() == 1 { Sort::Other } else { Sort::PassedOver };
+    }
+    if within.ancestors().filter(|path| path.file_name().is_some()).any(is_passed_over) {
+        return Sort::PassedOver;
+    }
+    if is_manifest(within) { Sort::Manifest } else { Sort::Other }
+}
+
 fn is_passed_over(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().as_encoded_bytes();
     name.starts_with(b".") || name.ends_with(b"~")

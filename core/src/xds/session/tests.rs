@@ -4,7 +4,6 @@
 //! `CDS nack 1 why` answer. A response reads `1 CDS a=1 b=2 gone c`.
 
 use super::*;
-use prost::Message;
 
 /// A client and a server without a socket between.
 struct Stream {
@@ -18,8 +17,8 @@ fn kind_of(text: &str) -> ResourceType {
 
 /// A resource whose version is what the test says.
 fn resource(kind: ResourceType, name: &str, version: &str) -> Arc<Resource> {
-    let body = envoy_types::pb::google::protobuf::Any { type_url: kind.url().into(), value: version.to_owned().encode_to_vec() };
-    Arc::new(Resource { kind, name: name.into(), version: version.into(), body })
+    let body = envoy_types::pb::google::protobuf::Any { type_url: kind.url().into(), value: version.as_bytes().to_vec() };
+    Resource::with_version(kind, name, Version::of(version.as_bytes()), &body)
 }
 
 /// `CDS a=1 b=1, RDS r=1`
@@ -42,7 +41,7 @@ fn request(text: &str) -> Request {
             "-" => request.unsubscribe.push(words.next().unwrap().into()),
             "has" => {
                 let (name, version) = words.next().unwrap().split_once('=').unwrap();
-                request.initial_versions.insert(name.into(), version.into());
+                request.initial_versions.insert(name.into(), Version::of(version.as_bytes()).to_string());
             }
             "ack" => request.nonce = words.next().unwrap().into(),
             "nack" => {
@@ -58,7 +57,7 @@ fn request(text: &str) -> Request {
 fn line(response: &Response) -> String {
     let kind = ResourceType::of_url(&response.type_url).expect("a known type");
     let mut line = format!("{} {kind}", response.nonce);
-    response.resources.iter().for_each(|r| line.push_str(&format!(" {}={}", r.name, r.version)));
+    response.resources.iter().for_each(|r| line.push_str(&format!(" {}={}", r.name, String::from_utf8(r.body().value).unwrap())));
     response.removed.iter().for_each(|name| line.push_str(&format!(" gone {name}")));
     line
 }
@@ -69,16 +68,16 @@ impl Stream {
     }
 
     fn hears(&mut self, text: &str) -> Vec<String> {
-        self.session.on_request(request(text), &self.snapshot).expect("no abuse").iter().map(line).collect()
+        self.session.on_request(request(text), &self.snapshot, &mut Quarantine).expect("no abuse").iter().map(line).collect()
     }
 
     fn becomes(&mut self, text: &str) -> Vec<String> {
         self.snapshot = snapshot(text);
-        self.session.on_snapshot(&self.snapshot).iter().map(line).collect()
+        self.session.on_change(&self.snapshot, &Quarantine).iter().map(line).collect()
     }
 
     fn standing(&self, kind: &str) -> Standing {
-        self.session.standing(&self.snapshot)[&kind_of(kind)].clone()
+        self.session.standing(&self.snapshot, &Quarantine)[&kind_of(kind)].clone()
     }
 }
 
@@ -231,7 +230,7 @@ fn what_is_unsubscribed_is_forgotten() {
 fn an_unknown_type_is_answered_as_absent() {
     let mut session = Session::new();
     let request = Request { type_url: "type.googleapis.com/some.Other".into(), subscribe: vec!["x".into()], ..Request::default() };
-    let responses = session.on_request(request, &Snapshot::default()).unwrap();
+    let responses = session.on_request(request, &Snapshot::default(), &mut Quarantine).unwrap();
     assert_eq!(responses[0].removed, ["x"]);
 }
 
@@ -240,12 +239,12 @@ fn more_names_than_anyone_needs_end_the_stream() {
     let mut session = Session::new();
     let subscribe = (0..=MAX_NAMES).map(|n| n.to_string()).collect();
     let request = Request { type_url: ResourceType::Secret.url().into(), subscribe, ..Request::default() };
-    assert!(matches!(session.on_request(request, &Snapshot::default()), Err(Abuse::TooManyNames(_))));
+    assert!(matches!(session.on_request(request, &Snapshot::default(), &mut Quarantine), Err(Abuse::TooManyNames(_))));
 }
 
 /// What becomes of a stream's first request.
 fn first(request: Request) -> Result<Vec<Response>, Abuse> {
-    Session::new().on_request(request, &Snapshot::default())
+    Session::new().on_request(request, &Snapshot::default(), &mut Quarantine)
 }
 
 #[test]
@@ -276,7 +275,7 @@ fn long_names_add_up_over_requests() {
     let names = |from: usize| (from..from + 4096).map(|n| format!("{n:0>width$}", width = MAX_NAME)).collect();
     let mut ask = |from| {
         let request = Request { type_url: ResourceType::Secret.url().into(), subscribe: names(from), ..Request::default() };
-        session.on_request(request, &Snapshot::default()).map(drop)
+        session.on_request(request, &Snapshot::default(), &mut Quarantine).map(drop)
     };
     let wanted = MAX_BYTES / MAX_NAME;
     for from in (0..wanted).step_by(4096) {
@@ -291,7 +290,7 @@ fn a_refusal_is_kept_in_plain_and_few_words() {
     stream.hears("LDS");
     let error = format!("no \x1b[2Jsuch\nfilter\u{9b}\u{202e}{}", "é".repeat(3 * MAX_REASON));
     let request = Request { error: Some(error), ..request("LDS ack 1") };
-    stream.session.on_request(request, &stream.snapshot).unwrap();
+    stream.session.on_request(request, &stream.snapshot, &mut Quarantine).unwrap();
     let Standing::Nack(words) = stream.standing("LDS") else { panic!("no NACK") };
     assert!(words.starts_with("no  [2Jsuch filter  é"), "{words}");
     assert_eq!(words.chars().count(), MAX_REASON);
@@ -341,7 +340,7 @@ mod convergence {
             };
             let initial_versions = client.has.get(&kind).cloned().unwrap_or_default();
             let request = Request { type_url: kind.url().into(), subscribe, initial_versions, ..Request::default() };
-            client.inbox.extend(session.on_request(request, snapshot).unwrap());
+            client.inbox.extend(session.on_request(request, snapshot, &mut Quarantine).unwrap());
         }
     }
 
@@ -352,11 +351,11 @@ mod convergence {
         if !refuse {
             let has = client.has.entry(kind).or_default();
             response.removed.iter().for_each(|name| drop(has.remove(name)));
-            response.resources.iter().for_each(|r| drop(has.insert(r.name.clone(), r.version.clone())));
+            response.resources.iter().for_each(|r| drop(has.insert(r.name.to_string(), r.version.to_string())));
         }
         let error = refuse.then(|| "no".to_owned());
         let request = Request { type_url: response.type_url, nonce: response.nonce, error, ..Request::default() };
-        client.inbox.extend(session.on_request(request, snapshot).unwrap());
+        client.inbox.extend(session.on_request(request, snapshot, &mut Quarantine).unwrap());
     }
 
     proptest! {
@@ -374,7 +373,7 @@ mod convergence {
                         state.insert((kind, name), version);
                         let there = state.iter().filter(|(_, version)| **version > 0);
                         snapshot = there.map(|((kind, name), version)| resource(KINDS[*kind], &format!("n{name}"), &version.to_string())).collect();
-                        client.inbox.extend(session.on_snapshot(&snapshot));
+                        client.inbox.extend(session.on_change(&snapshot, &Quarantine));
                     }
                     Event::Answer { refuse } => answer(&mut session, &snapshot, &mut client, refuse),
                     Event::Reconnect => connect(&mut session, &snapshot, &mut client),
@@ -390,9 +389,9 @@ mod convergence {
                 answer(&mut session, &snapshot, &mut client, false);
             }
             for kind in KINDS {
-                let wanted: BTreeMap<String, String> = snapshot.of(kind).map(|r| (r.name.clone(), r.version.clone())).collect();
+                let wanted: BTreeMap<String, String> = snapshot.of(kind).iter().map(|r| (r.name.to_string(), r.version.to_string())).collect();
                 prop_assert_eq!(client.has.get(&kind).cloned().unwrap_or_default(), wanted);
-                prop_assert_eq!(&session.standing(&snapshot)[&kind], &Standing::Synced);
+                prop_assert_eq!(&session.standing(&snapshot, &Quarantine)[&kind], &Standing::Synced);
             }
         }
     }

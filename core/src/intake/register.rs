@@ -1,0 +1,206 @@
+//! Facts as they come and go, and the fleet that follows them: [`super::intake`] change by change.
+//!
+//! What a cluster is depends on the Services of its name alone, and the hub's Alertmanagers on theirs, so only what a change
+//! concerns is read again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::{Finding, Severity, about, alertmanagers, as_cluster, is_cluster, one_cluster, zone_without_addresses};
+use crate::fact::{Fact, Service};
+use crate::manifest;
+use crate::model::{Cluster, Fleet, Settings};
+use crate::name::ClusterName;
+
+/// Which object a fact is about: of one there is one fact.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FactKey {
+    /// `Service`, `EndpointSlice`.
+    pub kind: &'static str,
+    /// `metadata.namespace`, where it says one.
+    pub namespace: Option<String>,
+    /// `metadata.name`.
+    pub name: String,
+}
+
+impl FactKey {
+    /// That of a fact.
+    pub fn of(fact: &Fact) -> Self {
+        let (kind, namespace, name) = manifest::identity(fact);
+        Self { kind, namespace: namespace.map(str::to_owned), name: name.to_owned() }
+    }
+}
+
+/// What changes concerned.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Clusters that are new, different or gone.
+    pub clusters: BTreeSet<ClusterName>,
+    /// Clusters some Service of which came or went, right or wrong.
+    pub claimed: BTreeSet<ClusterName>,
+    /// Whether the hub's Alertmanagers are others.
+    pub alertmanagers: bool,
+    /// Whether there is something else to know about objects.
+    pub findings: bool,
+}
+
+/// All facts, and what comes of them.
+#[derive(Clone, Debug)]
+pub struct Register {
+    facts: BTreeMap<FactKey, Arc<Fact>>,
+    /// The Services that claim to be the cluster of a name, in the order in which they count.
+    claims: BTreeMap<String, BTreeMap<FactKey, Arc<Fact>>>,
+    /// Those that the hub's Alertmanagers come from.
+    alertmanagers: BTreeMap<FactKey, Arc<Fact>>,
+    /// What clusters were before there was any fact; until the first facts.
+    before: BTreeMap<ClusterName, Arc<Cluster>>,
+    fleet: Fleet,
+    /// By the name of the Services.
+    findings: BTreeMap<String, Vec<Finding>>,
+    of_alertmanagers: Vec<Finding>,
+    /// Clusters that have an address.
+    addressed: usize,
+}
+
+impl Register {
+    /// No facts yet. `before`: what clusters were when they were last right, for those whose Service is wrong from the start.
+    pub fn new(settings: Settings, before: BTreeMap<ClusterName, Arc<Cluster>>) -> Self {
+        let fleet = Fleet { settings, clusters: BTreeMap::new(), alertmanagers: BTreeMap::new() };
+        Self {
+            facts: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            alertmanagers: BTreeMap::new(),
+            before,
+            fleet,
+            findings: BTreeMap::new(),
+            of_alertmanagers: Vec::new(),
+            addressed: 0,
+        }
+    }
+
+    /// Takes what facts are now (`None`: gone).
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = (FactKey, Option<Arc<Fact>>)>) -> Touched {
+        let mut touched = Touched::default();
+        let (mut names, mut of_alertmanagers) = (BTreeSet::new(), false);
+        for (key, fact) in changes {
+            if self.facts.get(&key) == fact.as_ref() {
+                continue;
+            }
+            of_alertmanagers |= self.note_alertmanager(&key, fact.as_ref());
+            names.extend(self.note_claim(&key, fact.as_ref()));
+            match fact {
+                Some(fact) => _ = self.facts.insert(key, fact),
+                None => _ = self.facts.remove(&key),
+            }
+        }
+        for name in names {
+            self.read_cluster(&name, &mut touched);
+            touched.claimed.extend(name.parse());
+        }
+        self.before.clear();
+        if of_alertmanagers {
+            let mut findings = Vec::new();
+            let alertmanagers = alertmanagers::read(&self.fleet.settings, self.alertmanagers.values().map(|fact| &**fact), &mut findings);
+            touched.alertmanagers = alertmanagers != self.fleet.alertmanagers;
+            touched.findings |= findings != self.of_alertmanagers;
+            (self.fleet.alertmanagers, self.of_alertmanagers) = (alertmanagers, findings);
+        }
+        touched
+    }
+
+    /// Whether it is or was one of the facts that the hub's Alertmanagers come from.
+    fn note_alertmanager(&mut self, key: &FactKey, fact: Option<&Arc<Fact>>) -> bool {
+        let was = self.alertmanagers.remove(key).is_some();
+        let matters = fact.filter(|fact| alertmanagers::matters(&self.fleet.settings, fact));
+        let is = matters.map(|fact| self.alertmanagers.insert(key.clone(), Arc::clone(fact))).is_some();
+        was || is
+    }
+
+    /// The name of the cluster that it claims or claimed to be.
+    fn note_claim(&mut self, key: &FactKey, fact: Option<&Arc<Fact>>) -> Option<String> {
+        let was = self.claims.get_mut(&key.name).is_some_and(|claims| claims.remove(key).is_some());
+        let claim = fact.filter(|fact| matches!(&***fact, Fact::Service(service) if is_cluster(service)));
+        if let Some(fact) = claim {
+            self.claims.entry(key.name.clone()).or_default().insert(key.clone(), Arc::clone(fact));
+        }
+        if self.claims.get(&key.name).is_some_and(BTreeMap::is_empty) {
+            self.claims.remove(&key.name);
+        }
+        (was || claim.is_some()).then(|| key.name.clone())
+    }
+
+    fn read_cluster(&mut self, name: &str, touched: &mut Touched) {
+        let mut findings = Vec::new();
+        let services = self.claims.get(name).into_iter().flatten().filter_map(|(_, fact)| as_cluster(fact));
+        let known = |name: &ClusterName| self.fleet.clusters.get(name).or(self.before.get(name)).cloned();
+        let cluster = one_cluster(&self.fleet.settings, services, known, &mut findings);
+        touched.findings |= self.findings.get(name).is_none_or(|before| *before != findings) && !findings.is_empty();
+        touched.findings |= findings.is_empty() && self.findings.remove(name).is_some();
+        if !findings.is_empty() {
+            self.findings.insert(name.to_owned(), findings);
+        }
+        // A name that is none is rejected, and has no cluster.
+        let Ok(name) = name.parse::<ClusterName>() else { return };
+        let addressed = |cluster: Option<&Arc<Cluster>>| usize::from(cluster.is_some_and(|cluster| !cluster.addresses.is_empty()));
+        let before = self.fleet.clusters.get(&name);
+        if before == cluster.as_ref() {
+            return;
+        }
+        self.addressed = self.addressed + addressed(cluster.as_ref()) - addressed(before);
+        match cluster {
+            Some(cluster) => _ = self.fleet.clusters.insert(name.clone(), cluster),
+            None => _ = self.fleet.clusters.remove(&name),
+        }
+        touched.clusters.insert(name);
+    }
+
+    /// The fleet in force.
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// The fact about an object.
+    pub fn fact(&self, key: &FactKey) -> Option<&Arc<Fact>> {
+        self.facts.get(key)
+    }
+
+    /// The objects there are facts about.
+    pub fn keys(&self) -> impl Iterator<Item = &FactKey> {
+        self.facts.keys()
+    }
+
+    /// The Services that claim to be this cluster, right or wrong.
+    pub fn claims(&self, cluster: &ClusterName) -> impl Iterator<Item = &Service> {
+        self.claims.get(cluster.as_str()).into_iter().flatten().filter_map(|(_, fact)| as_cluster(fact))
+    }
+
+    /// Every name that a Service claims, right or wrong.
+    pub fn claimed(&self) -> impl Iterator<Item = ClusterName> {
+        self.claims.keys().filter_map(|name| name.parse().ok())
+    }
+
+    /// What is wrong or worth knowing about the Services of one name.
+    pub fn findings_of(&self, name: &str) -> &[Finding] {
+        self.findings.get(name).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// Whether a finding rejects what this fact says, as it was read in its place.
+    pub fn is_rejected(&self, fact: &Fact) -> bool {
+        let about = about(&self.fleet.settings, fact.kind(), fact.meta(), "", "");
+        let of_file = |place: &str| place.rsplit_once(':').map(|(file, _)| file) == about.place.rsplit_once(':').map(|(file, _)| file);
+        let mut findings = self.findings_of(&fact.meta().name).iter().chain(&self.of_alertmanagers);
+        findings.any(|finding| finding.severity == Severity::Rejected && finding.object == about.object && of_file(&finding.place))
+    }
+
+    /// What people should know, in a stable order.
+    pub fn findings(&self) -> Vec<Finding> {
+        let of_zone = zone_without_addresses(&self.fleet.settings, self.addressed > 0);
+        let mut all: Vec<Finding> = self.findings.values().flatten().chain(&self.of_alertmanagers).cloned().chain(of_zone).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,82 @@
+//! What Thanos Query and DNS should know of the stores: [`super::endpoints`] and [`super::zone`], kept up to date cluster by cluster.
+
+use std::collections::BTreeMap;
+
+use super::{endpoints, zone};
+use crate::model::{Cluster, Fleet, Settings};
+use crate::name::ClusterName;
+
+/// The texts of each cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Stores {
+    pieces: BTreeMap<ClusterName, Piece>,
+    /// Sum of the pieces' hashes, see [`zone::serial`].
+    sum: u32,
+}
+
+/// What one cluster adds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Piece {
+    endpoints: Box<str>,
+    zone: Box<str>,
+    hash: u32,
+}
+
+impl Stores {
+    /// No stores.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Those of a whole fleet.
+    pub fn of(fleet: &Fleet) -> Self {
+        let mut stores = Self::new();
+        stores.update(fleet, fleet.clusters.keys());
+        stores
+    }
+
+    /// Takes what these clusters are now; returns whether anything differs.
+    pub fn update<'a>(&mut self, fleet: &Fleet, clusters: impl IntoIterator<Item = &'a ClusterName>) -> bool {
+        let mut differs = false;
+        for name in clusters {
+            let piece = fleet.clusters.get(name).and_then(|cluster| piece(&fleet.settings, cluster));
+            if self.pieces.get(name) == piece.as_ref() {
+                continue;
+            }
+            differs = true;
+            let hash = |piece: &Option<Piece>| piece.as_ref().map_or(0, |piece| piece.hash);
+            let (new, old) = (hash(&piece), hash(&self.pieces.remove(name)));
+            self.sum = self.sum.wrapping_sub(old).wrapping_add(new);
+            self.pieces.extend(piece.map(|piece| (name.clone(), piece)));
+        }
+        differs
+    }
+
+    /// Every cluster that has any.
+    pub fn clusters(&self) -> impl Iterator<Item = &ClusterName> {
+        self.pieces.keys()
+    }
+
+    /// Thanos Query's endpoint SD file.
+    pub fn endpoints(&self) -> String {
+        endpoints::file(self.pieces.values().map(|piece| &*piece.endpoints))
+    }
+
+    /// The zone as a master file, for CoreDNS's plugin `file`.
+    pub fn zone_file(&self, settings: &Settings) -> String {
+        zone::file(settings, self.serial(settings), self.pieces.values().map(|piece| &*piece.zone))
+    }
+
+    /// The zone's serial number: changes with its content.
+    pub fn serial(&self, settings: &Settings) -> u32 {
+        zone::serial(settings, self.sum)
+    }
+}
+
+/// `None` for a cluster that awaits its address: Query would complain of its stores for nothing.
+fn piece(settings: &Settings, cluster: &Cluster) -> Option<Piece> {
+    let records = zone::of_cluster(settings, cluster);
+    let zone: String = records.iter().map(|record| format!("{record}\n")).collect();
+    let piece = Piece { endpoints: endpoints::of_cluster(settings, cluster).into(), hash: zone::hash(&zone), zone: zone.into() };
+    (!piece.endpoints.is_empty()).then_some(piece)
+}

@@ -1,0 +1,5 @@
+//! What was refused.
+
+/// What was refused.
+#[derive(Clone, Debug, Default)]
+pub struct Quarantine;

@@ -1,0 +1,121 @@
+//! What a replica knows from round to round: the fleet as it was understood, and what was planned of it. A round plans what differs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use atlas_core::fact::Fact;
+use atlas_core::intake::{FactKey, Register, Touched, intake};
+use atlas_core::lease::Version;
+use atlas_core::model::{Fleet, Settings};
+use atlas_core::name::{ClusterName, Identity};
+use atlas_core::plan::stores::Stores;
+use atlas_core::plan::{Planner, Scope};
+
+use super::View;
+use crate::ca::{Ensured, Pki, Vault};
+use crate::kube::record::Record;
+use crate::publisher::{Publisher, Round};
+
+/// See the module.
+#[derive(Default)]
+pub struct Rounds {
+    /// `None` before the first round.
+    register: Option<Register>,
+    planner: Planner,
+    /// What Thanos Query and DNS should know.
+    pub stores: Stores,
+    /// The records as they were planned with.
+    records: BTreeMap<String, Version>,
+    roots: Vec<String>,
+    /// What is still to be planned.
+    scope: Scope,
+    /// Whether there is something else to know about objects.
+    findings: bool,
+}
+
+impl Rounds {
+    /// The next round is about everything.
+    pub fn start_over(&mut self) {
+        self.scope = Scope::everything();
+    }
+
+    /// Takes in what has changed. `services`: what the clusters' Services said when they were last right.
+    pub fn take(&mut self, view: &View, settings: &Settings, services: &BTreeMap<ClusterName, String>) {
+        let register = self.register.get_or_insert_with(|| {
+            self.scope = Scope::everything();
+            let facts: Vec<Fact> = services.values().filter_map(|text| serde_json::from_str(text).ok()).collect();
+            Register::new(settings.clone(), intake(settings, &facts, None).fleet.clusters)
+        });
+        let now: BTreeMap<FactKey, &Fact> = view.facts.iter().map(|fact| (FactKey::of(fact), fact)).collect();
+        let gone: Vec<_> = register.keys().filter(|key| !now.contains_key(key)).map(|key| (key.clone(), None)).collect();
+        let known = |key: &FactKey, fact: &Fact| register.fact(key).is_some_and(|known| **known == *fact);
+        let new = now.into_iter().filter(|(key, fact)| !known(key, fact)).map(|(key, fact)| (key, Some(Arc::new(fact.clone()))));
+        let changes: Vec<_> = gone.into_iter().chain(new).collect();
+        let Touched { clusters, alertmanagers, findings, .. } = register.apply(changes);
+        self.findings |= findings || !clusters.is_empty();
+        // What every cluster has depends on the Alertmanagers.
+        self.scope.extend(Scope { all: alertmanagers, hub: false, clusters });
+        let records: BTreeMap<String, Version> = view.records.iter().map(|(name, stored)| (name.clone(), stored.version.clone())).collect();
+        let names: BTreeSet<&String> = records.keys().chain(self.records.keys()).collect();
+        for name in names.into_iter().filter(|name| records.get(*name) != self.records.get(*name)) {
+            match Record::of_secret(name) {
+                Some(Record::Cluster(name)) => _ = self.scope.clusters.insert(name),
+                _ => self.scope.hub = true,
+            }
+        }
+        self.records = records;
+    }
+
+    /// Takes in who has another certificate.
+    pub fn certified(&mut self, ensured: &Ensured) {
+        self.scope.all |= ensured.authorities;
+        for identity in &ensured.changed {
+            match identity {
+                Identity::Hub => self.scope.hub = true,
+                Identity::Cluster(name, _) | Identity::Bootstrap(name, _) => _ = self.scope.clusters.insert(name.clone()),
+                Identity::Atlas => {}
+            }
+        }
+    }
+
+    /// What was understood.
+    pub fn register(&self) -> Option<&Register> {
+        self.register.as_ref()
+    }
+
+    /// The fleet in force; `None` before the first round.
+    pub fn fleet(&self) -> Option<&Fleet> {
+        self.register.as_ref().map(Register::fleet)
+    }
+
+    /// Plans what is to be planned, and lets it take effect.
+    ///
+    /// # Errors
+    /// Atlas has no certificate of its own.
+    pub fn publish<V: Vault>(&mut self, publisher: &Publisher, pki: &Pki<V>, troubles: Vec<String>) -> anyhow::Result<()> {
+        let Some(register) = &self.register else { return Ok(()) };
+        let fleet = register.fleet();
+        publisher.open_gate(pki, None, &[])?;
+        let roots = pki.trust([]).roots;
+        self.scope.all |= roots != self.roots || !publisher.board.is_ready();
+        self.roots = roots;
+        let scope = std::mem::take(&mut self.scope);
+        let all: BTreeSet<ClusterName> = if scope.all { fleet.clusters.keys().cloned().collect() } else { BTreeSet::new() };
+        let planned = if scope.all { &all } else { &scope.clusters };
+        let changes = self.planner.update(fleet, &pki.trust(planned), &scope);
+        let known: Vec<ClusterName> = if scope.all { self.stores.clusters().cloned().collect() } else { Vec::new() };
+        self.stores.update(fleet, planned.iter().chain(&known));
+        let findings = std::mem::take(&mut self.findings) || scope.all;
+        let round = Round {
+            fleet,
+            about: (!scope.all).then_some(&scope.clusters),
+            changes,
+            findings: findings.then(|| register.findings()),
+            errors: None,
+            troubles,
+            serial: self.stores.serial(&fleet.settings),
+        };
+        publisher.publish(pki, round);
+        Ok(())
+    }
+}
