@@ -81,12 +81,14 @@ pub async fn serve(sockets: Sockets, zones: Zones, metrics: Arc<Metrics>, stop: 
     }
 }
 
+/// What the last zone was prepared to, with its serial number.
+type Prepared = Option<(u32, Arc<Answers>)>;
+
 /// What every query needs.
 #[derive(Clone)]
 struct Dns {
     zones: Zones,
-    /// Prepared from the last zone, with its serial number.
-    answers: Arc<Mutex<Option<(u32, Arc<Answers>)>>>,
+    answers: Arc<Mutex<Prepared>>,
     metrics: Arc<Metrics>,
     tcp_idle: Duration,
 }
