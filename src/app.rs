@@ -15,7 +15,6 @@ use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::ads::Ads;
 use crate::ca::{Directory, Pki};
 use crate::controller::Controller;
 use crate::dns;
@@ -25,12 +24,13 @@ use crate::nodefiles::NodeFiles;
 use crate::nodes::Nodes;
 use crate::published::Board;
 use crate::publisher::Publisher;
-use crate::serve::{DRAIN, Debounce, Listen, Tasks, bind, drained, raise_file_limit, serve_xds, signal};
+use crate::serve::{DRAIN, Debounce, Listen, Tasks, bind, drained, raise_file_limit, signal};
 use crate::source::files::{self, Feed, Timing};
 use crate::state_dir::StateDir;
 use crate::streams::Streams;
-use crate::tls::{Gate, Limits};
+use crate::tls::{self, Gate};
 use crate::web::{self, Web};
+use crate::xds::{LimitOptions, Xds};
 
 /// What `atlas run` was told.
 #[derive(Clone, Debug)]
@@ -49,13 +49,15 @@ pub struct Options {
     pub listen: Listen,
     /// Longest life of an xDS stream.
     pub max_stream_age: Duration,
+    /// How much of everything there may be.
+    pub limits: LimitOptions,
     /// How patient Atlas is with bursts of changes.
     pub debounce: Debounce,
 }
 
 /// Runs until a signal, or until something that must run can't.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    let limits = Limits::for_files(raise_file_limit());
+    let limits = options.limits.within(raise_file_limit());
     let state = StateDir::at(&options.state)?;
     let _lock = state.lock()?;
     let domain = options.settings.trust_domain.clone();
@@ -87,16 +89,17 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         },
     };
     tasks.spawn("the controller", controller.run(Arc::clone(&feed), commands, stop.clone()));
-    let ads = Ads {
+    let service = Arc::new(Xds {
         nodes: Arc::clone(&nodes),
         streams: Arc::clone(&streams),
-        gate: Arc::clone(&gate),
+        gate,
         metrics: Arc::clone(&metrics),
+        limits,
         max_age: options.max_stream_age,
         hold: Duration::ZERO,
         drain: drain.clone(),
-    };
-    tasks.spawn("the xDS server", serve_xds(xds, ads, gate, Arc::clone(&metrics), limits, drain.clone()));
+    });
+    tasks.spawn("the xDS server", tls::accept(xds, service));
     tasks.spawn("the DNS server", dns::serve(dns_sockets, board.zones(), Arc::clone(&metrics), stop.clone()));
     let web = Web { board, nodes, streams: Arc::clone(&streams), metrics, commands: commands_in, candidate: None };
     tasks.spawn("the metrics server", http::serve(metrics_port, web::operations(web.clone()), stop.clone()));

@@ -81,6 +81,23 @@ struct Known {
     due: Time,
 }
 
+impl Known {
+    fn new(last_good: LastGood) -> Self {
+        Self {
+            last_good,
+            inbox: Update::default(),
+            shelf: Shelf::default(),
+            register: None,
+            planner: Planner::new(),
+            stores: Stores::new(),
+            scope: Scope::everything(),
+            check: true,
+            unkept: BTreeSet::new(),
+            due: Time::MAX,
+        }
+    }
+}
+
 /// What has changed.
 struct News {
     touched: Touched,
@@ -93,18 +110,7 @@ struct News {
 impl Controller {
     /// Runs until cancelled.
     pub async fn run(mut self, feed: Arc<Feed>, mut commands: mpsc::Receiver<Command>, cancel: CancellationToken) {
-        let mut known = Known {
-            last_good: LastGood::load(self.state.clone()),
-            inbox: Update::default(),
-            shelf: Shelf::default(),
-            register: None,
-            planner: Planner::new(),
-            stores: Stores::new(),
-            scope: Scope::everything(),
-            check: true,
-            unkept: BTreeSet::new(),
-            due: Time::MAX,
-        };
+        let mut known = Known::new(LastGood::load(self.state.clone()));
         let mut next = tokio::time::Instant::now() + ROUND_AT_LEAST;
         loop {
             tokio::select! {
@@ -133,12 +139,11 @@ impl Controller {
         let complete = match tokio::task::block_in_place(|| self.round(known)) {
             Ok(complete) => complete,
             Err(error) => {
-                known.scope = Scope::everything();
+                (known.scope, known.check) = (Scope::everything(), true);
                 self.publisher.failed(format!("{error:#}"));
                 false
             }
         };
-        known.check = !complete;
         let seconds = u64::try_from(known.due.saturating_sub(clock::now()).max(1)).unwrap_or(1);
         let latest = after(Duration::from_secs(seconds).min(if complete { ROUND_AT_LEAST } else { RETRY }));
         if checked { latest } else { latest.min(next) }
@@ -195,6 +200,7 @@ impl Controller {
             serial: known.stores.serial(&self.settings),
         };
         self.publisher.publish(&self.pki, round);
+        known.check = !complete;
         if !complete {
             known.scope = scope;
         }
@@ -291,3 +297,6 @@ fn keep(unkept: &mut BTreeSet<String>, last_good: &mut LastGood, shelf: &Shelf, 
     });
     failed
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,5 @@
 //! Atlas: the control plane of a secure, distributed Thanos. ARCHITECTURE.md is the map.
 
-mod ads;
 mod app;
 mod ca;
 mod cli;
@@ -15,6 +14,7 @@ mod nodefiles;
 mod nodes;
 mod published;
 mod publisher;
+mod room;
 mod serve;
 mod source;
 mod state_dir;
@@ -22,6 +22,7 @@ mod status;
 mod streams;
 mod tls;
 mod web;
+mod xds;
 
 fn main() -> std::process::ExitCode {
     cli::main()

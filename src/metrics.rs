@@ -9,8 +9,36 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use atlas_core::xds::snapshot::ResourceType;
+
 use crate::lock::lock;
 use crate::published::Published;
+
+/// A counter by one label of few values.
+pub type By = Family<[(&'static str, &'static str); 1], Counter>;
+
+/// Types of resources, as labels; the last is every type that Atlas doesn't serve.
+const TYPES: [&str; 6] = ["SDS", "CDS", "EDS", "LDS", "RDS", "other"];
+/// Why streams end.
+const STREAM_ENDS: [&str; 11] =
+    ["client", "lost", "age", "certificate", "stopping", "credential", "removed", "slow", "names", "request_bytes", "nonsense"];
+/// Why streams are refused.
+const STREAM_REFUSALS: [&str; 2] = ["streams_per_node", "credential"];
+/// Why Atlas ends connections.
+const CONNECTION_ENDS: [&str; 4] = ["idle", "certificate", "credential", "stopping"];
+/// What connections there may be.
+const CONNECTION_LIMITS: [&str; 3] = ["connections", "connections_per_node", "handshakes"];
+
+fn of_type(kind: Option<ResourceType>) -> &'static str {
+    match kind {
+        Some(ResourceType::Secret) => "SDS",
+        Some(ResourceType::Cluster) => "CDS",
+        Some(ResourceType::Endpoints) => "EDS",
+        Some(ResourceType::Listener) => "LDS",
+        Some(ResourceType::Route) => "RDS",
+        None => "other",
+    }
+}
 
 /// All of Atlas's metrics.
 pub struct Metrics {
@@ -31,18 +59,28 @@ pub struct Metrics {
     pub connected: Family<[(&'static str, String); 1], Gauge>,
     /// xDS requests received.
     pub requests: Counter,
-    /// xDS responses sent.
-    pub responses: Counter,
+    /// Quarantined resources by node, where there are any.
+    pub quarantined: Family<[(&'static str, String); 1], Gauge>,
+    /// Open connections to the xDS port.
+    pub connections: Gauge,
+    /// xDS responses sent, by type.
+    responses: By,
     /// Resources in them.
-    pub resources_sent: Counter,
+    resources_sent: By,
     /// Bytes of resources in them.
-    pub bytes_sent: Counter,
-    /// Responses that Envoys refused.
-    pub nacks: Counter,
+    bytes_sent: By,
+    /// Responses that Envoys refused, by type.
+    nacks: By,
+    /// xDS streams that ended, by reason.
+    streams_ended: By,
+    /// xDS streams that were refused, by reason.
+    streams_refused: By,
+    /// Connections that Atlas ended, by reason.
+    connections_ended: By,
+    /// Connections for which there was no room, by limit.
+    connections_dropped: By,
     /// TLS handshakes that failed.
     pub handshakes_refused: Counter,
-    /// Connections for which there was no room.
-    pub connections_dropped: Counter,
     /// Rounds of the controller.
     pub rounds: Counter,
     /// Rounds that failed; what was in force stays.
@@ -72,11 +110,33 @@ impl Metrics {
         let alertmanagers = gauge("alertmanagers", "Alertmanager replicas of the hub");
         let rejected = gauge("rejected", "Objects and files that are rejected");
         let streams = gauge("xds_streams", "Open xDS streams");
+        let connections = gauge("connections", "Open connections to the xDS port");
         let leads = gauge("leads", "Whether this replica leads (1) or not; on Kubernetes one does");
         let unwritten = gauge("unwritten_objects", "Kubernetes objects that are not yet as they should be; of the leader alone");
         let first_expiry = gauge("first_certificate_expiry_timestamp_seconds", "When the first of the current certificates ends");
         let connected: Family<[(&'static str, String); 1], Gauge> = Family::default();
         registry.register("node_connected", "Open xDS streams of a node", connected.clone());
+        let quarantined: Family<[(&'static str, String); 1], Gauge> = Family::default();
+        let help = "Resources that an Envoy of this node refused and that are still what it should have";
+        registry.register("xds_quarantined", help, quarantined.clone());
+        // Every value is there from the beginning, so that its first increase is seen.
+        let mut by = |name: &str, help: &str, label: &'static str, values: &[&'static str]| {
+            let family = By::default();
+            for value in values {
+                drop(family.get_or_create(&[(label, *value)]));
+            }
+            registry.register(name, help, family.clone());
+            family
+        };
+        let responses = by("xds_responses", "xDS responses sent", "type", &TYPES);
+        let resources_sent = by("xds_resources_sent", "Resources sent in xDS responses", "type", &TYPES);
+        let bytes_sent = by("xds_resource_bytes_sent", "Bytes of resources sent in xDS responses", "type", &TYPES);
+        let nacks = by("xds_nacks", "xDS responses that Envoys refused", "type", &TYPES);
+        let streams_ended = by("xds_streams_ended", "xDS streams that ended", "reason", &STREAM_ENDS);
+        let streams_refused = by("xds_streams_refused", "xDS streams that were refused", "reason", &STREAM_REFUSALS);
+        let connections_ended = by("connections_ended", "Connections to the xDS port that Atlas ended", "reason", &CONNECTION_ENDS);
+        let help = "Connections to the xDS port for which there was no room";
+        let connections_dropped = by("connections_dropped", help, "limit", &CONNECTION_LIMITS);
         let mut counter = |name: &str, help: &str| {
             let counter: Counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -90,21 +150,59 @@ impl Metrics {
             rejected,
             streams,
             connected,
+            quarantined,
+            connections,
+            responses,
+            resources_sent,
+            bytes_sent,
+            nacks,
+            streams_ended,
+            streams_refused,
+            connections_ended,
+            connections_dropped,
             first_expiry,
             leads,
             unwritten,
             requests: counter("xds_requests", "xDS requests received"),
-            responses: counter("xds_responses", "xDS responses sent"),
-            resources_sent: counter("xds_resources_sent", "Resources sent in xDS responses"),
-            bytes_sent: counter("xds_resource_bytes_sent", "Bytes of resources sent in xDS responses"),
-            nacks: counter("xds_nacks", "xDS responses that Envoys refused"),
             handshakes_refused: counter("tls_handshakes_refused", "TLS handshakes on the xDS port that failed or were refused"),
-            connections_dropped: counter("connections_dropped", "Connections to the xDS port for which there was no room"),
             rounds: counter("rounds", "Times that the plan was made"),
             failed_rounds: counter("failed_rounds", "Times that the plan could not be made or written"),
             dns_queries: counter("dns_queries", "DNS queries answered"),
             registry: Mutex::new(registry),
         }
+    }
+
+    /// A response is about to be sent, with so many resources of so many bytes.
+    pub fn sent(&self, kind: Option<ResourceType>, resources: usize, bytes: usize) {
+        let label = [("type", of_type(kind))];
+        self.responses.get_or_create(&label).inc();
+        self.resources_sent.get_or_create(&label).inc_by(resources as u64);
+        self.bytes_sent.get_or_create(&label).inc_by(bytes as u64);
+    }
+
+    /// An Envoy refused a response.
+    pub fn nacked(&self, kind: Option<ResourceType>) {
+        self.nacks.get_or_create(&[("type", of_type(kind))]).inc();
+    }
+
+    /// A stream ended; the reason is one of few.
+    pub fn stream_ended(&self, reason: &'static str) {
+        self.streams_ended.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// A stream was refused; the reason is one of few.
+    pub fn stream_refused(&self, reason: &'static str) {
+        self.streams_refused.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// Atlas ended a connection; the reason is one of few.
+    pub fn connection_ended(&self, reason: &'static str) {
+        self.connections_ended.get_or_create(&[("reason", reason)]).inc();
+    }
+
+    /// There was no room for a connection; the limit is one of few.
+    pub fn connection_dropped(&self, limit: &'static str) {
+        self.connections_dropped.get_or_create(&[("limit", limit)]).inc();
     }
 
     /// Counts what is in force: when it is scraped, so that a change costs nothing for it.

@@ -2,22 +2,14 @@
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server::AggregatedDiscoveryServiceServer;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 
-use crate::ads::Ads;
-use crate::metrics::Metrics;
 use crate::streams::Streams;
-use crate::tls::{self, Gate, Limits};
 
 /// How long streams get to end by themselves, and then everything else.
 pub const DRAIN: Duration = Duration::from_secs(5);
@@ -94,23 +86,6 @@ pub async fn bind(ip: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}: is another program there? (--listen-address and the --*-port flags change it)")
     })
-}
-
-/// Serves xDS until drained.
-pub async fn serve_xds(listener: TcpListener, ads: Ads, gate: Arc<Gate>, metrics: Arc<Metrics>, limits: Limits, drain: CancellationToken) {
-    let (connections_in, connections) = mpsc::channel(64);
-    tokio::spawn(tls::accept(listener, gate, metrics, limits, connections_in, drain.clone()));
-    let server = tonic::transport::Server::builder()
-        // A peer that is gone without a word is noticed after 40 s.
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        // One ADS stream is what an Envoy needs.
-        .max_concurrent_streams(Some(8))
-        .add_service(AggregatedDiscoveryServiceServer::new(ads))
-        .serve_with_incoming_shutdown(ReceiverStream::new(connections), drain.cancelled_owned());
-    if let Err(error) = server.await {
-        tracing::error!(%error, "the xDS server ended");
-    }
 }
 
 /// Waits for a signal to stop; returns its name.

@@ -12,6 +12,7 @@ use crate::lock::lock;
 use crate::nodes::Nodes;
 use crate::published::Published;
 use crate::streams::{Stream, Streams};
+use crate::xds;
 
 /// Everything, at one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -77,6 +78,22 @@ pub struct NodeStatus {
     pub credential_not_after: Option<i64>,
     /// The revision of that credential.
     pub revision: Option<u64>,
+    /// What its Envoys refused and should still have; it isn't sent again until it changes. Also while none is connected.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quarantined: Vec<QuarantinedResource>,
+}
+
+/// A resource that an Envoy refused.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct QuarantinedResource {
+    /// Its type: CDS, LDS, …
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// The version that was refused.
+    pub version: String,
+    /// The Envoy's words.
+    pub message: String,
 }
 
 /// One Envoy process.
@@ -168,6 +185,7 @@ fn node_status(published: &Published, nodes: &Nodes, open: &[Arc<Stream>], node:
         leaf_not_after: ends.leaf,
         credential_not_after: ends.credential,
         revision: ends.revision,
+        quarantined: xds::quarantined(nodes, node).into_iter().map(QuarantinedResource::from).collect(),
     }
 }
 
@@ -194,6 +212,12 @@ fn instance(nodes: &Nodes, stream: &Stream) -> Instance {
         address: stream.peer.address.to_string(),
         since: stream.since,
         types: types.collect(),
+    }
+}
+
+impl From<xds::Quarantined> for QuarantinedResource {
+    fn from(of: xds::Quarantined) -> Self {
+        Self { kind: of.kind.to_string(), name: of.name, version: of.version, message: of.message }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::nodes::Nodes;
 use crate::published::Board;
 use crate::status::{self, Status};
 use crate::streams::Streams;
+use crate::xds;
 
 /// What the handlers read.
 #[derive(Clone)]
@@ -99,6 +100,14 @@ async fn metrics(State(web): State<Web>) -> Response {
     web.metrics.connected.clear();
     for (node, count) in counts {
         web.metrics.connected.get_or_create(&[("node", node)]).set(count);
+    }
+    web.metrics.connections.set(i64::try_from(web.streams.connections()).unwrap_or(i64::MAX));
+    web.metrics.quarantined.clear();
+    for node in web.nodes.all() {
+        let count = xds::quarantined(&web.nodes, &node).len();
+        if count > 0 {
+            web.metrics.quarantined.get_or_create(&[("node", node.to_string())]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], web.metrics.render()).into_response()
 }

@@ -57,6 +57,8 @@ pub enum Part {
     KubeControllerManager,
     /// `kubectl`, as the documentation's reader uses it.
     Kubectl,
+    /// An xDS server made of go-control-plane's caches: what Atlas is measured against.
+    GoControlPlane,
     /// The Chromium browser that is on `PATH`; in a private world it needs `--no-sandbox`.
     Chromium,
     /// The WebDriver server of [`Part::Chromium`].
@@ -71,6 +73,7 @@ impl Part {
         Part::PrometheusClassic,
         Part::Chromium,
         Part::ChromeDriver,
+        Part::GoControlPlane,
         Part::Alertmanager,
         Part::Prometheus,
         Part::Thanos,
@@ -96,6 +99,7 @@ impl Part {
             Part::Helm => "helm",
             Part::Helm3 => "helm3",
             Part::Etcd => "etcd",
+            Part::GoControlPlane => "go-control-plane",
             Part::KubeApiserver => "kube-apiserver",
             Part::KubeControllerManager => "kube-controller-manager",
             Part::Kubectl => "kubectl",
@@ -117,6 +121,7 @@ impl Part {
             Part::Helm => "4.3.1",
             Part::Helm3 => "3.22.0",
             Part::Etcd => "3.6.16",
+            Part::GoControlPlane => "0.14.0",
             Part::KubeApiserver | Part::KubeControllerManager | Part::Kubectl => "1.36.3",
             Part::Chromium | Part::ChromeDriver => "of this system",
         }

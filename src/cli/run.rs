@@ -96,6 +96,7 @@ impl Run {
             lifetimes: self.serve.lifetimes(),
             listen: self.serve.listen(),
             max_stream_age: self.serve.max_stream_age,
+            limits: self.serve.limits(),
             debounce: self.serve.debounce(),
         };
         block_on(app::run(options))?;

@@ -14,6 +14,7 @@ use super::settings::SettingsArgs;
 use crate::kube::connect::KubeArgs;
 use crate::kube::run::{self, Role};
 use crate::serve::{Debounce, Listen};
+use crate::xds::LimitOptions;
 
 /// Where Atlas listens and how long things live.
 #[derive(Clone, Debug, Args)]
@@ -63,6 +64,36 @@ pub struct ServeArgs {
     /// A burst of changes takes effect after so long even if it goes on.
     #[arg(long, default_value = "1s", value_parser = pause, env = "ATLAS_DEBOUNCE_LONGEST", help_heading = "Changes")]
     debounce_longest: Duration,
+
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+/// How much of everything the xDS port takes. Each limit that is hit is counted in a metric.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Limits")]
+struct LimitArgs {
+    /// Connections to the xDS port, of which every Envoy has one [default: as many files as Atlas may open, less 256; at most 20000].
+    #[arg(long, value_name = "COUNT", value_parser = at_least::<1>, env = "ATLAS_MAX_CONNECTIONS")]
+    max_connections: Option<usize>,
+    /// Connections of one node, so that nobody takes all places with one cluster's credential. More where a cluster has more
+    /// Envoys than that.
+    #[arg(long, value_name = "COUNT", default_value = "64", value_parser = at_least::<1>, env = "ATLAS_MAX_CONNECTIONS_PER_NODE")]
+    max_connections_per_node: usize,
+    /// TLS handshakes that aren't finished. One more ends the oldest of them, so strangers can't lock anybody out [default: an
+    /// eighth of the files that Atlas may open, at most 256].
+    #[arg(long, value_name = "COUNT", value_parser = at_least::<1>, env = "ATLAS_MAX_HANDSHAKES")]
+    max_handshakes: Option<usize>,
+    /// Largest request, in bytes; from a cluster's Envoy a quarter of it. The hub's Envoy lists all that it has when it comes
+    /// back, some 250 bytes per cluster.
+    #[arg(long, value_name = "BYTES", default_value = "4194304", value_parser = at_least::<65_536>, env = "ATLAS_MAX_REQUEST_BYTES")]
+    max_request_bytes: usize,
+    /// About how many bytes of resources one incremental response carries; the rest follows when the Envoy has answered.
+    #[arg(long, value_name = "BYTES", default_value = "1048576", value_parser = at_least::<1024>, env = "ATLAS_MAX_RESPONSE_BYTES")]
+    max_response_bytes: usize,
+    /// How long a connection may have no stream. An Envoy opens one at once.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration, env = "ATLAS_MAX_CONNECTION_IDLE")]
+    max_connection_idle: Duration,
 }
 
 /// Which cluster, and who leads.
@@ -100,7 +131,29 @@ fn pause(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A number that is no smaller.
+fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(number) if number >= LEAST => Ok(number),
+        Ok(_) => Err(format!("at least {LEAST}")),
+        Err(error) => Err(format!("{error}; write a number without a unit")),
+    }
+}
+
 impl ServeArgs {
+    /// How much of everything the xDS port takes.
+    pub fn limits(&self) -> LimitOptions {
+        let limits = &self.limits;
+        LimitOptions {
+            connections: limits.max_connections,
+            connections_per_node: limits.max_connections_per_node,
+            handshakes: limits.max_handshakes,
+            request_bytes: limits.max_request_bytes,
+            response_bytes: limits.max_response_bytes,
+            idle: limits.max_connection_idle,
+        }
+    }
+
     /// How patient Atlas is with bursts of changes.
     pub fn debounce(&self) -> Debounce {
         Debounce { idle: self.debounce_idle, longest: self.debounce_longest.max(self.debounce_idle) }
@@ -143,6 +196,7 @@ impl ServeArgs {
             lifetimes: self.lifetimes(),
             listen: self.listen(),
             max_stream_age: self.max_stream_age,
+            limits: self.limits(),
             debounce: self.debounce(),
             kube: replica.kube,
             role,

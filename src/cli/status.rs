@@ -12,7 +12,7 @@ use super::cluster::HubArgs;
 use super::output::print;
 use super::{Outcome, socket};
 use crate::state_dir::StateDir;
-use crate::status::{Instance, NodeStatus, Status as Report};
+use crate::status::{Instance, NodeStatus, QuarantinedResource, Status as Report};
 
 /// A bootstrap credential that ends sooner than this is worth a word: people carry it.
 const WARN_DAYS: i64 = 60;
@@ -88,6 +88,7 @@ fn text(report: &Report) -> String {
         report.nodes.iter().flat_map(|node| node.instances.iter().flat_map(|instance| refusals(node, instance))).collect();
     section(&mut out, "TROUBLE", report.troubles.clone());
     section(&mut out, "REFUSED BY ENVOY", nacks);
+    section(&mut out, "QUARANTINED (not sent again until it changes)", report.nodes.iter().flat_map(quarantined).collect());
     section(&mut out, "FILES NOT READ (what they said last stays in force)", report.errors.clone());
     let titles = [(Severity::Rejected, "REJECTED"), (Severity::FellBack, "FELL BACK TO THE DEFAULT"), (Severity::Note, "NOTES")];
     for (severity, title) in titles {
@@ -145,6 +146,11 @@ fn types(instance: &Instance) -> String {
 fn refusals(node: &NodeStatus, instance: &Instance) -> Vec<String> {
     let refused = instance.types.iter().filter(|(_, t)| t.state == "NACK");
     refused.map(|(kind, t)| format!("{} ({}): {kind}: {}", node.node, instance.address, t.message)).collect()
+}
+
+fn quarantined(node: &NodeStatus) -> Vec<String> {
+    let line = |of: &QuarantinedResource| format!("{}: {} {} @{}: {}", node.node, of.kind, of.name, of.version, of.message);
+    node.quarantined.iter().map(line).collect()
 }
 
 /// By what each Envoy really has: the one in the state directory is always fresh.

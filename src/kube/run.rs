@@ -26,17 +26,17 @@ use super::election::Candidate;
 use super::record::Stored;
 use super::watch::{Mirror, chain};
 use super::{convert, events, vault};
-use crate::ads::Ads;
 use crate::dns;
 use crate::http;
 use crate::metrics::Metrics;
 use crate::nodes::Nodes;
 use crate::published::Board;
 use crate::publisher::Publisher;
-use crate::serve::{DRAIN, Debounce, Listen, Tasks, bind, drained, raise_file_limit, serve_xds, signal};
+use crate::serve::{DRAIN, Debounce, Listen, Tasks, bind, drained, raise_file_limit, signal};
 use crate::streams::Streams;
-use crate::tls::{Gate, Limits};
+use crate::tls::{self, Gate};
 use crate::web::{self, Web};
+use crate::xds::{LimitOptions, Xds};
 
 /// For so long a replica may know less than another: an Envoy that comes from there loses nothing meanwhile.
 const HOLD: Duration = Duration::from_secs(30);
@@ -73,6 +73,8 @@ pub struct Options {
     pub listen: Listen,
     /// Longest life of an xDS stream.
     pub max_stream_age: Duration,
+    /// How much of everything there may be.
+    pub limits: LimitOptions,
     /// How patient Atlas is with bursts of changes.
     pub debounce: Debounce,
 }
@@ -82,7 +84,7 @@ pub struct Options {
 /// # Errors
 /// No cluster is configured, a port is taken, or a part ended.
 pub async fn run(options: Options) -> anyhow::Result<()> {
-    let limits = Limits::for_files(raise_file_limit());
+    let limits = options.limits.within(raise_file_limit());
     let (listen, settings) = (options.listen, options.settings.clone());
     let client = options.kube.client().await?;
     let metrics_port = bind(listen.ip, listen.metrics).await?;
@@ -113,16 +115,17 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     };
     tasks.spawn("the metrics server", http::serve(metrics_port, web::operations(web.clone()), stop.clone()));
     if let Some((xds, web_port, dns_sockets)) = serving {
-        let ads = Ads {
+        let service = Arc::new(Xds {
             nodes: Arc::clone(&nodes),
             streams: Arc::clone(&streams),
             gate: Arc::clone(&gate),
             metrics: Arc::clone(&metrics),
+            limits,
             max_age: options.max_stream_age,
             hold: HOLD,
             drain: drain.clone(),
-        };
-        tasks.spawn("the xDS server", serve_xds(xds, ads, Arc::clone(&gate), Arc::clone(&metrics), limits, drain.clone()));
+        });
+        tasks.spawn("the xDS server", tls::accept(xds, service));
         tasks.spawn("the DNS server", dns::serve(dns_sockets, board.zones(), Arc::clone(&metrics), stop.clone()));
         tasks.spawn("the web server", http::serve(web_port, web::public(web), stop.clone()));
     }

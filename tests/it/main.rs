@@ -13,6 +13,7 @@ mod kube_backup;
 mod kube_cli;
 mod kube_clusters;
 mod kube_writer;
+mod protocol;
 mod state;
 mod trust;
 mod validate;
@@ -23,4 +24,12 @@ use std::path::Path;
 /// The Atlas under test.
 fn atlas() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_atlas"))
+}
+
+/// The sum of a counter over all its labels, in what `/metrics` says.
+fn sum(metrics: &str, name: &str) -> anyhow::Result<u64> {
+    let samples: Vec<&str> =
+        metrics.lines().filter_map(|line| line.strip_prefix(name)).filter(|rest| rest.starts_with([' ', '{'])).collect();
+    anyhow::ensure!(!samples.is_empty(), "no {name} in {metrics}");
+    samples.iter().map(|rest| Ok(rest.rsplit(' ').next().unwrap_or_default().parse::<u64>()?)).sum()
 }

@@ -3,6 +3,7 @@
 mod demo;
 mod image;
 mod licences;
+mod scale;
 mod setup;
 
 use std::process::ExitCode;
@@ -28,6 +29,7 @@ enum Command {
     Demo(demo::Demo),
     /// Build Atlas as a container image: an OCI layout with one static program, and its bill of materials
     Image(image::Image),
+    Scale(scale::Scale),
     /// Check the licences of all dependencies, offline
     Licences,
 }
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Command::Setup { parts } => setup::run(parts),
         Command::Demo(demo) => demo.run(),
         Command::Image(image) => image.run(),
+        Command::Scale(scale) => scale.run(),
         Command::Licences => licences::run(),
     };
     match result {

@@ -144,3 +144,14 @@ proptest! {
         yaml(&any, Secrets::Show);
     }
 }
+
+#[test]
+fn a_bootstrap_needs_few_descriptors() {
+    use crate::envoy::bootstrap::{Node, bootstrap, file_secrets};
+    let at = [crate::name::HostPort::parse("hub.example:10900", 1).unwrap()];
+    let node = Node { name: "tokyo", xds: &at, atlas: "spiffe://atlas/atlas", bind: [0, 0, 0, 0].into(), credential_dir: "/credential" };
+    let secrets = file_secrets("/credential").into_iter().map(|(_, secret)| crate::envoy::any(&secret));
+    for any in [crate::envoy::any(&bootstrap(&node))].into_iter().chain(secrets) {
+        assert!(descriptors::decode_by_few(&any).is_some(), "{}", any.type_url);
+    }
+}

@@ -6,6 +6,7 @@ use envoy_types::pb::google::protobuf::Any;
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessage, SerializeOptions, Value as Field};
 use serde_yaml_ng::{Mapping, Value};
 
+use super::descriptors::decode_by_few;
 use super::{Secrets, decode, mapping};
 
 /// What stands in the place of what is not shown.
@@ -24,10 +25,16 @@ pub(super) fn typed(any: &Any, secrets: Secrets) -> Value {
 
 /// The same without its `@type`.
 pub(super) fn untyped(any: &Any, secrets: Secrets) -> Value {
-    match decode(any) {
+    match find(any, secrets) {
         Some(message) => Walk { secrets, nesting: 0 }.message(&message),
         None => typed(any, secrets),
     }
+}
+
+/// The message, with names. Where nothing is redacted the few descriptors will do, if they have it.
+fn find(any: &Any, secrets: Secrets) -> Option<DynamicMessage> {
+    let by_few = if secrets == Secrets::Show { decode_by_few(any) } else { None };
+    by_few.or_else(|| decode(any))
 }
 
 /// Where we are.
@@ -39,7 +46,7 @@ struct Walk {
 
 impl Walk {
     fn any(self, any: &Any) -> Value {
-        let message = if self.nesting < MAX_NESTING { decode(any) } else { None };
+        let message = if self.nesting < MAX_NESTING { find(any, self.secrets) } else { None };
         let Some(message) = message else { return self.opaque(any) };
         let inner = Walk { nesting: self.nesting + 1, ..self };
         let type_url = (Value::from("@type"), Value::from(any.type_url.as_str()));

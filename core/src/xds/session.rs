@@ -1,32 +1,66 @@
-//! One incremental ADS stream as a state machine: a request or a new snapshot in, responses out. No socket, no clock.
+//! One ADS stream as a state machine: a request or a changed snapshot in, responses out. No socket, no clock.
+//!
+//! ```text
+//! Request  ─▶ bounds ─▶ settle (refusal) ─▶ subscribe ─┐
+//! Snapshot, Quarantine ────────────────────────────────┴▶ news, gone ─▶ Response
+//! ```
 //!
 //! The protocol, and why each rule is here (what was tried on Envoy is in docs/envoy.md):
 //!
 //! - **One response per type is under way at a time.** What changes meanwhile is sent when its answer has come, in its
 //!   latest form: a slow client gets fewer responses, never older ones, and costs no memory.
-//! - **Order.** Additions and changes go by type (secrets, Envoy clusters, listeners, routes). Removals wait until no
-//!   answer is outstanding, so nothing is taken away while something still points at it.
+//! - **A change costs what it changes.** Each type remembers up to which moment of the snapshot it has looked, and looks at what
+//!   the snapshot says has changed since; at everything only on its first request, when it comes too late for that, and after a refusal.
+//! - **Order.** Additions and changes go by type (secrets, Envoy clusters, listeners, routes). Clusters wait while secrets that have
+//!   changed could not be sent yet, listeners and routes while clusters could not, so an Envoy that starts opens no listener before it
+//!   has all its clusters. Secrets and endpoints wait for nothing: clusters warm on them. Removals wait until no answer is
+//!   outstanding, so nothing is taken away while something still points at it.
+//! - **Responses are of bounded size**; the rest follows when the answer has come.
 //! - **A record of what was sent**, also of what was refused: Envoy applies the good part of a response that it refuses,
 //!   and only the server can know what to remove later.
-//! - **A refused version is never sent again** on a stream; the next version is.
-//! - **Reconnect**: the client says which versions it has (`initial_resource_versions`); equal ones are not sent, and what
+//! - **A refused version is never sent again**, on any stream of its node: see [`super::quarantine`] and `refusal`. The good ones that
+//!   came with it are sent again without it, for Envoy has applied them but doesn't list them when it reconnects; and so is what
+//!   the client had before, if it may have lost it. The next version is tried at once. An Envoy process that starts anew, which
+//!   shows by the first request's lack of any version, gets everything tried once more: the cause may be gone. (A process
+//!   that has accepted nothing at all looks the same when it reconnects.)
+//! - **Reconnect** (incremental): the client says which versions it has (`initial_resource_versions`); equal ones are not sent, and what
 //!   it has beyond the snapshot is removed.
 //! - **A replica that lags takes nothing away** ([`Session::hold`]): what a client had when it came, and this server does not
 //!   know, stays for a while, since another replica may know it already.
 //! - **Every type's first request is answered**, if need be with nothing: an unanswered stream lets Envoy's backoff grow,
 //!   and a missing secret holds up all listeners for 15 s, so a name that doesn't exist is answered as removed at once.
+//!
+//! The state of the world differs as `whole` says.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::quarantine::Quarantine;
-use super::snapshot::{Resource, ResourceType, Snapshot, Version};
+use super::snapshot::{Resource, ResourceType, Snapshot};
 
 mod bounds;
+mod held;
+mod news;
+mod refusal;
+mod send;
+mod subscription;
+mod whole;
 
-pub use bounds::{MAX_BYTES, MAX_NAME, MAX_NAMES, MAX_REASON};
+pub use bounds::{Limits, MAX_REASON};
+use news::View;
+use subscription::Subscription;
 
-/// What of a `DeltaDiscoveryRequest` matters.
+/// The variant of the protocol that a stream speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Variant {
+    /// Incremental: changes and removals by name.
+    Delta,
+    /// All of a type's resources at once.
+    StateOfTheWorld,
+}
+
+/// What of a `DeltaDiscoveryRequest` or a `DiscoveryRequest` matters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// The resources' type.
@@ -35,39 +69,45 @@ pub struct Request {
     pub nonce: String,
     /// Why that response was refused; `None`: it was accepted.
     pub error: Option<String>,
-    /// Names to subscribe to; `*` is all.
+    /// Incremental: names to subscribe to; `*` is all.
     pub subscribe: Vec<String>,
-    /// Names to unsubscribe from.
+    /// Incremental: names to unsubscribe from.
     pub unsubscribe: Vec<String>,
-    /// On a type's first request of a stream: what the client has, name to version.
+    /// Incremental, on a type's first request of a stream: what the client has, name to version.
     pub initial_versions: BTreeMap<String, String>,
+    /// State of the world: all names that are subscribed to (`resource_names`).
+    pub names: Vec<String>,
+    /// State of the world: the last version that was accepted; empty: none.
+    pub version_info: String,
 }
 
-/// What becomes a `DeltaDiscoveryResponse`.
+/// What becomes a `DeltaDiscoveryResponse` or a `DiscoveryResponse`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
     /// The resources' type.
-    pub type_url: String,
+    pub type_url: Cow<'static, str>,
+    /// State of the world: a hash of what is sent. Incremental: empty.
+    pub version_info: String,
     /// Unique within the stream.
     pub nonce: String,
-    /// New and changed resources.
+    /// New and changed resources; in the state of the world also those which stay.
     pub resources: Vec<Arc<Resource>>,
-    /// Names of resources that are gone.
-    pub removed: Vec<String>,
+    /// Incremental: names of resources that are gone.
+    pub removed: Vec<Arc<str>>,
 }
 
-/// Why a stream must be ended.
+/// Why a stream must be ended: what was asked for, and the [limit](Limits).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Abuse {
-    /// More names than [`MAX_NAMES`].
-    #[error("{0} subscriptions to one type are more than the {MAX_NAMES} that a stream may have")]
-    TooManyNames(usize),
-    /// A name, version or type longer than [`MAX_NAME`].
-    #[error("a name of {0} bytes is longer than the {MAX_NAME} that one may have")]
-    LongName(usize),
-    /// Names and versions longer than [`MAX_BYTES`] altogether.
-    #[error("{0} bytes of names of one type are more than the {MAX_BYTES} that a stream may have")]
-    TooManyBytes(usize),
+    /// More names than [`Limits::names`].
+    #[error("{0} subscriptions to one type are more than the {1} that a stream may have: subscribe to fewer, or raise the limit")]
+    TooManyNames(usize, usize),
+    /// A name, version or type longer than [`Limits::name_length`].
+    #[error("a name, version or type of {0} bytes is longer than the {1} that one may have")]
+    LongName(usize, usize),
+    /// Names and versions longer than [`Limits::bytes`] altogether.
+    #[error("{0} bytes of names of one type are more than the {1} that a stream may have: subscribe to fewer, or raise the limit")]
+    TooManyBytes(usize, usize),
 }
 
 /// How one type stands on a stream.
@@ -77,61 +117,48 @@ pub enum Standing {
     Synced,
     /// Something is on its way, or waits to be.
     Stale,
-    /// The client refused the latest version; its own words, at most [`MAX_REASON`] characters without control characters.
+    /// The client lacks the latest version of something, since an Envoy of its node refused that; its words, at most [`MAX_REASON`]
+    /// characters without control characters.
     Nack(String),
 }
 
 /// One stream.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Session {
-    types: BTreeMap<ResourceType, Subscription>,
+    variant: Variant,
+    /// The stream is of this type's own service.
+    only: Option<ResourceType>,
+    limits: Limits,
+    types: BTreeMap<ResourceType, Box<Subscription>>,
     nonces: u64,
     /// Refusals so far, for metrics.
     nacks: u64,
     /// Whether what clients brought along stays although it is unknown.
     holding: bool,
-}
-
-/// One type on a stream.
-#[derive(Clone, Debug, Default)]
-struct Subscription {
-    wildcard: bool,
-    names: BTreeSet<String>,
-    /// What the client was sent, or said that it has: name to version.
-    sent: BTreeMap<Arc<str>, Option<Version>>,
-    /// What the client had when it came, and this server has not known since.
-    brought: BTreeSet<Arc<str>>,
-    /// Names that must be answered even if nothing changed.
-    owed: BTreeSet<String>,
-    /// The response whose answer is outstanding.
-    under_way: Option<UnderWay>,
-    answered: bool,
-    nack: Option<Nack>,
-}
-
-#[derive(Clone, Debug)]
-struct UnderWay {
-    nonce: String,
-    /// What it carried: names and versions.
-    carried: Vec<(Arc<str>, Version)>,
-}
-
-#[derive(Clone, Debug)]
-struct Nack {
-    /// The client's own words, made [plain](bounds::plain).
-    message: String,
-    /// What it refused: names and versions.
-    refused: Vec<(Arc<str>, Version)>,
+    /// The number of the last refusal that doesn't count here: the client is a process that has started since. 0: all count.
+    tolerated: u64,
+    /// The client has accepted something before this stream.
+    returning: bool,
 }
 
 impl Session {
-    /// A new stream.
-    pub fn new() -> Self {
-        Self::default()
+    /// A new stream: of all types, or of one type's own service (SDS, CDS, …). There an empty type URL means that type, and other types
+    /// are answered as unknown ones are.
+    pub fn new(variant: Variant, only: Option<ResourceType>) -> Self {
+        let types = BTreeMap::new();
+        let limits = Limits::default();
+        Self { variant, only, limits, types, nonces: 0, nacks: 0, holding: false, tolerated: 0, returning: false }
+    }
+
+    /// With other limits.
+    pub fn limit(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// From now on nothing is removed that a client brought along, merely because this server doesn't know it. For servers
     /// that may know less than the one before, until they have had the time to learn: then [`Session::let_go`].
+    ///
+    /// It has no effect on the state of the world, whose clients can't say what they have: they lose at once what is unknown.
     pub fn hold(&mut self) {
         self.holding = true;
     }
@@ -139,6 +166,7 @@ impl Session {
     /// What is unknown now is gone. The next [`Session::on_change`] says so.
     pub fn let_go(&mut self) {
         self.holding = false;
+        self.types.values_mut().for_each(|subscription| subscription.let_go());
     }
 
     /// Takes a request; returns what to send.
@@ -146,49 +174,56 @@ impl Session {
     /// # Errors
     /// The client asks for more than anyone may; end the stream.
     pub fn on_request(&mut self, request: Request, snapshot: &Snapshot, quarantine: &mut Quarantine) -> Result<Vec<Response>, Abuse> {
-        bounds::check(&request)?;
-        let Some(kind) = ResourceType::of_url(&request.type_url) else {
+        self.limits.check(&request)?;
+        quarantine.follow(snapshot);
+        let Some(kind) = self.type_of(&request.type_url) else {
             return Ok(self.refuse_unknown_type(request).into_iter().collect());
         };
         let first = !self.types.contains_key(&kind);
-        let subscription = self.types.entry(kind).or_default();
-        if let Some(answered) = subscription.under_way.take_if(|sent| sent.nonce == request.nonce) {
-            self.nacks += u64::from(request.error.is_some());
-            subscription.settle(answered, request.error.as_deref().map(bounds::plain));
+        if first {
+            self.meet(&request, quarantine);
         }
-        subscription.subscribe(kind, first, request)?;
+        let subscription = self.types.entry(kind).or_insert_with(|| Box::new(Subscription::new(kind)));
+        let is_answer = subscription.is_latest(&request.nonce);
+        if self.variant == Variant::StateOfTheWorld && !first && !is_answer {
+            // Written before the latest response was read; the answer to that one will say it all again.
+            return Ok(Vec::new());
+        }
+        if is_answer && subscription.settle(request.error.as_deref(), snapshot, quarantine) {
+            self.nacks += u64::from(request.error.is_some());
+        }
+        match self.variant {
+            Variant::Delta => subscription.subscribe(first, request, snapshot, &self.limits)?,
+            Variant::StateOfTheWorld => subscription.become_subscribed(&request.names, snapshot, &self.limits)?,
+        }
         Ok(self.on_change(snapshot, quarantine))
     }
 
-    /// Takes a new snapshot (or the same again); returns what to send.
-    pub fn on_change(&mut self, snapshot: &Snapshot, _quarantine: &Quarantine) -> Vec<Response> {
+    /// Takes a changed snapshot (or the same again); returns what to send.
+    pub fn on_change(&mut self, snapshot: &Snapshot, quarantine: &Quarantine) -> Vec<Response> {
+        let view = self.view(snapshot, quarantine);
         let mut responses = Vec::new();
-        let holding = self.holding;
+        let mut more_to_come = false;
         for (kind, subscription) in &mut self.types {
-            // What was known once and isn't any more has been removed.
-            subscription.brought.retain(|name| holding && snapshot.get(*kind, name).is_none());
-            if subscription.under_way.is_some() {
-                continue;
+            let waits = more_to_come && matches!(kind, ResourceType::Cluster | ResourceType::Listener | ResourceType::Route);
+            if !waits && !subscription.is_under_way() {
+                responses.extend(subscription.advance(&view, &mut self.nonces));
             }
-            let (resources, absent) = subscription.news(*kind, snapshot);
-            if !resources.is_empty() || !absent.is_empty() || !subscription.answered {
-                responses.push(subscription.send(*kind, &mut self.nonces, resources, absent));
+            if matches!(kind, ResourceType::Secret | ResourceType::Cluster) {
+                more_to_come = more_to_come || subscription.has_more(&view);
             }
         }
-        if self.types.values().all(|subscription| subscription.under_way.is_none()) {
-            for (kind, subscription) in &mut self.types {
-                let gone = subscription.gone(*kind, snapshot);
-                if !gone.is_empty() {
-                    responses.push(subscription.send(*kind, &mut self.nonces, Vec::new(), gone));
-                }
-            }
+        if !self.types.values().any(|subscription| subscription.is_under_way()) {
+            let sweep = self.types.values_mut().filter_map(|subscription| subscription.sweep(&view, &mut self.nonces));
+            responses.extend(sweep);
         }
         responses
     }
 
     /// How each type that the client asked for stands.
-    pub fn standing(&self, snapshot: &Snapshot, _quarantine: &Quarantine) -> BTreeMap<ResourceType, Standing> {
-        self.types.iter().map(|(kind, subscription)| (*kind, subscription.standing(*kind, snapshot))).collect()
+    pub fn standing(&self, snapshot: &Snapshot, quarantine: &Quarantine) -> BTreeMap<ResourceType, Standing> {
+        let view = self.view(snapshot, quarantine);
+        self.types.iter().map(|(kind, subscription)| (*kind, subscription.standing(&view))).collect()
     }
 
     /// How many responses the client has refused.
@@ -196,115 +231,44 @@ impl Session {
         self.nacks
     }
 
+    fn view<'a>(&self, snapshot: &'a Snapshot, quarantine: &'a Quarantine) -> View<'a> {
+        let response_bytes = self.limits.response_bytes;
+        View { snapshot, quarantine, variant: self.variant, tolerated: self.tolerated, holding: self.holding, response_bytes }
+    }
+
+    /// The type that a URL means on this stream.
+    fn type_of(&self, url: &str) -> Option<ResourceType> {
+        match self.only {
+            Some(only) if url.is_empty() => Some(only),
+            Some(only) => ResourceType::of_url(url).filter(|kind| *kind == only),
+            None => ResourceType::of_url(url),
+        }
+    }
+
+    /// Takes a type's first request: a client that has accepted nothing yet started after all that was refused until now.
+    fn meet(&mut self, request: &Request, quarantine: &Quarantine) {
+        if self.types.is_empty() {
+            self.tolerated = quarantine.latest();
+        }
+        self.returning |= !request.initial_versions.is_empty() || !request.version_info.is_empty();
+        if self.returning {
+            self.tolerated = 0;
+        }
+    }
+
     /// Atlas serves no such type; saying so at once keeps Envoy from waiting.
     fn refuse_unknown_type(&mut self, request: Request) -> Option<Response> {
-        if request.subscribe.is_empty() {
+        let asks = match self.variant {
+            Variant::Delta => !request.subscribe.is_empty(),
+            Variant::StateOfTheWorld => request.nonce.is_empty(),
+        };
+        if !asks {
             return None;
         }
         self.nonces += 1;
-        Some(Response { type_url: request.type_url, nonce: self.nonces.to_string(), resources: Vec::new(), removed: request.subscribe })
-    }
-}
-
-impl Subscription {
-    /// A response has been accepted (`None`) or refused. An answer to an empty one says nothing of earlier refusals.
-    fn settle(&mut self, answered: UnderWay, error: Option<String>) {
-        match error {
-            Some(message) => self.nack = Some(Nack { message, refused: answered.carried }),
-            None if answered.carried.is_empty() => {}
-            None => self.nack = None,
-        }
-    }
-
-    fn subscribe(&mut self, kind: ResourceType, first: bool, request: Request) -> Result<(), Abuse> {
-        if first {
-            self.brought = request.initial_versions.keys().map(|name| name.as_str().into()).collect();
-            self.sent = request.initial_versions.iter().map(|(name, version)| (name.as_str().into(), version.parse().ok())).collect();
-            // Before `*` was a name, a first request without any meant all (xDS protocol, "wildcard").
-            let wildcard_types = matches!(kind, ResourceType::Cluster | ResourceType::Listener);
-            self.wildcard = wildcard_types && request.subscribe.is_empty();
-        }
-        for name in request.subscribe {
-            if name == "*" {
-                self.wildcard = true;
-                continue;
-            }
-            // What the client said it has needs no answer unless it differs, which shows by itself.
-            if !first || !self.sent.contains_key(name.as_str()) {
-                self.owed.insert(name.clone());
-            }
-            self.names.insert(name);
-        }
-        for name in request.unsubscribe {
-            if name == "*" {
-                self.wildcard = false;
-            }
-            self.names.remove(&name);
-            self.owed.remove(&name);
-        }
-        let (wildcard, names) = (self.wildcard, &self.names);
-        self.sent.retain(|name, _| wildcard || names.contains(&**name));
-        let texts = self.names.iter().map(String::len).chain(self.sent.keys().map(|name| name.len()));
-        bounds::check_total(self.names.len().max(self.sent.len()), texts)
-    }
-
-    fn wants(&self, name: &str) -> bool {
-        self.wildcard || self.names.contains(name)
-    }
-
-    /// What is new or changed, and what was asked for but doesn't exist.
-    fn news(&self, kind: ResourceType, snapshot: &Snapshot) -> (Vec<Arc<Resource>>, Vec<String>) {
-        let news = |resource: &&Arc<Resource>| {
-            let known = self.sent.get(&resource.name) == Some(&Some(resource.version));
-            !known || self.owed.contains(&*resource.name)
-        };
-        let resources = if self.wildcard {
-            snapshot.of(kind).iter().filter(news).cloned().collect()
-        } else {
-            self.names.iter().filter_map(|name| snapshot.get(kind, name)).filter(news).cloned().collect()
-        };
-        let absent = self.owed.iter().filter(|name| snapshot.get(kind, name).is_none()).cloned().collect();
-        (resources, absent)
-    }
-
-    /// What the client has, still wants, and should have no more.
-    fn gone(&self, kind: ResourceType, snapshot: &Snapshot) -> Vec<String> {
-        self.sent
-            .keys()
-            .filter(|name| snapshot.get(kind, name).is_none() && !self.brought.contains(*name))
-            .map(|name| name.to_string())
-            .collect()
-    }
-
-    fn send(&mut self, kind: ResourceType, nonces: &mut u64, resources: Vec<Arc<Resource>>, removed: Vec<String>) -> Response {
-        *nonces += 1;
-        let nonce = nonces.to_string();
-        for resource in &resources {
-            self.sent.insert(resource.name.clone(), Some(resource.version));
-        }
-        for name in &removed {
-            self.sent.remove(name.as_str());
-        }
-        self.owed.clear();
-        self.answered = true;
-        let carried = resources.iter().map(|resource| (Arc::clone(&resource.name), resource.version)).collect();
-        self.under_way = Some(UnderWay { nonce: nonce.clone(), carried });
-        Response { type_url: kind.url().to_owned(), nonce, resources, removed }
-    }
-
-    fn standing(&self, kind: ResourceType, snapshot: &Snapshot) -> Standing {
-        if let Some(nack) = &self.nack {
-            let current = nack
-                .refused
-                .iter()
-                .any(|(name, version)| self.wants(name) && snapshot.get(kind, name).is_some_and(|resource| resource.version == *version));
-            if current {
-                return Standing::Nack(nack.message.clone());
-            }
-        }
-        let (resources, absent) = self.news(kind, snapshot);
-        let pending = !resources.is_empty() || !absent.is_empty() || !self.gone(kind, snapshot).is_empty();
-        if pending || self.under_way.is_some() { Standing::Stale } else { Standing::Synced }
+        let version_info = if self.variant == Variant::Delta { String::new() } else { whole::version(&[]) };
+        let removed = request.subscribe.into_iter().map(Arc::from).collect();
+        Some(Response { type_url: request.type_url.into(), version_info, nonce: self.nonces.to_string(), resources: Vec::new(), removed })
     }
 }
 

@@ -8,6 +8,7 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use envoy_types::pb::google::protobuf::Any;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len, string};
@@ -202,27 +203,41 @@ impl Change {
     }
 }
 
-/// How many changes a snapshot has seen.
-pub type Moment = u64;
+/// A point in the life of one snapshot. Those of two snapshots are never confused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// The [identity](Snapshot::new) of the snapshot; 0 is no snapshot's.
+    of: u64,
+    /// How many changes it had seen.
+    changes: u64,
+}
 
 /// Changes that a small snapshot remembers; a large one an eighth of its length, so that looking at everything, which is for those
 /// who come too late, costs eight times as much as looking at them.
 const REMEMBERED: usize = 64;
 
 /// Everything one node should have.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub struct Snapshot {
     /// In order of type and name.
     resources: Vec<Arc<Resource>>,
+    /// The moment after the last change.
     now: Moment,
     /// What changed last; the latest at the end, at `now`.
     log: VecDeque<(ResourceType, Arc<str>)>,
 }
 
 impl Snapshot {
+    /// A new snapshot, with an identity of its own: one that follows another must not take its moments for this one's.
+    fn new(resources: Vec<Arc<Resource>>) -> Self {
+        static SNAPSHOTS: AtomicU64 = AtomicU64::new(1);
+        let now = Moment { of: SNAPSHOTS.fetch_add(1, Ordering::Relaxed), changes: 0 };
+        Self { resources, now, log: VecDeque::new() }
+    }
+
     /// Takes changes; what is so already is none. Of several to one resource the last counts. Returns how many there were.
     pub fn apply(&mut self, changes: Vec<Change>) -> usize {
-        let before = self.now;
+        let before = self.now.changes;
         if changes.len() > REMEMBERED.max(self.resources.len() / 8) {
             self.apply_many(changes);
         } else {
@@ -230,7 +245,7 @@ impl Snapshot {
         }
         let keep = REMEMBERED.max(self.resources.len() / 8);
         self.log.drain(..self.log.len().saturating_sub(keep));
-        usize::try_from(self.now - before).unwrap_or(usize::MAX)
+        usize::try_from(self.now.changes - before).unwrap_or(usize::MAX)
     }
 
     fn apply_one(&mut self, change: Change) {
@@ -239,18 +254,18 @@ impl Snapshot {
             (Ok(place), Change::Set(resource)) => {
                 if let Some(old) = self.resources.get_mut(place).filter(|old| ***old != *resource) {
                     self.log.push_back((resource.kind, Arc::clone(&resource.name)));
-                    self.now += 1;
+                    self.now.changes += 1;
                     *old = resource;
                 }
             }
             (Err(place), Change::Set(resource)) => {
                 self.log.push_back((resource.kind, Arc::clone(&resource.name)));
-                self.now += 1;
+                self.now.changes += 1;
                 self.resources.insert(place, resource);
             }
             (Ok(place), Change::Remove(kind, name)) => {
                 self.log.push_back((kind, name));
-                self.now += 1;
+                self.now.changes += 1;
                 self.resources.remove(place);
             }
             (Err(_), Change::Remove(..)) => {}
@@ -276,7 +291,7 @@ impl Snapshot {
             };
             if differs {
                 self.log.push_back(key);
-                self.now += 1;
+                self.now.changes += 1;
             }
         }
         self.resources = all.into_values().collect();
@@ -290,15 +305,18 @@ impl Snapshot {
         self.apply(gone.into_iter().chain(wanted.into_values().map(Change::Set)).collect())
     }
 
-    /// How many changes there have been.
+    /// The moment after the last change.
     pub fn now(&self) -> Moment {
         self.now
     }
 
-    /// What has changed after a moment, oldest first, perhaps several times; `None` where that is longer ago than is remembered: look at
-    /// everything then.
+    /// What has changed after a moment, oldest first, perhaps several times; `None` where that is longer ago than is remembered, or
+    /// another snapshot's moment: look at everything then.
     pub fn since(&self, moment: Moment) -> Option<impl Iterator<Item = (ResourceType, &Arc<str>)>> {
-        let count = usize::try_from(self.now.checked_sub(moment)?).ok()?;
+        if moment.of != self.now.of {
+            return None;
+        }
+        let count = usize::try_from(self.now.changes.checked_sub(moment.changes)?).ok()?;
         let skipped = self.log.len().checked_sub(count)?;
         Some(self.log.iter().skip(skipped).map(|(kind, name)| (*kind, name)))
     }
@@ -335,6 +353,19 @@ impl Snapshot {
     }
 }
 
+impl Default for Snapshot {
+    fn default() -> Self {
+        Self::new(Vec::new())
+    }
+}
+
+/// The same resources in a new snapshot, which remembers no changes.
+impl Clone for Snapshot {
+    fn clone(&self) -> Self {
+        Self::new(self.resources.clone())
+    }
+}
+
 /// Equal content, whatever there was before.
 impl PartialEq for Snapshot {
     fn eq(&self, other: &Self) -> bool {
@@ -348,7 +379,7 @@ impl Eq for Snapshot {}
 impl FromIterator<Arc<Resource>> for Snapshot {
     fn from_iter<I: IntoIterator<Item = Arc<Resource>>>(resources: I) -> Self {
         let all: BTreeMap<_, _> = resources.into_iter().map(|resource| ((resource.kind, Arc::clone(&resource.name)), resource)).collect();
-        Self { resources: all.into_values().collect(), now: 0, log: VecDeque::new() }
+        Self::new(all.into_values().collect())
     }
 }
 
@@ -377,13 +408,23 @@ mod tests {
     #[test]
     fn what_was_too_long_ago_is_not_remembered() {
         let mut snapshot = Snapshot::default();
+        let mut moments = vec![snapshot.now()];
         for content in 0..=REMEMBERED {
             snapshot.apply(vec![Change::Set(resource(ResourceType::Cluster, 0, u8::try_from(content).unwrap()))]);
+            moments.push(snapshot.now());
         }
-        assert!(snapshot.since(0).is_none());
-        assert_eq!(snapshot.since(1).unwrap().count(), REMEMBERED);
+        assert!(snapshot.since(moments[0]).is_none());
+        assert_eq!(snapshot.since(moments[1]).unwrap().count(), REMEMBERED);
         assert_eq!(snapshot.since(snapshot.now()).unwrap().count(), 0);
-        assert!(snapshot.since(snapshot.now() + 1).is_none());
+    }
+
+    #[test]
+    fn moments_of_two_snapshots_are_not_confused() {
+        let one = Snapshot::default();
+        for other in [Snapshot::default(), one.clone()] {
+            assert!(other.since(one.now()).is_none());
+        }
+        assert!(one.since(Moment::default()).is_none());
     }
 
     proptest! {
@@ -399,14 +440,15 @@ mod tests {
             };
             let start: Snapshot = before.into_iter().map(of).collect();
             let (mut one, mut many) = (start.clone(), start.clone());
+            let began = one.now();
             for it in &changes {
                 one.apply(vec![change(*it)]);
             }
             many.apply_many(changes.iter().map(|it| change(*it)).collect());
             prop_assert_eq!(&one, &many);
-            prop_assert_eq!(one.now(), many.now());
+            prop_assert_eq!(one.now().changes, many.now().changes);
             // What changed is in the log, if it reaches back so far.
-            if let Some(changed) = one.since(0) {
+            if let Some(changed) = one.since(began) {
                 let changed: Vec<_> = changed.map(|(kind, name)| (kind, name.to_string())).collect();
                 for resource in start.iter().chain(one.iter()) {
                     let same = start.get(resource.kind, &resource.name) == one.get(resource.kind, &resource.name);

@@ -191,3 +191,52 @@ proptest! {
         }
     }
 }
+
+/// The types of everything in a message, however deep.
+fn types(any: &Any, found: &mut BTreeSet<String>) {
+    fn of_message(message: &prost_reflect::DynamicMessage, found: &mut BTreeSet<String>) {
+        use prost_reflect::{Kind, ReflectMessage};
+        found.insert(message.descriptor().full_name().to_owned());
+        if message.descriptor().full_name() == "google.protobuf.Any" {
+            return types(&message.transcode_to().expect("an Any"), found);
+        }
+        for (field, value) in message.fields() {
+            if let Kind::Enum(kind) = field.kind() {
+                found.insert(kind.full_name().to_owned());
+            }
+            of_value(value, found);
+        }
+    }
+    fn of_value(value: &prost_reflect::Value, found: &mut BTreeSet<String>) {
+        match value {
+            prost_reflect::Value::Message(message) => of_message(message, found),
+            prost_reflect::Value::List(list) => list.iter().for_each(|value| of_value(value, found)),
+            prost_reflect::Value::Map(map) => map.values().for_each(|value| of_value(value, found)),
+            _ => {}
+        }
+    }
+    of_message(&render::decode(any).expect("a message of the API"), found);
+}
+
+#[test]
+fn the_few_descriptors_are_those_of_bootstrap_files() {
+    let mut used = BTreeSet::new();
+    for (_, fleet) in fleets() {
+        let trust = cases::trust(&fleet);
+        for node in plan(&fleet, &trust).nodes.keys() {
+            if let Ok(bootstrap) = nodefiles::node_bootstrap(&fleet, &trust, node, "/credential") {
+                types(&atlas_core::envoy::any(&bootstrap), &mut used);
+            }
+        }
+    }
+    for (_, secret) in atlas_core::envoy::bootstrap::file_secrets("/credential") {
+        types(&atlas_core::envoy::any(&secret), &mut used);
+    }
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/render/bootstrap.types");
+    let wanted: String = used.iter().map(|name| format!("{name}\n")).collect();
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        std::fs::write(file, &wanted).expect("the list is written");
+    }
+    let list = std::fs::read_to_string(file).expect("the list");
+    assert_eq!(list, wanted, "UPDATE_GOLDEN=1 writes it");
+}

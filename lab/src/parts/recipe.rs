@@ -38,7 +38,7 @@ pub(super) enum Recipe {
 pub(super) struct GoBuild {
     /// Directory under `peers/` with `go.mod` and `go.sum`. The program is named after the part.
     pub directory: &'static str,
-    /// The main package.
+    /// The main package; `.` is the directory's own.
     pub package: &'static str,
     /// Build tags, separated by commas.
     pub tags: &'static str,
@@ -124,6 +124,9 @@ impl Recipe {
                 // It carries its own version; its module's root is its main package.
                 Recipe::Go(GoBuild { directory: "etcd", package: "go.etcd.io/etcd/server/v3", tags: "netgo", version_variables: &[] })
             }
+            Part::GoControlPlane => {
+                Recipe::Go(GoBuild { directory: "go-control-plane", package: ".", tags: "netgo", version_variables: &[] })
+            }
             Part::KubeApiserver => kubernetes("k8s.io/kubernetes/cmd/kube-apiserver"),
             Part::KubeControllerManager => kubernetes("k8s.io/kubernetes/cmd/kube-controller-manager"),
             Part::Kubectl => kubernetes("k8s.io/kubernetes/cmd/kubectl"),
@@ -151,8 +154,9 @@ impl Recipe {
             Recipe::Debs { list, program } => vec![pin(list)?, program.as_bytes().to_vec()],
             Recipe::Go(build) => {
                 let pins = [pin(&format!("{}/go.mod", build.directory))?, pin(&format!("{}/go.sum", build.directory))?];
+                let own = if build.package == "." { Some(pin(&format!("{}/main.go", build.directory))?) } else { None };
                 let arguments = build.arguments(part.version(), "").into_iter().map(String::into_bytes);
-                pins.into_iter().chain(arguments).collect()
+                pins.into_iter().chain(own).chain(arguments).collect()
             }
             Recipe::System { command } => return Ok((*command).to_string()),
         };
@@ -230,6 +234,7 @@ mod tests {
             Part::CoreDns => Some(("coredns/go.mod", go("github.com/coredns/coredns", version))),
             Part::Helm => Some(("helm/go.mod", go("helm.sh/helm/v4", version))),
             Part::Helm3 => Some(("helm3/go.mod", go("helm.sh/helm/v3", version))),
+            Part::GoControlPlane => Some(("go-control-plane/go.mod", format!("\tgithub.com/envoyproxy/go-control-plane v{version}\n"))),
             Part::Etcd => Some(("etcd/go.mod", go("go.etcd.io/etcd/server/v3", version))),
             Part::KubeApiserver | Part::KubeControllerManager | Part::Kubectl => {
                 Some(("kubernetes/go.mod", go("k8s.io/kubernetes", version)))
@@ -251,6 +256,9 @@ mod tests {
     fn a_go_module_names_the_package_it_is_there_for() {
         for &part in Part::ALL {
             let Recipe::Go(build) = Recipe::of(part) else { continue };
+            if build.package == "." {
+                continue;
+            }
             let module = String::from_utf8(pin(&format!("{}/go.mod", build.directory)).unwrap()).unwrap();
             // A line of its own, or one in a block; a `require` line would have a version behind it.
             let is_there = module.lines().any(|line| line.trim_start_matches("tool ").trim_start() == build.package);

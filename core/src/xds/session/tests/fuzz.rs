@@ -1,0 +1,170 @@
+//! Whatever a client says: no panic, no response beyond its bounds, no memory beyond what it may have remembered, and no endless talk.
+
+use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
+use proptest::prelude::*;
+use prost::Message;
+
+use super::convergence::scale;
+use super::language::resource;
+use crate::xds::quarantine::{MAX_ENTRIES, Quarantine};
+use crate::xds::session::{Limits, Request, Session, Variant};
+use crate::xds::snapshot::{Change, ResourceType, Snapshot};
+
+const LIMITS: Limits = Limits { names: 12, name_length: 40, bytes: 200, response_bytes: 300 };
+
+fn delta(request: DeltaDiscoveryRequest) -> Request {
+    Request {
+        type_url: request.type_url,
+        nonce: request.response_nonce,
+        error: request.error_detail.map(|status| status.message),
+        subscribe: request.resource_names_subscribe,
+        unsubscribe: request.resource_names_unsubscribe,
+        initial_versions: request.initial_resource_versions.into_iter().collect(),
+        ..Request::default()
+    }
+}
+
+fn whole(request: DiscoveryRequest) -> Request {
+    Request {
+        type_url: request.type_url,
+        nonce: request.response_nonce,
+        error: request.error_detail.map(|status| status.message),
+        names: request.resource_names,
+        version_info: request.version_info,
+        ..Request::default()
+    }
+}
+
+fn name() -> impl Strategy<Value = String> {
+    prop_oneof![8 => (0..10u8).prop_map(|n| format!("n{n}")), 2 => Just("*".to_owned()), 1 => odd()]
+}
+
+fn odd() -> impl Strategy<Value = String> {
+    let odd = ["", " ", "n", "n1 n2", "\n", "\u{0}", "é\u{202e}", "*n", "38", "0"].map(str::to_owned).into_iter();
+    let long = [39, 40, 41, 300].map(|length| "x".repeat(length)).into_iter();
+    prop::sample::select(odd.chain(long).collect::<Vec<_>>())
+}
+
+fn words() -> impl Strategy<Value = String> {
+    prop_oneof![(0..10u8, 0..10u8).prop_map(|(one, other)| format!("(s) n{one}: no, n{other}: no")), Just("no".to_owned())]
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let url = prop_oneof![
+        12 => prop::sample::select(ResourceType::ALL.as_slice()).prop_map(|kind| kind.url().to_owned()),
+        1 => odd(),
+    ];
+    let names = || prop::collection::vec(name(), 0..4);
+    let nonce = prop_oneof![6 => (0..60u8).prop_map(|nonce| nonce.to_string()), 3 => Just(String::new()), 1 => odd()];
+    let error = prop::option::of(prop_oneof![words(), odd()]);
+    let versions =
+        prop::collection::btree_map(name(), prop_oneof![any::<u128>().prop_map(|version| format!("{version:032x}")), odd()], 0..3);
+    (url, nonce, error, names(), names(), versions, names(), odd()).prop_map(
+        |(type_url, nonce, error, subscribe, unsubscribe, initial_versions, names, version_info)| Request {
+            type_url,
+            nonce,
+            error,
+            subscribe,
+            unsubscribe,
+            initial_versions,
+            names,
+            version_info,
+        },
+    )
+}
+
+/// What happens to a stream.
+#[derive(Clone, Debug)]
+enum Event {
+    Said(Request),
+    /// What Prost makes of arbitrary bytes.
+    Bytes(Vec<u8>),
+    /// The answer to the latest response.
+    Answer(Option<String>),
+    Change(usize, u8, u8),
+    Hold(bool),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        8 => request().prop_map(Event::Said),
+        2 => prop::collection::vec(any::<u8>(), 0..40).prop_map(Event::Bytes),
+        6 => prop::option::of(words()).prop_map(Event::Answer),
+        4 => (0..5usize, 0..10u8, 0..5u8).prop_map(|(kind, name, content)| Event::Change(kind, name, content)),
+        1 => any::<bool>().prop_map(Event::Hold),
+    ]
+}
+
+fn run(variant: Variant, only: Option<ResourceType>, events: Vec<Event>) -> Result<(), TestCaseError> {
+    let mut snapshot = Snapshot::default();
+    let mut quarantine = Quarantine::default();
+    let new = || Session::new(variant, only).limit(LIMITS);
+    let mut session = new();
+    let mut latest = (String::new(), String::new());
+    for event in events {
+        let request = match event {
+            Event::Said(request) => Some(request),
+            Event::Bytes(bytes) if variant == Variant::Delta => DeltaDiscoveryRequest::decode(&*bytes).ok().map(delta),
+            Event::Bytes(bytes) => DiscoveryRequest::decode(&*bytes).ok().map(whole),
+            Event::Answer(error) => {
+                Some(Request { type_url: latest.0.clone(), nonce: latest.1.clone(), error, names: vec!["n1".into()], ..Request::default() })
+            }
+            Event::Change(kind, name, content) => {
+                let (kind, name) = (ResourceType::ALL[kind], format!("n{name}"));
+                let set = || Change::Set(resource(kind, &name, &content.to_string().repeat(30)));
+                snapshot.apply(vec![if content == 0 { Change::Remove(kind, name.as_str().into()) } else { set() }]);
+                None
+            }
+            Event::Hold(true) => {
+                session.hold();
+                None
+            }
+            Event::Hold(false) => {
+                session.let_go();
+                None
+            }
+        };
+        let responses = match request {
+            None => session.on_change(&snapshot, &quarantine),
+            Some(request) => match session.on_request(request, &snapshot, &mut quarantine) {
+                Ok(responses) => responses,
+                // The stream ends.
+                Err(abuse) => {
+                    prop_assert!(!abuse.to_string().is_empty());
+                    session = new();
+                    continue;
+                }
+            },
+        };
+        prop_assert!(responses.len() <= ResourceType::ALL.len() + 1, "{} responses at once", responses.len());
+        for response in responses {
+            let bytes: usize = response.resources.iter().map(|resource| resource.wire().len()).sum();
+            if variant == Variant::Delta {
+                prop_assert!(bytes <= LIMITS.response_bytes || response.resources.len() == 1 || session.nacks() > 0, "{} bytes", bytes);
+            }
+            latest = (response.type_url.into_owned(), response.nonce);
+        }
+        session.standing(&snapshot, &quarantine);
+        prop_assert!(quarantine.len() <= MAX_ENTRIES);
+        for subscription in session.types.values() {
+            let remembered = [subscription.names.len(), subscription.owed.len()];
+            prop_assert!(remembered.into_iter().all(|count| count <= LIMITS.names), "{:?} names", remembered);
+            let known = snapshot.of(subscription.kind).len() + LIMITS.names;
+            let of_resources = [subscription.held.len(), subscription.refused.len(), subscription.suspects.iter().flatten().count()];
+            prop_assert!(of_resources.into_iter().all(|count| count <= 10 + known), "{:?} resources", of_resources);
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000 * scale(), failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn nothing_that_a_client_says_breaks_a_session(
+        is_delta in any::<bool>(),
+        only in prop::option::weighted(0.1, prop::sample::select(ResourceType::ALL.as_slice())),
+        events in prop::collection::vec(event(), 0..200),
+    ) {
+        run(if is_delta { Variant::Delta } else { Variant::StateOfTheWorld }, only, events)?;
+    }
+}

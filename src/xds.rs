@@ -1,0 +1,88 @@
+//! The xDS service: one task per stream carries what [`atlas_core::xds::session`] decides.
+//!
+//! ```text
+//! connection ── request frames ──▶ requests ──▶ stream ──▶ session      one task per stream, woken by its own node alone
+//!      ▲                                           │
+//!      └────── response frames ◀── wire ◀── outbox ┘                    encoded when the client has room for it
+//! ```
+//!
+//! gRPC is a header of five bytes in front of each message, and trailers. It is written here and not left to tonic's codec for
+//! the memory's sake: that keeps for each stream two buffers as large as the largest message that has passed, where an idle
+//! stream of ours keeps none, and one whose client doesn't read keeps one piece of [`wire::PIECE`] bytes.
+
+mod connection;
+mod limits;
+mod requests;
+mod responses;
+mod service;
+mod stream;
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use atlas_core::name::NodeId;
+use atlas_core::xds::snapshot::ResourceType;
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::Metrics;
+use crate::nodes::Nodes;
+use crate::streams::Streams;
+use crate::tls::Gate;
+
+pub use connection::serve;
+pub use limits::{LimitOptions, Limits};
+
+/// What the service needs to know.
+pub struct Xds {
+    /// What each node should have.
+    pub nodes: Arc<Nodes>,
+    /// The open streams and connections.
+    pub streams: Arc<Streams>,
+    /// Who is let in.
+    pub gate: Arc<Gate>,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+    /// How much of everything there may be.
+    pub limits: Limits,
+    /// Longest life of a stream; some end a little earlier, so that they don't all come back at once.
+    pub max_age: Duration,
+    /// For how long a stream keeps what its Envoy had from another replica and this one doesn't know; zero where there is only
+    /// one.
+    pub hold: Duration,
+    /// Ends every stream.
+    pub drain: CancellationToken,
+}
+
+/// What is quarantined: refused by an Envoy, and still what it should have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantined {
+    /// Its type.
+    pub kind: ResourceType,
+    /// Its name.
+    pub name: String,
+    /// The version that was refused.
+    pub version: String,
+    /// The Envoy's words.
+    pub message: String,
+}
+
+/// What is quarantined of a node, whether an Envoy is connected or not.
+pub fn quarantined(nodes: &Nodes, node: &NodeId) -> Vec<Quarantined> {
+    let Some(node) = nodes.get(node) else { return Vec::new() };
+    let state = node.state();
+    let entries = state.quarantine.entries().filter(|(kind, name, refusal)| {
+        // What has changed since is out of quarantine, whether or not a stream has noticed.
+        state.snapshot.get(*kind, name).is_some_and(|resource| resource.version == refusal.version)
+    });
+    let entry = |(kind, name, refusal): (ResourceType, &str, &atlas_core::xds::quarantine::Refusal)| Quarantined {
+        kind,
+        name: name.to_owned(),
+        version: refusal.version.to_string(),
+        message: refusal.message.to_string(),
+    };
+    entries.map(entry).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,192 @@
+//! The important cases of the protocol, as a client sees them.
+
+use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::service::cluster::v3::cluster_discovery_service_client::ClusterDiscoveryServiceClient;
+use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
+use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
+use envoy_types::pb::google::rpc;
+use tonic::Code;
+
+use super::super::quarantined;
+use super::*;
+
+/// A state-of-the-world stream.
+struct Full {
+    requests: mpsc::Sender<DiscoveryRequest>,
+    responses: Streaming<DiscoveryResponse>,
+}
+
+impl Full {
+    async fn ads(world: &World, node: &str) -> Self {
+        let (requests, receiver) = mpsc::channel(16);
+        let mut client = AggregatedDiscoveryServiceClient::new(world.channel(node).await);
+        let responses = client.stream_aggregated_resources(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+        Self { requests, responses }
+    }
+
+    async fn say(&self, kind: ResourceType, names: &[&str], answered: Option<&DiscoveryResponse>) {
+        let (version_info, response_nonce) =
+            answered.map(|response| (response.version_info.clone(), response.nonce.clone())).unwrap_or_default();
+        let resource_names = names.iter().map(ToString::to_string).collect();
+        let request = DiscoveryRequest { type_url: kind.url().into(), resource_names, version_info, response_nonce, ..Default::default() };
+        self.requests.send(request).await.unwrap();
+    }
+
+    async fn hears(&mut self) -> DiscoveryResponse {
+        tokio::time::timeout(SOON, self.responses.message()).await.expect("a response").unwrap().expect("a response")
+    }
+
+    async fn hears_nothing(&mut self) {
+        let heard = tokio::time::timeout(A_WHILE, self.responses.message()).await;
+        assert!(heard.is_err(), "{heard:?}");
+    }
+}
+
+fn values(response: &DiscoveryResponse) -> Vec<String> {
+    response.resources.iter().map(|any| String::from_utf8(any.value.clone()).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_change_to_one_node_is_sent_to_that_node_alone() {
+    let world = World::new();
+    world.has("tokyo", &[(CDS, "a", "1"), (CDS, "b", "1")]);
+    world.has("paris", &[(CDS, "p", "1")]);
+    let (mut tokyo, mut paris) = (world.delta("tokyo").await, world.delta("paris").await);
+    tokyo.subscribe(CDS, &["*"]).await;
+    paris.subscribe(CDS, &["*"]).await;
+    assert_eq!(tokyo.hears().await, pairs(&[("a", "1"), ("b", "1")]));
+    assert_eq!(paris.hears().await, pairs(&[("p", "1")]));
+    world.has("tokyo", &[(CDS, "a", "2"), (CDS, "b", "1")]);
+    assert_eq!(tokyo.hears().await, pairs(&[("a", "2")]));
+    paris.hears_nothing().await;
+    world.has("tokyo", &[(CDS, "a", "2")]);
+    let gone = tokyo.next().await.unwrap().unwrap();
+    assert_eq!((gone.removed_resources.as_slice(), gone.resources.len()), (["b".to_owned()].as_slice(), 0));
+    assert_eq!(world.metric("atlas_xds_resources_sent_total{type=\"CDS\"}"), 4);
+}
+
+#[tokio::test]
+async fn an_answer_to_another_nonce_settles_nothing() {
+    let world = World::new();
+    world.has("tokyo", &[(CDS, "a", "1")]);
+    let mut tokyo = world.delta("tokyo").await;
+    tokyo.subscribe(CDS, &["*"]).await;
+    let first = tokyo.next().await.unwrap().unwrap();
+    tokyo.ack(&DeltaDiscoveryResponse { nonce: "77".into(), ..first.clone() }).await;
+    world.has("tokyo", &[(CDS, "a", "2")]);
+    tokyo.hears_nothing().await;
+    tokyo.ack(&first).await;
+    assert_eq!(tokyo.hears().await, pairs(&[("a", "2")]));
+}
+
+#[tokio::test]
+async fn a_refusal_is_counted_and_quarantined_and_the_good_ones_come_again() {
+    let world = World::new();
+    world.has("tokyo", &[(CDS, "good", "1"), (CDS, "bad", "1")]);
+    let mut tokyo = world.delta("tokyo").await;
+    tokyo.subscribe(CDS, &["*"]).await;
+    let first = tokyo.next().await.unwrap().unwrap();
+    let error_detail = Some(rpc::Status { message: "Error adding/updating cluster(s) bad: no such thing".into(), ..Default::default() });
+    let (type_url, response_nonce) = (first.type_url, first.nonce);
+    tokyo.say(DeltaDiscoveryRequest { type_url, response_nonce, error_detail, ..Default::default() }).await;
+    assert_eq!(tokyo.hears().await, pairs(&[("good", "1")]));
+    tokyo.hears_nothing().await;
+    assert_eq!(world.metric("atlas_xds_nacks_total{type=\"CDS\"}"), 1);
+    let node = "tokyo".parse().unwrap();
+    let held = quarantined(&world.xds.nodes, &node);
+    assert!(matches!(held.as_slice(), [one] if one.name == "bad" && one.message.contains("no such thing")), "{held:?}");
+    // Its next version is tried at once.
+    world.has("tokyo", &[(CDS, "good", "1"), (CDS, "bad", "2")]);
+    assert_eq!(tokyo.hears().await, pairs(&[("bad", "2")]));
+    assert_eq!(quarantined(&world.xds.nodes, &node), []);
+}
+
+#[tokio::test]
+async fn the_state_of_the_world_comes_whole() {
+    let world = World::new();
+    world.has("tokyo", &[(CDS, "a", "a1"), (CDS, "b", "b1"), (SDS, "s", "s1")]);
+    let mut tokyo = Full::ads(&world, "tokyo").await;
+    tokyo.say(CDS, &[], None).await;
+    let first = tokyo.hears().await;
+    assert_eq!(values(&first), ["a1", "b1"]);
+    tokyo.say(CDS, &[], Some(&first)).await;
+    tokyo.hears_nothing().await;
+    world.has("tokyo", &[(CDS, "a", "a1"), (CDS, "b", "b2"), (SDS, "s", "s1")]);
+    let second = tokyo.hears().await;
+    assert_eq!(values(&second), ["a1", "b2"], "all of it");
+    assert_ne!((&first.version_info, &first.nonce), (&second.version_info, &second.nonce));
+    tokyo.say(CDS, &[], Some(&first)).await;
+    tokyo.hears_nothing().await;
+    tokyo.say(CDS, &[], Some(&second)).await;
+    tokyo.say(SDS, &["s"], None).await;
+    assert_eq!(values(&tokyo.hears().await), ["s1"]);
+}
+
+#[tokio::test]
+async fn secrets_have_a_service_of_their_own_in_both_variants() {
+    let world = World::new();
+    world.has("tokyo", &[(SDS, "leaf", "key"), (CDS, "a", "1")]);
+    let mut client = SecretDiscoveryServiceClient::new(world.channel("tokyo").await);
+    let names = || vec!["leaf".to_owned()];
+
+    let (requests, receiver) = mpsc::channel(16);
+    let responses = client.delta_secrets(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+    let mut delta = Delta { requests, responses };
+    // Without a type: here there is only one.
+    delta.say(DeltaDiscoveryRequest { resource_names_subscribe: names(), ..Default::default() }).await;
+    assert_eq!(delta.hears().await, pairs(&[("leaf", "key")]));
+    delta.subscribe(CDS, &["a"]).await;
+    let other = delta.next().await.unwrap().unwrap();
+    assert_eq!((other.resources.len(), other.removed_resources), (0, vec!["a".to_owned()]), "clusters aren't served here");
+
+    let (requests, receiver) = mpsc::channel(16);
+    let responses = client.stream_secrets(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+    let mut full = Full { requests, responses };
+    full.requests.send(DiscoveryRequest { resource_names: names(), ..Default::default() }).await.unwrap();
+    assert_eq!(values(&full.hears().await), ["key"]);
+
+    let fetched = client.fetch_secrets(DiscoveryRequest::default()).await.unwrap_err();
+    assert_eq!(fetched.code(), Code::Unimplemented);
+    assert!(fetched.message().contains("api_type"), "{fetched}");
+}
+
+#[tokio::test]
+async fn other_types_have_services_of_their_own_too() {
+    let world = World::new();
+    world.has("tokyo", &[(CDS, "a", "1")]);
+    let mut client = ClusterDiscoveryServiceClient::new(world.channel("tokyo").await);
+    let (requests, receiver) = mpsc::channel(16);
+    let responses = client.delta_clusters(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+    let mut delta = Delta { requests, responses };
+    delta.subscribe(CDS, &["*"]).await;
+    assert_eq!(delta.hears().await, pairs(&[("a", "1")]));
+}
+
+#[tokio::test]
+async fn who_comes_before_its_manifest_is_served_when_that_comes_and_leaves_with_it() {
+    let world = World::new();
+    world.has("hub", &[(CDS, "a", "1")]);
+    let mut tokyo = world.delta("tokyo").await;
+    tokyo.subscribe(CDS, &["*"]).await;
+    tokyo.hears_nothing().await;
+    world.has("tokyo", &[(CDS, "t", "1")]);
+    assert_eq!(tokyo.hears().await, pairs(&[("t", "1")]));
+    world.xds.nodes.apply(vec![("tokyo".parse().unwrap(), NodeChange::Gone)]);
+    let end = tokyo.ends().await;
+    assert_eq!((end.code(), end.message()), (Code::NotFound, "the manifest of tokyo is gone"));
+    assert_eq!(world.metric("atlas_xds_streams_ended_total{reason=\"removed\"}"), 1);
+}
+
+#[tokio::test]
+async fn what_an_envoy_says_of_itself_is_shown_and_never_used() {
+    let world = World::new();
+    world.has("tokyo", &[(CDS, "t", "1")]);
+    world.has("paris", &[(CDS, "p", "1")]);
+    let mut paris = world.delta("paris").await;
+    let node = Some(Node { id: "tokyo".into(), ..Default::default() });
+    paris.say(DeltaDiscoveryRequest { type_url: CDS.url().into(), node, ..Default::default() }).await;
+    assert_eq!(paris.hears().await, pairs(&[("p", "1")]));
+    let open = world.xds.streams.open();
+    assert_eq!(crate::lock::lock(&open[0].client).id, "tokyo");
+    assert_eq!(open[0].peer.node.to_string(), "paris");
+}

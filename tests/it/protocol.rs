@@ -1,0 +1,198 @@
+//! The protocol's hard cases, with real Envoys: what one of them refuses, what is gone when it comes back, what it asks for in vain.
+
+use std::net::{Ipv6Addr, TcpListener};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use atlas_lab::parts::{self, Part};
+use atlas_lab::process::wait_until;
+use atlas_lab::run::{Envoy, EnvoyOptions};
+use atlas_lab::scene::{Atlas, AtlasOptions};
+use atlas_lab::world::{Host, World};
+use atlas_lab::world_test;
+
+use crate::atlas;
+
+/// What is waited for takes a fraction of a second.
+const SOON: Duration = Duration::from_secs(15);
+
+/// An Atlas and the hub's Envoy beside it.
+struct Hub {
+    host: Host,
+    atlas: Atlas,
+}
+
+fn manifest(name: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, labels: {{goatlas.io/cluster: \"true\"}}}}\nspec: {{externalIPs: [10.9.9.9]}}\n"
+    )
+}
+
+impl Hub {
+    fn start(world: &World, clusters: &[&str], extra: &[&str]) -> Result<Self> {
+        let host = world.host("hub")?;
+        let (from, state) = (host.dir().join("clusters"), host.dir().join("state"));
+        std::fs::create_dir_all(&from)?;
+        for name in clusters {
+            std::fs::write(from.join(format!("{name}.yaml")), manifest(name))?;
+        }
+        let mut arguments = vec![format!("--hub-address={}", host.ip())];
+        arguments.extend(extra.iter().map(|&argument| argument.to_owned()));
+        let options = AtlasOptions { program: atlas().into(), from, state, listen: [127, 0, 0, 1].into(), extra: arguments };
+        let atlas = Atlas::start(&host, "atlas", options)?;
+        Ok(Self { host, atlas })
+    }
+
+    fn envoy(&self, config: PathBuf) -> Result<Envoy> {
+        let options = EnvoyOptions::new(config, "127.0.0.1:9000".parse()?);
+        Envoy::start(&self.host, "hub-envoy", &parts::get(Part::Envoy)?, &options)
+    }
+
+    /// How a type stands on the hub's stream: state and message.
+    fn standing(&self, kind: &str) -> Result<(String, String)> {
+        let status = self.atlas.status()?;
+        let of_type = &status["nodes"][0]["instances"][0]["types"][kind];
+        let text = |key: &str| of_type[key].as_str().unwrap_or_default().to_owned();
+        Ok((text("state"), text("message")))
+    }
+
+    fn wait_standing(&self, kind: &str, state: &str) -> Result<String> {
+        wait_until(&format!("{kind} is {state}"), SOON, || {
+            let (now, message) = self.standing(kind)?;
+            ensure!(now == state, "it is {now:?}: {message}");
+            Ok(Some(message))
+        })
+    }
+}
+
+fn has(envoy: &Envoy, path: &str, text: &str) -> Result<bool> {
+    Ok(envoy.admin_get(path)?.ok()?.text().contains(text))
+}
+
+world_test! {
+    needs [Envoy],
+    fn one_refused_resource_harms_no_other_and_is_not_sent_again(world) {
+        let mut hub = Hub::start(world, &["tokyo"], &[])?;
+        // The web listener's port is taken.
+        let taken = hub.host.within(|| Ok(TcpListener::bind((Ipv6Addr::UNSPECIFIED, 10904))?))?;
+        let started = Instant::now();
+        let mut envoy = hub.envoy(hub.atlas.bootstrap("hub"))?;
+        envoy.wait_live()?;
+        println!("live {:?} after its start, with a refused listener", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(10), "Envoy alone would wait for 15 s");
+        let message = hub.wait_standing("LDS", "NACK")?;
+        assert!(message.contains("10904"), "{message}");
+        for listener in ["xds", "stores", "alerts"] {
+            wait_until(listener, SOON, || Ok(has(&envoy, "/listeners", &format!("{listener}::"))?.then_some(())))?;
+        }
+        assert!(!has(&envoy, "/listeners", "web::")?);
+        let status = hub.atlas.status()?;
+        assert!(status["nodes"][0]["quarantined"].to_string().contains("web"), "{status}");
+        let metrics = hub.atlas.get(6309, "/metrics")?.text();
+        assert!(metrics.lines().any(|line| line.starts_with("atlas_xds_quarantined") && line.ends_with(" 1")), "{metrics}");
+
+        // Everything else goes on, and the refused version is not sent again: neither with changes nor with a new stream.
+        let rejected = || envoy.stat("listener_manager.lds.update_rejected");
+        let before = rejected()?;
+        hub.atlas.write_manifest("osaka.yaml", &manifest("osaka"))?;
+        wait_until("osaka", SOON, || Ok(has(&envoy, "/clusters", "web/osaka::")?.then_some(())))?;
+        hub.atlas.process.stop(SOON)?;
+        hub.atlas.process.restart()?;
+        hub.atlas.wait_ready()?;
+        hub.wait_standing("CDS", "SYNCED")?;
+        hub.wait_standing("LDS", "NACK")?;
+        // A restarted Atlas has forgotten, and hears it once more.
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(rejected()? <= before + 1, "{} refusals after {before}", rejected()?);
+
+        // What was wrong is mended, and the Envoy is started again: it is tried once more.
+        drop(taken);
+        envoy.process.stop(SOON)?;
+        envoy.process.restart()?;
+        envoy.wait_live()?;
+        hub.wait_standing("LDS", "SYNCED")?;
+        assert!(has(&envoy, "/listeners", "web::")?);
+        assert_eq!(hub.atlas.status()?["nodes"][0]["quarantined"].as_array().map_or(0, Vec::len), 0);
+    }
+}
+
+world_test! {
+    needs [Envoy],
+    fn what_was_deleted_while_atlas_was_away_goes_and_nothing_else_is_sent(world) {
+        let mut hub = Hub::start(world, &["tokyo", "osaka"], &[])?;
+        let mut envoy = hub.envoy(hub.atlas.bootstrap("hub"))?;
+        envoy.wait_live()?;
+        wait_until("osaka", SOON, || Ok(has(&envoy, "/clusters", "web/osaka::")?.then_some(())))?;
+        hub.atlas.process.kill()?;
+        hub.atlas.remove_manifest("osaka.yaml")?;
+        let updated = envoy.stat("cluster_manager.cluster_modified")?;
+        hub.atlas.process.restart()?;
+        hub.atlas.wait_ready()?;
+        wait_until("osaka goes", SOON, || Ok((!has(&envoy, "/clusters", "osaka")?).then_some(())))?;
+        assert!(has(&envoy, "/clusters", "web/tokyo::")?);
+        assert_eq!(envoy.stat("cluster_manager.cluster_modified")?, updated);
+        let metrics = hub.atlas.get(6309, "/metrics")?.text();
+        let sent = metrics.lines().filter(|line| line.starts_with("atlas_xds_resources_sent_total")).collect::<Vec<_>>();
+        assert!(!sent.is_empty() && sent.iter().all(|line| line.ends_with(" 0")), "{sent:?}");
+    }
+}
+
+world_test! {
+    needs [Envoy],
+    /// Unanswered, an Envoy waits for 15 s for a secret before it opens a listener.
+    fn a_secret_that_does_not_exist_holds_nothing_up(world) {
+        let hub = Hub::start(world, &["tokyo"], &[])?;
+        let bootstrap = hub.atlas.bootstrap("hub");
+        let text = std::fs::read_to_string(&bootstrap)?;
+        let mut config: serde_json::Value = serde_yaml_ng::from_str(&text).context("Atlas wrote YAML")?;
+        let secret = serde_json::json!({"name": "nobody-has-this", "sds_config": {"ads": {}, "resource_api_version": "V3"}});
+        let tls = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+        let proxy = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+        config["static_resources"]["listeners"] = serde_json::json!([{
+            "name": "wanting",
+            "address": {"socket_address": {"address": "127.0.0.1", "port_value": 19999}},
+            "filter_chains": [{
+                "filters": [{"name": "proxy", "typed_config": {"@type": proxy, "stat_prefix": "wanting", "cluster": "atlas-xds"}}],
+                "transport_socket": {
+                    "name": "tls",
+                    "typed_config": {"@type": tls, "common_tls_context": {"tls_certificate_sds_secret_configs": [secret]}},
+                },
+            }],
+        }]);
+        let config = hub.host.write("wanting.json", serde_json::to_string(&config)?)?;
+        let started = Instant::now();
+        let mut envoy = hub.envoy(config)?;
+        envoy.wait_live()?;
+        let took = started.elapsed();
+        println!("live {took:?} after its start");
+        assert!(took < Duration::from_secs(10), "{took:?}");
+        wait_until("its listeners", SOON, || Ok(has(&envoy, "/listeners", "stores::")?.then_some(())))?;
+    }
+}
+
+world_test! {
+    needs [Envoy],
+    /// Unanswered, Envoy's pauses grow from 0.5 s to 15 s.
+    fn a_stream_that_ends_by_age_is_back_at_once_however_often(world) {
+        let hub = Hub::start(world, &["tokyo"], &["--max-stream-age=2s"])?;
+        let mut envoy = hub.envoy(hub.atlas.bootstrap("hub"))?;
+        envoy.wait_live()?;
+        let (began, mut away, mut longest, mut times) = (Instant::now(), None::<Instant>, Duration::ZERO, 0);
+        while began.elapsed() < Duration::from_secs(20) {
+            let connected = hub.atlas.status()?["nodes"][0]["instances"].as_array().is_some_and(|all| !all.is_empty());
+            match (connected, away) {
+                (false, None) => away = Some(Instant::now()),
+                (true, Some(since)) => {
+                    longest = longest.max(since.elapsed());
+                    (away, times) = (None, times + 1);
+                }
+                _ => {}
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        println!("away {times} times, {longest:?} at most");
+        assert!(times >= 5, "streams end by age: {times}");
+        assert!(longest < Duration::from_secs(3) && away.is_none_or(|since| since.elapsed() < Duration::from_secs(3)), "{longest:?}");
+    }
+}
