@@ -27,7 +27,7 @@ use crate::clock;
 use crate::nodefiles::NodeFiles;
 use crate::publisher::{Publisher, Round};
 use crate::source::files::{Feed, Shelf, Update};
-use crate::state_dir::{StateDir, write_public};
+use crate::state_dir::{StateDir, write_derived, write_public};
 pub use last_good::LastGood;
 
 /// Longest time between two rounds, so that nothing depends on an event alone.
@@ -155,8 +155,7 @@ impl Controller {
         let Some(register) = &known.register else { return Ok(true) };
         let fleet = register.fleet();
         let mut scope = std::mem::take(&mut known.scope);
-        // What every cluster has depends on the Alertmanagers.
-        scope.extend(Scope { all: news.touched.alertmanagers, hub: false, clusters: news.touched.clusters });
+        scope.extend(Scope { alertmanagers: news.touched.alertmanagers, clusters: news.touched.clusters, ..Scope::default() });
 
         let concerned: BTreeSet<ClusterName> = scope.clusters.union(&news.touched.claimed).cloned().collect();
         let only = (!known.check && !scope.all).then_some(&concerned);
@@ -180,20 +179,22 @@ impl Controller {
         let gone: Vec<ClusterName> = if scope.all { known.stores.clusters().cloned().collect() } else { Vec::new() };
         let differ = known.stores.update(fleet, if scope.all { &clusters } else { &scope.clusters }.iter().chain(&gone));
 
+        // First what Envoys wait for: files are for those who start later, and each takes a while to be safe on the disk. A check changes
+        // what people see of certificates, and which credentials count.
+        let about = (!scope.all && !known.check).then_some(&concerned);
+        self.publisher.open_gate(&self.pki, about, &[])?;
+        let changed = self.publisher.nodes.apply(changes);
         let mut failed = ensured.failed;
         if differ || known.check {
-            failed.append(&mut self.write_stores(&known.stores));
+            failed.append(&mut self.write_stores(&known.stores, differ));
         }
         failed.append(&mut self.write_nodes(fleet, &trust, self.nodes_to_write(&scope, &clusters, known.check)));
         failed.append(&mut keep(&mut known.unkept, &mut known.last_good, &known.shelf, register));
-        // A check changes what people see of certificates, and which credentials count.
-        let about = (!scope.all && !known.check).then_some(&concerned);
-        self.publisher.open_gate(&self.pki, about, &[])?;
         let complete = failed.is_empty();
         let round = Round {
             fleet,
             about,
-            changes,
+            changed,
             findings: news.findings,
             errors: news.errors,
             troubles: [ensured.standing, failed].concat(),
@@ -223,17 +224,18 @@ impl Controller {
         let touched = register.apply(keys.iter().map(|key| (key.clone(), known.shelf.fact(key).cloned())));
         known.unkept.extend(keys.iter().flat_map(|key| known.shelf.files_of(key)).map(str::to_owned));
         News {
-            findings: (is_first || touched.findings || !touched.claimed.is_empty()).then(|| register.findings()),
+            findings: (is_first || touched.findings || touched.alertmanagers).then(|| register.findings()),
             errors: errors.then(|| known.shelf.errors()),
             touched,
         }
     }
 
     /// What Thanos Query and DNS servers read from files. Returns what couldn't be written.
-    fn write_stores(&self, stores: &Stores) -> Vec<String> {
+    fn write_stores(&self, stores: &Stores, differ: bool) -> Vec<String> {
         let mut results = Vec::new();
         for (file, text) in [("endpoints.yaml", stores.endpoints()), ("atlas.zone", stores.zone_file(&self.settings))] {
-            results.push(self.state.write(file, &text).map(drop));
+            // Known to differ, they needn't be compared with what is there: with many clusters they are long.
+            results.push(if differ { write_derived(&self.state.path(file), &text) } else { self.state.write(file, &text).map(drop) });
             results.extend(self.public_dir.as_ref().map(|dir| write_public(&dir.join(file), &text)));
         }
         results.into_iter().filter_map(|result| Some(format!("{:#}", result.err()?))).collect()

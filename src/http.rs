@@ -42,7 +42,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToke
 }
 
 async fn serve_within(bounds: Bounds, listener: TcpListener, router: Router, stop: CancellationToken) {
-    let room = Room::new(bounds.connections);
+    let room = Room::new(bounds.connections, Duration::ZERO);
     let connections = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -51,7 +51,7 @@ async fn serve_within(bounds: Bounds, listener: TcpListener, router: Router, sto
         };
         match accepted {
             Ok((tcp, address)) => {
-                let (guest, another_left) = room.enter();
+                let (guest, another_left) = room.enter().await;
                 if another_left {
                     tracing::debug!(%address, "too many HTTP connections: the oldest goes");
                 }

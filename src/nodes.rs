@@ -79,7 +79,8 @@ impl Nodes {
                 node.bell.send_replace(true);
                 return true;
             }
-            (None, NodeChange::Gone) => return false,
+            // A part of what nobody has is nothing.
+            (None, NodeChange::Gone | NodeChange::Some(_)) => return false,
             (Some(node), _) => (node, false),
             (None, _) => (Arc::new(Node { state: Mutex::default(), bell: watch::Sender::new(false) }), true),
         };

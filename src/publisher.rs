@@ -8,7 +8,6 @@ use atlas_core::intake::{Finding, Severity};
 use atlas_core::manifest::ManifestError;
 use atlas_core::model::Fleet;
 use atlas_core::name::{ClusterName, Identity, NodeId};
-use atlas_core::plan::NodeChange;
 
 use crate::ca::{Pki, Vault};
 use crate::metrics::Metrics;
@@ -37,8 +36,8 @@ pub struct Round<'a> {
     pub fleet: &'a Fleet,
     /// The clusters that it was about; `None`: all.
     pub about: Option<&'a BTreeSet<ClusterName>>,
-    /// What nodes should have from now on.
-    pub changes: Vec<(NodeId, NodeChange)>,
+    /// How many nodes have something else from now on.
+    pub changed: usize,
     /// What people should know about their objects; `None`: the same as before.
     pub findings: Option<Vec<Finding>>,
     /// Files that can't be read; `None`: the same as before.
@@ -98,9 +97,8 @@ impl Publisher {
         });
     }
 
-    /// Lets a result take effect. Returns how many nodes have something else from now on.
-    pub fn publish<V: Vault>(&self, pki: &Pki<V>, mut round: Round<'_>) -> usize {
-        let changed = self.nodes.apply(std::mem::take(&mut round.changes));
+    /// Posts what has taken effect.
+    pub fn publish<V: Vault>(&self, pki: &Pki<V>, round: Round<'_>) {
         let (authorities, own_end) = pki.own_ends();
         self.board.change(|board| {
             let is_new = board.is_none();
@@ -120,12 +118,11 @@ impl Publisher {
             round.findings.into_iter().for_each(|findings| published.findings = findings);
             round.errors.into_iter().for_each(|errors| published.errors = errors);
             published.troubles = round.troubles;
-            if changed > 0 || is_new {
+            if round.changed > 0 || is_new {
                 let clusters = published.fleet.clusters.len();
-                tracing::info!(clusters, nodes = changed, rejected = published.rejected(), "a new plan is in force");
+                tracing::info!(clusters, nodes = round.changed, rejected = published.rejected(), "a new plan is in force");
             }
         });
-        changed
     }
 }
 

@@ -1,23 +1,31 @@
-//! A bounded number of strangers: where there is no room for another, the one that has been there longest goes. So whoever
-//! takes every place has to take it again all the time, and who needs it for a moment gets it.
+//! A bounded number of strangers: where there is no room for another, the one that has been there longest goes, if that is long enough
+//! for who means well. So whoever takes every place has to take it again all the time, and who needs it for a moment gets it; and
+//! where everyone comes back at once, nobody is turned away half-way.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::lock::lock;
 
+/// So often it is looked whether somebody has left.
+const LOOK: Duration = Duration::from_millis(2);
+
 /// The places.
 pub struct Room {
     places: usize,
+    /// Nobody has to go before.
+    patience: Duration,
     guests: Mutex<Guests>,
 }
 
 #[derive(Default)]
 struct Guests {
     next: u64,
-    there: BTreeMap<u64, CancellationToken>,
+    there: BTreeMap<u64, (Instant, CancellationToken)>,
 }
 
 /// One place; free again when dropped.
@@ -35,23 +43,39 @@ impl Drop for Guest {
 }
 
 impl Room {
-    /// So many places, at least one.
-    pub fn new(places: usize) -> Arc<Self> {
-        Arc::new(Self { places: places.max(1), guests: Mutex::default() })
+    /// So many places, at least one; nobody has to go before so long.
+    pub fn new(places: usize, patience: Duration) -> Arc<Self> {
+        Arc::new(Self { places: places.max(1), patience, guests: Mutex::default() })
     }
 
-    /// Takes a place, and says whether another guest had to go for it.
-    pub fn enter(self: &Arc<Self>) -> (Guest, bool) {
+    /// Takes a place as soon as there is one, and says whether another guest had to go for it.
+    pub async fn enter(self: &Arc<Self>) -> (Guest, bool) {
+        loop {
+            match self.try_enter(Instant::now()) {
+                Ok(entered) => return entered,
+                Err(until) => tokio::time::sleep_until(until.min(Instant::now() + LOOK)).await,
+            }
+        }
+    }
+
+    /// Takes a place; the error says until when nobody has to go for it.
+    fn try_enter(self: &Arc<Self>, now: Instant) -> Result<(Guest, bool), Instant> {
         let mut guests = lock(&self.guests);
-        let oldest = if guests.there.len() >= self.places { guests.there.pop_first() } else { None };
-        if let Some((_, leave)) = &oldest {
-            leave.cancel();
+        let mut another_left = false;
+        if guests.there.len() >= self.places {
+            let oldest = guests.there.first_key_value().map(|(_, (since, _))| *since + self.patience);
+            if let Some(until) = oldest.filter(|until| *until > now) {
+                return Err(until);
+            }
+            let oldest = guests.there.pop_first();
+            oldest.iter().for_each(|(_, (_, leave))| leave.cancel());
+            another_left = oldest.is_some();
         }
         let key = guests.next;
         guests.next += 1;
         let leave = CancellationToken::new();
-        guests.there.insert(key, leave.clone());
-        (Guest { room: Arc::clone(self), key, leave }, oldest.is_some())
+        guests.there.insert(key, (now, leave.clone()));
+        Ok((Guest { room: Arc::clone(self), key, leave }, another_left))
     }
 }
 
@@ -61,14 +85,17 @@ mod tests {
 
     #[test]
     fn the_oldest_goes() {
-        let room = Room::new(2);
-        let ((first, _), (second, another)) = (room.enter(), room.enter());
+        let (patience, began) = (Duration::from_secs(1), Instant::now());
+        let room = Room::new(2, patience);
+        let enter = |after: u64| room.try_enter(began + Duration::from_millis(after));
+        let ((first, _), (second, another)) = (enter(0).unwrap(), enter(10).unwrap());
         assert!(!another);
-        let (third, another) = room.enter();
+        assert_eq!(enter(999).err(), Some(began + patience), "who has just come may stay a while");
+        let (third, another) = enter(1000).unwrap();
         assert!(another && first.leave.is_cancelled() && !second.leave.is_cancelled());
         drop(first);
         drop(third);
-        let (_fourth, another) = room.enter();
+        let (_fourth, another) = enter(1001).unwrap();
         assert!(!another && !second.leave.is_cancelled(), "who left of itself made room");
     }
 }

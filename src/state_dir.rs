@@ -11,12 +11,13 @@
 //! status.sock        `atlas status` and `atlas cluster-remove` ask here
 //! ```
 //!
-//! Every write is atomic (temporary file, fsync, rename), so a SIGKILL at any moment leaves old or new, never half.
+//! Every write is atomic (temporary file, rename), so a SIGKILL at any moment leaves old or new, never half. What nothing else
+//! knows is on the disk (fsync) before anything goes on; what is derived is made again at the next start.
 //! Everything is readable by its owner alone.
 
 use std::fs::{self, DirBuilder, DirEntry, File, FileType, Permissions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt, symlink};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
@@ -165,20 +166,34 @@ impl StateDir {
     }
 }
 
-/// Replaces a file atomically, readable by its owner alone.
-pub fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
-    replace(path, text, 0o600)
+/// Whether a file must be on the disk before anything goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Safe {
+    /// Yes: nothing else knows what it says.
+    Now,
+    /// No: it is made of what is safe, and after a loss of power it is made again.
+    Later,
 }
 
-/// Replaces a file atomically, readable by everyone, unless it says the same already.
+/// Replaces a file atomically, readable by its owner alone.
+pub fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
+    replace(path, text, 0o600, Safe::Now)
+}
+
+/// As [`write_private`], of what can be made again: it isn't waited for until it is on the disk.
+pub fn write_derived(path: &Path, text: &str) -> anyhow::Result<()> {
+    replace(path, text, 0o600, Safe::Later)
+}
+
+/// As [`write_derived`], readable by everyone, unless it says the same already.
 pub fn write_public(path: &Path, text: &str) -> anyhow::Result<()> {
     if fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
         return Ok(());
     }
-    replace(path, text, 0o644)
+    replace(path, text, 0o644, Safe::Later)
 }
 
-fn replace(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
+fn replace(path: &Path, text: &str, mode: u32, safe: Safe) -> anyhow::Result<()> {
     let what = || format!("cannot write {}", path.display());
     let dir = path.parent().unwrap_or(Path::new("."));
     let mode = Permissions::from_mode(mode);
@@ -187,6 +202,9 @@ fn replace(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
     // The mode at creation is subject to the umask.
     file.as_file().set_permissions(mode).with_context(what)?;
     file.write_all(text.as_bytes()).with_context(what)?;
+    if safe == Safe::Later {
+        return file.persist(path).map(drop).with_context(what);
+    }
     file.as_file().sync_all().with_context(what)?;
     file.persist(path).with_context(what)?;
     File::open(dir).and_then(|dir| dir.sync_all()).with_context(what)
@@ -261,7 +279,9 @@ pub fn swap_files(dir: &Path, files: &[(String, String)]) -> anyhow::Result<bool
         .tempdir_in(dir)
         .with_context(what)?;
     for (name, text) in files {
-        write_private(&fresh.path().join(name), text)?;
+        // Nobody sees this directory yet, so nothing needs to be replaced; and all of it can be made again.
+        let file = File::options().write(true).create_new(true).mode(0o600).open(fresh.path().join(name));
+        file.and_then(|mut file| file.write_all(text.as_bytes())).with_context(what)?;
     }
     let data = dir.join("..data");
     let old = fs::read_link(&data).ok();
@@ -278,7 +298,6 @@ pub fn swap_files(dir: &Path, files: &[(String, String)]) -> anyhow::Result<bool
             symlink(Path::new("..data").join(name), &link).with_context(what)?;
         }
     }
-    File::open(dir).and_then(|dir| dir.sync_all()).with_context(what)?;
     if let Some(old) = old {
         let _ = fs::remove_dir_all(dir.join(old));
     }

@@ -151,6 +151,7 @@ impl ServeArgs {
             request_bytes: limits.max_request_bytes,
             response_bytes: limits.max_response_bytes,
             idle: limits.max_connection_idle,
+            ..LimitOptions::default()
         }
     }
 

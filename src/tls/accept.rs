@@ -25,7 +25,7 @@ const TLS_BUFFER: usize = 32 << 10;
 
 /// Accepts and serves until Atlas drains; then ends when the last connection has.
 pub async fn accept(listener: TcpListener, xds: Arc<Xds>) {
-    let strangers = Room::new(xds.limits.handshakes);
+    let strangers = Room::new(xds.limits.handshakes, xds.limits.handshake_patience);
     let connections = TaskTracker::new();
     let mut revocations = xds.gate.revocations();
     loop {
@@ -48,7 +48,12 @@ pub async fn accept(listener: TcpListener, xds: Arc<Xds>) {
             }
         };
         let Some(config) = xds.gate.config() else { continue };
-        let (guest, another_left) = strangers.enter();
+        // Meanwhile the kernel keeps those who come.
+        let entered = tokio::select! {
+            entered = strangers.enter() => entered,
+            () = xds.drain.cancelled() => break,
+        };
+        let (guest, another_left) = entered;
         if another_left {
             xds.metrics.connection_dropped("handshakes");
         }

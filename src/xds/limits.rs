@@ -14,6 +14,8 @@ pub struct LimitOptions {
     pub connections_per_node: usize,
     /// Handshakes that aren't finished; `None`: an eighth of the files that this process may open, at most 256.
     pub handshakes: Option<usize>,
+    /// How long a handshake may take before it may have to make room for another. Two round trips, when everyone comes at once.
+    pub handshake_patience: Duration,
     /// Largest request, in bytes.
     pub request_bytes: usize,
     /// About how many bytes of resources one incremental response carries.
@@ -28,6 +30,7 @@ impl Default for LimitOptions {
             connections: None,
             connections_per_node: 64,
             handshakes: None,
+            handshake_patience: Duration::from_secs(1),
             request_bytes: 4 << 20,
             response_bytes: 1 << 20,
             idle: Duration::from_secs(60),
@@ -49,6 +52,8 @@ pub struct Limits {
     pub connections_per_node: usize,
     /// Connections whose other end isn't known yet: strangers get as far as this.
     pub handshakes: usize,
+    /// How long each of those may take when there is no room for another.
+    pub handshake_patience: Duration,
     /// Largest request, in bytes.
     request_bytes: usize,
     response_bytes: usize,
@@ -74,6 +79,7 @@ impl LimitOptions {
             connections: connections.min(room),
             connections_per_node: self.connections_per_node,
             handshakes,
+            handshake_patience: self.handshake_patience,
             request_bytes: self.request_bytes,
             response_bytes: self.response_bytes,
             idle: self.idle,

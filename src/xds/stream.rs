@@ -146,6 +146,10 @@ impl Task {
             return End::Refused;
         }
         let mut bell = node.bell();
+        // It may have gone before there was anyone to ring for.
+        if *bell.borrow_and_update() {
+            return self.node_gone();
+        }
         let held = Instant::now() + self.xds.hold;
         let mut holding = !self.xds.hold.is_zero() && held < self.deadline;
         if holding {

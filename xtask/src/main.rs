@@ -1,5 +1,6 @@
 //! Atlas's chores: `cargo xtask --help`.
 
+mod bench;
 mod demo;
 mod image;
 mod licences;
@@ -27,6 +28,8 @@ enum Command {
     },
     /// Run a hub and two clusters on this machine, prove that everything works, and let you look around
     Demo(demo::Demo),
+    /// Measure what the data plane costs, with the real programs: the hub's Envoy, and Thanos Query through both Envoys
+    Bench(bench::Bench),
     /// Build Atlas as a container image: an OCI layout with one static program, and its bill of materials
     Image(image::Image),
     Scale(scale::Scale),
@@ -38,6 +41,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Setup { parts } => setup::run(parts),
         Command::Demo(demo) => demo.run(),
+        Command::Bench(bench) => bench.run(),
         Command::Image(image) => image.run(),
         Command::Scale(scale) => scale.run(),
         Command::Licences => licences::run(),

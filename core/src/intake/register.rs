@@ -49,7 +49,7 @@ pub struct Touched {
 pub struct Register {
     facts: BTreeMap<FactKey, Arc<Fact>>,
     /// The Services that claim to be the cluster of a name, in the order in which they count.
-    claims: BTreeMap<String, BTreeMap<FactKey, Arc<Fact>>>,
+    claims: BTreeMap<String, Vec<(FactKey, Arc<Fact>)>>,
     /// Those that the hub's Alertmanagers come from.
     alertmanagers: BTreeMap<FactKey, Arc<Fact>>,
     /// What clusters were before there was any fact; until the first facts.
@@ -118,12 +118,16 @@ impl Register {
 
     /// The name of the cluster that it claims or claimed to be.
     fn note_claim(&mut self, key: &FactKey, fact: Option<&Arc<Fact>>) -> Option<String> {
-        let was = self.claims.get_mut(&key.name).is_some_and(|claims| claims.remove(key).is_some());
+        let claims = self.claims.get_mut(&key.name);
+        let was = claims.is_some_and(|claims| claims.extract_if(.., |(claim, _)| claim == key).count() > 0);
         let claim = fact.filter(|fact| matches!(&***fact, Fact::Service(service) if is_cluster(service)));
         if let Some(fact) = claim {
-            self.claims.entry(key.name.clone()).or_default().insert(key.clone(), Arc::clone(fact));
+            // Nearly always there is one: a map would take ten times the room.
+            let claims = self.claims.entry(key.name.clone()).or_insert_with(|| Vec::with_capacity(1));
+            claims.push((key.clone(), Arc::clone(fact)));
+            claims.sort_by(|(one, _), (other, _)| one.cmp(other));
         }
-        if self.claims.get(&key.name).is_some_and(BTreeMap::is_empty) {
+        if self.claims.get(&key.name).is_some_and(Vec::is_empty) {
             self.claims.remove(&key.name);
         }
         (was || claim.is_some()).then(|| key.name.clone())
@@ -137,6 +141,7 @@ impl Register {
         touched.findings |= self.findings.get(name).is_none_or(|before| *before != findings) && !findings.is_empty();
         touched.findings |= findings.is_empty() && self.findings.remove(name).is_some();
         if !findings.is_empty() {
+            findings.shrink_to_fit();
             self.findings.insert(name.to_owned(), findings);
         }
         // A name that is none is rejected, and has no cluster.

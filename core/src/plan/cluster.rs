@@ -22,7 +22,6 @@ pub(super) fn own(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> Option<Vec
     let labels: Vec<String> = cluster.stores.iter().map(|store| cluster.name.store(store.index)).collect();
     let mut hosts: Vec<_> = labels.iter().map(|label| route::store_host(label)).collect();
     hosts.push(route::web_host(&uis, &cluster.allow_paths));
-    let indices: Vec<u32> = fleet.alertmanagers.keys().copied().collect();
     let hub_alerts = cluster.hub.as_ref().map_or(&fleet.settings.hub_alerts, |hub| &hub.alerts);
 
     let mut resources = vec![
@@ -31,7 +30,7 @@ pub(super) fn own(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> Option<Vec
         Resource::new(T::Listener, "inbound", &listener::inbound("inbound", cluster.bind, &hub, &uis)),
         Resource::new(T::Listener, "alerts", &listener::alerts_in_cluster("alerts", cluster.bind)),
         Resource::new(T::Route, "inbound", &route::inbound("inbound", hosts)),
-        Resource::new(T::Route, "alerts", &route::alerts_in_cluster("alerts", &indices)),
+        alerts(fleet),
     ];
     let stores = cluster.stores.iter().zip(&labels);
     let mut clusters: Vec<_> =
@@ -41,4 +40,10 @@ pub(super) fn own(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> Option<Vec
     clusters.push(self::cluster::hub_alerts(hub_alerts, &hub));
     resources.extend(clusters.into_iter().map(|message| Resource::new(T::Cluster, message.name.clone(), &message)));
     Some(resources)
+}
+
+/// How alerts find the hub's Alertmanagers: all that a cluster has of them, and the same for every cluster.
+pub(super) fn alerts(fleet: &Fleet) -> Arc<Resource> {
+    let indices: Vec<u32> = fleet.alertmanagers.keys().copied().collect();
+    Resource::new(ResourceType::Route, "alerts", &route::alerts_in_cluster("alerts", &indices))
 }

@@ -17,7 +17,7 @@ pub fn store_name(label: &str, settings: &Settings) -> String {
 /// The file. Clusters that are awaiting their address are left out: Query would complain of them for nothing.
 pub fn endpoints(fleet: &Fleet) -> String {
     let pieces: Vec<String> = fleet.clusters.values().map(|cluster| of_cluster(&fleet.settings, cluster)).collect();
-    file(pieces.iter().map(String::as_str))
+    file(0, pieces.iter().map(String::as_str))
 }
 
 /// The lines of one cluster.
@@ -27,9 +27,12 @@ pub(super) fn of_cluster(settings: &Settings, cluster: &Cluster) -> String {
     labels.map(|label| format!("- address: {}:{}\n", store_name(&label, settings), port::HUB_STORES)).collect()
 }
 
-pub(super) fn file<'a>(pieces: impl Iterator<Item = &'a str>) -> String {
-    let mut lines = String::new();
-    pieces.for_each(|piece| lines.push_str(piece));
-    let head = "# Written by Atlas. For Thanos Query: --endpoint.sd-config-file.\n";
-    if lines.is_empty() { format!("{head}endpoints: []\n") } else { format!("{head}endpoints:\n{lines}") }
+/// `length`: about how long the pieces are together.
+pub(super) fn file<'a>(length: usize, pieces: impl Iterator<Item = &'a str>) -> String {
+    let mut text = String::with_capacity(length + 128);
+    text.push_str("# Written by Atlas. For Thanos Query: --endpoint.sd-config-file.\nendpoints:");
+    let mut pieces = pieces.filter(|piece| !piece.is_empty()).peekable();
+    text.push_str(if pieces.peek().is_none() { " []\n" } else { "\n" });
+    pieces.for_each(|piece| text.push_str(piece));
+    text
 }

@@ -16,6 +16,8 @@ pub struct Scope {
     pub all: bool,
     /// What the hub has whichever clusters there are.
     pub hub: bool,
+    /// What depends on the hub's Alertmanagers: there, and of each cluster one resource, the same for all.
+    pub alertmanagers: bool,
     /// These clusters; one that is not in the fleet goes.
     pub clusters: BTreeSet<ClusterName>,
 }
@@ -28,13 +30,14 @@ impl Scope {
 
     /// Whether there is nothing to plan.
     pub fn is_empty(&self) -> bool {
-        !self.all && !self.hub && self.clusters.is_empty()
+        !self.all && !self.hub && !self.alertmanagers && self.clusters.is_empty()
     }
 
     /// Takes in another.
     pub fn extend(&mut self, other: Self) {
         self.all |= other.all;
         self.hub |= other.hub;
+        self.alertmanagers |= other.alertmanagers;
         self.clusters.extend(other.clusters);
     }
 }
@@ -57,6 +60,8 @@ pub struct Planner {
     on_hub: BTreeMap<ClusterName, Box<[Arc<Resource>]>>,
     /// What the hub has whichever clusters there are; `None` until its certificate has been issued.
     constant: Option<Vec<Arc<Resource>>>,
+    /// Clusters that have a plan of their own.
+    planned: BTreeSet<ClusterName>,
     pool: Pool,
 }
 
@@ -78,8 +83,18 @@ impl Planner {
             let planned = fleet.clusters.get(&name).map(|cluster| plan_cluster(fleet, cluster, trust));
             let (own, on_hub) = planned.map_or((None, Vec::new()), |planned| (planned.own, planned.on_hub));
             hub_changes.extend(self.on_hub(&name, on_hub));
+            match &own {
+                Some(_) => self.planned.insert(name.clone()),
+                None => self.planned.remove(&name),
+            };
             let change = own.map_or(NodeChange::Gone, |own| NodeChange::All(self.pool.share_all(own)));
             changes.push((NodeId::Cluster(name), change));
+        }
+        if scope.alertmanagers && !scope.all {
+            let alerts = super::cluster::alerts(fleet);
+            let others = self.planned.iter().filter(|name| !scope.clusters.contains(*name));
+            let change = || NodeChange::Some(vec![Change::Set(Arc::clone(&alerts))]);
+            changes.extend(others.map(|name| (NodeId::Cluster(name.clone()), change())));
         }
         let hub = self.hub(fleet, trust, scope, hub_changes);
         // The clusters first: what is new there should be ready when the hub sends traffic.
@@ -102,7 +117,7 @@ impl Planner {
     }
 
     fn hub(&mut self, fleet: &Fleet, trust: &Trust, scope: &Scope, mut changes: Vec<Change>) -> Option<NodeChange> {
-        if scope.all || scope.hub {
+        if scope.all || scope.hub || scope.alertmanagers {
             let constant = hub::constant(fleet, trust);
             match (&self.constant, &constant) {
                 (Some(before), Some(now)) if !scope.all => {

@@ -59,12 +59,14 @@ impl Stores {
 
     /// Thanos Query's endpoint SD file.
     pub fn endpoints(&self) -> String {
-        endpoints::file(self.pieces.values().map(|piece| &*piece.endpoints))
+        let length = self.pieces.values().map(|piece| piece.endpoints.len()).sum();
+        endpoints::file(length, self.pieces.values().map(|piece| &*piece.endpoints))
     }
 
     /// The zone as a master file, for CoreDNS's plugin `file`.
     pub fn zone_file(&self, settings: &Settings) -> String {
-        zone::file(settings, self.serial(settings), self.pieces.values().map(|piece| &*piece.zone))
+        let length = self.pieces.values().map(|piece| piece.zone.len()).sum();
+        zone::file(settings, self.serial(settings), length, self.pieces.values().map(|piece| &*piece.zone))
     }
 
     /// The zone's serial number: changes with its content.

@@ -140,11 +140,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     /// Whatever changes: planning what it concerns comes to the same as planning everything, and so do the stores.
     #[test]
-    fn change_by_change_is_as_all_at_once(steps in prop::collection::vec((prop::collection::btree_set("[a-d]{1,2}", 0..5), any::<bool>(), any::<bool>(), 0..3u64), 1..8)) {
+    fn change_by_change_is_as_all_at_once(steps in prop::collection::vec((prop::collection::btree_set("[a-d]{1,2}", 0..5), any::<bool>(), any::<bool>(), 0..3u64, 0..3u32), 1..8)) {
         let (mut planner, mut followers, mut stores) = (Planner::new(), Followers::default(), stores::Stores::new());
         let mut last: Option<(Fleet, Trust)> = None;
-        for (list, hub, leafless, revision) in steps {
-            let now = fleet(&list.iter().cloned().collect::<Vec<_>>());
+        for (list, hub, leafless, revision, alertmanagers) in steps {
+            let mut now = fleet(&list.iter().cloned().collect::<Vec<_>>());
+            let alertmanager = |n: u32| (n, crate::model::Alertmanager { name: n.to_string(), addresses: Vec::new() });
+            now.alertmanagers = (0..alertmanagers).map(alertmanager).collect();
             let mut trust = trust(&now);
             if !hub {
                 trust.leaves.remove(&NodeId::Hub);
@@ -165,7 +167,12 @@ proptest! {
                             || trusted.revision(name) != trust.revision(name)
                     };
                     let clusters = before.clusters.keys().chain(now.clusters.keys()).filter(differs).cloned().collect();
-                    Scope { all: false, hub: trusted.leaves.get(&NodeId::Hub) != trust.leaves.get(&NodeId::Hub), clusters }
+                    Scope {
+                        all: false,
+                        hub: trusted.leaves.get(&NodeId::Hub) != trust.leaves.get(&NodeId::Hub),
+                        alertmanagers: before.alertmanagers != now.alertmanagers,
+                        clusters,
+                    }
                 }
             };
             followers.take(planner.update(&now, &trust, &scope));

@@ -134,15 +134,16 @@ pub(super) fn serial(settings: &Settings, sum: u32) -> u32 {
     sum.wrapping_add(hash(&of_zone(settings).to_string()))
 }
 
-/// The master file (RFC 1035 §5), given the text of each cluster's records.
-pub(super) fn file<'a>(settings: &Settings, serial: u32, pieces: impl Iterator<Item = &'a str>) -> String {
+/// The master file (RFC 1035 §5), given the text of each cluster's records, which are about `length` long together.
+pub(super) fn file<'a>(settings: &Settings, serial: u32, length: usize, pieces: impl Iterator<Item = &'a str>) -> String {
     let zone = Zone { origin: origin(settings), serial, records: Vec::new() };
-    let mut text = format!(
+    let mut text = String::with_capacity(length + 512);
+    text.push_str(&format!(
         "; Written by Atlas: the stores of all clusters, for Thanos Query.\n$TTL {TTL}\n{} IN SOA {}\n{}\n",
         zone.origin,
         zone.soa(),
         of_zone(settings)
-    );
+    ));
     pieces.for_each(|piece| text.push_str(piece));
     text
 }

@@ -53,8 +53,7 @@ impl Rounds {
         let changes: Vec<_> = gone.into_iter().chain(new).collect();
         let Touched { clusters, alertmanagers, findings, .. } = register.apply(changes);
         self.findings |= findings || !clusters.is_empty();
-        // What every cluster has depends on the Alertmanagers.
-        self.scope.extend(Scope { all: alertmanagers, hub: false, clusters });
+        self.scope.extend(Scope { alertmanagers, clusters, ..Scope::default() });
         let records: BTreeMap<String, Version> = view.records.iter().map(|(name, stored)| (name.clone(), stored.version.clone())).collect();
         let names: BTreeSet<&String> = records.keys().chain(self.records.keys()).collect();
         for name in names.into_iter().filter(|name| records.get(*name) != self.records.get(*name)) {
@@ -102,14 +101,14 @@ impl Rounds {
         let scope = std::mem::take(&mut self.scope);
         let all: BTreeSet<ClusterName> = if scope.all { fleet.clusters.keys().cloned().collect() } else { BTreeSet::new() };
         let planned = if scope.all { &all } else { &scope.clusters };
-        let changes = self.planner.update(fleet, &pki.trust(planned), &scope);
+        let changed = publisher.nodes.apply(self.planner.update(fleet, &pki.trust(planned), &scope));
         let known: Vec<ClusterName> = if scope.all { self.stores.clusters().cloned().collect() } else { Vec::new() };
         self.stores.update(fleet, planned.iter().chain(&known));
         let findings = std::mem::take(&mut self.findings) || scope.all;
         let round = Round {
             fleet,
             about: (!scope.all).then_some(&scope.clusters),
-            changes,
+            changed,
             findings: findings.then(|| register.findings()),
             errors: None,
             troubles,

@@ -14,7 +14,7 @@ use super::{FileState, Report, Update};
 pub struct Shelf {
     files: BTreeMap<Arc<str>, FileState>,
     /// Which files have an object; those that count first, first.
-    claims: HashMap<FactKey, BTreeSet<Claim>>,
+    claims: HashMap<FactKey, Vec<Claim>>,
     /// Files that something is wrong with.
     wrong: BTreeSet<Arc<str>>,
     /// Objects that several files have.
@@ -41,7 +41,7 @@ impl Shelf {
                 for fact in before.facts.iter() {
                     let key = FactKey::of(fact);
                     if let Some(claims) = self.claims.get_mut(&key) {
-                        claims.remove(&claim);
+                        claims.retain(|one| *one != claim);
                     }
                     touched.insert(key);
                 }
@@ -51,7 +51,10 @@ impl Shelf {
             let claim = Claim { is_remembered: state.is_remembered, file: Arc::clone(&file) };
             for fact in state.facts.iter() {
                 let key = FactKey::of(fact);
-                self.claims.entry(key.clone()).or_default().insert(claim.clone());
+                // Nearly always it is the only one.
+                let claims = self.claims.entry(key.clone()).or_insert_with(|| Vec::with_capacity(1));
+                claims.push(claim.clone());
+                claims.sort();
                 touched.insert(key);
             }
             if !state.mistakes.is_empty() {
@@ -60,7 +63,7 @@ impl Shelf {
             self.files.insert(file, state);
         }
         for key in &touched {
-            let claims = self.claims.get(key).map_or(0, BTreeSet::len);
+            let claims = self.claims.get(key).map_or(0, Vec::len);
             if claims > 1 {
                 self.doubled.insert(key.clone());
             } else {
@@ -116,7 +119,7 @@ impl Shelf {
     /// Everything, for those who look once.
     pub fn report(&self) -> Report {
         let counts = |file: &str, fact: &&Arc<Fact>| {
-            self.claims.get(&FactKey::of(fact)).and_then(BTreeSet::first).is_some_and(|claim| &*claim.file == file)
+            self.claims.get(&FactKey::of(fact)).and_then(|claims| claims.first()).is_some_and(|claim| &*claim.file == file)
         };
         let facts = self.files.iter().flat_map(|(file, state)| state.facts.iter().filter(move |fact| counts(file, fact)));
         Report { facts: facts.map(|fact| (**fact).clone()).collect(), errors: self.errors() }

@@ -168,7 +168,8 @@ async fn a_revoked_credential_loses_its_streams_and_its_idle_connections() {
 
 #[tokio::test]
 async fn a_flood_of_strangers_keeps_nobody_out() {
-    let server = listening(LimitOptions { handshakes: Some(8), ..LimitOptions::default() }).await;
+    let server =
+        listening(LimitOptions { handshakes: Some(8), handshake_patience: Duration::from_millis(20), ..LimitOptions::default() }).await;
     server.world.has("tokyo", &[(CDS, "t", "1")]);
     let tokyo = server.credential("spiffe://atlas/bootstrap/tokyo/1");
     server.counting(&[("tokyo", &tokyo)]);

@@ -1,0 +1,67 @@
+//! Looks at whether the hub's Envoy routes to a cluster, often and for next to nothing.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+/// Between two looks: the resolution of what is measured with it.
+pub(super) const INTERVAL: Duration = Duration::from_millis(1);
+/// The longest head of an answer, in bytes.
+const MAX_HEAD: usize = 16 * 1024;
+/// How long one answer may take: Envoy's workers may wait for a core.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// One connection to the hub's web port that asks for heads of pages.
+pub(super) struct Probe {
+    stream: TcpStream,
+    address: SocketAddr,
+}
+
+impl Probe {
+    /// Connects; in the network of the hub's host.
+    ///
+    /// # Errors
+    /// Nobody listens.
+    pub(super) fn connect(hub: IpAddr) -> Result<Self> {
+        let address = SocketAddr::new(hub, 10904);
+        let stream = TcpStream::connect(address).with_context(|| format!("cannot connect to the hub's web port {address}"))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(ANSWER))?;
+        Ok(Self { stream, address })
+    }
+
+    /// Asks until the Envoy knows the cluster, or no longer knows it.
+    ///
+    /// # Errors
+    /// Not before `deadline`, or the connection fails.
+    pub(super) fn wait(&mut self, cluster: &str, known: bool, deadline: Instant) -> Result<()> {
+        while self.knows(cluster)? != known {
+            let not = if known { "does not know" } else { "still knows" };
+            ensure!(Instant::now() < deadline, "the hub's Envoy {not} the cluster {cluster}: see the logs of Atlas and Envoy");
+            std::thread::sleep(INTERVAL);
+        }
+        Ok(())
+    }
+
+    /// Whether the Envoy has the Envoy cluster of these pages: 404 says that it hasn't, 503 that nobody answers there.
+    fn knows(&mut self, cluster: &str) -> Result<bool> {
+        let request = format!("HEAD /prom/{cluster}/ HTTP/1.1\r\nhost: {}\r\n\r\n", self.address);
+        self.stream.write_all(request.as_bytes()).context("cannot ask the hub's web port")?;
+        let mut head = Vec::new();
+        let mut part = [0; 4096];
+        while !head.ends_with(b"\r\n\r\n") {
+            let length = self.stream.read(&mut part).context("the hub's web port does not answer")?;
+            ensure!(length > 0 && head.len() < MAX_HEAD, "the hub's web port closed the connection, or its answer has no end");
+            head.extend_from_slice(&part[..length]);
+        }
+        let status = head.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u16>().ok());
+        match status {
+            Some(404) => Ok(false),
+            // 503: nobody answers there. Otherwise: that cluster's Envoy or Prometheus did.
+            Some(200..600) => Ok(true),
+            _ => bail!("the hub's web port answered {:?}", String::from_utf8_lossy(&head)),
+        }
+    }
+}

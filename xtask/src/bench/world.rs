@@ -1,0 +1,111 @@
+//! The private world of a measurement: this program started again in namespaces of its own.
+//!
+//! Outside, the parts are got and Atlas is built in release mode, since inside there is no network. However the outer
+//! process ends, the kernel ends the world with it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use atlas_lab::parts::{self, Part};
+use atlas_lab::world::{VARIABLE, World};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Tells the second start of this program that it is inside, and where Atlas's program is.
+const PROGRAM: &str = "ATLAS_BENCH_PROGRAM";
+/// Whether a signal asked for the end.
+static ASKED_TO_END: AtomicBool = AtomicBool::new(false);
+/// Between two looks at the world.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Runs `body` in a private world, with Atlas's release build. Outside, it only waits: `limit` at most.
+///
+/// # Errors
+/// A part can't be got, Atlas doesn't build, no world can be made here, or the body's.
+pub(super) fn run(parts: &[Part], limit: Duration, body: impl FnOnce(&World, &Path) -> Result<()>) -> Result<()> {
+    let Some(program) = std::env::var_os(PROGRAM).map(PathBuf::from) else {
+        return outside(parts, limit);
+    };
+    allow_many_files()?;
+    let world = World::new()?;
+    let result = body(&world, &program);
+    if result.is_err() {
+        eprintln!("{}", atlas_lab::process::dump(world.dir()));
+    }
+    result
+}
+
+/// Lets this process and all it starts open as many files as the machine allows it: a hub has a connection per Envoy cluster.
+fn allow_many_files() -> Result<()> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).context("cannot raise the limit of open files")
+}
+
+/// How many files a process may open here; `None`: any number.
+pub(super) fn open_files() -> Option<u64> {
+    getrlimit(Resource::Nofile).current
+}
+
+fn outside(parts: &[Part], limit: Duration) -> Result<()> {
+    parts::get_all(parts)?;
+    let atlas = build_atlas()?;
+    let mut dir = tempfile::Builder::new().prefix("atlas-bench-").tempdir().context("cannot make a temporary directory")?;
+    dir.disable_cleanup(std::env::var_os("ATLAS_LAB_KEEP").is_some());
+    let mut world = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork"])
+        .args(["--kill-child", "--mount-proc", "--"])
+        .arg(std::env::current_exe().context("cannot find this program's own file")?)
+        .args(std::env::args_os().skip(1))
+        .env(VARIABLE, dir.path())
+        .env(PROGRAM, &atlas)
+        .stdin(Stdio::null())
+        .spawn()
+        .context("cannot start setpriv and unshare: install util-linux")?;
+    ctrlc::set_handler(|| ASKED_TO_END.store(true, Ordering::Relaxed)).context("cannot handle Ctrl-C")?;
+    let ended = wait(&mut world, limit);
+    // Nothing is left to end if it ended by itself.
+    let _ = world.kill();
+    let _ = world.wait();
+    ended
+}
+
+fn wait(world: &mut Child, limit: Duration) -> Result<()> {
+    let deadline = Instant::now() + limit;
+    while Instant::now() < deadline {
+        if let Some(status) = world.try_wait().context("cannot wait for the measurement")? {
+            match status.code() {
+                Some(0) => return Ok(()),
+                Some(1) => bail!("the measurement failed, see above; ATLAS_LAB_KEEP=1 keeps its logs"),
+                _ => bail!(
+                    "the measurement ended with {status}: if unshare is not permitted here, allow unprivileged user namespaces \
+                     (sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)"
+                ),
+            }
+        }
+        ensure!(!ASKED_TO_END.load(Ordering::Relaxed), "ended by a signal before the measurement was complete");
+        std::thread::sleep(POLL);
+    }
+    bail!("the measurement took longer than {limit:?} and was ended: ask for fewer clusters or queries, or give --limit")
+}
+
+/// Builds Atlas in release mode and returns the path of its program.
+fn build_atlas() -> Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    eprintln!("building atlas in release mode (the first time takes some minutes)");
+    let output = Command::new(cargo)
+        .current_dir(&root)
+        .args(["build", "--release", "--package", "atlas", "--message-format", "json-render-diagnostics"])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start cargo")?;
+    ensure!(output.status.success(), "atlas doesn't build");
+    let messages = String::from_utf8_lossy(&output.stdout).into_owned();
+    let mut program = messages.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        (message["target"]["name"] == "atlas").then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
+    });
+    program.next().context("cargo built no program called atlas")
+}
