@@ -1,9 +1,11 @@
 //! `cargo xtask scale`: what a change costs, by the size of the fleet: simulated Envoys against the real Atlas, and the same against
 //! go-control-plane.
 
+mod aim;
 mod cases;
 mod client;
 mod fleet;
+mod recording;
 mod server;
 mod table;
 mod tls;
@@ -179,7 +181,7 @@ impl Scale {
         };
         for variant in &self.variant {
             for clusters in &self.clusters {
-                cases::aim(server, tls.clone(), *variant, &self.node_prefix, *clusters, Duration::from_secs(self.seconds)).await?;
+                aim::aim(server, tls.clone(), *variant, &self.node_prefix, *clusters, Duration::from_secs(self.seconds)).await?;
             }
         }
         Ok(())

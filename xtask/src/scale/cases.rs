@@ -1,6 +1,6 @@
 //! The cases, each against one server.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,13 +9,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
-use envoy_types::pb::envoy::service::discovery::v3::Resource as Wire;
-use prost::Message;
 use tokio::sync::mpsc;
-use tokio_rustls::TlsConnector;
 
 use super::client::{CLUSTER, Client, Counts, Has, Heard, Identity, LISTENER, ROUTE, SECRET, Shared, TYPES};
 use super::fleet::{self, Fleet};
+use super::recording::{Changes, NodeChange, Recorded, difference, write_resources};
 use super::server::{Atlas, Peer, Process};
 use super::table::{Row, ms, percentile};
 use super::{PEER, Variant, tls};
@@ -57,18 +55,6 @@ impl Case {
     }
 }
 
-/// One change of one node's resources, as Atlas made it: what the other server is told.
-pub type NodeChange = (String, Has, Vec<(usize, String)>);
-/// What Atlas did, in order: which change, and what it meant.
-pub type Recorded = Vec<(Case, usize, Vec<NodeChange>)>;
-
-/// What a run left for the other server.
-pub struct Changes {
-    /// What everyone had at first.
-    before: Vec<(String, Has)>,
-    recorded: Recorded,
-}
-
 enum Server {
     Atlas(Box<Atlas>, Fleet),
     Peer { peer: Box<Peer>, recorded: std::vec::IntoIter<(Case, usize, Vec<NodeChange>)>, dir: PathBuf, loaded: usize },
@@ -86,6 +72,8 @@ pub struct Bench {
     heard: mpsc::UnboundedReceiver<Heard>,
     before: Vec<(String, Has)>,
     recorded: Recorded,
+    /// Where each cluster is: what the hub must know, and nothing else.
+    expected: BTreeMap<String, String>,
     /// How many clusters have been added, edits made, Alertmanagers there are.
     added: usize,
     edits: usize,
@@ -150,13 +138,14 @@ impl Bench {
             heard,
             before: Vec::new(),
             recorded: Vec::new(),
+            expected: (0..clusters).map(|n| (fleet::name(n), fleet::address(n))).collect(),
             added: 0,
             edits: 0,
             alertmanagers: 2,
         };
         wait("all clients", || bench.clients.iter().all(Client::is_answered)).await?;
         bench.quiet().await?;
-        bench.verify("at first", &|_| None)?;
+        bench.verify("at first")?;
         bench.before = bench.clients.iter().map(|client| (client.identity.node.clone(), client.lock().clone())).collect();
         eprintln!("  everyone has everything: {:.1} MiB", bench.process().resident() as f64 / 1_048_576.0);
         Ok(bench)
@@ -258,7 +247,7 @@ impl Bench {
             match case {
                 Case::Add => on_hub.all(|held| held.is_some()),
                 Case::Remove => on_hub.all(|held| held.is_none()),
-                Case::Edit => on_hub.all(|held| held.is_some_and(|held| contains(&held.body.value, address.as_bytes()))),
+                Case::Edit => on_hub.all(|held| held.is_some_and(|held| contains(&held.body.value, &address))),
                 _ => versions.get(number).is_some_and(|before| before[ROUTE].get("alerts") != has[ROUTE].get("alerts")),
             }
         };
@@ -279,7 +268,12 @@ impl Bench {
             tokio::task::block_in_place(|| peer.answer())?;
         }
         self.quiet().await?;
-        self.verify(case.name(), &|cluster| (case == Case::Edit && cluster == name).then(|| address.clone()))?;
+        match case {
+            Case::Add | Case::Edit => _ = self.expected.insert(name, address),
+            Case::Remove => _ = self.expected.remove(&name),
+            _ => {}
+        }
+        self.verify(case.name())?;
         Ok(times)
     }
 
@@ -323,7 +317,11 @@ impl Bench {
         match (&mut self.server, case) {
             (_, Case::Reconnect) => self.clients.iter().for_each(|client| client.again.send_modify(|times| *times += 1)),
             (Server::Atlas(atlas, _), _) => tokio::task::block_in_place(|| atlas.restart())?,
-            (Server::Peer { peer, .. }, _) => tokio::task::block_in_place(|| peer.restart())?,
+            (Server::Peer { peer, .. }, _) => {
+                // It knows what it was given first.
+                self.expected = (0..self.clusters).map(|n| (fleet::name(n), fleet::address(n))).collect();
+                tokio::task::block_in_place(|| peer.restart())?;
+            }
         }
         let (mut last, everyone) = (vec![began; self.clients.len()], self.clients.len() as u64);
         let deadline = Instant::now() + LIMIT;
@@ -352,22 +350,23 @@ impl Bench {
             );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        self.verify(case.name(), &|_| None)?;
+        self.verify(case.name())?;
         Ok(last.into_iter().map(|at| at.saturating_duration_since(began)).collect())
     }
 
-    /// Checks that everyone has what is right.
-    fn verify(&self, when: &str, edited: &dyn Fn(&str) -> Option<String>) -> Result<()> {
+    /// Checks that everyone has what is right, and the hub nothing else.
+    fn verify(&self, when: &str) -> Result<()> {
         let hub = self.clients.first().context("BUG: no hub")?.lock();
-        for n in 0..self.clusters {
-            let name = fleet::name(n);
-            for resource in Fleet::on_hub(&name) {
+        let (mut known, mut alerts) = (0, None);
+        for (name, address) in &self.expected {
+            for resource in Fleet::on_hub(name) {
                 let held = hub[CLUSTER].get(&resource).with_context(|| format!("{when}: the hub lacks {resource}"))?;
-                let address = edited(&name);
-                let right = address.is_none_or(|address| contains(&held.body.value, address.as_bytes()));
-                ensure!(right, "{when}: the hub has an old {resource}");
+                ensure!(contains(&held.body.value, address), "{when}: the hub has an old {resource}, not the one at {address}");
+                known += 1;
             }
         }
+        let of_clusters = hub[CLUSTER].keys().filter(|name| name.starts_with("store/") || name.starts_with("web/")).count();
+        ensure!(of_clusters == known, "{when}: the hub has {of_clusters} Envoy clusters for clusters, not {known}");
         drop(hub);
         for client in self.clients.iter().skip(1) {
             let has = client.lock();
@@ -386,6 +385,10 @@ impl Bench {
             for (kind, name) in wanted {
                 ensure!(has[kind].contains_key(name), "{when}: {node} lacks {name} ({})", TYPES[kind]);
             }
+            // The same for everyone.
+            let own = has[ROUTE].get("alerts").map(|held| held.body.clone());
+            let other = alerts.get_or_insert_with(|| own.clone());
+            ensure!(*other == own, "{when}: {node} knows other Alertmanagers than the clusters before it");
         }
         Ok(())
     }
@@ -402,31 +405,11 @@ impl Bench {
     }
 
     fn record(&mut self, case: Case, n: usize, before: Vec<(String, Has)>) {
-        if before.is_empty() {
-            return;
+        if !before.is_empty() {
+            let differences =
+                self.clients.iter().zip(before).filter_map(|(client, (node, before))| difference(node, &before, &client.lock()));
+            self.recorded.push((case, n, differences.collect()));
         }
-        let differences = self.clients.iter().zip(before).filter_map(|(client, (node, before))| {
-            let now = client.lock();
-            let mut set = Has::default();
-            let mut removed = Vec::new();
-            for kind in 0..TYPES.len() {
-                set[kind] = now[kind]
-                    .iter()
-                    .filter(|(name, held)| before[kind].get(*name) != Some(held))
-                    .map(|(n, h)| (n.clone(), h.clone()))
-                    .collect();
-                removed.extend(before[kind].keys().filter(|name| !now[kind].contains_key(*name)).map(|name| (kind, name.clone())));
-            }
-            let differs = !removed.is_empty() || set.iter().any(|of_kind| !of_kind.is_empty());
-            differs.then_some((node, set, removed))
-        });
-        self.recorded.push((case, n, differences.collect()));
-    }
-}
-
-impl Client {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Has> {
-        self.has.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -437,19 +420,10 @@ fn routes_of(has: &Has) -> Has {
     routes
 }
 
-fn contains(bytes: &[u8], text: &[u8]) -> bool {
-    bytes.windows(text.len()).any(|window| window == text)
-}
-
-/// Resources as the other server reads them: each with its length before it; one without a body is removed, and an alias says its type.
-fn write_resources(file: &Path, set: &Has, removed: &[(usize, String)]) -> Result<()> {
-    let mut bytes = Vec::new();
-    let set = set.iter().flatten().map(|(name, held)| Wire { name: name.clone(), resource: Some(held.body.clone()), ..Wire::default() });
-    let removed = removed.iter().map(|(kind, name)| Wire { name: name.clone(), aliases: vec![TYPES[*kind].into()], ..Wire::default() });
-    for wire in set.chain(removed) {
-        wire.encode_length_delimited(&mut bytes)?;
-    }
-    std::fs::write(file, bytes).with_context(|| format!("cannot write {}", file.display()))
+/// Whether a message has this text as a field: its length stands before it, so 10.0.0.1 is not in 10.0.0.12.
+fn contains(bytes: &[u8], text: &str) -> bool {
+    let Ok(length) = u8::try_from(text.len()) else { return false };
+    bytes.windows(text.len() + 1).any(|window| window[0] == length && &window[1..] == text.as_bytes())
 }
 
 async fn wait(what: &str, is_so: impl Fn() -> bool) -> Result<()> {
@@ -458,51 +432,5 @@ async fn wait(what: &str, is_so: impl Fn() -> bool) -> Result<()> {
         ensure!(Instant::now() < deadline, "{what} were not answered within {LIMIT:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    Ok(())
-}
-
-/// Connects to any server, and counts what comes.
-pub async fn aim(
-    server: SocketAddr,
-    tls: Option<TlsConnector>,
-    variant: Variant,
-    prefix: &str,
-    clients: usize,
-    length: Duration,
-) -> Result<()> {
-    let (ring, mut heard) = mpsc::unbounded_channel();
-    let shared = Arc::new(Shared { counts: Counts::default(), start: Instant::now(), heard: ring });
-    let identity = |n: usize| Identity {
-        node: format!("{prefix}{n}"),
-        secrets: vec!["leaf".into(), "trust".into()],
-        routes: vec!["inbound".into(), "alerts".into()],
-        server,
-        tls: tls.clone(),
-        variant,
-    };
-    let running: Vec<Client> = (0..clients).map(|n| Client::start(n, identity(n), Arc::clone(&shared))).collect();
-    let began = Instant::now();
-    while began.elapsed() < length {
-        tokio::time::sleep(Duration::from_secs(1).min(length)).await;
-        while heard.try_recv().is_ok() {}
-        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let counts = &shared.counts;
-        eprintln!(
-            "{:4.0} s: {} of {clients} connected, {} messages, {} bytes, the last after {:.3} s",
-            began.elapsed().as_secs_f64(),
-            count(&counts.connected),
-            count(&counts.messages),
-            count(&counts.bytes),
-            Duration::from_nanos(count(&counts.last)).as_secs_f64()
-        );
-    }
-    let resources: usize = running.iter().map(|client| client.lock().iter().map(std::collections::BTreeMap::len).sum::<usize>()).sum();
-    println!(
-        "{} clients ({}): {} messages, {} bytes; they hold {resources} resources",
-        clients,
-        variant.name(),
-        shared.counts.messages.load(Ordering::Relaxed),
-        shared.counts.bytes.load(Ordering::Relaxed)
-    );
     Ok(())
 }

@@ -132,6 +132,11 @@ impl Client {
         Self { identity, has, again, answered, task }
     }
 
+    /// What it has.
+    pub fn lock(&self) -> std::sync::MutexGuard<'_, Has> {
+        self.has.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     /// Whether every type has been answered on the present stream.
     pub fn is_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed) == 0b1111
