@@ -62,6 +62,7 @@ impl Raw {
 async fn a_client_that_never_reads_holds_up_nobody_and_costs_little() {
     let world = World::new();
     let big = |n: u32| resource(CDS, "big", &[n.to_be_bytes().as_slice(), &[7; 50_000]].concat());
+    world.has("tokyo", &[]);
     world.sets("tokyo", big(0));
     // With a window of nothing: it takes not one byte of any response.
     let mut raw = Raw::new(&world, "tokyo", &[0, 4, 0, 0, 0, 0]).await;
