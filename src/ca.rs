@@ -15,6 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, bail};
 use atlas_core::name::{ClusterName, Identity, NodeId, TrustDomain};
 use atlas_core::pki::{self, Authority, Inventory, Leaf, Lifetimes, Order, PrivateKey, Time, Trust, Validity};
+use atlas_core::plan::Scope;
 
 pub use directory::Directory;
 pub use ledger::Ledger;
@@ -36,6 +37,19 @@ pub struct Ensured {
 }
 
 impl Ensured {
+    /// What is to be planned again: whoever has another certificate has another secret, or others expect something else of it.
+    pub fn concerns(&self) -> Scope {
+        let mut scope = Scope { all: self.authorities, ..Scope::default() };
+        for identity in &self.changed {
+            match identity {
+                Identity::Hub => scope.hub = true,
+                Identity::Cluster(name, _) | Identity::Bootstrap(name, _) => _ = scope.clusters.insert(name.clone()),
+                Identity::Atlas => {}
+            }
+        }
+        scope
+    }
+
     /// All troubles.
     pub fn troubles(&self) -> Vec<&str> {
         self.standing.iter().chain(&self.failed).map(String::as_str).collect()

@@ -22,7 +22,7 @@ use atlas_core::plan::{Planner, Scope};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::ca::{Directory, Ensured, Pki, Wanted};
+use crate::ca::{Directory, Pki, Wanted};
 use crate::clock;
 use crate::nodefiles::NodeFiles;
 use crate::publisher::{Publisher, Round};
@@ -172,7 +172,7 @@ impl Controller {
         ensure!(self.pki.leaf(&Identity::Atlas).is_some(), "Atlas has no certificate of its own: {}", ensured.troubles().join("; "));
         let due = self.pki.next_due(&clusters).unwrap_or(Time::MAX);
         known.due = if only.is_some() { known.due.min(due) } else { due };
-        extend(&mut scope, &ensured);
+        scope.extend(ensured.concerns());
 
         let trust = self.pki.trust(if scope.all { &clusters } else { &scope.clusters });
         let changes = known.planner.update(fleet, &trust, &scope);
@@ -273,18 +273,6 @@ impl Controller {
                 known.scope.clusters.insert(cluster);
                 let _ = reply.send(result);
             }
-        }
-    }
-}
-
-/// Whoever has another certificate is planned again: its secret differs, or what others expect of it.
-fn extend(scope: &mut Scope, ensured: &Ensured) {
-    scope.all |= ensured.authorities;
-    for identity in &ensured.changed {
-        match identity {
-            Identity::Hub => scope.hub = true,
-            Identity::Cluster(name, _) | Identity::Bootstrap(name, _) => _ = scope.clusters.insert(name.clone()),
-            Identity::Atlas => {}
         }
     }
 }

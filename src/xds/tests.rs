@@ -34,7 +34,7 @@ use crate::streams::{Registration, Streams};
 use crate::tls::{Gate, Peer};
 
 /// What never comes hasn't come by then.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(5);
 /// What comes at once would have come by then.
 const A_WHILE: Duration = Duration::from_millis(150);
 

@@ -44,6 +44,11 @@ impl Hub {
         Ok(Self { host, atlas })
     }
 
+    /// What the hub's Envoy starts from, to be changed.
+    fn bootstrap(&self) -> Result<serde_json::Value> {
+        serde_yaml_ng::from_str(&std::fs::read_to_string(self.atlas.bootstrap("hub"))?).context("Atlas wrote YAML")
+    }
+
     fn envoy(&self, config: PathBuf) -> Result<Envoy> {
         let options = EnvoyOptions::new(config, "127.0.0.1:9000".parse()?);
         Envoy::start(&self.host, "hub-envoy", &parts::get(Part::Envoy)?, &options)
@@ -64,6 +69,23 @@ impl Hub {
             Ok(Some(message))
         })
     }
+}
+
+/// A listener that can't open before it has this secret.
+fn wanting(name: &str, port: u16, secret: &serde_json::Value) -> serde_json::Value {
+    let tls = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
+    let proxy = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+    serde_json::json!({
+        "name": name,
+        "address": {"socket_address": {"address": "127.0.0.1", "port_value": port}},
+        "filter_chains": [{
+            "filters": [{"name": "proxy", "typed_config": {"@type": proxy, "stat_prefix": name, "cluster": "atlas-xds"}}],
+            "transport_socket": {
+                "name": "tls",
+                "typed_config": {"@type": tls, "common_tls_context": {"tls_certificate_sds_secret_configs": [secret]}},
+            },
+        }],
+    })
 }
 
 fn has(envoy: &Envoy, path: &str, text: &str) -> Result<bool> {
@@ -143,23 +165,9 @@ world_test! {
     /// Unanswered, an Envoy waits for 15 s for a secret before it opens a listener.
     fn a_secret_that_does_not_exist_holds_nothing_up(world) {
         let hub = Hub::start(world, &["tokyo"], &[])?;
-        let bootstrap = hub.atlas.bootstrap("hub");
-        let text = std::fs::read_to_string(&bootstrap)?;
-        let mut config: serde_json::Value = serde_yaml_ng::from_str(&text).context("Atlas wrote YAML")?;
+        let mut config = hub.bootstrap()?;
         let secret = serde_json::json!({"name": "nobody-has-this", "sds_config": {"ads": {}, "resource_api_version": "V3"}});
-        let tls = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext";
-        let proxy = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
-        config["static_resources"]["listeners"] = serde_json::json!([{
-            "name": "wanting",
-            "address": {"socket_address": {"address": "127.0.0.1", "port_value": 19999}},
-            "filter_chains": [{
-                "filters": [{"name": "proxy", "typed_config": {"@type": proxy, "stat_prefix": "wanting", "cluster": "atlas-xds"}}],
-                "transport_socket": {
-                    "name": "tls",
-                    "typed_config": {"@type": tls, "common_tls_context": {"tls_certificate_sds_secret_configs": [secret]}},
-                },
-            }],
-        }]);
+        config["static_resources"]["listeners"] = vec![wanting("wanting", 19999, &secret)].into();
         let config = hub.host.write("wanting.json", serde_json::to_string(&config)?)?;
         let started = Instant::now();
         let mut envoy = hub.envoy(config)?;
@@ -168,6 +176,65 @@ world_test! {
         println!("live {took:?} after its start");
         assert!(took < Duration::from_secs(10), "{took:?}");
         wait_until("its listeners", SOON, || Ok(has(&envoy, "/listeners", "stores::")?.then_some(())))?;
+    }
+}
+
+world_test! {
+    needs [Envoy],
+    fn an_envoy_that_asks_for_the_state_of_the_world_gets_it(world) {
+        let mut hub = Hub::start(world, &["tokyo"], &[])?;
+        let mut config = hub.bootstrap()?;
+        config["dynamic_resources"]["ads_config"]["api_type"] = "GRPC".into();
+        let config = hub.host.write("sotw.json", serde_json::to_string(&config)?)?;
+        let mut envoy = hub.envoy(config)?;
+        envoy.wait_live()?;
+        for listener in ["xds", "stores", "alerts", "web"] {
+            wait_until(listener, SOON, || Ok(has(&envoy, "/listeners", &format!("{listener}::"))?.then_some(())))?;
+        }
+        hub.atlas.write_manifest("osaka.yaml", &manifest("osaka"))?;
+        wait_until("osaka", SOON, || Ok(has(&envoy, "/clusters", "web/osaka::")?.then_some(())))?;
+        hub.atlas.remove_manifest("osaka.yaml")?;
+        wait_until("osaka goes", SOON, || Ok((!has(&envoy, "/clusters", "osaka")?).then_some(())))?;
+        // Over a restart nothing is lost, and what was deleted meanwhile goes.
+        hub.atlas.process.kill()?;
+        hub.atlas.remove_manifest("tokyo.yaml")?;
+        hub.atlas.write_manifest("osaka.yaml", &manifest("osaka"))?;
+        hub.atlas.process.restart()?;
+        hub.atlas.wait_ready()?;
+        wait_until("osaka in tokyo's place", SOON, || {
+            Ok((has(&envoy, "/clusters", "web/osaka::")? && !has(&envoy, "/clusters", "tokyo")?).then_some(()))
+        })?;
+        for kind in ["CDS", "LDS", "RDS", "SDS"] {
+            hub.wait_standing(kind, "SYNCED")?;
+        }
+        assert!(has(&envoy, "/listeners", "web::")?);
+        assert_eq!(envoy.stat("cluster_manager.cds.update_rejected")? + envoy.stat("listener_manager.lds.update_rejected")?, 0);
+    }
+}
+
+world_test! {
+    needs [Envoy],
+    /// Beside the aggregated stream, in both variants.
+    fn secrets_are_served_by_their_own_service_too(world) {
+        let hub = Hub::start(world, &["tokyo"], &[])?;
+        let mut config = hub.bootstrap()?;
+        let listener = |(port, variant): (u16, &str)| {
+            let source = serde_json::json!({"api_type": variant, "transport_api_version": "V3",
+                "grpc_services": [{"envoy_grpc": {"cluster_name": "atlas-xds"}}]});
+            let secret = serde_json::json!({"name": "leaf", "sds_config": {"api_config_source": source, "resource_api_version": "V3"}});
+            wanting(variant, port, &secret)
+        };
+        config["static_resources"]["listeners"] = [(19991, "GRPC"), (19992, "DELTA_GRPC")].map(listener).to_vec().into();
+        let config = hub.host.write("own-service.json", serde_json::to_string(&config)?)?;
+        let started = Instant::now();
+        let mut envoy = hub.envoy(config)?;
+        envoy.wait_live()?;
+        println!("live {:?} after its start", started.elapsed());
+        assert!(started.elapsed() < Duration::from_secs(10), "a secret that never came would be waited for");
+        for name in ["GRPC", "DELTA_GRPC"] {
+            let updates = format!("listener.127.0.0.1_{}.server_ssl_socket_factory.ssl_context_update_by_sds", if name == "GRPC" { 19991 } else { 19992 });
+            wait_until(name, SOON, || Ok((envoy.stat(&updates)? == 1).then_some(())))?;
+        }
     }
 }
 

@@ -17,6 +17,8 @@ use atlas_lab::process::Dump;
 use atlas_lab::scene::{Cluster, ClusterOptions, Hub, HubOptions, Place, Scene, demo_names, prove};
 use clap::Args;
 
+use crate::build::{self, Profile};
+
 /// The clusters, and the last number of their Envoys' addresses. The hub is 127.0.0.2.
 const CLUSTERS: [(&str, u8); 2] = [("tokyo", 3), ("paris", 4)];
 const HUB: u8 = 2;
@@ -52,7 +54,7 @@ impl Demo {
     /// Gets what is needed, and starts itself again in namespaces of its own.
     fn outside(self) -> Result<()> {
         parts::get_all(PARTS)?;
-        let atlas = build_atlas()?;
+        let atlas = build::program("atlas", Profile::Dev)?;
         let temporary = tempfile::Builder::new().prefix("atlas-demo-").tempdir().context("cannot make a temporary directory")?;
         let dir = match &self.keep {
             Some(dir) => std::path::absolute(dir).context("--keep")?,
@@ -128,26 +130,6 @@ fn end_with_us(world: u32) -> Result<()> {
         let _ = rustix::process::kill_process(world, rustix::process::Signal::KILL);
     };
     ctrlc::set_handler(handler).context("cannot handle Ctrl-C")
-}
-
-/// Builds Atlas and returns the path of its program.
-fn build_atlas() -> Result<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    eprintln!("building atlas (the first time takes some two minutes)");
-    let output = Command::new(cargo)
-        .current_dir(&root)
-        .args(["build", "--package", "atlas", "--message-format", "json-render-diagnostics"])
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .context("cannot start cargo")?;
-    ensure!(output.status.success(), "atlas doesn't build");
-    let messages = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut program = messages.lines().filter_map(|line| {
-        let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        (message["target"]["name"] == "atlas").then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
-    });
-    program.next().context("cargo built no program called atlas")
 }
 
 fn start(dir: &Path, atlas: &Path) -> Result<Scene> {

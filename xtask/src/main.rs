@@ -1,6 +1,7 @@
 //! Atlas's chores: `cargo xtask --help`.
 
 mod bench;
+mod build;
 mod demo;
 mod image;
 mod licences;

@@ -19,6 +19,7 @@ use anyhow::{Context, Result, bail, ensure};
 use atlas_lab::parts::{self, Part};
 use clap::{Args, ValueEnum};
 
+use crate::build::{self, Profile};
 use cases::{Bench, Case};
 use table::Row;
 
@@ -128,7 +129,7 @@ impl Scale {
         let peer = self.peer.map(|PeerKind::GoControlPlane| parts::get(Part::GoControlPlane)).transpose()?;
         let atlas = match &self.atlas {
             Some(program) => program.clone(),
-            None => build_atlas()?,
+            None => build::program("atlas", Profile::Release)?,
         };
         let mut rows = Vec::new();
         for clusters in &self.clusters {
@@ -203,23 +204,8 @@ const OPTIMISED: &str = "ATLAS_SCALE_OPTIMISED";
 
 /// Measures with an optimised build of this program: thousands of clients share the processors with the server.
 fn run_optimised() -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    eprintln!("building the simulated Envoys with --release (the first time takes some three minutes on two cores)");
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let built = Command::new(cargo).current_dir(&root).args(["build", "--release", "--package", "xtask"]).status()?;
-    ensure!(built.success(), "xtask doesn't build");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let ended = Command::new(target.join("release/xtask")).args(std::env::args_os().skip(1)).env(OPTIMISED, "1").status()?;
+    let program = build::program("xtask", Profile::Release)?;
+    let ended = Command::new(program).args(std::env::args_os().skip(1)).env(OPTIMISED, "1").status()?;
     ensure!(ended.success(), "measuring ended with {ended}");
     Ok(())
-}
-
-fn build_atlas() -> Result<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    eprintln!("building atlas with --release (the first time takes some six minutes on two cores)");
-    let built = Command::new(cargo).current_dir(&root).args(["build", "--release", "--package", "atlas"]).status()?;
-    ensure!(built.success(), "atlas doesn't build");
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    Ok(target.join("release/atlas"))
 }

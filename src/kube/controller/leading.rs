@@ -93,7 +93,7 @@ impl Leading {
         let sound: BTreeSet<ClusterName> = register.fleet().clusters.keys().filter(|name| !broken.contains(*name)).cloned().collect();
         let ensured = self.pki.ensure(&Due { clusters: &sound, present: &present, only: None }, clock::now());
         let ensured = ensured.context("cannot issue certificates")?;
-        controller.rounds.certified(&ensured);
+        controller.rounds.extend(ensured.concerns());
         failed.extend(ensured.failed);
         let (contents, vault) = self.pki.parts();
         failed.extend(vault.save_services(contents));

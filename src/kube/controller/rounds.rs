@@ -7,12 +7,12 @@ use atlas_core::fact::Fact;
 use atlas_core::intake::{FactKey, Register, Touched, intake};
 use atlas_core::lease::Version;
 use atlas_core::model::{Fleet, Settings};
-use atlas_core::name::{ClusterName, Identity};
+use atlas_core::name::ClusterName;
 use atlas_core::plan::stores::Stores;
 use atlas_core::plan::{Planner, Scope};
 
 use super::View;
-use crate::ca::{Ensured, Pki, Vault};
+use crate::ca::{Pki, Vault};
 use crate::kube::record::Record;
 use crate::publisher::{Publisher, Round};
 
@@ -65,16 +65,9 @@ impl Rounds {
         self.records = records;
     }
 
-    /// Takes in who has another certificate.
-    pub fn certified(&mut self, ensured: &Ensured) {
-        self.scope.all |= ensured.authorities;
-        for identity in &ensured.changed {
-            match identity {
-                Identity::Hub => self.scope.hub = true,
-                Identity::Cluster(name, _) | Identity::Bootstrap(name, _) => _ = self.scope.clusters.insert(name.clone()),
-                Identity::Atlas => {}
-            }
-        }
+    /// Takes in what else is to be planned.
+    pub fn extend(&mut self, scope: Scope) {
+        self.scope.extend(scope);
     }
 
     /// What was understood.

@@ -13,6 +13,8 @@ use atlas_lab::parts::{self, Part};
 use atlas_lab::world::{VARIABLE, World};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::build::{self, Profile};
+
 /// Tells the second start of this program that it is inside, and where Atlas's program is.
 const PROGRAM: &str = "ATLAS_BENCH_PROGRAM";
 /// Whether a signal asked for the end.
@@ -50,7 +52,7 @@ pub(super) fn open_files() -> Option<u64> {
 
 fn outside(parts: &[Part], limit: Duration) -> Result<()> {
     parts::get_all(parts)?;
-    let atlas = build_atlas()?;
+    let atlas = build::program("atlas", Profile::Release)?;
     let mut dir = tempfile::Builder::new().prefix("atlas-bench-").tempdir().context("cannot make a temporary directory")?;
     dir.disable_cleanup(std::env::var_os("ATLAS_LAB_KEEP").is_some());
     let mut world = Command::new("setpriv")
@@ -88,24 +90,4 @@ fn wait(world: &mut Child, limit: Duration) -> Result<()> {
         std::thread::sleep(POLL);
     }
     bail!("the measurement took longer than {limit:?} and was ended: ask for fewer clusters or queries, or give --limit")
-}
-
-/// Builds Atlas in release mode and returns the path of its program.
-fn build_atlas() -> Result<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    eprintln!("building atlas in release mode (the first time takes some minutes)");
-    let output = Command::new(cargo)
-        .current_dir(&root)
-        .args(["build", "--release", "--package", "atlas", "--message-format", "json-render-diagnostics"])
-        .stderr(Stdio::inherit())
-        .output()
-        .context("cannot start cargo")?;
-    ensure!(output.status.success(), "atlas doesn't build");
-    let messages = String::from_utf8_lossy(&output.stdout).into_owned();
-    let mut program = messages.lines().filter_map(|line| {
-        let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        (message["target"]["name"] == "atlas").then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
-    });
-    program.next().context("cargo built no program called atlas")
 }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngSeed};
+use proptest::test_runner::Config;
 
 use super::envoy::{Envoy, KINDS, Taste, is_wild, taste};
 use super::language::{content, resource};
@@ -238,7 +238,10 @@ impl World {
                     // What was sent last may have been refused; then it may have the current one from before.
                     let has = self.envoy.has.get(&ResourceType::Secret).and_then(|has| has.get(name));
                     let fresh = current.is_none_or(|current| current.version == *version || has == Some(&content(current)));
-                    prop_assert!(fresh, "a cluster is sent before secret {}", name);
+                    // Whether it is wanted at all is still on its way to the server.
+                    let unheard = self.to_server.iter().filter(|request| request.type_url == ResourceType::Secret.url());
+                    let toggled = unheard.flat_map(|request| request.subscribe.iter().chain(&request.unsubscribe)).any(|one| one == name);
+                    prop_assert!(fresh || toggled, "a cluster is sent before secret {}", name);
                 }
             }
             self.to_envoy.push_back(response);
@@ -326,17 +329,12 @@ pub fn scale() -> u32 {
     std::env::var("ATLAS_SESSION_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
-/// The usual run makes the same schedules everywhere, so that a red one is about the change; more are made at random.
-fn seed() -> RngSeed {
-    if scale() == 1 { RngSeed::Fixed(2026) } else { RngSeed::Random }
-}
-
 fn variant() -> impl Strategy<Value = Variant> {
     prop_oneof![Just(Variant::Delta), Just(Variant::StateOfTheWorld)]
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 1500 * scale(), failure_persistence: None, rng_seed: seed(), ..Config::default() })]
+    #![proptest_config(Config { cases: 1500 * scale(), failure_persistence: None, ..Config::default() })]
     #[test]
     fn short_schedules_converge(variant in variant(), events in prop::collection::vec(event(), 0..80)) {
         run(variant, &events, events.len().max(1))?;
@@ -344,7 +342,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(Config { cases: 4 * scale(), failure_persistence: None, max_shrink_iters: 200, rng_seed: seed(), ..Config::default() })]
+    #![proptest_config(Config { cases: 4 * scale(), failure_persistence: None, max_shrink_iters: 200, ..Config::default() })]
     #[test]
     fn long_schedules_converge(variant in variant(), events in prop::collection::vec(event(), 15_000..16_000)) {
         run(variant, &events, 500)?;
