@@ -174,10 +174,13 @@ impl Controller {
         known.due = if only.is_some() { known.due.min(due) } else { due };
         scope.extend(ensured.concerns());
 
-        let trust = self.pki.trust(if scope.all { &clusters } else { &scope.clusters });
+        // Also where everything is to be planned because of what a round about a few has found.
+        let everyone: BTreeSet<ClusterName> = if scope.all { fleet.clusters.keys().cloned().collect() } else { BTreeSet::new() };
+        let planned = if scope.all { &everyone } else { &scope.clusters };
+        let trust = self.pki.trust(planned);
         let changes = known.planner.update(fleet, &trust, &scope);
         let gone: Vec<ClusterName> = if scope.all { known.stores.clusters().cloned().collect() } else { Vec::new() };
-        let differ = known.stores.update(fleet, if scope.all { &clusters } else { &scope.clusters }.iter().chain(&gone));
+        let differ = known.stores.update(fleet, planned.iter().chain(&gone));
 
         // First what Envoys wait for: files are for those who start later, and each takes a while to be safe on the disk. A check changes
         // what people see of certificates, and which credentials count.
@@ -188,7 +191,7 @@ impl Controller {
         if differ || known.check {
             failed.append(&mut self.write_stores(&known.stores, differ));
         }
-        failed.append(&mut self.write_nodes(fleet, &trust, self.nodes_to_write(&scope, &clusters, known.check)));
+        failed.append(&mut self.write_nodes(fleet, &trust, self.nodes_to_write(fleet, &scope, known.check)));
         failed.append(&mut keep(&mut known.unkept, &mut known.last_good, &known.shelf, register));
         let complete = failed.is_empty();
         let round = Round {
@@ -215,7 +218,7 @@ impl Controller {
         let new = || Register::new(self.settings.clone(), known.last_good.clusters(&self.settings, &update));
         let is_first = !self.publisher.board.is_ready();
         let register = known.register.get_or_insert_with(new);
-        let errors = is_first || !update.is_empty();
+        let errors = !update.is_empty();
         known.unkept.extend(update.files.keys().cloned());
         if is_first {
             known.unkept.extend(known.last_good.files().cloned());
@@ -224,8 +227,9 @@ impl Controller {
         let touched = register.apply(keys.iter().map(|key| (key.clone(), known.shelf.fact(key).cloned())));
         known.unkept.extend(keys.iter().flat_map(|key| known.shelf.files_of(key)).map(str::to_owned));
         News {
-            findings: (is_first || touched.findings || touched.alertmanagers).then(|| register.findings()),
-            errors: errors.then(|| known.shelf.errors()),
+            // A check tells everything: the round before may have failed, and told nothing.
+            findings: (known.check || touched.findings || touched.alertmanagers).then(|| register.findings()),
+            errors: (known.check || errors).then(|| known.shelf.errors()),
             touched,
         }
     }
@@ -242,13 +246,17 @@ impl Controller {
     }
 
     /// The nodes whose files may differ or, where everything is looked at, are missing.
-    fn nodes_to_write(&self, scope: &Scope, clusters: &BTreeSet<ClusterName>, everything: bool) -> Vec<NodeId> {
-        let nodes = || clusters.iter().cloned().map(NodeId::Cluster).chain([NodeId::Hub]);
+    fn nodes_to_write(&self, fleet: &Fleet, scope: &Scope, everything: bool) -> Vec<NodeId> {
+        if !scope.all && !everything {
+            let there = scope.clusters.iter().filter(|name| fleet.clusters.contains_key(*name));
+            return there.cloned().map(NodeId::Cluster).chain(scope.hub.then_some(NodeId::Hub)).collect();
+        }
         let in_scope = |node: &NodeId| match node {
             NodeId::Hub => scope.hub,
             NodeId::Cluster(name) => scope.clusters.contains(name),
         };
-        nodes().filter(|node| scope.all || in_scope(node) || everything && self.node_files.are_missing(node)).collect()
+        let nodes = fleet.clusters.keys().cloned().map(NodeId::Cluster).chain([NodeId::Hub]);
+        nodes.filter(|node| scope.all || in_scope(node) || self.node_files.are_missing(node)).collect()
     }
 
     /// What Envoys start from. Returns what couldn't be written; all the rest was.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use atlas_core::pki::Lifetimes;
 use atlas_core::xds::session::{Request, Response, Session, Variant};
 use atlas_core::xds::snapshot::ResourceType;
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource as WireResource};
@@ -34,10 +35,14 @@ struct Atlas {
 
 impl Atlas {
     fn start(state: &Path, from: &Path) -> Self {
+        Self::start_with(state, from, Lifetimes::default())
+    }
+
+    fn start_with(state: &Path, from: &Path, lifetimes: Lifetimes) -> Self {
         let state = StateDir::at(state).unwrap();
         let lock = state.lock().unwrap();
         let settings = Settings::default();
-        let pki = Pki::load(Directory(state.clone()), settings.trust_domain.clone(), Default::default()).unwrap();
+        let pki = Pki::load(Directory(state.clone()), settings.trust_domain.clone(), lifetimes).unwrap();
         let nodes = Arc::new(Nodes::default());
         let publisher = Publisher {
             gate: Arc::new(Gate::new(settings.trust_domain.clone())),
@@ -199,4 +204,24 @@ async fn what_a_change_sends_does_not_grow_with_the_fleet() {
     assert_eq!((returned.resources, returned.removed), (0, 0), "{returned:?}");
     assert_eq!(hear(&atlas, &mut envoys), Counts::default());
     println!("add {added:?}\nedit {edited:?}\nrestart {returned:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_that_is_due_while_one_cluster_changes_costs_the_others_nothing() {
+    let (from, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for name in ["tokyo", "osaka"] {
+        std::fs::write(from.path().join(format!("{name}.yaml")), manifest(name, "10.0.0.1")).unwrap();
+    }
+    let lifetimes = Lifetimes { issuing: 4, leaf: 4, ..Lifetimes::default() };
+    let mut atlas = Atlas::start_with(state.path(), from.path(), lifetimes);
+    let issuing = || std::fs::read(state.path().join("pki/issuing.pem")).unwrap();
+    let before = issuing();
+    // Half its life.
+    std::thread::sleep(Duration::from_millis(3100));
+    atlas.write(from.path(), "paris", &manifest("paris", "10.0.0.2"));
+    assert_ne!(issuing(), before, "the authority was due");
+    let nodes: Vec<String> = atlas.nodes.all().iter().map(ToString::to_string).collect();
+    assert_eq!(nodes.len(), 4, "{nodes:?}");
+    let tokyo = atlas.nodes.get(&"tokyo".parse().unwrap()).unwrap();
+    assert!(tokyo.state().snapshot.get(ResourceType::Secret, atlas_core::envoy::LEAF).is_some());
 }
