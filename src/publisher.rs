@@ -1,6 +1,6 @@
 //! Lets the result of a round take effect: the gate, the nodes, the log, and everyone who reads [`Published`].
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -62,12 +62,7 @@ impl Publisher {
         };
         match about {
             Some(about) => about.iter().for_each(|name| self.gate.count(name, of(name))),
-            None => {
-                let all: HashMap<_, _> = pki.ledger().clusters().map(|name| (name.clone(), of(name))).collect();
-                let before = self.gate.count_only(all);
-                let counts = |name: &&ClusterName| !pki.ledger().has(name);
-                before.iter().filter(counts).for_each(|name| self.streams.end(&NodeId::Cluster(name.clone())));
-            }
+            None => self.gate.count_only(pki.ledger().clusters().map(|name| (name.clone(), of(name))).collect()),
         }
         self.gate.serve_as(&own, &pki.trust([]).roots)
     }

@@ -68,15 +68,14 @@ impl Gate {
         }
     }
 
-    /// From now on only these open streams, and what others have opened ends. Returns the clusters that had any.
-    pub fn count_only(&self, counting: Counting) -> Vec<ClusterName> {
+    /// From now on only these open streams, and what others have opened ends.
+    pub fn count_only(&self, counting: Counting) {
         let lost = |(cluster, before): (&ClusterName, &Vec<String>)| before.iter().any(|one| !counts(&counting, cluster, one));
         let revoked = read(&self.counting).iter().any(lost);
-        let before = std::mem::replace(&mut *write(&self.counting), counting);
+        *write(&self.counting) = counting;
         if revoked {
             self.revoked.send_replace(());
         }
-        before.into_keys().collect()
     }
 
     /// Rings when a credential counts no more.
