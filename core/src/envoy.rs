@@ -1,18 +1,22 @@
 //! Constructors of Envoy's resources, named after what they make. Nothing here decides *whether* a resource exists: that
 //! is [`crate::plan`]'s.
 //!
-//! Names have one scheme: Envoy clusters are `kind/name` (`store/tokyo-thanos-sidecar0`, `web/tokyo`), secrets are
-//! [`LEAF`] and [`TRUST`], a listener and its route configuration share one name.
+//! Names have one scheme: Envoy clusters are `kind/name` (`cluster/tokyo` on the hub, `store/tokyo-thanos-sidecar0` in tokyo),
+//! secrets are [`LEAF`] and [`TRUST`], a listener and its route configuration share one name.
 //!
 //! Architecture invariant: no message holds a map of more than one entry, because protobuf maps have no order and a
 //! resource's version is the hash of its bytes.
 
 pub mod bootstrap;
 pub mod cluster;
+pub mod limits;
 pub mod listener;
+mod local_reply;
 mod matcher;
+mod overload;
 pub mod route;
 pub mod secret;
+mod stats;
 mod tls;
 
 use std::net::IpAddr;

@@ -1,5 +1,7 @@
 //! Every key that people write, every default, every port. The reference in `docs/reference.md` lists the same.
 
+use crate::quantity::Memory;
+
 /// Label: this Service is a downstream cluster (any value but `false`).
 pub const CLUSTER: &str = "goatlas.io/cluster";
 /// Label: Prometheus/Thanos replicas there.
@@ -47,6 +49,8 @@ pub const CREDENTIAL_REVISION: &str = "goatlas.io/credential-revision";
 pub const REVOKE_BELOW: &str = "goatlas.io/revoke-below";
 /// Annotation: Envoy replicas in that cluster.
 pub const ENVOY_REPLICAS: &str = "goatlas.io/envoy-replicas";
+/// Annotation: memory that one Envoy in that cluster may take.
+pub const ENVOY_MEMORY: &str = "goatlas.io/envoy-memory";
 /// `spec.externalIPs`, as messages name it.
 pub const EXTERNAL_IPS: &str = "spec.externalIPs";
 
@@ -74,6 +78,7 @@ pub const CLUSTER_ANNOTATIONS: &[&str] = &[
     CREDENTIAL_REVISION,
     REVOKE_BELOW,
     ENVOY_REPLICAS,
+    ENVOY_MEMORY,
 ];
 
 /// Label of every object that Atlas writes, and its value.
@@ -103,6 +108,12 @@ pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub const DEFAULT_PROMETHEUS_NAME: &str = "kube-prometheus-stack-prometheus";
 /// Default of [`ENVOY_REPLICAS`].
 pub const DEFAULT_ENVOY_REPLICAS: u32 = 2;
+/// Default of [`ENVOY_MEMORY`]; the chart of a cluster's Envoy says the same.
+pub const DEFAULT_ENVOY_MEMORY: Memory = Memory::mebibytes(256);
+/// What an Envoy of the hub may take by default; the chart says the same. 10,000 clusters fit.
+pub const DEFAULT_HUB_ENVOY_MEMORY: Memory = Memory::mebibytes(4096);
+/// Least memory of an Envoy: with less it sheds load at once.
+pub const LEAST_ENVOY_MEMORY: Memory = Memory::mebibytes(128);
 /// Most stores of one cluster: their numbers have two digits.
 pub const MAX_STORES: u32 = 100;
 

@@ -20,7 +20,7 @@
 //! | [`lease`] | what became of reading and writing a Lease, the time | what to do next; who may write |
 //! | [`pki`] | what there is, who should have something, the time | what to issue, until when |
 //! | [`render`] | messages | YAML for people and for Envoy |
-//! | [`name`], [`keys`], [`model`] | | names parsed once; every key, default and port; plain data |
+//! | [`name`], [`quantity`], [`keys`], [`model`] | | names parsed once; every key, default and port; plain data |
 //!
 //! # Invariants
 //!
@@ -44,6 +44,7 @@ pub mod name;
 pub mod object;
 pub mod pki;
 pub mod plan;
+pub mod quantity;
 pub mod reconcile;
 pub mod render;
 pub mod xds;

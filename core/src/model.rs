@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use crate::keys::port;
+use crate::keys::{self, port};
 use crate::name::{ClusterName, Host, HostPort, TrustDomain};
+use crate::quantity::Memory;
 
 /// What the operator configures once, by flags; nothing of it is a literal elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +45,8 @@ pub struct Settings {
     pub atlas_xds: HostPort,
     /// How the hub Envoy reaches Atlas's web page.
     pub atlas_web: HostPort,
+    /// How much memory one Envoy of the hub may take.
+    pub hub_envoy_memory: Memory,
     /// Proxies in front of 10904 whose `x-forwarded-for` is trusted.
     pub trusted_hops: u32,
     /// Whether clusters may be at loopback, link-local and metadata addresses.
@@ -75,6 +78,7 @@ impl Default for Settings {
             hub_bind: Ipv6Addr::UNSPECIFIED.into(),
             atlas_xds: loopback(port::XDS),
             atlas_web: loopback(port::WEB),
+            hub_envoy_memory: keys::DEFAULT_HUB_ENVOY_MEMORY,
             trusted_hops: 0,
             allow_local_addresses: false,
             envoy_selectors: [label("app", "envoy"), label("release", "atlas")].into(),
@@ -133,6 +137,8 @@ pub struct Cluster {
     pub revoke_below: Option<u64>,
     /// Envoy replicas there.
     pub envoy_replicas: u32,
+    /// How much memory one Envoy there may take.
+    pub envoy_memory: Memory,
 }
 
 /// How a cluster reaches the hub.

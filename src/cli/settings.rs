@@ -4,9 +4,10 @@ use std::net::IpAddr;
 
 use anyhow::{Context, anyhow, ensure};
 use atlas_core::intake::{path_prefix, selector};
-use atlas_core::keys::port;
+use atlas_core::keys::{self, port};
 use atlas_core::model::{Settings, StoreNames};
 use atlas_core::name::{Host, HostPort, NameError, TrustDomain, bindable, is_dns_label, is_dns_name};
+use atlas_core::quantity::Memory;
 use clap::Args;
 
 /// What the operator configures once.
@@ -42,6 +43,9 @@ pub struct SettingsArgs {
     /// Where people reach the hub's web UIs, for the values of clusters' Prometheus: https://hub.example.com
     #[arg(long, value_parser = web_url, value_name = "URL", env = "ATLAS_WEB_URL")]
     web_url: Option<String>,
+    /// How much memory one Envoy of the hub may take, as Kubernetes writes it: near that it sheds load. The limit of its container.
+    #[arg(long, default_value_t = keys::DEFAULT_HUB_ENVOY_MEMORY, value_parser = envoy_memory, value_name = "MEMORY", env = "ATLAS_HUB_ENVOY_MEMORY")]
+    hub_envoy_memory: Memory,
     /// Proxies in front of the web UIs (your ingress) whose x-forwarded-for is trusted.
     #[arg(long, default_value_t = 0, env = "ATLAS_TRUSTED_HOPS")]
     trusted_hops: u32,
@@ -128,6 +132,7 @@ impl SettingsArgs {
             hub_bind: self.bind_address,
             atlas_xds: HostPort::new(atlas.clone(), xds_port),
             atlas_web: HostPort::new(atlas, web_port),
+            hub_envoy_memory: self.hub_envoy_memory,
             trusted_hops: self.trusted_hops,
             allow_local_addresses: self.allow_local_addresses,
             envoy_selectors: with_value("--envoy-selectors", &self.envoy_selectors, selector(&self.envoy_selectors))?,
@@ -189,6 +194,13 @@ fn web_url(text: &str) -> Result<String, String> {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or_default();
     let whole = !rest.is_empty() && !rest.starts_with('/') && rest.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '"'));
     if whole { Ok(text.to_owned()) } else { Err("is not a URL: write https://HOST[:PORT][/PATH]".into()) }
+}
+
+/// What an Envoy may take: with less than the least it would shed load at once.
+fn envoy_memory(text: &str) -> Result<Memory, String> {
+    let memory: Memory = text.parse().map_err(|error: NameError| error.to_string())?;
+    let least = keys::LEAST_ENVOY_MEMORY;
+    if memory < least { Err(format!("is less than an Envoy needs: write at least {least}")) } else { Ok(memory) }
 }
 
 fn bind_address(text: &str) -> Result<IpAddr, NameError> {

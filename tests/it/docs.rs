@@ -8,6 +8,7 @@
 //!
 //! What belongs to others (kube-prometheus-stack, Flux) is not here to be asked.
 
+mod limits;
 mod mentions;
 mod reference;
 mod stack;
@@ -109,7 +110,7 @@ fn render(chart: &str, release: &str, values: &[&str]) -> Result<Vec<Value>> {
 /// The chart of a cluster's Envoy with generated values and those of a page.
 fn render_envoy(own: &str) -> Result<Vec<Value>> {
     let files: BTreeMap<String, String> = FILES.into_iter().map(|name| (name.to_owned(), "{}\n".to_owned())).collect();
-    render("envoy", "atlas-envoy", &[&values::envoy("tokyo", 2, &files), own])
+    render("envoy", "atlas-envoy", &[&values::envoy("tokyo", 2, atlas_core::keys::DEFAULT_ENVOY_MEMORY, &files), own])
 }
 
 /// The object of this kind and name.

@@ -118,7 +118,7 @@ world_test! {
         let rejected = || envoy.stat("listener_manager.lds.update_rejected");
         let before = rejected()?;
         hub.atlas.write_manifest("osaka.yaml", &manifest("osaka"))?;
-        wait_until("osaka", SOON, || Ok(has(&envoy, "/clusters", "web/osaka::")?.then_some(())))?;
+        wait_until("osaka", SOON, || Ok(has(&envoy, "/clusters", "cluster/osaka::")?.then_some(())))?;
         hub.atlas.process.stop(SOON)?;
         hub.atlas.process.restart()?;
         hub.atlas.wait_ready()?;
@@ -145,14 +145,14 @@ world_test! {
         let mut hub = Hub::start(world, &["tokyo", "osaka"], &[])?;
         let mut envoy = hub.envoy(hub.atlas.bootstrap("hub"))?;
         envoy.wait_live()?;
-        wait_until("osaka", SOON, || Ok(has(&envoy, "/clusters", "web/osaka::")?.then_some(())))?;
+        wait_until("osaka", SOON, || Ok(has(&envoy, "/clusters", "cluster/osaka::")?.then_some(())))?;
         hub.atlas.process.kill()?;
         hub.atlas.remove_manifest("osaka.yaml")?;
         let updated = envoy.stat("cluster_manager.cluster_modified")?;
         hub.atlas.process.restart()?;
         hub.atlas.wait_ready()?;
         wait_until("osaka goes", SOON, || Ok((!has(&envoy, "/clusters", "osaka")?).then_some(())))?;
-        assert!(has(&envoy, "/clusters", "web/tokyo::")?);
+        assert!(has(&envoy, "/clusters", "cluster/tokyo::")?);
         assert_eq!(envoy.stat("cluster_manager.cluster_modified")?, updated);
         let metrics = hub.atlas.get(6309, "/metrics")?.text();
         let sent = metrics.lines().filter(|line| line.starts_with("atlas_xds_resources_sent_total")).collect::<Vec<_>>();
@@ -192,7 +192,7 @@ world_test! {
             wait_until(listener, SOON, || Ok(has(&envoy, "/listeners", &format!("{listener}::"))?.then_some(())))?;
         }
         hub.atlas.write_manifest("osaka.yaml", &manifest("osaka"))?;
-        wait_until("osaka", SOON, || Ok(has(&envoy, "/clusters", "web/osaka::")?.then_some(())))?;
+        wait_until("osaka", SOON, || Ok(has(&envoy, "/clusters", "cluster/osaka::")?.then_some(())))?;
         hub.atlas.remove_manifest("osaka.yaml")?;
         wait_until("osaka goes", SOON, || Ok((!has(&envoy, "/clusters", "osaka")?).then_some(())))?;
         // Over a restart nothing is lost, and what was deleted meanwhile goes.
@@ -202,7 +202,7 @@ world_test! {
         hub.atlas.process.restart()?;
         hub.atlas.wait_ready()?;
         wait_until("osaka in tokyo's place", SOON, || {
-            Ok((has(&envoy, "/clusters", "web/osaka::")? && !has(&envoy, "/clusters", "tokyo")?).then_some(()))
+            Ok((has(&envoy, "/clusters", "cluster/osaka::")? && !has(&envoy, "/clusters", "tokyo")?).then_some(()))
         })?;
         for kind in ["CDS", "LDS", "RDS", "SDS"] {
             hub.wait_standing(kind, "SYNCED")?;

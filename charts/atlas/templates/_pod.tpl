@@ -72,6 +72,7 @@ topologySpreadConstraints:
   "ATLAS_HUB_XDS_PORT" .Values.atlas.hubXdsPort
   "ATLAS_HUB_ALERTS_ADDRESS" .Values.atlas.hubAlertsAddress
   "ATLAS_TRUSTED_HOPS" .Values.atlas.trustedHops
+  "ATLAS_HUB_ENVOY_MEMORY" (dig "limits" "memory" "" (.Values.envoy.resources | default dict))
   "ATLAS_BIND_ADDRESS" .Values.atlas.bindAddress
   "ATLAS_LISTEN_ADDRESS" .Values.atlas.listenAddress
   "ATLAS_CLUSTER_DOMAIN" .Values.clusterDomain

@@ -4,14 +4,10 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use envoy_types::pb::envoy::config::bootstrap::v3 as bootstrap;
 use envoy_types::pb::envoy::config::core::v3 as core;
-use envoy_types::pb::envoy::config::metrics::v3 as metrics;
-use envoy_types::pb::envoy::config::overload::v3 as overload;
-use envoy_types::pb::envoy::extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
-use envoy_types::pb::envoy::r#type::matcher::v3::{ListStringMatcher, StringMatcher, string_matcher::MatchPattern};
 
 use super::tls::Source;
-use super::{LEAF, TRUST, ads, any, cluster, flag, listener, matcher, route};
+use super::{LEAF, TRUST, ads, cluster, listener, overload, route, stats};
 use crate::keys::port;
 use crate::name::{Host, HostPort};
 
@@ -32,6 +28,8 @@ pub struct Node<'a> {
     pub atlas: &'a str,
     /// Where this Envoy binds.
     pub bind: IpAddr,
+    /// How much memory its process may take, in bytes: what its container is limited to.
+    pub memory: u64,
     /// Directory of `leaf.yaml` and `trust.yaml`, which name the credential's files.
     pub credential_dir: &'a str,
 }
@@ -59,11 +57,11 @@ pub fn bootstrap(node: &Node<'_>) -> Bootstrap {
         }),
         static_resources: Some(bootstrap::bootstrap::StaticResources {
             clusters: vec![cluster::xds(XDS, node.xds, node.atlas, &by_files(node.credential_dir)), cluster::admin(ADMIN, &admin)],
-            listeners: vec![listener::status("status", node.bind, route::status("status", ADMIN))],
+            listeners: vec![listener::status(node.bind, route::status("status", ADMIN))],
             ..Default::default()
         }),
-        stats_config: Some(stats()),
-        overload_manager: Some(overload_manager()),
+        stats_config: Some(stats::config()),
+        overload_manager: Some(overload::manager(node.memory)),
         ..Default::default()
     }
 }
@@ -117,47 +115,4 @@ pub fn file_secrets(keys: &str) -> [(String, tls::Secret); 2] {
         (format!("{LEAF}.yaml"), tls::Secret { name: LEAF.into(), r#type: Some(tls::secret::Type::TlsCertificate(leaf)) }),
         (format!("{TRUST}.yaml"), tls::Secret { name: TRUST.into(), r#type: Some(tls::secret::Type::ValidationContext(trust)) }),
     ]
-}
-
-/// Connections beyond this are refused rather than let the Envoy run out of files. A hub of 10,000 clusters with two Envoys
-/// each has 20,000 xDS streams and as many connections for alerts.
-const MAX_CONNECTIONS: i64 = 50_000;
-
-fn overload_manager() -> overload::OverloadManager {
-    let limit = DownstreamConnectionsConfig { max_active_downstream_connections: MAX_CONNECTIONS };
-    overload::OverloadManager {
-        resource_monitors: vec![overload::ResourceMonitor {
-            name: "envoy.resource_monitors.global_downstream_max_connections".into(),
-            config_type: Some(overload::resource_monitor::ConfigType::TypedConfig(any(&limit))),
-        }],
-        ..Default::default()
-    }
-}
-
-/// Keeps the statistics that someone looks at: with all of them, a hub of a thousand clusters needs 70 MB more.
-fn stats() -> metrics::StatsConfig {
-    let prefix = |text: &str| StringMatcher { match_pattern: Some(MatchPattern::Prefix(text.into())), ..Default::default() };
-    let regex =
-        |text: &str| StringMatcher { match_pattern: Some(MatchPattern::SafeRegex(matcher::safe_regex(text))), ..Default::default() };
-    let patterns = vec![
-        prefix("server."),
-        prefix("cluster_manager."),
-        prefix("listener_manager."),
-        prefix("control_plane."),
-        prefix("http."),
-        prefix("listener."),
-        prefix("sds."),
-        prefix("tcp."),
-        prefix("runtime."),
-        regex(
-            "cluster\\..*\\.(upstream_rq.*|upstream_cx_(total|active|connect_fail|connect_timeout|destroy.*|rx_bytes_total|tx_bytes_total)|membership_.*|health_check\\..*|outlier_detection\\.ejections_active|ssl\\.(handshake|fail_.*|connection_error)|lb_zone.*|update_.*)",
-        ),
-    ];
-    metrics::StatsConfig {
-        stats_matcher: Some(metrics::StatsMatcher {
-            stats_matcher: Some(metrics::stats_matcher::StatsMatcher::InclusionList(ListStringMatcher { patterns })),
-        }),
-        use_all_default_tags: flag(true),
-        ..Default::default()
-    }
 }

@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3 as http;
 use envoy_types::pb::envoy::r#type::v3::Percent;
 
+use super::limits::{self, LINK_STREAM_WINDOW, LOCAL_STREAM_WINDOW, UpstreamLimits};
 use super::tls::{self, Peer};
 use super::{address, any, millis, number, seconds};
 use crate::name::{Host, HostPort};
@@ -24,59 +25,72 @@ const PING_MS: i64 = 2000;
 const PONG_MS: i64 = 2000;
 /// TCP and TLS handshake together; three round trips on the slowest usual links.
 const CONNECT_MS: i64 = 2000;
+/// How often the hub looks at each downstream cluster.
+const LINK_CHECK_SECONDS: i64 = 3;
+/// How often each cluster's Envoy looks at the hub's alert entry, which has them all to answer.
+const ALERTS_CHECK_SECONDS: i64 = 5;
 
-/// On the hub: one Thanos sidecar of one cluster, through that cluster's Envoy.
-pub fn store_on_hub(label: &str, at: &[HostPort], peer: &str) -> EnvoyCluster {
-    let check = core::health_check::HealthChecker::GrpcHealthCheck(core::health_check::GrpcHealthCheck {
-        // The cluster's Envoy picks the sidecar by authority, so this asks the sidecar itself.
-        authority: label.to_owned(),
-        ..Default::default()
-    });
-    from_hub(format!("store/{label}"), at, peer, check)
+/// On the hub, Envoy clusters of downstream clusters are called so, with the cluster's name behind it.
+pub const CLUSTER_PREFIX: &str = "cluster/";
+
+/// On the hub: one downstream cluster, by its Envoy: its stores by authority and its web UIs by path, as 11901 routes them. One
+/// link, so one set of addresses, one TLS connection for each worker thread, and one verdict on whether it is alive.
+pub fn downstream_cluster(name: &str, at: &[HostPort], peer: &str) -> EnvoyCluster {
+    link(format!("{CLUSTER_PREFIX}{name}"), at, peer, &limits::LINK, LINK_CHECK_SECONDS)
 }
 
-/// On the hub: the web UIs of one cluster.
-pub fn web_on_hub(name: &str, at: &[HostPort], peer: &str) -> EnvoyCluster {
-    let check = core::health_check::HealthChecker::HttpHealthCheck(core::health_check::HttpHealthCheck {
+/// In a cluster: the hub's alert entry.
+pub fn hub_alerts(at: &[HostPort], peer: &str) -> EnvoyCluster {
+    link("hub/alerts".into(), at, peer, &limits::TO_HUB_ALERTS, ALERTS_CHECK_SECONDS)
+}
+
+/// A link between two Envoys of different clusters. Health checks alone decide whether an address counts: what backends behind the
+/// other Envoy answer, or that they break off, says nothing about it.
+fn link(name: String, at: &[HostPort], peer: &str, limits: &UpstreamLimits, check_seconds: i64) -> EnvoyCluster {
+    let check = core::health_check::HttpHealthCheck {
         host: super::route::WEB_AUTHORITY.into(),
         path: super::route::HEALTH_PATH.into(),
         codec_client_type: envoy_types::pb::envoy::r#type::v3::CodecClientType::Http2.into(),
         ..Default::default()
-    });
-    from_hub(format!("web/{name}"), at, peer, check)
-}
-
-fn from_hub(name: String, at: &[HostPort], peer: &str, check: core::health_check::HealthChecker) -> EnvoyCluster {
+    };
+    let check = core::health_check::HealthChecker::HttpHealthCheck(check);
     EnvoyCluster {
         transport_socket: tls::client(&Peer::Exactly(peer), &tls::by_ads()),
-        typed_extension_protocol_options: http2(Some(keepalive(PING_MS, PONG_MS))),
-        health_checks: vec![health_check(check)],
-        // A host whose check fails has its connections closed, and the requests on them end.
+        typed_extension_protocol_options: http2(LINK_STREAM_WINDOW, keepalive(PING_MS, PONG_MS)),
+        health_checks: vec![core::HealthCheck {
+            interval: seconds(check_seconds),
+            no_traffic_interval: seconds(check_seconds),
+            // One check that isn't answered is the verdict: TCP has sent it again by then.
+            unhealthy_threshold: number(1),
+            ..health_check(check)
+        }],
+        // An address whose check fails has its connections closed, and the requests on them end.
         close_connections_on_host_health_failure: true,
-        outlier_detection: Some(cluster::OutlierDetection {
-            // A link that goes black fails the request in flight and the next connect; after that nobody waits for it
-            // any more. The next good health check (3 s) brings the host back, so all may be ejected.
-            consecutive_local_origin_failure: number(2),
-            max_ejection_percent: number(100),
-            ..outlier_detection()
-        }),
-        ..base(name, &[at])
+        // Envoy counts a stream that the other Envoy resets, because a backend broke off, as the address's own failure.
+        outlier_detection: None,
+        ..base(name, &[at], limits)
     }
 }
 
-/// On the hub: one replica of the hub's Alertmanager.
-pub fn alertmanager_on_hub(index: u32, at: &[HostPort]) -> EnvoyCluster {
-    base(format!("alertmanager/{index}"), &[at])
+/// On the hub: one replica of the hub's Alertmanager. `path_prefix` is its `--web.route-prefix`.
+pub fn alertmanager_on_hub(index: u32, at: &[HostPort], path_prefix: &str) -> EnvoyCluster {
+    let check =
+        core::health_check::HttpHealthCheck { host: "alertmanager".into(), path: format!("{path_prefix}/-/healthy"), ..Default::default() };
+    EnvoyCluster {
+        // One that accepts connections and answers nothing would hold every cluster's posts.
+        health_checks: vec![health_check(core::health_check::HealthChecker::HttpHealthCheck(check))],
+        ..base(format!("alertmanager/{index}"), &[at], &limits::ALERTMANAGER)
+    }
 }
 
 /// On the hub: Atlas's xDS server, through which clusters pass as plain TCP.
 pub fn atlas_xds_entry(at: &HostPort) -> EnvoyCluster {
-    base("atlas/xds".into(), &[std::slice::from_ref(at)])
+    EnvoyCluster { outlier_detection: None, ..base("atlas/xds".into(), &[std::slice::from_ref(at)], &limits::ATLAS_XDS) }
 }
 
 /// On the hub: Atlas's web page.
 pub fn atlas_web(at: &HostPort) -> EnvoyCluster {
-    base("atlas/web".into(), &[std::slice::from_ref(at)])
+    EnvoyCluster { outlier_detection: None, ..base("atlas/web".into(), &[std::slice::from_ref(at)], &limits::ATLAS_WEB) }
 }
 
 /// In a cluster: one Thanos sidecar. `last_resort` counts only while `at` has no healthy address.
@@ -84,48 +98,41 @@ pub fn store_in_cluster(label: &str, at: &HostPort, last_resort: Option<&HostPor
     let check = core::health_check::HealthChecker::GrpcHealthCheck(core::health_check::GrpcHealthCheck::default());
     let tiers: Vec<&[HostPort]> = [Some(at), last_resort].into_iter().flatten().map(std::slice::from_ref).collect();
     EnvoyCluster {
-        typed_extension_protocol_options: http2(Some(keepalive(30_000, 10_000))),
+        typed_extension_protocol_options: http2(LOCAL_STREAM_WINDOW, keepalive(30_000, 10_000)),
         health_checks: vec![health_check(check)],
-        ..base(format!("store/{label}"), &tiers)
+        ..base(format!("store/{label}"), &tiers, &limits::STORE)
     }
 }
 
 /// In a cluster: the backend of a web UI (`prometheus`, `alertmanager`).
 pub fn backend(kind: &str, at: &HostPort) -> EnvoyCluster {
-    base(format!("backend/{kind}"), &[std::slice::from_ref(at)])
-}
-
-/// In a cluster: the hub's alert entry.
-pub fn hub_alerts(at: &[HostPort], peer: &str) -> EnvoyCluster {
-    EnvoyCluster {
-        transport_socket: tls::client(&Peer::Exactly(peer), &tls::by_ads()),
-        typed_extension_protocol_options: http2(Some(keepalive(5000, 3000))),
-        ..base("hub/alerts".into(), &[at])
-    }
+    base(format!("backend/{kind}"), &[std::slice::from_ref(at)], &limits::BACKEND)
 }
 
 /// In an Envoy's own files: Atlas's xDS server, spoken to with the credential beside it.
 pub(super) fn xds(name: &str, at: &[HostPort], peer: &str, source: &tls::Source) -> EnvoyCluster {
     EnvoyCluster {
         transport_socket: tls::client(&Peer::Exactly(peer), source),
-        typed_extension_protocol_options: http2(Some(keepalive(30_000, 10_000))),
+        typed_extension_protocol_options: http2(LINK_STREAM_WINDOW, keepalive(30_000, 10_000)),
         // Health is the stream's business: an ejected control plane would only make a reconnect slower.
         outlier_detection: None,
-        ..base(name.into(), &[at])
+        ..base(name.into(), &[at], &limits::XDS_STREAM)
     }
 }
 
 /// In an Envoy's own files: its admin page.
 pub(super) fn admin(name: &str, at: &HostPort) -> EnvoyCluster {
-    EnvoyCluster { outlier_detection: None, ..base(name.into(), &[std::slice::from_ref(at)]) }
+    EnvoyCluster { outlier_detection: None, ..base(name.into(), &[std::slice::from_ref(at)], &limits::ADMIN) }
 }
 
 /// What all have in common. `tiers` are groups of addresses in order of preference.
-fn base(name: String, tiers: &[&[HostPort]]) -> EnvoyCluster {
+fn base(name: String, tiers: &[&[HostPort]], limits: &UpstreamLimits) -> EnvoyCluster {
     EnvoyCluster {
         cluster_discovery_type: Some(discovery(tiers)),
         load_assignment: Some(endpoints(&name, tiers)),
         connect_timeout: millis(CONNECT_MS),
+        circuit_breakers: Some(limits.circuit_breakers()),
+        per_connection_buffer_limit_bytes: number(limits::CONNECTION_BUFFER),
         outlier_detection: Some(outlier_detection()),
         common_lb_config: Some(cluster::cluster::CommonLbConfig {
             // Rather an error at once than a request sent to a host that is known to be dead.
@@ -195,12 +202,16 @@ fn absolute(name: &str) -> String {
     if name.contains('.') { format!("{name}.") } else { name.to_owned() }
 }
 
+/// Passive health: an address that can't be reached is left out for a while. What a backend answers never counts: one failing
+/// request would take the others' backend away.
 fn outlier_detection() -> cluster::OutlierDetection {
     cluster::OutlierDetection {
-        consecutive_5xx: number(5),
-        consecutive_gateway_failure: number(5),
         split_external_local_origin_errors: true,
         consecutive_local_origin_failure: number(3),
+        enforcing_consecutive_5xx: number(0),
+        enforcing_consecutive_gateway_failure: number(0),
+        enforcing_success_rate: number(0),
+        enforcing_local_origin_success_rate: number(0),
         base_ejection_time: seconds(15),
         max_ejection_percent: number(50),
         ..Default::default()
@@ -227,8 +238,8 @@ fn keepalive(interval_ms: i64, timeout_ms: i64) -> core::KeepaliveSettings {
     core::KeepaliveSettings { interval: millis(interval_ms), timeout: millis(timeout_ms), ..Default::default() }
 }
 
-fn http2(keepalive: Option<core::KeepaliveSettings>) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
-    let http2 = core::Http2ProtocolOptions { connection_keepalive: keepalive, allow_connect: true, ..Default::default() };
+fn http2(stream_window: u32, keepalive: core::KeepaliveSettings) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
+    let http2 = limits::http2_client(stream_window, keepalive);
     let explicit = http::http_protocol_options::ExplicitHttpConfig {
         protocol_config: Some(http::http_protocol_options::explicit_http_config::ProtocolConfig::Http2ProtocolOptions(http2)),
     };

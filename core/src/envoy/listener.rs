@@ -2,55 +2,93 @@
 
 use std::net::IpAddr;
 
-use envoy_types::pb::envoy::config::accesslog::v3 as accesslog;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::listener::v3 as listener;
 use envoy_types::pb::envoy::config::rbac::v3 as rbac_rules;
+use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::Buffer;
 use envoy_types::pb::envoy::extensions::filters::http::lua::v3::Lua;
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::StatefulSession;
+use envoy_types::pb::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
 use envoy_types::pb::envoy::r#type::matcher::v3::{PathMatcher, StringMatcher, path_matcher, string_matcher::MatchPattern};
-use envoy_types::pb::google::protobuf::Any;
+use envoy_types::pb::google::protobuf::{Any, UInt64Value};
 use prost::{Message, Name};
 
+use super::limits::{self, ListenerLimits};
+use super::local_reply::{self, page, plain};
 use super::matcher::{method, safe_regex};
-use super::route::WebUi;
+use super::route::{HEALTH_PATH, WebUi};
 use super::tls::{self, Peer};
-use super::{DENY_LIST, LUA, STATEFUL_SESSION, ads, any, bind_address, flag, inline, seconds};
+use super::{DENY_LIST, LUA, STATEFUL_SESSION, ads, any, bind_address, flag, inline, number, seconds};
 use crate::keys::port;
 
 pub use listener::Listener;
 
 /// 10901 on the hub: Thanos Query speaks plain HTTP/2 here.
-pub fn stores_on_hub(name: &str, bind: IpAddr) -> Listener {
-    let manager =
-        hcm::HttpConnectionManager { codec_type: hcm::http_connection_manager::CodecType::Http2.into(), ..manager(name, vec![router()]) };
-    http(name, bind, port::HUB_STORES, manager)
+pub fn stores_on_hub(bind: IpAddr) -> Listener {
+    let limits = &limits::HUB_STORES;
+    let unknown = plain(
+        "Atlas knows no such store. Thanos Query must ask by the names in endpoints.yaml (or dnssrvnoa+), which reach the hub's Envoy as the \
+         authority; dns+ and dnssrv+ send an address instead.",
+    );
+    let dead = plain("Atlas: the hub's Envoy has no connection to the Envoy of this store's cluster.");
+    let manager = hcm::HttpConnectionManager {
+        codec_type: hcm::http_connection_manager::CodecType::Http2.into(),
+        local_reply_config: Some(local_reply::replies(unknown, dead)),
+        ..manager(limits, vec![router()])
+    };
+    Listener { ignore_global_conn_limit: true, ..http(limits, bind, manager) }
 }
 
-/// 10903 on the hub: clusters post alerts here, and can do nothing else.
-pub fn alerts_on_hub(name: &str, bind: IpAddr, peers: &str) -> Listener {
-    let filters = vec![filter("envoy.filters.http.rbac", &only_posting_alerts()), filter(DENY_LIST, &Rbac::default()), router()];
-    let mut listener = http(name, bind, port::HUB_ALERTS, manager(name, filters));
+/// 10903 on the hub: clusters post alerts here, and can do nothing else but ask whether this Envoy is there.
+pub fn alerts_on_hub(bind: IpAddr, peers: &str) -> Listener {
+    let limits = &limits::HUB_ALERTS;
+    let filters = vec![
+        filter("envoy.filters.http.rbac", &only_posting_alerts()),
+        filter(DENY_LIST, &Rbac::default()),
+        filter(LUA, &Lua { default_source_code: inline(alert_share()), ..Default::default() }),
+        whole_post(),
+        router(),
+    ];
+    let mut listener = http(limits, bind, manager(limits, filters));
     listener.filter_chains[0].transport_socket = tls::server(&Peer::Prefix(peers));
     listener
 }
 
+fn alert_share() -> String {
+    format!(
+        "local most_posts, most_bytes, longest_post_bytes, longest_ms = {}, {}, {}, {}\n{}",
+        limits::ALERT_POSTS_OF_A_CLUSTER,
+        limits::ALERT_POST_BYTES_OF_A_CLUSTER,
+        limits::ALERT_POST_BYTES,
+        1000 * (limits::HUB_ALERTS.request + limits::ALERT_POST_SECONDS),
+        include_str!("alert_share.lua"),
+    )
+}
+
+/// Reads a post to its end before it is passed on, so that one that never ends takes nothing from an Alertmanager.
+fn whole_post() -> hcm::HttpFilter {
+    filter("envoy.filters.http.buffer", &Buffer { max_request_bytes: number(limits::ALERT_POST_BYTES) })
+}
+
 fn only_posting_alerts() -> Rbac {
     use rbac_rules::{permission::Rule, principal::Identifier};
-    let path = PathMatcher {
-        rule: Some(path_matcher::Rule::Path(StringMatcher {
-            match_pattern: Some(MatchPattern::SafeRegex(safe_regex("/alertmanager/[0-9]+/api/v2/alerts"))),
-            ..Default::default()
-        })),
-    };
     let permission = |rule| rbac_rules::Permission { rule: Some(rule) };
-    let both = rbac_rules::permission::Set { rules: vec![permission(Rule::Header(method("POST"))), permission(Rule::UrlPath(path))] };
+    let path = |matches| {
+        let path = StringMatcher { match_pattern: Some(matches), ..Default::default() };
+        permission(Rule::UrlPath(PathMatcher { rule: Some(path_matcher::Rule::Path(path)) }))
+    };
+    let both = |name: &str, path| {
+        permission(Rule::AndRules(rbac_rules::permission::Set { rules: vec![permission(Rule::Header(method(name))), path] }))
+    };
     let policy = rbac_rules::Policy {
-        permissions: vec![permission(Rule::AndRules(both))],
+        permissions: vec![
+            both("POST", path(MatchPattern::SafeRegex(safe_regex("/alertmanager/[0-9]+/api/v2/alerts")))),
+            both("GET", path(MatchPattern::Exact(HEALTH_PATH.into()))),
+        ],
         principals: vec![rbac_rules::Principal { identifier: Some(Identifier::Any(true)) }],
         ..Default::default()
     };
@@ -59,7 +97,8 @@ fn only_posting_alerts() -> Rbac {
 }
 
 /// 10904 on the hub: people's browsers, perhaps behind an ingress.
-pub fn web_on_hub(name: &str, bind: IpAddr, trusted_hops: u32) -> Listener {
+pub fn web_on_hub(bind: IpAddr, trusted_hops: u32) -> Listener {
+    let limits = &limits::HUB_WEB;
     let unknown = page(
         "404 Not Found",
         "There is no such cluster",
@@ -74,13 +113,10 @@ pub fn web_on_hub(name: &str, bind: IpAddr, trusted_hops: u32) -> Listener {
         xff_num_trusted_hops: trusted_hops,
         // Redirects repeat the authority, with the port that the browser used.
         strip_port_mode: None,
-        local_reply_config: Some(hcm::LocalReplyConfig {
-            mappers: vec![on_flags(&["NC"], unknown), on_flags(&["UH", "UF", "UC", "URX", "UT", "UR", "LR", "UO"], dead)],
-            ..Default::default()
-        }),
-        ..web(manager(name, vec![router()]))
+        local_reply_config: Some(local_reply::replies(unknown, dead)),
+        ..web(manager(limits, vec![router()]))
     };
-    http(name, bind, port::HUB_WEB, manager)
+    http(limits, bind, manager)
 }
 
 /// 10900 on the hub: TLS passes through to Atlas, which sees each cluster's own certificate.
@@ -88,34 +124,32 @@ pub fn xds_on_hub(name: &str, bind: IpAddr) -> Listener {
     let proxy = tcp::TcpProxy {
         stat_prefix: name.to_owned(),
         cluster_specifier: Some(tcp::tcp_proxy::ClusterSpecifier::Cluster("atlas/xds".into())),
-        // Streams are quiet between changes; their own keepalive ends dead ones.
-        idle_timeout: seconds(3600),
+        idle_timeout: seconds(limits::HUB_XDS_IDLE),
         ..Default::default()
     };
-    listener(name, bind, port::HUB_XDS, network_filter("envoy.filters.network.tcp_proxy", &proxy))
+    let proxy = network_filter("envoy.filters.network.tcp_proxy", &proxy);
+    listener(name, bind, port::HUB_XDS, limits::HUB_XDS_CONNECTIONS, proxy)
 }
 
 /// 11901 in a cluster: everything that comes from the hub.
-pub fn inbound(name: &str, bind: IpAddr, peer: &str, uis: &[WebUi<'_>]) -> Listener {
+pub fn inbound(bind: IpAddr, peer: &str, uis: &[WebUi<'_>]) -> Listener {
+    let limits = &limits::CLUSTER_INBOUND;
     let lua = Lua { default_source_code: inline(correct_redirects(uis)), ..Default::default() };
     let filters = vec![filter(LUA, &lua), filter(STATEFUL_SESSION, &StatefulSession::default()), router()];
-    let dead = page(
+    let no_store = plain("Atlas: the cluster's Envoy has no connection to the Thanos sidecar of this store, or it isn't serving.");
+    let no_server = page(
         "503 Service Unavailable",
         "This server can't be reached",
         "The cluster's Envoy has no connection to the server behind this page.",
     );
     let manager = hcm::HttpConnectionManager {
         codec_type: hcm::http_connection_manager::CodecType::Http2.into(),
-        http2_protocol_options: Some(core::Http2ProtocolOptions { allow_connect: true, ..Default::default() }),
         // The hub's Envoy is the only client, and has said who is behind it.
         xff_num_trusted_hops: 1,
-        local_reply_config: Some(hcm::LocalReplyConfig {
-            mappers: vec![on_flags(&["UH", "UF", "UC", "URX", "UT"], dead)],
-            ..Default::default()
-        }),
-        ..web(manager(name, filters))
+        local_reply_config: Some(local_reply::stores_and_pages(no_store, no_server)),
+        ..web(manager(limits, filters))
     };
-    let mut listener = http(name, bind, port::CLUSTER_INBOUND, manager);
+    let mut listener = http(limits, bind, manager);
     listener.filter_chains[0].transport_socket = tls::server(&Peer::Exactly(peer));
     listener
 }
@@ -155,28 +189,31 @@ end
 "#;
 
 /// 11903 in a cluster: its Prometheus posts alerts here, and asks for the targets.
-pub fn alerts_in_cluster(name: &str, bind: IpAddr) -> Listener {
+pub fn alerts_in_cluster(bind: IpAddr) -> Listener {
+    let limits = &limits::CLUSTER_ALERTS;
+    let filters = vec![filter(LUA, &Lua::default()), whole_post(), router()];
     // The authority keeps its port, since the list of targets repeats it.
-    let manager = hcm::HttpConnectionManager { strip_port_mode: None, ..manager(name, vec![filter(LUA, &Lua::default()), router()]) };
-    http(name, bind, port::CLUSTER_ALERTS, manager)
+    http(limits, bind, hcm::HttpConnectionManager { strip_port_mode: None, ..manager(limits, filters) })
 }
 
-/// 9001: `/ready` and `/stats/prometheus`. Its routes are inline, so that it works before Atlas has said anything.
-pub(super) fn status(name: &str, bind: IpAddr, routes: super::route::RouteConfiguration) -> Listener {
+/// 9001: `/ready` and `/stats/prometheus`. Its routes are inline, so that it works before Atlas has said anything, and neither
+/// other listeners' connections nor an Envoy that is short of memory close it: probes would restart the Envoy.
+pub(super) fn status(bind: IpAddr, routes: super::route::RouteConfiguration) -> Listener {
+    let limits = &limits::STATUS;
     let manager = hcm::HttpConnectionManager {
         route_specifier: Some(hcm::http_connection_manager::RouteSpecifier::RouteConfig(routes)),
-        ..manager(name, vec![router()])
+        ..manager(limits, vec![router()])
     };
-    http(name, bind, port::ENVOY_STATUS, manager)
+    Listener { ignore_global_conn_limit: true, bypass_overload_manager: true, ..http(limits, bind, manager) }
 }
 
 /// What every HTTP listener has in common; routes come by RDS under the listener's name.
-fn manager(name: &str, http_filters: Vec<hcm::HttpFilter>) -> hcm::HttpConnectionManager {
+fn manager(limits: &ListenerLimits, http_filters: Vec<hcm::HttpFilter>) -> hcm::HttpConnectionManager {
     hcm::HttpConnectionManager {
-        stat_prefix: name.to_owned(),
+        stat_prefix: limits.name.to_owned(),
         route_specifier: Some(hcm::http_connection_manager::RouteSpecifier::Rds(hcm::Rds {
             config_source: Some(ads()),
-            route_config_name: name.to_owned(),
+            route_config_name: limits.name.to_owned(),
         })),
         http_filters,
         strip_port_mode: Some(hcm::http_connection_manager::StripPortMode::StripAnyHostPort(true)),
@@ -185,10 +222,15 @@ fn manager(name: &str, http_filters: Vec<hcm::HttpFilter>) -> hcm::HttpConnectio
         path_with_escaped_slashes_action: hcm::http_connection_manager::PathWithEscapedSlashesAction::RejectRequest.into(),
         // Strips x-envoy-* headers that come from outside.
         use_remote_address: flag(true),
-        stream_idle_timeout: seconds(300),
-        request_headers_timeout: seconds(10),
+        stream_idle_timeout: seconds(limits.stream_idle),
+        request_headers_timeout: seconds(limits.headers),
+        request_timeout: seconds(limits.request),
+        max_request_headers_kb: number(60),
+        http2_protocol_options: Some(core::Http2ProtocolOptions { allow_connect: true, ..limits::http2_server(limits) }),
         common_http_protocol_options: Some(core::HttpProtocolOptions {
             headers_with_underscores_action: core::http_protocol_options::HeadersWithUnderscoresAction::RejectRequest.into(),
+            idle_timeout: seconds(limits.idle),
+            max_headers_count: number(100),
             ..Default::default()
         }),
         ..Default::default()
@@ -204,41 +246,24 @@ fn web(manager: hcm::HttpConnectionManager) -> hcm::HttpConnectionManager {
     }
 }
 
-/// An answer of Envoy's own for people. Nothing of the request may appear in it: it would be script on the hub's own origin.
-fn page(status: &str, title: &str, text: &str) -> core::SubstitutionFormatString {
-    let html = format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{status}</title>\
-         <body style=\"font:1rem/1.5 system-ui,sans-serif;max-width:40rem;margin:4rem auto;padding:0 1rem\">\
-         <h1>{title}</h1><p>{text}</p><p><small>{status} · Atlas</small></p></body></html>\n"
-    );
-    core::SubstitutionFormatString {
-        content_type: "text/html; charset=utf-8".into(),
-        format: Some(core::substitution_format_string::Format::TextFormatSource(inline(html).unwrap_or_default())),
-        ..Default::default()
-    }
+fn http(limits: &ListenerLimits, bind: IpAddr, manager: hcm::HttpConnectionManager) -> Listener {
+    let manager = network_filter("envoy.filters.network.http_connection_manager", &manager);
+    let mut listener = listener(limits.name, bind, limits.port, limits.connections, manager);
+    listener.filter_chains[0].transport_socket_connect_timeout = limits.handshake.and_then(seconds);
+    listener
 }
 
-/// Answers of Envoy's own whose cause is one of these flags look like `page`.
-fn on_flags(flags: &[&str], page: core::SubstitutionFormatString) -> hcm::ResponseMapper {
-    let flags = accesslog::ResponseFlagFilter { flags: flags.iter().map(|flag| (*flag).to_owned()).collect() };
-    hcm::ResponseMapper {
-        filter: Some(accesslog::AccessLogFilter {
-            filter_specifier: Some(accesslog::access_log_filter::FilterSpecifier::ResponseFlagFilter(flags)),
-        }),
-        body_format_override: Some(page),
-        ..Default::default()
-    }
-}
-
-fn http(name: &str, bind: IpAddr, port: u16, manager: hcm::HttpConnectionManager) -> Listener {
-    listener(name, bind, port, network_filter("envoy.filters.network.http_connection_manager", &manager))
-}
-
-fn listener(name: &str, bind: IpAddr, port: u16, filter: listener::Filter) -> Listener {
+fn listener(name: &str, bind: IpAddr, port: u16, connections: u64, filter: listener::Filter) -> Listener {
+    let limit =
+        ConnectionLimit { stat_prefix: name.to_owned(), max_connections: Some(UInt64Value { value: connections }), ..Default::default() };
     Listener {
         name: name.to_owned(),
         address: bind_address(bind, port),
-        filter_chains: vec![listener::FilterChain { filters: vec![filter], ..Default::default() }],
+        filter_chains: vec![listener::FilterChain {
+            filters: vec![network_filter("envoy.filters.network.connection_limit", &limit), filter],
+            ..Default::default()
+        }],
+        per_connection_buffer_limit_bytes: number(limits::CONNECTION_BUFFER),
         ..Default::default()
     }
 }

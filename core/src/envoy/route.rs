@@ -16,42 +16,52 @@ use envoy_types::pb::envoy::r#type::http::v3::Cookie;
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::google::protobuf::{Any, Duration};
 
+use super::limits::{ALERT_POST_FROM_CLUSTER_SECONDS, ALERT_POST_SECONDS};
 use super::matcher::{exact_path, grpc, method, path_prefix, path_regex, path_segments, posted, rewrite};
 use super::{
-    ATLAS_AUTHORITY, DENY_LIST, LUA, MAX_REQUEST_SECONDS, MAX_WEBSOCKET_SECONDS, STATEFUL_SESSION, any, extension, inline, number, seconds,
+    ATLAS_AUTHORITY, DENY_LIST, LUA, MAX_REQUEST_SECONDS, MAX_WEBSOCKET_SECONDS, STATEFUL_SESSION, any, extension, inline, millis, number,
+    seconds,
 };
 
 pub use route::{Route, RouteConfiguration, VirtualHost};
 
 /// The authority that the hub gives to requests for web UIs.
 pub const WEB_AUTHORITY: &str = "web";
-/// Where a cluster's Envoy answers the hub's health checks itself.
+/// Where an Envoy answers the health checks of the Envoys at the other end of a link.
 pub const HEALTH_PATH: &str = "/.atlas/health";
 /// The Envoy cluster that never exists: requests that name nothing get the 404 page.
 const NOWHERE: &str = "nowhere";
+/// When requests to stores are tried again: where no store has begun to answer.
+const RETRY_STORES: &str = "unavailable,connect-failure,refused-stream,reset-before-request";
+/// When other requests are tried again: where nobody has seen them.
+const RETRY_UNSENT: &str = "connect-failure,refused-stream,reset-before-request";
 
 /// What web UIs refuse by default, relative to their own root: they stop, reload or change a server, take in data or
 /// show its memory.
 pub const REFUSED_PATHS: &[&str] = &["/-/quit", "/-/reload", "/api/v1/admin", "/api/v1/write", "/api/v1/otlp", "/debug"];
 
-/// 10901 on the hub: a store by the authority's first label, whatever its domain.
+/// 10901 on the hub: a store's cluster by the authority's first label, whatever its domain. The authority goes on to that
+/// cluster's Envoy, which picks the store by it.
 pub fn stores_on_hub(name: &str) -> RouteConfiguration {
     let to_store = Route {
         r#match: grpc(),
         action: Some(route::route::Action::Route(route::RouteAction {
-            retry_policy: Some(retries("unavailable,connect-failure,refused-stream,reset-before-request")),
-            ..to(specified_by(STORE_BY_AUTHORITY), MAX_REQUEST_SECONDS)
+            // UNAVAILABLE, whose text Thanos logs; it swallows that of UNIMPLEMENTED, which NOT_FOUND would become.
+            cluster_not_found_response_code: route::route_action::ClusterNotFoundResponseCode::ServiceUnavailable.into(),
+            retry_policy: Some(retries(RETRY_STORES)),
+            ..to(specified_by(CLUSTER_OF_STORE), MAX_REQUEST_SECONDS)
         })),
         ..Default::default()
     };
     configuration(name, vec![virtual_host("stores", &["*".to_owned()], vec![to_store])])
 }
 
-const STORE_BY_AUTHORITY: &str = r#"
+const CLUSTER_OF_STORE: &str = r#"
 function envoy_on_route(route_handle)
   local label = string.match(route_handle:headers():get(":authority") or "", "^[^.:]+") or ""
-  if #label <= 63 and string.find(label, "^[a-z0-9][a-z0-9-]*%-thanos%-sidecar%d%d?$") then
-    return "store/" .. label
+  local cluster = string.match(label, "^([a-z0-9][a-z0-9-]*)%-thanos%-sidecar%d%d?$")
+  if cluster and #label <= 63 then
+    return "cluster/" .. cluster
   end
   return "nowhere"
 end
@@ -77,8 +87,8 @@ pub fn web_on_hub(name: &str) -> RouteConfiguration {
             host_rewrite_specifier: Some(route::route_action::HostRewriteSpecifier::HostRewriteLiteral(WEB_AUTHORITY.into())),
             // The backend behind should still know what the person's browser asked for.
             append_x_forwarded_host: true,
-            retry_policy: Some(retries("connect-failure,refused-stream,reset-before-request")),
-            ..to(specified_by(WEB_BY_PATH), limit)
+            retry_policy: Some(retries(RETRY_UNSENT)),
+            ..to(specified_by(CLUSTER_OF_WEB_UI), limit)
         };
         routes.extend(with_websocket(path_prefix(prefix), action));
     }
@@ -86,7 +96,7 @@ pub fn web_on_hub(name: &str) -> RouteConfiguration {
         r#match: path_prefix("/"),
         action: Some(route::route::Action::Route(route::RouteAction {
             host_rewrite_specifier: Some(route::route_action::HostRewriteSpecifier::HostRewriteLiteral(ATLAS_AUTHORITY.into())),
-            retry_policy: Some(retries("connect-failure,refused-stream,reset-before-request")),
+            retry_policy: Some(retries(RETRY_UNSENT)),
             ..to(cluster("atlas/web"), 30)
         })),
         ..Default::default()
@@ -94,11 +104,11 @@ pub fn web_on_hub(name: &str) -> RouteConfiguration {
     configuration(name, vec![virtual_host("web", &["*".to_owned()], routes)])
 }
 
-const WEB_BY_PATH: &str = r#"
+const CLUSTER_OF_WEB_UI: &str = r#"
 function envoy_on_route(route_handle)
   local name = string.match(route_handle:headers():get(":path") or "", "^/[^/]+/([^/?#]+)") or ""
   if #name <= 63 and string.find(name, "^[a-z0-9][a-z0-9-]*$") then
-    return "web/" .. name
+    return "cluster/" .. name
   end
   return "nowhere"
 end
@@ -110,12 +120,13 @@ pub fn alerts_on_hub(name: &str, indices: impl Iterator<Item = u32>, alertmanage
         r#match: posted(&format!("/alertmanager/{index}/api/v2/alerts")),
         action: Some(route::route::Action::Route(route::RouteAction {
             prefix_rewrite: format!("{alertmanager_prefix}/api/v2/alerts"),
-            retry_policy: Some(retries("connect-failure,refused-stream,reset-before-request")),
-            ..to(cluster(&format!("alertmanager/{index}")), 15)
+            retry_policy: Some(retries(RETRY_UNSENT)),
+            ..to(cluster(&format!("alertmanager/{index}")), ALERT_POST_SECONDS)
         })),
         ..Default::default()
     };
-    let mut host = virtual_host("alerts", &["*".to_owned()], indices.map(to_replica).collect());
+    let health = answer(exact_path(HEALTH_PATH), 200, "ok\n");
+    let mut host = virtual_host("alerts", &["*".to_owned()], [health].into_iter().chain(indices.map(to_replica)).collect());
     // Denials must stand here and not in the listener: there they would not bite on live connections while they drain.
     host.typed_per_filter_config = [(DENY_LIST.to_owned(), any(&deny_list()))].into();
     configuration(name, vec![host])
@@ -133,8 +144,8 @@ pub fn alerts_in_cluster(name: &str, indices: &[u32]) -> RouteConfiguration {
         r#match: posted(&path),
         action: Some(route::route::Action::Route(route::RouteAction {
             prefix_rewrite: format!("/alertmanager/{index}/api/v2/alerts"),
-            retry_policy: Some(retries("connect-failure,refused-stream,reset-before-request")),
-            ..to(cluster("hub/alerts"), 15)
+            retry_policy: Some(retries(RETRY_UNSENT)),
+            ..to(cluster("hub/alerts"), ALERT_POST_FROM_CLUSTER_SECONDS)
         })),
         ..Default::default()
     };
@@ -182,7 +193,7 @@ pub fn store_host(label: &str) -> VirtualHost {
     let to_store = Route {
         r#match: grpc(),
         action: Some(route::route::Action::Route(route::RouteAction {
-            retry_policy: Some(retries("unavailable,connect-failure,refused-stream,reset-before-request")),
+            retry_policy: Some(retries(RETRY_STORES)),
             ..to(cluster(&format!("store/{label}")), MAX_REQUEST_SECONDS)
         })),
         ..Default::default()
@@ -230,7 +241,7 @@ fn overlap(allowed: &str, refused: &str) -> bool {
 fn to_backend(ui: &WebUi<'_>, matches: Option<route::RouteMatch>, path: &str) -> Vec<Route> {
     let action = |limit| route::RouteAction {
         prefix_rewrite: format!("{}{path}", ui.backend_prefix),
-        retry_policy: Some(retries("connect-failure,refused-stream,reset-before-request")),
+        retry_policy: Some(retries(RETRY_UNSENT)),
         ..to(cluster(&format!("backend/{}", ui.kind)), limit)
     };
     let mut routes = with_websocket(matches, action);
@@ -252,8 +263,10 @@ fn sticky(base: &str) -> HashMap<String, Any> {
     [(STATEFUL_SESSION.to_owned(), any(&per_route))].into()
 }
 
-/// 11901 in a cluster: all of it.
-pub fn inbound(name: &str, hosts: Vec<VirtualHost>) -> RouteConfiguration {
+/// 11901 in a cluster: all of it. A store that isn't among `hosts` hears so.
+pub fn inbound(name: &str, mut hosts: Vec<VirtualHost>) -> RouteConfiguration {
+    let unknown = "Atlas: this cluster has no such store; goatlas.io/replicas and goatlas.io/shards say how many it has.";
+    hosts.push(virtual_host("unknown-store", &["*".to_owned()], vec![answer(grpc(), 503, unknown)]));
     configuration(name, hosts)
 }
 
@@ -306,6 +319,8 @@ fn retries(on: &str) -> route::RetryPolicy {
     route::RetryPolicy {
         retry_on: on.to_owned(),
         num_retries: number(2),
+        // The other address is ready at once; waiting for it (Envoy's default: up to 250 ms) helps nobody.
+        retry_back_off: Some(route::retry_policy::RetryBackOff { base_interval: millis(5), max_interval: millis(50) }),
         retry_host_predicate: vec![route::retry_policy::RetryHostPredicate {
             name: "envoy.retry_host_predicates.previous_hosts".into(),
             config_type: Some(route::retry_policy::retry_host_predicate::ConfigType::TypedConfig(any(

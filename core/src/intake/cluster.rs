@@ -8,6 +8,7 @@ use crate::fact::Service;
 use crate::keys::{self, port};
 use crate::model::{Backend, Cluster, HubAddresses, Scheme, Settings, Store};
 use crate::name::{ClusterName, Host, HostPort, NameError, bindable, is_dns_label};
+use crate::quantity::Memory;
 
 /// Longest name of a service in SRV records (RFC 6335 §5.1).
 const SERVICE_NAME_MAX: usize = 15;
@@ -50,6 +51,7 @@ fn cluster(reader: &mut Reader<'_>) -> Option<Cluster> {
     let credential_revision = reader.number(keys::CREDENTIAL_REVISION, 1..=u64::from(u32::MAX), FellBack);
     let revoke_below = reader.number(keys::REVOKE_BELOW, 1..=u64::from(u32::MAX), Rejected);
     let envoy_replicas = reader.number(keys::ENVOY_REPLICAS, 1..=1000, FellBack);
+    let envoy_memory = envoy_memory(reader);
     let backend = |at, path_prefix| Backend { scheme: Scheme::Http, at, path_prefix };
     Some(Cluster {
         name: name?,
@@ -66,7 +68,20 @@ fn cluster(reader: &mut Reader<'_>) -> Option<Cluster> {
         credential_revision,
         revoke_below,
         envoy_replicas: envoy_replicas.unwrap_or(keys::DEFAULT_ENVOY_REPLICAS),
+        envoy_memory,
     })
+}
+
+fn envoy_memory(reader: &mut Reader<'_>) -> Memory {
+    let Some(value) = reader.value(keys::ENVOY_MEMORY) else { return keys::DEFAULT_ENVOY_MEMORY };
+    let (least, default) = (keys::LEAST_ENVOY_MEMORY, keys::DEFAULT_ENVOY_MEMORY);
+    let problem = match value.parse::<Memory>() {
+        Ok(memory) if memory >= least => return memory,
+        Ok(_) => "is less than an Envoy needs".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    reader.report(FellBack, keys::ENVOY_MEMORY, value, problem, format!("write at least {least}, for example {default}"));
+    default
 }
 
 fn name(reader: &mut Reader<'_>) -> Option<ClusterName> {

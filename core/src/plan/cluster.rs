@@ -27,8 +27,8 @@ pub(super) fn own(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> Option<Vec
     let mut resources = vec![
         Resource::new(T::Secret, crate::envoy::LEAF, &secret::leaf(&leaf.chain, leaf.key.expose())),
         Resource::new(T::Secret, crate::envoy::TRUST, &secret::trust(&trust.bundle())),
-        Resource::new(T::Listener, "inbound", &listener::inbound("inbound", cluster.bind, &hub, &uis)),
-        Resource::new(T::Listener, "alerts", &listener::alerts_in_cluster("alerts", cluster.bind)),
+        Resource::new(T::Listener, "inbound", &listener::inbound(cluster.bind, &hub, &uis)),
+        Resource::new(T::Listener, "alerts", &listener::alerts_in_cluster(cluster.bind)),
         Resource::new(T::Route, "inbound", &route::inbound("inbound", hosts)),
         alerts(fleet),
     ];

@@ -22,29 +22,24 @@ pub(super) fn constant(fleet: &Fleet, trust: &Trust) -> Option<Vec<Arc<Resource>
         Resource::new(T::Cluster, "atlas/xds", &cluster::atlas_xds_entry(&settings.atlas_xds)),
         Resource::new(T::Cluster, "atlas/web", &cluster::atlas_web(&settings.atlas_web)),
         Resource::new(T::Listener, "xds", &listener::xds_on_hub("xds", bind)),
-        Resource::new(T::Listener, "stores", &listener::stores_on_hub("stores", bind)),
-        Resource::new(T::Listener, "alerts", &listener::alerts_on_hub("alerts", bind, &peers)),
-        Resource::new(T::Listener, "web", &listener::web_on_hub("web", bind, settings.trusted_hops)),
+        Resource::new(T::Listener, "stores", &listener::stores_on_hub(bind)),
+        Resource::new(T::Listener, "alerts", &listener::alerts_on_hub(bind, &peers)),
+        Resource::new(T::Listener, "web", &listener::web_on_hub(bind, settings.trusted_hops)),
         Resource::new(T::Route, "stores", &route::stores_on_hub("stores")),
         Resource::new(T::Route, "alerts", &route::alerts_on_hub("alerts", indices, &settings.alertmanager_path_prefix)),
         Resource::new(T::Route, "web", &route::web_on_hub("web")),
     ];
     for (index, alertmanager) in &fleet.alertmanagers {
-        let message = cluster::alertmanager_on_hub(*index, &alertmanager.addresses);
+        let message = cluster::alertmanager_on_hub(*index, &alertmanager.addresses, &settings.alertmanager_path_prefix);
         resources.push(Resource::new(T::Cluster, message.name.clone(), &message));
     }
     Some(resources)
 }
 
-/// What one cluster adds: an Envoy cluster per store and one for its web UIs. Without addresses they have no endpoints,
-/// so that people see that the cluster can't be reached, not that it doesn't exist.
+/// What one cluster adds: its link. Without addresses that has no endpoints, so that people see that the cluster can't be
+/// reached, not that it doesn't exist.
 pub(super) fn of_cluster(cluster: &Cluster, trust: &Trust) -> Vec<Arc<Resource>> {
     let peer = Identity::Cluster(cluster.name.clone(), trust.revision(&cluster.name)).spiffe_id(&trust.domain);
-    let stores = cluster.stores.iter().map(|store| {
-        let label = cluster.name.store(store.index);
-        self::cluster::store_on_hub(&label, &cluster.addresses, &peer)
-    });
-    let web = self::cluster::web_on_hub(cluster.name.as_str(), &cluster.addresses, &peer);
-    let all = stores.chain([web]);
-    all.map(|message| Resource::new(ResourceType::Cluster, message.name.clone(), &message)).collect()
+    let link = self::cluster::downstream_cluster(cluster.name.as_str(), &cluster.addresses, &peer);
+    vec![Resource::new(ResourceType::Cluster, link.name.clone(), &link)]
 }

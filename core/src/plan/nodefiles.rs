@@ -32,17 +32,17 @@ pub enum NoBootstrap {
 pub fn node_bootstrap(fleet: &Fleet, trust: &Trust, node: &NodeId, credential_dir: &str) -> Result<Bootstrap, NoBootstrap> {
     let settings = &fleet.settings;
     let atlas = Identity::Atlas.spiffe_id(&trust.domain);
-    let (xds, bind): (&[HostPort], _) = match node {
-        NodeId::Hub => (std::slice::from_ref(&settings.atlas_xds), settings.hub_bind),
+    let (xds, bind, memory): (&[HostPort], _, _) = match node {
+        NodeId::Hub => (std::slice::from_ref(&settings.atlas_xds), settings.hub_bind, settings.hub_envoy_memory),
         NodeId::Cluster(name) => {
             let cluster = fleet.clusters.get(name).ok_or_else(|| NoBootstrap::Unknown(name.to_string()))?;
-            (cluster.hub.as_ref().map_or(&settings.hub_xds, |hub| &hub.xds), cluster.bind)
+            (cluster.hub.as_ref().map_or(&settings.hub_xds, |hub| &hub.xds), cluster.bind, cluster.envoy_memory)
         }
     };
     if xds.is_empty() {
         return Err(NoBootstrap::NoHub(node.to_string()));
     }
-    Ok(bootstrap(&Node { name: &node.to_string(), xds, atlas: &atlas, bind, credential_dir }))
+    Ok(bootstrap(&Node { name: &node.to_string(), xds, atlas: &atlas, bind, memory: memory.0, credential_dir }))
 }
 
 /// The texts of [`FILES`], for an Envoy that sees them in `dir`. `envoy.yaml` is empty where there is no bootstrap yet; the

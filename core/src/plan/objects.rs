@@ -28,7 +28,7 @@ pub fn of_cluster(fleet: &Fleet, cluster: &Cluster, trust: &Trust, opener: Optio
     if let (Some(opener), Ok(bootstrap)) = (opener, node_bootstrap(fleet, trust, &node, keys::ENVOY_DIR)) {
         let files = node_files(Some(&bootstrap), trust, opener, keys::ENVOY_DIR);
         let mut data = BTreeMap::from([
-            (values::VALUES.to_owned(), values::envoy(&node.to_string(), cluster.envoy_replicas, &files)),
+            (values::VALUES.to_owned(), values::envoy(&node.to_string(), cluster.envoy_replicas, cluster.envoy_memory, &files)),
             (values::PROMETHEUS_VALUES.to_owned(), values::prometheus(&fleet.settings, cluster)),
         ]);
         data.extend(files);
@@ -56,7 +56,7 @@ pub fn of_hub(fleet: &Fleet, trust: &Trust, opener: Option<&Leaf>, zone: String,
         vec![config_map(keys::ZONE_CONFIG_MAP, Part::Dns, zone), config_map(keys::ENDPOINTS_CONFIG_MAP, Part::Endpoints, endpoints)];
     if let (Some(opener), Ok(bootstrap)) = (opener, node_bootstrap(fleet, trust, &NodeId::Hub, keys::ENVOY_DIR)) {
         let files = node_files(Some(&bootstrap), trust, opener, keys::ENVOY_DIR);
-        let values = values::envoy(&NodeId::Hub.to_string(), keys::DEFAULT_ENVOY_REPLICAS, &files);
+        let values = values::envoy(&NodeId::Hub.to_string(), keys::DEFAULT_ENVOY_REPLICAS, fleet.settings.hub_envoy_memory, &files);
         let secret = |name: &str, part, owner, data| Object {
             name: name.to_owned(),
             part,

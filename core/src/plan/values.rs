@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::keys;
 use crate::model::{Cluster, Settings};
+use crate::quantity::Memory;
 use crate::render;
 
 /// Key of the values for the Envoy's chart.
@@ -13,9 +14,10 @@ pub const VALUES: &str = "values.yaml";
 /// Key of the values for kube-prometheus-stack.
 pub const PROMETHEUS_VALUES: &str = "prometheus-values.yaml";
 
-/// Values for the Envoy of `node`. They hold its key.
-pub fn envoy(node: &str, replicas: u32, files: &BTreeMap<String, String>) -> String {
-    let values = json!({"cluster": node, "replicaCount": replicas, "files": files});
+/// Values for the Envoy of `node`. They hold its key. The limit of its memory is the one in its bootstrap, by which it sheds load.
+pub fn envoy(node: &str, replicas: u32, memory: Memory, files: &BTreeMap<String, String>) -> String {
+    let resources = json!({"limits": {"memory": memory.to_string()}});
+    let values = json!({"cluster": node, "replicaCount": replicas, "resources": resources, "files": files});
     format!("# Written by Atlas for the chart of the Envoy of {node}. It holds a private key.\n{}", document(&values))
 }
 

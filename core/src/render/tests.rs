@@ -29,12 +29,18 @@ address:
     port_value: 10900
 filter_chains:
 - filters:
+  - name: envoy.filters.network.connection_limit
+    typed_config:
+      '@type': type.googleapis.com/envoy.extensions.filters.network.connection_limit.v3.ConnectionLimit
+      stat_prefix: xds
+      max_connections: '40000'
   - name: envoy.filters.network.tcp_proxy
     typed_config:
       '@type': type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy
       stat_prefix: xds
       cluster: atlas/xds
       idle_timeout: 3600s
+per_connection_buffer_limit_bytes: 131072
 ";
     assert_eq!(yaml(&listener, Secrets::Redact), expected);
 }
@@ -149,7 +155,14 @@ proptest! {
 fn a_bootstrap_needs_few_descriptors() {
     use crate::envoy::bootstrap::{Node, bootstrap, file_secrets};
     let at = [crate::name::HostPort::parse("hub.example:10900", 1).unwrap()];
-    let node = Node { name: "tokyo", xds: &at, atlas: "spiffe://atlas/atlas", bind: [0, 0, 0, 0].into(), credential_dir: "/credential" };
+    let node = Node {
+        name: "tokyo",
+        xds: &at,
+        atlas: "spiffe://atlas/atlas",
+        bind: [0, 0, 0, 0].into(),
+        memory: 256 << 20,
+        credential_dir: "/credential",
+    };
     let secrets = file_secrets("/credential").into_iter().map(|(_, secret)| crate::envoy::any(&secret));
     for any in [crate::envoy::any(&bootstrap(&node))].into_iter().chain(secrets) {
         assert!(descriptors::decode_by_few(&any).is_some(), "{}", any.type_url);

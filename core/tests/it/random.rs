@@ -63,6 +63,7 @@ fn annotations() -> impl Strategy<Value = BTreeMap<String, String>> {
         (keys::CREDENTIAL_REVISION, text(&["1", "7"])),
         (keys::REVOKE_BELOW, text(&["1", "7"])),
         (keys::ENVOY_REPLICAS, text(&["1", "5"])),
+        (keys::ENVOY_MEMORY, text(&["128Mi", "1Gi"])),
         (keys::ENVOY_SELECTORS, text(&["app=envoy", "app=envoy,release=other"])),
         (keys::CONNECT, text(&["direct"])),
     ];

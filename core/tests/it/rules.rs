@@ -119,7 +119,7 @@ fn references(snapshot: &Snapshot) -> BTreeSet<(ResourceType, String)> {
     found
 }
 
-/// What is named but isn't there, and what is there but never named. Of the Envoy clusters, the hub's `store/` and `web/` are
+/// What is named but isn't there, and what is there but never named. Of the Envoy clusters, the hub's `cluster/` are
 /// named by the requests themselves, and `hub/alerts` by nobody while there are no Alertmanagers.
 fn loose_ends(snapshot: &Snapshot) -> Vec<String> {
     let references = references(snapshot);
@@ -127,7 +127,7 @@ fn loose_ends(snapshot: &Snapshot) -> Vec<String> {
     let missing = missing.map(|(kind, name)| format!("{kind} {name} is named, but isn't there"));
     let unused = snapshot.iter().filter(|resource| match resource.kind {
         ResourceType::Listener => false,
-        ResourceType::Cluster if ["store/", "web/", "hub/alerts"].iter().any(|kind| resource.name.starts_with(kind)) => false,
+        ResourceType::Cluster if ["cluster/", "hub/alerts"].iter().any(|kind| resource.name.starts_with(kind)) => false,
         kind => !references.contains(&(kind, resource.name.to_string())),
     });
     missing.chain(unused.map(|resource| format!("{} {} is there, but never named", resource.kind, resource.name))).collect()

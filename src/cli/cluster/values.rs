@@ -210,8 +210,12 @@ impl ClusterValues {
             carry::relocated(files, &dir.display().to_string(), keys::ENVOY_DIR).context("BUG: Atlas has written what is not YAML")?;
         let settings = Settings { namespace: self.hub.namespace.clone(), web_url: self.web_url.clone(), ..Settings::default() };
         let cluster = self.from.as_ref().map(|from| cluster(&settings, from, node)).transpose()?.flatten();
-        let replicas = cluster.as_ref().map_or(keys::DEFAULT_ENVOY_REPLICAS, |cluster| cluster.envoy_replicas);
-        let mut data = BTreeMap::from([(VALUES.to_owned(), values::envoy(&node.to_string(), replicas, &files))]);
+        let (replicas, memory) = match (&cluster, node) {
+            (Some(cluster), _) => (cluster.envoy_replicas, cluster.envoy_memory),
+            (None, NodeId::Hub) => (keys::DEFAULT_ENVOY_REPLICAS, settings.hub_envoy_memory),
+            (None, NodeId::Cluster(_)) => (keys::DEFAULT_ENVOY_REPLICAS, keys::DEFAULT_ENVOY_MEMORY),
+        };
+        let mut data = BTreeMap::from([(VALUES.to_owned(), values::envoy(&node.to_string(), replicas, memory, &files))]);
         if self.prometheus {
             let cluster =
                 cluster.context("--prometheus: add --from with the directory of manifests, where what it depends on is written")?;

@@ -6,9 +6,12 @@ use std::fs;
 use super::*;
 
 /// Metrics of Envoy and of kube-state-metrics that alerts use, as those programs call them.
-const OTHERS: [&str; 5] = [
+const OTHERS: [&str; 8] = [
     "envoy_cluster_membership_healthy",
+    "envoy_cluster_upstream_rq_pending_overflow",
     "envoy_cluster_upstream_rq_xx",
+    "envoy_connection_limit_limited_connections",
+    "envoy_overload_envoy_resource_monitors_fixed_heap_pressure",
     "envoy_control_plane_connected_state",
     "kube_pod_status_ready",
     "up",

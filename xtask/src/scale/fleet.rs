@@ -76,7 +76,7 @@ impl Fleet {
     }
 
     /// What the hub has of a cluster.
-    pub fn on_hub(name: &str) -> [String; 3] {
-        [format!("store/{name}-thanos-sidecar0"), format!("store/{name}-thanos-sidecar1"), format!("web/{name}")]
+    pub fn on_hub(name: &str) -> String {
+        format!("cluster/{name}")
     }
 }

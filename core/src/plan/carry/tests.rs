@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::plan::values;
+use crate::quantity::Memory;
 
 fn delivery() -> Delivery {
     Delivery {
@@ -30,7 +31,7 @@ fn parse(text: &str) -> Vec<Value> {
 
 #[test]
 fn k3s_gets_a_chart_whose_values_lie_in_a_secret() {
-    let values = values::envoy("tokyo", 2, &files());
+    let values = values::envoy("tokyo", 2, Memory::mebibytes(256), &files());
     let text = helm_chart(&delivery(), &values);
     let [secret, chart] = parse(&text).try_into().unwrap();
     assert_eq!(secret["stringData"]["values.yaml"], values.as_str());
@@ -55,7 +56,7 @@ fn k3s_gets_a_chart_whose_values_lie_in_a_secret() {
 
 #[test]
 fn flux_gets_a_release_its_source_and_a_secret() {
-    let values = values::envoy("tokyo", 2, &files());
+    let values = values::envoy("tokyo", 2, Memory::mebibytes(256), &files());
     let here = Delivery { manifests: "monitoring".into(), ..delivery() };
     let [secret, source, release] = parse(&helm_release(&here, &values)).try_into().unwrap();
     assert_eq!(secret["stringData"]["values.yaml"], values.as_str());
@@ -89,7 +90,7 @@ fn the_plain_secret_holds_the_six_files_and_nothing_else() {
 
 #[test]
 fn values_give_back_their_files() {
-    assert_eq!(files_of(&values::envoy("tokyo", 2, &files())), files());
+    assert_eq!(files_of(&values::envoy("tokyo", 2, Memory::mebibytes(256), &files())), files());
     assert_eq!(files_of("cluster: tokyo\n"), BTreeMap::new());
     assert_eq!(files_of("\t"), BTreeMap::new());
 }

@@ -130,7 +130,7 @@ impl Paths {
     /// # Errors
     /// It doesn't answer.
     pub(super) fn received(&self) -> Result<u64> {
-        self.hub.envoy.stat(&format!("cluster.store/{CLUSTER}-thanos-sidecar0.upstream_cx_rx_bytes_total"))
+        self.hub.envoy.stat(&format!("cluster.cluster/{CLUSTER}.upstream_cx_rx_bytes_total"))
     }
 }
 
