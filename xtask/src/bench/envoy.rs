@@ -31,7 +31,7 @@ pub(super) struct EnvoyBench {
     /// Numbers of clusters.
     #[arg(long, value_delimiter = ',', default_value = "100,1000,5000", value_parser = clap::value_parser!(u32).range(1..=20_000))]
     clusters: Vec<u32>,
-    /// Stores of each cluster; each is an Envoy cluster on the hub, and so are the cluster's web pages.
+    /// Stores of each cluster; the hub has one Envoy cluster for all of them.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     stores: u32,
     /// How often each change is made.
@@ -100,8 +100,8 @@ impl EnvoyBench {
     /// Whether an Envoy can have a connection per Envoy cluster here.
     fn check_limit(&self) -> Result<()> {
         let most = self.clusters.iter().max().copied().unwrap_or_default();
-        // Beside the connections: the clusters that are added, listeners, epoll, logs.
-        let needed = (u64::from(most) + 2 * u64::from(self.pushes)) * u64::from(self.stores + 1) + 200;
+        // A connection of each worker thread and the health check's; beside them the clusters that are added, listeners, epoll, logs.
+        let needed = (u64::from(most) + 2 * u64::from(self.pushes)) * 3 + 200;
         let allowed = world::open_files();
         ensure!(
             self.no_addresses || allowed.is_none_or(|allowed| allowed >= needed),

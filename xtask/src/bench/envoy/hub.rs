@@ -176,7 +176,7 @@ impl Hub {
         let program = parts::get(Part::Envoy)?;
         let began = Instant::now();
         let mut envoy = Envoy::start(&self.place.host, "hub-envoy", &program, &options)?;
-        let wanted = u64::from(self.clusters) * u64::from(self.stores + 1);
+        let wanted = u64::from(self.clusters);
         // Cheap questions until it is live. Then it has all that came with its first answers, which only a walk through its
         // statistics shows.
         let mut last = anyhow!("its admin page did not answer");
