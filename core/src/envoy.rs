@@ -13,6 +13,8 @@ pub mod listener;
 mod matcher;
 pub mod route;
 pub mod secret;
+mod socket;
+pub mod timing;
 mod tls;
 
 use std::net::IpAddr;

@@ -10,6 +10,8 @@ use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3 as http;
 use envoy_types::pb::envoy::r#type::v3::Percent;
 
+use super::socket;
+use super::timing::{ALERTS, BETWEEN_CLUSTERS, Timing};
 use super::tls::{self, Peer};
 use super::{address, any, millis, number, seconds};
 use crate::name::{Host, HostPort};
@@ -17,12 +19,7 @@ use crate::name::{Host, HostPort};
 /// The message itself, under a name that doesn't clash with our own `Cluster`.
 pub type EnvoyCluster = cluster::Cluster;
 
-/// How the hub notices that a cluster's link has gone black. A query in flight must end within 5 s: at worst a ping has
-/// just been answered, so it takes [`PING_MS`] + [`PONG_MS`].
-const PING_MS: i64 = 2000;
-/// How long an answer to a ping may take. A lost packet is sent again within it.
-const PONG_MS: i64 = 2000;
-/// TCP and TLS handshake together; three round trips on the slowest usual links.
+/// TCP and TLS handshake together, within a cluster.
 const CONNECT_MS: i64 = 2000;
 
 /// On the hub: one Thanos sidecar of one cluster, through that cluster's Envoy.
@@ -49,8 +46,16 @@ pub fn web_on_hub(name: &str, at: &[HostPort], peer: &str) -> EnvoyCluster {
 fn from_hub(name: String, at: &[HostPort], peer: &str, check: core::health_check::HealthChecker) -> EnvoyCluster {
     EnvoyCluster {
         transport_socket: tls::client(&Peer::Exactly(peer), &tls::by_ads()),
-        typed_extension_protocol_options: http2(Some(keepalive(PING_MS, PONG_MS))),
-        health_checks: vec![health_check(check)],
+        typed_extension_protocol_options: http2(Some(pings(&BETWEEN_CLUSTERS))),
+        health_checks: vec![core::HealthCheck {
+            timeout: millis(BETWEEN_CLUSTERS.check_timeout_ms),
+            interval: millis(BETWEEN_CLUSTERS.check_interval_ms),
+            no_traffic_interval: millis(BETWEEN_CLUSTERS.check_interval_ms),
+            // The check's own connection is pinged as all others, so it knows of a black link as soon as they do; a second check
+            // would only make requests wait that come in between.
+            unhealthy_threshold: number(1),
+            ..health_check(check)
+        }],
         // A host whose check fails has its connections closed, and the requests on them end.
         close_connections_on_host_health_failure: true,
         outlier_detection: Some(cluster::OutlierDetection {
@@ -60,7 +65,7 @@ fn from_hub(name: String, at: &[HostPort], peer: &str, check: core::health_check
             max_ejection_percent: number(100),
             ..outlier_detection()
         }),
-        ..base(name, &[at])
+        ..across_the_distance(name, at)
     }
 }
 
@@ -99,8 +104,8 @@ pub fn backend(kind: &str, at: &HostPort) -> EnvoyCluster {
 pub fn hub_alerts(at: &[HostPort], peer: &str) -> EnvoyCluster {
     EnvoyCluster {
         transport_socket: tls::client(&Peer::Exactly(peer), &tls::by_ads()),
-        typed_extension_protocol_options: http2(Some(keepalive(5000, 3000))),
-        ..base("hub/alerts".into(), &[at])
+        typed_extension_protocol_options: http2(Some(pings(&ALERTS))),
+        ..across_the_distance("hub/alerts".into(), at)
     }
 }
 
@@ -111,13 +116,22 @@ pub(super) fn xds(name: &str, at: &[HostPort], peer: &str, source: &tls::Source)
         typed_extension_protocol_options: http2(Some(keepalive(30_000, 10_000))),
         // Health is the stream's business: an ejected control plane would only make a reconnect slower.
         outlier_detection: None,
-        ..base(name.into(), &[at])
+        ..across_the_distance(name.into(), at)
     }
 }
 
 /// In an Envoy's own files: its admin page.
 pub(super) fn admin(name: &str, at: &HostPort) -> EnvoyCluster {
     EnvoyCluster { outlier_detection: None, ..base(name.into(), &[std::slice::from_ref(at)]) }
+}
+
+/// What those have in common whose connections cross the distance between clusters.
+fn across_the_distance(name: String, at: &[HostPort]) -> EnvoyCluster {
+    EnvoyCluster {
+        connect_timeout: millis(BETWEEN_CLUSTERS.connect_ms),
+        upstream_bind_config: Some(socket::across_the_distance()),
+        ..base(name, &[at])
+    }
 }
 
 /// What all have in common. `tiers` are groups of addresses in order of preference.
@@ -221,6 +235,10 @@ fn health_check(checker: core::health_check::HealthChecker) -> core::HealthCheck
         health_checker: Some(checker),
         ..Default::default()
     }
+}
+
+fn pings(timing: &Timing) -> core::KeepaliveSettings {
+    keepalive(timing.ping_interval_ms, timing.ping_timeout_ms)
 }
 
 fn keepalive(interval_ms: i64, timeout_ms: i64) -> core::KeepaliveSettings {

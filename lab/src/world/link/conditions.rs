@@ -141,12 +141,8 @@ mod tests {
 
     #[test]
     fn a_rate_makes_packets_wait_and_the_queue_is_bounded() {
-        let conditions = Conditions {
-            delay: Duration::from_millis(100),
-            bytes_per_second: Some(10_000),
-            queue_bytes: 5_000,
-            ..Conditions::default()
-        };
+        let conditions =
+            Conditions { delay: Duration::from_millis(100), bytes_per_second: Some(10_000), queue_bytes: 5_000, ..Conditions::default() };
         let (mut lane, now) = (Lane::new(1), Instant::now());
         let outs: Vec<_> = (0..20).filter_map(|_| lane.admit(now, &conditions, &FRAME)).map(|out| (out - now).as_millis()).collect();
         // 1,000 bytes take 100 ms; 5,000 bytes wait beside the one that goes.
