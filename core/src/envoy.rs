@@ -16,7 +16,9 @@ mod matcher;
 mod overload;
 pub mod route;
 pub mod secret;
+mod socket;
 mod stats;
+pub mod timing;
 mod tls;
 
 use std::net::IpAddr;

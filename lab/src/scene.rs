@@ -47,7 +47,18 @@ impl Place {
     /// # Errors
     /// The host can't be made.
     pub fn in_world(world: &World, name: &str) -> Result<Self> {
-        let host = world.host(name)?;
+        Self::on_host(world.host(name)?)
+    }
+
+    /// A host of its own whose link may be far: see [`World::far_host`].
+    ///
+    /// # Errors
+    /// The host can't be made.
+    pub fn far_in_world(world: &World, name: &str, seed: u64) -> Result<Self> {
+        Self::on_host(world.far_host(name, seed)?)
+    }
+
+    fn on_host(host: Host) -> Result<Self> {
         let programs = (0..5).map(|_| host.add_ip().map(IpAddr::from)).collect::<Result<_>>()?;
         Ok(Self { envoy: host.ip().into(), host, bind: None, programs })
     }

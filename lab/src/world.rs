@@ -18,6 +18,7 @@
 //! With `--nocapture` the output is shown as it comes. `ATLAS_LAB_KEEP=1` keeps the world's directory.
 
 mod host;
+mod link;
 mod net;
 mod outside;
 
@@ -30,6 +31,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 pub use host::Host;
+pub use link::{Conditions, Counts, Direction, Link};
 
 use crate::parts::{self, Part};
 
@@ -143,9 +145,19 @@ impl World {
 
     /// Adds a host, with its link up. Names are for people; at most 250 hosts.
     pub fn host(&self, name: &str) -> Result<Host> {
+        Host::joined(&self.dir, name, self.next_number()?, None)
+    }
+
+    /// Adds a host whose packets may have a long way, or get lost: see [`Host::link`]. At first it is as near as all others.
+    /// `seed` decides which packets are lost.
+    pub fn far_host(&self, name: &str, seed: u64) -> Result<Host> {
+        Host::joined(&self.dir, name, self.next_number()?, Some(seed))
+    }
+
+    fn next_number(&self) -> Result<u8> {
         let number = self.hosts.fetch_add(1, Ordering::Relaxed) + 1;
         ensure!(number <= 250, "a world has at most 250 hosts");
-        Host::joined(&self.dir, name, number)
+        Ok(number)
     }
 
     /// The namespace the test itself is in, as a host: reaches all others, has no link to pull.

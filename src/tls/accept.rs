@@ -18,7 +18,8 @@ use crate::room::{Guest, Room};
 use crate::streams::Full;
 use crate::xds::{self, Xds};
 
-/// A handshake that isn't finished by then is ended. It takes two round trips.
+/// A handshake that isn't finished by then is ended. It takes one round trip here, up to a second, and a lost packet costs up to three
+/// more (`atlas_core::envoy::timing`).
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes that TLS keeps for a client that doesn't read.
 const TLS_BUFFER: usize = 32 << 10;

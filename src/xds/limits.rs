@@ -14,7 +14,8 @@ pub struct LimitOptions {
     pub connections_per_node: usize,
     /// Handshakes that aren't finished; `None`: an eighth of the files that this process may open, at most 256.
     pub handshakes: Option<usize>,
-    /// How long a handshake may take before it may have to make room for another. Two round trips, when everyone comes at once.
+    /// How long a handshake may take before it may have to make room for another. It takes one round trip, which is a second from the
+    /// farthest clusters, and as much again when everyone comes at once.
     pub handshake_patience: Duration,
     /// Largest request, in bytes.
     pub request_bytes: usize,
@@ -30,7 +31,7 @@ impl Default for LimitOptions {
             connections: None,
             connections_per_node: 64,
             handshakes: None,
-            handshake_patience: Duration::from_secs(1),
+            handshake_patience: Duration::from_secs(2),
             request_bytes: 4 << 20,
             response_bytes: 1 << 20,
             idle: Duration::from_secs(60),

@@ -6,6 +6,7 @@ mod charts;
 mod cli;
 mod dns;
 mod docs;
+mod far;
 mod faults;
 mod jobs;
 mod kube;

@@ -3,13 +3,15 @@
 //! ```text
 //! bench envoy   a real Atlas, N manifests, and the hub's Envoy ─▶ memory, time to ready, time and CPU per push
 //! bench query   a scene: Query ─▶ hub Envoy ─▶ cluster Envoy ─▶ sidecar,  against  Query ─mutual TLS─▶ sidecar
+//! bench link    hub Envoy ═ a far, lossy link ═▶ cluster Envoy ─▶ goodput and latency, by connections, windows and buffers
 //! ```
 //!
-//! Both run in a private world, so that nothing reaches this machine's network, nobody else's ports are in the way, and
+//! All run in a private world, so that nothing reaches this machine's network, nobody else's ports are in the way, and
 //! all ends with the command. Progress goes to standard error, the table to standard output, the figures to `--json`.
 
 mod cost;
 mod envoy;
+mod link;
 mod query;
 mod report;
 mod world;
@@ -30,6 +32,8 @@ enum What {
     Envoy(envoy::EnvoyBench),
     /// Thanos Query through both Envoys against a direct mutual-TLS connection: latency and throughput of large answers
     Query(query::QueryBench),
+    /// A far link: answers that share a connection or have one each, HTTP/2 windows, and a small answer beside a large one
+    Link(link::LinkBench),
 }
 
 impl Bench {
@@ -41,6 +45,7 @@ impl Bench {
         match self.what {
             What::Envoy(bench) => bench.run(),
             What::Query(bench) => bench.run(),
+            What::Link(bench) => bench.run(),
         }
     }
 }

@@ -11,6 +11,8 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3 as http;
 use envoy_types::pb::envoy::r#type::v3::Percent;
 
 use super::limits::{self, LINK_STREAM_WINDOW, LOCAL_STREAM_WINDOW, UpstreamLimits};
+use super::socket;
+use super::timing::{ALERTS, BETWEEN_CLUSTERS, Timing};
 use super::tls::{self, Peer};
 use super::{address, any, millis, number, seconds};
 use crate::name::{Host, HostPort};
@@ -18,17 +20,8 @@ use crate::name::{Host, HostPort};
 /// The message itself, under a name that doesn't clash with our own `Cluster`.
 pub type EnvoyCluster = cluster::Cluster;
 
-/// How the hub notices that a cluster's link has gone black. A query in flight must end within 5 s: at worst a ping has
-/// just been answered, so it takes [`PING_MS`] + [`PONG_MS`].
-const PING_MS: i64 = 2000;
-/// How long an answer to a ping may take. A lost packet is sent again within it.
-const PONG_MS: i64 = 2000;
-/// TCP and TLS handshake together; three round trips on the slowest usual links.
+/// TCP and TLS handshake together, within a cluster.
 const CONNECT_MS: i64 = 2000;
-/// How often the hub looks at each downstream cluster.
-const LINK_CHECK_SECONDS: i64 = 3;
-/// How often each cluster's Envoy looks at the hub's alert entry, which has them all to answer.
-const ALERTS_CHECK_SECONDS: i64 = 5;
 
 /// On the hub, Envoy clusters of downstream clusters are called so, with the cluster's name behind it.
 pub const CLUSTER_PREFIX: &str = "cluster/";
@@ -36,17 +29,17 @@ pub const CLUSTER_PREFIX: &str = "cluster/";
 /// On the hub: one downstream cluster, by its Envoy: its stores by authority and its web UIs by path, as 11901 routes them. One
 /// link, so one set of addresses, one TLS connection for each worker thread, and one verdict on whether it is alive.
 pub fn downstream_cluster(name: &str, at: &[HostPort], peer: &str) -> EnvoyCluster {
-    link(format!("{CLUSTER_PREFIX}{name}"), at, peer, &limits::LINK, LINK_CHECK_SECONDS)
+    link(format!("{CLUSTER_PREFIX}{name}"), at, peer, &limits::LINK, &BETWEEN_CLUSTERS)
 }
 
 /// In a cluster: the hub's alert entry.
 pub fn hub_alerts(at: &[HostPort], peer: &str) -> EnvoyCluster {
-    link("hub/alerts".into(), at, peer, &limits::TO_HUB_ALERTS, ALERTS_CHECK_SECONDS)
+    link("hub/alerts".into(), at, peer, &limits::TO_HUB_ALERTS, &ALERTS)
 }
 
 /// A link between two Envoys of different clusters. Health checks alone decide whether an address counts: what backends behind the
 /// other Envoy answer, or that they break off, says nothing about it.
-fn link(name: String, at: &[HostPort], peer: &str, limits: &UpstreamLimits, check_seconds: i64) -> EnvoyCluster {
+fn link(name: String, at: &[HostPort], peer: &str, limits: &UpstreamLimits, timing: &Timing) -> EnvoyCluster {
     let check = core::health_check::HttpHealthCheck {
         host: super::route::WEB_AUTHORITY.into(),
         path: super::route::HEALTH_PATH.into(),
@@ -56,11 +49,13 @@ fn link(name: String, at: &[HostPort], peer: &str, limits: &UpstreamLimits, chec
     let check = core::health_check::HealthChecker::HttpHealthCheck(check);
     EnvoyCluster {
         transport_socket: tls::client(&Peer::Exactly(peer), &tls::by_ads()),
-        typed_extension_protocol_options: http2(LINK_STREAM_WINDOW, keepalive(PING_MS, PONG_MS)),
+        typed_extension_protocol_options: http2(LINK_STREAM_WINDOW, pings(timing)),
         health_checks: vec![core::HealthCheck {
-            interval: seconds(check_seconds),
-            no_traffic_interval: seconds(check_seconds),
-            // One check that isn't answered is the verdict: TCP has sent it again by then.
+            timeout: millis(timing.check_timeout_ms),
+            interval: millis(timing.check_interval_ms),
+            no_traffic_interval: millis(timing.check_interval_ms),
+            // One check that isn't answered is the verdict: TCP has sent it again by then. The check's own connection is pinged as
+            // all others, so it knows of a black link as soon as they do.
             unhealthy_threshold: number(1),
             ..health_check(check)
         }],
@@ -68,7 +63,7 @@ fn link(name: String, at: &[HostPort], peer: &str, limits: &UpstreamLimits, chec
         close_connections_on_host_health_failure: true,
         // Envoy counts a stream that the other Envoy resets, because a backend broke off, as the address's own failure.
         outlier_detection: None,
-        ..base(name, &[at], limits)
+        ..across_the_distance(name, at, limits)
     }
 }
 
@@ -116,13 +111,22 @@ pub(super) fn xds(name: &str, at: &[HostPort], peer: &str, source: &tls::Source)
         typed_extension_protocol_options: http2(LINK_STREAM_WINDOW, keepalive(30_000, 10_000)),
         // Health is the stream's business: an ejected control plane would only make a reconnect slower.
         outlier_detection: None,
-        ..base(name.into(), &[at], &limits::XDS_STREAM)
+        ..across_the_distance(name.into(), at, &limits::XDS_STREAM)
     }
 }
 
 /// In an Envoy's own files: its admin page.
 pub(super) fn admin(name: &str, at: &HostPort) -> EnvoyCluster {
     EnvoyCluster { outlier_detection: None, ..base(name.into(), &[std::slice::from_ref(at)], &limits::ADMIN) }
+}
+
+/// What those have in common whose connections cross the distance between clusters.
+fn across_the_distance(name: String, at: &[HostPort], limits: &UpstreamLimits) -> EnvoyCluster {
+    EnvoyCluster {
+        connect_timeout: millis(BETWEEN_CLUSTERS.connect_ms),
+        upstream_bind_config: Some(socket::across_the_distance()),
+        ..base(name, &[at], limits)
+    }
 }
 
 /// What all have in common. `tiers` are groups of addresses in order of preference.
@@ -232,6 +236,10 @@ fn health_check(checker: core::health_check::HealthChecker) -> core::HealthCheck
         health_checker: Some(checker),
         ..Default::default()
     }
+}
+
+fn pings(timing: &Timing) -> core::KeepaliveSettings {
+    keepalive(timing.ping_interval_ms, timing.ping_timeout_ms)
 }
 
 fn keepalive(interval_ms: i64, timeout_ms: i64) -> core::KeepaliveSettings {

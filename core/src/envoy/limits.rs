@@ -33,8 +33,8 @@ pub const ALERT_POSTS_OF_A_CLUSTER: u32 = 16;
 pub const ALERT_POST_BYTES_OF_A_CLUSTER: u32 = 8 << 20;
 /// How long a post of alerts may take from the hub's Envoy to an Alertmanager. Prometheus waits for 10 s.
 pub const ALERT_POST_SECONDS: i64 = 5;
-/// How long it may take from a cluster's Envoy.
-pub const ALERT_POST_FROM_CLUSTER_SECONDS: i64 = 9;
+/// How long it may take from a cluster's Envoy: 300 KiB of alerts over a link of 20 KiB/s.
+pub const ALERT_POST_FROM_CLUSTER_SECONDS: i64 = 15;
 
 /// What a listener lets in. Times are in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +91,7 @@ pub const HUB_ALERTS: ListenerLimits = ListenerLimits {
     connections: 60_000,
     handshake: Some(10),
     headers: 10,
-    request: 10,
+    request: 15,
     stream_idle: 15,
     idle: 300,
     streams: 32,

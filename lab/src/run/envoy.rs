@@ -25,6 +25,8 @@ pub struct EnvoyOptions {
     pub component_log_level: String,
     /// `--service-node` and `--service-cluster`, where the bootstrap names no node.
     pub node: Option<String>,
+    /// Worker threads; each has connections of its own to every other side.
+    pub concurrency: u32,
     /// Anything else, such as `["--drain-time-s", "5"]`.
     pub extra: Vec<String>,
 }
@@ -37,6 +39,7 @@ impl EnvoyOptions {
             log_level: "warning".to_owned(),
             component_log_level: String::new(),
             node: None,
+            concurrency: 2,
             extra: Vec::new(),
         }
     }
@@ -51,11 +54,11 @@ pub struct Envoy {
 }
 
 impl Envoy {
-    /// Starts `bin` on `host` with two workers. `name` is its log's.
+    /// Starts `bin` on `host`. `name` is its log's.
     pub fn start(host: &Host, name: &str, bin: &Path, options: &EnvoyOptions) -> Result<Self> {
         let mut command = Command::new(bin);
         command.arg("--config-path").arg(&options.config);
-        command.args(["--concurrency", "2", "--log-level", &options.log_level]);
+        command.args(["--concurrency", &options.concurrency.to_string(), "--log-level", &options.log_level]);
         // Hot restart shares memory by a number that worlds on one machine would have to agree on.
         command.arg("--disable-hot-restart");
         if !options.component_log_level.is_empty() {

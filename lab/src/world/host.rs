@@ -13,6 +13,7 @@ use std::thread;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use super::link::{self, Link};
 use super::{World, net};
 use crate::process::{self, Proc};
 
@@ -35,8 +36,9 @@ enum Place {
     Here,
     /// The world's root namespaces, where the test itself runs.
     Root,
-    /// Namespaces of its own, kept in being by `holder`, which reads a pipe until this process closes it.
-    Joined { number: u8, holder: Child },
+    /// Namespaces of its own, kept in being by `holder`, which reads a pipe until this process closes it. `link` is there where
+    /// it is far.
+    Joined { number: u8, holder: Child, link: Option<Link> },
 }
 
 impl Host {
@@ -52,13 +54,21 @@ impl Host {
         Ok(host)
     }
 
-    /// A host with namespaces of its own, joined to the bridge: see [`World::host`].
-    pub(super) fn joined(world_dir: &Path, name: &str, number: u8) -> Result<Self> {
+    /// A host with namespaces of its own, joined to the bridge: see [`World::host`], and with a seed [`World::far_host`].
+    pub(super) fn joined(world_dir: &Path, name: &str, number: u8, far: Option<u64>) -> Result<Self> {
         let make = || -> Result<Self> {
             ensure!(!world_dir.join(name).exists(), "there is a host or a file of that name");
             let holder = hold_namespaces()?;
-            net::join(number, holder.id())?;
-            let host = Self::new(name, world_dir.join(name), Place::Joined { number, holder });
+            let link = match far {
+                None => net::join(number, holder.id()).map(|()| None)?,
+                Some(seed) => {
+                    let own = within(holder.id(), || link::device(net::INTERFACE))?;
+                    let port = link::device(&net::port_of(number))?;
+                    net::join_port(number)?;
+                    Some(Link::between(own, port, seed))
+                }
+            };
+            let host = Self::new(name, world_dir.join(name), Place::Joined { number, holder, link });
             host.within(net::bring_up)?;
             host.add_address(host.ip().into())?;
             host.add_address(host.ip6().into())?;
@@ -146,9 +156,36 @@ impl Host {
         self.enable_link(true)
     }
 
+    /// How far it is, which can be changed while everything runs.
+    ///
+    /// # Errors
+    /// It was not made by [`World::far_host`].
+    pub fn link(&self) -> Result<&Link> {
+        match &self.0.place {
+            Place::Joined { link: Some(link), .. } => Ok(link),
+            _ => bail!("{} is not far: make it by World::far_host", self.name()),
+        }
+    }
+
+    /// Sets TCP's congestion control for connections that begin on this host from now on. Without root only those that the
+    /// machine allows to all can be had (`net.ipv4.tcp_allowed_congestion_control`): `reno` always.
+    pub fn set_congestion_control(&self, name: &str) -> Result<()> {
+        let file = "/proc/sys/net/ipv4/tcp_congestion_control";
+        self.within(|| {
+            fs::write(file, name).with_context(|| {
+                let allowed = fs::read_to_string("/proc/sys/net/ipv4/tcp_allowed_congestion_control").unwrap_or_default();
+                format!("cannot write {name} to {file}; this machine allows: {}", allowed.trim())
+            })
+        })
+    }
+
     fn enable_link(&self, enabled: bool) -> Result<()> {
-        match self.0.place {
-            Place::Joined { number, .. } => net::enable_port(number, enabled),
+        match &self.0.place {
+            Place::Joined { link: Some(link), .. } => {
+                link.change_both(|conditions| conditions.black = !enabled);
+                Ok(())
+            }
+            Place::Joined { number, .. } => net::enable_port(*number, enabled),
             Place::Here | Place::Root => bail!("{} has no link", self.name()),
         }
     }
@@ -201,15 +238,7 @@ impl Host {
         let Place::Joined { holder, .. } = &self.0.place else {
             return body();
         };
-        let namespace = format!("/proc/{}/ns/net", holder.id());
-        let enter_and_run = || -> Result<T> {
-            let file = File::open(&namespace).with_context(|| format!("cannot open {namespace}"))?;
-            move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-                .with_context(|| format!("cannot enter the network of {}", self.name()))?;
-            body()
-        };
-        let ended = thread::scope(|scope| scope.spawn(enter_and_run).join());
-        ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        within(holder.id(), body)
     }
 
     /// The command as it must be started from the test's namespaces to run in this host's.
@@ -228,12 +257,27 @@ impl Host {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Place::Joined { holder, .. } = &mut self.place {
+        if let Place::Joined { holder, link, .. } = &mut self.place {
+            if let Some(link) = link {
+                link.close();
+            }
             // Processes still in the namespaces keep them; an error leaves the holder to the end of the world.
             let _ = holder.kill();
             let _ = holder.wait();
         }
     }
+}
+
+/// Runs `body` on a thread that is in the network namespace of process `pid`.
+fn within<T: Send>(pid: u32, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let namespace = format!("/proc/{pid}/ns/net");
+    let enter_and_run = || -> Result<T> {
+        let file = File::open(&namespace).with_context(|| format!("cannot open {namespace}"))?;
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).with_context(|| format!("cannot enter {namespace}"))?;
+        body()
+    };
+    let ended = thread::scope(|scope| scope.spawn(enter_and_run).join());
+    ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// Starts a process in new network and mount namespaces and waits until it is in them.

@@ -47,8 +47,12 @@ pub fn port_of(number: u8) -> String {
 pub fn join(number: u8, pid: u32) -> Result<()> {
     let port = port_of(number);
     ip(&format!("link add {port} type veth peer name {INTERFACE} netns {pid}"))?;
-    ip(&format!("link set {port} master {BRIDGE} up"))?;
-    Ok(())
+    join_port(number)
+}
+
+/// Joins the bridge's end of a host to the bridge.
+pub fn join_port(number: u8) -> Result<()> {
+    ip(&format!("link set {} master {BRIDGE} up", port_of(number))).map(drop)
 }
 
 /// Brings up the host's own end, in the namespace of the calling thread.

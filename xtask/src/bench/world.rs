@@ -15,7 +15,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::build::{self, Profile};
 
-/// Tells the second start of this program that it is inside, and where Atlas's program is.
+/// Tells the second start of this program that it is inside, and where Atlas's program is, if it needs one.
 const PROGRAM: &str = "ATLAS_BENCH_PROGRAM";
 /// Whether a signal asked for the end.
 static ASKED_TO_END: AtomicBool = AtomicBool::new(false);
@@ -28,11 +28,28 @@ const POLL: Duration = Duration::from_millis(100);
 /// A part can't be got, Atlas doesn't build, no world can be made here, or the body's.
 pub(super) fn run(parts: &[Part], limit: Duration, body: impl FnOnce(&World, &Path) -> Result<()>) -> Result<()> {
     let Some(program) = std::env::var_os(PROGRAM).map(PathBuf::from) else {
-        return outside(parts, limit);
+        parts::get_all(parts)?;
+        return outside(&build::program("atlas", Profile::Release)?, limit);
     };
+    inside(|world| body(world, &program))
+}
+
+/// [`run`] for what needs no Atlas.
+///
+/// # Errors
+/// As above.
+pub(super) fn run_without_atlas(parts: &[Part], limit: Duration, body: impl FnOnce(&World) -> Result<()>) -> Result<()> {
+    if std::env::var_os(PROGRAM).is_none() {
+        parts::get_all(parts)?;
+        return outside(Path::new(""), limit);
+    }
+    inside(body)
+}
+
+fn inside(body: impl FnOnce(&World) -> Result<()>) -> Result<()> {
     allow_many_files()?;
     let world = World::new()?;
-    let result = body(&world, &program);
+    let result = body(&world);
     if result.is_err() {
         eprintln!("{}", atlas_lab::process::dump(world.dir()));
     }
@@ -50,9 +67,7 @@ pub(super) fn open_files() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
 
-fn outside(parts: &[Part], limit: Duration) -> Result<()> {
-    parts::get_all(parts)?;
-    let atlas = build::program("atlas", Profile::Release)?;
+fn outside(atlas: &Path, limit: Duration) -> Result<()> {
     let mut dir = tempfile::Builder::new().prefix("atlas-bench-").tempdir().context("cannot make a temporary directory")?;
     dir.disable_cleanup(std::env::var_os("ATLAS_LAB_KEEP").is_some());
     let mut world = Command::new("setpriv")
@@ -61,7 +76,7 @@ fn outside(parts: &[Part], limit: Duration) -> Result<()> {
         .arg(std::env::current_exe().context("cannot find this program's own file")?)
         .args(std::env::args_os().skip(1))
         .env(VARIABLE, dir.path())
-        .env(PROGRAM, &atlas)
+        .env(PROGRAM, atlas)
         .stdin(Stdio::null())
         .spawn()
         .context("cannot start setpriv and unshare: install util-linux")?;

@@ -1,0 +1,81 @@
+//! How long Atlas's Envoys wait for the other side of a link that crosses the distance between clusters.
+//!
+//! All times follow from one number, the longest round trip that they must work with, and from how Linux sends a lost packet
+//! again: the first packet of a connection after 1 s (RFC 6298), the next ones after three round trips, later ones after two
+//! (RFC 8985, the tail loss probe). Each time has room for one lost packet. A near link is found dead just as soon, since what
+//! the times add up to is bounded by what a query in flight may wait, not by the distance.
+
+/// The longest round trip that works, in milliseconds: twice that of a geostationary satellite's link.
+pub const LONGEST_ROUND_TRIP_MS: i64 = 1000;
+/// A query in flight over a link that goes black ends within this.
+pub const QUERY_IN_FLIGHT_MS: i64 = 5000;
+/// What a busy machine may add to anything.
+const SLACK_MS: i64 = 500;
+
+/// The times of one link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// TCP and TLS handshake together.
+    pub connect_ms: i64,
+    /// Between an answer to an HTTP/2 ping and the next ping.
+    pub ping_interval_ms: i64,
+    /// How long nothing at all may arrive on a connection after a ping: Envoy begins anew with every frame.
+    pub ping_timeout_ms: i64,
+    /// Between two health checks, also of an unhealthy host.
+    pub check_interval_ms: i64,
+    /// A health check with the connection that it may need.
+    pub check_timeout_ms: i64,
+}
+
+impl Timing {
+    /// For links whose round trip takes up to so long.
+    pub const fn for_round_trip(round_trip_ms: i64) -> Self {
+        // Two round trips; a lost packet of the TLS handshake costs three more.
+        let connect_ms = 5 * round_trip_ms + 4 * SLACK_MS;
+        Self {
+            connect_ms,
+            ping_interval_ms: 750,
+            // One round trip; a lost packet costs two more.
+            ping_timeout_ms: 3 * round_trip_ms + SLACK_MS,
+            check_interval_ms: 3000,
+            check_timeout_ms: connect_ms + round_trip_ms,
+        }
+    }
+
+    /// How long a link may be black before a request in flight on it ends: Envoy lengthens the interval between pings by up to
+    /// 15 % at random.
+    pub const fn black_for_ms(&self) -> i64 {
+        self.ping_interval_ms * 115 / 100 + self.ping_timeout_ms
+    }
+}
+
+/// Between the hub's Envoy and those of the clusters, whichever side dials.
+pub const BETWEEN_CLUSTERS: Timing = Timing::for_round_trip(LONGEST_ROUND_TRIP_MS);
+
+/// From a cluster's Envoy to the hub's alert entry. A ping waits behind the alerts that are on their way, which a slow link takes
+/// for seconds, and nothing comes back meanwhile. The hub has the checks of all clusters' Envoys to answer, so there are fewer.
+pub const ALERTS: Timing = Timing { ping_interval_ms: 5000, ping_timeout_ms: 10_000, check_interval_ms: 5000, ..BETWEEN_CLUSTERS };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_in_flight_ends_in_time_however_far_links_may_be() {
+        assert!(BETWEEN_CLUSTERS.black_for_ms() < QUERY_IN_FLIGHT_MS, "{BETWEEN_CLUSTERS:?}");
+    }
+
+    #[test]
+    fn a_lost_packet_is_sent_again_before_anything_ends() {
+        for round_trip in [1, 50, 300, 700, LONGEST_ROUND_TRIP_MS] {
+            let timing = Timing::for_round_trip(round_trip);
+            // Two round trips, and the longer of what a lost SYN and a lost ClientHello cost.
+            assert!(timing.connect_ms >= 2 * round_trip + (3 * round_trip).max(1000), "{timing:?}");
+            // One round trip, and the probe after two; with a timer of at least 200 ms.
+            assert!(timing.ping_timeout_ms >= round_trip + (2 * round_trip).max(200), "{timing:?}");
+            assert!(timing.check_timeout_ms >= timing.connect_ms + round_trip, "{timing:?}");
+            // Every check finds the ping of its own connection out before the black link is known from that.
+            assert!(timing.check_interval_ms < timing.check_timeout_ms || round_trip < 300, "{timing:?}");
+        }
+    }
+}
