@@ -47,7 +47,8 @@ pub struct ListenerLimits {
     pub connections: u64,
     /// From the TCP connection to the end of the TLS handshake, where the Envoy ends TLS.
     pub handshake: Option<i64>,
-    /// From the first byte of a request to the end of its headers.
+    /// From the first byte of a request to the end of its headers; where there is no handshake, also from the connection to its first
+    /// byte.
     pub headers: i64,
     /// From the first byte of a request to its end, its body included.
     pub request: i64,
@@ -103,7 +104,7 @@ pub const HUB_ALERTS: ListenerLimits = ListenerLimits {
 pub const HUB_WEB: ListenerLimits = ListenerLimits {
     name: "web",
     port: crate::keys::port::HUB_WEB,
-    connections: 4096,
+    connections: 16_384,
     handshake: None,
     headers: 10,
     request: 60,

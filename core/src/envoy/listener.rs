@@ -10,6 +10,7 @@ use envoy_types::pb::envoy::extensions::filters::http::lua::v3::Lua;
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::StatefulSession;
+use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use envoy_types::pb::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
@@ -249,7 +250,19 @@ fn web(manager: hcm::HttpConnectionManager) -> hcm::HttpConnectionManager {
 fn http(limits: &ListenerLimits, bind: IpAddr, manager: hcm::HttpConnectionManager) -> Listener {
     let manager = network_filter("envoy.filters.network.http_connection_manager", &manager);
     let mut listener = listener(limits.name, bind, limits.port, limits.connections, manager);
-    listener.filter_chains[0].transport_socket_connect_timeout = limits.handshake.and_then(seconds);
+    match limits.handshake {
+        Some(handshake) => listener.filter_chains[0].transport_socket_connect_timeout = seconds(handshake),
+        // Plain HTTP has no handshake: what waits for the first byte is a filter that looks at it.
+        None => {
+            let look = listener::listener_filter::ConfigType::TypedConfig(any(&HttpInspector::default()));
+            listener.listener_filters = vec![listener::ListenerFilter {
+                name: "envoy.filters.listener.http_inspector".into(),
+                config_type: Some(look),
+                ..Default::default()
+            }];
+            listener.listener_filters_timeout = seconds(limits.headers);
+        }
+    }
     listener
 }
 
