@@ -39,6 +39,8 @@ impl Cursor {
 #[derive(Clone, Debug)]
 pub(super) struct UnderWay {
     pub carried: Vec<Carried>,
+    /// Incremental: what was asked for but doesn't exist.
+    pub absent: Vec<Arc<str>>,
     /// How many refusals in a row it comes from; 0: it isn't made of suspects.
     pub trial: u8,
 }

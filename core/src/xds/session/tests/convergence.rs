@@ -109,3 +109,11 @@ fn a_secret_that_only_the_envoy_knows_to_differ_holds_up_no_cluster() {
         ],
     );
 }
+
+#[test]
+fn a_removal_in_a_response_that_was_refused_is_sent_again() {
+    converges(
+        Variant::Delta,
+        &[Hear, Burst(5), Hear, Hear, Take, Take, Toggle(2, 0), Hear, Hear, Toggle(2, 0), Hear, Change(2, 0, 0), Settle],
+    );
+}

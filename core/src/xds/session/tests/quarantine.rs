@@ -145,6 +145,21 @@ fn who_asks_for_a_quarantined_name_is_answered_at_once() {
 }
 
 #[test]
+fn that_a_name_does_not_exist_is_said_again_where_the_response_that_said_so_was_refused() {
+    let mut stream = Stream::new("SDS a=1 b=1");
+    assert_eq!(stream.hears("SDS + a + b + c"), ["1 SDS a=1 b=1 gone c"]);
+    assert_eq!(stream.hears("SDS nack 1 cannot decode"), ["2 SDS a=1"]);
+    assert_eq!(stream.hears("SDS ack 2"), ["3 SDS b=1"]);
+    assert_eq!(stream.hears("SDS nack 3 cannot decode"), ["4 SDS gone c"]);
+    assert_eq!(stream.hears("SDS nack 4 never content"), NOTHING);
+    // Not if the client has ceased to ask for it.
+    let mut stream = Stream::new("SDS a=1");
+    assert_eq!(stream.hears("SDS + a + b"), ["1 SDS a=1 gone b"]);
+    assert_eq!(stream.hears("SDS - b"), NOTHING);
+    assert_eq!(stream.hears("SDS nack 1 no"), NOTHING);
+}
+
+#[test]
 fn a_refusal_of_what_is_outdated_quarantines_nothing() {
     let mut stream = settled("CDS a=1");
     stream.becomes("CDS a=2");
