@@ -1,8 +1,8 @@
 //! Whatever the order of events, an Envoy ends with exactly what the snapshot says; but for what it refuses, in whose place it has
 //! the last good version that it could have.
 //!
-//! Events change the snapshot, carry messages, lose them, move the Envoy to another replica (which lags, and has a quarantine of its own)
-//! and start its process anew.
+//! Events change the snapshot, carry messages, lose them, move the Envoy to another replica (which lags, and has a quarantine of its own),
+//! start its process anew, and turn to another Envoy of the same node, which shares the quarantine.
 
 use proptest::prelude::*;
 
@@ -23,6 +23,7 @@ fn schedules(length: std::ops::Range<usize>, settles: u32) -> impl Strategy<Valu
         20 => (0..2usize).prop_map(Reconnect),
         10 => (0..2usize).prop_map(Restart),
         10 => Just(LetGo),
+        10 => Just(Swap),
         settles => Just(Settle),
     ];
     let events = prop::collection::vec(event, length).prop_map(|events| events.into_iter().chain([Settle]).collect());
@@ -115,5 +116,15 @@ fn a_removal_in_a_response_that_was_refused_is_sent_again() {
     converges(
         Variant::Delta,
         &[Hear, Burst(5), Hear, Hear, Take, Take, Toggle(2, 0), Hear, Hear, Toggle(2, 0), Hear, Change(2, 0, 0), Settle],
+    );
+}
+
+#[test]
+fn a_fallback_that_one_envoys_refusal_brings_reaches_the_other_envoy_too() {
+    converges(Variant::Delta, &[Swap, Burst(2), Hear, Take, Hear, Hear, Hear, Hear, Take, Hear, Burst(5), Settle]);
+    // Also where the other one remembers the refusal itself, and the quarantine no more.
+    converges(
+        Variant::StateOfTheWorld,
+        &[Swap, Change(2, 1, 5), Settle, Change(2, 3, 5), Take, Burst(4), Hear, Burst(5), Change(2, 0, 0), Settle],
     );
 }

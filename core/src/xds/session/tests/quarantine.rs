@@ -120,6 +120,22 @@ fn a_process_that_starts_anew_tries_it_once_more() {
 }
 
 #[test]
+fn a_fallback_that_one_streams_refusal_brings_reaches_an_envoy_that_has_nothing() {
+    let mut stream = settled("CDS a=1");
+    assert_eq!(stream.becomes("CDS a=2"), ["2 CDS a=2"]);
+    let mut other = Session::new(Variant::Delta, None);
+    let Stream { snapshot, quarantine, .. } = &mut stream;
+    let mut other_hears = |text| other.on_request(request(text), snapshot, quarantine).unwrap().iter().map(line).collect::<Vec<_>>();
+    assert_eq!(other_hears("CDS"), ["1 CDS a=2"]);
+    assert_eq!(other_hears("CDS nack 1 no"), NOTHING);
+    assert_eq!(stream.quarantined(), ["CDS a=2"]);
+    assert_eq!(stream.hears("CDS nack 2 no"), NOTHING);
+    assert_eq!(stream.quarantined(), ["CDS a=2/1"]);
+    let responses = other.on_change(&stream.snapshot, &stream.quarantine);
+    assert_eq!(responses.iter().map(line).collect::<Vec<_>>(), ["2 CDS a=1"]);
+}
+
+#[test]
 fn what_stood_in_and_is_refused_too_does_so_no_longer() {
     let mut stream = settled("CDS a=1");
     stream.becomes("CDS a=2");

@@ -1,4 +1,4 @@
-//! An Envoy and two replicas of Atlas, to which something happens; and the rules that hold whatever it is.
+//! Two Envoys of one node and two replicas of Atlas, to which something happens; and the rules that hold whatever it is.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -31,6 +31,8 @@ pub enum Event {
     Restart(usize),
     /// The server has had its time to learn, if it has learnt.
     LetGo,
+    /// What follows happens to the other Envoy of the node.
+    Swap,
     /// All messages arrive, all replicas learn, and the Envoy is as it should be.
     Settle,
 }
@@ -44,19 +46,14 @@ struct Replica {
     knows: usize,
 }
 
-pub struct World {
-    variant: Variant,
-    /// All changes there have been.
-    truth: Vec<Change>,
-    replicas: [Replica; 2],
-    /// Which of them the Envoy is connected to.
+/// One Envoy and its stream.
+struct Client {
+    /// The replica that it is connected to.
     at: usize,
     session: Session,
     envoy: Envoy,
     to_envoy: VecDeque<Response>,
     to_server: VecDeque<Request>,
-    /// What this process refused, at which replica.
-    refused: BTreeSet<(usize, ResourceType, String, Version)>,
     /// What it refused on this stream.
     refused_here: BTreeSet<(ResourceType, String, Version)>,
     /// Types of which something was refused here without a name.
@@ -69,44 +66,83 @@ pub struct World {
     told: BTreeMap<ResourceType, BTreeSet<String>>,
 }
 
-impl World {
-    pub fn new(variant: Variant) -> Self {
+impl Client {
+    fn new(variant: Variant) -> Self {
         let all = || (0..4).map(|n| format!("n{n}")).collect();
         let names = [(ResourceType::Secret, all()), (ResourceType::Route, all())].into();
-        let mut world = Self {
-            variant,
-            truth: Vec::new(),
-            replicas: Default::default(),
+        Self {
             at: 0,
             session: Session::new(variant, None),
             envoy: Envoy { variant: Some(variant), names, ..Envoy::default() },
             to_envoy: VecDeque::new(),
             to_server: VecDeque::new(),
-            refused: BTreeSet::new(),
             refused_here: BTreeSet::new(),
             unnamed: BTreeSet::new(),
             showed: BTreeMap::new(),
             secrets: BTreeMap::new(),
             told: BTreeMap::new(),
-        };
+        }
+    }
+
+    fn is_silent(&self) -> bool {
+        self.to_envoy.is_empty() && self.to_server.is_empty()
+    }
+}
+
+pub struct World {
+    variant: Variant,
+    /// All changes there have been.
+    truth: Vec<Change>,
+    replicas: [Replica; 2],
+    /// To which things happen.
+    client: Client,
+    /// The other one of the same node, once there has been one.
+    other: Option<Client>,
+}
+
+impl World {
+    pub fn new(variant: Variant) -> Self {
+        let client = Client::new(variant);
+        let mut world = Self { variant, truth: Vec::new(), replicas: Default::default(), client, other: None };
         world.connect(0);
         world
     }
 
     fn connect(&mut self, replica: usize) {
-        self.at = replica;
+        self.client.at = replica;
         // Small responses, so that there are many pieces.
-        self.session = Session::new(self.variant, None).limit(Limits { response_bytes: 250, ..Limits::default() });
+        self.client.session = Session::new(self.variant, None).limit(Limits { response_bytes: 250, ..Limits::default() });
         if self.replicas[replica].knows < self.truth.len() {
-            self.session.hold();
+            self.client.session.hold();
         }
-        self.showed = KINDS.into_iter().map(|kind| (kind, self.envoy.shows_versions(kind))).collect();
-        self.to_envoy.clear();
-        self.to_server = self.envoy.connect().into();
-        self.refused_here.clear();
-        self.unnamed.clear();
-        self.secrets.clear();
-        self.told.clear();
+        self.client.showed = KINDS.into_iter().map(|kind| (kind, self.client.envoy.shows_versions(kind))).collect();
+        self.client.to_envoy.clear();
+        self.client.to_server = self.client.envoy.connect().into();
+        self.client.refused_here.clear();
+        self.client.unnamed.clear();
+        self.client.secrets.clear();
+        self.client.told.clear();
+    }
+
+    fn swap(&mut self) {
+        match &mut self.other {
+            Some(other) => std::mem::swap(&mut self.client, other),
+            None => {
+                self.other = Some(std::mem::replace(&mut self.client, Client::new(self.variant)));
+                self.connect(0);
+            }
+        }
+    }
+
+    /// For each Envoy that there is.
+    fn each(&mut self, what: impl Fn(&mut Self) -> Result<(), TestCaseError>) -> Result<(), TestCaseError> {
+        what(self)?;
+        if self.other.is_some() {
+            self.swap();
+            what(self)?;
+            self.swap();
+        }
+        Ok(())
     }
 
     pub fn happen(&mut self, event: &Event) -> Result<(), TestCaseError> {
@@ -121,8 +157,8 @@ impl World {
             Event::Take => self.take(),
             Event::Hear => self.hear(),
             Event::Toggle(kind, name) => {
-                let request = self.envoy.toggle(KINDS[*kind], &format!("n{name}"));
-                self.to_server.push_back(request);
+                let request = self.client.envoy.toggle(KINDS[*kind], &format!("n{name}"));
+                self.client.to_server.push_back(request);
                 Ok(())
             }
             Event::Reconnect(replica) => {
@@ -130,19 +166,22 @@ impl World {
                 Ok(())
             }
             Event::Restart(replica) => {
-                self.envoy.restart();
-                self.refused.clear();
+                self.client.envoy.restart();
                 self.connect(*replica);
                 Ok(())
             }
-            Event::LetGo if self.replicas[self.at].knows == self.truth.len() => {
-                self.session.let_go();
+            Event::LetGo if self.replicas[self.client.at].knows == self.truth.len() => {
+                self.client.session.let_go();
                 self.look()
             }
             Event::LetGo => Ok(()),
+            Event::Swap => {
+                self.swap();
+                Ok(())
+            }
             Event::Settle => {
                 self.settle()?;
-                self.agree()
+                self.each(|world| world.agree())
             }
         }
     }
@@ -160,103 +199,103 @@ impl World {
         let it = &mut self.replicas[replica];
         it.snapshot.apply(self.truth[it.knows..].to_vec());
         it.knows = self.truth.len();
-        if replica == self.at { self.look() } else { Ok(()) }
+        self.each(|world| if replica == world.client.at { world.look() } else { Ok(()) })
     }
 
     fn look(&mut self) -> Result<(), TestCaseError> {
-        let replica = &self.replicas[self.at];
-        let responses = self.session.on_change(&replica.snapshot, &replica.quarantine);
+        let replica = &self.replicas[self.client.at];
+        let responses = self.client.session.on_change(&replica.snapshot, &replica.quarantine);
         self.send(responses)
     }
 
     fn hear(&mut self) -> Result<(), TestCaseError> {
-        let Some(request) = self.to_server.pop_front() else { return Ok(()) };
+        let Some(request) = self.client.to_server.pop_front() else { return Ok(()) };
         if self.variant == Variant::Delta && request.type_url == ResourceType::Secret.url() {
             for name in &request.unsubscribe {
-                self.secrets.remove(name);
+                self.client.secrets.remove(name);
             }
         }
-        let replica = &mut self.replicas[self.at];
-        let responses = self.session.on_request(request, &replica.snapshot, &mut replica.quarantine).expect("no abuse");
+        let replica = &mut self.replicas[self.client.at];
+        let responses = self.client.session.on_request(request, &replica.snapshot, &mut replica.quarantine).expect("no abuse");
         self.send(responses)
     }
 
     /// What the server may send.
     fn send(&mut self, responses: Vec<Response>) -> Result<(), TestCaseError> {
-        let Replica { snapshot, quarantine, .. } = &self.replicas[self.at];
+        let Replica { snapshot, quarantine, .. } = &self.replicas[self.client.at];
         for response in responses {
             let kind = ResourceType::of_url(&response.type_url).expect("a known type");
-            let under_way = self.to_envoy.iter().filter(|other| other.type_url == response.type_url).count();
+            let under_way = self.client.to_envoy.iter().filter(|other| other.type_url == response.type_url).count();
             prop_assert_eq!(under_way, 0, "two {} responses are under way", kind);
             for resource in &response.resources {
                 let key = (kind, resource.name.to_string(), resource.version);
                 let barred = quarantine.entries().any(|entry| (entry.0, entry.1, entry.2.version) == (kind, &*key.1, key.2));
-                let before = self.refused.contains(&(self.at, kind, key.1.clone(), key.2));
-                let again = before && (self.showed[&kind] || self.refused_here.contains(&key));
+                let again = self.client.showed[&kind] || self.client.refused_here.contains(&key);
                 prop_assert!(!(barred && again), "{:?} is quarantined and sent again", resource);
                 if kind == ResourceType::Secret {
-                    self.secrets.insert(key.1, key.2);
+                    self.client.secrets.insert(key.1, key.2);
                 }
             }
             for name in &response.removed {
                 if kind == ResourceType::Secret {
-                    self.secrets.remove(&**name);
+                    self.client.secrets.remove(&**name);
                 }
                 let current = snapshot.get(kind, name);
                 let is_bad = current.is_some_and(|current| taste(name, &content(current)) != Taste::Good);
                 prop_assert!(current.is_none() || is_bad, "{} {} is there and removed", kind, name);
             }
             if self.variant == Variant::StateOfTheWorld && is_wild(kind) {
-                let told =
-                    self.told.entry(kind).or_insert_with(|| snapshot.of(kind).iter().map(|resource| resource.name.to_string()).collect());
+                let told = self
+                    .client
+                    .told
+                    .entry(kind)
+                    .or_insert_with(|| snapshot.of(kind).iter().map(|resource| resource.name.to_string()).collect());
                 for should in snapshot.of(kind).iter().filter(|should| told.contains(&*should.name)) {
                     // While halves are tried, some are left out; and so is what was refused, if nobody knows what was before it.
                     let refusal = quarantine.entries().find(|entry| (entry.0, entry.1) == (kind, &*should.name)).map(|entry| entry.2);
                     // An entry goes when its version does, and the stream alone remembers if that comes back.
-                    let here = self.refused_here.contains(&(kind, should.name.to_string(), should.version));
+                    let here = self.client.refused_here.contains(&(kind, should.name.to_string(), should.version));
                     let nothing_instead = refusal.map_or(here, |refusal| refusal.fallback.is_none());
                     let there = response.resources.iter().any(|resource| resource.name == should.name);
-                    prop_assert!(there || nothing_instead || self.unnamed.contains(&kind), "{:?} is omitted", should);
+                    prop_assert!(there || nothing_instead || self.client.unnamed.contains(&kind), "{:?} is omitted", should);
                 }
                 *told = response.resources.iter().map(|resource| resource.name.to_string()).collect();
             }
             if kind == ResourceType::Cluster && !response.resources.is_empty() && self.variant == Variant::Delta {
-                for (name, version) in &self.secrets {
+                for (name, version) in &self.client.secrets {
                     let current = snapshot.get(ResourceType::Secret, name).filter(|current| taste(name, &content(current)) == Taste::Good);
                     // What was sent last may have been refused; then it may have the current one from before.
-                    let has = self.envoy.has.get(&ResourceType::Secret).and_then(|has| has.get(name));
+                    let has = self.client.envoy.has.get(&ResourceType::Secret).and_then(|has| has.get(name));
                     let fresh = current.is_none_or(|current| current.version == *version || has == Some(&content(current)));
                     // What it doesn't list it may have instead of the version that it lists, which no server can know.
-                    let unlisted = self.envoy.unlisted.contains(&(ResourceType::Secret, name.clone()));
+                    let unlisted = self.client.envoy.unlisted.contains(&(ResourceType::Secret, name.clone()));
                     // Whether it is wanted at all is still on its way to the server.
-                    let unheard = self.to_server.iter().filter(|request| request.type_url == ResourceType::Secret.url());
+                    let unheard = self.client.to_server.iter().filter(|request| request.type_url == ResourceType::Secret.url());
                     let toggled = unheard.flat_map(|request| request.subscribe.iter().chain(&request.unsubscribe)).any(|one| one == name);
                     prop_assert!(fresh || unlisted || toggled, "a cluster is sent before secret {}", name);
                 }
             }
-            self.to_envoy.push_back(response);
+            self.client.to_envoy.push_back(response);
         }
         Ok(())
     }
 
     fn take(&mut self) -> Result<(), TestCaseError> {
-        let Some(response) = self.to_envoy.pop_front() else { return Ok(()) };
+        let Some(response) = self.client.to_envoy.pop_front() else { return Ok(()) };
         let kind = ResourceType::of_url(&response.type_url).expect("a known type");
-        let answer = self.envoy.take(&response);
+        let answer = self.client.envoy.take(&response);
         if let Some(words) = &answer.error {
             for resource in &response.resources {
-                if taste(&resource.name, &content(resource)) != Taste::Good {
-                    self.refused.insert((self.at, kind, resource.name.to_string(), resource.version));
-                    if response.resources.len() == 1 || words.contains(&*resource.name) {
-                        self.refused_here.insert((kind, resource.name.to_string(), resource.version));
-                    }
+                let is_blamed = response.resources.len() == 1 || words.contains(&*resource.name);
+                if is_blamed && taste(&resource.name, &content(resource)) != Taste::Good {
+                    self.client.refused_here.insert((kind, resource.name.to_string(), resource.version));
                 }
             }
             if words == "cannot decode" {
-                self.unnamed.insert(kind);
+                self.client.unnamed.insert(kind);
             }
         }
-        self.to_server.push_back(answer);
+        self.client.to_server.push_back(answer);
         Ok(())
     }
 
@@ -264,33 +303,41 @@ impl World {
     fn settle(&mut self) -> Result<(), TestCaseError> {
         self.learn(0)?;
         self.learn(1)?;
-        self.session.let_go();
-        self.look()?;
+        self.each(|world| {
+            world.client.session.let_go();
+            world.look()
+        })?;
         for _ in 0..400 {
-            if self.to_envoy.is_empty() && self.to_server.is_empty() {
+            self.each(|world| {
+                world.hear()?;
+                world.take()
+            })?;
+            if self.client.is_silent() && self.other.as_ref().is_none_or(Client::is_silent) {
+                // What one refused or accepted may concern the other, with its next event.
+                self.each(Self::look)?;
+            }
+            if self.client.is_silent() && self.other.as_ref().is_none_or(Client::is_silent) {
                 return Ok(());
             }
-            self.hear()?;
-            self.take()?;
         }
         Err(TestCaseError::fail("it never falls silent"))
     }
 
     fn agree(&self) -> Result<(), TestCaseError> {
-        let Replica { snapshot, quarantine, .. } = &self.replicas[self.at];
-        let standings = self.session.standing(snapshot, quarantine);
+        let Replica { snapshot, quarantine, .. } = &self.replicas[self.client.at];
+        let standings = self.client.session.standing(snapshot, quarantine);
         for kind in KINDS {
             let mut lacks = false;
-            for name in (0..4).map(|n| format!("n{n}")).filter(|name| self.envoy.wants(kind, name)) {
+            for name in (0..4).map(|n| format!("n{n}")).filter(|name| self.client.envoy.wants(kind, name)) {
                 let should = snapshot.get(kind, &name).map(|resource| content(resource));
-                let has = self.envoy.has.get(&kind).and_then(|has| has.get(&name)).cloned();
+                let has = self.client.envoy.has.get(&kind).and_then(|has| has.get(&name)).cloned();
                 if should.as_ref().is_some_and(|should| taste(&name, should) != Taste::Good) {
                     lacks = true;
                     let entry = quarantine.entries().find(|entry| (entry.0, entry.1) == (kind, &*name)).map(|entry| entry.2);
                     let fallback = entry.and_then(|refusal| refusal.fallback.as_ref());
                     prop_assert!(has.is_some() || fallback.is_none(), "{} {} could have {:?}", kind, name, fallback);
                     prop_assert!(has.is_none_or(|has| taste(&name, &has) == Taste::Good));
-                } else if !self.envoy.unlisted.contains(&(kind, name.clone())) {
+                } else if !self.client.envoy.unlisted.contains(&(kind, name.clone())) {
                     let cannot_be_removed = self.variant == Variant::StateOfTheWorld && !is_wild(kind) && should.is_none();
                     prop_assert!(has == should || cannot_be_removed, "{} {}: {:?} instead of {:?}", kind, name, has, should);
                 }
