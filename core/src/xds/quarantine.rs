@@ -79,6 +79,12 @@ impl Quarantine {
         self.count
     }
 
+    /// Of which resources of a type something was refused after the refusal of this number.
+    pub(super) fn refused_since(&self, kind: ResourceType, number: u64) -> impl Iterator<Item = &Arc<str>> {
+        let entries = (self.count > number).then_some(&self.entries).into_iter().flatten();
+        entries.filter(move |((of, _), refusal)| *of == kind && refusal.number > number).map(|((_, name), _)| name)
+    }
+
     /// Changes whenever something that was barred is not any more.
     pub(super) fn released(&self) -> u64 {
         self.released

@@ -19,10 +19,10 @@
 //! - **A record of what was sent**, also of what was refused: Envoy applies the good part of a response that it refuses,
 //!   and only the server can know what to remove later.
 //! - **A refused version is never sent again**, on any stream of its node: see [`super::quarantine`] and `refusal`. The good ones that
-//!   came with it are sent again without it, for Envoy has applied them but doesn't list them when it reconnects; and so is what
-//!   the client had before, if it may have lost it. The next version is tried at once. An Envoy process that starts anew, which
-//!   shows by the first request's lack of any version, gets everything tried once more: the cause may be gone. (A process
-//!   that has accepted nothing at all looks the same when it reconnects.)
+//!   came with it are sent again without it, for Envoy has applied them but doesn't list them when it reconnects; so is what the client
+//!   had before, if it may have lost it; and it is told again which names don't exist. The next version is tried at once. An Envoy
+//!   process that starts anew, which shows by the first requests' lack of any version, gets everything tried once more: the cause may be
+//!   gone. (A process that shows nothing of what it has accepted looks the same when it reconnects.)
 //! - **Reconnect** (incremental): the client says which versions it has (`initial_resource_versions`); equal ones are not sent, and what
 //!   it has beyond the snapshot is removed.
 //! - **A replica that lags takes nothing away** ([`Session::hold`]): what a client had when it came, and this server does not

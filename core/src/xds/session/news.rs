@@ -27,11 +27,13 @@ pub(super) struct Cursor {
     moment: Moment,
     /// [`Quarantine::released`] at that time.
     released: u64,
+    /// [`Quarantine::latest`] at that time.
+    refusals: u64,
 }
 
 impl Cursor {
     pub fn now(view: &View) -> Self {
-        Self { moment: view.snapshot.now(), released: view.quarantine.released() }
+        Self { moment: view.snapshot.now(), released: view.quarantine.released(), refusals: view.quarantine.latest() }
     }
 }
 
@@ -39,6 +41,8 @@ impl Cursor {
 #[derive(Clone, Debug)]
 pub(super) struct UnderWay {
     pub carried: Vec<Carried>,
+    /// Incremental: what was asked for but doesn't exist.
+    pub absent: Vec<Arc<str>>,
     /// How many refusals in a row it comes from; 0: it isn't made of suspects.
     pub trial: u8,
 }
@@ -104,14 +108,15 @@ impl Subscription {
         here.or_else(|| view.quarantine.refusal(resource, view.tolerated).map(|refusal| &refusal.message))
     }
 
-    /// The names under which there may be news, each once, in order where that matters: what changed since the last look, and what
-    /// is owed. After a first request or a refusal, or too long after the last look, these are all.
+    /// The names under which there may be news, each once, in order where that matters: what changed since the last look, what is owed,
+    /// and what another stream's refusal may have brought a fallback for. After a first request or a refusal, or too long after the last look, these are all.
     fn candidates<'a>(&'a self, view: &View<'a>) -> Box<dyn Iterator<Item = &'a Arc<str>> + 'a> {
         let snapshot = view.snapshot;
         let valid = self.looked.released == view.quarantine.released();
         if let Some(changes) = snapshot.since(self.looked.moment).filter(|_| valid) {
             let changed = changes.filter(|(kind, name)| *kind == self.kind && self.wants(name)).map(|(_, name)| name);
-            return Box::new(changed.chain(&self.owed).collect::<BTreeSet<_>>().into_iter());
+            let refused = view.quarantine.refused_since(self.kind, self.looked.refusals).filter(|name| self.wants(name));
+            return Box::new(changed.chain(&self.owed).chain(refused).collect::<BTreeSet<_>>().into_iter());
         }
         let all = snapshot.of(self.kind);
         if !self.wildcard && self.names.len() <= all.len() {

@@ -42,6 +42,11 @@ impl Subscription {
     fn refuse(&mut self, answered: UnderWay, words: &str, snapshot: &Snapshot, quarantine: &mut Quarantine) {
         let reason: Arc<str> = bounds::plain(words).into();
         self.must_restate = !self.has_accepted && !answered.carried.is_empty();
+        if !answered.carried.is_empty() {
+            // Of a response that it can't decode, Envoy doesn't take the removals either. One of removals alone isn't repeated: a client
+            // that refuses even that would be told it for ever.
+            self.owed.extend(answered.absent.into_iter().filter(|name| self.names.contains(name)));
+        }
         let alone = answered.carried.len() == 1;
         let blamed = blamed(words, &answered.carried);
         let mut group = Vec::new();

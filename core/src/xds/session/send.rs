@@ -60,16 +60,16 @@ impl Subscription {
         for name in &news.absent {
             self.owed.remove(name);
         }
-        let mut removed: Vec<Arc<str>> = gone.into_iter().chain(news.absent).collect();
-        removed.sort_unstable();
-        let (version_info, removed) = match view.variant {
+        let (version_info, absent, removed) = match view.variant {
             Variant::Delta => {
+                let mut removed: Vec<Arc<str>> = gone.into_iter().chain(news.absent.iter().cloned()).collect();
+                removed.sort_unstable();
                 self.held.remove_all(&removed);
-                (String::new(), removed)
+                (String::new(), news.absent, removed)
             }
-            Variant::StateOfTheWorld => (whole::version(&resources), Vec::new()),
+            Variant::StateOfTheWorld => (whole::version(&resources), Vec::new(), Vec::new()),
         };
-        self.under_way = Some(UnderWay { carried: news.carried, trial: news.trial });
+        self.under_way = Some(UnderWay { carried: news.carried, absent, trial: news.trial });
         Response { type_url: self.kind.url().into(), version_info, nonce: self.nonce.to_string(), resources, removed }
     }
 }

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 
 mod bounds;
+mod cases;
 mod convergence;
 mod delta;
 mod envoy;
@@ -11,6 +12,7 @@ mod language;
 mod quarantine;
 mod size;
 mod whole;
+mod world;
 
 std::thread_local! {
     /// At how many names sessions have looked.

@@ -1,350 +1,130 @@
 //! Whatever the order of events, an Envoy ends with exactly what the snapshot says; but for what it refuses, in whose place it has
 //! the last good version that it could have.
 //!
-//! Events change the snapshot, carry messages, lose them, move the Envoy to another replica (which lags, and has a quarantine of its own)
-//! and start its process anew. `ATLAS_SESSION_CASES=100` makes it a hundred times as many.
-
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+//! Events change the snapshot, carry messages, lose them, move the Envoy to another replica (which lags, and has a quarantine of its own),
+//! start its process anew, and turn to another Envoy of the same node, which shares the quarantine.
 
 use proptest::prelude::*;
-use proptest::test_runner::Config;
 
-use super::envoy::{Envoy, KINDS, Taste, is_wild, taste};
-use super::language::{content, resource};
-use crate::xds::quarantine::Quarantine;
-use crate::xds::session::{Limits, Request, Response, Session, Standing, Variant};
-use crate::xds::snapshot::{Change, ResourceType, Snapshot, Version};
+use super::cases::{Case, Seeds};
+use super::world::Event::{self, *};
+use super::world::World;
+use crate::xds::session::Variant;
 
-#[derive(Clone, Debug)]
-enum Event {
-    /// A resource gets a content; 0 removes it.
-    Change(usize, u8, u8),
-    /// Several secrets and clusters at once.
-    Burst(u8),
-    /// A replica learns what it lags behind.
-    Learn(usize),
-    /// The Envoy takes the oldest response.
-    Take,
-    /// The server takes the oldest request.
-    Hear,
-    /// The Envoy wants a secret or a route, or does so no longer.
-    Toggle(usize, u8),
-    /// The stream breaks, with all that was in flight, and the Envoy comes to a replica.
-    Reconnect(usize),
-    /// The process starts anew.
-    Restart(usize),
-    /// The server has had its time to learn, if it has learnt.
-    LetGo,
+/// One of the two variants, and events of which `settles` in some 600 let the world come to rest, as the last one does.
+fn schedules(length: std::ops::Range<usize>, settles: u32) -> impl Strategy<Value = Case<Variant, Event>> {
+    let event = prop_oneof![
+        120 => (0..4usize, 0..4u8, 0..7u8).prop_map(|(kind, name, version)| Change(kind, name, version)),
+        20 => (1..7u8).prop_map(Burst),
+        60 => (0..2usize).prop_map(Learn),
+        160 => Just(Take),
+        160 => Just(Hear),
+        20 => (2..4usize, 0..4u8).prop_map(|(kind, name)| Toggle(kind, name)),
+        20 => (0..2usize).prop_map(Reconnect),
+        10 => (0..2usize).prop_map(Restart),
+        10 => Just(LetGo),
+        10 => Just(Swap),
+        settles => Just(Settle),
+    ];
+    let events = prop::collection::vec(event, length).prop_map(|events| events.into_iter().chain([Settle]).collect());
+    (prop_oneof![Just(Variant::Delta), Just(Variant::StateOfTheWorld)], events)
 }
 
-fn event() -> impl Strategy<Value = Event> {
-    prop_oneof![
-        12 => (0..4usize, 0..4u8, 0..7u8).prop_map(|(kind, name, version)| Event::Change(kind, name, version)),
-        2 => (1..7u8).prop_map(Event::Burst),
-        6 => (0..2usize).prop_map(Event::Learn),
-        16 => Just(Event::Take),
-        16 => Just(Event::Hear),
-        2 => (2..4usize, 0..4u8).prop_map(|(kind, name)| Event::Toggle(kind, name)),
-        2 => (0..2usize).prop_map(Event::Reconnect),
-        1 => (0..2usize).prop_map(Event::Restart),
-        1 => Just(Event::LetGo),
-    ]
-}
-
-/// One server.
-#[derive(Default)]
-struct Replica {
-    snapshot: Snapshot,
-    quarantine: Quarantine,
-    /// How much of the truth it knows.
-    knows: usize,
-}
-
-struct World {
-    variant: Variant,
-    /// All changes there have been.
-    truth: Vec<Change>,
-    replicas: [Replica; 2],
-    /// Which of them the Envoy is connected to.
-    at: usize,
-    session: Session,
-    envoy: Envoy,
-    to_envoy: VecDeque<Response>,
-    to_server: VecDeque<Request>,
-    /// What this process refused, at which replica.
-    refused: BTreeSet<(usize, ResourceType, String, Version)>,
-    /// What it refused on this stream.
-    refused_here: BTreeSet<(ResourceType, String, Version)>,
-    /// Types of which something was refused here without a name.
-    unnamed: BTreeSet<ResourceType>,
-    /// Whether the first requests of this stream showed versions, up to each type.
-    showed: BTreeMap<ResourceType, bool>,
-    /// The secrets that the stream has been sent.
-    secrets: BTreeMap<String, Version>,
-    /// What the latest response of a type named that names all (state of the world).
-    told: BTreeMap<ResourceType, BTreeSet<String>>,
-}
-
-impl World {
-    fn new(variant: Variant) -> Self {
-        let all = || (0..4).map(|n| format!("n{n}")).collect();
-        let names = [(ResourceType::Secret, all()), (ResourceType::Route, all())].into();
-        let mut world = Self {
-            variant,
-            truth: Vec::new(),
-            replicas: Default::default(),
-            at: 0,
-            session: Session::new(variant, None),
-            envoy: Envoy { variant: Some(variant), names, ..Envoy::default() },
-            to_envoy: VecDeque::new(),
-            to_server: VecDeque::new(),
-            refused: BTreeSet::new(),
-            refused_here: BTreeSet::new(),
-            unnamed: BTreeSet::new(),
-            showed: BTreeMap::new(),
-            secrets: BTreeMap::new(),
-            told: BTreeMap::new(),
-        };
-        world.connect(0);
-        world
-    }
-
-    fn connect(&mut self, replica: usize) {
-        self.at = replica;
-        // Small responses, so that there are many pieces.
-        self.session = Session::new(self.variant, None).limit(Limits { response_bytes: 250, ..Limits::default() });
-        if self.replicas[replica].knows < self.truth.len() {
-            self.session.hold();
-        }
-        self.showed = KINDS.into_iter().map(|kind| (kind, self.envoy.shows_versions(kind))).collect();
-        self.to_envoy.clear();
-        self.to_server = self.envoy.connect().into();
-        self.refused_here.clear();
-        self.unnamed.clear();
-        self.secrets.clear();
-        self.told.clear();
-    }
-
-    fn happen(&mut self, event: &Event) -> Result<(), TestCaseError> {
-        match event {
-            Event::Change(kind, name, version) => self.change(&[(KINDS[*kind], *name, *version)]),
-            Event::Burst(version) => {
-                let both = [ResourceType::Secret, ResourceType::Cluster];
-                let changes: Vec<_> = both.into_iter().flat_map(|kind| (0..4).map(move |name| (kind, name, *version))).collect();
-                self.change(&changes)
-            }
-            Event::Learn(replica) => self.learn(*replica),
-            Event::Take => self.take(),
-            Event::Hear => self.hear(),
-            Event::Toggle(kind, name) => {
-                let request = self.envoy.toggle(KINDS[*kind], &format!("n{name}"));
-                self.to_server.push_back(request);
-                Ok(())
-            }
-            Event::Reconnect(replica) => {
-                self.connect(*replica);
-                Ok(())
-            }
-            Event::Restart(replica) => {
-                self.envoy.restart();
-                self.refused.clear();
-                self.connect(*replica);
-                Ok(())
-            }
-            Event::LetGo if self.replicas[self.at].knows == self.truth.len() => {
-                self.session.let_go();
-                self.look()
-            }
-            Event::LetGo => Ok(()),
-        }
-    }
-
-    /// The first replica hears of it at once.
-    fn change(&mut self, changes: &[(ResourceType, u8, u8)]) -> Result<(), TestCaseError> {
-        self.truth.extend(changes.iter().map(|(kind, name, version)| match version {
-            0 => Change::Remove(*kind, format!("n{name}").into()),
-            _ => Change::Set(resource(*kind, &format!("n{name}"), &version.to_string())),
-        }));
-        self.learn(0)
-    }
-
-    fn learn(&mut self, replica: usize) -> Result<(), TestCaseError> {
-        let it = &mut self.replicas[replica];
-        it.snapshot.apply(self.truth[it.knows..].to_vec());
-        it.knows = self.truth.len();
-        if replica == self.at { self.look() } else { Ok(()) }
-    }
-
-    fn look(&mut self) -> Result<(), TestCaseError> {
-        let replica = &self.replicas[self.at];
-        let responses = self.session.on_change(&replica.snapshot, &replica.quarantine);
-        self.send(responses)
-    }
-
-    fn hear(&mut self) -> Result<(), TestCaseError> {
-        let Some(request) = self.to_server.pop_front() else { return Ok(()) };
-        if self.variant == Variant::Delta && request.type_url == ResourceType::Secret.url() {
-            for name in &request.unsubscribe {
-                self.secrets.remove(name);
-            }
-        }
-        let replica = &mut self.replicas[self.at];
-        let responses = self.session.on_request(request, &replica.snapshot, &mut replica.quarantine).expect("no abuse");
-        self.send(responses)
-    }
-
-    /// What the server may send.
-    fn send(&mut self, responses: Vec<Response>) -> Result<(), TestCaseError> {
-        let Replica { snapshot, quarantine, .. } = &self.replicas[self.at];
-        for response in responses {
-            let kind = ResourceType::of_url(&response.type_url).expect("a known type");
-            let under_way = self.to_envoy.iter().filter(|other| other.type_url == response.type_url).count();
-            prop_assert_eq!(under_way, 0, "two {} responses are under way", kind);
-            for resource in &response.resources {
-                let key = (kind, resource.name.to_string(), resource.version);
-                let barred = quarantine.entries().any(|entry| (entry.0, entry.1, entry.2.version) == (kind, &*key.1, key.2));
-                let before = self.refused.contains(&(self.at, kind, key.1.clone(), key.2));
-                let again = before && (self.showed[&kind] || self.refused_here.contains(&key));
-                prop_assert!(!(barred && again), "{:?} is quarantined and sent again", resource);
-                if kind == ResourceType::Secret {
-                    self.secrets.insert(key.1, key.2);
-                }
-            }
-            for name in &response.removed {
-                if kind == ResourceType::Secret {
-                    self.secrets.remove(&**name);
-                }
-                let current = snapshot.get(kind, name);
-                let is_bad = current.is_some_and(|current| taste(name, &content(current)) != Taste::Good);
-                prop_assert!(current.is_none() || is_bad, "{} {} is there and removed", kind, name);
-            }
-            if self.variant == Variant::StateOfTheWorld && is_wild(kind) {
-                let told =
-                    self.told.entry(kind).or_insert_with(|| snapshot.of(kind).iter().map(|resource| resource.name.to_string()).collect());
-                for should in snapshot.of(kind).iter().filter(|should| told.contains(&*should.name)) {
-                    // While halves are tried, some are left out; and so is what was refused, if nobody knows what was before it.
-                    let refusal = quarantine.entries().find(|entry| (entry.0, entry.1) == (kind, &*should.name)).map(|entry| entry.2);
-                    // An entry goes when its version does, and the stream alone remembers if that comes back.
-                    let here = self.refused_here.contains(&(kind, should.name.to_string(), should.version));
-                    let nothing_instead = refusal.map_or(here, |refusal| refusal.fallback.is_none());
-                    let there = response.resources.iter().any(|resource| resource.name == should.name);
-                    prop_assert!(there || nothing_instead || self.unnamed.contains(&kind), "{:?} is omitted", should);
-                }
-                *told = response.resources.iter().map(|resource| resource.name.to_string()).collect();
-            }
-            if kind == ResourceType::Cluster && !response.resources.is_empty() && self.variant == Variant::Delta {
-                for (name, version) in &self.secrets {
-                    let current = snapshot.get(ResourceType::Secret, name).filter(|current| taste(name, &content(current)) == Taste::Good);
-                    // What was sent last may have been refused; then it may have the current one from before.
-                    let has = self.envoy.has.get(&ResourceType::Secret).and_then(|has| has.get(name));
-                    let fresh = current.is_none_or(|current| current.version == *version || has == Some(&content(current)));
-                    // Whether it is wanted at all is still on its way to the server.
-                    let unheard = self.to_server.iter().filter(|request| request.type_url == ResourceType::Secret.url());
-                    let toggled = unheard.flat_map(|request| request.subscribe.iter().chain(&request.unsubscribe)).any(|one| one == name);
-                    prop_assert!(fresh || toggled, "a cluster is sent before secret {}", name);
-                }
-            }
-            self.to_envoy.push_back(response);
-        }
-        Ok(())
-    }
-
-    fn take(&mut self) -> Result<(), TestCaseError> {
-        let Some(response) = self.to_envoy.pop_front() else { return Ok(()) };
-        let kind = ResourceType::of_url(&response.type_url).expect("a known type");
-        let answer = self.envoy.take(&response);
-        if let Some(words) = &answer.error {
-            for resource in &response.resources {
-                if taste(&resource.name, &content(resource)) != Taste::Good {
-                    self.refused.insert((self.at, kind, resource.name.to_string(), resource.version));
-                    if response.resources.len() == 1 || words.contains(&*resource.name) {
-                        self.refused_here.insert((kind, resource.name.to_string(), resource.version));
-                    }
-                }
-            }
-            if words == "cannot decode" {
-                self.unnamed.insert(kind);
-            }
-        }
-        self.to_server.push_back(answer);
-        Ok(())
-    }
-
-    /// All messages arrive, all replicas learn.
-    fn settle(&mut self) -> Result<(), TestCaseError> {
-        self.learn(0)?;
-        self.learn(1)?;
-        self.session.let_go();
-        self.look()?;
-        for _ in 0..400 {
-            if self.to_envoy.is_empty() && self.to_server.is_empty() {
-                return Ok(());
-            }
-            self.hear()?;
-            self.take()?;
-        }
-        Err(TestCaseError::fail("it never falls silent"))
-    }
-
-    fn agree(&self) -> Result<(), TestCaseError> {
-        let Replica { snapshot, quarantine, .. } = &self.replicas[self.at];
-        let standings = self.session.standing(snapshot, quarantine);
-        for kind in KINDS {
-            let mut lacks = false;
-            for name in (0..4).map(|n| format!("n{n}")).filter(|name| self.envoy.wants(kind, name)) {
-                let should = snapshot.get(kind, &name).map(|resource| content(resource));
-                let has = self.envoy.has.get(&kind).and_then(|has| has.get(&name)).cloned();
-                if should.as_ref().is_some_and(|should| taste(&name, should) != Taste::Good) {
-                    lacks = true;
-                    let entry = quarantine.entries().find(|entry| (entry.0, entry.1) == (kind, &*name)).map(|entry| entry.2);
-                    let fallback = entry.and_then(|refusal| refusal.fallback.as_ref());
-                    prop_assert!(has.is_some() || fallback.is_none(), "{} {} could have {:?}", kind, name, fallback);
-                    prop_assert!(has.is_none_or(|has| taste(&name, &has) == Taste::Good));
-                } else if !self.envoy.unlisted.contains(&(kind, name.clone())) {
-                    let cannot_be_removed = self.variant == Variant::StateOfTheWorld && !is_wild(kind) && should.is_none();
-                    prop_assert!(has == should || cannot_be_removed, "{} {}: {:?} instead of {:?}", kind, name, has, should);
-                }
-            }
-            let standing = standings.get(&kind).cloned().unwrap_or(Standing::Synced);
-            prop_assert_eq!(matches!(standing, Standing::Nack(_)), lacks, "{} stands {:?}", kind, standing);
-            prop_assert!(standing != Standing::Stale, "{} is stale", kind);
-        }
-        Ok(())
-    }
-}
-
-fn run(variant: Variant, events: &[Event], settle_every: usize) -> Result<(), TestCaseError> {
+fn happen(variant: Variant, events: &[Event]) -> Result<(), TestCaseError> {
     let mut world = World::new(variant);
-    for part in events.chunks(settle_every) {
-        part.iter().try_for_each(|event| world.happen(event))?;
-        world.settle()?;
-        world.agree()?;
+    events.iter().try_for_each(|event| world.happen(event))
+}
+
+fn check(seeds: Seeds, test: &str, schedules: &impl Strategy<Value = Case<Variant, Event>>) {
+    let paste = |variant: &Variant, events: &[Event]| format!("converges(Variant::{variant:?}, &{events:?});");
+    seeds.check(test, schedules, |variant, events| happen(*variant, events), paste);
+}
+
+#[test]
+fn short_schedules_converge() {
+    check(Seeds { fixed: 300, new: 700 }, "short_schedules_converge", &schedules(0..80, 10));
+}
+
+#[test]
+fn long_schedules_converge() {
+    check(Seeds { fixed: 1, new: 2 }, "long_schedules_converge", &schedules(15_000..16_000, 1));
+}
+
+/// What a random schedule has shown to break a rule, made short.
+fn converges(variant: Variant, events: &[Event]) {
+    if let Err(failure) = happen(variant, events) {
+        panic!("{failure}");
     }
-    Ok(())
 }
 
-/// How many times as much as usual is tried.
-#[expect(clippy::disallowed_methods, reason = "the core has no environment; its tests by hand may")]
-pub fn scale() -> u32 {
-    std::env::var("ATLAS_SESSION_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+#[test]
+fn who_shows_no_version_is_tried_again_even_if_it_once_accepted_something() {
+    converges(
+        Variant::StateOfTheWorld,
+        &[
+            Change(1, 1, 5),
+            Reconnect(1),
+            Toggle(2, 2),
+            Toggle(2, 3),
+            Change(3, 0, 3),
+            Toggle(2, 1),
+            Burst(5),
+            Settle,
+            Restart(1),
+            Hear,
+            Take,
+            Toggle(2, 0),
+            Hear,
+            Hear,
+            Take,
+            Take,
+            Hear,
+            Take,
+            Reconnect(1),
+            Settle,
+        ],
+    );
 }
 
-fn variant() -> impl Strategy<Value = Variant> {
-    prop_oneof![Just(Variant::Delta), Just(Variant::StateOfTheWorld)]
+#[test]
+fn a_secret_that_only_the_envoy_knows_to_differ_holds_up_no_cluster() {
+    converges(
+        Variant::Delta,
+        &[
+            Change(2, 0, 1),
+            Change(2, 1, 1),
+            Settle,
+            Change(2, 0, 4),
+            Change(2, 0, 3),
+            Change(2, 1, 2),
+            Take,
+            Hear,
+            Take,
+            Change(2, 0, 4),
+            Change(2, 1, 5),
+            Reconnect(0),
+            Settle,
+            Change(2, 1, 1),
+            Change(0, 0, 1),
+            Settle,
+        ],
+    );
 }
 
-proptest! {
-    #![proptest_config(Config { cases: 1500 * scale(), failure_persistence: None, ..Config::default() })]
-    #[test]
-    fn short_schedules_converge(variant in variant(), events in prop::collection::vec(event(), 0..80)) {
-        run(variant, &events, events.len().max(1))?;
-    }
+#[test]
+fn a_removal_in_a_response_that_was_refused_is_sent_again() {
+    converges(
+        Variant::Delta,
+        &[Hear, Burst(5), Hear, Hear, Take, Take, Toggle(2, 0), Hear, Hear, Toggle(2, 0), Hear, Change(2, 0, 0), Settle],
+    );
 }
 
-proptest! {
-    #![proptest_config(Config { cases: 4 * scale(), failure_persistence: None, max_shrink_iters: 200, ..Config::default() })]
-    #[test]
-    fn long_schedules_converge(variant in variant(), events in prop::collection::vec(event(), 15_000..16_000)) {
-        run(variant, &events, 500)?;
-    }
+#[test]
+fn a_fallback_that_one_envoys_refusal_brings_reaches_the_other_envoy_too() {
+    converges(Variant::Delta, &[Swap, Burst(2), Hear, Take, Hear, Hear, Hear, Hear, Take, Hear, Burst(5), Settle]);
+    // Also where the other one remembers the refusal itself, and the quarantine no more.
+    converges(
+        Variant::StateOfTheWorld,
+        &[Swap, Change(2, 1, 5), Settle, Change(2, 3, 5), Take, Burst(4), Hear, Burst(5), Change(2, 0, 0), Settle],
+    );
 }

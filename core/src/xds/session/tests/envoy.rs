@@ -41,6 +41,11 @@ pub struct Envoy {
     pub versions: BTreeMap<ResourceType, String>,
     pub nonces: BTreeMap<ResourceType, String>,
     pub names: BTreeMap<ResourceType, BTreeSet<String>>,
+    /// Types of which it has asked for something.
+    pub asked: BTreeSet<ResourceType>,
+    /// Whether its further streams begin without types of which it wants nothing any more, rather than with a request of no names. Every
+    /// other process does so.
+    pub drops_unwanted_types: bool,
     /// What it applied of a refused response and doesn't list, from before this stream: no server can know of it.
     pub unlisted: BTreeSet<(ResourceType, String)>,
 }
@@ -65,13 +70,21 @@ impl Envoy {
     /// The process starts anew.
     pub fn restart(&mut self) {
         let names = std::mem::take(&mut self.names);
-        *self = Self { variant: self.variant, names, ..Self::default() };
+        *self = Self { variant: self.variant, names, drops_unwanted_types: !self.drops_unwanted_types, ..Self::default() };
+    }
+
+    /// Whether a stream begins with a request for this type.
+    fn asks_first_for(&self, kind: ResourceType) -> bool {
+        let asks_for_nothing = self.asked.contains(&kind) && !self.drops_unwanted_types;
+        is_wild(kind) || asks_for_nothing || self.names.get(&kind).is_some_and(|names| !names.is_empty())
     }
 
     /// Whether a server can see that this process has accepted something, by its first requests up to a type's.
     pub fn shows_versions(&self, up_to: ResourceType) -> bool {
         let until = KINDS.iter().position(|kind| *kind == up_to).unwrap_or_default();
-        KINDS[..=until].iter().any(|kind| self.lists.get(kind).is_some_and(|lists| !lists.is_empty()) || self.versions.contains_key(kind))
+        let has_version =
+            |kind: &ResourceType| self.lists.get(kind).is_some_and(|lists| !lists.is_empty()) || self.versions.contains_key(kind);
+        KINDS[..=until].iter().any(|kind| self.asks_first_for(*kind) && has_version(kind))
     }
 
     /// Its first requests on a stream.
@@ -85,6 +98,8 @@ impl Envoy {
                 self.unlisted.extend(odd.map(|name| (*kind, name.clone())));
             }
         }
+        let asked: Vec<ResourceType> = KINDS.into_iter().filter(|kind| self.asks_first_for(*kind)).collect();
+        self.asked.extend(&asked);
         let first = |kind: ResourceType| {
             let request = Request { type_url: kind.url().into(), ..Request::default() };
             let versions = |(name, content): (&String, &String)| (name.clone(), super::language::version(content));
@@ -99,11 +114,12 @@ impl Envoy {
                 },
             }
         };
-        KINDS.into_iter().filter(|kind| is_wild(*kind) || self.names.get(kind).is_some_and(|names| !names.is_empty())).map(first).collect()
+        asked.into_iter().map(first).collect()
     }
 
     /// Begins or ceases to want a name.
     pub fn toggle(&mut self, kind: ResourceType, name: &str) -> Request {
+        self.asked.insert(kind);
         let names = self.names.entry(kind).or_default();
         let wanted = names.insert(name.into());
         if !wanted {

@@ -4,7 +4,7 @@ use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Disc
 use proptest::prelude::*;
 use prost::Message;
 
-use super::convergence::scale;
+use super::cases::Seeds;
 use super::language::resource;
 use crate::xds::quarantine::{MAX_ENTRIES, Quarantine};
 use crate::xds::session::{Limits, Request, Session, Variant};
@@ -95,7 +95,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn run(variant: Variant, only: Option<ResourceType>, events: Vec<Event>) -> Result<(), TestCaseError> {
+fn run(variant: Variant, only: Option<ResourceType>, events: &[Event]) -> Result<(), TestCaseError> {
     let mut snapshot = Snapshot::default();
     let mut quarantine = Quarantine::default();
     let new = || Session::new(variant, only).limit(LIMITS);
@@ -103,16 +103,17 @@ fn run(variant: Variant, only: Option<ResourceType>, events: Vec<Event>) -> Resu
     let mut latest = (String::new(), String::new());
     for event in events {
         let request = match event {
-            Event::Said(request) => Some(request),
-            Event::Bytes(bytes) if variant == Variant::Delta => DeltaDiscoveryRequest::decode(&*bytes).ok().map(delta),
-            Event::Bytes(bytes) => DiscoveryRequest::decode(&*bytes).ok().map(whole),
+            Event::Said(request) => Some(request.clone()),
+            Event::Bytes(bytes) if variant == Variant::Delta => DeltaDiscoveryRequest::decode(&**bytes).ok().map(delta),
+            Event::Bytes(bytes) => DiscoveryRequest::decode(&**bytes).ok().map(whole),
             Event::Answer(error) => {
-                Some(Request { type_url: latest.0.clone(), nonce: latest.1.clone(), error, names: vec!["n1".into()], ..Request::default() })
+                let (type_url, nonce) = latest.clone();
+                Some(Request { type_url, nonce, error: error.clone(), names: vec!["n1".into()], ..Request::default() })
             }
             Event::Change(kind, name, content) => {
-                let (kind, name) = (ResourceType::ALL[kind], format!("n{name}"));
+                let (kind, name) = (ResourceType::ALL[*kind], format!("n{name}"));
                 let set = || Change::Set(resource(kind, &name, &content.to_string().repeat(30)));
-                snapshot.apply(vec![if content == 0 { Change::Remove(kind, name.as_str().into()) } else { set() }]);
+                snapshot.apply(vec![if *content == 0 { Change::Remove(kind, name.as_str().into()) } else { set() }]);
                 None
             }
             Event::Hold(true) => {
@@ -157,14 +158,45 @@ fn run(variant: Variant, only: Option<ResourceType>, events: Vec<Event>) -> Resu
     Ok(())
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000 * scale(), failure_persistence: None, ..ProptestConfig::default() })]
-    #[test]
-    fn nothing_that_a_client_says_breaks_a_session(
-        is_delta in any::<bool>(),
-        only in prop::option::weighted(0.1, prop::sample::select(ResourceType::ALL.as_slice())),
-        events in prop::collection::vec(event(), 0..200),
-    ) {
-        run(if is_delta { Variant::Delta } else { Variant::StateOfTheWorld }, only, events)?;
-    }
+/// An event as a test would write it.
+fn code(event: &Event) -> String {
+    let request = match event {
+        Event::Said(request) => request,
+        Event::Bytes(bytes) => return format!("Event::Bytes(vec!{bytes:?})"),
+        Event::Answer(Some(words)) => return format!("Event::Answer(Some({words:?}.into()))"),
+        other => return format!("Event::{other:?}"),
+    };
+    let Request { type_url, nonce, error, subscribe, unsubscribe, initial_versions, names, version_info } = request;
+    let text = |text: &str| format!("{text:?}.into()");
+    let list = |list: &[String]| format!("{list:?}.map(String::from).into()");
+    let versions = || {
+        let versions: Vec<_> = initial_versions.iter().collect();
+        format!("{versions:?}.map(|(name, version)| (name.into(), version.into())).into()")
+    };
+    let fields = [
+        ("type_url", (!type_url.is_empty()).then(|| text(type_url))),
+        ("nonce", (!nonce.is_empty()).then(|| text(nonce))),
+        ("error", error.as_ref().map(|error| format!("Some({})", text(error)))),
+        ("subscribe", (!subscribe.is_empty()).then(|| list(subscribe))),
+        ("unsubscribe", (!unsubscribe.is_empty()).then(|| list(unsubscribe))),
+        ("initial_versions", (!initial_versions.is_empty()).then(versions)),
+        ("names", (!names.is_empty()).then(|| list(names))),
+        ("version_info", (!version_info.is_empty()).then(|| text(version_info))),
+    ];
+    let fields: String = fields.into_iter().filter_map(|(key, value)| Some(format!("{key}: {}, ", value?))).collect();
+    format!("Event::Said(Request {{ {fields}..Request::default() }})")
+}
+
+#[test]
+fn nothing_that_a_client_says_breaks_a_session() {
+    let variant = prop_oneof![Just(Variant::Delta), Just(Variant::StateOfTheWorld)];
+    let only = prop::option::weighted(0.1, prop::sample::select(ResourceType::ALL.as_slice()));
+    let cases = ((variant, only), prop::collection::vec(event(), 0..200));
+    let paste = |(variant, only): &(Variant, Option<ResourceType>), events: &[Event]| {
+        let events: Vec<String> = events.iter().map(code).collect();
+        let only = only.map_or("None".to_owned(), |only| format!("Some(ResourceType::{only:?})"));
+        format!("run(Variant::{variant:?}, {only}, &[{}]).unwrap();", events.join(", "))
+    };
+    let run = |(variant, only): &(Variant, Option<ResourceType>), events: &[Event]| run(*variant, *only, events);
+    Seeds { fixed: 200, new: 500 }.check("nothing_that_a_client_says_breaks_a_session", &cases, run, paste);
 }

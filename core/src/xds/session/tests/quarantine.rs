@@ -120,6 +120,22 @@ fn a_process_that_starts_anew_tries_it_once_more() {
 }
 
 #[test]
+fn a_fallback_that_one_streams_refusal_brings_reaches_an_envoy_that_has_nothing() {
+    let mut stream = settled("CDS a=1");
+    assert_eq!(stream.becomes("CDS a=2"), ["2 CDS a=2"]);
+    let mut other = Session::new(Variant::Delta, None);
+    let Stream { snapshot, quarantine, .. } = &mut stream;
+    let mut other_hears = |text| other.on_request(request(text), snapshot, quarantine).unwrap().iter().map(line).collect::<Vec<_>>();
+    assert_eq!(other_hears("CDS"), ["1 CDS a=2"]);
+    assert_eq!(other_hears("CDS nack 1 no"), NOTHING);
+    assert_eq!(stream.quarantined(), ["CDS a=2"]);
+    assert_eq!(stream.hears("CDS nack 2 no"), NOTHING);
+    assert_eq!(stream.quarantined(), ["CDS a=2/1"]);
+    let responses = other.on_change(&stream.snapshot, &stream.quarantine);
+    assert_eq!(responses.iter().map(line).collect::<Vec<_>>(), ["2 CDS a=1"]);
+}
+
+#[test]
 fn what_stood_in_and_is_refused_too_does_so_no_longer() {
     let mut stream = settled("CDS a=1");
     stream.becomes("CDS a=2");
@@ -142,6 +158,21 @@ fn who_asks_for_a_quarantined_name_is_answered_at_once() {
     stream.reconnects(Variant::Delta);
     assert_eq!(stream.hears("CDS + * has a=1"), ["1 CDS"]);
     assert_eq!(stream.hears("SDS + s"), ["2 SDS gone s"], "there is nothing for it, and 15 s are long");
+}
+
+#[test]
+fn that_a_name_does_not_exist_is_said_again_where_the_response_that_said_so_was_refused() {
+    let mut stream = Stream::new("SDS a=1 b=1");
+    assert_eq!(stream.hears("SDS + a + b + c"), ["1 SDS a=1 b=1 gone c"]);
+    assert_eq!(stream.hears("SDS nack 1 cannot decode"), ["2 SDS a=1"]);
+    assert_eq!(stream.hears("SDS ack 2"), ["3 SDS b=1"]);
+    assert_eq!(stream.hears("SDS nack 3 cannot decode"), ["4 SDS gone c"]);
+    assert_eq!(stream.hears("SDS nack 4 never content"), NOTHING);
+    // Not if the client has ceased to ask for it.
+    let mut stream = Stream::new("SDS a=1");
+    assert_eq!(stream.hears("SDS + a + b"), ["1 SDS a=1 gone b"]);
+    assert_eq!(stream.hears("SDS - b"), NOTHING);
+    assert_eq!(stream.hears("SDS nack 1 no"), NOTHING);
 }
 
 #[test]
