@@ -128,3 +128,44 @@ fn hub_stores_name(settings: &Settings, selector: &BTreeMap<String, String>) -> 
     let hash: String = Sha256::digest(text).iter().take(5).map(|byte| format!("{byte:02x}")).collect();
     format!("{}-{hash}", keys::HUB_STORES)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fact::{Fact, Service};
+    use crate::intake::intake;
+
+    /// A fleet in which each cluster has two stores, and its hub Envoys have these labels.
+    fn fleet(selectors: &[&str]) -> Fleet {
+        let service = |(number, selector): (usize, &&str)| {
+            let mut service = Service::default();
+            service.meta.name = format!("cluster-{number}");
+            service.meta.labels = [(keys::CLUSTER, "true"), (keys::REPLICAS, "2")].map(|(key, value)| (key.into(), value.into())).into();
+            service.meta.annotations.insert(keys::ENVOY_SELECTORS.into(), (*selector).into());
+            Fact::Service(service)
+        };
+        intake(&Settings::default(), &selectors.iter().enumerate().map(service).collect::<Vec<_>>(), None).fleet
+    }
+
+    #[test]
+    fn services_that_select_pods_are_as_many_as_there_are_kinds_of_hub_envoys() {
+        let fleet = fleet(&["", "app=edge,zone=a", "app=edge", "zone=a,app=edge", "release=atlas,app=envoy", "app=edge"]);
+        let domain = fleet.settings.trust_domain.clone();
+        let trust = Trust { domain, roots: Vec::new(), leaves: BTreeMap::new(), revisions: BTreeMap::new() };
+        let clusters = fleet.clusters.values().flat_map(|cluster| of_cluster(&fleet, cluster, &trust, None));
+        let (mut led, mut stores) = (BTreeSet::new(), 0);
+        for store in clusters {
+            let Content::ExternalName(host) = store.content else { panic!("{store:?}") };
+            led.insert(host);
+            stores += 1;
+        }
+        let selecting = of_hub(&fleet, &trust, None, String::new(), String::new()).into_iter().filter_map(|object| match object.content {
+            Content::Headless { selector, .. } => Some((service_host(&object.name, &fleet.settings), selector)),
+            _ => None,
+        });
+        let selecting: BTreeMap<_, _> = selecting.collect();
+        assert_eq!((stores, selecting.len()), (12, 3), "{selecting:#?}");
+        assert_eq!(led, selecting.keys().cloned().collect(), "each is led to, and nothing else is");
+        assert_eq!(selecting["atlas-hub-stores.monitoring.svc.cluster.local"], fleet.settings.envoy_selectors);
+    }
+}
