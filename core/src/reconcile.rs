@@ -12,7 +12,7 @@
 //! - **It fights with nobody.** What somebody else changes is put right at once, twice; from then on it is left for longer and
 //!   longer, and people are told ([`Reconciler::contested`]).
 //! - **It takes nothing over.** What is not Atlas's by its labels is never written or deleted ([`Outcome::NotOurs`]).
-//! - **It leads no name into the void.** A Service that is there is not turned into another name of a Service that no ready pod
+//! - **It leads no name to where there are no pods.** A Service that is there is not turned into another name of a Service that no ready pod
 //!   is behind, and a Service that another one still leads to is not deleted ([`Object::leads_to`]).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -335,7 +335,7 @@ impl Reconciler {
         slot.action(key).is_some_and(|action| is_due(&action, &self.kept))
     }
 
-    /// Whether it has to stay as it is until something else is otherwise, so that no name leads into the void.
+    /// Whether it has to stay as it is until something else is otherwise, so that no name leads to where there are no pods.
     fn waits(&self, key: &Key, slot: &Slot) -> bool {
         let Some(live) = slot.live.as_ref().filter(|_| key.kind == Kind::Service) else { return false };
         match &slot.wanted {
