@@ -16,7 +16,8 @@
 //! | `watch`, `convert` | what is there, as facts |
 //! | `election` | reads and writes the Lease |
 //! | `record`, `vault` | Atlas's PKI as Secrets |
-//! | `writer` | applies what is wanted |
+//! | `writer`, `leftovers` | applies what is wanted; removes what Kubernetes leaves behind of it |
+//! | `hub_envoys` | which Services of the hub's Envoys have a ready pod |
 //! | `events` | says on a Service what people should know |
 //! | `controller` | one round after the other |
 //! | `run` | all wiring |
@@ -27,6 +28,8 @@ mod controller;
 mod convert;
 pub mod election;
 mod events;
+mod hub_envoys;
+mod leftovers;
 mod objects;
 pub mod record;
 pub mod run;

@@ -86,6 +86,9 @@ pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "atlas");
 /// Label of every object that Atlas writes: what it is for.
 pub const PART: &str = "goatlas.io/part";
 
+/// Service: the hub's Envoys, to which the stores' names lead. One for other `goatlas.io/envoy-selectors` has a hyphen and a
+/// hash of them behind this.
+pub const HUB_STORES: &str = "atlas-hub-stores";
 /// Where an Envoy's container sees the files that it starts from.
 pub const ENVOY_DIR: &str = "/etc/atlas";
 /// Secret: what the hub's Envoys start from.

@@ -91,7 +91,7 @@ impl Default for Settings {
 pub enum StoreNames {
     /// `<store>.sidecars.thanos.<zone>`, with address records in the zone.
     Zone,
-    /// `<store>.<namespace>.svc.<cluster domain>`: headless Services that Atlas writes, with the hub Envoy's pods behind them.
+    /// `<store>.<namespace>.svc.<cluster domain>`: Services that Atlas writes, which lead to the hub Envoy's pods.
     Services,
 }
 

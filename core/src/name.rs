@@ -10,6 +10,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use crate::keys::HUB_STORES;
+
 /// Why a text is not what it should be, for people: what may follow the text itself, such as `is not a port`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -48,8 +50,9 @@ pub fn is_dns_name(text: &str) -> bool {
 
 /// The name of a downstream cluster: the name of its Service.
 ///
-/// A DNS label of at most 46 characters (so that `<name>-thanos-sidecarNN` is one too), neither `hub` nor `atlas`,
-/// and not itself the name of another cluster's store. Example: `tokyo`.
+/// A DNS label of at most 46 characters (so that `<name>-thanos-sidecarNN` is one too), neither `hub` nor `atlas` nor a name
+/// of the Services of the hub's Envoys (`atlas-hub-stores`, `atlas-hub-stores-…`), and not itself the name of another
+/// cluster's store. Example: `tokyo`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterName(String);
 
@@ -59,7 +62,7 @@ impl ClusterName {
         &self.0
     }
 
-    /// `<cluster>-thanos-sidecar<index>`: the name of a store, of its headless Service and of its DNS record.
+    /// `<cluster>-thanos-sidecar<index>`: the name of a store, of its Service and of its DNS record.
     pub fn store(&self, index: u32) -> String {
         format!("{}{STORE_INFIX}{index}", self.0)
     }
@@ -76,7 +79,8 @@ impl FromStr for ClusterName {
         if text.len() > longest {
             return bad(format!("has {} characters, of which at most {longest} leave room for `-thanos-sidecarNN`", text.len()));
         }
-        if text == "hub" || text == "atlas" {
+        let of_hub_envoys = text.strip_prefix(HUB_STORES).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+        if text == "hub" || text == "atlas" || of_hub_envoys {
             return bad("is reserved for Atlas itself");
         }
         if let Some((_, number)) = text.rsplit_once(STORE_INFIX)

@@ -53,8 +53,10 @@ impl fmt::Display for Key {
 /// What an object is for: the value of the label [`keys::PART`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
-    /// The headless Service of a store.
+    /// The Service with a store's name.
     Store,
+    /// A Service of the hub's Envoys, to which stores' names lead.
+    HubStores,
     /// Helm values of an Envoy.
     Values,
     /// What the hub's Envoys start from.
@@ -70,6 +72,7 @@ impl Part {
     pub fn label(self) -> &'static str {
         match self {
             Part::Store => "store",
+            Part::HubStores => "hub-stores",
             Part::Values => "values",
             Part::Hub => "hub",
             Part::Dns => "dns",
@@ -78,7 +81,7 @@ impl Part {
     }
 
     /// Every part whose objects go when they are no longer wanted.
-    pub const DERIVED: [Part; 5] = [Part::Store, Part::Values, Part::Hub, Part::Dns, Part::Endpoints];
+    pub const DERIVED: [Part; 6] = [Part::Store, Part::HubStores, Part::Values, Part::Hub, Part::Dns, Part::Endpoints];
 }
 
 /// With whom an object goes.
@@ -115,6 +118,8 @@ pub enum Content {
         /// The port.
         port: u16,
     },
+    /// A Service without pods of its own: its name is another name of this host.
+    ExternalName(String),
     /// A Secret's texts. They may be keys.
     Secret(BTreeMap<String, String>),
     /// A ConfigMap's texts.
@@ -126,6 +131,7 @@ impl fmt::Debug for Content {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Content::Headless { selector, port_name, port } => write!(f, "Headless({selector:?}, {port_name}, {port})"),
+            Content::ExternalName(host) => write!(f, "ExternalName({host})"),
             Content::Secret(data) => write!(f, "Secret({:?})", data.keys()),
             Content::ConfigMap(data) => write!(f, "ConfigMap({:?})", data.keys()),
         }
@@ -151,7 +157,7 @@ impl Object {
     /// Which object it is.
     pub fn key(&self) -> Key {
         let kind = match self.content {
-            Content::Headless { .. } => Kind::Service,
+            Content::Headless { .. } | Content::ExternalName(_) => Kind::Service,
             Content::Secret(_) => Kind::Secret,
             Content::ConfigMap(_) => Kind::ConfigMap,
         };
@@ -173,6 +179,7 @@ impl Object {
                 let port = json!({"name": port_name, "port": port, "protocol": "TCP", "targetPort": port});
                 object["spec"] = json!({"clusterIP": "None", "selector": selector, "ports": [port]});
             }
+            Content::ExternalName(host) => object["spec"] = json!({"type": "ExternalName", "externalName": host}),
             Content::Secret(data) => {
                 object["type"] = "Opaque".into();
                 object["data"] =
@@ -181,6 +188,13 @@ impl Object {
             Content::ConfigMap(data) => object["data"] = json!(data),
         }
         object
+    }
+
+    /// The Service of the same namespace whose name an ExternalName Service stands for.
+    pub fn leads_to(service: &Value) -> Option<&str> {
+        let spec = &service["spec"];
+        let host = spec["externalName"].as_str().filter(|_| spec["type"] == "ExternalName")?;
+        host.split('.').next()
     }
 
     /// Whether an object of the API server says at least what this one's [`Object::manifest`] says. Of what Atlas alone
@@ -194,7 +208,8 @@ impl Object {
             && owned(manifest, live)
             && says(&manifest["spec"], &live["spec"])
             && exact("/data")
-            && exact("/spec/selector")
+            // An ExternalName's selector selects nothing; whoever else set it may keep it.
+            && (manifest["spec"]["selector"].is_null() || exact("/spec/selector"))
             && manifest.pointer("/spec/ports").is_none_or(|ports| ports.as_array().map(Vec::len) == array_len(live, "/spec/ports"))
     }
 }
@@ -269,6 +284,22 @@ mod tests {
             }
             assert!(!Object::holds_in(&manifest, &wrong), "{path}");
         }
+    }
+
+    #[test]
+    fn a_service_that_selects_pods_is_no_other_name_whatever_is_left_of_it() {
+        let name = Object { content: Content::ExternalName("atlas-hub-stores.monitoring.svc.cluster.local".into()), ..store() };
+        let (manifest, before) = (name.manifest("monitoring", None), store().manifest("monitoring", None));
+        assert_eq!((Object::leads_to(&manifest), Object::leads_to(&before)), (Some("atlas-hub-stores"), None));
+        assert!(!Object::holds_in(&manifest, &before) && !Object::holds_in(&before, &manifest));
+        let mut live = manifest.clone();
+        // Of whoever else set it: a restored backup, say.
+        live["spec"]["selector"]["app"] = "envoy".into();
+        assert!(Object::holds_in(&manifest, &live));
+        live["spec"]["externalName"] = "elsewhere.example.com".into();
+        assert!(!Object::holds_in(&manifest, &live));
+        live["spec"]["type"] = "ClusterIP".into();
+        assert_eq!(Object::leads_to(&live), None, "what is left of another type says nothing");
     }
 
     #[test]

@@ -12,13 +12,16 @@
 //! - **It fights with nobody.** What somebody else changes is put right at once, twice; from then on it is left for longer and
 //!   longer, and people are told ([`Reconciler::contested`]).
 //! - **It takes nothing over.** What is not Atlas's by its labels is never written or deleted ([`Outcome::NotOurs`]).
+//! - **It leads no name to where there are no pods.** A Service that is there is not turned into another name of a Service that no ready pod
+//!   is behind, and a Service that another one still leads to is not deleted ([`Object::leads_to`]).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::object::{Key, Object};
+use crate::keys::HUB_STORES;
+use crate::object::{Key, Kind, Object};
 
 /// Milliseconds on a clock that only goes forward.
 pub type Instant = u64;
@@ -86,6 +89,18 @@ struct Live {
     uid: String,
     /// Whether it says what is wanted.
     right: bool,
+    /// See [`Object::leads_to`].
+    leads_to: Option<String>,
+}
+
+impl Live {
+    fn of(live: &Value, wanted: Option<&Arc<Value>>) -> Self {
+        Self {
+            uid: live["metadata"]["uid"].as_str().unwrap_or_default().to_owned(),
+            right: wanted.is_some_and(|wanted| Object::holds_in(wanted, live)),
+            leads_to: Object::leads_to(live).map(str::to_owned),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -136,6 +151,8 @@ pub struct Reconciler {
     dirty: BTreeSet<Key>,
     /// Objects that can't be made at present, and stay as they are.
     kept: BTreeSet<Key>,
+    /// Services that a ready pod is behind.
+    with_pods: BTreeSet<String>,
     /// Whether anything was ever wanted: before that nothing is unwanted either.
     told: bool,
 }
@@ -173,9 +190,9 @@ impl Reconciler {
         if !latest && slot.own.iter().any(|own| own == version(live)) {
             return;
         }
-        let right = slot.wanted.as_ref().is_some_and(|wanted| Object::holds_in(wanted, live));
-        let uid = live["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
-        slot.live = Some(Live { uid, right });
+        let live = Live::of(live, slot.wanted.as_ref());
+        let right = live.right;
+        slot.live = Some(live);
         slot.blocked = false;
         if !right && !slot.in_flight {
             Self::count_heal(slot, now);
@@ -195,11 +212,16 @@ impl Reconciler {
     }
 
     /// Everything of one kind has been listed: what is not among it is gone.
-    pub fn listed(&mut self, kind: crate::object::Kind, there: &BTreeSet<String>, now: Instant) {
+    pub fn listed(&mut self, kind: Kind, there: &BTreeSet<String>, now: Instant) {
         let gone =
             |(key, slot): (&Key, &Slot)| (key.kind == kind && slot.live.is_some() && !there.contains(&key.name)).then(|| key.clone());
         let gone: Vec<Key> = self.slots.iter().filter_map(gone).collect();
         gone.iter().for_each(|key| self.gone(key, now));
+    }
+
+    /// The Services that a ready pod is behind, as far as known; all of them.
+    pub fn with_pods(&mut self, services: BTreeSet<String>) {
+        self.with_pods = services;
     }
 
     /// Somebody else changed what was right.
@@ -231,20 +253,20 @@ impl Reconciler {
             if actions.len() >= room {
                 break;
             }
-            let Some(slot) = self.slots.get_mut(key) else {
+            let Some(slot) = self.slots.get(key) else {
                 idle.push(key.clone());
                 continue;
             };
-            if slot.in_flight || slot.not_before > now {
+            if slot.in_flight || slot.not_before > now || self.waits(key, slot) {
                 continue;
             }
             match slot.action(key).filter(|action| is_due(action, &self.kept)) {
-                Some(action) => {
-                    slot.in_flight = true;
-                    actions.push(action);
-                }
+                Some(action) => actions.push(action),
                 None => idle.push(key.clone()),
             }
+        }
+        for action in &actions {
+            self.slots.entry(action.key().clone()).and_modify(|slot| slot.in_flight = true);
         }
         for key in idle {
             self.dirty.remove(&key);
@@ -270,9 +292,10 @@ impl Reconciler {
                         slot.own.pop_front();
                     }
                 }
-                let right = slot.wanted.as_ref().is_some_and(|wanted| Object::holds_in(wanted, live));
+                let live = Live::of(live, slot.wanted.as_ref());
+                let right = live.right;
                 let same = matches!((action, &slot.wanted), (Action::Apply { manifest, .. }, Some(wanted)) if manifest == wanted);
-                slot.live = Some(Live { uid: live["metadata"]["uid"].as_str().unwrap_or_default().to_owned(), right });
+                slot.live = Some(live);
                 slot.applied = same;
                 if same && !right {
                     // Something between here and the API server's store changes it.
@@ -298,7 +321,8 @@ impl Reconciler {
     /// When [`Reconciler::next`] will have something to do at the latest, if nothing else happens; `None`: nothing.
     pub fn due(&self) -> Option<Instant> {
         let waiting = self.dirty.iter().filter_map(|key| Some((key, self.slots.get(key)?)));
-        waiting.filter(|(key, slot)| self.told && !slot.in_flight && self.needs(key, slot)).map(|(_, slot)| slot.not_before).min()
+        let mine = |(key, slot): &(&Key, &Slot)| self.told && !slot.in_flight && self.needs(key, slot) && !self.waits(key, slot);
+        waiting.filter(mine).map(|(_, slot)| slot.not_before).min()
     }
 
     /// How many objects are not yet as they are wanted.
@@ -309,6 +333,31 @@ impl Reconciler {
 
     fn needs(&self, key: &Key, slot: &Slot) -> bool {
         slot.action(key).is_some_and(|action| is_due(&action, &self.kept))
+    }
+
+    /// Whether it has to stay as it is until something else is otherwise, so that no name leads to where there are no pods.
+    fn waits(&self, key: &Key, slot: &Slot) -> bool {
+        let Some(live) = slot.live.as_ref().filter(|_| key.kind == Kind::Service) else { return false };
+        match &slot.wanted {
+            Some(wanted) => {
+                let to = Object::leads_to(wanted).filter(|to| live.leads_to.as_deref() != Some(to) && !self.with_pods.contains(*to));
+                // Where somebody else has led it there is nothing to wait for.
+                let ours = live.leads_to.as_ref().is_none_or(|before| before.starts_with(HUB_STORES));
+                !live.right && ours && to.is_some()
+            }
+            // Only these are led to; to ask this of every store that goes would cost the square of their number.
+            None => {
+                let leads_here = |other: &Slot| other.live.as_ref().is_some_and(|live| live.leads_to.as_deref() == Some(&*key.name));
+                key.name.starts_with(HUB_STORES) && self.slots.values().any(leads_here)
+            }
+        }
+    }
+
+    /// Services that are to lead to another Service, which no ready pod is behind yet, and that one.
+    pub fn waiting(&self) -> impl Iterator<Item = (&Key, &str)> {
+        let dirty = self.dirty.iter().filter_map(|key| Some((key, self.slots.get(key)?)));
+        let waiting = dirty.filter(|(key, slot)| slot.wanted.is_some() && self.waits(key, slot));
+        waiting.filter_map(|(key, slot)| Some((key, Object::leads_to(slot.wanted.as_ref()?)?)))
     }
 
     /// Objects that somebody else changes again and again.

@@ -29,7 +29,7 @@ pub use alertmanager::{Alertmanager, AlertmanagerOptions};
 pub use coredns::{CoreDns, Corefile};
 pub use envoy::{Envoy, EnvoyOptions, validate};
 pub use helm::{helm_install, helm_lint, helm_template, helm_template_text, helm_uninstall};
-pub use kube::{Client, Kube};
+pub use kube::{Client, Kube, Pace};
 pub use kubelet::{Kubelet, Pod, PodOptions};
 pub use prometheus::{Prometheus, PrometheusOptions};
 pub use thanos::{Endpoints, Query, QueryAnswer, QueryOptions, Sidecar, SidecarOptions, StoreInfo};

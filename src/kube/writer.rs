@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::election::{Candidate, now};
 use super::watch::{chain, follow};
-use super::{MANAGER, WRITES};
+use super::{MANAGER, WRITES, hub_envoys, leftovers};
 use crate::metrics::Metrics;
 
 /// How long an answer may take, before it is tried again.
@@ -60,6 +60,8 @@ enum Seen {
     Is(Key, Value),
     Gone(Key),
     All(Kind, BTreeSet<String>),
+    /// The Services of the hub's Envoys that have a ready one.
+    WithPods(BTreeSet<String>),
 }
 
 const KINDS: [Kind; 3] = [Kind::Service, Kind::Secret, Kind::ConfigMap];
@@ -71,12 +73,17 @@ impl Writer {
         for kind in KINDS {
             tokio::spawn(self.look(kind, seen_in.clone(), stop.clone()));
         }
+        let with_pods = move |services| _ = seen_in.send(Seen::WithPods(services));
+        tokio::spawn(hub_envoys::watch(self.client.clone(), self.namespace.clone(), with_pods, stop.clone()));
+        let (left_in, mut left) = watch::channel(None);
+        tokio::spawn(leftovers::remove(self.client.clone(), self.namespace.clone(), Arc::clone(&self.candidate), left_in, stop.clone()));
         let mut reconciler = Reconciler::default();
         let mut unlisted: BTreeSet<Kind> = KINDS.into();
         let mut failing: BTreeMap<Key, String> = BTreeMap::new();
         let mut under_way = FuturesUnordered::new();
         let names = Arc::new(Names::default());
         let (started, none) = (Instant::now(), BTreeSet::new());
+        let mut waiting_since = None;
         loop {
             // What is there must be known before anything is taken for missing.
             if unlisted.is_empty() {
@@ -85,7 +92,10 @@ impl Writer {
                     under_way.push(self.carry_out(action, bulk.then(|| Arc::clone(&names))));
                 }
             }
-            self.report(&reconciler, &failing, if started.elapsed() > PATIENCE { &unlisted } else { &none });
+            waiting_since = reconciler.waiting().next().and(waiting_since.or(Some(Instant::now())));
+            let waiting = waiting_since.is_some_and(|since: Instant| since.elapsed() > PATIENCE);
+            let stays = left.borrow_and_update().clone();
+            self.report(&reconciler, &failing, if started.elapsed() > PATIENCE { &unlisted } else { &none }, waiting, stays);
             let due = reconciler.due().filter(|_| unlisted.is_empty() && under_way.len() < WRITES);
             let pause = Duration::from_millis(due.map_or(30_000, |due| due.saturating_sub(millis()).max(1)));
             tokio::select! {
@@ -97,7 +107,9 @@ impl Writer {
                         reconciler.listed(kind, &there, millis());
                         unlisted.remove(&kind);
                     }
+                    Seen::WithPods(services) => reconciler.with_pods(services),
                 },
+                Ok(()) = left.changed() => {}
                 changed = self.wanted.changed() => {
                     if changed.is_err() {
                         return;
@@ -113,7 +125,16 @@ impl Writer {
         }
     }
 
-    fn report(&self, reconciler: &Reconciler, failing: &BTreeMap<Key, String>, unlisted: &BTreeSet<Kind>) {
+    /// `waiting`: whether some Services have waited for a pod for so long that people should know; `left`: why what is left
+    /// of earlier Services stays.
+    fn report(
+        &self,
+        reconciler: &Reconciler,
+        failing: &BTreeMap<Key, String>,
+        unlisted: &BTreeSet<Kind>,
+        waiting: bool,
+        left: Option<String>,
+    ) {
         let namespace = &self.namespace;
         let label = format!("{}={}", keys::MANAGED_BY.0, keys::MANAGED_BY.1);
         let contested = several(reconciler.contested()).map(|what| {
@@ -122,6 +143,15 @@ impl Writer {
         let blocked = several(reconciler.blocked()).map(|what| {
             format!("{what} in {namespace}: there is one that is not Atlas's (it lacks the label {label}): rename or delete it")
         });
+        let waiting = reconciler.waiting().filter(|_| waiting).map(|(_, to)| to).collect::<BTreeSet<_>>().into_iter().map(|to| {
+            let names = reconciler.waiting().filter(|(_, other)| *other == to).map(|(key, _)| key);
+            format!(
+                "{} in {namespace} will lead to the Service {to}, which no ready pod is behind, and until then stays as it is: do \
+                 --envoy-selectors and goatlas.io/envoy-selectors name labels of the hub's Envoys?",
+                several(names).unwrap_or_default()
+            )
+        });
+        let waiting: Vec<String> = waiting.collect();
         let failing = failing.values().take(FEW).cloned();
         let unlisted = unlisted.iter().map(|kind| {
             format!(
@@ -129,7 +159,7 @@ impl Writer {
                 kind.name()
             )
         });
-        let troubles: Vec<String> = unlisted.chain(contested).chain(blocked).chain(failing).collect();
+        let troubles: Vec<String> = unlisted.chain(contested).chain(blocked).chain(waiting).chain(failing).chain(left).collect();
         self.metrics.unwritten.set(i64::try_from(reconciler.unsettled()).unwrap_or(i64::MAX));
         self.troubles.send_if_modified(|before| {
             let differs = *before != troubles;

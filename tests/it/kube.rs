@@ -4,6 +4,7 @@ mod changes;
 mod jobs;
 mod many;
 mod outages;
+mod stores;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;

@@ -76,10 +76,13 @@ world_test! {
         // What people change or delete comes back; what they add stays.
         let added = json!({"metadata": {"labels": {"team": "sre"}}});
         kube.merge_patch(&at("services/tokyo-thanos-sidecar0"), &added)?;
-        let changed = json!({"spec": {"selector": {"app": "mine", "and": "more"}}});
-        kube.merge_patch(&at("services/tokyo-thanos-sidecar0"), &changed)?;
-        let healed = kube.wait_for(&at("services/tokyo-thanos-sidecar0"), 10 * SECOND, |service| service["spec"]["selector"]["app"] == "envoy")?;
+        kube.merge_patch(&at("services/tokyo-thanos-sidecar0"), &json!({"spec": {"externalName": "mine.example.com"}}))?;
+        let host = "atlas-hub-stores.monitoring.svc.cluster.local";
+        let healed = kube.wait_for(&at("services/tokyo-thanos-sidecar0"), 10 * SECOND, |service| service["spec"]["externalName"] == host)?;
         ensure!(healed["metadata"]["labels"]["team"] == "sre", "{healed:#}");
+        let changed = json!({"spec": {"selector": {"app": "mine", "and": "more"}}});
+        kube.merge_patch(&at("services/atlas-hub-stores"), &changed)?;
+        kube.wait_for(&at("services/atlas-hub-stores"), 10 * SECOND, |service| service["spec"]["selector"]["app"] == "envoy")?;
         kube.merge_patch(&at("secrets/tokyo-envoy-values"), &json!({"data": {"tls.key": "bWluZQ=="}}))?;
         kube.wait_for(&at("secrets/tokyo-envoy-values"), 10 * SECOND, |secret| text(secret, "tls.key") == text(&values, "tls.key"))?;
         kube.delete(&at("secrets/tokyo-envoy-values"))?;

@@ -13,6 +13,9 @@ fn cluster_names_leave_room_for_their_stores() {
     for wrong in ["", "Tokyo", "-a", "a-", "a.b", "hub", "atlas", "tokyo-thanos-sidecar0", "tokyo-thanos-sidecar"] {
         assert!(wrong.parse::<ClusterName>().is_err(), "{wrong}");
     }
+    // Services of the hub's Envoys.
+    assert!("atlas-hub-stores".parse::<ClusterName>().is_err() && "atlas-hub-stores-0123456789".parse::<ClusterName>().is_err());
+    assert!("atlas-hub-stores2".parse::<ClusterName>().is_ok() && "atlas-hub".parse::<ClusterName>().is_ok());
 }
 
 #[test]

@@ -10,8 +10,13 @@ use crate::model::{Cluster, Fleet, Settings, StoreNames};
 pub fn store_name(label: &str, settings: &Settings) -> String {
     match settings.store_names {
         StoreNames::Zone => format!("{label}.sidecars.thanos.{}", settings.dns_zone),
-        StoreNames::Services => format!("{label}.{}.svc.{}", settings.namespace, settings.cluster_domain),
+        StoreNames::Services => service_host(label, settings),
     }
+}
+
+/// The name of a Service in Atlas's namespace, without a dot at its end.
+pub(super) fn service_host(service: &str, settings: &Settings) -> String {
+    format!("{service}.{}.svc.{}", settings.namespace, settings.cluster_domain)
 }
 
 /// The file. Clusters that are awaiting their address are left out: Query would complain of them for nothing.

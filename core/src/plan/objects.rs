@@ -1,20 +1,27 @@
 //! The Kubernetes objects of a plan, as [`Object`]s.
 //!
 //! ```text
-//! per cluster    Service <cluster>-thanos-sidecarN   the hub's Envoys under the name of that store
+//! per cluster    Service <cluster>-thanos-sidecarN   the name of that store: another one of atlas-hub-stores
 //!                Secret  <cluster>-envoy-values      what its Envoy is installed with
-//! for the hub    Secret  atlas-hub                   what its Envoys start from
+//! for the hub    Service atlas-hub-stores            its Envoys; one more for each other `goatlas.io/envoy-selectors`
+//!                Secret  atlas-hub                   what its Envoys start from
 //!                Secret  atlas-envoy-values          the same as Helm values, for an Envoy that is installed by hand
 //!                ConfigMap atlas-coredns             the DNS zone
 //!                ConfigMap atlas-thanos-endpoints    Thanos Query's endpoint SD file
 //! ```
+//!
+//! Architecture invariant: only the hub's own Services select pods, so a change of the hub's Envoys costs Kubernetes the same
+//! at any number of stores.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use sha2::{Digest, Sha256};
+
+use super::endpoints::service_host;
 use super::nodefiles::{node_bootstrap, node_files};
 use super::values;
 use crate::keys::{self, port};
-use crate::model::{Cluster, Fleet};
+use crate::model::{Cluster, Fleet, Settings};
 use crate::name::NodeId;
 use crate::object::{Content, Object, Owner, Part};
 use crate::pki::{Leaf, Trust};
@@ -52,8 +59,9 @@ pub fn of_hub(fleet: &Fleet, trust: &Trust, opener: Option<&Leaf>, zone: String,
         labels: BTreeMap::new(),
         content: Content::ConfigMap([(key.to_owned(), text)].into()),
     };
-    let mut objects =
-        vec![config_map(keys::ZONE_CONFIG_MAP, Part::Dns, zone), config_map(keys::ENDPOINTS_CONFIG_MAP, Part::Endpoints, endpoints)];
+    let mut objects = hub_stores(fleet);
+    objects
+        .extend([config_map(keys::ZONE_CONFIG_MAP, Part::Dns, zone), config_map(keys::ENDPOINTS_CONFIG_MAP, Part::Endpoints, endpoints)]);
     if let (Some(opener), Ok(bootstrap)) = (opener, node_bootstrap(fleet, trust, &NodeId::Hub, keys::ENVOY_DIR)) {
         let files = node_files(Some(&bootstrap), trust, opener, keys::ENVOY_DIR);
         let values = values::envoy(&NodeId::Hub.to_string(), keys::DEFAULT_ENVOY_REPLICAS, fleet.settings.hub_envoy_memory, &files);
@@ -80,12 +88,84 @@ pub fn values_secret(node: &NodeId) -> String {
 }
 
 fn service(fleet: &Fleet, cluster: &Cluster, index: u32) -> Object {
-    let selector = if cluster.envoy_selectors.is_empty() { &fleet.settings.envoy_selectors } else { &cluster.envoy_selectors };
+    let service = hub_stores_name(&fleet.settings, selector(&fleet.settings, cluster));
     Object {
         name: cluster.name.store(index),
         part: Part::Store,
         owner: Owner::Cluster(cluster.name.clone()),
         labels: [(keys::THANOS_SIDECAR.to_owned(), index.to_string())].into(),
-        content: Content::Headless { selector: selector.clone(), port_name: cluster.store_port_name.clone(), port: port::HUB_STORES },
+        content: Content::ExternalName(service_host(&service, &fleet.settings)),
+    }
+}
+
+/// The Services of the hub's Envoys: that of the settings' labels, whether or not a cluster uses it yet, and one for all other
+/// labels that clusters name.
+fn hub_stores(fleet: &Fleet) -> Vec<Object> {
+    let settings = &fleet.settings;
+    let named = fleet.clusters.values().map(|cluster| selector(settings, cluster));
+    let selectors: BTreeSet<&BTreeMap<String, String>> = named.chain([&settings.envoy_selectors]).collect();
+    let service = |selector: &BTreeMap<String, String>| Object {
+        name: hub_stores_name(settings, selector),
+        part: Part::HubStores,
+        owner: Owner::Atlas,
+        labels: BTreeMap::new(),
+        content: Content::Headless { selector: selector.clone(), port_name: "stores".into(), port: port::HUB_STORES },
+    };
+    selectors.into_iter().map(service).collect()
+}
+
+/// Labels of the hub's Envoys that serve a cluster's stores.
+fn selector<'a>(settings: &'a Settings, cluster: &'a Cluster) -> &'a BTreeMap<String, String> {
+    if cluster.envoy_selectors.is_empty() { &settings.envoy_selectors } else { &cluster.envoy_selectors }
+}
+
+/// A hash, since labels fit no name; of the settings' own there is none, so that a change to them changes one Service.
+fn hub_stores_name(settings: &Settings, selector: &BTreeMap<String, String>) -> String {
+    if *selector == settings.envoy_selectors {
+        return keys::HUB_STORES.to_owned();
+    }
+    let text: String = selector.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
+    let hash: String = Sha256::digest(text).iter().take(5).map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{hash}", keys::HUB_STORES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fact::{Fact, Service};
+    use crate::intake::intake;
+
+    /// A fleet in which each cluster has two stores, and its hub Envoys have these labels.
+    fn fleet(selectors: &[&str]) -> Fleet {
+        let service = |(number, selector): (usize, &&str)| {
+            let mut service = Service::default();
+            service.meta.name = format!("cluster-{number}");
+            service.meta.labels = [(keys::CLUSTER, "true"), (keys::REPLICAS, "2")].map(|(key, value)| (key.into(), value.into())).into();
+            service.meta.annotations.insert(keys::ENVOY_SELECTORS.into(), (*selector).into());
+            Fact::Service(service)
+        };
+        intake(&Settings::default(), &selectors.iter().enumerate().map(service).collect::<Vec<_>>(), None).fleet
+    }
+
+    #[test]
+    fn services_that_select_pods_are_as_many_as_there_are_kinds_of_hub_envoys() {
+        let fleet = fleet(&["", "app=edge,zone=a", "app=edge", "zone=a,app=edge", "release=atlas,app=envoy", "app=edge"]);
+        let domain = fleet.settings.trust_domain.clone();
+        let trust = Trust { domain, roots: Vec::new(), leaves: BTreeMap::new(), revisions: BTreeMap::new() };
+        let clusters = fleet.clusters.values().flat_map(|cluster| of_cluster(&fleet, cluster, &trust, None));
+        let (mut led, mut stores) = (BTreeSet::new(), 0);
+        for store in clusters {
+            let Content::ExternalName(host) = store.content else { panic!("{store:?}") };
+            led.insert(host);
+            stores += 1;
+        }
+        let selecting = of_hub(&fleet, &trust, None, String::new(), String::new()).into_iter().filter_map(|object| match object.content {
+            Content::Headless { selector, .. } => Some((service_host(&object.name, &fleet.settings), selector)),
+            _ => None,
+        });
+        let selecting: BTreeMap<_, _> = selecting.collect();
+        assert_eq!((stores, selecting.len()), (12, 3), "{selecting:#?}");
+        assert_eq!(led, selecting.keys().cloned().collect(), "each is led to, and nothing else is");
+        assert_eq!(selecting["atlas-hub-stores.monitoring.svc.cluster.local"], fleet.settings.envoy_selectors);
     }
 }

@@ -7,7 +7,7 @@
 //! tokyo-thanos-sidecar0.sidecars.thanos.atlas.  A    the hub's Envoys
 //! ```
 //!
-//! In Kubernetes the targets are headless Services, of which the cluster's own DNS knows the addresses.
+//! In Kubernetes the targets are Services, of which the cluster's own DNS knows the addresses.
 //!
 //! Plain data, so that a file for CoreDNS and an embedded server are made from the same; both are edges.
 

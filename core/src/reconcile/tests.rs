@@ -195,3 +195,81 @@ fn a_watch_that_shows_own_writes_late_shows_nobody_at_work() {
     shown.iter().for_each(|live| reconciler.seen(&key("a"), live, 0));
     assert_eq!((reconciler.next(0, 9), reconciler.contested().count()), (vec![], 0));
 }
+
+fn service(name: &str) -> Key {
+    Key { kind: Kind::Service, name: name.into() }
+}
+
+fn spec(name: &str, spec: Value) -> (Key, Arc<Value>) {
+    let labels = json!({"app.kubernetes.io/managed-by": "atlas", "goatlas.io/part": "store"});
+    (service(name), Arc::new(json!({"kind": "Service", "metadata": {"name": name, "labels": labels}, "spec": spec})))
+}
+
+/// Another name of a Service.
+fn name_of(name: &str, of: &str) -> (Key, Arc<Value>) {
+    spec(name, json!({"type": "ExternalName", "externalName": format!("{of}.monitoring.svc.cluster.local")}))
+}
+
+/// A Service that selects pods.
+fn selecting(name: &str) -> (Key, Arc<Value>) {
+    spec(name, json!({"clusterIP": "None", "selector": {"app": "envoy"}}))
+}
+
+fn want_services(reconciler: &mut Reconciler, services: &[(Key, Arc<Value>)]) {
+    reconciler.want(&services.iter().cloned().collect(), &BTreeSet::new());
+}
+
+fn leads_to(server: &Server, name: &str) -> Option<String> {
+    Object::leads_to(&server.0[&service(name)]).map(str::to_owned)
+}
+
+#[test]
+fn a_name_that_leads_to_pods_is_led_elsewhere_once_there_are_pods() {
+    let (mut reconciler, mut server) = (Reconciler::default(), Server::default());
+    want_services(&mut reconciler, &[selecting("tokyo-thanos-sidecar0")]);
+    server.settle(&mut reconciler, 0);
+
+    let wanted = [name_of("tokyo-thanos-sidecar0", "atlas-hub-stores"), name_of("new", "atlas-hub-stores"), selecting("atlas-hub-stores")];
+    want_services(&mut reconciler, &wanted);
+    assert_eq!(server.settle(&mut reconciler, 0), 2, "what is new has nothing to lose");
+    assert_eq!(leads_to(&server, "tokyo-thanos-sidecar0"), None);
+    assert_eq!(leads_to(&server, "new").as_deref(), Some("atlas-hub-stores"));
+    assert_eq!((reconciler.unsettled(), reconciler.due()), (1, None), "nobody turns in circles meanwhile");
+    assert_eq!(reconciler.waiting().collect::<Vec<_>>(), [(&service("tokyo-thanos-sidecar0"), "atlas-hub-stores")]);
+
+    reconciler.with_pods(["another".to_owned()].into());
+    assert_eq!(server.settle(&mut reconciler, 0), 0);
+    reconciler.with_pods(["atlas-hub-stores".to_owned()].into());
+    assert_eq!(reconciler.due(), Some(0));
+    assert_eq!(server.settle(&mut reconciler, 0), 1);
+    assert_eq!(leads_to(&server, "tokyo-thanos-sidecar0").as_deref(), Some("atlas-hub-stores"));
+    assert_eq!((reconciler.unsettled(), reconciler.waiting().count()), (0, 0));
+
+    // What somebody else changes is put right all the same, pods or not.
+    reconciler.with_pods(BTreeSet::new());
+    let mut live = server.0[&service("tokyo-thanos-sidecar0")].clone();
+    live["spec"]["externalName"] = "mine.example.com".into();
+    reconciler.seen(&service("tokyo-thanos-sidecar0"), &live, 0);
+    assert_eq!(server.settle(&mut reconciler, 0), 1);
+}
+
+#[test]
+fn a_service_goes_after_the_last_name_that_leads_to_it() {
+    let (mut reconciler, mut server) = (Reconciler::default(), Server::default());
+    want_services(
+        &mut reconciler,
+        &[selecting("atlas-hub-stores-a"), name_of("paris", "atlas-hub-stores-a"), name_of("tokyo", "atlas-hub-stores-a")],
+    );
+    server.settle(&mut reconciler, 0);
+
+    want_services(&mut reconciler, &[selecting("atlas-hub-stores-b"), name_of("tokyo", "atlas-hub-stores-b")]);
+    assert_eq!(server.settle(&mut reconciler, 0), 2, "b comes, paris goes");
+    assert_eq!(leads_to(&server, "tokyo").as_deref(), Some("atlas-hub-stores-a"));
+    assert!(server.0.contains_key(&service("atlas-hub-stores-a")), "tokyo leads to it");
+
+    reconciler.with_pods(["atlas-hub-stores-b".to_owned()].into());
+    server.settle(&mut reconciler, 0);
+    assert_eq!(leads_to(&server, "tokyo").as_deref(), Some("atlas-hub-stores-b"));
+    assert_eq!(server.0.keys().cloned().collect::<Vec<_>>(), [service("atlas-hub-stores-b"), service("tokyo")]);
+    assert_eq!((reconciler.unsettled(), reconciler.due()), (0, None));
+}

@@ -33,6 +33,7 @@ use files::Files;
 
 pub use client::{Client, PERSON};
 pub use pods::{NODE, NamedPort};
+pub use programs::Pace;
 
 /// The port of the API server.
 pub const PORT: u16 = 6443;
@@ -68,6 +69,14 @@ impl Kube {
     /// # Errors
     /// A part can't be had, or something doesn't start; the error carries the end of its log.
     pub fn start(host: &Host) -> Result<Self> {
+        Self::start_at(host, Pace::Hurried)
+    }
+
+    /// [`Kube::start`], with controllers as fast as they are to be.
+    ///
+    /// # Errors
+    /// As [`Kube::start`].
+    pub fn start_at(host: &Host, pace: Pace) -> Result<Self> {
         let started = Instant::now();
         let address = SocketAddr::new(host.ip().into(), PORT);
         let files = Files::write(host, address)?;
@@ -78,7 +87,7 @@ impl Kube {
         wait_api(&mut api, &client)?;
         client.make_node()?;
         // This one does not wait for long.
-        let mut controllers = host.spawn("kube-controller-manager", &programs::controller_manager(&files)?)?;
+        let mut controllers = host.spawn("kube-controller-manager", &programs::controller_manager(&files, pace)?)?;
         wait_controllers(&mut controllers, &client)?;
         eprintln!("Kubernetes is ready on {address} after {:.1} s", started.elapsed().as_secs_f32());
         Ok(Self { controllers, api, etcd, host: host.clone(), files, client })

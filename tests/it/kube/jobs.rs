@@ -1,9 +1,14 @@
 //! The three jobs: stores, web UIs, alerts.
 
+use std::net::SocketAddr;
+
+use atlas_lab::parts::{self, Part};
+use atlas_lab::run::{Endpoints, Query, QueryOptions};
 use atlas_lab::scene::kube::{Stores, Zone};
 use atlas_lab::scene::{KubeOptions, KubeScene, prove};
 use atlas_lab::world_test;
 
+use super::SECOND;
 use crate::atlas;
 
 world_test! {
@@ -36,6 +41,19 @@ world_test! {
         for store in scene.hub.query.stores()? {
             assert!(store.name.contains(".observability.svc.corp.example"), "{}", store.name);
         }
+        // With the other of Query's two resolvers too: stores' names are other names of one Service.
+        let (host, ip) = (&scene.hub.place.host, scene.hub.place.programs[0]);
+        let options = QueryOptions {
+            extra: vec!["--store.sd-dns-resolver=miekgdns".into()],
+            ..QueryOptions::new(
+                SocketAddr::new(ip, 10921),
+                SocketAddr::new(ip, 10922),
+                [Endpoints::Address("dnssrvnoa+_thanos._tcp.sidecars.thanos.atlas".into())],
+            )
+        };
+        let mut query = Query::start(host, "thanos-query-miekgdns", &parts::get(Part::Thanos)?, &options)?;
+        query.wait_ready()?;
+        query.wait_stores(4, 30 * SECOND)?;
     }
 }
 

@@ -35,17 +35,17 @@ world_test! {
         thread::scope(|scope| {
             let threads: Vec<_> = (0..8).map(|n| {
                 let client = kube.client().clone();
-                scope.spawn(move || (n..CLUSTERS).step_by(8).try_for_each(|number| add(&client, number)))
+                scope.spawn(move || (n..CLUSTERS).step_by(8).try_for_each(|number| add(&client, number, 1)))
             }).collect();
             threads.into_iter().try_for_each(|thread| thread.join().expect("no panic"))
         })?;
         let applied = Instant::now();
-        // Per cluster: what it is issued, and its values; its own Service and one of a store.
+        // Per cluster: what it is issued, and its values; its own Service and one of a store. One is of the hub's Envoys.
         wait_until("all are written", 90 * SECOND, || {
             let (written, services) = (count(&kube, "secrets")? - secrets, count(&kube, "services")?);
             // The question itself costs the API server something.
             thread::sleep(SECOND / 5);
-            ensure!(written == 2 * CLUSTERS && services == 2 * CLUSTERS, "{written} Secrets, {services} Services");
+            ensure!(written == 2 * CLUSTERS && services == 2 * CLUSTERS + 1, "{written} Secrets, {services} Services");
             Ok(Some(()))
         })?;
         let took = applied.elapsed();
@@ -73,12 +73,14 @@ world_test! {
     }
 }
 
-fn add(client: &Client, number: usize) -> Result<()> {
+/// Adds a cluster, `cluster-<number>`, whose Prometheus has so many replicas.
+pub fn add(client: &Client, number: usize, replicas: u32) -> Result<()> {
     let mut service = waiting_cluster(&format!("cluster-{number}"));
     service["metadata"]["annotations"] = json!({
         "goatlas.io/addresses": format!("10.{}.{}.1", 100 + number / 250, number % 250),
         "goatlas.io/prometheus-name": "k8s",
     });
+    service["metadata"]["labels"]["goatlas.io/replicas"] = replicas.to_string().into();
     client.apply_objects("monitoring", &[service]).map(drop)
 }
 

@@ -60,12 +60,28 @@ pub fn api_server(host: &Host, address: SocketAddr, files: &Files) -> Result<Com
     Ok(command)
 }
 
-pub fn controller_manager(files: &Files) -> Result<Command> {
+/// Those that make what most clusters have beside EndpointSlices: Endpoints, and slices of Endpoints.
+const OLDER_CONTROLLERS: [&str; 2] = ["endpoints-controller", "endpointslice-mirroring-controller"];
+
+/// How fast kube-controller-manager may write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// One of its kind, asked by nobody, and in a hurry: tests wait for what it does.
+    Hurried,
+    /// As it is by default, 20 requests a second for each of its controllers, and with those that make Endpoints as well.
+    AsShipped,
+}
+
+pub fn controller_manager(files: &Files, pace: Pace) -> Result<Command> {
     let mut command = Command::new(parts::get(Part::KubeControllerManager)?);
     command.arg(format!("--kubeconfig={}", files.admin_kubeconfig.display()));
     command.arg(format!("--root-ca-file={}", files.ca_file.display()));
-    command.arg(format!("--controllers={}", CONTROLLERS.join(",")));
-    // One of its kind, asked by nobody, and in a hurry: tests wait for what it does.
-    command.args(["--leader-elect=false", "--secure-port=0", "--kube-api-qps=1000", "--kube-api-burst=1000"]);
+    let mut controllers = CONTROLLERS.to_vec();
+    command.args(["--leader-elect=false", "--secure-port=0"]);
+    match pace {
+        Pace::Hurried => _ = command.args(["--kube-api-qps=1000", "--kube-api-burst=1000"]),
+        Pace::AsShipped => controllers.extend(OLDER_CONTROLLERS),
+    }
+    command.arg(format!("--controllers={}", controllers.join(",")));
     Ok(command)
 }

@@ -1,0 +1,101 @@
+//! What is left of stores' Services that once selected pods.
+//!
+//! ```text
+//! Service tokyo-thanos-sidecar0: headless ─▶ ExternalName       (the writer)
+//! its Endpoints, its EndpointSlices       ─▶ nobody's any more  (deleted here)
+//! ```
+//!
+//! Kubernetes' controllers make neither for an ExternalName, but what they made before they leave as it was: addresses of pods
+//! that are long gone, and of the Endpoints even new EndpointSlices (by the controller that mirrors those without a selector).
+//! Both have the labels of their Service, by which they are found. Once there are none any more, nothing is asked any longer.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use atlas_core::keys;
+use atlas_core::object::Part;
+use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, PartialObjectMeta, Preconditions};
+use kube::{Api, Client, ResourceExt};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::WRITES;
+use super::election::Candidate;
+use super::watch::chain;
+
+/// Between two looks while something is left, and after a failure; doubled each time, up to [`LAST`].
+const AGAIN: Duration = Duration::from_secs(5);
+/// Before the last look: a controller that lags may have made something after what it came from was deleted.
+const LAST: Duration = Duration::from_secs(60);
+
+/// Deletes it, for as long as there is any and this Atlas leads; says why it can't.
+pub async fn remove(
+    client: Client,
+    namespace: String,
+    candidate: Arc<Candidate>,
+    trouble: watch::Sender<Option<String>>,
+    stop: CancellationToken,
+) {
+    let selector = format!("{}={},{}={}", keys::MANAGED_BY.0, keys::MANAGED_BY.1, keys::PART, Part::Store.label());
+    let labelled = ListParams::default().labels(&selector);
+    let (mut looked, mut pause) = (0, AGAIN);
+    while looked < 2 {
+        let left = look(&client, &namespace, &labelled, &candidate).await;
+        let failed = left.as_ref().err().map(|error| {
+            format!("cannot remove what is left in {namespace} of Services that once selected the hub's Envoys: {error:#} (Atlas's Role must allow it)")
+        });
+        trouble.send_if_modified(|before| std::mem::replace(before, failed.clone()) != failed);
+        looked = if matches!(left, Ok(0)) { looked + 1 } else { 0 };
+        pause = if looked > 0 { LAST } else { pause.min(LAST) };
+        if looked < 2 && stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            return;
+        }
+        pause *= 2;
+    }
+}
+
+/// Deletes what is nobody's; says how much there was, also of what still is somebody's.
+async fn look(client: &Client, namespace: &str, labelled: &ListParams, candidate: &Candidate) -> anyhow::Result<usize> {
+    let api = |kind: &ApiResource| -> Api<DynamicObject> { Api::namespaced_with(client.clone(), namespace, kind) };
+    // Endpoints first, or the mirroring controller makes new slices of them.
+    let mut left: Vec<(Api<DynamicObject>, PartialObjectMeta<DynamicObject>)> = Vec::new();
+    for kind in [ApiResource::erase::<core::Endpoints>(&()), ApiResource::erase::<EndpointSlice>(&())] {
+        let api = api(&kind);
+        let listed = api.list_metadata(labelled).await.map_err(said).with_context(|| format!("cannot list {}", kind.plural))?;
+        left.extend(listed.items.into_iter().map(|object| (api.clone(), object)));
+    }
+    if left.is_empty() {
+        return Ok(0);
+    }
+    let services: Api<core::Service> = Api::namespaced(client.clone(), namespace);
+    let services = services.list(labelled).await.map_err(said).context("cannot list services")?;
+    let selecting =
+        services.items.iter().filter(|service| service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) != Some("ExternalName"));
+    let selecting: BTreeSet<String> = selecting.map(ResourceExt::name_any).collect();
+    let count = left.len();
+    let nobodys = left.into_iter().filter(|(_, object)| !selecting.contains(&service_of(object)));
+    let delete = |(api, object): (Api<DynamicObject>, PartialObjectMeta<DynamicObject>)| async move {
+        anyhow::ensure!(candidate.leads().is_some(), "this Atlas no longer leads");
+        let exactly = Preconditions { uid: object.uid(), resource_version: None };
+        match api.delete(&object.name_any(), &DeleteParams { preconditions: Some(exactly), ..DeleteParams::default() }).await {
+            Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
+            result => result.map(drop).map_err(said).with_context(|| format!("cannot delete {}", object.name_any())),
+        }
+    };
+    futures::stream::iter(nobodys.map(delete)).buffered(WRITES).try_collect::<()>().await?;
+    Ok(count)
+}
+
+fn said(error: kube::Error) -> anyhow::Error {
+    anyhow::anyhow!(chain(&error))
+}
+
+/// Endpoints are called as their Service is, EndpointSlices name it.
+fn service_of(object: &PartialObjectMeta<DynamicObject>) -> String {
+    object.labels().get(keys::SERVICE_NAME).cloned().unwrap_or_else(|| object.name_any())
+}
