@@ -29,7 +29,10 @@ pub const CLUSTER_PREFIX: &str = "cluster/";
 /// On the hub: one downstream cluster, by its Envoy: its stores by authority and its web UIs by path, as 11901 routes them. One
 /// link, so one set of addresses, one TLS connection for each worker thread, and one verdict on whether it is alive.
 pub fn downstream_cluster(name: &str, at: &[HostPort], peer: &str) -> EnvoyCluster {
-    link(format!("{CLUSTER_PREFIX}{name}"), at, peer, &limits::LINK, &BETWEEN_CLUSTERS)
+    EnvoyCluster {
+        circuit_breakers: Some(UpstreamLimits::circuit_breakers_by_priority(&limits::LINK_WEB, &limits::LINK_STORES)),
+        ..link(format!("{CLUSTER_PREFIX}{name}"), at, peer, &limits::LINK_STORES, &BETWEEN_CLUSTERS)
+    }
 }
 
 /// In a cluster: the hub's alert entry.

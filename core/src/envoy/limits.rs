@@ -27,6 +27,8 @@ pub const UPSTREAM_STREAMS: u32 = 64;
 /// Largest post of alerts: it is read whole before it is passed on. Prometheus sends at most 256 alerts in one, which are some
 /// 300 KiB.
 pub const ALERT_POST_BYTES: u32 = 4 << 20;
+/// Largest body of a request to a web UI: it is read whole before it is passed on.
+pub const WEB_REQUEST_BYTES: u32 = 1 << 20;
 /// On 10903: posts of one downstream cluster that may be under way on one worker thread of the hub's Envoy.
 pub const ALERT_POSTS_OF_A_CLUSTER: u32 = 16;
 /// On 10903: bytes of these together.
@@ -173,8 +175,10 @@ pub struct UpstreamLimits {
     pub retries: u32,
 }
 
-/// On the hub: one downstream cluster. Stores and web UIs have these in common.
-pub const LINK: UpstreamLimits = UpstreamLimits { connections: 128, pending: 512, requests: 512, retries: 128 };
+/// On the hub: the stores of one downstream cluster.
+pub const LINK_STORES: UpstreamLimits = UpstreamLimits { connections: 128, pending: 512, requests: 512, retries: 128 };
+/// On the hub: the web UIs of one downstream cluster.
+pub const LINK_WEB: UpstreamLimits = UpstreamLimits { connections: 64, pending: 128, requests: 256, retries: 64 };
 /// On the hub: Atlas's xDS server, by 10900.
 pub const ATLAS_XDS: UpstreamLimits = UpstreamLimits { connections: 40_000, pending: 4096, requests: 1, retries: 1 };
 /// On the hub: Atlas's page. Atlas takes 256 connections.
@@ -195,20 +199,31 @@ pub const ADMIN: UpstreamLimits = UpstreamLimits { connections: 64, pending: 64,
 impl UpstreamLimits {
     /// As Envoy wants it said.
     pub(super) fn circuit_breakers(&self) -> cluster::CircuitBreakers {
+        cluster::CircuitBreakers { thresholds: vec![self.thresholds(core::RoutingPriority::Default)], ..Default::default() }
+    }
+
+    /// Limits of requests of the usual priority, and others for those of high priority: neither takes what the other has. Each
+    /// has connections of its own, too.
+    pub(super) fn circuit_breakers_by_priority(usual: &Self, high: &Self) -> cluster::CircuitBreakers {
+        let thresholds = vec![usual.thresholds(core::RoutingPriority::Default), high.thresholds(core::RoutingPriority::High)];
+        cluster::CircuitBreakers { thresholds, ..Default::default() }
+    }
+
+    fn thresholds(&self, priority: core::RoutingPriority) -> Thresholds {
         let budget = RetryBudget {
             // Of requests that are under way or wait, so many may be tried again; every one of them while there are few.
             budget_percent: Some(Percent { value: 50.0 }),
             min_retry_concurrency: number(self.retries),
             ..Default::default()
         };
-        let thresholds = Thresholds {
+        Thresholds {
+            priority: priority.into(),
             max_connections: number(self.connections),
             max_pending_requests: number(self.pending),
             max_requests: number(self.requests),
             retry_budget: Some(budget),
             ..Default::default()
-        };
-        cluster::CircuitBreakers { thresholds: vec![thresholds], ..Default::default() }
+        }
     }
 }
 
@@ -254,9 +269,10 @@ pub fn listeners() -> [ListenerLimits; 6] {
 }
 
 /// Rows of the table of Envoy clusters in `docs/reference.md`, in their order.
-pub fn upstreams() -> [(&'static str, UpstreamLimits); 9] {
+pub fn upstreams() -> [(&'static str, UpstreamLimits); 10] {
     [
-        ("hub: `cluster/<name>`", LINK),
+        ("hub: `cluster/<name>`, stores", LINK_STORES),
+        ("hub: `cluster/<name>`, web UIs", LINK_WEB),
         ("hub: `alertmanager/<index>`", ALERTMANAGER),
         ("hub: `atlas/xds`", ATLAS_XDS),
         ("hub: `atlas/web`", ATLAS_WEB),

@@ -28,6 +28,9 @@ use crate::keys::port;
 
 pub use listener::Listener;
 
+/// The HTTP filter that reads requests whole.
+const BUFFER: &str = "envoy.filters.http.buffer";
+
 /// 10901 on the hub: Thanos Query speaks plain HTTP/2 here.
 pub fn stores_on_hub(bind: IpAddr) -> Listener {
     let limits = &limits::HUB_STORES;
@@ -51,7 +54,7 @@ pub fn alerts_on_hub(bind: IpAddr, peers: &str) -> Listener {
         filter("envoy.filters.http.rbac", &only_posting_alerts()),
         filter(DENY_LIST, &Rbac::default()),
         filter(LUA, &Lua { default_source_code: inline(alert_share()), ..Default::default() }),
-        whole_post(),
+        whole_request(limits::ALERT_POST_BYTES),
         router(),
     ];
     let mut listener = http(limits, bind, manager(limits, filters));
@@ -70,9 +73,9 @@ fn alert_share() -> String {
     )
 }
 
-/// Reads a post to its end before it is passed on, so that one that never ends takes nothing from an Alertmanager.
-fn whole_post() -> hcm::HttpFilter {
-    filter("envoy.filters.http.buffer", &Buffer { max_request_bytes: number(limits::ALERT_POST_BYTES) })
+/// Reads a request to its end before it is passed on, so that one that never ends takes nothing from whom it is for.
+fn whole_request(bytes: u32) -> hcm::HttpFilter {
+    filter(BUFFER, &Buffer { max_request_bytes: number(bytes) })
 }
 
 fn only_posting_alerts() -> Rbac {
@@ -115,7 +118,7 @@ pub fn web_on_hub(bind: IpAddr, trusted_hops: u32) -> Listener {
         // Redirects repeat the authority, with the port that the browser used.
         strip_port_mode: None,
         local_reply_config: Some(local_reply::replies(unknown, dead)),
-        ..web(manager(limits, vec![router()]))
+        ..web(manager(limits, vec![whole_request(limits::WEB_REQUEST_BYTES), router()]))
     };
     http(limits, bind, manager)
 }
@@ -192,7 +195,7 @@ end
 /// 11903 in a cluster: its Prometheus posts alerts here, and asks for the targets.
 pub fn alerts_in_cluster(bind: IpAddr) -> Listener {
     let limits = &limits::CLUSTER_ALERTS;
-    let filters = vec![filter(LUA, &Lua::default()), whole_post(), router()];
+    let filters = vec![filter(LUA, &Lua::default()), whole_request(limits::ALERT_POST_BYTES), router()];
     // The authority keeps its port, since the list of targets repeats it.
     http(limits, bind, hcm::HttpConnectionManager { strip_port_mode: None, ..manager(limits, filters) })
 }
@@ -242,7 +245,12 @@ fn manager(limits: &ListenerLimits, http_filters: Vec<hcm::HttpFilter>) -> hcm::
 fn web(manager: hcm::HttpConnectionManager) -> hcm::HttpConnectionManager {
     hcm::HttpConnectionManager {
         path_with_escaped_slashes_action: hcm::http_connection_manager::PathWithEscapedSlashesAction::UnescapeAndRedirect.into(),
-        upgrade_configs: vec![hcm::http_connection_manager::UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }],
+        upgrade_configs: vec![hcm::http_connection_manager::UpgradeConfig {
+            upgrade_type: "websocket".into(),
+            // A WebSocket has no end to wait for.
+            filters: manager.http_filters.iter().filter(|filter| filter.name != BUFFER).cloned().collect(),
+            ..Default::default()
+        }],
         ..manager
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use envoy_types::pb::envoy::config::core::v3::RoutingPriority;
 use envoy_types::pb::envoy::config::rbac::v3 as rbac_rules;
 use envoy_types::pb::envoy::config::route::v3 as route;
 use envoy_types::pb::envoy::extensions::filters::http::lua::v3::{LuaPerRoute, lua_per_route};
@@ -48,6 +49,8 @@ pub fn stores_on_hub(name: &str) -> RouteConfiguration {
         action: Some(route::route::Action::Route(route::RouteAction {
             // UNAVAILABLE, whose text Thanos logs; it swallows that of UNIMPLEMENTED, which NOT_FOUND would become.
             cluster_not_found_response_code: route::route_action::ClusterNotFoundResponseCode::ServiceUnavailable.into(),
+            // Circuit breakers and connections of their own, so that web UIs of the same cluster take nothing from stores.
+            priority: RoutingPriority::High.into(),
             retry_policy: Some(retries(RETRY_STORES)),
             ..to(specified_by(CLUSTER_OF_STORE), MAX_REQUEST_SECONDS)
         })),
