@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3 as http;
 use envoy_types::pb::envoy::r#type::v3::Percent;
 
 use super::socket;
-use super::timing::{ALERTS, BETWEEN_CLUSTERS, Timing};
+use super::timing::{ALERTS, BETWEEN_CLUSTERS, Timing, XDS};
 use super::tls::{self, Peer};
 use super::{address, any, millis, number, seconds};
 use crate::name::{Host, HostPort};
@@ -51,8 +51,8 @@ fn from_hub(name: String, at: &[HostPort], peer: &str, check: core::health_check
             timeout: millis(BETWEEN_CLUSTERS.check_timeout_ms),
             interval: millis(BETWEEN_CLUSTERS.check_interval_ms),
             no_traffic_interval: millis(BETWEEN_CLUSTERS.check_interval_ms),
-            // The check's own connection is pinged as all others, so it knows of a black link as soon as they do; a second check
-            // would only make requests wait that come in between.
+            // The check's own connection ends on a black link as soon as all others; a second check would only make requests wait
+            // that come in between.
             unhealthy_threshold: number(1),
             ..health_check(check)
         }],
@@ -65,7 +65,7 @@ fn from_hub(name: String, at: &[HostPort], peer: &str, check: core::health_check
             max_ejection_percent: number(100),
             ..outlier_detection()
         }),
-        ..across_the_distance(name, at)
+        ..across_the_distance(name, at, &BETWEEN_CLUSTERS)
     }
 }
 
@@ -105,7 +105,7 @@ pub fn hub_alerts(at: &[HostPort], peer: &str) -> EnvoyCluster {
     EnvoyCluster {
         transport_socket: tls::client(&Peer::Exactly(peer), &tls::by_ads()),
         typed_extension_protocol_options: http2(Some(pings(&ALERTS))),
-        ..across_the_distance("hub/alerts".into(), at)
+        ..across_the_distance("hub/alerts".into(), at, &ALERTS)
     }
 }
 
@@ -113,10 +113,10 @@ pub fn hub_alerts(at: &[HostPort], peer: &str) -> EnvoyCluster {
 pub(super) fn xds(name: &str, at: &[HostPort], peer: &str, source: &tls::Source) -> EnvoyCluster {
     EnvoyCluster {
         transport_socket: tls::client(&Peer::Exactly(peer), source),
-        typed_extension_protocol_options: http2(Some(keepalive(30_000, 10_000))),
+        typed_extension_protocol_options: http2(Some(pings(&XDS))),
         // Health is the stream's business: an ejected control plane would only make a reconnect slower.
         outlier_detection: None,
-        ..across_the_distance(name.into(), at)
+        ..across_the_distance(name.into(), at, &XDS)
     }
 }
 
@@ -126,11 +126,23 @@ pub(super) fn admin(name: &str, at: &HostPort) -> EnvoyCluster {
 }
 
 /// What those have in common whose connections cross the distance between clusters.
-fn across_the_distance(name: String, at: &[HostPort]) -> EnvoyCluster {
+fn across_the_distance(name: String, at: &[HostPort], timing: &Timing) -> EnvoyCluster {
     EnvoyCluster {
-        connect_timeout: millis(BETWEEN_CLUSTERS.connect_ms),
-        upstream_bind_config: Some(socket::across_the_distance()),
+        connect_timeout: millis(timing.connect_ms),
+        upstream_bind_config: Some(socket::across_the_distance(timing)),
+        upstream_connection_options: Some(tcp_keepalive(timing.probe_interval_ms / 1000, timing.probe_interval_ms.div_ceil(3000))),
         ..base(name, &[at])
+    }
+}
+
+fn tcp_keepalive(after_seconds: u32, interval_seconds: u32) -> cluster::UpstreamConnectionOptions {
+    cluster::UpstreamConnectionOptions {
+        tcp_keepalive: Some(core::TcpKeepalive {
+            keepalive_probes: number(3),
+            keepalive_time: number(after_seconds),
+            keepalive_interval: number(interval_seconds),
+        }),
+        ..Default::default()
     }
 }
 
@@ -146,14 +158,7 @@ fn base(name: String, tiers: &[&[HostPort]]) -> EnvoyCluster {
             healthy_panic_threshold: Some(Percent { value: 0.0 }),
             ..Default::default()
         }),
-        upstream_connection_options: Some(cluster::UpstreamConnectionOptions {
-            tcp_keepalive: Some(core::TcpKeepalive {
-                keepalive_probes: number(3),
-                keepalive_time: number(30),
-                keepalive_interval: number(10),
-            }),
-            ..Default::default()
-        }),
+        upstream_connection_options: Some(tcp_keepalive(30, 10)),
         name,
         ..Default::default()
     }
