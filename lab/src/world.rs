@@ -8,6 +8,8 @@
 //!   10.91.1.1     10.91.2.1      10.91.3.1
 //! ```
 //!
+//! A host may be far ([`World::far_host`]): then its packets take time on the way, or get lost ([`Link`]).
+//!
 //! Each [`Host`] has a network and a mount namespace: addresses, loopback, `/etc/hosts` and `/etc/resolv.conf` of its own.
 //! Nothing in a world can reach the machine's network, and when the test ends, however it ends, so does every process
 //! in the world.

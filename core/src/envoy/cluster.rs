@@ -12,7 +12,7 @@ use envoy_types::pb::envoy::r#type::v3::Percent;
 
 use super::limits::{self, LINK_STREAM_WINDOW, LOCAL_STREAM_WINDOW, UpstreamLimits};
 use super::socket;
-use super::timing::{ALERTS, BETWEEN_CLUSTERS, Timing};
+use super::timing::{ALERTS, BETWEEN_CLUSTERS, Timing, XDS};
 use super::tls::{self, Peer};
 use super::{address, any, millis, number, seconds};
 use crate::name::{Host, HostPort};
@@ -57,8 +57,8 @@ fn link(name: String, at: &[HostPort], peer: &str, limits: &UpstreamLimits, timi
             timeout: millis(timing.check_timeout_ms),
             interval: millis(timing.check_interval_ms),
             no_traffic_interval: millis(timing.check_interval_ms),
-            // One check that isn't answered is the verdict: TCP has sent it again by then. The check's own connection is pinged as
-            // all others, so it knows of a black link as soon as they do.
+            // The check's own connection ends on a black link as soon as all others; a second check would only make requests wait
+            // that come in between.
             unhealthy_threshold: number(1),
             ..health_check(check)
         }],
@@ -66,7 +66,7 @@ fn link(name: String, at: &[HostPort], peer: &str, limits: &UpstreamLimits, timi
         close_connections_on_host_health_failure: true,
         // Envoy counts a stream that the other Envoy resets, because a backend broke off, as the address's own failure.
         outlier_detection: None,
-        ..across_the_distance(name, at, limits)
+        ..across_the_distance(name, at, limits, timing)
     }
 }
 
@@ -111,10 +111,10 @@ pub fn backend(kind: &str, at: &HostPort) -> EnvoyCluster {
 pub(super) fn xds(name: &str, at: &[HostPort], peer: &str, source: &tls::Source) -> EnvoyCluster {
     EnvoyCluster {
         transport_socket: tls::client(&Peer::Exactly(peer), source),
-        typed_extension_protocol_options: http2(LINK_STREAM_WINDOW, keepalive(30_000, 10_000)),
+        typed_extension_protocol_options: http2(LINK_STREAM_WINDOW, pings(&XDS)),
         // Health is the stream's business: an ejected control plane would only make a reconnect slower.
         outlier_detection: None,
-        ..across_the_distance(name.into(), at, &limits::XDS_STREAM)
+        ..across_the_distance(name.into(), at, &limits::XDS_STREAM, &XDS)
     }
 }
 
@@ -124,11 +124,23 @@ pub(super) fn admin(name: &str, at: &HostPort) -> EnvoyCluster {
 }
 
 /// What those have in common whose connections cross the distance between clusters.
-fn across_the_distance(name: String, at: &[HostPort], limits: &UpstreamLimits) -> EnvoyCluster {
+fn across_the_distance(name: String, at: &[HostPort], limits: &UpstreamLimits, timing: &Timing) -> EnvoyCluster {
     EnvoyCluster {
-        connect_timeout: millis(BETWEEN_CLUSTERS.connect_ms),
-        upstream_bind_config: Some(socket::across_the_distance()),
+        connect_timeout: millis(timing.connect_ms),
+        upstream_bind_config: Some(socket::across_the_distance(timing)),
+        upstream_connection_options: Some(tcp_keepalive(timing.probe_interval_ms / 1000, timing.probe_interval_ms.div_ceil(3000))),
         ..base(name, &[at], limits)
+    }
+}
+
+fn tcp_keepalive(after_seconds: u32, interval_seconds: u32) -> cluster::UpstreamConnectionOptions {
+    cluster::UpstreamConnectionOptions {
+        tcp_keepalive: Some(core::TcpKeepalive {
+            keepalive_probes: number(3),
+            keepalive_time: number(after_seconds),
+            keepalive_interval: number(interval_seconds),
+        }),
+        ..Default::default()
     }
 }
 
@@ -146,14 +158,7 @@ fn base(name: String, tiers: &[&[HostPort]], limits: &UpstreamLimits) -> EnvoyCl
             healthy_panic_threshold: Some(Percent { value: 0.0 }),
             ..Default::default()
         }),
-        upstream_connection_options: Some(cluster::UpstreamConnectionOptions {
-            tcp_keepalive: Some(core::TcpKeepalive {
-                keepalive_probes: number(3),
-                keepalive_time: number(30),
-                keepalive_interval: number(10),
-            }),
-            ..Default::default()
-        }),
+        upstream_connection_options: Some(tcp_keepalive(30, 10)),
         name,
         ..Default::default()
     }

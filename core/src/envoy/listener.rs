@@ -155,6 +155,7 @@ pub fn inbound(bind: IpAddr, peer: &str, uis: &[WebUi<'_>]) -> Listener {
     };
     let mut listener = http(limits, bind, manager);
     listener.filter_chains[0].transport_socket = tls::server(&Peer::Exactly(peer));
+    listener.socket_options = super::socket::answering_across_the_distance();
     listener
 }
 

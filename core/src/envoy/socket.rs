@@ -3,27 +3,35 @@
 
 use envoy_types::pb::envoy::config::core::v3 as core;
 
+use super::timing::Timing;
+
 /// `IPPROTO_TCP`.
 const TCP: i64 = 6;
 /// `TCP_MAXSEG`: neither side sends larger segments.
 const TCP_MAXSEG: i64 = 2;
-/// `TCP_SYNCNT`: so often an unanswered SYN is sent again.
-const TCP_SYNCNT: i64 = 7;
+/// `TCP_USER_TIMEOUT`: for so many milliseconds what was sent, or a keepalive's probe, may stay without an answer of the other side's
+/// kernel, before the connection ends. It holds for the first SYN too.
+const TCP_USER_TIMEOUT: i64 = 18;
+
+/// `TCP_NOTSENT_LOWAT`: so many bytes may wait in the kernel before it takes more; what waits there can't be overtaken.
+const TCP_NOTSENT_LOWAT: i64 = 25;
 
 /// The largest segment, in bytes: fits into packets of 1,280, which every path carries that carries IPv6 (RFC 8200). Where a path
 /// carries less than its ends, somebody must say so by ICMP, and where a firewall drops that, connections are made and then
 /// hang at the first certificate.
 pub const LARGEST_SEGMENT: i64 = 1220;
-/// A host that is gone is given up after 3 s, however long the handshake as a whole may take: the time for one SYN that is sent again
-/// after 1 s and waited for twice as long. (From 6.5 on Linux sends three within that time.)
-const SYNS_SENT_AGAIN: i64 = 1;
 
 /// What a connection over the distance is made with.
-pub(super) fn across_the_distance() -> core::BindConfig {
+pub(super) fn across_the_distance(timing: &Timing) -> core::BindConfig {
     core::BindConfig {
-        socket_options: vec![option(TCP_SYNCNT, SYNS_SENT_AGAIN), option(TCP_MAXSEG, LARGEST_SEGMENT)],
+        socket_options: vec![option(TCP_USER_TIMEOUT, timing.unanswered_ms), option(TCP_MAXSEG, LARGEST_SEGMENT)],
         ..Default::default()
     }
+}
+
+/// How a listener answers over the distance; connections inherit it.
+pub(super) fn answering_across_the_distance() -> Vec<core::SocketOption> {
+    vec![option(TCP_NOTSENT_LOWAT, super::limits::CONNECTION_BUFFER.into())]
 }
 
 fn option(name: i64, value: i64) -> core::SocketOption {

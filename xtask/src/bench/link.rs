@@ -87,6 +87,8 @@ struct Setting {
     write_buffer: Option<u32>,
     /// `TCP_NOTSENT_LOWAT` of the sender; `None`: the kernel's.
     unsent: Option<u32>,
+    /// The sender's window of a stream from what is behind it; `None`: Envoy's 256 MiB.
+    source_window: Option<u32>,
     /// `TCP_MAXSEG` of the side that dials.
     segment: Option<u32>,
 }
@@ -143,6 +145,7 @@ impl LinkBench {
             connection_window: self.stream_window << 12,
             write_buffer: None,
             unsent: None,
+            source_window: None,
             segment: None,
         };
         for congestion in &self.congestion {
@@ -164,17 +167,19 @@ impl LinkBench {
                             }
                         }
                         Question::Buffers => {
-                            for (write_buffer, unsent, segment) in [
-                                (None, None, None),
-                                (Some(64 << 10), None, None),
-                                (None, Some(64 << 10), None),
-                                (Some(64 << 10), Some(64 << 10), None),
-                                (Some(64 << 10), Some(64 << 10), Some(1220)),
+                            let few = Some(64 << 10);
+                            for (write_buffer, unsent, source_window, segment) in [
+                                (None, None, None, None),
+                                (few, None, None, None),
+                                (None, None, few, None),
+                                (few, None, few, None),
+                                (few, few, few, None),
+                                (few, few, few, Some(1220)),
                             ] {
-                                let cells = [write_buffer, unsent].map(|bytes| bytes.map_or_else(|| "default".into(), kib));
+                                let cells = [write_buffer, unsent, source_window].map(|bytes| bytes.map_or_else(|| "default".into(), kib));
                                 let segment_cell = segment.map_or_else(|| "1448".into(), |bytes: u32| bytes.to_string());
                                 let cells = [cells.as_slice(), &[segment_cell]].concat();
-                                add(&cells, Setting { write_buffer, unsent, segment, ..base.clone() });
+                                add(&cells, Setting { write_buffer, unsent, source_window, segment, ..base.clone() });
                             }
                         }
                     }
@@ -185,7 +190,7 @@ impl LinkBench {
         let own: &[&str] = match question {
             Question::Sharing => &["connections"],
             Question::Windows => &["stream KiB", "connection KiB"],
-            Question::Buffers => &["buffer KiB", "unsent KiB", "segment"],
+            Question::Buffers => &["buffer KiB", "unsent KiB", "from source KiB", "segment"],
         };
         ([columns.as_slice(), own].concat(), settings)
     }
@@ -234,7 +239,7 @@ fn json_row(question: Question, setting: &Setting, measured: &Measured) -> Value
         "question": format!("{question:?}"), "congestion": setting.congestion, "round_trip_ms": milliseconds(setting.round_trip),
         "loss": setting.loss, "streams_per_connection": setting.streams_per_connection, "small_first": setting.small_first,
         "stream_window": setting.stream_window, "connection_window": setting.connection_window,
-        "write_buffer": setting.write_buffer, "unsent": setting.unsent, "segment": setting.segment,
+        "write_buffer": setting.write_buffer, "unsent": setting.unsent, "source_window": setting.source_window, "segment": setting.segment,
         "one_bytes_per_s": measured.one.large, "two_bytes_per_s": measured.two.large,
         "small_count": measured.one.small.count(),
         "small_p50_ms": milliseconds(measured.one.small.percentile(50)), "small_max_ms": milliseconds(measured.one.small.percentile(100)),

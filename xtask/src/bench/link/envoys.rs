@@ -138,9 +138,10 @@ fn cluster_config(host: &Host, at: SocketAddr, setting: &Setting) -> Value {
     if let Some(bytes) = setting.unsent {
         listener["socket_options"] = json!([{"level": TCP, "name": TCP_NOTSENT_LOWAT, "int_value": bytes}]);
     }
+    let windows = setting.source_window.map_or_else(|| json!({}), |bytes| json!({"initial_stream_window_size": bytes}));
     let to = json!({
         "name": "to", "connect_timeout": "5s", "load_assignment": assignment(loopback(PORTS.2)),
-        "typed_extension_protocol_options": protocol(&json!({})),
+        "typed_extension_protocol_options": protocol(&windows),
     });
     config(listener, to)
 }
