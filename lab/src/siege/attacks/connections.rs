@@ -102,7 +102,7 @@ fn fleet_at_xds(field: &Field, until: Instant) -> Result<Held> {
 }
 
 fn idle_tcp(field: &Field, until: Instant) -> Result<Held> {
-    // More to 10904 than it lets in (4,096), and to 11901 (1,024).
+    // Most to 10904, and more to 11901 than it lets in (1,024).
     let (mut ports, size) = (field.ports(), field.sized(9_000));
     let (web, inbound) = (ports[3], ports[4]);
     ports.extend([web, web, web, web, inbound]);
