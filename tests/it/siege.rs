@@ -2,15 +2,29 @@
 
 use std::time::Duration;
 
-use atlas_lab::siege::{Field, attacks, recover};
+use atlas_lab::siege::{Field, named, recover};
 use atlas_lab::world_test;
 
 use crate::atlas;
 
 /// How long each attack lasts, where it doesn't say that it takes longer: enough to open what it opens.
 const EACH: Duration = Duration::from_secs(2);
-/// The same as another attack, with less of it.
-const LESS: [&str; 2] = ["stalled-readers", "xds-names"];
+/// Those that have broken something, and one of each sort of their like; the command has them all.
+const ATTACKS: [&str; 13] = [
+    "fleet-at-xds",
+    "idle-tcp",
+    "half-sent-posts",
+    "failing-panels",
+    "many-stalled-readers",
+    "xds-names-of-two",
+    "slow-bodies",
+    "slow-frames",
+    "rapid-reset",
+    "thousand-streams",
+    "dead-address",
+    "silent-hub",
+    "stalled-alertmanager",
+];
 /// What the charts let the programs have, in bytes: `charts/atlas` (the hub's Envoy, Atlas) and `charts/envoy`.
 const HUB_ENVOY: u64 = 1 << 30;
 const CLUSTER_ENVOY: u64 = 256 << 20;
@@ -22,12 +36,10 @@ world_test! {
         let mut field = Field::start(world, atlas())?;
         recover(&field)?;
         let (mut requests, mut failures) = (0, Vec::new());
-        for attack in attacks().filter(|attack| !LESS.contains(&attack.name)) {
-            let quiet = attack.quiet(&field, Duration::ZERO)?;
-            let row = attack.run(&field, EACH, &quiet)?;
+        for name in ATTACKS {
+            let row = named(name)?.run(&field, EACH, None)?;
             println!("{}: {} requests, {} failures, {:?}, at most {:?}", row.attack, row.requests, row.failures, row.held, row.peak);
             requests += row.requests;
-            failures.extend(quiet.failures());
             failures.extend(row.failures());
             for (who, bytes, limit) in [
                 ("the hub's Envoy", row.peak.hub_envoy, HUB_ENVOY),

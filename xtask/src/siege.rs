@@ -78,7 +78,7 @@ impl Siege {
             // Then the attack before has done more than it seemed, or the machine is too busy to tell.
             let restless = quiet.failures();
             restless.iter().for_each(|line| eprintln!("  {line}"));
-            let row = attack.run(&field, self.length, &quiet)?;
+            let row = attack.run(&field, self.length, Some(&quiet))?;
             row.failures().iter().for_each(|line| eprintln!("  {line}"));
             if row.recovered_after.is_none() {
                 eprintln!("  not everything is as before 45 s later");

@@ -237,4 +237,4 @@ fn local_alerts(field: &Field, round: usize) -> Result<()> {
 }
 
 /// What local alerting may take. It takes a second by itself, and until the hub is known to be away some more; a busy machine needs thrice that.
-const LOCAL: Duration = Duration::from_secs(15);
+const LOCAL: Duration = Duration::from_secs(10);

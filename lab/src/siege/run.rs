@@ -89,11 +89,11 @@ impl Quiet {
 }
 
 impl Attack {
-    /// Attacks for a while, or for as long as the attack takes to be one. `quiet`: what honest clients saw before.
+    /// Attacks for a while, or for as long as the attack takes to be one. `quiet`: what honest clients saw before; without it ratios are 0.
     ///
     /// # Errors
     /// The attack couldn't be made; that an honest request failed is in the row.
-    pub fn run(&self, field: &Field, length: Duration, quiet: &Quiet) -> Result<Row> {
+    pub fn run(&self, field: &Field, length: Duration, quiet: Option<&Quiet>) -> Result<Row> {
         let (honest, before) = ((self.honest)(), Memory::now(field));
         field.forget_peaks()?;
         let (began, length) = (Instant::now(), length.max(self.least));
@@ -130,7 +130,7 @@ impl Attack {
 }
 
 /// So many good answers one after another show that it wasn't luck: a cluster has two addresses.
-const IN_A_ROW: usize = 4;
+const IN_A_ROW: usize = 2;
 
 /// Waits until everybody is served again.
 ///
@@ -152,8 +152,8 @@ fn wait_served(field: &Field, kind: Honest) -> Result<()> {
     })
 }
 
-fn kind(seen: &Seen, quiet: &Quiet) -> Kind {
-    let before = quiet.0.iter().find(|before| before.kind == seen.kind);
+fn kind(seen: &Seen, quiet: Option<&Quiet>) -> Kind {
+    let before = quiet.and_then(|quiet| quiet.0.iter().find(|before| before.kind == seen.kind));
     let ratio = |share| before.map_or(0.0, |before| ratio(seen.percentile(share), before.percentile(share)));
     Kind {
         name: seen.kind.name(),

@@ -27,7 +27,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "fleet-at-xds",
         does: "24 clusters shake hands at 10900 with good credentials, and ask for nothing",
         bound: "24 × 58 connections",
-        least: Duration::ZERO,
+        least: Duration::from_secs(5),
         honest: everybody,
         attack: fleet_at_xds,
     },

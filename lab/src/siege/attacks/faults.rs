@@ -12,7 +12,7 @@ use super::super::{Attack, all_but_second_alertmanager, everybody, local_alertin
 use crate::http::Request;
 
 /// Longer than local alerting may take, so that what it waits for doesn't end by itself.
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(12);
 /// Requests at once while an address dies.
 const AT_ONCE: usize = 20;
 
@@ -21,7 +21,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "dead-address",
         does: "one of tokyo's two Envoys is cut off and comes back, while its store is asked 20 times at once",
         bound: "20 requests at a time",
-        least: Duration::ZERO,
+        least: Duration::from_secs(6),
         honest: everybody_and_twenty,
         attack: dead_address,
     },
@@ -78,7 +78,7 @@ fn stalled_alertmanager(field: &Field, until: Instant) -> Result<Held> {
 /// How soon a post in vain has to fail, once it is known that nobody is there: promised is a second, asked for is thrice that.
 const SOON: Duration = Duration::from_secs(3);
 /// How long nobody has to know.
-const UNKNOWN: Duration = Duration::from_secs(12);
+const UNKNOWN: Duration = Duration::from_secs(8);
 
 /// Posts alerts of paris to an Alertmanager that doesn't answer.
 fn post_in_vain(field: &Field, index: usize, until: Instant) -> Result<Held> {
