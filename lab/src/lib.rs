@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! parts (which, where from) ─▶ run (how each starts) ─▶ scene (a hub and its clusters) ─▶ tests, demo
-//!                              world (hosts, links)  ─┘
+//!                              world (hosts, links)  ─┘      └▶ siege: attacks on a scene, with honest clients beside
 //! ```
 
 pub mod browser;
@@ -11,4 +11,5 @@ pub mod parts;
 pub mod process;
 pub mod run;
 pub mod scene;
+pub mod siege;
 pub mod world;

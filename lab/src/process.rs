@@ -83,8 +83,23 @@ impl Proc {
 
     /// Memory it holds at present (`VmRSS`), in bytes; 0 once it has ended.
     pub fn resident_bytes(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most memory it has held (`VmHWM`) since its start or [`Proc::forget_peak`], in bytes; 0 once it has ended.
+    pub fn peak_bytes(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    /// Lets [`Proc::peak_bytes`] begin anew (proc(5): 5 in `clear_refs`).
+    pub fn forget_peak(&self) -> Result<()> {
+        let file = format!("/proc/{}/clear_refs", self.pid());
+        fs::write(&file, "5").with_context(|| format!("cannot write {file}"))
+    }
+
+    fn memory(&self, key: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
-        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
+        let kib = status.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB")?.parse().ok());
         kib.map_or(0, |kib: u64| kib * 1024)
     }
 

@@ -16,6 +16,7 @@ mod kube_clusters;
 mod kube_writer;
 mod limits;
 mod protocol;
+mod siege;
 mod state;
 mod trust;
 mod validate;

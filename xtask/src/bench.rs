@@ -13,8 +13,8 @@ mod cost;
 mod envoy;
 mod link;
 mod query;
-mod report;
-mod world;
+pub(crate) mod report;
+pub(crate) mod world;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};

@@ -7,6 +7,7 @@ mod image;
 mod licences;
 mod scale;
 mod setup;
+mod siege;
 
 use std::process::ExitCode;
 
@@ -34,6 +35,7 @@ enum Command {
     /// Build Atlas as a container image: an OCI layout with one static program, and its bill of materials
     Image(image::Image),
     Scale(scale::Scale),
+    Siege(siege::Siege),
     /// Check the licences of all dependencies, offline
     Licences,
 }
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Bench(bench) => bench.run(),
         Command::Image(image) => image.run(),
         Command::Scale(scale) => scale.run(),
+        Command::Siege(siege) => siege.run(),
         Command::Licences => licences::run(),
     };
     match result {

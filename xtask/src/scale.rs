@@ -5,6 +5,7 @@ mod aim;
 mod cases;
 mod client;
 mod fleet;
+mod hub;
 mod recording;
 mod server;
 mod table;
@@ -17,8 +18,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use atlas_lab::parts::{self, Part};
+use atlas_lab::world::World;
 use clap::{Args, ValueEnum};
 
+use crate::bench::world;
 use crate::build::{self, Profile};
 use cases::{Bench, Case};
 use table::Row;
@@ -35,6 +38,7 @@ use table::Row;
 #[command(after_help = "Examples:\n  \
     cargo xtask scale                                            1,000 clusters, Atlas alone\n  \
     cargo xtask scale --clusters 100,1000,5000 --json -          as JSON\n  \
+    cargo xtask scale --clusters 100,1000 --through-hub          through a real hub Envoy\n  \
     cargo xtask scale --clusters 1000 --peer go-control-plane    the same on go-control-plane, and the ratios\n  \
     cargo xtask scale --addr 127.0.0.1:18000 --plaintext --variant sotw --node-prefix envoy- --clusters 400\n                                                               any other server, for a minute")]
 pub struct Scale {
@@ -65,6 +69,9 @@ pub struct Scale {
     /// The program to measure [default: `cargo build --release` of this checkout].
     #[arg(long, value_name = "FILE")]
     atlas: Option<PathBuf>,
+    /// The clusters' streams go through a real hub Envoy's 10900, as they do where Atlas is used, in a private world.
+    #[arg(long, conflicts_with_all = ["peer", "addr"])]
+    through_hub: bool,
     /// Keep the fleet and Atlas's state here, and use what is there: issuing certificates takes the longest. One directory for each size.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
@@ -110,6 +117,12 @@ enum PeerKind {
     GoControlPlane,
 }
 
+/// What Atlas is called in the table, and what it is called behind a hub Envoy.
+const ATLAS: &str = "atlas";
+const BEHIND_HUB: &str = "atlas behind a hub Envoy";
+/// Longer than what 20,000 clusters take.
+const LIMIT: Duration = Duration::from_secs(4 * 3600);
+
 /// What it is called in the table.
 const PEER: &str = "go-control-plane";
 
@@ -118,22 +131,31 @@ impl Scale {
     pub fn run(self) -> Result<()> {
         let most = self.clusters.iter().max().copied().unwrap_or_default();
         ensure!((1..=20_000).contains(&most) && self.clusters.iter().all(|n| *n > 0), "--clusters: from 1 to 20000");
-        raise_file_limit(most)?;
+        // The hub's Envoy has two connections for each stream, and tries to reach each cluster.
+        raise_file_limit(if self.through_hub { 3 * most } else { most })?;
         if cfg!(debug_assertions) && std::env::var_os(OPTIMISED).is_none() {
             return run_optimised();
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         if let Some(server) = self.addr {
-            return runtime.block_on(self.aim(server));
+            return runtime()?.block_on(self.aim(server));
+        }
+        if self.through_hub {
+            return world::run_with(self.atlas.as_deref(), &[Part::Envoy], LIMIT, |world, atlas| self.compare(atlas, None, Some(world)));
         }
         let peer = self.peer.map(|PeerKind::GoControlPlane| parts::get(Part::GoControlPlane)).transpose()?;
         let atlas = match &self.atlas {
             Some(program) => program.clone(),
             None => build::program("atlas", Profile::Release)?,
         };
+        self.compare(&atlas, peer.as_deref(), None)
+    }
+
+    /// Measures each size, prints, writes. `world`: where a hub Envoy is started.
+    fn compare(&self, atlas: &Path, peer: Option<&Path>, world: Option<&World>) -> Result<()> {
+        let runtime = runtime()?;
         let mut rows = Vec::new();
         for clusters in &self.clusters {
-            rows.extend(runtime.block_on(self.measure(&atlas, peer.as_deref(), *clusters))?);
+            rows.extend(runtime.block_on(self.measure(atlas, peer, world, *clusters))?);
         }
         let json = serde_json::to_string_pretty(&rows)? + "\n";
         match &self.json {
@@ -144,20 +166,20 @@ impl Scale {
                 }
                 println!("{}", table::table(&rows));
                 if peer.is_some() {
-                    println!("{}", table::ratios(&rows, "atlas", PEER));
+                    println!("{}", table::ratios(&rows, ATLAS, PEER));
                 }
             }
         }
         Ok(())
     }
 
-    async fn measure(&self, atlas: &Path, peer: Option<&Path>, clusters: usize) -> Result<Vec<Row>> {
+    async fn measure(&self, atlas: &Path, peer: Option<&Path>, world: Option<&World>, clusters: usize) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
         let temporary = tempfile::tempdir()?;
         let dir = self.keep.as_ref().map_or(temporary.path().to_owned(), |keep| keep.join(clusters.to_string()));
         for variant in &self.variant {
-            eprintln!("{clusters} clusters, {}: atlas", variant.name());
-            let mut bench = Bench::atlas(atlas, &dir, clusters, *variant).await?;
+            eprintln!("{clusters} clusters, {}: {}", variant.name(), if world.is_some() { BEHIND_HUB } else { ATLAS });
+            let mut bench = Bench::atlas(atlas, &dir, clusters, *variant, world).await?;
             for case in &self.cases {
                 rows.push(bench.run(*case, self.repeats).await?);
             }
@@ -187,6 +209,10 @@ impl Scale {
         }
         Ok(())
     }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot make a runtime")
 }
 
 /// Two ends of each connection, but in two processes; and some for everything else.

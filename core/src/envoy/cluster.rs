@@ -93,7 +93,9 @@ pub fn atlas_web(at: &HostPort) -> EnvoyCluster {
 
 /// In a cluster: one Thanos sidecar. `last_resort` counts only while `at` has no healthy address.
 pub fn store_in_cluster(label: &str, at: &HostPort, last_resort: Option<&HostPort>) -> EnvoyCluster {
-    let check = core::health_check::HealthChecker::GrpcHealthCheck(core::health_check::GrpcHealthCheck::default());
+    // By default it would be the Envoy cluster's name, which is no authority: servers that check it reset the stream.
+    let authority = core::health_check::GrpcHealthCheck { authority: label.into(), ..Default::default() };
+    let check = core::health_check::HealthChecker::GrpcHealthCheck(authority);
     let tiers: Vec<&[HostPort]> = [Some(at), last_resort].into_iter().flatten().map(std::slice::from_ref).collect();
     EnvoyCluster {
         typed_extension_protocol_options: http2(LOCAL_STREAM_WINDOW, keepalive(30_000, 10_000)),

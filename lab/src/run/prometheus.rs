@@ -145,6 +145,13 @@ impl Prometheus {
         answer.ok().map(drop).with_context(|| format!("{} does not take its new configuration", self.name))
     }
 
+    /// Writes other rules in the place of those it was started with, and has them read.
+    pub fn reload_rules(&self, rules: &str) -> Result<()> {
+        self.host.write(&format!("{}/rules.yml", self.name), rules)?;
+        let answer = self.web.post("/-/reload", "text/plain", Vec::new())?;
+        answer.ok().map(drop).with_context(|| format!("{} does not take its new rules", self.name))
+    }
+
     /// The URL of its web pages, as its own host reaches it.
     pub fn url(&self) -> &str {
         &self.web.base

@@ -28,6 +28,8 @@ pub struct ClusterOptions {
     pub envoy: Part,
     /// How many Prometheus.
     pub replicas: usize,
+    /// Whether its Prometheus sends alerts to its own Alertmanager too, beside the hub's.
+    pub local_alerts: bool,
     /// More annotations of its Service.
     pub annotations: Vec<(String, String)>,
     /// Whether its names are kube-prometheus-stack's and its own CoreDNS knows them; the demo, with one name space for
@@ -38,7 +40,15 @@ pub struct ClusterOptions {
 impl ClusterOptions {
     /// Two Prometheus 3 and the newest Envoy.
     pub fn new(name: &str) -> Self {
-        Self { name: name.into(), prometheus: Part::Prometheus, envoy: Part::Envoy, replicas: 2, annotations: Vec::new(), own_dns: true }
+        Self {
+            name: name.into(),
+            prometheus: Part::Prometheus,
+            envoy: Part::Envoy,
+            replicas: 2,
+            local_alerts: false,
+            annotations: Vec::new(),
+            own_dns: true,
+        }
     }
 }
 
@@ -79,11 +89,16 @@ impl Cluster {
         let name = options.name.as_str();
         let dns = if options.own_dns { Some(own_dns(&place, options.replicas)?) } else { None };
         // What Atlas tells people to write once, whichever and however many Alertmanagers the hub has.
-        let alerting = json!([{
+        let mut alerting = vec![json!({
             "api_version": "v2",
             "http_sd_configs": [{"url": format!("http://{}/alertmanagers", SocketAddr::new(place.envoy, 11903)), "refresh_interval": "1s"}],
             "relabel_configs": [{"source_labels": ["atlas_alerts_path"], "target_label": "__alerts_path__"}],
-        }]);
+        })];
+        if options.local_alerts {
+            let own = SocketAddr::new(alertmanager_ip(&place), 9093).to_string();
+            alerting.push(json!({"api_version": "v2", "static_configs": [{"targets": [own]}]}));
+        }
+        let alerting = Value::from(alerting);
         let web_url = |path: &str| hub.web_url(path);
         let Programs { prometheus, mut sidecars, mut alertmanager } =
             Programs::start(&place, name, options.prometheus, options.replicas, &alerting, web_url)?;

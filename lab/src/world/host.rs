@@ -190,6 +190,17 @@ impl Host {
         }
     }
 
+    /// From now on every packet to one of its TCP ports is silently lost, of open connections too. Its own loopback goes on.
+    pub fn drop_port(&self, port: u16) -> Result<()> {
+        ensure!(matches!(self.0.place, Place::Joined { .. }), "{} has no link", self.name());
+        self.within(|| net::drop_port(port))
+    }
+
+    /// Ends [`Host::drop_port`].
+    pub fn pass_port(&self, port: u16) -> Result<()> {
+        self.within(|| net::pass_port(port))
+    }
+
     /// Replaces its `/etc/hosts`, beside the lines for `localhost`. Running programs see it at once.
     pub fn write_hosts<'a>(&self, entries: impl IntoIterator<Item = (IpAddr, &'a str)>) -> Result<()> {
         let lines = entries.into_iter().map(|(address, name)| format!("{address} {name}\n"));

@@ -15,6 +15,10 @@ pub const BRIDGE: &str = "atlas";
 /// The name of every host's own interface.
 pub const INTERFACE: &str = "eth0";
 
+/// Where the rule of local addresses goes, and before it those of lost packets.
+const LOCAL_RULE: u16 = 10;
+const DROP_RULE: u16 = 5;
+
 /// Runs a command to its end; an error carries what it printed.
 pub fn run(command: &mut Command) -> Result<String> {
     let line = format!("{command:?}");
@@ -84,6 +88,29 @@ pub fn enable_port(number: u8, enabled: bool) -> Result<()> {
     // BR_STATE_DISABLED, BR_STATE_FORWARDING. (`ip link set … type bridge_slave state 0` is undone in the same way.)
     let state = if enabled { "3" } else { "0" };
     run(Command::new("bridge").args(["link", "set", "dev", &port, "state", state])).map(drop)
+}
+
+/// Loses every packet that comes by a TCP port, without a word, in the namespace of the calling thread. By a routing rule, since
+/// neither nftables nor traffic control's filters are in every kernel; it has to stand before the rule of local addresses,
+/// and open connections must be looked up too (early demultiplexing would pass them by).
+pub fn drop_port(port: u16) -> Result<()> {
+    fs::write("/proc/sys/net/ipv4/ip_early_demux", "0").context("cannot turn early demultiplexing off")?;
+    for family in ["-4", "-6"] {
+        if !ip(&format!("{family} rule show pref {LOCAL_RULE}"))?.contains("local") {
+            ip(&format!("{family} rule add pref {LOCAL_RULE} lookup local"))?;
+            ip(&format!("{family} rule del pref 0"))?;
+        }
+        ip(&format!("{family} rule add pref {DROP_RULE} iif {INTERFACE} ipproto tcp dport {port} blackhole"))?;
+    }
+    Ok(())
+}
+
+/// Ends [`drop_port`].
+pub fn pass_port(port: u16) -> Result<()> {
+    for family in ["-4", "-6"] {
+        ip(&format!("{family} rule del pref {DROP_RULE} iif {INTERFACE} ipproto tcp dport {port} blackhole"))?;
+    }
+    Ok(())
 }
 
 /// A neighbour that does not answer ARP for 3 s makes connections fail with "no route to host". Behind a router, as

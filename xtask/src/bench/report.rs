@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 /// A table: the first column to the left, figures to the right, as wide as their widest cell.
-pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
+pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let cell = |row: &[String], column: usize| row.get(column).map_or(0, |text| text.chars().count());
     let widths: Vec<usize> = (0..header.len())
         .map(|column| rows.iter().map(|row| cell(row, column)).chain([header[column].chars().count()]).max().unwrap_or(0))
@@ -31,7 +31,7 @@ pub(super) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
 ///
 /// # Errors
 /// The file can't be written.
-pub(super) fn write_json(file: &Path, rows: &[Value]) -> Result<()> {
+pub(crate) fn write_json(file: &Path, rows: &[Value]) -> Result<()> {
     let text = serde_json::to_string_pretty(rows).context("BUG: figures that are no JSON")?;
     std::fs::write(file, text + "\n")
         .with_context(|| format!("cannot write {}: give --json a file in a directory that exists", file.display()))

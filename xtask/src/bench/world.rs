@@ -26,10 +26,27 @@ const POLL: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// A part can't be got, Atlas doesn't build, no world can be made here, or the body's.
-pub(super) fn run(parts: &[Part], limit: Duration, body: impl FnOnce(&World, &Path) -> Result<()>) -> Result<()> {
+pub(crate) fn run(parts: &[Part], limit: Duration, body: impl FnOnce(&World, &Path) -> Result<()>) -> Result<()> {
+    run_with(None, parts, limit, body)
+}
+
+/// [`run`] with another program of Atlas's.
+///
+/// # Errors
+/// The same.
+pub(crate) fn run_with(
+    atlas: Option<&Path>,
+    parts: &[Part],
+    limit: Duration,
+    body: impl FnOnce(&World, &Path) -> Result<()>,
+) -> Result<()> {
     let Some(program) = std::env::var_os(PROGRAM).map(PathBuf::from) else {
         parts::get_all(parts)?;
-        return outside(&build::program("atlas", Profile::Release)?, limit);
+        let program = match atlas {
+            Some(program) => std::path::absolute(program)?,
+            None => build::program("atlas", Profile::Release)?,
+        };
+        return outside(&program, limit);
     };
     inside(|world| body(world, &program))
 }

@@ -8,15 +8,17 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use atlas_lab::world::World;
 use clap::ValueEnum;
 use tokio::sync::mpsc;
 
 use super::client::{CLUSTER, Client, Counts, Has, Heard, Identity, LISTENER, ROUTE, SECRET, Shared, TYPES};
 use super::fleet::{self, Fleet};
+use super::hub::Hub;
 use super::recording::{Changes, NodeChange, Recorded, difference, write_resources};
 use super::server::{Atlas, Peer, Process};
 use super::table::{Row, ms, percentile};
-use super::{PEER, Variant, tls};
+use super::{ATLAS, BEHIND_HUB, PEER, Variant, tls};
 
 /// Without a message for so long, everything is quiet.
 const QUIET: Duration = Duration::from_millis(400);
@@ -63,6 +65,8 @@ enum Server {
 /// A server with everybody connected.
 pub struct Bench {
     server: Server,
+    /// What the clusters' streams go through.
+    hub: Option<Hub>,
     state: PathBuf,
     clusters: usize,
     variant: Variant,
@@ -81,16 +85,19 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Atlas, on a new fleet or the one that is there.
-    pub async fn atlas(program: &Path, dir: &Path, clusters: usize, variant: Variant) -> Result<Self> {
+    /// Atlas, on a new fleet or the one that is there; with a world, behind a hub Envoy.
+    pub async fn atlas(program: &Path, dir: &Path, clusters: usize, variant: Variant, world: Option<&World>) -> Result<Self> {
         let from = dir.join("clusters");
         // Of an earlier run.
         let _ = std::fs::remove_dir_all(&from);
         let fleet = Fleet::write(&from, clusters)?;
         eprintln!("  starting atlas");
         let atlas = tokio::task::block_in_place(|| Atlas::start(program, dir, clusters))?;
-        let (address, state) = (atlas.address(), atlas.state.clone());
-        Self::connect(Server::Atlas(Box::new(atlas), fleet), address, state, clusters, variant).await
+        let (own, state) = (atlas.address(), atlas.state.clone());
+        let start = |world| Hub::start(world, &state, &format!("hub-envoy-{clusters}-{}", variant.name()));
+        let hub = tokio::task::block_in_place(|| world.map(start).transpose())?;
+        let address = hub.as_ref().map_or(own, Hub::address);
+        Self::connect(Server::Atlas(Box::new(atlas), fleet), hub, address, state, clusters, variant).await
     }
 
     /// The other server, with the resources that Atlas made.
@@ -104,10 +111,17 @@ impl Bench {
         let peer = tokio::task::block_in_place(|| Peer::start(program, dir, state))?;
         let address = peer.address();
         let server = Server::Peer { peer: Box::new(peer), recorded: changes.recorded.into_iter(), dir: dir.to_owned(), loaded: 0 };
-        Self::connect(server, address, state.to_owned(), clusters, variant).await
+        Self::connect(server, None, address, state.to_owned(), clusters, variant).await
     }
 
-    async fn connect(server: Server, address: SocketAddr, state: PathBuf, clusters: usize, variant: Variant) -> Result<Self> {
+    async fn connect(
+        server: Server,
+        hub: Option<Hub>,
+        address: SocketAddr,
+        state: PathBuf,
+        clusters: usize,
+        variant: Variant,
+    ) -> Result<Self> {
         let (ring, heard) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared { counts: Counts::default(), start: Instant::now(), heard: ring });
         let mut clients = Vec::with_capacity(clusters + 1);
@@ -130,6 +144,7 @@ impl Bench {
         }
         let mut bench = Self {
             server,
+            hub,
             state,
             clusters,
             variant,
@@ -148,6 +163,9 @@ impl Bench {
         bench.verify("at first")?;
         bench.before = bench.clients.iter().map(|client| (client.identity.node.clone(), client.lock().clone())).collect();
         eprintln!("  everyone has everything: {:.1} MiB", bench.process().resident() as f64 / 1_048_576.0);
+        if let Some(hub) = &bench.hub {
+            eprintln!("  the hub's Envoy has {:.1} MiB", hub.resident() as f64 / 1_048_576.0);
+        }
         Ok(bench)
     }
 
@@ -206,7 +224,11 @@ impl Bench {
         let rss_bytes = self.process().resident();
         let each = f64::from(repeats);
         Ok(Row {
-            server: if matches!(self.server, Server::Atlas(..)) { "atlas".into() } else { PEER.into() },
+            server: match (&self.server, &self.hub) {
+                (Server::Atlas(..), Some(_)) => BEHIND_HUB.into(),
+                (Server::Atlas(..), None) => ATLAS.into(),
+                (Server::Peer { .. }, _) => PEER.into(),
+            },
             variant: self.variant.name().into(),
             clusters: self.clusters,
             case: case.name().into(),

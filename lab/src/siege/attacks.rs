@@ -1,0 +1,14 @@
+//! The attacks, by what they need.
+
+mod connections;
+mod faults;
+mod http2;
+mod names;
+mod requests;
+mod slow;
+
+use super::Attack;
+
+/// Every attack.
+pub(super) const ALL: &[&[Attack]] =
+    &[connections::ATTACKS, requests::ATTACKS, names::ATTACKS, slow::ATTACKS, http2::ATTACKS, faults::ATTACKS];

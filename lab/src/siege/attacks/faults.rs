@@ -1,0 +1,100 @@
+//! What nobody means harm by: an address that dies, a hub that is silent, an Alertmanager that hangs.
+
+use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use super::super::crowd::Held;
+use super::super::field::Field;
+use super::super::honest::Honest;
+use super::super::{Attack, all_but_second_alertmanager, everybody, local_alerting};
+use crate::http::Request;
+
+/// Longer than local alerting may take, so that what it waits for doesn't end by itself.
+const LONG: Duration = Duration::from_secs(12);
+/// Requests at once while an address dies.
+const AT_ONCE: usize = 20;
+
+pub(super) const ATTACKS: &[Attack] = &[
+    Attack {
+        name: "dead-address",
+        does: "one of tokyo's two Envoys is cut off and comes back, while its store is asked 20 times at once",
+        bound: "20 requests at a time",
+        least: Duration::from_secs(6),
+        honest: everybody_and_twenty,
+        attack: dead_address,
+    },
+    Attack {
+        name: "silent-hub",
+        does: "10903 drops every packet, while tokyo's Prometheus sends 320 alerts there and to its own Alertmanager",
+        bound: "10903 of one hub Envoy",
+        least: LONG,
+        honest: local_alerting,
+        attack: silent_hub,
+    },
+    Attack {
+        name: "stalled-alertmanager",
+        does: "one of the hub's two Alertmanagers hangs (SIGSTOP)",
+        bound: "one process",
+        least: LONG,
+        honest: all_but_second_alertmanager,
+        attack: stalled_alertmanager,
+    },
+];
+
+/// Everybody, and so many at once who ask the store of the cluster whose address dies.
+fn everybody_and_twenty() -> Vec<Honest> {
+    everybody().into_iter().chain([Honest::Store("tokyo"); AT_ONCE]).collect()
+}
+
+fn dead_address(field: &Field, until: Instant) -> Result<Held> {
+    let (host, _) = &field.tokyo_b;
+    let third = until.saturating_duration_since(Instant::now()) / 3;
+    std::thread::sleep(third);
+    host.link_down()?;
+    std::thread::sleep(third);
+    host.link_up()?;
+    std::thread::sleep(third);
+    Ok(Held { opened: 1, ..Held::default() })
+}
+
+fn silent_hub(field: &Field, until: Instant) -> Result<Held> {
+    let hub = &field.hub.place.host;
+    hub.drop_port(10903)?;
+    let posted = post_in_vain(field, 0, until);
+    hub.pass_port(10903)?;
+    posted
+}
+
+fn stalled_alertmanager(field: &Field, until: Instant) -> Result<Held> {
+    let mut second = field.second.lock().unwrap_or_else(PoisonError::into_inner);
+    second.process.pause()?;
+    let posted = post_in_vain(field, 1, until);
+    second.process.resume()?;
+    posted
+}
+
+/// How soon a post in vain has to fail, once it is known that nobody is there: promised is a second, asked for is thrice that.
+const SOON: Duration = Duration::from_secs(3);
+/// How long nobody has to know.
+const UNKNOWN: Duration = Duration::from_secs(8);
+
+/// Posts alerts of paris to an Alertmanager that doesn't answer.
+fn post_in_vain(field: &Field, index: usize, until: Instant) -> Result<Held> {
+    let place = &field.paris.place;
+    let url = format!("http://{}/alertmanager/{index}/api/v2/alerts", std::net::SocketAddr::new(place.envoy, 11903));
+    let (mut held, began) = (Held::default(), Instant::now());
+    while Instant::now() < until {
+        let sent = Instant::now();
+        let known = began.elapsed() > UNKNOWN;
+        let request = || Request::new("POST", url.as_str())?.header("content-type", "application/json").body("[]").send();
+        let answer = place.host.within(request);
+        held.opened += 1;
+        held.refused += u64::from(answer.as_ref().is_ok_and(|answer| answer.status >= 500));
+        held.late += u64::from(known && sent.elapsed() > SOON);
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    ensure!(held.opened > 0, "no alert was posted");
+    Ok(held)
+}

@@ -1,0 +1,61 @@
+//! `cargo xtask siege`, short: every attack on the real programs, with honest clients beside.
+
+use std::time::Duration;
+
+use atlas_lab::siege::{Field, named, recover};
+use atlas_lab::world_test;
+
+use crate::atlas;
+
+/// How long each attack lasts, where it doesn't say that it takes longer: enough to open what it opens.
+const EACH: Duration = Duration::from_secs(2);
+/// Those that have broken something, and one of each sort of their like; the command has them all.
+const ATTACKS: [&str; 13] = [
+    "fleet-at-xds",
+    "idle-tcp",
+    "half-sent-posts",
+    "failing-panels",
+    "many-stalled-readers",
+    "xds-names-of-two",
+    "slow-bodies",
+    "slow-frames",
+    "rapid-reset",
+    "thousand-streams",
+    "dead-address",
+    "silent-hub",
+    "stalled-alertmanager",
+];
+/// What the charts let the programs have, in bytes: `charts/atlas` (the hub's Envoy, Atlas) and `charts/envoy`.
+const HUB_ENVOY: u64 = 1 << 30;
+const CLUSTER_ENVOY: u64 = 256 << 20;
+const ATLAS: u64 = 512 << 20;
+
+world_test! {
+    needs [Envoy, Thanos, Prometheus, PrometheusClassic, Alertmanager, CoreDns], within 300,
+    fn no_attack_costs_an_honest_client_a_request(world) {
+        let mut field = Field::start(world, atlas())?;
+        recover(&field)?;
+        let (mut requests, mut failures) = (0, Vec::new());
+        for name in ATTACKS {
+            let row = named(name)?.run(&field, EACH, None)?;
+            println!("{}: {} requests, {} failures, {:?}, at most {:?}", row.attack, row.requests, row.failures, row.held, row.peak);
+            requests += row.requests;
+            failures.extend(row.failures());
+            for (who, bytes, limit) in [
+                ("the hub's Envoy", row.peak.hub_envoy, HUB_ENVOY),
+                ("a cluster's Envoy", row.peak.cluster_envoy, CLUSTER_ENVOY),
+                ("Atlas", row.peak.atlas, ATLAS),
+            ] {
+                if bytes > limit {
+                    failures.push(format!("{}: {who} had {} MiB, its chart allows {}", row.attack, bytes >> 20, limit >> 20));
+                }
+            }
+            if row.recovered_after.is_none() {
+                failures.push(format!("{}: not everything was as before afterwards", row.attack));
+                field.start_again()?;
+                recover(&field)?;
+            }
+        }
+        assert!(failures.is_empty(), "of {requests} honest requests:\n{}", failures.join("\n"));
+    }
+}
