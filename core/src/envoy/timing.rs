@@ -45,7 +45,7 @@ impl Timing {
         Self {
             connect_ms,
             // One round trip; another lost packet costs two more.
-            unanswered_ms: 3 * round_trip_ms + SLACK_MS,
+            unanswered_ms: 3 * round_trip_ms + SHORTEST_RETRANSMISSION_MS,
             probe_interval_ms: 1000,
             ping_interval_ms: 750,
             ping_timeout_ms: 10 * round_trip_ms,
