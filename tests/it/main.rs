@@ -13,6 +13,7 @@ mod kube_backup;
 mod kube_cli;
 mod kube_clusters;
 mod kube_writer;
+mod limits;
 mod protocol;
 mod state;
 mod trust;
