@@ -282,8 +282,8 @@ async fn two_hostile_credentials_take_little_and_it_is_given_back() -> Result<()
     ensure!(!honest.hears().await?.is_empty(), "oslo has Envoy clusters");
     let before = server.resident();
     let watch = Watch::on(server.child.id());
-    // As many as a stream may ask for; then fewer, on as many connections as there may be.
-    for (round, names) in [4090, 100, 4090].into_iter().enumerate() {
+    // As many as a stream may ask for; fewer, on as many connections as there may be; and again, for what isn't given back would add up.
+    for (round, names) in [4090, 100, 4090, 100, 4090, 4090].into_iter().enumerate() {
         let attack = async { tokio::try_join!(greedy(&server, "tokyo", names), greedy(&server, "paris", names)) };
         let changes = async {
             for change in 0..5 {
@@ -301,10 +301,10 @@ async fn two_hostile_credentials_take_little_and_it_is_given_back() -> Result<()
     }
     let peak = watch.peak.load(Ordering::Relaxed);
     println!("{} MiB before, {} MiB at most, {} MiB now", before / MIB, peak / MIB, server.resident() / MIB);
-    ensure!(peak < 160 * MIB, "{} MiB", peak / MIB);
+    ensure!(peak < before + 64 * MIB, "{} MiB", peak / MIB);
     ensure!(server.metric("atlas_connections_dropped_total{limit=\"connections_per_node\"}").await? > 0, "connections made room");
     ensure!(server.metric("atlas_xds_streams_ended_total{reason=\"memory\"}").await? > 0, "streams ended for their node's memory");
-    wait_for("its memory is given back", async || Ok(server.resident() < before + 40 * MIB)).await?;
+    wait_for("its memory is given back", async || Ok(server.resident() < before + 32 * MIB)).await?;
     println!("{} MiB after", server.resident() / MIB);
     // A thief's flood over, that cluster's own Envoy is served as ever.
     let mut tokyo = Stream::open(server.channel(&server.credential("tokyo")?).await?).await?;

@@ -241,8 +241,9 @@ async fn a_node_that_connects_without_end_keeps_nobody_waiting() {
             let mut kept = std::collections::VecDeque::new();
             loop {
                 kept.extend(server.connect(&tokyo).await);
-                kept.truncate(4);
-                kept.rotate_right(1.min(kept.len()));
+                if kept.len() > 4 {
+                    kept.pop_front();
+                }
             }
         }));
     }
