@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::ca::{Directory, Pki};
 use crate::controller::Controller;
 use crate::dns;
-use crate::http;
+use crate::http::{self, Server};
 use crate::metrics::Metrics;
 use crate::nodefiles::NodeFiles;
 use crate::nodes::Nodes;
@@ -91,6 +91,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     tasks.spawn("the controller", controller.run(Arc::clone(&feed), commands, stop.clone()));
     let service = Arc::new(Xds {
         nodes: Arc::clone(&nodes),
+        board: Arc::clone(&board),
         streams: Arc::clone(&streams),
         gate,
         metrics: Arc::clone(&metrics),
@@ -101,10 +102,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     });
     tasks.spawn("the xDS server", tls::accept(xds, service));
     tasks.spawn("the DNS server", dns::serve(dns_sockets, board.zones(), Arc::clone(&metrics), stop.clone()));
-    let web = Web { board, nodes, streams: Arc::clone(&streams), metrics, commands: commands_in, candidate: None };
-    tasks.spawn("the metrics server", http::serve(metrics_port, web::operations(web.clone()), stop.clone()));
-    tasks.spawn("the web server", http::serve(web_port, web::public(web.clone()), stop.clone()));
-    tasks.spawn("the control socket", serve_socket(socket, web::control(web), stop.clone()));
+    let server = |router, port| Server { router, port, metrics: Arc::clone(&metrics), stop: stop.clone() };
+    let web = Web { board, nodes, streams: Arc::clone(&streams), metrics: Arc::clone(&metrics), commands: commands_in, candidate: None };
+    tasks.spawn("the metrics server", http::serve(metrics_port, server(web::operations(web.clone()), "metrics")));
+    tasks.spawn("the web server", http::serve(web_port, server(web::public(web.clone()), "web")));
+    tasks.spawn("the control socket", http::serve(socket, server(web::control(web), "control")));
     tracing::info!(from = %options.from.display(), state = %state.root().display(), listen = %listen.ip, xds = listen.xds, "atlas runs");
 
     let timing = Timing { idle: options.debounce.idle, longest: options.debounce.longest, ..Timing::default() };
@@ -136,10 +138,4 @@ fn bind_socket(state: &StateDir) -> anyhow::Result<UnixListener> {
         .with_context(|| format!("cannot listen on {} (a socket's path may have 107 characters at most)", path.display()))?;
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     Ok(listener)
-}
-
-async fn serve_socket(listener: UnixListener, router: axum::Router, stop: CancellationToken) {
-    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await {
-        tracing::error!(%error, "the control socket ended");
-    }
 }

@@ -22,11 +22,15 @@ use tokio_util::sync::CancellationToken;
 use self::answer::{Answers, Transport, UDP_MAX, respond};
 use crate::lock::lock;
 use crate::metrics::Metrics;
+use crate::room::{Guest, Room};
 
 /// How long a TCP client may take from one query to having the next one's answer.
 const TCP_IDLE: Duration = Duration::from_secs(10);
-/// How many TCP clients at a time; the next wait. A message is at most 64 KiB, so this bounds the memory.
+/// How many TCP clients at a time; one more ends the oldest, so nobody can take all places and keep them. An answer is at most 64 KiB, so
+/// this bounds the memory.
 const TCP_CONNECTIONS: usize = 256;
+/// Longest query over TCP: a name of 255 bytes and every usual option of EDNS fit several times.
+const TCP_QUERY: u16 = 4096;
 /// After an error that may come again at once, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -73,7 +77,7 @@ pub type Zones = Arc<dyn Fn(Option<u32>) -> Option<Zone> + Send + Sync>;
 
 /// Serves until cancelled.
 pub async fn serve(sockets: Sockets, zones: Zones, metrics: Arc<Metrics>, stop: CancellationToken) {
-    let dns = Dns { zones, answers: Arc::default(), metrics, tcp_idle: TCP_IDLE };
+    let dns = Dns { zones, answers: Arc::default(), metrics, tcp_idle: TCP_IDLE, tcp_connections: TCP_CONNECTIONS };
     tokio::select! {
         () = dns.serve_udp(sockets.udp) => {}
         () = dns.serve_tcp(sockets.tcp) => {}
@@ -91,6 +95,7 @@ struct Dns {
     answers: Arc<Mutex<Prepared>>,
     metrics: Arc<Metrics>,
     tcp_idle: Duration,
+    tcp_connections: usize,
 }
 
 impl Dns {
@@ -134,11 +139,19 @@ impl Dns {
     }
 
     async fn serve_tcp(&self, listener: TcpListener) {
+        let room = Room::new(self.tcp_connections, Duration::ZERO);
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
-                accepted = listener.accept(), if connections.len() < TCP_CONNECTIONS => match accepted {
-                    Ok((stream, _)) => drop(connections.spawn(self.clone().serve_connection(stream))),
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, client)) => {
+                        let (guest, another_left) = room.enter().await;
+                        if another_left {
+                            self.metrics.port_connection_dropped("dns");
+                            tracing::debug!(%client, "too many DNS clients over TCP: the oldest goes");
+                        }
+                        drop(connections.spawn(self.clone().serve_connection(stream, guest)));
+                    }
                     Err(error) => {
                         tracing::debug!(%error, "cannot accept a DNS client");
                         tokio::time::sleep(PAUSE).await;
@@ -149,15 +162,23 @@ impl Dns {
         }
     }
 
-    async fn serve_connection(self, mut stream: TcpStream) {
+    async fn serve_connection(self, mut stream: TcpStream, guest: Guest) {
         // Several queries on one connection must not wait for each other's acknowledgements.
         let _ = stream.set_nodelay(true);
-        while let Ok(Ok(())) = tokio::time::timeout(self.tcp_idle, self.answer_tcp(&mut stream)).await {}
+        let answering = async { while let Ok(Ok(())) = tokio::time::timeout(self.tcp_idle, self.answer_tcp(&mut stream)).await {} };
+        tokio::select! {
+            () = answering => {}
+            () = guest.leave.cancelled() => {}
+        }
     }
 
     /// One query: each message with its length before it (RFC 1035 §4.2.2).
     async fn answer_tcp(&self, stream: &mut TcpStream) -> io::Result<()> {
-        let mut query = vec![0; stream.read_u16().await?.into()];
+        let length = stream.read_u16().await?;
+        if length > TCP_QUERY {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut query = vec![0; length.into()];
         stream.read_exact(&mut query).await?;
         let response = self.respond(&query, Transport::Tcp).ok_or(io::ErrorKind::InvalidData)?;
         let length = u16::try_from(response.len()).map_err(io::Error::other)?;

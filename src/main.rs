@@ -1,6 +1,7 @@
 //! Atlas: the control plane of a secure, distributed Thanos. ARCHITECTURE.md is the map.
 
 mod app;
+mod budget;
 mod ca;
 mod cli;
 mod clock;

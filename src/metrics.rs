@@ -20,12 +20,27 @@ pub type By = Family<[(&'static str, &'static str); 1], Counter>;
 /// Types of resources, as labels; the last is every type that Atlas doesn't serve.
 const TYPES: [&str; 6] = ["SDS", "CDS", "EDS", "LDS", "RDS", "other"];
 /// Why streams end.
-const STREAM_ENDS: [&str; 11] =
-    ["client", "lost", "age", "certificate", "stopping", "credential", "removed", "slow", "names", "request_bytes", "nonsense"];
+const STREAM_ENDS: [&str; 13] = [
+    "client",
+    "lost",
+    "replaced",
+    "age",
+    "certificate",
+    "stopping",
+    "credential",
+    "removed",
+    "slow",
+    "names",
+    "request_bytes",
+    "memory",
+    "nonsense",
+];
 /// Why streams are refused.
-const STREAM_REFUSALS: [&str; 2] = ["streams_per_node", "credential"];
+const STREAM_REFUSALS: [&str; 1] = ["credential"];
 /// Why Atlas ends connections.
-const CONNECTION_ENDS: [&str; 4] = ["idle", "certificate", "credential", "stopping"];
+const CONNECTION_ENDS: [&str; 5] = ["idle", "certificate", "credential", "memory", "stopping"];
+/// Ports, beside xDS's, on which one more connection ends the oldest.
+const PORTS: [&str; 4] = ["metrics", "web", "dns", "control"];
 /// What connections there may be.
 const CONNECTION_LIMITS: [&str; 3] = ["connections", "connections_per_node", "handshakes"];
 
@@ -79,6 +94,8 @@ pub struct Metrics {
     connections_ended: By,
     /// Connections for which there was no room, by limit.
     connections_dropped: By,
+    /// Connections to other ports that made room for another, by port.
+    port_connections_dropped: By,
     /// TLS handshakes that failed.
     pub handshakes_refused: Counter,
     /// Rounds of the controller.
@@ -135,8 +152,10 @@ impl Metrics {
         let streams_ended = by("xds_streams_ended", "xDS streams that ended", "reason", &STREAM_ENDS);
         let streams_refused = by("xds_streams_refused", "xDS streams that were refused", "reason", &STREAM_REFUSALS);
         let connections_ended = by("connections_ended", "Connections to the xDS port that Atlas ended", "reason", &CONNECTION_ENDS);
-        let help = "Connections to the xDS port for which there was no room";
+        let help = "Connections to the xDS port for which there was no room, or that made room for another";
         let connections_dropped = by("connections_dropped", help, "limit", &CONNECTION_LIMITS);
+        let help = "Connections to other ports that made room for another";
+        let port_connections_dropped = by("port_connections_dropped", help, "port", &PORTS);
         let mut counter = |name: &str, help: &str| {
             let counter: Counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -160,6 +179,7 @@ impl Metrics {
             streams_refused,
             connections_ended,
             connections_dropped,
+            port_connections_dropped,
             first_expiry,
             leads,
             unwritten,
@@ -200,7 +220,12 @@ impl Metrics {
         self.connections_ended.get_or_create(&[("reason", reason)]).inc();
     }
 
-    /// There was no room for a connection; the limit is one of few.
+    /// A connection to another port made room for one more; the port is one of few.
+    pub fn port_connection_dropped(&self, port: &'static str) {
+        self.port_connections_dropped.get_or_create(&[("port", port)]).inc();
+    }
+
+    /// There was no room for a connection, or it made room for another; the limit is one of few.
     pub fn connection_dropped(&self, limit: &'static str) {
         self.connections_dropped.get_or_create(&[("limit", limit)]).inc();
     }

@@ -27,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::nodes::Nodes;
-use crate::streams::Streams;
+use crate::published::Board;
+use crate::streams::{Most, Streams};
 use crate::tls::Gate;
 
 pub use connection::serve;
@@ -37,6 +38,8 @@ pub use limits::{LimitOptions, Limits};
 pub struct Xds {
     /// What each node should have.
     pub nodes: Arc<Nodes>,
+    /// What is in force: how many Envoys a cluster has.
+    pub board: Arc<Board>,
     /// The open streams and connections.
     pub streams: Arc<Streams>,
     /// Who is let in.
@@ -52,6 +55,17 @@ pub struct Xds {
     pub hold: Duration,
     /// Ends every stream.
     pub drain: CancellationToken,
+}
+
+impl Xds {
+    /// How many connections there may be for one more of this node, as its manifest says now.
+    pub fn connections(&self, node: &NodeId) -> Most {
+        let envoys = match node {
+            NodeId::Hub => None,
+            NodeId::Cluster(name) => self.board.read(|published| published?.fleet.clusters.get(name).map(|cluster| cluster.envoy_replicas)),
+        };
+        self.limits.connections(node, envoys)
+    }
 }
 
 /// What is quarantined: refused by an Envoy, and still what it should have.

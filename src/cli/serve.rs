@@ -76,17 +76,17 @@ struct LimitArgs {
     /// Connections to the xDS port, of which every Envoy has one [default: as many files as Atlas may open, less 256; at most 20000].
     #[arg(long, value_name = "COUNT", value_parser = at_least::<1>, env = "ATLAS_MAX_CONNECTIONS")]
     max_connections: Option<usize>,
-    /// Connections of one node, so that nobody takes all places with one cluster's credential. More where a cluster has more
-    /// Envoys than that.
-    #[arg(long, value_name = "COUNT", default_value = "64", value_parser = at_least::<1>, env = "ATLAS_MAX_CONNECTIONS_PER_NODE")]
-    max_connections_per_node: usize,
+    /// Connections of each node, so that nobody takes all places with one cluster's credential; one more ends the one that has been
+    /// silent for longest [default: four for each of a cluster's Envoys (goatlas.io/envoy-replicas), at least 16; the hub's 64].
+    #[arg(long, value_name = "COUNT", value_parser = at_least::<1>, env = "ATLAS_MAX_CONNECTIONS_PER_NODE")]
+    max_connections_per_node: Option<usize>,
     /// TLS handshakes that aren't finished. One more ends the oldest of them, so strangers can't lock anybody out [default: an
     /// eighth of the files that Atlas may open, at most 256].
     #[arg(long, value_name = "COUNT", value_parser = at_least::<1>, env = "ATLAS_MAX_HANDSHAKES")]
     max_handshakes: Option<usize>,
-    /// Largest request, in bytes; from a cluster's Envoy a quarter of it. The hub's Envoy lists all that it has when it comes
-    /// back, some 250 bytes per cluster.
-    #[arg(long, value_name = "BYTES", default_value = "4194304", value_parser = at_least::<65_536>, env = "ATLAS_MAX_REQUEST_BYTES")]
+    /// Largest request, in bytes; from a cluster's Envoy a quarter of it, at most 1 MiB. The hub's Envoy lists all that it has when it
+    /// comes back, some 110 bytes for each resource; for what it should have there is always room.
+    #[arg(long, value_name = "BYTES", default_value = "16777216", value_parser = at_least::<65_536>, env = "ATLAS_MAX_REQUEST_BYTES")]
     max_request_bytes: usize,
     /// About how many bytes of resources one incremental response carries; the rest follows when the Envoy has answered.
     #[arg(long, value_name = "BYTES", default_value = "1048576", value_parser = at_least::<1024>, env = "ATLAS_MAX_RESPONSE_BYTES")]

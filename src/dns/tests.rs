@@ -230,14 +230,54 @@ async fn several_queries_share_a_connection() {
 
 #[tokio::test]
 async fn a_silent_connection_ends_also_in_the_middle_of_a_query() {
-    let dns =
-        Dns { zones: Arc::new(|_| None), answers: Arc::default(), metrics: Arc::new(Metrics::new()), tcp_idle: Duration::from_millis(50) };
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let mut stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    let server = tokio::spawn(async move { dns.serve_tcp(listener).await });
+    let (address, _metrics) = serving_tcp(Duration::from_millis(50), 4).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(&[0]).await.unwrap();
     assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "closed");
-    server.abort();
+}
+
+/// A server without a zone for so many TCP clients.
+async fn serving_tcp(tcp_idle: Duration, tcp_connections: usize) -> (SocketAddr, Arc<Metrics>) {
+    let metrics = Arc::new(Metrics::new());
+    let dns = Dns { zones: Arc::new(|_| None), answers: Arc::default(), metrics: Arc::clone(&metrics), tcp_idle, tcp_connections };
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move { dns.serve_tcp(listener).await });
+    (address, metrics)
+}
+
+#[tokio::test]
+async fn clients_that_go_on_asking_over_tcp_keep_nobody_out() {
+    let (address, metrics) = serving_tcp(TCP_IDLE, 8).await;
+    let query = question(STORE, RecordType::A);
+    let mut greedy = Vec::new();
+    for _ in 0..8 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        tell(&mut stream, &query).await;
+        hear(&mut stream).await;
+        greedy.push(stream);
+    }
+    // One of them goes on asking all the time, also while the others come.
+    for _ in 0..3 {
+        let mut another = TcpStream::connect(address).await.unwrap();
+        tell(&mut another, &query).await;
+        let answer = tokio::time::timeout(Duration::from_secs(10), hear(&mut another)).await.expect("an answer");
+        assert_eq!(code(&answer), ResponseCode::ServFail);
+        let mut last = greedy.pop().unwrap();
+        tell(&mut last, &query).await;
+        hear(&mut last).await;
+        greedy.insert(0, another);
+        greedy.push(last);
+    }
+    assert!(metrics.render().contains("atlas_port_connections_dropped_total{port=\"dns\"} 3"), "{}", metrics.render());
+}
+
+#[tokio::test]
+async fn a_query_over_tcp_that_is_longer_than_any_real_one_ends_the_connection() {
+    let (address, _metrics) = serving_tcp(TCP_IDLE, 4).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(&[0x10, 0x01]).await.unwrap();
+    assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "closed");
 }
 
 #[tokio::test]

@@ -27,7 +27,7 @@ use super::record::Stored;
 use super::watch::{Mirror, chain};
 use super::{convert, events, vault};
 use crate::dns;
-use crate::http;
+use crate::http::{self, Server};
 use crate::metrics::Metrics;
 use crate::nodes::Nodes;
 use crate::published::Board;
@@ -113,10 +113,12 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         commands,
         candidate: Some(Arc::clone(&candidate)),
     };
-    tasks.spawn("the metrics server", http::serve(metrics_port, web::operations(web.clone()), stop.clone()));
+    let server = |router, port| Server { router, port, metrics: Arc::clone(&metrics), stop: stop.clone() };
+    tasks.spawn("the metrics server", http::serve(metrics_port, server(web::operations(web.clone()), "metrics")));
     if let Some((xds, web_port, dns_sockets)) = serving {
         let service = Arc::new(Xds {
             nodes: Arc::clone(&nodes),
+            board: Arc::clone(&board),
             streams: Arc::clone(&streams),
             gate: Arc::clone(&gate),
             metrics: Arc::clone(&metrics),
@@ -127,7 +129,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         });
         tasks.spawn("the xDS server", tls::accept(xds, service));
         tasks.spawn("the DNS server", dns::serve(dns_sockets, board.zones(), Arc::clone(&metrics), stop.clone()));
-        tasks.spawn("the web server", http::serve(web_port, web::public(web), stop.clone()));
+        tasks.spawn("the web server", http::serve(web_port, server(web::public(web), "web")));
     }
     let mirrors = watch_all(&client, &settings, &mut tasks, &stop);
     tasks.spawn(

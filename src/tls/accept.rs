@@ -15,7 +15,6 @@ use tokio_util::task::TaskTracker;
 use super::Peer;
 use crate::ca;
 use crate::room::{Guest, Room};
-use crate::streams::Full;
 use crate::xds::{self, Xds};
 
 /// A handshake that isn't finished by then is ended. It takes one round trip here, up to a second, and a lost packet costs up to three
@@ -60,8 +59,8 @@ pub async fn accept(listener: TcpListener, xds: Arc<Xds>) {
         }
         let (xds, tracker) = (Arc::clone(&xds), connections.clone());
         connections.spawn(async move {
-            if let Some((stream, peer)) = greet(tcp, address, config, &xds, guest).await {
-                settle(stream, peer, xds, &tracker);
+            if let Some((stream, peer)) = greet(tcp, address, config, &xds, &guest).await {
+                settle(stream, peer, guest, xds, &tracker).await;
             }
         });
     }
@@ -75,7 +74,7 @@ async fn greet(
     address: SocketAddr,
     config: Arc<ServerConfig>,
     xds: &Xds,
-    guest: Guest,
+    guest: &Guest,
 ) -> Option<(TlsStream<TcpStream>, Peer)> {
     let shaken = tokio::select! {
         shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tcp, address, config, xds)) => shaken,
@@ -106,22 +105,17 @@ async fn handshake(
     Ok((stream, peer))
 }
 
-/// Serves a connection, if there is room for it.
-fn settle(stream: TlsStream<TcpStream>, peer: Peer, xds: Arc<Xds>, connections: &TaskTracker) {
-    let limits = &xds.limits;
+/// Serves a connection, if there is room for it. Who waits until another has made room for it, waits in the place of a stranger.
+async fn settle(stream: TlsStream<TcpStream>, peer: Peer, _guest: Guest, xds: Arc<Xds>, connections: &TaskTracker) {
     let (node, address) = (peer.node.clone(), peer.address);
-    match xds.streams.connect(peer, limits.connections, limits.connections_per_node) {
+    match xds.streams.connect(peer, xds.connections(&node)).await {
         Ok(place) => {
             // A task of its own: this one's memory has room for a handshake.
             connections.spawn(xds::serve(stream, place, xds));
         }
         Err(full) => {
-            let (limit, flag) = match full {
-                Full::All => ("connections", "--max-connections"),
-                Full::OfNode => ("connections_per_node", "--max-connections-per-node"),
-            };
-            xds.metrics.connection_dropped(limit);
-            tracing::debug!(%node, %address, flag, "no room for another connection");
+            xds.metrics.connection_dropped(full.limit());
+            tracing::debug!(%node, %address, limit = full.limit(), "no room for another connection");
         }
     }
 }

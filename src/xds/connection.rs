@@ -1,11 +1,14 @@
 //! One HTTP/2 connection: served until it has no stream, its certificate ends, or it is told to.
 
+use std::io::{Error, IoSlice};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Xds;
 use super::limits::STREAMS_PER_CONNECTION;
@@ -13,13 +16,13 @@ use super::service::OnConnection;
 use super::wire::PIECE;
 use crate::clock;
 use crate::serve::DRAIN;
-use crate::streams::Place;
+use crate::streams::{Cause, Connection, Full, Place};
 
 /// A peer that is gone without a word is noticed after both of these.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// So much of requests may be on its way on one stream, and on one connection: a client whose requests nobody reads (there is
-/// nothing to answer with yet) costs no more. Requests are small; an Envoy that lists 15,000 resources needs some twenty turns.
+/// nothing to answer with yet) costs no more. Requests are small; an Envoy that lists 50,000 resources needs some eighty turns.
 const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = 128 << 10;
 /// Largest head of a request, in bytes. An Envoy's has some 300.
@@ -36,8 +39,8 @@ enum End {
     Idle,
     /// Its certificate ends.
     Certificate,
-    /// Its credential counts no more.
-    Refused,
+    /// It was told to.
+    Told(Cause),
     /// Atlas stops.
     Stopping,
 }
@@ -60,7 +63,7 @@ pub async fn serve(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, pla
         .max_local_error_reset_streams(RESETS)
         // Most that waits for a client that doesn't read, beside the piece that is being made.
         .max_send_buf_size(PIECE)
-        .serve_connection(TokioIo::new(io), service);
+        .serve_connection(TokioIo::new(Heard { io, connection: Arc::clone(&connection) }), service);
     tokio::pin!(http);
     let left = Duration::from_secs(u64::try_from(connection.peer.not_after - clock::now()).unwrap_or(0));
     let end = tokio::select! {
@@ -70,7 +73,7 @@ pub async fn serve(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, pla
             }
             return;
         }
-        () = connection.ended() => End::Refused,
+        () = connection.ended() => End::Told(connection.cause().unwrap_or(Cause::Credential)),
         () = connection.idle(xds.limits.idle) => End::Idle,
         () = tokio::time::sleep(left) => End::Certificate,
         () = xds.drain.cancelled() => End::Stopping,
@@ -78,7 +81,10 @@ pub async fn serve(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, pla
     let (reason, patience) = match end {
         End::Idle => ("idle", LAST_WORDS),
         End::Certificate => ("certificate", LAST_WORDS),
-        End::Refused => ("credential", LAST_WORDS),
+        End::Told(Cause::Credential) => ("credential", LAST_WORDS),
+        End::Told(Cause::Memory) => ("memory", LAST_WORDS),
+        // Who takes its place waits until it is gone.
+        End::Told(Cause::Replaced(full)) => return replaced(&connection, full, &xds),
         End::Stopping => ("stopping", DRAIN),
     };
     xds.metrics.connection_ended(reason);
@@ -86,4 +92,48 @@ pub async fn serve(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, pla
     http.as_mut().graceful_shutdown();
     // Its streams end by themselves, for the same reason; the client has so long to hear of it.
     let _ = tokio::time::timeout(patience, http).await;
+}
+
+fn replaced(connection: &Connection, full: Full, xds: &Xds) {
+    let limit = full.limit();
+    xds.metrics.connection_dropped(limit);
+    tracing::debug!(node = %connection.peer.node, address = %connection.peer.address, limit, "a connection makes room for another");
+}
+
+/// A connection of which it is noted when its client last said anything.
+struct Heard<I> {
+    io: I,
+    connection: Arc<Connection>,
+}
+
+impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<(), Error>> {
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        if read.is_ready() {
+            self.connection.hears();
+        }
+        read
+    }
+}
+
+impl<I: AsyncWrite + Unpin> AsyncWrite for Heard<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize, Error>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<Result<usize, Error>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
 }

@@ -1,25 +1,30 @@
-//! Requests from bytes: gRPC's frames, and what of a message matters.
+//! Requests from bytes: gRPC's frames, and what of a message matters. The rest of it, which is most of what an Envoy says of itself, isn't
+//! read.
 
+use std::collections::HashMap;
 use std::pin::Pin;
 
 use atlas_core::xds::session::{Request, Variant};
 use bytes::{Buf, Bytes, BytesMut};
-use envoy_types::pb::envoy::config::core::v3::Node;
-use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
-use envoy_types::pb::envoy::service::discovery::v3 as discovery;
-use envoy_types::pb::google::rpc;
 use hyper::body::Body;
+use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use prost::{DecodeError, Message};
 use tonic::Status;
 
 use super::wire::HEADER;
+use crate::budget::Charge;
+
+/// Bytes of an unfinished request that aren't charged: most requests are small and come as a whole.
+const SMALL: usize = 4 << 10;
 
 /// The requests of one stream. Keeps no more than what has come of the next one.
 pub struct Requests<B> {
     body: B,
     come: BytesMut,
+    /// The memory of `come`.
+    charge: Charge,
     /// Largest request, in bytes.
-    limit: usize,
+    pub limit: usize,
 }
 
 /// Why there is no further request.
@@ -31,15 +36,17 @@ pub enum Lost {
     Nonsense(Status),
     /// A request is larger than it may be.
     TooLarge(Status),
+    /// There is no memory for it.
+    NoMemory,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Requests<B>
 where
     B::Error: std::fmt::Display,
 {
-    /// From a body.
-    pub fn new(body: B, limit: usize) -> Self {
-        Self { body, come: BytesMut::new(), limit }
+    /// From a body. Before [`Requests::limit`] is set, no request is small enough.
+    pub fn new(body: B, charge: Charge) -> Self {
+        Self { body, come: BytesMut::new(), charge, limit: 0 }
     }
 
     /// The next one, still encoded; `None` when the client has said all. May be dropped and called again.
@@ -51,6 +58,8 @@ where
             if let Some(message) = self.take()? {
                 return Ok(Some(message));
             }
+            let kept = self.come.capacity();
+            self.charge.ask(if kept > SMALL { kept } else { 0 }).await.map_err(|_| Lost::NoMemory)?;
             match std::future::poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx)).await {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
@@ -92,6 +101,42 @@ where
     }
 }
 
+/// How much a request lists: names and resources, and their bytes. To be known before anything is read, for what takes two bytes of a
+/// message takes a hundred in memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// The longest list's length.
+    pub longest: usize,
+    /// How many there are in all lists.
+    pub count: usize,
+    /// Bytes of all of them.
+    pub bytes: usize,
+}
+
+/// What a request lists.
+///
+/// # Errors
+/// It is no message.
+pub fn listed(variant: Variant, message: &[u8]) -> Result<Listed, DecodeError> {
+    // Numbers of the fields: names; names that are subscribed to and no more, and resources with their versions.
+    let lists: &[u32] = if variant == Variant::Delta { &[3, 4, 5] } else { &[3] };
+    let (mut rest, mut counts, mut bytes) = (message, [0; 3], 0);
+    while rest.has_remaining() {
+        let (field, wire) = decode_key(&mut rest)?;
+        match lists.iter().position(|list| *list == field).and_then(|list| counts.get_mut(list)) {
+            Some(count) if wire == WireType::LengthDelimited => {
+                let length = usize::try_from(decode_varint(&mut rest)?).unwrap_or(usize::MAX);
+                // What is cut off is for the reader to say.
+                rest = rest.get(length..).unwrap_or_default();
+                *count += 1;
+                bytes += length.min(message.len());
+            }
+            _ => skip_field(wire, field, &mut rest, DecodeContext::default())?,
+        }
+    }
+    Ok(Listed { longest: counts.into_iter().max().unwrap_or_default(), count: counts.iter().sum(), bytes })
+}
+
 /// Reads a request; also what the client says of itself.
 ///
 /// # Errors
@@ -99,24 +144,24 @@ where
 pub fn decode(variant: Variant, message: Bytes) -> Result<(Request, Option<Node>), DecodeError> {
     match variant {
         Variant::Delta => {
-            let request = discovery::DeltaDiscoveryRequest::decode(message)?;
+            let request = DeltaRequest::decode(message)?;
             let read = Request {
                 type_url: request.type_url,
                 nonce: request.response_nonce,
-                error: request.error_detail.map(reason),
-                subscribe: request.resource_names_subscribe,
-                unsubscribe: request.resource_names_unsubscribe,
+                error: request.error_detail.map(|status| status.message),
+                subscribe: request.subscribe,
+                unsubscribe: request.unsubscribe,
                 initial_versions: request.initial_resource_versions.into_iter().collect(),
                 ..Request::default()
             };
             Ok((read, request.node))
         }
         Variant::StateOfTheWorld => {
-            let request = discovery::DiscoveryRequest::decode(message)?;
+            let request = FullRequest::decode(message)?;
             let read = Request {
                 type_url: request.type_url,
                 nonce: request.response_nonce,
-                error: request.error_detail.map(reason),
+                error: request.error_detail.map(|status| status.message),
                 names: request.resource_names,
                 version_info: request.version_info,
                 ..Request::default()
@@ -126,19 +171,84 @@ pub fn decode(variant: Variant, message: Bytes) -> Result<(Request, Option<Node>
     }
 }
 
-/// A refusal's words. What is no text for a terminal in them is the session's to mend.
-fn reason(error: rpc::Status) -> String {
-    error.message
+/// `envoy.service.discovery.v3.DeltaDiscoveryRequest`.
+#[derive(prost::Message)]
+struct DeltaRequest {
+    #[prost(message, optional, tag = "1")]
+    node: Option<Node>,
+    #[prost(string, tag = "2")]
+    type_url: String,
+    #[prost(string, repeated, tag = "3")]
+    subscribe: Vec<String>,
+    #[prost(string, repeated, tag = "4")]
+    unsubscribe: Vec<String>,
+    #[prost(map = "string, string", tag = "5")]
+    initial_resource_versions: HashMap<String, String>,
+    #[prost(string, tag = "6")]
+    response_nonce: String,
+    #[prost(message, optional, tag = "7")]
+    error_detail: Option<Refusal>,
 }
 
-/// The Envoy's version as it says, e.g. `1.40.0`.
-pub fn version(node: &Node) -> String {
-    match &node.user_agent_version_type {
-        Some(UserAgentVersionType::UserAgentBuildVersion(build)) => {
-            build.version.as_ref().map(|v| format!("{}.{}.{}", v.major_number, v.minor_number, v.patch)).unwrap_or_default()
-        }
-        Some(UserAgentVersionType::UserAgentVersion(version)) => version.clone(),
-        None => String::new(),
+/// `envoy.service.discovery.v3.DiscoveryRequest`.
+#[derive(prost::Message)]
+struct FullRequest {
+    #[prost(string, tag = "1")]
+    version_info: String,
+    #[prost(message, optional, tag = "2")]
+    node: Option<Node>,
+    #[prost(string, repeated, tag = "3")]
+    resource_names: Vec<String>,
+    #[prost(string, tag = "4")]
+    type_url: String,
+    #[prost(string, tag = "5")]
+    response_nonce: String,
+    #[prost(message, optional, tag = "6")]
+    error_detail: Option<Refusal>,
+}
+
+/// `google.rpc.Status`. What is no text for a terminal in its words is the session's to mend.
+#[derive(prost::Message)]
+struct Refusal {
+    #[prost(string, tag = "2")]
+    message: String,
+}
+
+/// `envoy.config.core.v3.Node`: what an Envoy says of itself.
+#[derive(prost::Message)]
+pub struct Node {
+    #[prost(string, tag = "1")]
+    pub id: String,
+    #[prost(string, tag = "7")]
+    user_agent_version: String,
+    #[prost(message, optional, tag = "8")]
+    user_agent_build_version: Option<BuildVersion>,
+}
+
+/// `envoy.config.core.v3.BuildVersion`.
+#[derive(prost::Message)]
+struct BuildVersion {
+    #[prost(message, optional, tag = "1")]
+    version: Option<SemanticVersion>,
+}
+
+/// `envoy.type.v3.SemanticVersion`.
+#[derive(prost::Message)]
+struct SemanticVersion {
+    #[prost(uint32, tag = "1")]
+    major_number: u32,
+    #[prost(uint32, tag = "2")]
+    minor_number: u32,
+    #[prost(uint32, tag = "3")]
+    patch: u32,
+}
+
+impl Node {
+    /// The Envoy's version as it says, e.g. `1.40.0`.
+    pub fn version(&self) -> String {
+        let number = |v: &SemanticVersion| format!("{}.{}.{}", v.major_number, v.minor_number, v.patch);
+        let build = self.user_agent_build_version.as_ref().and_then(|build| build.version.as_ref());
+        build.map_or_else(|| self.user_agent_version.clone(), number)
     }
 }
 
@@ -151,9 +261,18 @@ pub fn plain(text: &str, longest: usize) -> String {
 mod tests {
     use super::*;
     use std::convert::Infallible;
+    use std::sync::Arc;
     use std::task::{Context, Poll};
 
+    use envoy_types::pb::envoy::config::core::v3 as core;
+    use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
+    use envoy_types::pb::envoy::service::discovery::v3 as discovery;
+    use envoy_types::pb::envoy::r#type::v3::SemanticVersion as Number;
+    use envoy_types::pb::google::rpc;
     use hyper::body::Frame;
+    use tokio_util::sync::CancellationToken;
+
+    use crate::budget::Budget;
 
     /// A body of these frames.
     struct Frames(std::vec::IntoIter<Vec<u8>>);
@@ -172,7 +291,9 @@ mod tests {
     }
 
     async fn all(frames: Vec<Vec<u8>>) -> (Vec<Bytes>, Option<Lost>) {
-        let mut requests = Requests::new(Frames(frames.into_iter()), 100);
+        let share = Arc::new(Budget::default()).share(0, CancellationToken::new());
+        let mut requests = Requests::new(Frames(frames.into_iter()), share.charge());
+        requests.limit = 100;
         let mut read = Vec::new();
         loop {
             match requests.next().await {
@@ -213,5 +334,105 @@ mod tests {
     fn what_an_envoy_says_cannot_move_the_cursor() {
         assert_eq!(plain("tokyo\u{1b}[2J\nhub", 256), "tokyo [2J hub");
         assert_eq!(plain("abc", 2), "ab");
+    }
+
+    fn envoy() -> core::Node {
+        let version = Number { major_number: 1, minor_number: 40, patch: 3 };
+        let build = core::BuildVersion { version: Some(version), metadata: None };
+        let extensions = vec![core::Extension { name: "envoy.filters.http.router".into(), ..core::Extension::default() }; 3];
+        let user_agent_version_type = Some(UserAgentVersionType::UserAgentBuildVersion(build));
+        core::Node { id: "tokyo".into(), cluster: "tokyo".into(), extensions, user_agent_version_type, ..core::Node::default() }
+    }
+
+    fn refusal() -> rpc::Status {
+        rpc::Status { code: 3, message: "no".into(), details: vec![Default::default()] }
+    }
+
+    fn texts(texts: &[&str]) -> Vec<String> {
+        texts.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn an_incremental_request_is_what_envoys_api_says() {
+        let request = discovery::DeltaDiscoveryRequest {
+            node: Some(envoy()),
+            type_url: "type".into(),
+            resource_names_subscribe: texts(&["a", "b"]),
+            resource_names_unsubscribe: texts(&["gone"]),
+            initial_resource_versions: HashMap::from([("has".into(), "1".into())]),
+            response_nonce: "7".into(),
+            error_detail: Some(refusal()),
+            ..Default::default()
+        };
+        let (read, node) = decode(Variant::Delta, request.encode_to_vec().into()).unwrap();
+        let expected = Request {
+            type_url: "type".into(),
+            nonce: "7".into(),
+            error: Some("no".into()),
+            subscribe: texts(&["a", "b"]),
+            unsubscribe: texts(&["gone"]),
+            initial_versions: [("has".into(), "1".into())].into(),
+            ..Request::default()
+        };
+        assert_eq!(read, expected);
+        let node = node.unwrap();
+        assert_eq!((node.id.as_str(), node.version().as_str()), ("tokyo", "1.40.3"));
+    }
+
+    #[test]
+    fn a_request_of_the_state_of_the_world_is_what_envoys_api_says() {
+        let user_agent_version_type = Some(UserAgentVersionType::UserAgentVersion("my own".into()));
+        let request = discovery::DiscoveryRequest {
+            version_info: "v1".into(),
+            node: Some(core::Node { user_agent_version_type, ..envoy() }),
+            resource_names: texts(&["a", "b"]),
+            type_url: "type".into(),
+            response_nonce: "7".into(),
+            error_detail: Some(refusal()),
+            ..Default::default()
+        };
+        let (read, node) = decode(Variant::StateOfTheWorld, request.encode_to_vec().into()).unwrap();
+        let expected = Request {
+            type_url: "type".into(),
+            nonce: "7".into(),
+            error: Some("no".into()),
+            names: texts(&["a", "b"]),
+            version_info: "v1".into(),
+            ..Request::default()
+        };
+        assert_eq!((read, node.unwrap().version().as_str()), (expected, "my own"));
+    }
+
+    #[test]
+    fn what_a_request_lists_is_known_before_it_is_read() {
+        let request = discovery::DeltaDiscoveryRequest {
+            node: Some(envoy()),
+            type_url: "type".into(),
+            resource_names_subscribe: vec!["ab".into(); 5],
+            resource_names_unsubscribe: vec![String::new(); 7],
+            response_nonce: "7".into(),
+            ..Default::default()
+        };
+        let listed_of = |variant, bytes: &[u8]| listed(variant, bytes).unwrap();
+        let bytes = request.encode_to_vec();
+        assert_eq!(listed_of(Variant::Delta, &bytes), Listed { longest: 7, count: 12, bytes: 10 });
+        let request = discovery::DiscoveryRequest { node: Some(envoy()), resource_names: vec!["abc".into(); 4], ..Default::default() };
+        assert_eq!(listed_of(Variant::StateOfTheWorld, &request.encode_to_vec()), Listed { longest: 4, count: 4, bytes: 12 });
+        // Whatever comes, it says how much there is or that it is nonsense.
+        for end in 0..bytes.len() {
+            let _ = listed(Variant::Delta, &bytes[..end]);
+        }
+        assert!(listed(Variant::Delta, &[0xff; 20]).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_request_for_which_there_is_no_memory_is_not_waited_for() {
+        let share = Arc::new(Budget::default()).share(0, CancellationToken::new());
+        share.limit(10_000);
+        let frames: Vec<Vec<u8>> = framed(&[7; 50_000]).chunks(1000).map(<[u8]>::to_vec).collect();
+        let mut requests = Requests::new(Frames(frames.into_iter()), share.charge());
+        requests.limit = 100_000;
+        assert!(matches!(requests.next().await, Err(Lost::NoMemory)));
+        assert!(requests.come.len() < 20_000, "{}", requests.come.len());
     }
 }

@@ -1,4 +1,5 @@
-//! The body of a stream's answer: what the stream's task has put into its outbox, as gRPC's frames.
+//! The body of a stream's answer: what the stream's task has put into its outbox, as gRPC's frames. What waits in it of the client's
+//! own words counts as its node's memory.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -13,6 +14,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::wire::Writer;
+use crate::budget::{Charge, Share};
 
 /// Responses that may wait for a client to read them. The session keeps one per type under way, and there are five types; so a client
 /// that takes more room than this asks for nonsense faster than it reads the answers.
@@ -20,8 +22,15 @@ const OUTBOX: usize = 8;
 
 /// Where a stream's task puts its responses.
 pub struct Outbox {
-    responses: mpsc::Sender<Box<Response>>,
+    responses: mpsc::Sender<Box<Waiting>>,
+    share: Arc<Share>,
     end: Arc<OnceLock<Status>>,
+}
+
+/// A response, and the memory that it takes until it has been sent.
+struct Waiting {
+    response: Response,
+    charge: Charge,
 }
 
 /// The body of the answer.
@@ -30,10 +39,10 @@ pub struct Responses(Option<Box<Open>>);
 
 /// One that has not ended.
 struct Open {
-    outbox: mpsc::Receiver<Box<Response>>,
+    outbox: mpsc::Receiver<Box<Waiting>>,
     variant: Variant,
     /// The response that is being sent.
-    writer: Option<Writer>,
+    writer: Option<(Writer, Charge)>,
     end: Arc<OnceLock<Status>>,
 }
 
@@ -46,18 +55,20 @@ pub enum Unsent {
     Closed,
 }
 
-/// An outbox and the body that it fills.
-pub fn pair(variant: Variant) -> (Outbox, Responses) {
+/// An outbox and the body that it fills, of a stream with this part of its node's memory.
+pub fn pair(variant: Variant, share: Arc<Share>) -> (Outbox, Responses) {
     let (responses, outbox) = mpsc::channel(OUTBOX);
     let end = Arc::new(OnceLock::new());
     let open = Open { outbox, variant, writer: None, end: Arc::clone(&end) };
-    (Outbox { responses, end }, Responses(Some(Box::new(open))))
+    (Outbox { responses, share, end }, Responses(Some(Box::new(open))))
 }
 
 impl Outbox {
     /// Puts a response into it.
     pub fn send(&self, response: Response) -> Result<(), Unsent> {
-        self.responses.try_send(Box::new(response)).map_err(|error| match error {
+        let mut charge = self.share.charge();
+        charge.set(response.waiting());
+        self.responses.try_send(Box::new(Waiting { response, charge })).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => Unsent::Full,
             mpsc::error::TrySendError::Closed(_) => Unsent::Closed,
         })
@@ -81,15 +92,16 @@ impl Body for Responses {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let Some(open) = &mut self.0 else { return Poll::Ready(None) };
         loop {
-            if let Some(piece) = open.writer.as_mut().and_then(Writer::next) {
+            if let Some(piece) = open.writer.as_mut().and_then(|(writer, _)| writer.next()) {
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
             open.writer = None;
             let end = match open.end.get() {
                 Some(status) => status.clone(),
                 None => match std::task::ready!(open.outbox.poll_recv(cx)) {
-                    Some(response) => {
-                        open.writer = Writer::new(*response, open.variant);
+                    Some(waiting) => {
+                        let Waiting { response, charge } = *waiting;
+                        open.writer = Writer::new(response, open.variant).map(|writer| (writer, charge));
                         if open.writer.is_some() {
                             continue;
                         }

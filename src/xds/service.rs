@@ -19,7 +19,7 @@ use super::requests::Requests;
 use super::responses::{self, Responses};
 use super::stream::Task;
 use crate::clock;
-use crate::streams::Connection;
+use crate::streams::{Cause, Connection};
 
 /// Why a stream is refused on a connection that was once let in.
 pub const REFUSED: &str = "this credential no longer counts: carry the new ones to its Envoy (`atlas bootstrap`, `atlas cluster-values`)";
@@ -104,24 +104,16 @@ impl OnConnection {
         let xds = &self.xds;
         let peer = &self.connection.peer;
         let now = clock::now();
-        let limits = xds.limits.session(&peer.node);
-        let session = Session::new(variant, only).limit(limits);
-        let most = xds.limits.streams_per_node();
-        let registration = xds.streams.register(&self.connection, session, now, xds.drain.child_token(), most).ok_or_else(|| {
-            xds.metrics.stream_refused("streams_per_node");
-            Status::resource_exhausted(format!(
-                "{} has {most} streams, twice as many as it may have connections (atlas run --max-connections-per-node)",
-                peer.node
-            ))
-        })?;
+        let session = Session::new(variant, only).limit(xds.limits.session(&peer.node));
+        let registration = xds.streams.register(&self.connection, session, now, xds.drain.child_token());
         // After registering: whoever is refused from now on is found in the list and ended.
         if !xds.gate.still_admits(peer, now) {
             xds.metrics.stream_refused("credential");
-            self.connection.end();
+            self.connection.end(Cause::Credential);
             return Err(Status::permission_denied(REFUSED));
         }
-        let (outbox, body) = responses::pair(variant);
-        let requests = Requests::new(request.into_body(), xds.limits.request_bytes(&peer.node));
+        let (outbox, body) = responses::pair(variant, Arc::clone(&registration.stream.share));
+        let requests = Requests::new(request.into_body(), registration.stream.share.charge());
         let (deadline, by_certificate) = deadline(xds.max_age, now, peer.not_after);
         let task = Task::new(Arc::clone(xds), registration, variant, outbox, deadline, by_certificate);
         tokio::spawn(task.run(requests));

@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use atlas_core::name::NodeId;
-use atlas_core::xds::session::{Abuse, Response, Variant};
+use atlas_core::xds::session::{Abuse, Response, Variant, most_remembered};
 use atlas_core::xds::snapshot::ResourceType;
 use bytes::Bytes;
-use envoy_types::pb::envoy::config::core::v3::Node as NodeInfo;
 use hyper::body::Body;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -16,10 +15,11 @@ use super::Xds;
 use super::requests::{self, Lost, Requests, plain};
 use super::responses::{Outbox, Unsent};
 use super::service::REFUSED;
+use crate::budget::Charge;
 use crate::clock;
 use crate::lock::lock;
 use crate::nodes::Node;
-use crate::streams::{Client, Registration};
+use crate::streams::{Cause, Client, Registration};
 
 /// What an Envoy says of itself is cut to so many characters.
 const LONGEST_NAME: usize = 256;
@@ -30,6 +30,8 @@ enum End {
     Client,
     /// The connection is gone.
     Lost(String),
+    /// Another connection has taken the place of this stream's.
+    Replaced,
     /// It has reached its age.
     Age,
     /// Its certificate ends.
@@ -46,6 +48,8 @@ enum End {
     Abuse(Abuse),
     /// A request is larger than it may be.
     TooLarge(Status),
+    /// The streams of its node would take more memory than they may, and this one took most.
+    NoMemory,
     /// The client says what nobody may.
     Nonsense(Status),
 }
@@ -56,6 +60,7 @@ impl End {
         match self {
             Self::Client => "client",
             Self::Lost(_) => "lost",
+            Self::Replaced => "replaced",
             Self::Age => "age",
             Self::Certificate => "certificate",
             Self::Stopping => "stopping",
@@ -64,6 +69,7 @@ impl End {
             Self::Slow => "slow",
             Self::Abuse(_) => "names",
             Self::TooLarge(_) => "request_bytes",
+            Self::NoMemory => "memory",
             Self::Nonsense(_) => "nonsense",
         }
     }
@@ -73,6 +79,7 @@ impl End {
         match self {
             Self::Client => Status::ok("the client ended it"),
             Self::Lost(why) => Status::ok(format!("connection lost: {why}")),
+            Self::Replaced => Status::ok("another connection of its node took its place"),
             Self::Age => Status::unavailable("this stream has reached its age; come back"),
             Self::Certificate => Status::unavailable("the certificate of this connection ends; come back with a new one"),
             Self::Stopping => Status::unavailable("Atlas is stopping; come back"),
@@ -80,6 +87,9 @@ impl End {
             Self::NodeGone(node) => Status::not_found(format!("the manifest of {node} is gone")),
             Self::Slow => Status::resource_exhausted("this client doesn't read its responses"),
             Self::Abuse(abuse) => Status::resource_exhausted(abuse.to_string()),
+            Self::NoMemory => Status::resource_exhausted(
+                "the streams of this node ask for more names, or larger requests, than all of them together may; this one for most",
+            ),
             Self::TooLarge(status) | Self::Nonsense(status) => status,
         }
     }
@@ -91,6 +101,8 @@ pub struct Task {
     registration: Registration,
     variant: Variant,
     outbox: Outbox,
+    /// What the session remembers.
+    remembered: Charge,
     deadline: Instant,
     /// Whether the deadline is the certificate's.
     by_certificate: bool,
@@ -108,7 +120,8 @@ impl Task {
         deadline: Instant,
         by_certificate: bool,
     ) -> Self {
-        Self { xds, registration, variant, outbox, deadline, by_certificate, foreign_id: false }
+        let remembered = registration.stream.share.charge();
+        Self { xds, registration, variant, outbox, remembered, deadline, by_certificate, foreign_id: false }
     }
 
     /// Runs until something ends it.
@@ -119,9 +132,16 @@ impl Task {
         let peer = Arc::clone(&self.registration.stream.peer);
         self.xds.metrics.streams.inc();
         tracing::info!(node = %peer.node, address = %peer.address, variant = ?self.variant, "xDS stream opened");
-        let end = self.talk(&mut requests).await;
+        let end = match self.talk(&mut requests).await {
+            End::Lost(_) if matches!(self.registration.connection.cause(), Some(Cause::Replaced(_))) => End::Replaced,
+            end => end,
+        };
+        drop(requests);
         self.xds.metrics.streams.dec();
         self.xds.metrics.stream_ended(end.reason());
+        if matches!(end, End::NoMemory | End::Slow) {
+            self.registration.connection.end(Cause::Memory);
+        }
         let status = end.status();
         tracing::info!(node = %peer.node, address = %peer.address, reason = status.message(), "xDS stream ended");
         self.outbox.end(status);
@@ -145,6 +165,7 @@ impl Task {
         if !self.still_admitted() {
             return End::Refused;
         }
+        self.follow(&node, requests);
         let mut bell = node.bell();
         // It may have gone before there was anyone to ring for.
         if *bell.borrow_and_update() {
@@ -159,11 +180,12 @@ impl Task {
         loop {
             let responses = tokio::select! {
                 request = requests.next() => match request {
-                    Ok(Some(message)) => self.on_request(&node, message),
+                    Ok(Some(message)) => self.on_request(&node, message).await,
                     Ok(None) => return End::Client,
                     Err(Lost::Connection(why)) => return End::Lost(why),
                     Err(Lost::Nonsense(status)) => return End::Nonsense(status),
                     Err(Lost::TooLarge(status)) => return End::TooLarge(status),
+                    Err(Lost::NoMemory) => return self.without_memory(),
                 },
                 changed = bell.changed() => match changed {
                     Ok(()) => self.on_change(&node, &mut bell),
@@ -184,6 +206,7 @@ impl Task {
             if let Err(end) = responses.and_then(|responses| self.send(responses)) {
                 return end;
             }
+            self.follow(&node, requests);
             // A client that always has one more request must not keep the others' tasks from running.
             tokio::task::coop::consume_budget().await;
         }
@@ -206,7 +229,27 @@ impl Task {
     }
 
     fn cancelled(&self) -> End {
-        if self.xds.drain.is_cancelled() { End::Stopping } else { End::Refused }
+        if self.xds.drain.is_cancelled() {
+            End::Stopping
+        } else if self.registration.stream.share.is_exhausted() {
+            End::NoMemory
+        } else {
+            End::Refused
+        }
+    }
+
+    /// Why there is none: it was ended while it waited for some, or it is to end for it.
+    fn without_memory(&self) -> End {
+        if self.registration.stream.cancel.is_cancelled() { self.cancelled() } else { End::NoMemory }
+    }
+
+    /// The limits that depend on what the node has.
+    fn follow<B>(&self, node: &Node, requests: &mut Requests<B>) {
+        let stream = &self.registration.stream;
+        let resources = node.state().snapshot.len();
+        let (limits, node) = (&self.xds.limits, &stream.peer.node);
+        requests.limit = limits.request_bytes(node, resources);
+        stream.share.limit(limits.node_bytes(node, self.xds.connections(node).of_node, resources));
     }
 
     fn node_gone(&self) -> End {
@@ -217,10 +260,17 @@ impl Task {
         self.xds.gate.still_admits(&self.registration.stream.peer, clock::now())
     }
 
-    fn on_request(&mut self, node: &Node, message: Bytes) -> Result<Vec<Response>, End> {
+    async fn on_request(&mut self, node: &Node, message: Bytes) -> Result<Vec<Response>, End> {
         self.xds.metrics.requests.inc();
-        let (request, info) = requests::decode(self.variant, message)
-            .map_err(|error| End::Nonsense(Status::invalid_argument(format!("not a discovery request: {error}"))))?;
+        let nonsense = |error| End::Nonsense(Status::invalid_argument(format!("not a discovery request: {error}")));
+        let listed = requests::listed(self.variant, &message).map_err(nonsense)?;
+        let most = self.xds.limits.session(&self.registration.stream.peer.node).most_names(node.state().snapshot.len());
+        if listed.longest > most {
+            return Err(End::Abuse(Abuse::TooManyNames(listed.longest, most)));
+        }
+        let mut asked = self.registration.stream.share.charge();
+        asked.ask(most_remembered(listed.count, listed.bytes)).await.map_err(|_| self.without_memory())?;
+        let (request, info) = requests::decode(self.variant, message).map_err(nonsense)?;
         if let Some(info) = info {
             self.meet(&info);
         }
@@ -231,6 +281,7 @@ impl Task {
         let mut session = lock(&stream.session);
         let before = session.nacks();
         let responses = session.on_request(request, &state.snapshot, &mut state.quarantine).map_err(End::Abuse)?;
+        self.remembered.set(session.remembered());
         if session.nacks() > before
             && let Some((type_url, error)) = refusal
         {
@@ -253,7 +304,7 @@ impl Task {
     }
 
     /// Notes what the client says of itself. It changes nothing but the display.
-    fn meet(&mut self, info: &NodeInfo) {
+    fn meet(&mut self, info: &requests::Node) {
         let peer = &self.registration.stream.peer;
         if info.id != peer.node.to_string() && !self.foreign_id {
             self.foreign_id = true;
@@ -261,7 +312,7 @@ impl Task {
             tracing::warn!(node = %peer.node, claims, "an Envoy calls itself somebody else; its certificate decides");
         }
         *lock(&self.registration.stream.client) =
-            Client { id: plain(&info.id, LONGEST_NAME), version: plain(&requests::version(info), LONGEST_NAME) };
+            Client { id: plain(&info.id, LONGEST_NAME), version: plain(&info.version(), LONGEST_NAME) };
     }
 
     fn send(&self, responses: Vec<Response>) -> Result<(), End> {
@@ -289,9 +340,11 @@ mod tests {
     #[tokio::test]
     async fn a_task_is_small() {
         let xds = world_of_one();
-        let (outbox, _body) = responses::pair(Variant::Delta);
-        let task = Task::new(Arc::clone(&xds), registered(&xds), Variant::Delta, outbox, Instant::now(), false);
-        let running = task.run(Requests::new(idle_body(), 100));
+        let registration = registered(&xds).await;
+        let share = Arc::clone(&registration.stream.share);
+        let (outbox, _body) = responses::pair(Variant::Delta, Arc::clone(&share));
+        let task = Task::new(Arc::clone(&xds), registration, Variant::Delta, outbox, Instant::now(), false);
+        let running = task.run(Requests::new(idle_body(), share.charge()));
         let bytes = size_of_val(&running);
         println!("a stream's task: {bytes} bytes");
         assert!(bytes < 3 << 10, "{bytes} bytes");

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use atlas_core::name::ClusterName;
+use atlas_core::name::{ClusterName, NodeId};
 use atlas_core::plan::NodeChange;
 use atlas_core::xds::session::{Session, Variant};
 use atlas_core::xds::snapshot::{Change, Resource, ResourceType, Version};
@@ -30,6 +30,7 @@ use super::{LimitOptions, Xds, serve};
 use crate::clock;
 use crate::metrics::Metrics;
 use crate::nodes::Nodes;
+use crate::published::Board;
 use crate::streams::{Registration, Streams};
 use crate::tls::{Gate, Peer};
 
@@ -60,6 +61,7 @@ fn world(options: Options) -> World {
     gate.count_only(counting(&["tokyo", "paris"]));
     let xds = Xds {
         nodes: Arc::new(Nodes::default()),
+        board: Arc::new(Board::default()),
         streams: Arc::new(Streams::default()),
         gate: Arc::new(gate),
         metrics: Arc::new(Metrics::new()),
@@ -112,22 +114,29 @@ impl World {
         self.xds.nodes.apply(vec![(node.parse().unwrap(), NodeChange::Some(vec![Change::Set(resource)]))]);
     }
 
-    /// The server's end of a connection of this peer; `None` if there is no room for it.
-    fn accepts(&self, peer: Peer) -> Option<DuplexStream> {
-        let limits = &self.xds.limits;
-        let place = self.xds.streams.connect(peer, limits.connections, limits.connections_per_node).ok()?;
+    /// The client's end of a connection of this peer.
+    async fn accepts(&self, peer: Peer) -> DuplexStream {
+        let most = self.xds.connections(&peer.node);
+        let place = self.xds.streams.connect(peer, most).await.unwrap_or_else(|full| panic!("{full:?}"));
         let (client, server) = tokio::io::duplex(64 << 10);
         tokio::spawn(serve(server, place, Arc::clone(&self.xds)));
-        Some(client)
+        client
     }
 
     async fn channel(&self, node: &str) -> Channel {
-        channel(self.accepts(peer(node)).unwrap()).await
+        channel(self.accepts(peer(node)).await).await
     }
 
     /// An incremental ADS stream on a connection of its own.
     async fn delta(&self, node: &str) -> Delta {
         Delta::open(self.channel(node).await).await.unwrap()
+    }
+
+    /// Memory that is taken by what clients say, of all nodes.
+    fn remembered(&self) -> usize {
+        let streams = self.xds.streams.open();
+        let shares: HashMap<NodeId, usize> = streams.iter().map(|stream| (stream.peer.node.clone(), stream.share.used())).collect();
+        shares.into_values().sum()
     }
 
     /// A counter with one label, as a scrape shows it.
@@ -242,9 +251,11 @@ pub fn world_of_one() -> Arc<Xds> {
     World::new().xds
 }
 
-pub fn registered(xds: &Arc<Xds>) -> Registration {
-    let place = xds.streams.connect(peer("tokyo"), 9, 9).unwrap_or_else(|_| panic!("room"));
-    xds.streams.register(&place.connection, Session::new(Variant::Delta, None), 0, CancellationToken::new(), 9).unwrap()
+pub async fn registered(xds: &Arc<Xds>) -> Registration {
+    let peer = peer("tokyo");
+    let most = xds.connections(&peer.node);
+    let place = xds.streams.connect(peer, most).await.unwrap_or_else(|full| panic!("{full:?}"));
+    xds.streams.register(&place.connection, Session::new(Variant::Delta, None), 0, CancellationToken::new())
 }
 
 /// As large as hyper's own.

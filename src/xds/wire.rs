@@ -9,7 +9,7 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, k
 
 /// Most bytes of a response that are made at a time, but for a resource that is larger: so much more is kept for a client
 /// that doesn't read.
-pub const PIECE: usize = 64 << 10;
+pub const PIECE: usize = 16 << 10;
 
 /// gRPC's header of a message: whether it is compressed, and its length.
 pub const HEADER: usize = 5;

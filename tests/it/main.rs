@@ -21,6 +21,7 @@ mod state;
 mod trust;
 mod validate;
 mod web;
+mod xds_memory;
 
 use std::path::Path;
 

@@ -47,7 +47,7 @@ mod send;
 mod subscription;
 mod whole;
 
-pub use bounds::{Limits, MAX_REASON};
+pub use bounds::{Limits, MAX_REASON, most_remembered};
 use news::View;
 use subscription::Subscription;
 
@@ -174,7 +174,8 @@ impl Session {
     /// # Errors
     /// The client asks for more than anyone may; end the stream.
     pub fn on_request(&mut self, request: Request, snapshot: &Snapshot, quarantine: &mut Quarantine) -> Result<Vec<Response>, Abuse> {
-        self.limits.check(&request)?;
+        let limits = self.limits.with_room_for(snapshot.len());
+        limits.check(&request)?;
         quarantine.follow(snapshot);
         let Some(kind) = self.type_of(&request.type_url) else {
             return Ok(self.refuse_unknown_type(request).into_iter().collect());
@@ -193,8 +194,8 @@ impl Session {
             self.nacks += u64::from(request.error.is_some());
         }
         match self.variant {
-            Variant::Delta => subscription.subscribe(first, request, snapshot, &self.limits)?,
-            Variant::StateOfTheWorld => subscription.become_subscribed(&request.names, snapshot, &self.limits)?,
+            Variant::Delta => subscription.subscribe(first, request, snapshot, &limits)?,
+            Variant::StateOfTheWorld => subscription.become_subscribed(&request.names, snapshot, &limits)?,
         }
         Ok(self.on_change(snapshot, quarantine))
     }

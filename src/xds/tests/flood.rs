@@ -21,7 +21,7 @@ struct Raw(DuplexStream);
 
 impl Raw {
     async fn new(world: &World, node: &str, settings: &[u8]) -> Self {
-        let mut raw = Self(world.accepts(peer(node)).unwrap());
+        let mut raw = Self(world.accepts(peer(node)).await);
         raw.0.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         raw.frame(SETTINGS, 0, 0, settings).await.unwrap();
         raw
@@ -101,6 +101,32 @@ async fn a_client_that_asks_without_reading_loses_its_stream() {
     }
     until("it is ended", || world.metric("atlas_xds_streams_ended_total{reason=\"slow\"}") == 1).await;
     assert_eq!(world.xds.streams.open().len(), 0);
+}
+
+/// They repeat the client's own names, and only the end of its connection frees what waits in HTTP/2.
+#[tokio::test]
+async fn answers_that_nobody_reads_are_its_nodes_memory_and_given_back() {
+    let world = World::new();
+    world.has("tokyo", &[(CDS, "a", "1")]);
+    let mut honest = world.delta("tokyo").await;
+    honest.subscribe(CDS, &["*"]).await;
+    assert_eq!(honest.hears().await.len(), 1);
+    let mut raw = Raw::new(&world, "tokyo", &[0, 4, 0, 0, 0, 0]).await;
+    raw.head(1, DELTA).await.unwrap();
+    let resource_names_subscribe = (0..100).map(|n| format!("name-{n}")).collect();
+    let request = DeltaDiscoveryRequest { type_url: "x".into(), resource_names_subscribe, ..Default::default() };
+    let message = prost::Message::encode_to_vec(&request);
+    for _ in 0..4 {
+        raw.message(1, &message).await.unwrap();
+    }
+    until("they wait", || world.remembered() > 4 * 100 * 64).await;
+    for _ in 0..20 {
+        let _ = raw.message(1, &message).await;
+    }
+    until("its connection ends", || world.metric("atlas_connections_ended_total{reason=\"memory\"}") == 1).await;
+    until("all is given back", || world.remembered() < 10_000).await;
+    world.has("tokyo", &[(CDS, "a", "2")]);
+    assert_eq!(honest.hears().await, pairs(&[("a", "2")]));
 }
 
 #[tokio::test]

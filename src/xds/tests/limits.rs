@@ -2,7 +2,9 @@
 
 use tonic::Code;
 
+use super::protocol::Full;
 use super::*;
+use crate::published::Published;
 
 fn with(limits: LimitOptions) -> World {
     world(Options { limits, ..Options::default() })
@@ -34,7 +36,7 @@ async fn a_stream_and_its_connection_end_with_the_certificate() {
     let world = World::new();
     world.has("tokyo", &[(CDS, "a", "1")]);
     let peer = Peer { not_after: clock::now() + 2, ..peer("tokyo") };
-    let mut tokyo = Delta::open(channel(world.accepts(peer).unwrap()).await).await.unwrap();
+    let mut tokyo = Delta::open(channel(world.accepts(peer).await).await).await.unwrap();
     tokyo.subscribe(CDS, &["*"]).await;
     assert_eq!(tokyo.hears().await.len(), 1);
     let end = tokyo.ends().await;
@@ -86,27 +88,102 @@ async fn a_connection_whose_credential_counts_no_more_opens_no_stream() {
 }
 
 #[tokio::test]
-async fn one_node_has_so_many_connections_and_streams() {
-    let world = with(LimitOptions { connections_per_node: 2, ..LimitOptions::default() });
+async fn one_more_connection_of_a_node_takes_the_place_of_its_longest_silent_one() {
+    let world = with(LimitOptions { connections_per_node: Some(3), ..LimitOptions::default() });
     world.has("tokyo", &[(CDS, "a", "1")]);
     world.has("paris", &[(CDS, "p", "1")]);
-    let (first, second) = (world.channel("tokyo").await, world.channel("tokyo").await);
-    assert!(world.accepts(peer("tokyo")).is_none());
     let mut open = Vec::new();
-    for channel in [&first, &first, &second, &second] {
-        open.push(Delta::open(channel.clone()).await.unwrap());
+    for _ in 0..3 {
+        let mut tokyo = world.delta("tokyo").await;
+        tokyo.subscribe(CDS, &["*"]).await;
+        assert_eq!(tokyo.hears().await, pairs(&[("a", "1")]));
+        open.push(tokyo);
+        // What is silent is told in milliseconds.
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let refused = Delta::open(first.clone()).await.err().expect("refused");
-    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
-    assert_eq!(world.metric("atlas_xds_streams_refused_total{reason=\"streams_per_node\"}"), 1);
-    // Others have their own.
     let mut paris = world.delta("paris").await;
     paris.subscribe(CDS, &["*"]).await;
     assert_eq!(paris.hears().await, pairs(&[("p", "1")]));
-    // And who leaves makes room.
-    drop(open);
-    until("they leave", || world.xds.streams.open().len() == 1).await;
-    assert!(Delta::open(second).await.is_ok());
+    // The oldest one speaks; the next one is cut off, and nobody tells Atlas.
+    open[0].subscribe(SDS, &["nothing"]).await;
+    assert_eq!(open[0].hears().await, []);
+    let mut again = world.delta("tokyo").await;
+    again.subscribe(CDS, &["*"]).await;
+    assert_eq!(again.hears().await, pairs(&[("a", "1")]), "who comes back gets in");
+    assert!(open[1].responses.message().await.is_err(), "the longest silent one is gone");
+    until("its stream ends", || world.metric("atlas_xds_streams_ended_total{reason=\"replaced\"}") == 1).await;
+    assert_eq!(world.metric("atlas_connections_dropped_total{limit=\"connections_per_node\"}"), 1);
+    // The others are served on, and so is another node.
+    world.has("tokyo", &[(CDS, "a", "2")]);
+    for stream in [0, 2] {
+        assert_eq!(open[stream].hears().await, pairs(&[("a", "2")]));
+    }
+    world.has("paris", &[(CDS, "p", "2")]);
+    assert_eq!(paris.hears().await, pairs(&[("p", "2")]));
+}
+
+#[tokio::test]
+async fn a_changed_number_of_envoys_changes_the_number_of_connections_at_once() {
+    let world = World::new();
+    let connections = |node: &str| world.xds.connections(&node.parse().unwrap()).of_node;
+    assert_eq!((connections("tokyo"), connections("hub")), (16, 64));
+    let says = |envoys: u32| {
+        let annotations = format!("annotations: {{goatlas.io/envoy-replicas: \"{envoys}\"}}");
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: tokyo, labels: {{goatlas.io/cluster: \"true\"}}, {annotations}}}\nspec: {{externalIPs: [10.0.0.1]}}\n"
+        );
+        let facts = atlas_core::manifest::parse("tokyo.yaml", &text).unwrap();
+        let fleet = atlas_core::intake::intake(&atlas_core::model::Settings::default(), &facts, None).fleet;
+        world.xds.board.change(|board| *board = Some(Published::new(fleet)));
+    };
+    says(20);
+    assert_eq!(connections("tokyo"), 80);
+    let mut open = Vec::new();
+    for _ in 0..20 {
+        open.push(world.channel("tokyo").await);
+    }
+    assert_eq!(world.xds.streams.connections(), 20);
+    says(1);
+    open.push(world.channel("tokyo").await);
+    assert_eq!(world.xds.streams.connections(), 16, "those that are too many make room");
+}
+
+/// Whatever its streams list and hide, a node takes no more than its share, and what it took is free when it is gone.
+#[tokio::test]
+async fn the_streams_of_a_node_take_so_much_memory_together_and_no_more() {
+    let world = World::new();
+    for node in ["tokyo", "paris"] {
+        world.has(node, &[(CDS, "a", "1")]);
+    }
+    let (mut paris, mut greedy) = (world.delta("paris").await, Vec::new());
+    paris.subscribe(CDS, &["*"]).await;
+    assert_eq!(paris.hears().await.len(), 1);
+    let names: Vec<String> = (0..4090).map(|n| format!("{n}-of-nothing")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for n in 0..12 {
+        let tokyo = world.delta("tokyo").await;
+        for kind in ResourceType::ALL {
+            let _ = tokyo.requests.send(subscription(kind, &names)).await;
+        }
+        greedy.push(tokyo);
+        assert!(world.remembered() < 4 << 20, "{} bytes after {n}", world.remembered());
+    }
+    let ended = || world.metric("atlas_xds_streams_ended_total{reason=\"memory\"}");
+    until("some are ended", || ended() >= 8).await;
+    assert!(world.remembered() < 4 << 20, "{} bytes", world.remembered());
+    // An honest Envoy of the same node, which asks for little, is served; and so is everybody else.
+    let mut tokyo = world.delta("tokyo").await;
+    tokyo.subscribe(CDS, &["*"]).await;
+    assert_eq!(tokyo.hears().await, pairs(&[("a", "1")]));
+    world.has("paris", &[(CDS, "a", "2")]);
+    assert_eq!(paris.hears().await, pairs(&[("a", "2")]));
+    drop(greedy);
+    until("all is given back", || world.remembered() < 10_000).await;
+}
+
+fn subscription(kind: ResourceType, names: &[&str]) -> DeltaDiscoveryRequest {
+    let resource_names_subscribe = names.iter().map(ToString::to_string).collect();
+    DeltaDiscoveryRequest { type_url: kind.url().into(), resource_names_subscribe, ..Default::default() }
 }
 
 #[tokio::test]
@@ -130,26 +207,84 @@ async fn a_request_that_is_too_large_ends_its_stream() {
     assert_eq!(hub.hears().await, pairs(&[("a", "1")]), "the hub's Envoy has more to say");
 }
 
-/// An Envoy of the hub that comes back lists all that it has.
+/// An Envoy of the hub that comes back lists all that it has: 10,000 clusters with four stores each, and one resource per cluster that is
+/// asked for by name.
 #[tokio::test]
-async fn fifteen_thousand_resources_fit_into_one_request() {
+async fn a_hub_of_ten_thousand_clusters_comes_back() {
+    const CLUSTERS: usize = 10_000;
+    const EDS: ResourceType = ResourceType::Endpoints;
     let world = World::new();
-    let names: Vec<String> = (0..15_000).map(|n| format!("store/some-cluster-with-a-long-name-{n}-thanos-sidecar0")).collect();
-    let resources: Vec<_> = names.iter().map(|name| resource(CDS, name, name.as_bytes())).collect();
-    let initial_resource_versions = resources.iter().map(|r| (r.name.to_string(), r.version.to_string())).collect();
-    world.xds.nodes.apply(vec![("hub".parse().unwrap(), NodeChange::All(resources))]);
+    let name = |n: usize| format!("some-cluster-with-a-long-name-as-it-may-be-{n:05}");
+    let stores = (0..CLUSTERS * 4).map(|n| resource(CDS, &format!("store/{}-thanos-sidecar{}", name(n / 4), n % 4), b"store"));
+    let webs = (0..CLUSTERS).map(|n| resource(CDS, &format!("web/{}", name(n)), b"web"));
+    let clusters: Vec<_> = stores.chain(webs).collect();
+    let endpoints: Vec<_> = (0..CLUSTERS).map(|n| resource(EDS, &format!("cluster/{}", name(n)), b"endpoints")).collect();
+    let has = |resources: &[Arc<Resource>]| resources.iter().map(|r| (r.name.to_string(), r.version.to_string())).collect();
+    let (has_clusters, has_endpoints) = (has(&clusters), has(&endpoints));
+    let names: Vec<String> = endpoints.iter().map(|resource| resource.name.to_string()).collect();
+    world.xds.nodes.apply(vec![("hub".parse().unwrap(), NodeChange::All(clusters.into_iter().chain(endpoints).collect()))]);
+
     let request = DeltaDiscoveryRequest {
         type_url: CDS.url().into(),
         resource_names_subscribe: vec!["*".into()],
-        initial_resource_versions,
+        initial_resource_versions: has_clusters,
         ..Default::default()
     };
     let size = prost::Message::encoded_len(&request);
     println!("a request of {size} bytes");
-    assert!(size > 1_400_000, "{size}");
+    assert!(size > 5_000_000, "{size}");
     let mut hub = world.delta("hub").await;
     hub.say(request).await;
     assert_eq!(hub.hears().await, [], "greeted, and sent nothing");
+    let request = DeltaDiscoveryRequest {
+        type_url: EDS.url().into(),
+        resource_names_subscribe: names.clone(),
+        initial_resource_versions: has_endpoints,
+        ..Default::default()
+    };
+    hub.say(request).await;
+    assert_eq!(hub.hears().await, []);
+
+    // The state of the world is sent again; each answer repeats the names.
+    let mut full = Full::ads(&world, "hub").await;
+    full.say(CDS, &[], None).await;
+    let response = full.hears().await;
+    assert_eq!(response.resources.len(), CLUSTERS * 5);
+    full.say(CDS, &[], Some(&response)).await;
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    full.say(EDS, &names, None).await;
+    let mut heard = 0;
+    while heard < CLUSTERS {
+        let response = full.hears().await;
+        heard += response.resources.len();
+        full.say(EDS, &names, Some(&response)).await;
+    }
+    assert_eq!(heard, CLUSTERS);
+    assert_eq!(world.xds.streams.open().len(), 2, "both streams go on");
+}
+
+/// What a fleet that has shrunk since has left with an Envoy is listed, too, and taken away.
+#[tokio::test]
+async fn a_hub_that_was_much_larger_comes_back() {
+    let world = World::new();
+    world.has("hub", &[(CDS, "a", "1")]);
+    let old = (0..50_000).map(|n| (format!("store/some-cluster-with-a-long-name-{n}-thanos-sidecar0"), "0".repeat(32)));
+    let request = DeltaDiscoveryRequest {
+        type_url: CDS.url().into(),
+        resource_names_subscribe: vec!["*".into()],
+        initial_resource_versions: old.collect(),
+        ..Default::default()
+    };
+    let mut hub = world.delta("hub").await;
+    hub.say(request).await;
+    assert_eq!(hub.hears().await, pairs(&[("a", "1")]));
+    let mut removed = 0;
+    while removed < 50_000 {
+        let response = hub.next().await.unwrap().expect("a response");
+        hub.ack(&response).await;
+        removed += response.removed_resources.len();
+    }
+    until("nothing of it is kept", || world.remembered() < 10_000).await;
 }
 
 #[tokio::test]

@@ -11,20 +11,20 @@ use super::super::quarantined;
 use super::*;
 
 /// A state-of-the-world stream.
-struct Full {
+pub struct Full {
     requests: mpsc::Sender<DiscoveryRequest>,
     responses: Streaming<DiscoveryResponse>,
 }
 
 impl Full {
-    async fn ads(world: &World, node: &str) -> Self {
+    pub async fn ads(world: &World, node: &str) -> Self {
         let (requests, receiver) = mpsc::channel(16);
-        let mut client = AggregatedDiscoveryServiceClient::new(world.channel(node).await);
+        let mut client = AggregatedDiscoveryServiceClient::new(world.channel(node).await).max_decoding_message_size(64 << 20);
         let responses = client.stream_aggregated_resources(ReceiverStream::new(receiver)).await.unwrap().into_inner();
         Self { requests, responses }
     }
 
-    async fn say(&self, kind: ResourceType, names: &[&str], answered: Option<&DiscoveryResponse>) {
+    pub async fn say(&self, kind: ResourceType, names: &[&str], answered: Option<&DiscoveryResponse>) {
         let (version_info, response_nonce) =
             answered.map(|response| (response.version_info.clone(), response.nonce.clone())).unwrap_or_default();
         let resource_names = names.iter().map(ToString::to_string).collect();
@@ -32,7 +32,7 @@ impl Full {
         self.requests.send(request).await.unwrap();
     }
 
-    async fn hears(&mut self) -> DiscoveryResponse {
+    pub async fn hears(&mut self) -> DiscoveryResponse {
         tokio::time::timeout(SOON, self.responses.message()).await.expect("a response").unwrap().expect("a response")
     }
 

@@ -120,11 +120,20 @@ impl Record {
             }
         } else {
             self.0.retain(|held| names.binary_search(held.name()).is_err());
+            self.give_back();
         }
     }
 
     pub fn retain(&mut self, keep: impl Fn(&str) -> bool) {
         self.0.retain(|held| keep(held.name()));
+        self.give_back();
+    }
+
+    /// A list that was long once keeps no memory for it.
+    fn give_back(&mut self) {
+        if self.0.len() < self.0.capacity() / 4 {
+            self.0.shrink_to(2 * self.0.len());
+        }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Held> {
@@ -135,7 +144,7 @@ impl Record {
         self.0.iter_mut()
     }
 
-    #[cfg(test)]
+    /// Bytes of the list itself.
     pub fn capacity_bytes(&self) -> usize {
         self.0.capacity() * size_of::<Held>()
     }

@@ -2,7 +2,7 @@
 
 use super::language::*;
 use crate::xds::quarantine::Quarantine;
-use crate::xds::session::{Abuse, Limits, MAX_REASON, Request, Response, Session, Standing, Variant};
+use crate::xds::session::{Abuse, Limits, MAX_REASON, Request, Response, Session, Standing, Variant, most_remembered};
 use crate::xds::snapshot::{ResourceType, Snapshot};
 
 const UNKNOWN: &str = "type.googleapis.com/some.Other";
@@ -98,4 +98,70 @@ fn a_refusal_is_kept_in_plain_and_few_words() {
     let Standing::Nack(words) = stream.standing("LDS") else { panic!("no NACK") };
     assert!(words.starts_with("no  [2Jsuch filter  é"), "{words}");
     assert_eq!(words.chars().count(), MAX_REASON);
+}
+
+#[test]
+fn what_a_client_says_is_remembered_as_so_many_bytes_and_forgotten_again() {
+    let names: Vec<String> = (0..1000).map(|n| format!("some-name-of-a-secret-{n}")).collect();
+    let bytes: usize = names.iter().map(String::len).sum();
+    let (snapshot, mut quarantine) = (Snapshot::default(), Quarantine::default());
+    for variant in BOTH {
+        let mut session = Session::new(variant, None);
+        assert_eq!(session.remembered(), 0);
+        let mut take = |session: &mut Session, request| session.on_request(request, &snapshot, &mut quarantine).unwrap();
+        let responses = take(&mut session, asking(variant, ResourceType::Secret.url(), names.clone()));
+        let remembered = session.remembered();
+        // Each in a block of its own, in a set.
+        assert!((bytes + 64_000..=most_remembered(names.len(), bytes)).contains(&remembered), "{remembered}");
+        let waiting: usize = responses.iter().map(Response::waiting).sum();
+        assert!(remembered + waiting <= most_remembered(names.len(), bytes), "{remembered} and {waiting}");
+        let nonce = responses[0].nonce.clone();
+        let none = match variant {
+            Variant::Delta => Request { nonce, unsubscribe: names.clone(), ..asking(variant, ResourceType::Secret.url(), vec![]) },
+            Variant::StateOfTheWorld => Request { nonce, ..asking(variant, ResourceType::Secret.url(), vec![]) },
+        };
+        take(&mut session, none);
+        assert!(session.remembered() < 1000, "{variant:?}: {}", session.remembered());
+    }
+}
+
+#[test]
+fn what_a_client_brings_and_refuses_is_remembered_too_and_what_the_snapshot_has_costs_a_pointer() {
+    let mut quarantine = Quarantine::default();
+    let resource = |n: usize| resource(ResourceType::Cluster, &format!("cluster-{n:04}"), "1");
+    let snapshot: Snapshot = (0..1000).map(resource).collect();
+    let brings = |version: &dyn Fn(usize) -> String| {
+        let initial_versions = (0..1000).map(|n| (format!("cluster-{n:04}"), version(n))).collect();
+        Request { initial_versions, ..asking(Variant::Delta, ResourceType::Cluster.url(), vec!["*".into()]) }
+    };
+    let mut session = Session::new(Variant::Delta, None);
+    session.on_request(brings(&|n| resource(n).version.to_string()), &snapshot, &mut quarantine).unwrap();
+    let equal = session.remembered();
+    assert!((16_000..50_000).contains(&equal), "{equal}");
+    // They are unknown, and so taken away, but not yet.
+    let mut holding = Session::new(Variant::Delta, None);
+    holding.hold();
+    holding.on_request(brings(&|_| "another".into()), &Snapshot::default(), &mut quarantine).unwrap();
+    let unknown = holding.remembered();
+    assert!((100_000..=most_remembered(1000, 19_000)).contains(&unknown), "{unknown}");
+
+    let mut stream = Stream::new("LDS l=bad");
+    stream.hears("LDS");
+    let before = stream.session.remembered();
+    stream.takes(Request { error: Some("é".repeat(MAX_REASON)), ..request("LDS ack 1") });
+    assert!(stream.session.remembered() >= before + 2 * MAX_REASON, "the words of a refusal");
+}
+
+#[test]
+fn whoever_has_more_resources_may_list_more() {
+    let limits = Limits { names: 10, bytes: 100, ..Limits::default() };
+    let ask = |resources: usize, count: usize| {
+        let snapshot: Snapshot = (0..resources).map(|n| resource(ResourceType::Cluster, &format!("cluster-{n}"), "1")).collect();
+        let initial_versions = (0..count).map(|n| (format!("of-an-earlier-fleet-{n:04}"), "0".repeat(32))).collect();
+        let request = Request { initial_versions, ..asking(Variant::Delta, ResourceType::Cluster.url(), vec![]) };
+        Session::new(Variant::Delta, None).limit(limits).on_request(request, &snapshot, &mut Quarantine::default()).map(drop)
+    };
+    assert_eq!(ask(0, 11), Err(Abuse::TooManyNames(11, 10)));
+    assert_eq!(ask(100, 200), Ok(()));
+    assert_eq!(ask(100, 201), Err(Abuse::TooManyNames(201, 200)));
 }
