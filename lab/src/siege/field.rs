@@ -13,7 +13,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -57,6 +57,8 @@ pub struct Field {
     pub(super) stranger: Host,
     /// The hub's second Alertmanager, which an attack stalls.
     pub(super) second: Mutex<Alertmanager>,
+    /// While nobody answers alerts: since when it has to be known.
+    pub(super) known: Mutex<Option<Instant>>,
 }
 
 impl Field {
@@ -98,6 +100,7 @@ impl Field {
             _dns: [second_dns, osaka_dns],
             stranger: world.host("stranger")?,
             second: Mutex::new(second_alertmanager),
+            known: Mutex::new(None),
         };
         field.hub.wait_synced(["tokyo", "paris", "osaka"])?;
         Ok(field)

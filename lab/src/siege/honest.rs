@@ -1,7 +1,9 @@
 //! Honest clients: what each asks, and what is a good answer.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -91,6 +93,17 @@ impl Honest {
     /// Whether it asks from the strangers' host.
     pub(super) fn is_asked_by_strangers(self) -> bool {
         matches!(self, Honest::Prometheus(_) | Honest::Alertmanager(_) | Honest::Page | Honest::HubChange | Honest::ClusterChange)
+    }
+
+    /// Waits until what it asks for has been promised: local alerting may stand still until it is known that nobody at the hub answers.
+    pub(super) fn wait(self, field: &Field) {
+        if self != Honest::LocalAlerts {
+            return;
+        }
+        // The attack begins at the same time.
+        thread::sleep(Duration::from_millis(500));
+        let known = *field.known.lock().unwrap_or_else(PoisonError::into_inner);
+        thread::sleep(known.map_or(Duration::ZERO, |known| known.saturating_duration_since(Instant::now())));
     }
 
     /// Asks once; an error is a failure.
@@ -236,5 +249,5 @@ fn local_alerts(field: &Field, round: usize) -> Result<()> {
     })
 }
 
-/// What local alerting may take. It takes a second by itself, and until the hub is known to be away some more; a busy machine needs thrice that.
+/// What local alerting may take. It takes a second by itself; a busy machine needs thrice that, and more to start.
 const LOCAL: Duration = Duration::from_secs(10);

@@ -92,6 +92,7 @@ pub(super) fn while_asking<T>(field: &Field, kinds: &[Honest], body: impl FnOnce
 fn ask_until(field: &Field, kind: Honest, over: &AtomicBool) -> Seen {
     let mut seen = Seen { kind, times: Vec::new(), failures: Vec::new() };
     loop {
+        kind.wait(field);
         let began = Instant::now();
         match kind.ask(field) {
             Ok(()) => seen.times.push(began.elapsed()),

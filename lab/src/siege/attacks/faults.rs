@@ -1,5 +1,6 @@
 //! What nobody means harm by: an address that dies, a hub that is silent, an Alertmanager that hangs.
 
+use std::net::SocketAddr;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,14 @@ use super::super::honest::Honest;
 use super::super::{Attack, all_but_second_alertmanager, everybody, local_alerting};
 use crate::http::Request;
 
-/// Longer than local alerting may take, so that what it waits for doesn't end by itself.
-const LONG: Duration = Duration::from_secs(12);
+/// When a silent hub has to be known: a health check comes every 5 s, and waits for 8 s.
+const HUB_KNOWN: Duration = Duration::from_secs(18);
+/// When a stalled replica has to be known: a post waits for it for 5 s.
+const REPLICA_KNOWN: Duration = Duration::from_secs(8);
+/// How long local alerting is then watched, at least: longer than it may take, so that what it waits for doesn't end by itself.
+const WATCHED: Duration = Duration::from_secs(12);
+/// How soon a post in vain has to fail then: promised is a second, asked for is thrice that.
+const SOON: Duration = Duration::from_secs(3);
 /// Requests at once while an address dies.
 const AT_ONCE: usize = 20;
 
@@ -29,7 +36,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "silent-hub",
         does: "10903 drops every packet, while tokyo's Prometheus sends 320 alerts there and to its own Alertmanager",
         bound: "10903 of one hub Envoy",
-        least: LONG,
+        least: HUB_KNOWN.saturating_add(WATCHED),
         honest: local_alerting,
         attack: silent_hub,
     },
@@ -37,7 +44,7 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "stalled-alertmanager",
         does: "one of the hub's two Alertmanagers hangs (SIGSTOP)",
         bound: "one process",
-        least: LONG,
+        least: REPLICA_KNOWN.saturating_add(WATCHED),
         honest: all_but_second_alertmanager,
         attack: stalled_alertmanager,
     },
@@ -62,7 +69,7 @@ fn dead_address(field: &Field, until: Instant) -> Result<Held> {
 fn silent_hub(field: &Field, until: Instant) -> Result<Held> {
     let hub = &field.hub.place.host;
     hub.drop_port(10903)?;
-    let posted = post_in_vain(field, 0, until);
+    let posted = post_in_vain(field, 0, HUB_KNOWN, until);
     hub.pass_port(10903)?;
     posted
 }
@@ -70,31 +77,29 @@ fn silent_hub(field: &Field, until: Instant) -> Result<Held> {
 fn stalled_alertmanager(field: &Field, until: Instant) -> Result<Held> {
     let mut second = field.second.lock().unwrap_or_else(PoisonError::into_inner);
     second.process.pause()?;
-    let posted = post_in_vain(field, 1, until);
+    let posted = post_in_vain(field, 1, REPLICA_KNOWN, until);
     second.process.resume()?;
     posted
 }
 
-/// How soon a post in vain has to fail, once it is known that nobody is there: promised is a second, asked for is thrice that.
-const SOON: Duration = Duration::from_secs(3);
-/// How long nobody has to know.
-const UNKNOWN: Duration = Duration::from_secs(8);
-
-/// Posts alerts of paris to an Alertmanager that doesn't answer.
-fn post_in_vain(field: &Field, index: usize, until: Instant) -> Result<Held> {
+/// Posts alerts of paris to an Alertmanager that doesn't answer, which has to be known after a while.
+fn post_in_vain(field: &Field, index: usize, known_after: Duration, until: Instant) -> Result<Held> {
+    let known = Instant::now() + known_after;
+    let set = |value| *field.known.lock().unwrap_or_else(PoisonError::into_inner) = value;
+    set(Some(known));
     let place = &field.paris.place;
-    let url = format!("http://{}/alertmanager/{index}/api/v2/alerts", std::net::SocketAddr::new(place.envoy, 11903));
-    let (mut held, began) = (Held::default(), Instant::now());
+    let url = format!("http://{}/alertmanager/{index}/api/v2/alerts", SocketAddr::new(place.envoy, 11903));
+    let mut held = Held::default();
     while Instant::now() < until {
         let sent = Instant::now();
-        let known = began.elapsed() > UNKNOWN;
         let request = || Request::new("POST", url.as_str())?.header("content-type", "application/json").body("[]").send();
         let answer = place.host.within(request);
         held.opened += 1;
-        held.refused += u64::from(answer.as_ref().is_ok_and(|answer| answer.status >= 500));
-        held.late += u64::from(known && sent.elapsed() > SOON);
+        held.refused += u64::from(answer.is_ok_and(|answer| answer.status >= 500));
+        held.late += u64::from(sent > known && sent.elapsed() > SOON);
         std::thread::sleep(Duration::from_millis(200));
     }
+    set(None);
     ensure!(held.opened > 0, "no alert was posted");
     Ok(held)
 }
