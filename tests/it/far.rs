@@ -124,7 +124,9 @@ world_test! {
                 anyhow::Ok((answer, ended.saturating_duration_since(black)))
             })?;
             println!("{round_trip:?}, {direction:?}: the query in flight ended {took:?} after the link");
-            assert!(took < Duration::from_secs(15), "promised: 5 s; asserted: three times that");
+            // Near by 5 s are promised; the farther, the later a packet is sent again that isn't answered.
+            let promised = Duration::from_secs(5) + 4 * round_trip;
+            assert!(took < 3 * promised, "promised: {promised:?}; asserted: three times that");
             assert!(answer.result.to_string().contains("paris") && !answer.warnings.is_empty(), "partial, with a warning: {answer:?}");
             let next = scene.hub.query.query(PROMQL)?;
             println!("{round_trip:?}, {direction:?}: the next took {:?}", next.took);
