@@ -114,7 +114,7 @@ pub const DEFAULT_ENVOY_REPLICAS: u32 = 2;
 /// Default of [`ENVOY_MEMORY`]; the chart of a cluster's Envoy says the same.
 pub const DEFAULT_ENVOY_MEMORY: Memory = Memory::mebibytes(256);
 /// What an Envoy of the hub may take by default; the chart says the same. 10,000 clusters fit.
-pub const DEFAULT_HUB_ENVOY_MEMORY: Memory = Memory::mebibytes(4096);
+pub const DEFAULT_HUB_ENVOY_MEMORY: Memory = Memory::mebibytes(6144);
 /// Least memory of an Envoy: with less it sheds load at once.
 pub const LEAST_ENVOY_MEMORY: Memory = Memory::mebibytes(128);
 /// Most stores of one cluster: their numbers have two digits.

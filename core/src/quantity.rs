@@ -28,9 +28,20 @@ impl FromStr for Memory {
         let wrong = || NameError("is no amount of memory as Kubernetes writes it: 256Mi or 1Gi, say".into());
         let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
         let (_, unit) = SUFFIXES.iter().find(|(suffix, _)| *suffix == &text[digits.len()..]).ok_or_else(wrong)?;
-        let whole = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-        let number: u64 = if whole { digits.parse().map_err(|_| wrong())? } else { return Err(wrong()) };
-        number.checked_mul(*unit).map(Self).ok_or_else(wrong)
+        let plain = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if plain(digits) {
+            let number: u64 = digits.parse().map_err(|_| wrong())?;
+            return number.checked_mul(*unit).map(Self).ok_or_else(wrong);
+        }
+        // `1.5Gi`, and what Helm makes of a large number: `4.294967296e+09`.
+        let (mantissa, exponent) = digits.split_once(['e', 'E']).unwrap_or((digits, "0"));
+        let (before, after) = mantissa.split_once('.').unwrap_or((mantissa, "0"));
+        if !plain(before) || !plain(after) || !plain(exponent.trim_start_matches('+')) {
+            return Err(wrong());
+        }
+        let bytes = digits.parse::<f64>().map_err(|_| wrong())? * f64::from(u32::try_from(*unit).map_err(|_| wrong())?);
+        // Exactly representable up to 2^53 bytes.
+        if bytes < 9e15 { Ok(Self(bytes as u64)) } else { Err(wrong()) }
     }
 }
 
@@ -53,8 +64,11 @@ mod tests {
             assert_eq!(Memory(bytes).to_string(), text);
         }
         assert_eq!("134217728".parse(), Ok(Memory::mebibytes(128)));
+        assert_eq!("1.5Gi".parse(), Ok(Memory::mebibytes(1536)));
+        assert_eq!("4.294967296e+09".parse(), Ok(Memory::mebibytes(4096)));
+        assert_eq!("2e9".parse(), Ok(Memory(2_000_000_000)));
         assert_eq!(Memory(0).to_string(), "0");
-        for text in ["", "Mi", "256MB", "256 Mi", "-1Gi", "1.5Gi", "1e9", "99999999999Gi", "256mi", "½Gi"] {
+        for text in ["", "Mi", "256MB", "256 Mi", "-1Gi", "1.Gi", ".5Gi", "1e-3", "1e99", "99999999999Gi", "256mi", "½Gi"] {
             assert!(text.parse::<Memory>().is_err(), "{text}");
         }
     }

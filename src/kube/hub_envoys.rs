@@ -24,7 +24,8 @@ pub async fn watch(client: Client, namespace: String, tell: impl Fn(BTreeSet<Str
     let (ready_in, mut ready_out) = watch::channel(BTreeSet::new());
     tokio::spawn(async move {
         while ready_out.changed().await.is_ok() {
-            tokio::time::sleep(DNS_LAG).await;
+            // From the last change on.
+            while tokio::time::timeout(DNS_LAG, ready_out.changed()).await.is_ok_and(|changed| changed.is_ok()) {}
             tell(ready_out.borrow_and_update().clone());
         }
     });

@@ -18,7 +18,7 @@ pub struct LimitOptions {
     pub connections: Option<usize>,
     /// Connections of one node, whichever; `None`: as many as its Envoys may need.
     pub connections_per_node: Option<usize>,
-    /// Handshakes that aren't finished; `None`: an eighth of the files that this process may open, at most 256.
+    /// Handshakes that aren't finished; `None`: an eighth of the files that this process may open, at most 512.
     pub handshakes: Option<usize>,
     /// How long a handshake may take before it may have to make room for another. It takes one round trip, which is a second from the
     /// farthest clusters, and as much again when everyone comes at once.
@@ -91,8 +91,8 @@ impl LimitOptions {
     pub fn within(self, files: u64) -> Limits {
         let files = usize::try_from(files).unwrap_or(usize::MAX);
         let room = files.saturating_sub(OTHER_FILES).max(64);
-        let handshakes = self.handshakes.unwrap_or((files / 8).clamp(16, 256));
-        let connections = self.connections.unwrap_or(room.min(20_000));
+        let handshakes = self.handshakes.unwrap_or((files / 8).clamp(16, 512));
+        let connections = self.connections.unwrap_or(room.min(40_000));
         if connections > room {
             tracing::warn!(
                 wanted = connections,
@@ -160,7 +160,7 @@ mod tests {
         let few = LimitOptions::default().within(1024);
         assert_eq!((few.connections, few.handshakes), (768, 128));
         let many = LimitOptions::default().within(1 << 20);
-        assert_eq!((many.connections, many.handshakes), (20_000, 256));
+        assert_eq!((many.connections, many.handshakes), (40_000, 512));
         let wished = LimitOptions { connections: Some(5000), handshakes: Some(7), ..LimitOptions::default() };
         assert_eq!((wished.within(1024).connections, wished.within(1024).handshakes), (768, 7));
         assert_eq!(wished.within(1 << 20).connections, 5000);

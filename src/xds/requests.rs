@@ -93,9 +93,9 @@ where
         }
         self.come.advance(HEADER);
         let message = self.come.split_to(length).freeze();
-        if self.come.is_empty() {
-            // What is left of its memory would be as large as the largest request that ever came.
-            self.come = BytesMut::new();
+        if HEADER + length > SMALL || self.come.is_empty() {
+            // The rest shares the memory of the request, however large that was, and its capacity wouldn't tell.
+            self.come = BytesMut::from(&self.come[..]);
         }
         Ok(Some(message))
     }

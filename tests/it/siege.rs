@@ -25,7 +25,8 @@ const ATTACKS: [&str; 13] = [
     "silent-hub",
     "stalled-alertmanager",
 ];
-/// What the charts let the programs have, in bytes: `charts/atlas` (the hub's Envoy, Atlas) and `charts/envoy`.
+/// What the programs may take, in bytes: of the hub's Envoy, whose chart's limit is for 10,000 clusters, what a small hub has; what the
+/// charts let the others have.
 const HUB_ENVOY: u64 = 1 << 30;
 const CLUSTER_ENVOY: u64 = 256 << 20;
 const ATLAS: u64 = 512 << 20;

@@ -27,7 +27,7 @@ const CONNECT_MS: i64 = 2000;
 pub const CLUSTER_PREFIX: &str = "cluster/";
 
 /// On the hub: one downstream cluster, by its Envoy: its stores by authority and its web UIs by path, as 11901 routes them. One
-/// link, so one set of addresses, one TLS connection for each worker thread, and one verdict on whether it is alive.
+/// link, so one set of addresses, the same TLS connections, and one verdict on whether it is alive.
 pub fn downstream_cluster(name: &str, at: &[HostPort], peer: &str) -> EnvoyCluster {
     EnvoyCluster {
         circuit_breakers: Some(UpstreamLimits::circuit_breakers_by_priority(&limits::LINK_WEB, &limits::LINK_STORES)),
@@ -64,8 +64,6 @@ fn link(name: String, at: &[HostPort], peer: &str, limits: &UpstreamLimits, timi
         }],
         // An address whose check fails has its connections closed, and the requests on them end.
         close_connections_on_host_health_failure: true,
-        // Envoy counts a stream that the other Envoy resets, because a backend broke off, as the address's own failure.
-        outlier_detection: None,
         ..across_the_distance(name, at, limits, timing)
     }
 }
@@ -83,12 +81,12 @@ pub fn alertmanager_on_hub(index: u32, at: &[HostPort], path_prefix: &str) -> En
 
 /// On the hub: Atlas's xDS server, through which clusters pass as plain TCP.
 pub fn atlas_xds_entry(at: &HostPort) -> EnvoyCluster {
-    EnvoyCluster { outlier_detection: None, ..base("atlas/xds".into(), &[std::slice::from_ref(at)], &limits::ATLAS_XDS) }
+    base("atlas/xds".into(), &[std::slice::from_ref(at)], &limits::ATLAS_XDS)
 }
 
 /// On the hub: Atlas's web page.
 pub fn atlas_web(at: &HostPort) -> EnvoyCluster {
-    EnvoyCluster { outlier_detection: None, ..base("atlas/web".into(), &[std::slice::from_ref(at)], &limits::ATLAS_WEB) }
+    base("atlas/web".into(), &[std::slice::from_ref(at)], &limits::ATLAS_WEB)
 }
 
 /// In a cluster: one Thanos sidecar. `last_resort` counts only while `at` has no healthy address.
@@ -106,7 +104,12 @@ pub fn store_in_cluster(label: &str, at: &HostPort, last_resort: Option<&HostPor
 
 /// In a cluster: the backend of a web UI (`prometheus`, `alertmanager`).
 pub fn backend(kind: &str, at: &HostPort) -> EnvoyCluster {
-    base(format!("backend/{kind}"), &[std::slice::from_ref(at)], &limits::BACKEND)
+    // Whether it can be reached, and no more: a Prometheus that is starting shows its own page.
+    let check = core::health_check::HealthChecker::TcpHealthCheck(core::health_check::TcpHealthCheck::default());
+    EnvoyCluster {
+        health_checks: vec![health_check(check)],
+        ..base(format!("backend/{kind}"), &[std::slice::from_ref(at)], &limits::BACKEND)
+    }
 }
 
 /// In an Envoy's own files: Atlas's xDS server, spoken to with the credential beside it.
@@ -114,15 +117,17 @@ pub(super) fn xds(name: &str, at: &[HostPort], peer: &str, source: &tls::Source)
     EnvoyCluster {
         transport_socket: tls::client(&Peer::Exactly(peer), source),
         typed_extension_protocol_options: http2(LINK_STREAM_WINDOW, pings(&XDS)),
-        // Health is the stream's business: an ejected control plane would only make a reconnect slower.
-        outlier_detection: None,
         ..across_the_distance(name.into(), at, &limits::XDS_STREAM, &XDS)
     }
 }
 
 /// In an Envoy's own files: its admin page.
 pub(super) fn admin(name: &str, at: &HostPort) -> EnvoyCluster {
-    EnvoyCluster { outlier_detection: None, ..base(name.into(), &[std::slice::from_ref(at)], &limits::ADMIN) }
+    EnvoyCluster {
+        // Probes have high priority, so that who reads statistics slowly takes nothing from them.
+        circuit_breakers: Some(UpstreamLimits::circuit_breakers_by_priority(&limits::ADMIN, &limits::ADMIN)),
+        ..base(name.into(), &[std::slice::from_ref(at)], &limits::ADMIN)
+    }
 }
 
 /// What those have in common whose connections cross the distance between clusters.
@@ -146,7 +151,8 @@ fn tcp_keepalive(after_seconds: u32, interval_seconds: u32) -> cluster::Upstream
     }
 }
 
-/// What all have in common. `tiers` are groups of addresses in order of preference.
+/// What all have in common. There is no passive health: Envoy counts every answer that breaks off as a failure of the address, so a few
+/// of one client's would take it away from everybody. `tiers` are groups of addresses in order of preference.
 fn base(name: String, tiers: &[&[HostPort]], limits: &UpstreamLimits) -> EnvoyCluster {
     EnvoyCluster {
         cluster_discovery_type: Some(discovery(tiers)),
@@ -154,7 +160,6 @@ fn base(name: String, tiers: &[&[HostPort]], limits: &UpstreamLimits) -> EnvoyCl
         connect_timeout: millis(CONNECT_MS),
         circuit_breakers: Some(limits.circuit_breakers()),
         per_connection_buffer_limit_bytes: number(limits::CONNECTION_BUFFER),
-        outlier_detection: Some(outlier_detection()),
         common_lb_config: Some(cluster::cluster::CommonLbConfig {
             // Rather an error at once than a request sent to a host that is known to be dead.
             healthy_panic_threshold: Some(Percent { value: 0.0 }),
@@ -214,22 +219,6 @@ fn lb_endpoint(at: &HostPort) -> endpoint::LbEndpoint {
 /// be answered by something else. A single label has only its search list to go by.
 fn absolute(name: &str) -> String {
     if name.contains('.') { format!("{name}.") } else { name.to_owned() }
-}
-
-/// Passive health: an address that can't be reached is left out for a while. What a backend answers never counts: one failing
-/// request would take the others' backend away.
-fn outlier_detection() -> cluster::OutlierDetection {
-    cluster::OutlierDetection {
-        split_external_local_origin_errors: true,
-        consecutive_local_origin_failure: number(3),
-        enforcing_consecutive_5xx: number(0),
-        enforcing_consecutive_gateway_failure: number(0),
-        enforcing_success_rate: number(0),
-        enforcing_local_origin_success_rate: number(0),
-        base_ejection_time: seconds(15),
-        max_ejection_percent: number(50),
-        ..Default::default()
-    }
 }
 
 fn health_check(checker: core::health_check::HealthChecker) -> core::HealthCheck {

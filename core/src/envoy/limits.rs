@@ -27,10 +27,10 @@ pub const UPSTREAM_STREAMS: u32 = 64;
 
 /// Largest post of alerts: it is read whole before it is passed on. Prometheus sends at most 256 alerts in one, which are some
 /// 300 KiB.
-pub const ALERT_POST_BYTES: u32 = 4 << 20;
-/// Largest body of a request to a web UI: it is read whole before it is passed on.
-pub const WEB_REQUEST_BYTES: u32 = 1 << 20;
-/// On 10903: posts of one downstream cluster that may be under way on one worker thread of the hub's Envoy.
+pub const ALERT_POST_BYTES: u32 = 2 << 20;
+/// Largest body of a request to a web UI: it is read whole before it is passed on. The longest queries are some KiB.
+pub const WEB_REQUEST_BYTES: u32 = 128 << 10;
+/// On 10903: posts of one downstream cluster to one Alertmanager replica that may be under way on one worker thread of the hub's Envoy.
 pub const ALERT_POSTS_OF_A_CLUSTER: u32 = 16;
 /// On 10903: bytes of these together.
 pub const ALERT_POST_BYTES_OF_A_CLUSTER: u32 = 8 << 20;
@@ -88,11 +88,11 @@ pub const HUB_STORES: ListenerLimits = ListenerLimits {
     connection_window: 1 << 20,
 };
 
-/// 10903 on the hub. Of each cluster's two Envoys two worker threads and a health check.
+/// 10903 on the hub. Of each cluster's two Envoys two worker threads and a health check, and as many again of a few that are replaced.
 pub const HUB_ALERTS: ListenerLimits = ListenerLimits {
     name: "alerts",
     port: crate::keys::port::HUB_ALERTS,
-    connections: 60_000,
+    connections: 80_000,
     handshake: Some(10),
     headers: 10,
     request: 15,
@@ -113,7 +113,7 @@ pub const HUB_WEB: ListenerLimits = ListenerLimits {
     request: 60,
     stream_idle: 300,
     idle: 300,
-    streams: 128,
+    streams: 32,
     stream_window: 256 << 10,
     connection_window: 4 << 20,
 };
@@ -122,7 +122,7 @@ pub const HUB_WEB: ListenerLimits = ListenerLimits {
 pub const CLUSTER_INBOUND: ListenerLimits = ListenerLimits {
     name: "inbound",
     port: crate::keys::port::CLUSTER_INBOUND,
-    connections: 1024,
+    connections: 4096,
     handshake: Some(10),
     headers: 10,
     request: 60,
@@ -137,13 +137,13 @@ pub const CLUSTER_INBOUND: ListenerLimits = ListenerLimits {
 pub const CLUSTER_ALERTS: ListenerLimits = ListenerLimits {
     name: "alerts",
     port: crate::keys::port::CLUSTER_ALERTS,
-    connections: 256,
+    connections: 128,
     handshake: None,
     headers: 10,
     request: 10,
     stream_idle: 15,
-    idle: 300,
-    streams: 32,
+    idle: 120,
+    streams: 8,
     stream_window: 64 << 10,
     connection_window: 512 << 10,
 };
@@ -152,12 +152,12 @@ pub const CLUSTER_ALERTS: ListenerLimits = ListenerLimits {
 pub const STATUS: ListenerLimits = ListenerLimits {
     name: "status",
     port: crate::keys::port::ENVOY_STATUS,
-    connections: 128,
+    connections: 2048,
     handshake: None,
     headers: 5,
     request: 10,
-    stream_idle: 30,
-    idle: 60,
+    stream_idle: 15,
+    idle: 10,
     streams: 8,
     stream_window: 64 << 10,
     connection_window: 512 << 10,

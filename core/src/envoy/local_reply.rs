@@ -11,12 +11,17 @@ use super::inline;
 
 /// No Envoy cluster has the name that the request asks for.
 const UNKNOWN: &[&str] = &["NC"];
-/// No address is healthy, none answers, the connection ended, or a limit is reached.
-const UNREACHABLE: &[&str] = &["UH", "UF", "UC", "URX", "UT", "UR", "LR", "UO"];
+/// No address is healthy, none answers, or the connection ended.
+const UNREACHABLE: &[&str] = &["UH", "UF", "UC", "URX", "UT", "UR", "LR"];
+/// As many requests as may be are under way there.
+const TOO_MANY: &[&str] = &["UO"];
+/// What is said then.
+const TOO_MANY_TEXT: &str = "Atlas: as many requests as may be are under way there already; try again later.";
 
 /// What a request hears that names nothing, and one whose destination can't be reached.
 pub(super) fn replies(unknown: core::SubstitutionFormatString, dead: core::SubstitutionFormatString) -> hcm::LocalReplyConfig {
-    hcm::LocalReplyConfig { mappers: vec![mapper(flags(UNKNOWN), unknown), mapper(flags(UNREACHABLE), dead)], ..Default::default() }
+    let mappers = vec![mapper(flags(UNKNOWN), unknown), mapper(flags(UNREACHABLE), dead), mapper(flags(TOO_MANY), plain(TOO_MANY_TEXT))];
+    hcm::LocalReplyConfig { mappers, ..Default::default() }
 }
 
 /// What a gRPC request hears whose store can't be reached, and a person whose web UI can't.
@@ -31,7 +36,8 @@ pub(super) fn stores_and_pages(store: core::SubstitutionFormatString, page: core
     };
     let grpc = filter(FilterSpecifier::HeaderFilter(accesslog::HeaderFilter { header: Some(grpc) }));
     let both = filter(FilterSpecifier::AndFilter(accesslog::AndFilter { filters: vec![grpc, flags(UNREACHABLE)] }));
-    hcm::LocalReplyConfig { mappers: vec![mapper(both, store), mapper(flags(UNREACHABLE), page)], ..Default::default() }
+    let mappers = vec![mapper(both, store), mapper(flags(UNREACHABLE), page), mapper(flags(TOO_MANY), plain(TOO_MANY_TEXT))];
+    hcm::LocalReplyConfig { mappers, ..Default::default() }
 }
 
 /// A page for people. Nothing of the request may appear in it: it would be script on the hub's own origin.

@@ -275,12 +275,13 @@ pub fn inbound(name: &str, mut hosts: Vec<VirtualHost>) -> RouteConfiguration {
 
 /// 9001: what the kubelet and Prometheus may see of the admin page.
 pub(super) fn status(name: &str, admin: &str) -> RouteConfiguration {
-    let to_admin = |path: &str| Route {
+    let to_admin = |path: &str, priority: RoutingPriority| Route {
         r#match: Some(route::RouteMatch { headers: vec![method("GET")], ..exact_path(path).unwrap_or_default() }),
-        action: Some(route::route::Action::Route(to(cluster(admin), 15))),
+        action: Some(route::route::Action::Route(route::RouteAction { priority: priority.into(), ..to(cluster(admin), 15) })),
         ..Default::default()
     };
-    configuration(name, vec![virtual_host("status", &["*".to_owned()], vec![to_admin("/ready"), to_admin("/stats/prometheus")])])
+    let routes = vec![to_admin("/ready", RoutingPriority::High), to_admin("/stats/prometheus", RoutingPriority::Default)];
+    configuration(name, vec![virtual_host("status", &["*".to_owned()], routes)])
 }
 
 fn configuration(name: &str, hosts: Vec<VirtualHost>) -> RouteConfiguration {
