@@ -281,10 +281,7 @@ impl Task {
         let mut session = lock(&stream.session);
         let before = session.nacks();
         let responses = session.on_request(request, &state.snapshot, &mut state.quarantine).map_err(End::Abuse)?;
-        // A walk over all names, which an answer that changes none is spared.
-        if listed.count > 0 || refusal.is_some() {
-            self.remembered.set(session.remembered());
-        }
+        self.remembered.set(session.remembered());
         if session.nacks() > before
             && let Some((type_url, error)) = refusal
         {

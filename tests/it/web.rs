@@ -134,12 +134,18 @@ world_test! {
     }
 }
 
-/// A server that upgrades to a WebSocket and echoes one line: none of the real programs has a WebSocket to offer.
+/// A server that upgrades to a WebSocket and echoes one line: none of the real programs has a WebSocket to offer. Connections that say
+/// nothing are Envoy's health checks.
 fn echo_websocket(listener: TcpListener) -> Result<()> {
-    let (mut stream, _) = listener.accept()?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    let mut head = Vec::new();
     let mut byte = [0];
+    let mut stream = loop {
+        let (mut stream, _) = listener.accept()?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        if stream.read(&mut byte)? == 1 {
+            break stream;
+        }
+    };
+    let mut head = byte.to_vec();
     while !head.ends_with(b"\r\n\r\n") {
         stream.read_exact(&mut byte)?;
         head.push(byte[0]);
@@ -176,6 +182,9 @@ world_test! {
 
         let listener = tokyo.place.host.within(|| Ok(TcpListener::bind(echo)?))?;
         let echoing = thread::spawn(move || echo_websocket(listener));
+        wait_until("the server is found", Duration::from_secs(20), || {
+            Ok((tokyo.envoy.stat("cluster.backend/alertmanager.membership_healthy")? == 1).then_some(()))
+        })?;
         let at = SocketAddr::new(hub.place.envoy, 10904);
         let answer = hub.place.host.within(|| {
             let mut stream = TcpStream::connect(at)?;
