@@ -5,6 +5,7 @@
 //! | `grpc.health.v1.Health/Check` | it is serving |
 //! | `thanos.info.Info/Info` | well, with nothing |
 //! | `thanos.Store/LabelNames` | UNKNOWN, as a sidecar whose Prometheus refuses a query |
+//! | `thanos.Store/LabelValues` | nothing: it resets the call, as a sidecar that dies |
 //! | `thanos.Store/Series` | [`STREAM`] bytes |
 
 use std::net::SocketAddr;
@@ -24,6 +25,8 @@ use crate::world::Host;
 pub(super) const INFO: &str = "/thanos.info.Info/Info";
 /// The path of what it never answers well.
 pub(super) const FAILS: &str = "/thanos.Store/LabelNames";
+/// The path of what it breaks off.
+pub(super) const RESETS: &str = "/thanos.Store/LabelValues";
 /// The path of what it answers with very much.
 pub(super) const STREAMS: &str = "/thanos.Store/Series";
 /// How much, in bytes.
@@ -70,6 +73,10 @@ async fn call(request: Request<RecvStream>, mut answer: SendResponse<Bytes>) -> 
         FAILS => {
             let failed = head.header("grpc-status", "2").header("grpc-message", "the query failed");
             answer.send_response(failed.body(())?, true)?;
+            return Ok(());
+        }
+        RESETS => {
+            answer.send_reset(h2::Reason::INTERNAL_ERROR);
             return Ok(());
         }
         // `status: SERVING`.

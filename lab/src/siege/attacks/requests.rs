@@ -23,7 +23,7 @@ pub(super) const ATTACKS: &[Attack] = &[
     },
     Attack {
         name: "failing-panels",
-        does: "ten panels ask a store for what it answers with UNKNOWN, and a Prometheus for what it answers with 503",
+        does: "ten panels ask a store for what it answers with UNKNOWN or breaks off, and a Prometheus for what it answers with 503",
         bound: "10 panels, each 10 times a second",
         least: Duration::ZERO,
         honest: everybody_and_osaka,
@@ -83,13 +83,15 @@ fn failing_panels(field: &Field, until: Instant) -> Result<Held> {
             async move {
                 visitor.opened();
                 while !visitor.is_over() {
-                    // One half asks the hostile store, the other a real Prometheus for what takes longer than it may.
-                    let failed = if visitor.number % 2 == 0 {
-                        grpc::unary(&door, "osaka-thanos-sidecar0", backend::FAILS, &[]).await.is_err()
-                    } else {
-                        let slow = "/prom/tokyo/api/v1/query_range?query=count(%7B__name__%3D~%22.%2B%22%7D)\
-                                    &start=1&end=11000&step=1&timeout=1ms";
-                        get(web, slow).await?.starts_with("HTTP/1.1 503")
+                    // Two thirds ask the hostile store, the others a real Prometheus for what takes longer than it may.
+                    let failed = match visitor.number % 3 {
+                        0 => grpc::unary(&door, "osaka-thanos-sidecar0", backend::FAILS, &[]).await.is_err(),
+                        1 => grpc::unary(&door, "osaka-thanos-sidecar0", backend::RESETS, &[]).await.is_err(),
+                        _ => {
+                            let slow = "/prom/tokyo/api/v1/query_range?query=count(%7B__name__%3D~%22.%2B%22%7D)\
+                                        &start=1&end=11000&step=1&timeout=1ms";
+                            get(web, slow).await?.starts_with("HTTP/1.1 503")
+                        }
                     };
                     if failed {
                         visitor.closed();
