@@ -34,7 +34,7 @@ pub const WEB_REQUEST_BYTES: u32 = 128 << 10;
 pub const ALERT_POSTS_OF_A_CLUSTER: u32 = 16;
 /// On 10903: bytes of these together.
 pub const ALERT_POST_BYTES_OF_A_CLUSTER: u32 = 8 << 20;
-/// How long a post of alerts may take from the hub's Envoy to an Alertmanager. Prometheus waits for 10 s.
+/// How long an Alertmanager may take to answer a post. Prometheus waits for 10 s for all of it.
 pub const ALERT_POST_SECONDS: i64 = 5;
 /// How long it may take from a cluster's Envoy: 300 KiB of alerts over a link of 20 KiB/s.
 pub const ALERT_POST_FROM_CLUSTER_SECONDS: i64 = 15;

@@ -17,7 +17,7 @@ use envoy_types::pb::envoy::r#type::http::v3::Cookie;
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::google::protobuf::{Any, Duration};
 
-use super::limits::{ALERT_POST_FROM_CLUSTER_SECONDS, ALERT_POST_SECONDS};
+use super::limits::{ALERT_POST_FROM_CLUSTER_SECONDS, ALERT_POST_SECONDS, HUB_ALERTS};
 use super::matcher::{exact_path, grpc, method, path_prefix, path_regex, path_segments, posted, rewrite};
 use super::{
     ATLAS_AUTHORITY, DENY_LIST, LUA, MAX_REQUEST_SECONDS, MAX_WEBSOCKET_SECONDS, STATEFUL_SESSION, any, extension, inline, millis, number,
@@ -124,7 +124,9 @@ pub fn alerts_on_hub(name: &str, indices: impl Iterator<Item = u32>, alertmanage
         action: Some(route::route::Action::Route(route::RouteAction {
             prefix_rewrite: format!("{alertmanager_prefix}/api/v2/alerts"),
             retry_policy: Some(retries(RETRY_UNSENT)),
-            ..to(cluster(&format!("alertmanager/{index}")), ALERT_POST_SECONDS)
+            // Counted from the end of the post, which a slow link takes long to bring.
+            timeout: seconds(ALERT_POST_SECONDS),
+            ..to(cluster(&format!("alertmanager/{index}")), HUB_ALERTS.request + ALERT_POST_SECONDS)
         })),
         ..Default::default()
     };
