@@ -12,8 +12,8 @@ use super::super::honest::Honest;
 use super::super::{Attack, all_but_second_alertmanager, everybody, local_alerting};
 use crate::http::Request;
 
-/// When a silent hub has to be known: a health check comes every 3 s and waits for 8 s; a busy machine adds to both.
-const HUB_KNOWN: Duration = Duration::from_secs(16);
+/// When a silent hub has to be known: a health check comes every 3 s and waits for 4 s; a busy machine adds to both.
+const HUB_KNOWN: Duration = Duration::from_secs(12);
 /// When a stalled replica has to be known: a post waits for it for 5 s.
 const REPLICA_KNOWN: Duration = Duration::from_secs(8);
 /// How long local alerting is then watched, at least: longer than it may take, so that what it waits for doesn't end by itself.
