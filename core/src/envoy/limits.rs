@@ -18,9 +18,9 @@ use super::{number, seconds};
 pub const LINK_STREAM_WINDOW: u32 = 1 << 20;
 /// The same within one cluster's network. Small, so that what is asked for beside a large answer, or after one that nobody wants
 /// any more, doesn't wait behind what the cluster's Envoy has taken of it already.
-pub const LOCAL_STREAM_WINDOW: u32 = 64 << 10;
+pub const LOCAL_STREAM_WINDOW: u32 = 256 << 10;
 /// What Envoy keeps of one connection's bytes before it stops reading the other side, beside the windows.
-pub const CONNECTION_BUFFER: u32 = 64 << 10;
+pub const CONNECTION_BUFFER: u32 = 128 << 10;
 /// Streams of one connection to an upstream; one more opens another connection. The connection's window fits all of them, so
 /// that readers that stop hold up nobody else on it.
 pub const UPSTREAM_STREAMS: u32 = 64;

@@ -40,7 +40,7 @@ filter_chains:
       stat_prefix: xds
       cluster: atlas/xds
       idle_timeout: 3600s
-per_connection_buffer_limit_bytes: 65536
+per_connection_buffer_limit_bytes: 131072
 ";
     assert_eq!(yaml(&listener, Secrets::Redact), expected);
 }
