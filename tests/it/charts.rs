@@ -11,7 +11,9 @@
 
 mod golden;
 mod kube;
+mod labels;
 mod objects;
+mod parent;
 mod refused;
 mod rules;
 
@@ -91,10 +93,14 @@ fn case(chart: &'static str, name: &str) -> Result<Case> {
     cases(chart)?.into_iter().find(|case| case.name == name).with_context(|| format!("there is no case {chart}/{name}"))
 }
 
-/// `helm template` with these arguments, the chart's among them; the error is what Helm says.
+/// `helm template` of one of the project's charts with these arguments; the error is what Helm says.
 fn template(helm: Part, chart: &str, arguments: &[&str]) -> Result<String> {
+    template_at(helm, &root().join("charts").join(chart), arguments)
+}
+
+/// The same of a chart that lies anywhere. The release's name comes first.
+fn template_at(helm: Part, chart: &Path, arguments: &[&str]) -> Result<String> {
     let (release, flags) = arguments.split_first().context("BUG: no release")?;
-    let chart = root().join("charts").join(chart);
     let output = run(helm, &["template", release, &chart.to_string_lossy(), "--kube-version", KUBERNETES], flags)?;
     if !output.status.success() {
         bail!("{}", String::from_utf8_lossy(&output.stderr).trim());

@@ -31,8 +31,11 @@
 {{- ternary "envoy-ads" "atlas" .Values.split -}}
 {{- end -}}
 
-{{/* Labels of every object. In: root, component, own (labels of this object, which win: `release` means something to others too). */}}
+{{/* Labels of every object. In: root, component, own (labels of this object, which win: `release` means something to others too),
+scrapedBy (the ServiceMonitor of this Service). That one is Atlas's own, since tools write the others on top of what a chart says:
+Argo CD app.kubernetes.io/instance, Flux's commonMetadata and kustomize whatever they are told. */}}
 {{- define "atlas.labels" -}}
+{{- $scraped := ternary (dict "goatlas.io/scraped-by" .scrapedBy) dict (hasKey . "scrapedBy") -}}
 {{- $selector := include "atlas.selectorLabels" . | fromYaml -}}
 {{- $standard := dict
   "app.kubernetes.io/version" .root.Chart.AppVersion
@@ -40,7 +43,7 @@
   "app.kubernetes.io/part-of" "atlas"
   "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-")
 -}}
-{{- merge (dict) (.own | default dict) $selector $standard .root.Values.commonLabels | toYaml -}}
+{{- merge (dict) $scraped (.own | default dict) $selector $standard (.root.Values.commonLabels | default dict) | toYaml -}}
 {{- end -}}
 
 {{/* Labels of Pods: without versions, so that another version of the chart alone restarts nothing. In: root, component, selector (text), own. */}}
@@ -57,10 +60,17 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
-{{/* Labels of the hub Envoy's Pods: those of 0.3, by which the stores' Services select them. */}}
+{{/* Labels by which the hub Envoy's Deployment finds its Pods: those of 0.3, since a Deployment's can't change. */}}
 {{- define "atlas.envoySelectorLabels" -}}
 app: envoy
 release: {{ .Release.Name }}
+{{- end -}}
+
+{{/* Labels by which everything else finds them, also the stores' Services that Atlas writes. With the component, for a parent chart
+may have both our charts in one release, and the Pods of charts/envoy have the two labels above as well. */}}
+{{- define "atlas.envoyPodSelectorLabels" -}}
+{{ include "atlas.envoySelectorLabels" . }}
+app.kubernetes.io/component: envoy
 {{- end -}}
 
 {{/* registry/name:tag@digest. In: image, global, tag (the default). A registry in the name is one where it has a dot or a port, as Docker reads it. */}}
@@ -68,13 +78,13 @@ release: {{ .Release.Name }}
 {{- $parts := splitList "/" .image.repository -}}
 {{- $first := first $parts -}}
 {{- $named := and (gt (len $parts) 1) (or (contains "." $first) (contains ":" $first) (eq $first "localhost")) -}}
-{{- $registry := coalesce .image.registry .global.imageRegistry (ternary $first "" $named) | default "" -}}
+{{- $registry := coalesce .image.registry (.global | default dict).imageRegistry (ternary $first "" $named) | default "" -}}
 {{- $name := ternary (join "/" (rest $parts)) .image.repository $named -}}
 {{- with $registry }}{{ . }}/{{ end }}{{ $name }}:{{ .image.tag | default .tag }}{{ with .image.digest }}@{{ . }}{{ end -}}
 {{- end -}}
 
 {{- define "atlas.imagePullSecrets" -}}
-{{- $all := concat (.Values.imagePullSecrets | default list) (.Values.global.imagePullSecrets | default list) -}}
+{{- $all := concat (.Values.imagePullSecrets | default list) ((.Values.global | default dict).imagePullSecrets | default list) -}}
 {{- with .Values.image.pullSecret }}{{ $all = prepend $all . }}{{ end -}}
 {{- with $all -}}
 imagePullSecrets:
@@ -101,7 +111,7 @@ imagePullSecrets:
 {{- with .Values.envoyads.envFromSecret }}
 - envoyads.envFromSecret: see env, whose values may be {valueFrom: …}
 {{- end }}
-{{- if hasKey .Values.envoy.ports "admin" }}
+{{- if hasKey (.Values.envoy.ports | default dict) "admin" }}
 - envoy.ports.admin: the admin page is on loopback only
 {{- end }}
 {{- end -}}

@@ -4,7 +4,7 @@
 {{- define "atlas.podAnnotations" -}}
 {{- $scraped := and .root.Values.metrics.enabled (not .root.Values.serviceMonitor.enabled) -}}
 {{- $metrics := dict "prometheus.io/scrape" "true" "prometheus.io/port" .port "prometheus.io/path" .path -}}
-{{- with merge (dict) .own (ternary $metrics dict $scraped) -}}
+{{- with merge (dict) (.own | default dict) (ternary $metrics dict $scraped) -}}
 annotations: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end -}}
@@ -58,20 +58,29 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
-{{/* How Atlas is told everything: its flags as variables. What is empty keeps Atlas's own default. */}}
+{{/* How many proxies in front of 10904 count: what somebody said, else the ingress of this chart. */}}
+{{- define "atlas.trustedHops" -}}
+{{- if kindIs "invalid" .Values.atlas.trustedHops }}{{ ternary 1 0 .Values.ingress.enabled }}{{ else }}{{ .Values.atlas.trustedHops }}{{ end -}}
+{{- end -}}
+
+{{/* How Atlas is told everything: its flags as variables. What is empty keeps Atlas's own default, and what the value `env` says is
+left to it: Kubernetes takes no name twice by server-side apply. In: root, env. */}}
 {{- define "atlas.settings" -}}
+{{- $said := dict -}}
+{{- range $name, $_ := .env }}{{ $_ := set $said ($name | upper | replace "." "_") true }}{{ end -}}
+{{- with .root -}}
 {{- $fullname := include "atlas.fullname" . -}}
 {{- $settings := dict
   "ATLAS_NAMESPACE" .Release.Namespace
   "ATLAS_SERVICE_ACCOUNT" (include "atlas.serviceAccount" .)
   "ATLAS_LEASE_NAME" .Values.atlas.leaseName
   "ATLAS_ATLAS_ADDRESS" (printf "%s.%s.svc.%s" $fullname .Release.Namespace .Values.clusterDomain)
-  "ATLAS_ENVOY_SELECTORS" (printf "app=envoy,release=%s" .Release.Name)
+  "ATLAS_ENVOY_SELECTORS" (include "atlas.envoyPodSelectorLabels" . | replace ": " "=" | replace "\n" ",")
   "ATLAS_HUB_ADDRESS" (.Values.atlas.hubAddress | default .Values.controller.envoy.host)
   "ATLAS_HUB_XDS_ADDRESS" (.Values.atlas.hubXdsAddress | default .Values.envoyads.host)
   "ATLAS_HUB_XDS_PORT" .Values.atlas.hubXdsPort
   "ATLAS_HUB_ALERTS_ADDRESS" .Values.atlas.hubAlertsAddress
-  "ATLAS_TRUSTED_HOPS" .Values.atlas.trustedHops
+  "ATLAS_TRUSTED_HOPS" (include "atlas.trustedHops" . | int)
   "ATLAS_HUB_ENVOY_MEMORY" (dig "limits" "memory" "" (.Values.envoy.resources | default dict))
   "ATLAS_BIND_ADDRESS" .Values.atlas.bindAddress
   "ATLAS_LISTEN_ADDRESS" .Values.atlas.listenAddress
@@ -87,16 +96,17 @@ topologySpreadConstraints:
   "ATLAS_LOG_FORMAT" .Values.atlas.logFormat
 -}}
 {{- range $name, $value := $settings }}
-{{- if $value }}
+{{- if and $value (not (hasKey $said $name)) }}
 - name: {{ $name }}
   value: {{ $value | toString | quote }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- end -}}
 
 {{/* Host ports of the hub's Envoy by name, with 0.3's names for them. */}}
 {{- define "atlas.envoyHostPorts" -}}
-{{- $ports := .Values.envoy.ports -}}
+{{- $ports := .Values.envoy.ports | default dict -}}
 {{- $found := dict -}}
 {{- range $name, $old := dict "xds" "ads" "stores" "thanos" "alerts" "alertmanagers" "web" "prometheus" }}
 {{- $given := get $ports $name | default dict -}}

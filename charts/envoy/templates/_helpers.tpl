@@ -23,25 +23,34 @@
 {{- .Values.existingSecret | default (include "envoy.fullname" .) -}}
 {{- end -}}
 
-{{/* Labels by which Services, Deployment and the hub's tools find the Pods: those of 0.3, since a Deployment's can't change. */}}
+{{/* Labels by which the Deployment finds its Pods: those of 0.3, since a Deployment's can't change. */}}
 {{- define "envoy.selectorLabels" -}}
 app: {{ include "envoy.name" . }}
 release: {{ .Release.Name }}
 {{- end -}}
 
+{{/* Labels by which everything else finds them. With the name, for a parent chart may have both our charts in one release, and the
+Pods of the hub's Envoy have the two labels above as well. */}}
+{{- define "envoy.podSelectorLabels" -}}
+{{ include "envoy.selectorLabels" . }}
+app.kubernetes.io/name: {{ include "envoy.name" . }}
+{{- end -}}
+
 {{/* Labels of Pods: without versions, so that another version of the chart alone restarts nothing. */}}
 {{- define "envoy.podLabels" -}}
-{{- $selector := include "envoy.selectorLabels" . | fromYaml -}}
+{{- $selector := include "envoy.podSelectorLabels" . | fromYaml -}}
 {{- $own := dict
-  "app.kubernetes.io/name" (include "envoy.name" .)
   "app.kubernetes.io/instance" .Release.Name
   "app.kubernetes.io/part-of" "atlas"
 -}}
-{{- merge (dict) $selector .Values.podLabels $own | toYaml -}}
+{{- merge (dict) $selector (.Values.podLabels | default dict) $own | toYaml -}}
 {{- end -}}
 
-{{/* Labels of every object. In: root, own (labels of this object, which win: `release` means something to others too). */}}
+{{/* Labels of every object. In: root, own (labels of this object, which win: `release` means something to others too), scrapedBy
+(the ServiceMonitor of this Service). That one is Atlas's own, since tools write the others on top of what a chart says: Argo CD
+app.kubernetes.io/instance, Flux's commonMetadata and kustomize whatever they are told. */}}
 {{- define "envoy.labels" -}}
+{{- $scraped := ternary (dict "goatlas.io/scraped-by" .scrapedBy) dict (hasKey . "scrapedBy") -}}
 {{- $selector := include "envoy.selectorLabels" .root | fromYaml -}}
 {{- $standard := dict
   "app.kubernetes.io/name" (include "envoy.name" .root)
@@ -51,7 +60,7 @@ release: {{ .Release.Name }}
   "app.kubernetes.io/part-of" "atlas"
   "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-")
 -}}
-{{- merge (dict) (.own | default dict) $selector $standard .root.Values.commonLabels | toYaml -}}
+{{- merge (dict) $scraped (.own | default dict) $selector $standard (.root.Values.commonLabels | default dict) | toYaml -}}
 {{- end -}}
 
 {{/* registry/name:tag@digest. In: image, global. A registry in the name is one where it has a dot or a port, as Docker reads it. */}}
@@ -59,13 +68,13 @@ release: {{ .Release.Name }}
 {{- $parts := splitList "/" .image.repository -}}
 {{- $first := first $parts -}}
 {{- $named := and (gt (len $parts) 1) (or (contains "." $first) (contains ":" $first) (eq $first "localhost")) -}}
-{{- $registry := coalesce .image.registry .global.imageRegistry (ternary $first "" $named) | default "" -}}
+{{- $registry := coalesce .image.registry (.global | default dict).imageRegistry (ternary $first "" $named) | default "" -}}
 {{- $name := ternary (join "/" (rest $parts)) .image.repository $named -}}
 {{- with $registry }}{{ . }}/{{ end }}{{ $name }}:{{ .image.tag }}{{ with .image.digest }}@{{ . }}{{ end -}}
 {{- end -}}
 
 {{- define "envoy.imagePullSecrets" -}}
-{{- $all := concat (.Values.imagePullSecrets | default list) (.Values.global.imagePullSecrets | default list) -}}
+{{- $all := concat (.Values.imagePullSecrets | default list) ((.Values.global | default dict).imagePullSecrets | default list) -}}
 {{- with .Values.image.pullSecret }}{{ $all = prepend $all . }}{{ end -}}
 {{- with $all -}}
 imagePullSecrets:
@@ -77,7 +86,7 @@ imagePullSecrets:
 
 {{/* Host port of 11901 (0.3: ports.thanos) and of 11903 (0.3: ports.alertmanager), each with its hostIP. */}}
 {{- define "envoy.hostPorts" -}}
-{{- $ports := .Values.ports -}}
+{{- $ports := .Values.ports | default dict -}}
 {{- $found := dict -}}
 {{- range $name, $old := dict "hub" "thanos" "alerts" "alertmanager" }}
 {{- $given := get $ports $name | default dict -}}
@@ -100,7 +109,7 @@ imagePullSecrets:
 {{/* Values of 0.3 that are let in and do nothing, one a line. */}}
 {{- define "envoy.withoutEffect" -}}
 {{- range $key := list "admin" "prometheus" }}
-{{- if hasKey $.Values.ports $key }}
+{{- if hasKey ($.Values.ports | default dict) $key }}
 - ports.{{ $key }}: {{ ternary "the admin page is on loopback only" "11904 is gone; web UIs come through 11901" (eq $key "admin") }}
 {{- end }}
 {{- end }}

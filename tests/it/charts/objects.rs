@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::labels::{is_monitored, is_selected};
 use super::*;
 
 #[test]
@@ -126,7 +127,7 @@ fn the_hub_is_the_same_in_another_namespace_and_domain() {
     let value = |name: &str| variables.iter().find(|variable| text(variable, "name") == name).map(|variable| text(variable, "value"));
     assert_eq!(value("ATLAS_ATLAS_ADDRESS"), Some("hub-atlas.observability.svc.corp.example"));
     assert_eq!(value("ATLAS_NAMESPACE"), Some("observability"));
-    assert_eq!(value("ATLAS_ENVOY_SELECTORS"), Some("app=envoy,release=hub"));
+    assert_eq!(value("ATLAS_ENVOY_SELECTORS"), Some("app=envoy,release=hub,app.kubernetes.io/component=envoy"));
     for object in &objects {
         let elsewhere = text(object, "metadata/name").ends_with("-alertmanagers");
         assert_eq!(text(object, "metadata/namespace"), if elsewhere { "alerting" } else { "observability" });
@@ -142,12 +143,77 @@ fn the_hub_envoy_s_pods_carry_the_labels_that_atlas_is_told() {
         let told = objects.iter().flat_map(|object| list(object, "spec/template/spec/containers/0/env"));
         let told = told.filter(|variable| text(variable, "name") == "ATLAS_ENVOY_SELECTORS").map(|variable| text(variable, "value"));
         let release = &case.arguments[0];
-        assert_eq!(told.collect::<BTreeSet<_>>(), BTreeSet::from([format!("app=envoy,release={release}").as_str()]));
+        let expected = format!("app=envoy,release={release},app.kubernetes.io/component=envoy");
+        assert_eq!(told.collect::<BTreeSet<_>>(), BTreeSet::from([expected.as_str()]));
         let found = objects.iter().filter(|object| {
             text(object, "spec/template/metadata/labels/app") == "envoy" && text(object, "spec/template/metadata/labels/release") == release
         });
         assert_eq!(found.count(), 1, "{}", case.name);
     }
+}
+
+/// The URL and who opened the page come from what a proxy says in headers, if one stands in front.
+#[test]
+fn headers_of_a_proxy_count_once_the_chart_has_an_ingress_or_somebody_says_so() {
+    let ingress = "ingress: {enabled: true, hosts: [{host: hub.example.com}]}";
+    let cases = [
+        ("{}", None),
+        (ingress, Some("1")),
+        ("ingress: {enabled: true, hosts: [{host: hub.example.com}]}\natlas: {trustedHops: 0}", None),
+        ("ingress: {enabled: true, hosts: [{host: hub.example.com}]}\natlas: {trustedHops: 2}", Some("2")),
+        ("atlas: {trustedHops: 1}", Some("1")),
+        ("ingress: {enabled: true, hosts: [{host: hub.example.com}]}\nenv: {ATLAS_TRUSTED_HOPS: 3}", Some("3")),
+    ];
+    for helm in HELMS {
+        for (values, expected) in cases {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), values).unwrap();
+            let rendered = template(helm, "atlas", &["atlas", "--values", &file.path().to_string_lossy()]).unwrap();
+            let objects = super::objects(&rendered).unwrap();
+            let variables = list(find(&objects, "Deployment", "atlas"), "spec/template/spec/containers/0/env");
+            let hops = variables.iter().filter(|variable| text(variable, "name") == "ATLAS_TRUSTED_HOPS");
+            assert_eq!(hops.map(|variable| text(variable, "value")).collect::<Vec<_>>(), Vec::from_iter(expected), "{helm}: {values}");
+        }
+    }
+}
+
+/// Server-side apply, as Helm 4 does it, refuses a list that has a name twice.
+#[test]
+fn no_variable_is_there_twice_whatever_env_says() {
+    let case = case("atlas", "everything").unwrap();
+    let objects =
+        case.objects(&["--set", "env.atlas_hub_address=other.example.com,split=true,controller.env.ATLAS_LOG_LEVEL=debug"]).unwrap();
+    let mut seen = 0;
+    for container in objects.iter().flat_map(pods).flat_map(|pod| list(pod, "containers")) {
+        let names: Vec<_> = list(container, "env").iter().map(|variable| text(variable, "name")).collect();
+        assert_eq!(names.len(), names.iter().collect::<BTreeSet<_>>().len(), "{names:?}");
+        seen += names.len();
+    }
+    assert!(seen > 20, "{seen}");
+    let variables = list(find(&objects, "Deployment", "hub-atlas-hub-controller"), "spec/template/spec/containers/0/env");
+    let address = variables.iter().find(|variable| text(variable, "name") == "ATLAS_HUB_ADDRESS").unwrap();
+    assert_eq!(text(address, "value"), "other.example.com");
+}
+
+#[test]
+fn controllers_that_ask_a_path_are_told_the_one_that_needs_no_atlas() {
+    let annotations = |set: &str| {
+        let objects = case("atlas", "monitoring-and-network").unwrap().objects(&["--set-json", set]).unwrap();
+        at(find(&objects, "Ingress", "hub-atlas"), "metadata/annotations").clone()
+    };
+    let told = annotations("replicaCount=2");
+    for key in ["alb.ingress.kubernetes.io/healthcheck-path", "appgw.ingress.kubernetes.io/health-probe-path"] {
+        assert_eq!(told.get(key).and_then(Value::as_str), Some("/.atlas/health"), "{told:?}");
+    }
+    assert!(told.get("nginx.ingress.kubernetes.io/auth-url").is_some(), "{told:?}");
+    // What somebody says counts, and null leaves one out.
+    let own = annotations(r#"ingress.annotations={"alb.ingress.kubernetes.io/healthcheck-path":"/mine"}"#);
+    assert_eq!(own.get("alb.ingress.kubernetes.io/healthcheck-path").and_then(Value::as_str), Some("/mine"));
+    let less = annotations(r#"ingress.healthAnnotations={"alb.ingress.kubernetes.io/healthcheck-path":null}"#);
+    assert!(less.get("alb.ingress.kubernetes.io/healthcheck-path").is_none(), "{less:?}");
+    // An upgrade with --reuse-values from a chart that knew no such key.
+    let reused = annotations("ingress.healthAnnotations=null");
+    assert!(reused.get("nginx.ingress.kubernetes.io/auth-url").is_some(), "{reused:?}");
 }
 
 /// Every object of every case.
@@ -167,25 +233,6 @@ fn pods(object: &Value) -> impl Iterator<Item = &Value> {
 
 fn ports(pod: &Value) -> impl Iterator<Item = &Value> {
     list(pod, "containers").iter().flat_map(|container| list(container, "ports"))
-}
-
-fn is_selected(selector: &Value, deployment: &Value) -> bool {
-    text(deployment, "kind") == "Deployment" && has_labels(selector, at(deployment, "spec/template/metadata/labels"))
-}
-
-fn is_monitored(monitor: &Value, service: &Value) -> bool {
-    let labels = at(service, "metadata/labels");
-    let by_values = list(monitor, "spec/selector/matchExpressions").iter().all(|rule| {
-        let value = labels.get(text(rule, "key")).cloned().unwrap_or_default();
-        list(rule, "values").contains(&value)
-    });
-    by_values && has_labels(at(monitor, "spec/selector/matchLabels"), labels)
-}
-
-/// Whether `labels` has all of `wanted`, which must want something.
-fn has_labels(wanted: &Value, labels: &Value) -> bool {
-    let wanted = wanted.as_mapping().filter(|wanted| !wanted.is_empty()).expect("a selector");
-    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
 /// Which rules of the pod-security level `restricted` a Pod breaks.
