@@ -1,10 +1,12 @@
 //! What both ways of running Atlas have in common: sockets, tasks beside each other, signals, the end.
 
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -75,6 +77,12 @@ pub fn raise_file_limit() -> u64 {
     let files = if raised { limit.maximum } else { limit.current };
     // No limit is still bounded by memory.
     files.unwrap_or(1 << 20)
+}
+
+/// Where to listen: `::` stands for all addresses, and where the kernel has no IPv6 (`ipv6.disable=1`), those are `0.0.0.0`.
+pub fn listen_ip(wanted: IpAddr) -> IpAddr {
+    let refused = || socket_with(AddressFamily::INET6, SocketType::STREAM, SocketFlags::CLOEXEC, None).err() == Some(Errno::AFNOSUPPORT);
+    if wanted == Ipv6Addr::UNSPECIFIED && refused() { Ipv4Addr::UNSPECIFIED.into() } else { wanted }
 }
 
 /// Listens on a TCP port.

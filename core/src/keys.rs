@@ -81,9 +81,9 @@ pub const CLUSTER_ANNOTATIONS: &[&str] = &[
     ENVOY_MEMORY,
 ];
 
-/// Label of every object that Atlas writes, and its value.
+/// Label of every object that Atlas writes, and its value: for people. Atlas selects nothing by it, since other tools write it too.
 pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "atlas");
-/// Label of every object that Atlas writes: what it is for.
+/// Label of every object that Atlas writes: what it is for. What has it is Atlas's.
 pub const PART: &str = "goatlas.io/part";
 
 /// Service: the hub's Envoys, to which the stores' names lead. One for other `goatlas.io/envoy-selectors` has a hyphen and a

@@ -78,10 +78,10 @@ pub enum Outcome<'a> {
     Failed,
 }
 
-/// Whether Atlas may write an object of the API server: it carries Atlas's label.
+/// Whether Atlas may write an object of the API server: it carries Atlas's own label. `app.kubernetes.io/managed-by` doesn't
+/// count, since others write it too (kustomize's `managedByLabel`, Helm).
 pub fn is_ours(live: &Value) -> bool {
-    let (label, value) = crate::keys::MANAGED_BY;
-    live["metadata"]["labels"][label] == value && live["metadata"]["labels"].get(crate::keys::PART).is_some()
+    live["metadata"]["labels"].get(crate::keys::PART).is_some()
 }
 
 #[derive(Debug)]

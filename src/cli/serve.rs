@@ -13,7 +13,7 @@ use super::output::wrong_usage;
 use super::settings::SettingsArgs;
 use crate::kube::connect::KubeArgs;
 use crate::kube::run::{self, Role};
-use crate::serve::{Debounce, Listen};
+use crate::serve::{Debounce, Listen, listen_ip};
 use crate::xds::LimitOptions;
 
 /// Where Atlas listens and how long things live.
@@ -22,7 +22,7 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub settings: SettingsArgs,
 
-    /// Where Atlas itself listens. Its web page and metrics have no password: keep them on loopback or behind the hub Envoy.
+    /// Where Atlas itself listens; `::` is all addresses, also where there is no IPv6. Its web page and metrics have no password: keep them on loopback or behind the hub Envoy.
     #[arg(long, default_value = "127.0.0.1", env = "ATLAS_LISTEN_ADDRESS", help_heading = "Listening")]
     listen_address: IpAddr,
     /// xDS, mutual TLS.
@@ -183,7 +183,13 @@ impl ServeArgs {
 
     /// Where Atlas listens.
     pub fn listen(&self) -> Listen {
-        Listen { ip: self.listen_address, xds: self.xds_port, metrics: self.metrics_port, web: self.web_port, dns: self.dns_port }
+        Listen {
+            ip: listen_ip(self.listen_address),
+            xds: self.xds_port,
+            metrics: self.metrics_port,
+            web: self.web_port,
+            dns: self.dns_port,
+        }
     }
 
     /// Runs on Kubernetes until a signal.

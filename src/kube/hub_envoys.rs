@@ -20,7 +20,7 @@ const DNS_LAG: Duration = Duration::from_secs(3);
 /// each time.
 pub async fn watch(client: Client, namespace: String, tell: impl Fn(BTreeSet<String>) + Send + 'static, stop: CancellationToken) {
     let api: Api<EndpointSlice> = Api::namespaced(client, &namespace);
-    let selector = format!("{}={},{}={}", keys::MANAGED_BY.0, keys::MANAGED_BY.1, keys::PART, Part::HubStores.label());
+    let selector = format!("{}={}", keys::PART, Part::HubStores.label());
     let (ready_in, mut ready_out) = watch::channel(BTreeSet::new());
     tokio::spawn(async move {
         while ready_out.changed().await.is_ok() {

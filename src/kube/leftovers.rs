@@ -41,7 +41,7 @@ pub async fn remove(
     trouble: watch::Sender<Option<String>>,
     stop: CancellationToken,
 ) {
-    let selector = format!("{}={},{}={}", keys::MANAGED_BY.0, keys::MANAGED_BY.1, keys::PART, Part::Store.label());
+    let selector = format!("{}={}", keys::PART, Part::Store.label());
     let labelled = ListParams::default().labels(&selector);
     let (mut looked, mut pause) = (0, AGAIN);
     while looked < 2 {

@@ -30,7 +30,7 @@ use cas::{PATIENCE, claim, ensure_remembered, write};
 use echo::Echo;
 
 /// Which Secrets are watched: never those with the keys of authorities.
-pub const WATCHED: &str = "app.kubernetes.io/managed-by=atlas,goatlas.io/part=pki";
+pub const WATCHED: &str = "goatlas.io/part=pki";
 
 /// So often the records that nobody watches are looked at.
 const LOOK: Duration = Duration::from_secs(60);

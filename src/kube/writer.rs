@@ -136,12 +136,11 @@ impl Writer {
         left: Option<String>,
     ) {
         let namespace = &self.namespace;
-        let label = format!("{}={}", keys::MANAGED_BY.0, keys::MANAGED_BY.1);
         let contested = several(reconciler.contested()).map(|what| {
             format!("something else changes {what} in {namespace} again and again: `kubectl get --show-managed-fields` shows who")
         });
         let blocked = several(reconciler.blocked()).map(|what| {
-            format!("{what} in {namespace}: there is one that is not Atlas's (it lacks the label {label}): rename or delete it")
+            format!("{what} in {namespace}: there is one that is not Atlas's (it lacks the label {}): rename or delete it", keys::PART)
         });
         let waiting = reconciler.waiting().filter(|_| waiting).map(|(_, to)| to).collect::<BTreeSet<_>>().into_iter().map(|to| {
             let names = reconciler.waiting().filter(|(_, other)| *other == to).map(|(key, _)| key);
@@ -172,7 +171,7 @@ impl Writer {
     fn look(&self, kind: Kind, out: mpsc::UnboundedSender<Seen>, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource(kind));
         let parts = Part::DERIVED.map(Part::label).join(",");
-        let selector = format!("{}={},{} in ({parts})", keys::MANAGED_BY.0, keys::MANAGED_BY.1, keys::PART);
+        let selector = format!("{} in ({parts})", keys::PART);
         let mut listed = BTreeSet::new();
         let handle = move |event: Event<DynamicObject>| {
             let is = |object: DynamicObject| Seen::Is(Key { kind, name: object.name_any() }, value(object));

@@ -28,13 +28,14 @@ use atlas_lab::run::helm_template;
 use serde_json::{Value, json};
 
 /// All pages of this kind.
-const PAGES: [&str; 6] = [
+const PAGES: [&str; 7] = [
     "installing.md",
     "kube-prometheus-stack.md",
     "other-setups/agent-and-victoriametrics.md",
     "other-setups/no-operator.md",
     "other-setups/prometheus-operator.md",
     "other-setups/two-prometheus.md",
+    "troubleshooting.md",
 ];
 
 /// One page, its code blocks with it.

@@ -163,8 +163,12 @@ fn carried(shell: &Shell, kube: &Kube) -> Result<()> {
     for objects in [&k3s, &flux, &of_registry] {
         ensure!(objects.iter().all(|object| (object["kind"] == "Secret") == object.to_string().contains("PRIVATE KEY")), "{objects:#?}");
     }
-    let secret =
-        manifest::parse(&shell.atlas("cluster-values tokyo --format secret")?.with(0, &["existingSecret=atlas-envoy-files"])?.out)?;
+    let secret = manifest::parse(
+        &shell
+            .atlas("cluster-values tokyo --format secret")?
+            .with(0, &["existingSecret: atlas-envoy-files", "replicaCount: 2", "memory: 256Mi"])?
+            .out,
+    )?;
     ensure!(secret[0]["stringData"].as_object().map(serde_json::Map::len) == Some(6), "{secret:#?}");
     let mounted = rendered("cluster: tokyo\nexistingSecret: atlas-envoy-files\n")?;
     ensure!(is(&mounted, "Secret") < is(&rendered(&values)?, "Secret"));

@@ -77,6 +77,12 @@ world_test! {
         let added = json!({"metadata": {"labels": {"team": "sre"}}});
         kube.merge_patch(&at("services/tokyo-thanos-sidecar0"), &added)?;
         kube.merge_patch(&at("services/tokyo-thanos-sidecar0"), &json!({"spec": {"externalName": "mine.example.com"}}))?;
+        // A label that other tools write too: what has another value there is Atlas's all the same.
+        let by_helm = json!({"metadata": {"labels": {"app.kubernetes.io/managed-by": "Helm"}}});
+        for path in ["services/tokyo-thanos-sidecar1", "secrets/tokyo-envoy-values"] {
+            kube.merge_patch(&at(path), &by_helm)?;
+            kube.wait_for(&at(path), 10 * SECOND, |object| object["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "atlas")?;
+        }
         let host = "atlas-hub-stores.monitoring.svc.cluster.local";
         let healed = kube.wait_for(&at("services/tokyo-thanos-sidecar0"), 10 * SECOND, |service| service["spec"]["externalName"] == host)?;
         ensure!(healed["metadata"]["labels"]["team"] == "sre", "{healed:#}");

@@ -15,6 +15,7 @@ mod kube_cli;
 mod kube_clusters;
 mod kube_writer;
 mod limits;
+mod no_ipv6;
 mod protocol;
 mod siege;
 mod state;

@@ -142,6 +142,16 @@ pub fn secret(to: &Delivery, files: &BTreeMap<String, String>) -> String {
     documents(&[opaque(&to.secret, &to.namespace, json!(files))])
 }
 
+/// What a generated `values.yaml` says beside the six files, for an Envoy that has them from a Secret: how many, and how much memory
+/// they know that they have.
+pub fn beside_secret(to: &Delivery, values: &str) -> String {
+    let values: Value = serde_yaml_ng::from_str(values).unwrap_or_default();
+    let mut values = values.as_object().cloned().unwrap_or_default();
+    values.remove("files");
+    values.insert("existingSecret".into(), to.secret.as_str().into());
+    document(&Value::Object(values))
+}
+
 /// The six files in a generated `values.yaml`; empty where there are none.
 pub fn files_of(values: &str) -> BTreeMap<String, String> {
     let values: Value = serde_yaml_ng::from_str(values).unwrap_or_default();
@@ -195,12 +205,13 @@ fn opaque(name: &str, namespace: &str, data: Value) -> Value {
     })
 }
 
+fn document(value: &Value) -> String {
+    let tree = serde_yaml_ng::to_value(value).expect("BUG: JSON that is no YAML");
+    render::document(&tree)
+}
+
 fn documents(objects: &[Value]) -> String {
-    let one = |object: &Value| {
-        let tree = serde_yaml_ng::to_value(object).expect("BUG: JSON that is no YAML");
-        render::document(&tree)
-    };
-    let text: Vec<String> = objects.iter().map(one).collect();
+    let text: Vec<String> = objects.iter().map(document).collect();
     format!("# Written by `atlas cluster-values`. It holds a private key: encrypt it before you store it.\n{}", text.join("---\n"))
 }
 

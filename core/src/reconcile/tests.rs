@@ -115,6 +115,20 @@ fn what_is_not_ours_is_left_alone_and_holds_up_nobody() {
     assert_eq!(server.settle(&mut reconciler, LONGEST_PAUSE), 2);
 }
 
+/// Helm, kustomize and others write the label `app.kubernetes.io/managed-by` over what is there.
+#[test]
+fn what_another_tool_says_that_it_manages_stays_atlas_s() {
+    let (mut reconciler, mut server) = (Reconciler::default(), Server::default());
+    let mut live = (*manifest("a", "0")).clone();
+    live["metadata"]["labels"]["app.kubernetes.io/managed-by"] = "Helm".into();
+    server.0.insert(key("a"), live);
+    want(&mut reconciler, &[("a", "1")]);
+    server.settle(&mut reconciler, 0);
+    let live = &server.0[&key("a")];
+    assert_eq!((reconciler.blocked().count(), &live["data"]["text"]), (0, &json!("1")));
+    assert_eq!(live["metadata"]["labels"], manifest("a", "1")["metadata"]["labels"]);
+}
+
 #[test]
 fn a_failure_waits_longer_each_time_and_a_change_is_tried_at_once() {
     let mut reconciler = Reconciler::default();

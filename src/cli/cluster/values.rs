@@ -35,7 +35,7 @@ Example:
 or, where K3s or Flux installs charts, the whole of it:
   atlas cluster-values tokyo --format helm-chart   | kubectl --context tokyo apply -f -
   atlas cluster-values tokyo --format helm-release | kubectl --context tokyo apply -f -
-or for Argo CD and External Secrets, with the chart's value existingSecret=atlas-envoy-files:
+or for Argo CD and External Secrets, with the values that it says on its standard error (existingSecret, and more):
   atlas cluster-values tokyo --format secret       | kubectl --context tokyo apply -f -
 and what kube-prometheus-stack should say there:
   atlas cluster-values tokyo --prometheus > kube-prometheus-stack.yaml";
@@ -154,9 +154,10 @@ impl ClusterValues {
             Some(state) => self.of_state(state, &node)?,
             None => wait_for(&self.hub.connect()?, &node, self.wait)?,
         };
-        print(&self.render(&node, &data)?)?;
+        let values = self.values(&node, &data)?;
+        print(&self.render(values))?;
         if self.format == Format::Secret {
-            eprintln!("give the chart envoy the value existingSecret={}", self.secret());
+            eprint!("# values for the chart envoy beside this Secret:\n{}", carry::beside_secret(&self.delivery(), values));
         }
         Ok(Outcome::Done)
     }
@@ -172,24 +173,31 @@ impl ClusterValues {
         }
     }
 
-    fn render(&self, node: &NodeId, data: &BTreeMap<String, String>) -> anyhow::Result<String> {
+    fn values<'a>(&self, node: &NodeId, data: &'a BTreeMap<String, String>) -> anyhow::Result<&'a str> {
         let key = if self.prometheus { PROMETHEUS_VALUES } else { VALUES };
         let missing = || format!("the Secret {} has no key {key}: is an Atlas of this version running?", values_secret(node));
-        let values = data.get(key).with_context(missing)?;
-        let to = Delivery {
+        Ok(data.get(key).with_context(missing)?)
+    }
+
+    fn delivery(&self) -> Delivery {
+        Delivery {
             release: self.release.clone(),
             namespace: self.target_namespace.clone(),
             manifests: self.manifests(),
             secret: self.secret(),
             chart: self.chart.clone(),
             version: self.chart_version.clone(),
-        };
-        Ok(match self.format {
-            Format::Raw => values.clone(),
+        }
+    }
+
+    fn render(&self, values: &str) -> String {
+        let to = self.delivery();
+        match self.format {
+            Format::Raw => values.to_owned(),
             Format::HelmChart => carry::helm_chart(&to, values),
             Format::HelmRelease => carry::helm_release(&to, values),
             Format::Secret => carry::secret(&to, &carry::files_of(values)),
-        })
+        }
     }
 
     fn manifests(&self) -> String {

@@ -172,3 +172,37 @@ fn node_ports_are_what_clusters_are_told() {
         assert_eq!(told["atlas"][key], json!(format!("hub.example.com:{}", port["nodePort"])));
     }
 }
+
+/// Argo CD itself has no API server of ours: what its Application says is what the chart takes.
+#[test]
+fn the_application_of_argo_cd_gives_values_that_the_chart_takes() {
+    let application = Page::read("installing.md").unwrap().yaml("argo-cd.yaml").unwrap();
+    let source = &application["spec"]["source"];
+    assert_eq!((source["chart"].as_str(), source["targetRevision"].as_str()), (Some("envoy"), Some(env!("CARGO_PKG_VERSION"))));
+    let release = source["helm"]["releaseName"].as_str().unwrap();
+    let values = source["helm"]["valuesObject"].clone();
+    let objects = render("envoy", release, &[&values.to_string()]).unwrap();
+    let envoys = find(&objects, "Deployment", release).unwrap();
+    assert_eq!(envoys["spec"]["template"]["spec"]["volumes"][0]["secret"]["secretName"], values["existingSecret"]);
+    // They are those that `atlas cluster-values --format secret` says beside the Secret.
+    let files = FILES.into_iter().map(|name| (name.to_owned(), String::new())).collect();
+    let mut generated: Value = serde_yaml_ng::from_str(&values::envoy("tokyo", 2, atlas_core::keys::DEFAULT_ENVOY_MEMORY, &files)).unwrap();
+    generated.as_object_mut().unwrap().remove("files");
+    generated["existingSecret"] = values["existingSecret"].clone();
+    assert_eq!(values, generated);
+}
+
+#[test]
+fn gke_s_health_check_asks_the_path_that_the_chart_tells_others() {
+    let page = Page::read("installing.md").unwrap();
+    let own = page.file("gke.yaml").unwrap();
+    let ingress = "ingress: {enabled: true, hosts: [{host: hub.example.com}]}";
+    let objects = render("atlas", "atlas", &[&own, ingress]).unwrap();
+    let named = &find(&objects, "Service", "atlas-envoy-internal").unwrap()["metadata"]["annotations"]["cloud.google.com/backend-config"];
+    let named: Value = serde_json::from_str(named.as_str().unwrap()).unwrap();
+    let config = find(&objects, "BackendConfig", named["default"].as_str().unwrap()).unwrap();
+    let path = &config["spec"]["healthCheck"]["requestPath"];
+    let told = &find(&objects, "Ingress", "atlas").unwrap()["metadata"]["annotations"];
+    assert_eq!(&told["alb.ingress.kubernetes.io/healthcheck-path"], path);
+    assert!(page.text.contains(&format!("`{}`", path.as_str().unwrap())));
+}

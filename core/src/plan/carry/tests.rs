@@ -109,3 +109,15 @@ fn a_chart_is_somewhere() {
         assert_eq!(wrong.parse::<Chart>(), Err(NoChart), "{wrong}");
     }
 }
+
+/// Without them the Envoy's container would have less memory than the Envoy counts on, and another number of replicas.
+#[test]
+fn who_takes_the_files_from_a_secret_is_told_the_other_values() {
+    let to = Delivery { secret: "atlas-envoy-files".into(), ..delivery() };
+    let text = beside_secret(&to, &values::envoy("tokyo", 3, Memory::mebibytes(1024), &files()));
+    let expected = json!({
+        "cluster": "tokyo", "replicaCount": 3, "resources": {"limits": {"memory": Memory::mebibytes(1024).to_string()}},
+        "existingSecret": "atlas-envoy-files",
+    });
+    assert_eq!(serde_yaml_ng::from_str::<Value>(&text).unwrap(), expected);
+}
