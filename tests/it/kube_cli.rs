@@ -166,7 +166,7 @@ fn carried(shell: &Shell, kube: &Kube) -> Result<()> {
     let secret = manifest::parse(
         &shell
             .atlas("cluster-values tokyo --format secret")?
-            .with(0, &["existingSecret: atlas-envoy-files", "replicaCount: 2", "memory: 256Mi"])?
+            .with(0, &["existingSecret: atlas-envoy-files", "replicaCount: 2", "memory: '256Mi'"])?
             .out,
     )?;
     ensure!(secret[0]["stringData"].as_object().map(serde_json::Map::len) == Some(6), "{secret:#?}");
