@@ -123,7 +123,7 @@ impl Metrics {
         };
         let clusters = gauge("clusters", "Downstream clusters in force");
         let stores = gauge("stores", "Stores (Thanos sidecars) in force");
-        let inexact_stores = gauge("inexact_stores", "Stores with a service name as last resort, behind which any replica may answer");
+        let inexact_stores = gauge("inexact_stores", "Stores behind which any replica may answer");
         let alertmanagers = gauge("alertmanagers", "Alertmanager replicas of the hub");
         let rejected = gauge("rejected", "Objects and files that are rejected");
         let streams = gauge("xds_streams", "Open xDS streams");
@@ -237,7 +237,7 @@ impl Metrics {
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
         self.clusters.set(count(fleet.clusters.len()));
         self.stores.set(count(stores().count()));
-        self.inexact_stores.set(count(stores().filter(|store| store.last_resort.is_some()).count()));
+        self.inexact_stores.set(count(stores().filter(|store| !store.exact).count()));
         self.alertmanagers.set(count(fleet.alertmanagers.len()));
         self.rejected.set(count(published.rejected()));
         let of_nodes = published.ends.values().flat_map(|ends| [ends.leaf, ends.credential]).flatten();

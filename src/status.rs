@@ -166,11 +166,7 @@ fn clusters(published: &Published, connected: impl Fn(&ClusterName) -> usize) ->
         stores: cluster
             .stores
             .iter()
-            .map(|store| StoreStatus {
-                name: cluster.name.store(store.index),
-                at: store.at.to_string(),
-                exact: store.last_resort.is_none(),
-            })
+            .map(|store| StoreStatus { name: cluster.name.store(store.index), at: store.at.to_string(), exact: store.exact })
             .collect(),
         connected: connected(&cluster.name),
     };

@@ -80,8 +80,19 @@ pub struct Service {
     pub external_ips: Vec<String>,
     /// `spec.type: ExternalName` has its host here.
     pub external_name: Option<String>,
+    /// Whether `spec.clusterIP` is an address. An API server gives every Service one that doesn't say `None` or `ExternalName`;
+    /// a manifest that no API server has seen has none, and then no kube-proxy serves it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub cluster_ip: bool,
+    /// Whether `spec.type` is `LoadBalancer`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub load_balancer: bool,
     /// `spec.ports`.
     pub ports: Vec<ServicePort>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// One of a Service's ports.

@@ -8,10 +8,12 @@
 //! One bad object never touches another: it is reported and left out. A cluster that was good before keeps its last
 //! good configuration while its Service is wrong, so a slip of the pen takes nothing down.
 
+mod addresses;
 mod alertmanagers;
 mod cluster;
 mod reader;
 mod register;
+mod stores;
 
 pub use reader::{path_prefix, selector};
 pub use register::{FactKey, Register, Touched};

@@ -53,6 +53,10 @@ pub const ENVOY_REPLICAS: &str = "goatlas.io/envoy-replicas";
 pub const ENVOY_MEMORY: &str = "goatlas.io/envoy-memory";
 /// `spec.externalIPs`, as messages name it.
 pub const EXTERNAL_IPS: &str = "spec.externalIPs";
+/// `spec.externalName`, as messages name it.
+pub const EXTERNAL_NAME: &str = "spec.externalName";
+/// `spec.type`, as messages name it.
+pub const SERVICE_TYPE: &str = "spec.type";
 
 /// The labels that a cluster's Service may carry.
 pub const CLUSTER_LABELS: &[&str] = &[CLUSTER, REPLICAS];

@@ -63,9 +63,9 @@ impl std::error::Error for ManifestError {}
 
 /// Reads the facts of one file. `file` is what messages and origins call it.
 ///
-/// `v1` Services and `discovery.k8s.io/v1` EndpointSlices become facts, also as items of a `List`; other kinds are none of
-/// Atlas's business and are passed over. Nothing is checked beyond the types of what is read: what keys and addresses mean
-/// is [`crate::intake`]'s to judge.
+/// `v1` Services and `discovery.k8s.io` EndpointSlices become facts, `v1` Endpoints as slices, also as items of lists; other
+/// kinds are none of Atlas's business and are passed over. Nothing is checked beyond the types of what is read: what keys and
+/// addresses mean is [`crate::intake`]'s to judge.
 ///
 /// # Errors
 /// Every mistake in the order of the lines; the first one only, where the text is not YAML at all.
@@ -98,7 +98,7 @@ struct Document {
     explicit: bool,
     /// Whether it holds nothing but comments.
     empty: bool,
-    /// Whether it is a `List`.
+    /// Whether it is a list of objects.
     list: bool,
     facts: Vec<Fact>,
 }

@@ -157,8 +157,10 @@ pub struct Store {
     pub index: u32,
     /// Where the cluster's Envoy reaches it.
     pub at: HostPort,
-    /// Where to turn when `at` has no address: some replica, not this one. Addressing is not exact then.
-    pub last_resort: Option<HostPort>,
+    /// Where it turns, in this order, while nothing before has a healthy address.
+    pub otherwise: Vec<HostPort>,
+    /// Whether all of these can only mean the same replica. Otherwise any replica may answer.
+    pub exact: bool,
 }
 
 /// How a backend is spoken to.

@@ -206,7 +206,8 @@ impl FromStr for Host {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, NameError> {
-        if let Ok(ip) = text.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+        let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
+        if let Ok(ip) = inner.unwrap_or(text).parse::<IpAddr>() {
             return Ok(Host::Ip(ip));
         }
         let last = text.trim_end_matches('.').rsplit('.').next().unwrap_or_default();

@@ -1,6 +1,7 @@
 //! Kubernetes' types to facts: the few things that Atlas wants to know, and nothing else, so that memory stays small.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use atlas_core::fact::{Endpoint, EndpointSlice, Fact, Meta, Origin, Service, ServicePort};
 use k8s_openapi::api::core::v1 as core;
@@ -10,11 +11,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 /// A Service.
 pub fn service(service: core::Service) -> Fact {
     let spec = service.spec.unwrap_or_default();
+    let is_type = |wanted: &str| spec.type_.as_deref() == Some(wanted);
+    let cluster_ip = spec.cluster_ip.as_deref().is_some_and(|ip| ip.parse::<IpAddr>().is_ok());
+    let (external_name, load_balancer) = (is_type("ExternalName"), is_type("LoadBalancer"));
     let port = |port: core::ServicePort| Some(ServicePort { name: port.name.unwrap_or_default(), port: u16::try_from(port.port).ok()? });
     Fact::Service(Service {
         meta: meta(service.metadata, |key| key.starts_with("goatlas.io/")),
         external_ips: spec.external_ips.unwrap_or_default(),
-        external_name: spec.external_name.filter(|_| spec.type_.as_deref() == Some("ExternalName")),
+        external_name: spec.external_name.filter(|_| external_name),
+        cluster_ip,
+        load_balancer,
         ports: spec.ports.into_iter().flatten().filter_map(port).collect(),
     })
 }
@@ -46,5 +52,29 @@ fn meta(meta: ObjectMeta, annotations: impl Fn(&str) -> bool) -> Meta {
         annotations,
         uid: meta.uid,
         origin: Origin::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(spec: core::ServiceSpec) -> Service {
+        let Fact::Service(service) = service(core::Service { spec: Some(spec), ..Default::default() }) else { unreachable!() };
+        service
+    }
+
+    #[test]
+    fn what_kind_of_address_a_service_has_is_read() {
+        let of_type = |type_: &str, cluster_ip: &str| {
+            let spec = core::ServiceSpec { type_: Some(type_.into()), cluster_ip: Some(cluster_ip.into()), ..Default::default() };
+            let service = read(core::ServiceSpec { external_name: Some("a.example".into()), ..spec });
+            (service.cluster_ip, service.load_balancer, service.external_name.is_some())
+        };
+        assert_eq!(of_type("ClusterIP", "10.43.0.7"), (true, false, false));
+        assert_eq!(of_type("ClusterIP", "fd00::7"), (true, false, false));
+        assert_eq!(of_type("ClusterIP", "None"), (false, false, false));
+        assert_eq!(of_type("LoadBalancer", "10.43.0.7"), (true, true, false));
+        assert_eq!(of_type("ExternalName", ""), (false, false, true));
     }
 }

@@ -89,12 +89,12 @@ pub fn atlas_web(at: &HostPort) -> EnvoyCluster {
     base("atlas/web".into(), &[std::slice::from_ref(at)], &limits::ATLAS_WEB)
 }
 
-/// In a cluster: one Thanos sidecar. `last_resort` counts only while `at` has no healthy address.
-pub fn store_in_cluster(label: &str, at: &HostPort, last_resort: Option<&HostPort>) -> EnvoyCluster {
+/// In a cluster: one Thanos sidecar. Each of `otherwise` counts only while nothing before it has a healthy address.
+pub fn store_in_cluster(label: &str, at: &HostPort, otherwise: &[HostPort]) -> EnvoyCluster {
     // By default it would be the Envoy cluster's name, which is no authority: servers that check it reset the stream.
     let authority = core::health_check::GrpcHealthCheck { authority: label.into(), ..Default::default() };
     let check = core::health_check::HealthChecker::GrpcHealthCheck(authority);
-    let tiers: Vec<&[HostPort]> = [Some(at), last_resort].into_iter().flatten().map(std::slice::from_ref).collect();
+    let tiers: Vec<&[HostPort]> = [at].into_iter().chain(otherwise).map(std::slice::from_ref).collect();
     EnvoyCluster {
         typed_extension_protocol_options: http2(LOCAL_STREAM_WINDOW, keepalive(30_000, 10_000)),
         health_checks: vec![health_check(check)],

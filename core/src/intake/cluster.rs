@@ -2,12 +2,14 @@
 
 use super::Finding;
 use super::Severity::{FellBack, Note, Rejected};
+use super::addresses::addresses;
 use super::reader::{Reader, path_prefix, selector};
+use super::stores::{note_inexact, stores};
 use crate::envoy::route::REFUSED_PATHS;
 use crate::fact::Service;
 use crate::keys::{self, port};
-use crate::model::{Backend, Cluster, HubAddresses, Scheme, Settings, Store};
-use crate::name::{ClusterName, Host, HostPort, NameError, bindable, is_dns_label};
+use crate::model::{Backend, Cluster, HubAddresses, Scheme, Settings};
+use crate::name::{ClusterName, HostPort, NameError, bindable, is_dns_label};
 use crate::quantity::Memory;
 
 /// Longest name of a service in SRV records (RFC 6335 §5.1).
@@ -23,6 +25,9 @@ pub(super) fn read(settings: &Settings, service: &Service) -> (Option<Cluster>, 
         reader.report(Rejected, "metadata.name", &service.meta.name, "BUG: rejected for no stated reason", "please report this");
     }
     let cluster = cluster.filter(|_| !reader.rejected());
+    if let Some(cluster) = &cluster {
+        note_inexact(&mut reader, &cluster.stores);
+    }
     (cluster, reader.findings)
 }
 
@@ -129,54 +134,6 @@ fn connect(reader: &mut Reader<'_>) {
     }
 }
 
-fn addresses(reader: &mut Reader<'_>) -> Option<Vec<HostPort>> {
-    if reader.value(keys::ADDRESSES).is_some() {
-        return reader.hosts(keys::ADDRESSES, port::CLUSTER_INBOUND);
-    }
-    let ips = &reader.service.external_ips;
-    if let Some(wrong) = ips.iter().find(|ip| ip.trim().parse::<std::net::IpAddr>().is_err()) {
-        let fix = format!("write an IPv4 or IPv6 address; names and ports go into the annotation {}", keys::ADDRESSES);
-        return reader.reject(keys::EXTERNAL_IPS, wrong, "is not an IP address", fix);
-    }
-    let hosts = reader.parse_hosts(keys::EXTERNAL_IPS, ips.iter().map(String::as_str), port::CLUSTER_INBOUND)?;
-    if hosts.is_empty() {
-        let fix = format!("once its Envoy has one, write it into the annotation {} or into {}", keys::ADDRESSES, keys::EXTERNAL_IPS);
-        reader.report(Note, keys::ADDRESSES, "", "the cluster is awaiting its address", fix);
-    }
-    Some(hosts)
-}
-
-/// Expands replicas, shards and names into stores: N = shard × replicas + replica.
-fn stores(reader: &mut Reader<'_>, shards: Option<u32>) -> Option<Vec<Store>> {
-    let default = format!("prometheus-operated.{}.svc.{}", reader.settings.downstream_namespace, reader.settings.cluster_domain);
-    let service = reader.backend(keys::THANOS_SERVICE, &default, keys::THANOS_SERVICE_PORT, port::THANOS);
-    let replicas = reader.number(keys::REPLICAS, 1..=keys::MAX_STORES, Rejected);
-    let count = u64::from(replicas.unwrap_or(1)) * u64::from(shards.unwrap_or(1));
-    if count > u64::from(keys::MAX_STORES) {
-        let problem = format!("{count} stores are more than one cluster may have");
-        return reader.reject(
-            keys::SHARDS,
-            &shards.unwrap_or(1).to_string(),
-            problem,
-            format!("replicas × shards must be at most {}", keys::MAX_STORES),
-        );
-    }
-    let service = service?;
-    if reader.value(keys::THANOS_REPLICA_HOSTS).is_some() {
-        let hosts = reader.hosts(keys::THANOS_REPLICA_HOSTS, service.port)?;
-        return replica_hosts(reader, hosts, (replicas.is_some() || shards.is_some()).then_some(count));
-    }
-    let named = reader.value(keys::PROMETHEUS_NAME);
-    if let Some(name) = named.filter(|name| !is_dns_label(name)) {
-        let fix = "write the name of the Prometheus resource, as `kubectl get prometheus` shows it";
-        return reader.reject(keys::PROMETHEUS_NAME, name, "is not the name of a Prometheus resource", fix);
-    }
-    if count == 1 && named.is_none() {
-        return Some(vec![Store { index: 0, at: service, last_resort: None }]);
-    }
-    pods(reader, named, &service, replicas.unwrap_or(1), shards.unwrap_or(1))
-}
-
 /// What the Service itself calls port 10901: Atlas 0.3 called the SRV records after it.
 fn store_port_name(reader: &mut Reader<'_>) -> String {
     let port = reader.service.ports.iter().find(|written| written.port == port::HUB_STORES && !written.name.is_empty());
@@ -188,70 +145,6 @@ fn store_port_name(reader: &mut Reader<'_>) -> String {
     let fix = format!("write at most {SERVICE_NAME_MAX} lower-case letters, digits and inner hyphens");
     reader.report(Note, "spec.ports", name, problem, fix);
     DEFAULT_STORE_PORT_NAME.to_owned()
-}
-
-fn replica_hosts(reader: &mut Reader<'_>, hosts: Vec<HostPort>, expected: Option<u64>) -> Option<Vec<Store>> {
-    let value = reader.value(keys::THANOS_REPLICA_HOSTS).unwrap_or_default();
-    let count = hosts.len() as u64;
-    if count == 0 || count > u64::from(keys::MAX_STORES) {
-        let fix = format!("write one host per store, from 1 to {}, separated by commas", keys::MAX_STORES);
-        return reader.reject(keys::THANOS_REPLICA_HOSTS, value, format!("names {count} different hosts"), fix);
-    }
-    if expected.is_some_and(|expected| expected != count) {
-        let problem = format!("names {count} different hosts, but replicas × shards is {}", expected.unwrap_or_default());
-        return reader.reject(
-            keys::THANOS_REPLICA_HOSTS,
-            value,
-            problem,
-            format!("write one host per store, or leave {} out", keys::REPLICAS),
-        );
-    }
-    let store =
-        |(index, at): (u32, HostPort)| Store { index, at: HostPort::new(reader.complete(at.host.clone()), at.port), last_resort: None };
-    Some((0..).zip(hosts).map(store).collect())
-}
-
-/// The operator's pods: `prometheus-<name>[-shard-S]-N.<service>`; shard 0 goes without its number.
-fn pods(reader: &mut Reader<'_>, named: Option<&str>, service: &HostPort, replicas: u32, shards: u32) -> Option<Vec<Store>> {
-    let Host::Name(domain) = &service.host else {
-        let problem = "is one address, behind which single replicas can't be named";
-        let fix = format!("list the replicas in {}", keys::THANOS_REPLICA_HOSTS);
-        return reader.reject(keys::THANOS_SERVICE, &service.host.to_string(), problem, fix);
-    };
-    let name = named.unwrap_or(keys::DEFAULT_PROMETHEUS_NAME);
-    let mut stores = Vec::new();
-    for shard in 0..shards {
-        for replica in 0..replicas {
-            let part = if shard == 0 { String::new() } else { format!("-shard-{shard}") };
-            let pod = format!("prometheus-{name}{part}-{replica}");
-            if !is_dns_label(&pod) {
-                return reader.reject(
-                    keys::PROMETHEUS_NAME,
-                    name,
-                    format!("makes {pod:?}, which is too long for a pod's host name"),
-                    "shorten the name",
-                );
-            }
-            stores.push(Store {
-                index: shard * replicas + replica,
-                at: HostPort::new(Host::Name(format!("{pod}.{domain}")), service.port),
-                last_resort: named.is_none().then(|| service.clone()),
-            });
-        }
-    }
-    if named.is_none() {
-        let problem = format!(
-            "isn't given, so the pods are taken to be prometheus-{name}-N; where they aren't, any replica answers for each, and addressing is not exact"
-        );
-        reader.report(
-            Note,
-            keys::PROMETHEUS_NAME,
-            "",
-            problem,
-            "write the Prometheus resource's name, as `kubectl get prometheus` shows it",
-        );
-    }
-    Some(stores)
 }
 
 /// How this cluster reaches the hub: a port counts for xDS alone, alerts keep theirs.

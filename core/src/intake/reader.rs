@@ -126,6 +126,16 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Completes a single label too, since a pod's name is to stand before it: the two together have a dot, behind which no
+    /// search list stands. A single label alone is left to the Envoy's search list, as in Atlas 0.3: it may be a Service of the
+    /// Envoy's own namespace, or a name that only its `/etc/hosts` or its container network has.
+    pub(super) fn complete_before_a_pod(&self, service: &str) -> String {
+        match service.contains('.') {
+            true => service.to_owned(),
+            false => format!("{service}.{}.svc.{}", self.settings.downstream_namespace, self.settings.cluster_domain),
+        }
+    }
+
     /// A path prefix: empty, or `/` and no slash at the end.
     pub(super) fn path_prefix(&mut self, key: &str) -> Option<String> {
         match self.value(key) {

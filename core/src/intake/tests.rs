@@ -4,7 +4,7 @@ use crate::name::HostPort;
 use proptest::prelude::*;
 
 /// A cluster's Service, to be chained on.
-fn cluster(name: &str) -> Service {
+pub(super) fn cluster(name: &str) -> Service {
     let mut service = Service::default();
     service.meta.name = name.into();
     service.meta.labels.insert(keys::CLUSTER.into(), "true".into());
@@ -12,7 +12,7 @@ fn cluster(name: &str) -> Service {
     service
 }
 
-trait Keys {
+pub(super) trait Keys {
     fn label(self, key: &str, value: &str) -> Self;
     fn annotation(self, key: &str, value: &str) -> Self;
 }
@@ -28,24 +28,24 @@ impl Keys for Service {
     }
 }
 
-fn take(services: Vec<Service>) -> Intake {
+pub(super) fn take(services: Vec<Service>) -> Intake {
     let facts: Vec<Fact> = services.into_iter().map(Fact::Service).collect();
     intake(&Settings::default(), &facts, None)
 }
 
-fn only(service: Service) -> Cluster {
+pub(super) fn only(service: Service) -> Cluster {
     let intake = take(vec![service]);
     assert!(intake.findings.iter().all(|f| f.severity == Severity::Note), "{:?}", intake.findings);
     intake.fleet.clusters.into_values().next().map(std::sync::Arc::unwrap_or_clone).expect("a cluster")
 }
 
-fn rejection(service: Service) -> Finding {
+pub(super) fn rejection(service: Service) -> Finding {
     let intake = take(vec![service, cluster("bystander")]);
     assert_eq!(intake.fleet.clusters.len(), 1, "the bad one is left out, the other is not");
     intake.findings.into_iter().find(|f| f.severity == Severity::Rejected).expect("a rejection")
 }
 
-fn stores(cluster: &Cluster) -> Vec<String> {
+pub(super) fn stores(cluster: &Cluster) -> Vec<String> {
     cluster.stores.iter().map(|store| store.at.to_string()).collect()
 }
 
@@ -61,14 +61,15 @@ fn a_bare_service_is_a_cluster_with_one_store() {
 fn replicas_are_addressed_by_their_pods_with_the_service_as_last_resort() {
     let cluster = only(cluster("tokyo").label(keys::REPLICAS, "2"));
     assert_eq!(stores(&cluster)[1], "prometheus-kube-prometheus-stack-prometheus-1.prometheus-operated.monitoring.svc.cluster.local:10901");
-    assert!(cluster.stores.iter().all(|store| store.last_resort.is_some()));
+    let service = HostPort::parse("prometheus-operated.monitoring.svc.cluster.local:10901", 1).unwrap();
+    assert!(cluster.stores.iter().all(|store| store.otherwise == [service.clone()] && !store.exact));
 }
 
 #[test]
 fn a_given_name_is_exact_even_for_one_replica() {
     let cluster = only(cluster("tokyo").annotation(keys::PROMETHEUS_NAME, "k8s"));
     assert_eq!(stores(&cluster), ["prometheus-k8s-0.prometheus-operated.monitoring.svc.cluster.local:10901"]);
-    assert_eq!(cluster.stores[0].last_resort, None);
+    assert!(cluster.stores[0].exact && cluster.stores[0].otherwise.is_empty());
 }
 
 #[test]

@@ -324,7 +324,7 @@ spec:
             let text = render_cluster(&spec);
             let facts = parse("a.yaml", &text).map_err(|errors| TestCaseError::fail(format!("{errors:?}\n{text}")))?;
             let [Fact::Service(service)] = facts.as_slice() else { panic!("one Service") };
-            let Service { meta, external_ips, external_name, ports } = service;
+            let Service { meta, external_ips, external_name, cluster_ip: false, load_balancer: false, ports } = service else { panic!("headless") };
             prop_assert_eq!(&meta.name, &spec.name);
             prop_assert_eq!(&meta.namespace, &spec.namespace);
             let labels = [("goatlas.io/cluster".to_owned(), "true".to_owned()), ("goatlas.io/replicas".to_owned(), spec.replicas.to_string())];

@@ -11,6 +11,8 @@ const MAX_QUOTED: usize = 60;
 pub(super) struct Reader<'f> {
     file: &'f str,
     errors: Vec<ManifestError>,
+    /// Objects without a name so far.
+    nameless: usize,
 }
 
 /// A value with its place.
@@ -39,11 +41,17 @@ impl<'n> At<'n> {
 
 impl<'f> Reader<'f> {
     pub fn new(file: &'f str) -> Self {
-        Self { file, errors: Vec::new() }
+        Self { file, errors: Vec::new(), nameless: 0 }
     }
 
     pub fn file(&self) -> &'f str {
         self.file
+    }
+
+    /// Counts one more object without a name, from 1.
+    pub fn count_nameless(&mut self) -> usize {
+        self.nameless += 1;
+        self.nameless
     }
 
     pub fn into_errors(self) -> Vec<ManifestError> {

@@ -24,9 +24,9 @@ spec:
       port: 10901
 ";
 
-/// A Service with these lines in place of its spec.
+/// A cluster's Service with these lines in place of its spec.
 fn service(lines: &str) -> String {
-    format!("apiVersion: v1\nkind: Service\nmetadata: {{name: tokyo}}\n{lines}")
+    format!("apiVersion: v1\nkind: Service\nmetadata: {{name: tokyo, labels: {{goatlas.io/cluster: \"true\"}}}}\n{lines}")
 }
 
 fn facts(text: &str) -> Vec<Fact> {
@@ -166,6 +166,91 @@ items:
 }
 
 #[test]
+fn lists_of_one_kind_are_read_although_their_items_do_not_say_it() {
+    let text = "\
+apiVersion: v1
+kind: ServiceList
+items:
+- metadata: {name: tokyo}
+- {apiVersion: v1, kind: Service, metadata: {name: osaka}}
+- {apiVersion: v1, kind: ConfigMap}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSliceList
+items:
+- metadata: {name: am-1, labels: {kubernetes.io/service-name: am}}
+  endpoints: [{addresses: [10.0.0.1]}]
+";
+    let found: Vec<_> = facts(text).iter().map(|fact| (fact.kind(), fact.meta().name.clone(), fact.meta().origin.line)).collect();
+    let expected = [("Service", "tokyo", 4), ("Service", "osaka", 5), ("EndpointSlice", "am-1", 11)];
+    assert_eq!(found, expected.map(|(kind, name, line)| (kind, name.to_owned(), line)));
+    let half = "apiVersion: v1\nkind: ServiceList\nitems:\n- {kind: Service, metadata: {name: tokyo}}\n";
+    assert!(only_error(half).starts_with("4: items[0].apiVersion: is missing"), "{}", only_error(half));
+}
+
+#[test]
+fn older_endpoint_slices_are_read() {
+    let text = |version: &str| {
+        format!(
+            "apiVersion: discovery.k8s.io/{version}\nkind: EndpointSlice\nmetadata: {{name: am-1}}\n\
+             endpoints: [{{addresses: [10.0.0.1], hostname: am-0}}]\nports: [{{name: web, port: 9093}}]\n"
+        )
+    };
+    assert_eq!(facts(&text("v1beta1")), facts(&text("v1")));
+    assert_eq!(only_error(&text("v1alpha1")), r#"1: apiVersion: must be written discovery.k8s.io/v1, is "discovery.k8s.io/v1alpha1""#);
+}
+
+#[test]
+fn endpoints_are_read_as_slices_of_the_service_of_their_name() {
+    let text = "\
+apiVersion: v1
+kind: Endpoints
+metadata: {name: am, namespace: monitoring}
+subsets:
+- addresses:
+  - {ip: 10.0.0.1, hostname: am-0, targetRef: {kind: Pod, name: am-0}}
+  notReadyAddresses:
+  - {ip: 10.0.0.2}
+  ports: [{name: web, port: 9093}]
+- addresses: [{ip: 10.0.0.3}]
+  ports: [{port: 9095}]
+";
+    let slices: Vec<EndpointSlice> =
+        facts(text).into_iter().map(|fact| if let Fact::EndpointSlice(slice) = fact { slice } else { panic!("{fact:?}") }).collect();
+    let addresses: Vec<Vec<&str>> =
+        slices.iter().map(|slice| slice.endpoints.iter().flat_map(|one| &one.addresses).map(String::as_str).collect()).collect();
+    assert_eq!(addresses, [vec!["10.0.0.1", "10.0.0.2"], vec!["10.0.0.3"]]);
+    assert_eq!(slices[0].endpoints[0].hostname.as_deref(), Some("am-0"));
+    assert_eq!((slices[0].ports[0].port, slices[1].ports[0].port), (9093, 9095));
+    assert!(slices.iter().all(|slice| slice.meta.labels["kubernetes.io/service-name"] == "am"));
+    // A slice of their Service may stand beside them.
+    let slice = "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: am, namespace: monitoring}\n";
+    assert_eq!(facts(&format!("{text}{slice}")).len(), 3);
+}
+
+#[test]
+fn a_kind_that_is_nearly_one_that_is_read_is_named() {
+    let wrong = |version: &str, kind: &str| only_error(&format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n"));
+    for (version, kind, message) in [
+        ("v1", "service", r#"2: kind: must be written Service, is "service""#),
+        ("v1", "Servicelist", r#"2: kind: must be written ServiceList, is "Servicelist""#),
+        ("v1", "list", r#"2: kind: must be written List, is "list""#),
+        ("v1", "endpoints", r#"2: kind: must be written Endpoints, is "endpoints""#),
+        ("discovery.k8s.io/v1", "endpointSlice", r#"2: kind: must be written EndpointSlice, is "endpointSlice""#),
+        ("v1beta1", "Service", r#"1: apiVersion: must be written v1, is "v1beta1""#),
+        ("core/v1", "Service", r#"1: apiVersion: must be written v1, is "core/v1""#),
+        ("v2", "List", r#"1: apiVersion: must be written v1, is "v2""#),
+        ("v1", "EndpointSlice", r#"1: apiVersion: must be written discovery.k8s.io/v1, is "v1""#),
+        ("discovery.k8s.io/v2", "EndpointSliceList", r#"1: apiVersion: must be written discovery.k8s.io/v1, is "discovery.k8s.io/v2""#),
+    ] {
+        assert_eq!(wrong(version, kind), message);
+    }
+    for (version, kind) in [("serving.knative.dev/v1", "Service"), ("example.com/v1", "List"), ("v1", "ConfigMapList"), ("v1", "Pod")] {
+        assert_eq!(facts(&format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{}}\n")), []);
+    }
+}
+
+#[test]
 fn what_is_empty_has_no_facts() {
     for text in ["", "\n", "# nothing yet\n", "---\n", "---\n# nothing\n---\n...\n", "\u{feff}", "null\n"] {
         assert_eq!(facts(text), [], "{text:?}");
@@ -264,20 +349,23 @@ fn a_value_that_yaml_takes_for_something_else_than_text_needs_quotes() {
 
 #[test]
 fn quoted_and_tagged_values_are_text() {
-    let text = "apiVersion: v1\nkind: Service\nmetadata:\n  name: '7'\n  labels: {a: \"2\", b: !!str 3, c: 'yes', d: \"\"}\n  annotations:\n    e: |-\n      4\n";
+    let text = "apiVersion: v1\nkind: Service\nmetadata:\n  name: '7'\n  labels: {goatlas.io/cluster: !!str true, a: \"2\", b: !!str 3, c: 'yes', d: \"\"}\n  annotations:\n    e: |-\n      4\n";
     let meta = only_service(text).meta;
     assert_eq!(meta.name, "7");
-    assert_eq!(meta.labels.values().collect::<Vec<_>>(), ["2", "3", "yes", ""]);
+    assert_eq!(meta.labels.values().collect::<Vec<_>>(), ["2", "3", "yes", "", "true"]);
     assert_eq!(meta.annotations["e"], "4");
 }
 
 #[test]
 fn every_mistake_of_a_file_is_told_in_order() {
-    let text = "apiVersion: v1\nkind: Service\nmetadata:\n  labels: {a: 1}\nspec:\n  externalIPs: x\n---\nfoo: bar\n";
+    let text =
+        "apiVersion: v1\nkind: Service\nmetadata:\n  labels: {a: 1, goatlas.io/cluster: on}\nspec:\n  externalIPs: x\n---\nfoo: bar\n";
     let elsewhere = "if this is no Kubernetes object, move it out of this directory";
     let expected = [
         "3: metadata.name: is missing".to_owned(),
         r#"4: metadata.labels.a: must be a string, is the number 1: write "1" in quotes"#.to_owned(),
+        r#"4: metadata.labels["goatlas.io/cluster"]: must be a string, is on, which Kubernetes takes for a boolean: write "on" in quotes"#
+            .to_owned(),
         r#"6: spec.externalIPs: must be a list, is the string "x": begin each item with '- '"#.to_owned(),
         format!("8: apiVersion: is missing: {elsewhere}"),
         format!("8: kind: is missing: {elsewhere}"),
@@ -308,9 +396,57 @@ fn a_name_is_needed_and_is_text() {
 #[test]
 fn a_generated_name_is_refused_with_what_to_write() {
     assert_eq!(
-        only_error("apiVersion: v1\nkind: Service\nmetadata:\n  labels: {}\n  generateName: tokyo-\n"),
+        only_error("apiVersion: v1\nkind: Service\nmetadata:\n  labels: {goatlas.io/cluster: \"true\"}\n  generateName: tokyo-\n"),
         "5: metadata.name: is missing: a cluster is called after its Service, so the name cannot be generated: write `name: tokyo` instead of `generateName: tokyo-`"
     );
+}
+
+#[test]
+fn only_a_cluster_needs_a_name() {
+    let slice =
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {generateName: am-, labels: {kubernetes.io/service-name: am}}\n";
+    let other = "apiVersion: v1\nkind: Service\nmetadata:\n  generateName: web-\n";
+    let facts = facts(&[TOKYO, slice, other, slice].join("---\n"));
+    let names: Vec<&str> = facts.iter().map(|fact| fact.meta().name.as_str()).collect();
+    let nameless = |prefix: &str, n: u32| format!("{prefix}-(nameless object {n} of a.yaml)");
+    assert_eq!(names, ["tokyo", &nameless("am", 1), &nameless("web", 2), &nameless("am", 3)]);
+}
+
+#[test]
+fn what_only_a_cluster_has_need_not_be_right_elsewhere() {
+    let wrong = |labels: &str| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata:\n  name: web\n  labels: {{{labels}}}\n  annotations: {{prometheus.io/scrape: true, x: }}\n\
+             spec: {{externalIPs: 10.0.0.1, ports: [{{port: 80}}]}}\n"
+        )
+    };
+    for other in ["app: web", "goatlas.io/cluster: \"false\""] {
+        let web = only_service(&wrong(other));
+        assert_eq!((web.meta.annotations.len(), web.external_ips.len(), web.ports.len()), (0, 0, 1));
+    }
+    // However the label's value is written, a cluster is meant.
+    for cluster in ["goatlas.io/cluster: \"true\"", "goatlas.io/cluster: true", "goatlas.io/cluster: {}"] {
+        let errors = errors(&wrong(cluster));
+        for key in [r#"annotations["prometheus.io/scrape"]"#, "annotations.x", "spec.externalIPs"] {
+            assert!(errors.iter().any(|error| error.contains(key)), "{key}: {errors:?}");
+        }
+    }
+}
+
+#[test]
+fn what_kind_of_address_kubernetes_gave_a_service_is_read() {
+    let read = |spec: &str| {
+        let service = only_service(&service(&format!("spec: {spec}\n")));
+        (service.cluster_ip, service.load_balancer, service.external_name.is_some())
+    };
+    assert_eq!(read("{clusterIP: 10.43.0.7}"), (true, false, false));
+    assert_eq!(read("{clusterIP: 'fd00::7', type: LoadBalancer}"), (true, true, false));
+    for none in ["{clusterIP: None}", "{clusterIP: ''}", "{clusterIP: }", "{clusterIP: [10.43.0.7]}", "{}"] {
+        assert_eq!(read(none), (false, false, false), "{none}");
+    }
+    assert_eq!(read("{type: ExternalName, externalName: a.example}"), (false, false, true));
+    assert_eq!(read("{externalName: a.example}"), (false, false, true));
+    assert_eq!(read("{type: ClusterIP, externalName: a.example}"), (false, false, false), "Kubernetes makes nothing of it either");
 }
 
 #[test]

@@ -8,9 +8,41 @@ use super::{Host, NameError, bad};
 const METADATA_V4: [Ipv4Addr; 2] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16)];
 /// The same of IPv6: Amazon's and Google's.
 const METADATA_V6: [Ipv6Addr; 2] = [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
-/// Names of the machine itself in the usual `/etc/hosts`, and of metadata services.
-const LOCAL_NAMES: [&str; 7] =
-    ["localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback", "metadata", "metadata.goog", "metadata.google.internal"];
+/// Names of the machine itself, of its links and of its container host in hosts files as they are delivered (Debian, Red Hat,
+/// SUSE, Alpine, macOS, kubelet, Docker, Podman), and names of metadata services.
+const LOCAL_NAMES: &[&str] = &[
+    "localhost",
+    "localhost.localdomain",
+    "localhost4",
+    "localhost4.localdomain4",
+    "localhost6",
+    "localhost6.localdomain6",
+    "loopback",
+    "ip6-localhost",
+    "ip6-loopback",
+    "ip6-localnet",
+    "ip6-mcastprefix",
+    "ip6-allnodes",
+    "ip6-allrouters",
+    "ip6-allhosts",
+    "ipv6-localhost",
+    "ipv6-loopback",
+    "ipv6-localnet",
+    "ipv6-mcastprefix",
+    "ipv6-allnodes",
+    "ipv6-allrouters",
+    "ipv6-allhosts",
+    "broadcasthost",
+    "host.docker.internal",
+    "gateway.docker.internal",
+    "kubernetes.docker.internal",
+    "host.containers.internal",
+    "metadata",
+    "metadata.goog",
+    "metadata.google.internal",
+    "instance-data",
+    "instance-data.ec2.internal",
+];
 
 impl Host {
     /// Whether a connection there could reach the machine of the Envoy itself, a link's neighbours or a cloud's
@@ -18,7 +50,7 @@ impl Host {
     pub fn is_local(&self) -> bool {
         match self {
             Host::Ip(IpAddr::V4(ip)) => is_local_v4(*ip),
-            Host::Ip(IpAddr::V6(ip)) => is_local_v6(*ip) || embedded(*ip).is_some_and(is_local_v4),
+            Host::Ip(IpAddr::V6(ip)) => is_local_v6(*ip) || embedded(*ip).into_iter().flatten().any(is_local_v4),
             Host::Name(name) => {
                 let name = name.to_ascii_lowercase();
                 name.ends_with(".localhost") || LOCAL_NAMES.contains(&name.as_str())
@@ -36,15 +68,37 @@ fn is_local_v6(ip: Ipv6Addr) -> bool {
     ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.is_unicast_link_local() || METADATA_V6.contains(&ip)
 }
 
-/// The IPv4 address that an IPv6 address stands for: mapped (`::ffff:0:0/96`), compatible (`::/96`) or by way of NAT64
-/// (`64:ff9b::/96`, RFC 6052).
-fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+/// The IPv4 addresses that an IPv6 address may stand for, or be carried to.
+fn embedded(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 4] {
+    let v4 = |high: u16, low: u16| Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
     match ip.segments() {
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
-            Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+        // Compatible `::/96` (RFC 4291), mapped `::ffff:0:0/96`, translated `::ffff:0:0:0/96` (RFC 2765), NAT64 `64:ff9b::/96` (RFC 6052).
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+            [v4(high, low), None, None, None]
         }
-        _ => None,
+        // NAT64 of one's own, `64:ff9b:1::/48` (RFC 8215): nobody says how long its prefix is.
+        [0x64, 0xff9b, 1, ..] => translated(ip.octets()),
+        // 6to4, `2002::/16` (RFC 3056).
+        [0x2002, high, low, ..] => [v4(high, low), None, None, None],
+        // Teredo, `2001::/32` (RFC 4380): its server, and its client with all bits turned.
+        [0x2001, 0, server_high, server_low, _, _, high, low] => [v4(server_high, server_low), v4(!high, !low), None, None],
+        // ISATAP (RFC 5214), behind any prefix.
+        [.., 0 | 0x200, 0x5efe, high, low] => [v4(high, low), None, None, None],
+        _ => [None; 4],
     }
+}
+
+/// Where an IPv4 address stands behind a prefix of 96, 64, 56 or 48 bits (RFC 6052 §2.2; the ninth octet is none of it).
+fn translated(o: [u8; 16]) -> [Option<Ipv4Addr>; 4] {
+    // Of an address behind one length, the others read zeros first, and 0.0.0.0/8 is no destination of a translator.
+    let read = |a, b, c, d| (a != 0).then(|| Ipv4Addr::new(a, b, c, d));
+    let zeros_before = o[6..12] == [0; 6];
+    [
+        (zeros_before || o[12] != 0).then(|| Ipv4Addr::new(o[12], o[13], o[14], o[15])),
+        read(o[9], o[10], o[11], o[12]),
+        read(o[7], o[9], o[10], o[11]),
+        read(o[6], o[7], o[9], o[10]),
+    ]
 }
 
 /// Passes an address at which a server can listen: one of its machine, or the unspecified one for all of them.

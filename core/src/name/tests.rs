@@ -33,6 +33,25 @@ fn hosts_and_ports_are_read_in_every_usual_spelling() {
 }
 
 #[test]
+fn brackets_come_in_pairs() {
+    let read = |text| HostPort::parse(text, 11901).map(|at| at.to_string());
+    assert_eq!(read("[10.0.0.1]:5").unwrap(), "10.0.0.1:5");
+    let unpaired = ["[10.0.0.1", "10.0.0.1]", "[fd00::1", "fd00::1]", "[[fd00::1]]", "][fd00::1", "[]", "[fd00::1]]:5", "[[fd00::1]:5"];
+    let others = ["[host]", "[host]:5", "[host:5", "{fd00::1}", "<10.0.0.1>", "(10.0.0.1)", "[fd00::1]5", "[fd00::1:5", "[fe80::1%eth0]:5"];
+    for wrong in unpaired.iter().chain(&others) {
+        assert!(read(wrong).is_err(), "{wrong}: {:?}", read(wrong));
+    }
+}
+
+/// What the C library takes for an address where Rust doesn't, and zones, which mean something on one machine only.
+#[test]
+fn addresses_have_one_notation() {
+    for wrong in ["127.1", "127.0.1", "0x7f.1", "0177.0.0.1", "127.0.0.01", "2130706433", "10.0.0.1.", "fe80::1%eth0", "::ffff:127.1"] {
+        assert!(HostPort::parse(wrong, 1).is_err(), "{wrong}: {:?}", HostPort::parse(wrong, 1));
+    }
+}
+
+#[test]
 fn a_number_is_no_name() {
     for wrong in ["0x7f000001", "0X7F.1", "0x", "127.0.0x1", "2130706433", "017700000001", "10.0.0.300", "1.2.3."] {
         assert!(wrong.parse::<Host>().is_err(), "{wrong}");
@@ -48,13 +67,56 @@ fn loopback_link_local_and_metadata_addresses_are_local() {
     let in_ipv6 = ["::1", "::", "fe80::1", "ff02::1", "fd00:ec2::254", "fd20:ce::254"];
     let embedded = ["::ffff:127.0.0.1", "::127.0.0.1", "::ffff:100.100.100.200", "64:ff9b::a9fe:a9fe", "64:ff9b::127.0.0.1"];
     let names = ["localhost", "LOCALHOST.", "a.localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"];
-    let metadata = ["metadata", "metadata.goog", "metadata.google.internal."];
+    let metadata = ["metadata", "metadata.goog", "metadata.google.internal.", "instance-data", "instance-data.ec2.internal"];
     for local in [&addresses[..], &in_ipv6, &embedded, &names, &metadata].concat() {
         assert!(local.parse::<Host>().unwrap().is_local(), "{local}");
     }
     let far = ["10.0.0.1", "203.0.113.7", "100.100.100.201", "fd00::1", "64:ff9b::10.0.0.1", "::ffff:10.0.0.1", "::10.0.0.1"];
-    for far in [&far[..], &["edge.example.com", "metadata.example.com", "nolocalhost"]].concat() {
+    for far in [&far[..], &["edge.example.com", "metadata.example.com", "nolocalhost", "loopback.example.com"]].concat() {
         assert!(!far.parse::<Host>().unwrap().is_local(), "{far}");
+    }
+}
+
+#[test]
+fn an_ipv6_address_is_as_local_as_the_ipv4_address_in_it() {
+    for (local, far) in [
+        // Translated, RFC 2765.
+        ("::ffff:0:127.0.0.1", "::ffff:0:10.0.0.1"),
+        ("::ffff:0:169.254.169.254", "::ffff:0:203.0.113.7"),
+        // 6to4.
+        ("2002:7f00:1::", "2002:a00:1::"),
+        ("2002:a9fe:a9fe::1", "2002:cb00:7107::1"),
+        // NAT64 of one's own, behind 96, 64, 56 and 48 bits.
+        ("64:ff9b:1::127.0.0.1", "64:ff9b:1::203.0.113.7"),
+        ("64:ff9b:1:1:2:3:127.0.0.1", "64:ff9b:1:1:2:3:203.0.113.7"),
+        ("64:ff9b:1:0:7f:0:100:0", "64:ff9b:1:0:cb:71:700:0"),
+        ("64:ff9b:1:7f:0:1::", "64:ff9b:1:cb:0:7107::"),
+        ("64:ff9b:1:7f00:0:100::", "64:ff9b:1:cb00:71:700::"),
+        ("64:ff9b:1:a9fe:a9:fe00::", "64:ff9b:1:a00:0:100::"),
+        ("64:ff9b:1::", "64:ff9b:1::10.0.0.1"),
+        // Teredo: its server, its client.
+        ("2001:0:7f00:1::80ff:fefe", "2001:0:cb00:7107::34ff:8ef8"),
+        ("2001:0:cb00:7107::80ff:fffe", "2001:0:cb00:7107::f5ff:fffe"),
+        // ISATAP.
+        ("2001:db8::5efe:127.0.0.1", "2001:db8::5efe:10.0.0.1"),
+        ("fd00::200:5efe:169.254.169.254", "fd00::200:5efe:203.0.113.7"),
+    ] {
+        assert!(local.parse::<Host>().unwrap().is_local(), "{local}");
+        assert!(!far.parse::<Host>().unwrap().is_local(), "{far}");
+    }
+}
+
+#[test]
+fn names_in_hosts_files_as_they_are_delivered_are_local() {
+    // Debian and Alpine, Red Hat, SUSE, macOS, kubelet, Docker, Podman: the names after the address.
+    let files = "\
+        localhost ip6-localhost ip6-loopback ip6-localnet ip6-mcastprefix ip6-allnodes ip6-allrouters ip6-allhosts loopback \
+        localhost.localdomain localhost4 localhost4.localdomain4 localhost6 localhost6.localdomain6 \
+        ipv6-localhost ipv6-loopback ipv6-localnet ipv6-mcastprefix ipv6-allnodes ipv6-allrouters ipv6-allhosts \
+        broadcasthost host.docker.internal gateway.docker.internal kubernetes.docker.internal host.containers.internal";
+    for name in files.split_whitespace() {
+        assert!(name.parse::<Host>().unwrap().is_local(), "{name}");
+        assert!(format!("{}.", name.to_uppercase()).parse::<Host>().unwrap().is_local(), "{name}");
     }
 }
 

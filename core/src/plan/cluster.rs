@@ -33,8 +33,7 @@ pub(super) fn own(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> Option<Vec
         alerts(fleet),
     ];
     let stores = cluster.stores.iter().zip(&labels);
-    let mut clusters: Vec<_> =
-        stores.map(|(store, label)| self::cluster::store_in_cluster(label, &store.at, store.last_resort.as_ref())).collect();
+    let mut clusters: Vec<_> = stores.map(|(store, label)| self::cluster::store_in_cluster(label, &store.at, &store.otherwise)).collect();
     clusters.push(self::cluster::backend("prometheus", &cluster.prometheus.at));
     clusters.push(self::cluster::backend("alertmanager", &cluster.alertmanager.at));
     clusters.push(self::cluster::hub_alerts(hub_alerts, &hub));

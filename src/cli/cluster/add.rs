@@ -216,11 +216,18 @@ mod tests {
 
     #[test]
     fn nothing_is_said_of_the_hub_which_a_running_atlas_knows() {
-        assert_eq!(check("tokyo --from clusters --address tokyo.example.com").unwrap(), [""; 0]);
-        let awaiting = check("tokyo --from clusters").unwrap();
+        assert_eq!(check("tokyo --from clusters --address tokyo.example.com --prometheus-name k8s").unwrap(), [""; 0]);
+        assert_eq!(check("tokyo --from clusters --external-ip 203.0.113.7 --prometheus-name k8s").unwrap(), [""; 0]);
+        let awaiting = check("tokyo --from clusters --prometheus-name k8s").unwrap();
         assert!(awaiting.len() == 1 && awaiting[0].contains("awaiting"), "{awaiting:?}");
         let wrong = check("tokyo --from clusters --annotation goatlas.io/hub-addresses=hub:0").unwrap_err().to_string();
         assert!(wrong.contains("goatlas.io/hub-addresses: \"hub:0\": has the port \"0\""), "{wrong}");
+    }
+
+    #[test]
+    fn what_makes_addressing_exact_is_said_from_the_start() {
+        let inexact = check("tokyo --from clusters --address tokyo.example.com").unwrap();
+        assert!(inexact.len() == 1 && inexact[0].contains("goatlas.io/prometheus-name: isn't given"), "{inexact:?}");
     }
 
     #[test]

@@ -106,7 +106,7 @@ fn entry(cluster: &Cluster) -> Entry {
     let store = |store: &atlas_core::model::Store| StoreEntry {
         name: cluster.name.store(store.index),
         at: store.at.to_string(),
-        exact: store.last_resort.is_none(),
+        exact: store.exact,
     };
     Entry {
         name: cluster.name.to_string(),

@@ -142,7 +142,7 @@ fn every_cluster_of_the_pages_is_exactly_addressed() {
         let (_, cluster) = Page::read(page).unwrap().cluster(file, &settings()).unwrap();
         assert_eq!(cluster.stores.len(), stores, "docs/{page}, {file}");
         for store in &cluster.stores {
-            assert_eq!((store.at.port, &store.last_resort), (port::THANOS, &None), "docs/{page}, {file}");
+            assert_eq!((store.at.port, store.exact), (port::THANOS, true), "docs/{page}, {file}");
             assert!(store.at.host.to_string().ends_with(".svc.cluster.local"), "docs/{page}, {file}: {}", store.at.host);
         }
     }
