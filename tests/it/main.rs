@@ -17,6 +17,7 @@ mod kube_writer;
 mod limits;
 mod no_ipv6;
 mod protocol;
+mod services;
 mod siege;
 mod state;
 mod trust;

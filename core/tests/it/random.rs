@@ -30,11 +30,15 @@ fn name() -> impl Strategy<Value = String> {
 fn cluster() -> impl Strategy<Value = Service> {
     let labels = weighted(0.5, (1..4u32).prop_map(|n| n.to_string()));
     let ips = prop::collection::vec(prop_oneof![ipv4(), ipv6()], 0..3);
-    (labels, annotations(), ips).prop_map(|(replicas, annotations, external_ips)| {
-        let labels = [(keys::CLUSTER, Some("true".to_owned())), (keys::REPLICAS, replicas)];
-        let labels = labels.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
-        Service { meta: Meta { labels, annotations, ..Meta::default() }, external_ips, ..Service::default() }
-    })
+    let external_name = weighted(0.3, dns_name());
+    (labels, annotations(), ips, external_name, any::<bool>()).prop_map(
+        |(replicas, annotations, external_ips, external_name, cluster_ip)| {
+            let labels = [(keys::CLUSTER, Some("true".to_owned())), (keys::REPLICAS, replicas)];
+            let labels = labels.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
+            let meta = Meta { labels, annotations, ..Meta::default() };
+            Service { meta, external_ips, external_name, cluster_ip, ..Service::default() }
+        },
+    )
 }
 
 fn annotations() -> impl Strategy<Value = BTreeMap<String, String>> {
