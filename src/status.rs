@@ -154,7 +154,7 @@ pub fn status(published: Option<&Published>, nodes: &Nodes, streams: &Streams, n
     status.clusters = clusters(published, |name| of(&NodeId::Cluster(name.clone())).len());
     status.errors = published.errors.iter().map(ToString::to_string).collect();
     status.troubles = published.last_error.iter().chain(&published.troubles).cloned().collect();
-    status.findings = published.findings.clone();
+    status.findings = published.findings.iter().cloned().chain(streams.not_tls.notes(now)).collect();
     status.authorities = published.authorities.iter().map(|(authority, end)| (format!("{authority:?}").to_lowercase(), *end)).collect();
     status
 }

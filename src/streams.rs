@@ -79,6 +79,8 @@ pub struct Client {
 /// All open connections and streams.
 #[derive(Default)]
 pub struct Streams {
+    /// Who came to the port of the streams without TLS.
+    pub not_tls: crate::tls::NotTls,
     next: AtomicU64,
     open: Mutex<Open>,
 }

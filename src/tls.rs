@@ -5,6 +5,7 @@
 
 mod accept;
 mod gate;
+mod opening;
 
 use std::net::SocketAddr;
 
@@ -13,6 +14,7 @@ use atlas_core::pki::Time;
 
 pub use accept::accept;
 pub use gate::Gate;
+pub use opening::NotTls;
 
 /// Who is at the other end, as the verified certificate says.
 #[derive(Clone, Debug)]

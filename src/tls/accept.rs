@@ -13,6 +13,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 
 use super::Peer;
+use super::opening::Opening;
 use crate::ca;
 use crate::room::{Guest, Room};
 use crate::xds::{self, Xds};
@@ -77,18 +78,35 @@ async fn greet(
     guest: &Guest,
 ) -> Option<(TlsStream<TcpStream>, Peer)> {
     let shaken = tokio::select! {
-        shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tcp, address, config, xds)) => shaken,
+        shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, begin(tcp, address, config, xds)) => shaken,
         // Counted by who takes the place.
         () = guest.leave.cancelled() => return None,
         () = xds.drain.cancelled() => return None,
     };
     match shaken {
-        Ok(Ok(connection)) => return Some(connection),
+        Ok(Ok(Some(connection))) => return Some(connection),
+        Ok(Ok(None)) => {}
         Ok(Err(error)) => tracing::info!(%address, error = format!("{error:#}"), "TLS handshake failed"),
         Err(_) => tracing::info!(%address, "TLS handshake took too long"),
     }
     xds.metrics.handshakes_refused.inc();
     None
+}
+
+/// `None`: it is no TLS, and has been counted.
+async fn begin(
+    tcp: TcpStream,
+    address: SocketAddr,
+    config: Arc<ServerConfig>,
+    xds: &Xds,
+) -> anyhow::Result<Option<(TlsStream<TcpStream>, Peer)>> {
+    let Some(opening) = Opening::peek(&tcp).await else {
+        return handshake(tcp, address, config, xds).await.map(Some);
+    };
+    if let Some(connections) = xds.streams.not_tls.count(opening, crate::clock::now()) {
+        tracing::warn!(%address, connections, "a connection to the xDS port began with {}: {}", opening.what(), opening.fix());
+    }
+    Ok(None)
 }
 
 async fn handshake(

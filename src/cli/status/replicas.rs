@@ -68,6 +68,8 @@ fn add(merged: &mut Status, pod: &str, status: Status) {
             None => {}
         }
     }
+    // Every replica reads the same objects; what has come to its port only it knows.
+    merged.findings.extend(status.findings.into_iter().filter(|finding| finding.object.starts_with("port ")));
     let troubles = status.troubles.into_iter().filter(|trouble| !merged.troubles.contains(trouble));
     let troubles: Vec<String> = troubles.map(|trouble| format!("{pod}: {trouble}")).collect();
     merged.troubles.extend(troubles);

@@ -167,6 +167,22 @@ async fn a_revoked_credential_loses_its_streams_and_its_idle_connections() {
 }
 
 #[tokio::test]
+async fn a_proxy_header_in_front_of_tls_is_called_so() {
+    let server = listening(LimitOptions::default()).await;
+    for header in [b"PROXY TCP4 192.0.2.1 192.0.2.2 4711 10900\r\n".as_slice(), b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"] {
+        let mut balancer = TcpStream::connect(server.at).await.unwrap();
+        balancer.write_all(header).await.unwrap();
+        tokio::time::timeout(SOON, balancer.read_to_end(&mut Vec::new())).await.expect("the connection ends").ok();
+    }
+    until("that is counted", || server.world.metric("atlas_tls_handshakes_refused_total") == 2).await;
+    let notes = server.world.xds.streams.not_tls.notes(crate::clock::now());
+    assert!(
+        notes.len() == 1 && notes[0].problem.starts_with("connections that began with a PROXY protocol header, not TLS: 2,"),
+        "{notes:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_flood_of_strangers_keeps_nobody_out() {
     let server =
         listening(LimitOptions { handshakes: Some(8), handshake_patience: Duration::from_millis(20), ..LimitOptions::default() }).await;
