@@ -12,6 +12,7 @@ pub mod cluster;
 pub mod limits;
 pub mod listener;
 mod local_reply;
+mod long_lived;
 mod matcher;
 mod overload;
 pub mod route;
@@ -35,6 +36,9 @@ pub const TRUST: &str = "trust";
 /// The authority by which the hub's Envoy asks for Atlas's own page, whatever the browser's was.
 pub const ATLAS_AUTHORITY: &str = "atlas";
 
+/// The authority of an HTTP/1.0 request that says none. A name that nothing can have (RFC 6761).
+const NO_HOST: &str = "no-host.invalid";
+
 /// The HTTP filter that keeps people on one replica; routes switch it on.
 const STATEFUL_SESSION: &str = "envoy.filters.http.stateful_session";
 /// The HTTP filter that runs scripts; routes may bring their own.
@@ -42,11 +46,10 @@ const LUA: &str = "envoy.filters.http.lua";
 /// The HTTP filter that refuses what was revoked; routes carry its list.
 const DENY_LIST: &str = "atlas.deny_list";
 
-/// Longest time one request may take. Thanos's own query timeout is 2 minutes, and Envoy can't end a request in flight
-/// otherwise (revocation, removal), so this bounds both.
-pub const MAX_REQUEST_SECONDS: i64 = 150;
-/// Longest life of a WebSocket.
+/// Longest life of a WebSocket or an event stream, and how long it may be silent.
 pub const MAX_WEBSOCKET_SECONDS: i64 = 3600;
+/// How much longer a cluster's Envoy waits than the hub's, which therefore is the one that ends a request and says why.
+const CLUSTER_WAITS_LONGER_SECONDS: i64 = 10;
 
 /// Packs a message.
 pub fn any<M: Message + Name>(message: &M) -> Any {

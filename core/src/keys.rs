@@ -121,6 +121,11 @@ pub const DEFAULT_ENVOY_MEMORY: Memory = Memory::mebibytes(256);
 pub const DEFAULT_HUB_ENVOY_MEMORY: Memory = Memory::mebibytes(6144);
 /// Least memory of an Envoy: with less it sheds load at once.
 pub const LEAST_ENVOY_MEMORY: Memory = Memory::mebibytes(128);
+/// Longest time one request may take, in seconds, where nobody says otherwise. Thanos's own query timeout is 2 minutes, and Envoy
+/// can't end a request in flight otherwise (revocation, removal), so this bounds both.
+pub const DEFAULT_MAX_REQUEST_SECONDS: u32 = 150;
+/// The longest that can be asked for: what a WebSocket has.
+pub const MOST_MAX_REQUEST_SECONDS: u32 = 3600;
 /// Most stores of one cluster: their numbers have two digits.
 pub const MAX_STORES: u32 = 100;
 

@@ -47,6 +47,8 @@ pub struct Settings {
     pub atlas_web: HostPort,
     /// How much memory one Envoy of the hub may take.
     pub hub_envoy_memory: Memory,
+    /// Longest time one request to a store or a web UI may take, in seconds.
+    pub max_request_seconds: u32,
     /// Proxies in front of 10904 whose `x-forwarded-for` is trusted.
     pub trusted_hops: u32,
     /// Whether clusters may be at loopback, link-local and metadata addresses.
@@ -79,6 +81,7 @@ impl Default for Settings {
             atlas_xds: loopback(port::XDS),
             atlas_web: loopback(port::WEB),
             hub_envoy_memory: keys::DEFAULT_HUB_ENVOY_MEMORY,
+            max_request_seconds: keys::DEFAULT_MAX_REQUEST_SECONDS,
             trusted_hops: 0,
             allow_local_addresses: false,
             envoy_selectors: [label("app", "envoy"), label("release", "atlas")].into(),

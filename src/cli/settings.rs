@@ -46,6 +46,9 @@ pub struct SettingsArgs {
     /// How much memory one Envoy of the hub may take, as Kubernetes writes it: near that it sheds load. The limit of its container.
     #[arg(long, default_value_t = keys::DEFAULT_HUB_ENVOY_MEMORY, value_parser = envoy_memory, value_name = "MEMORY", env = "ATLAS_HUB_ENVOY_MEMORY")]
     hub_envoy_memory: Memory,
+    /// How long one request to a store or a web UI may take: as long as Thanos Query's --query.timeout, and some seconds. 1 s to 1 h.
+    #[arg(long, default_value = "150s", value_parser = max_request, value_name = "DURATION", env = "ATLAS_MAX_REQUEST_DURATION")]
+    max_request_duration: u32,
     /// Proxies in front of the web UIs (your ingress) whose x-forwarded-for is trusted.
     #[arg(long, default_value_t = 0, env = "ATLAS_TRUSTED_HOPS")]
     trusted_hops: u32,
@@ -133,6 +136,7 @@ impl SettingsArgs {
             atlas_xds: HostPort::new(atlas.clone(), xds_port),
             atlas_web: HostPort::new(atlas, web_port),
             hub_envoy_memory: self.hub_envoy_memory,
+            max_request_seconds: self.max_request_duration,
             trusted_hops: self.trusted_hops,
             allow_local_addresses: self.allow_local_addresses,
             envoy_selectors: with_value("--envoy-selectors", &self.envoy_selectors, selector(&self.envoy_selectors))?,
@@ -203,6 +207,14 @@ fn envoy_memory(text: &str) -> Result<Memory, String> {
     if memory < least { Err(format!("is less than an Envoy needs: write at least {least}")) } else { Ok(memory) }
 }
 
+/// In whole seconds, which is what people are told when it has passed.
+fn max_request(text: &str) -> Result<u32, String> {
+    let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let most = keys::MOST_MAX_REQUEST_SECONDS;
+    let seconds = u32::try_from(duration.as_secs()).ok().filter(|seconds| duration.subsec_nanos() == 0 && (1..=most).contains(seconds));
+    seconds.ok_or_else(|| "must be whole seconds, from 1s to 1h".into())
+}
+
 fn bind_address(text: &str) -> Result<IpAddr, NameError> {
     text.parse().map_err(|_| NameError("is not an IP address".into())).and_then(bindable)
 }
@@ -269,6 +281,11 @@ mod tests {
             assert!(error.contains(flag) && error.contains(value), "{error}");
             assert_eq!(error.matches(&format!("\"{value}\"")).count(), usize::from(!error.contains("invalid value")), "{error}");
         }
+        for wrong in ["0s", "500ms", "1500ms", "61m", "150", "-1s", "99999999999d"] {
+            let error = settings(&format!("--max-request-duration={wrong}")).unwrap_err();
+            assert!(error.contains("--max-request-duration") && error.contains(wrong), "{error}");
+        }
+        assert_eq!(settings("--max-request-duration=10m").unwrap().max_request_seconds, 600);
         assert!(settings("--bind-address 0.0.0.0 --namespace metrics-1").is_ok());
     }
 }

@@ -4,6 +4,7 @@ mod browser;
 mod changes;
 mod charts;
 mod cli;
+mod clients;
 mod dns;
 mod docs;
 mod far;

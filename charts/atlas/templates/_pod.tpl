@@ -80,6 +80,7 @@ left to it: Kubernetes takes no name twice by server-side apply. In: root, env. 
   "ATLAS_HUB_XDS_ADDRESS" (.Values.atlas.hubXdsAddress | default .Values.envoyads.host)
   "ATLAS_HUB_XDS_PORT" .Values.atlas.hubXdsPort
   "ATLAS_HUB_ALERTS_ADDRESS" .Values.atlas.hubAlertsAddress
+  "ATLAS_MAX_REQUEST_DURATION" .Values.atlas.maxRequestDuration
   "ATLAS_TRUSTED_HOPS" (include "atlas.trustedHops" . | int)
   "ATLAS_HUB_ENVOY_MEMORY" (dig "limits" "memory" "" (.Values.envoy.resources | default dict))
   "ATLAS_BIND_ADDRESS" .Values.atlas.bindAddress

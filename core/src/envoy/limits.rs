@@ -67,6 +67,13 @@ pub struct ListenerLimits {
     pub connection_window: u32,
 }
 
+impl ListenerLimits {
+    /// The same where a request may take so many seconds: it may be silent for as long.
+    pub(super) fn for_requests_of(self, seconds: u32) -> Self {
+        Self { stream_idle: self.stream_idle.max(i64::from(seconds) + super::CLUSTER_WAITS_LONGER_SECONDS), ..self }
+    }
+}
+
 /// 10900 on the hub is plain TCP, of which nothing but connections is limited here: Atlas ends the TLS, and gives strangers 10 s.
 /// Two Envoys of each cluster, and the same again while they are replaced.
 pub const HUB_XDS_CONNECTIONS: u64 = 40_000;

@@ -20,10 +20,11 @@ use prost::{Message, Name};
 
 use super::limits::{self, ListenerLimits};
 use super::local_reply::{self, page, plain};
-use super::matcher::{method, safe_regex};
+use super::long_lived;
+use super::matcher::{all_but, header_regex, method, safe_regex};
 use super::route::{HEALTH_PATH, WebUi};
 use super::tls::{self, Peer};
-use super::{DENY_LIST, LUA, STATEFUL_SESSION, ads, any, bind_address, flag, inline, number, seconds};
+use super::{DENY_LIST, LUA, NO_HOST, STATEFUL_SESSION, ads, any, bind_address, flag, inline, number, seconds};
 use crate::keys::port;
 
 pub use listener::Listener;
@@ -31,9 +32,9 @@ pub use listener::Listener;
 /// The HTTP filter that reads requests whole.
 const BUFFER: &str = "envoy.filters.http.buffer";
 
-/// 10901 on the hub: Thanos Query speaks plain HTTP/2 here.
-pub fn stores_on_hub(bind: IpAddr) -> Listener {
-    let limits = &limits::HUB_STORES;
+/// 10901 on the hub: Thanos Query speaks plain HTTP/2 here. `longest` is how long a request may take, in seconds.
+pub fn stores_on_hub(bind: IpAddr, longest: u32) -> Listener {
+    let limits = &limits::HUB_STORES.for_requests_of(longest);
     let unknown = plain(
         "Atlas knows no such store. Thanos Query must ask by the names in endpoints.yaml (or dnssrvnoa+), which reach the hub's Envoy as the \
          authority; dns+ and dnssrv+ send an address instead.",
@@ -41,7 +42,7 @@ pub fn stores_on_hub(bind: IpAddr) -> Listener {
     let dead = plain("Atlas: the hub's Envoy has no connection to the Envoy of this store's cluster.");
     let manager = hcm::HttpConnectionManager {
         codec_type: hcm::http_connection_manager::CodecType::Http2.into(),
-        local_reply_config: Some(local_reply::replies(unknown, dead)),
+        local_reply_config: Some(local_reply::stores(unknown, dead, longest)),
         ..manager(limits, vec![router()])
     };
     Listener { ignore_global_conn_limit: true, ..http(limits, bind, manager) }
@@ -100,9 +101,9 @@ fn only_posting_alerts() -> Rbac {
     Rbac { rules: Some(rules), ..Default::default() }
 }
 
-/// 10904 on the hub: people's browsers, perhaps behind an ingress.
-pub fn web_on_hub(bind: IpAddr, trusted_hops: u32) -> Listener {
-    let limits = &limits::HUB_WEB;
+/// 10904 on the hub: people's browsers, perhaps behind an ingress. `longest` is how long a request to a web UI may take, in seconds.
+pub fn web_on_hub(bind: IpAddr, trusted_hops: u32, longest: u32) -> Listener {
+    let limits = &limits::HUB_WEB.for_requests_of(longest);
     let unknown = page(
         "404 Not Found",
         "There is no such cluster",
@@ -113,12 +114,20 @@ pub fn web_on_hub(bind: IpAddr, trusted_hops: u32) -> Listener {
         "This cluster can't be reached",
         "The hub's Envoy has no connection to the Envoy of this cluster. <code>atlas status</code> says more. <a href=\"/\">All clusters.</a>",
     );
+    let atlas = page(
+        "503 Service Unavailable",
+        "Atlas doesn't answer",
+        "This is Atlas's own page, and the hub's Envoy gets no answer from Atlas. The clusters' web UIs, queries and alerts go on without it: \
+         <code>/prom/&lt;cluster&gt;/</code> and <code>/alertmanager/&lt;cluster&gt;/</code> work as before.",
+    );
+    let of_cluster = header_regex(":path", "/(prom|alertmanager)/.*");
     let manager = hcm::HttpConnectionManager {
         xff_num_trusted_hops: trusted_hops,
         // Redirects repeat the authority, with the port that the browser used.
         strip_port_mode: None,
-        local_reply_config: Some(local_reply::replies(unknown, dead)),
-        ..web(manager(limits, vec![whole_request(limits::WEB_REQUEST_BYTES), router()]))
+        local_reply_config: Some(local_reply::pages(unknown, dead, of_cluster, atlas, longest)),
+        http_protocol_options: Some(http1(Some("websocket"))),
+        ..web(manager(limits, vec![whole_request(limits::WEB_REQUEST_BYTES), router()]), long_lived::ANSWERS_ON_HUB)
     };
     http(limits, bind, manager)
 }
@@ -135,12 +144,15 @@ pub fn xds_on_hub(name: &str, bind: IpAddr) -> Listener {
     listener(name, bind, port::HUB_XDS, limits::HUB_XDS_CONNECTIONS, proxy)
 }
 
-/// 11901 in a cluster: everything that comes from the hub.
-pub fn inbound(bind: IpAddr, peer: &str, uis: &[WebUi<'_>]) -> Listener {
-    let limits = &limits::CLUSTER_INBOUND;
+/// 11901 in a cluster: everything that comes from the hub. `longest` is how long a request may take there, in seconds.
+pub fn inbound(bind: IpAddr, peer: &str, uis: &[WebUi<'_>], longest: u32) -> Listener {
+    let limits = &limits::CLUSTER_INBOUND.for_requests_of(longest);
     let lua = Lua { default_source_code: inline(correct_redirects(uis)), ..Default::default() };
     let filters = vec![filter(LUA, &lua), filter(STATEFUL_SESSION, &StatefulSession::default()), router()];
-    let no_store = plain("Atlas: the cluster's Envoy has no connection to the Thanos sidecar of this store, or it isn't serving.");
+    let no_store = plain(
+        "Atlas: the cluster's Envoy has no connection to the Thanos sidecar of this store, it isn't serving, or its gRPC has TLS \
+         (--grpc-server-tls-cert), which no Envoy of Atlas speaks to it.",
+    );
     let no_server = page(
         "503 Service Unavailable",
         "This server can't be reached",
@@ -150,8 +162,8 @@ pub fn inbound(bind: IpAddr, peer: &str, uis: &[WebUi<'_>]) -> Listener {
         codec_type: hcm::http_connection_manager::CodecType::Http2.into(),
         // The hub's Envoy is the only client, and has said who is behind it.
         xff_num_trusted_hops: 1,
-        local_reply_config: Some(local_reply::stores_and_pages(no_store, no_server)),
-        ..web(manager(limits, filters))
+        local_reply_config: Some(local_reply::stores_and_pages(no_store, no_server, longest)),
+        ..web(manager(limits, filters), long_lived::ANSWERS_IN_CLUSTER)
     };
     let mut listener = http(limits, bind, manager);
     listener.filter_chains[0].transport_socket = tls::server(&Peer::Exactly(peer));
@@ -198,7 +210,9 @@ pub fn alerts_in_cluster(bind: IpAddr) -> Listener {
     let limits = &limits::CLUSTER_ALERTS;
     let filters = vec![filter(LUA, &Lua::default()), whole_request(limits::ALERT_POST_BYTES), router()];
     // The authority keeps its port, since the list of targets repeats it.
-    http(limits, bind, hcm::HttpConnectionManager { strip_port_mode: None, ..manager(limits, filters) })
+    let manager =
+        hcm::HttpConnectionManager { strip_port_mode: None, http_protocol_options: Some(http1(None)), ..manager(limits, filters) };
+    http(limits, bind, manager)
 }
 
 /// 9001: `/ready` and `/stats/prometheus`. Its routes are inline, so that it works before Atlas has said anything, and neither
@@ -207,6 +221,7 @@ pub(super) fn status(bind: IpAddr, routes: super::route::RouteConfiguration) -> 
     let limits = &limits::STATUS;
     let manager = hcm::HttpConnectionManager {
         route_specifier: Some(hcm::http_connection_manager::RouteSpecifier::RouteConfig(routes)),
+        http_protocol_options: Some(http1(None)),
         ..manager(limits, vec![router()])
     };
     Listener { ignore_global_conn_limit: true, bypass_overload_manager: true, ..http(limits, bind, manager) }
@@ -233,7 +248,9 @@ fn manager(limits: &ListenerLimits, http_filters: Vec<hcm::HttpFilter>) -> hcm::
         max_request_headers_kb: number(60),
         http2_protocol_options: Some(core::Http2ProtocolOptions { allow_connect: true, ..limits::http2_server(limits) }),
         common_http_protocol_options: Some(core::HttpProtocolOptions {
-            headers_with_underscores_action: core::http_protocol_options::HeadersWithUnderscoresAction::RejectRequest.into(),
+            // Behind a proxy that writes them (`OIDC_CLAIM_email`) a refusal would lock everybody out. They go no further, since some
+            // servers take `a_b` for `a-b`.
+            headers_with_underscores_action: core::http_protocol_options::HeadersWithUnderscoresAction::DropHeader.into(),
             idle_timeout: seconds(limits.idle),
             max_headers_count: number(100),
             ..Default::default()
@@ -242,14 +259,29 @@ fn manager(limits: &ListenerLimits, http_filters: Vec<hcm::HttpFilter>) -> hcm::
     }
 }
 
-/// What listeners for web UIs have beside.
-fn web(manager: hcm::HttpConnectionManager) -> hcm::HttpConnectionManager {
+/// HTTP/1.1 for all kinds of clients, and HTTP/1.0, which nginx speaks to what is behind it unless told otherwise. An offer of another
+/// protocol may be ignored (RFC 9110 §7.8), and is, but for the `known` one; Envoy would answer 403.
+fn http1(known: Option<&str>) -> core::Http1ProtocolOptions {
+    let ignored = known.map_or_else(|| vec![".*".to_owned()], all_but);
+    let matcher = |regex: &String| StringMatcher { match_pattern: Some(MatchPattern::SafeRegex(safe_regex(regex))), ..Default::default() };
+    core::Http1ProtocolOptions {
+        accept_http_10: true,
+        default_host_for_http_10: NO_HOST.into(),
+        ignore_http_11_upgrade: ignored.iter().map(matcher).collect(),
+        ..Default::default()
+    }
+}
+
+/// What listeners for web UIs have beside. `answers` is a script for what comes under an offer of a WebSocket.
+fn web(manager: hcm::HttpConnectionManager, answers: &str) -> hcm::HttpConnectionManager {
+    let answers = filter("atlas.websocket_answers", &Lua { default_source_code: inline(answers), ..Default::default() });
+    // A WebSocket has no end to wait for.
+    let filters = manager.http_filters.iter().filter(|filter| filter.name != BUFFER).cloned();
     hcm::HttpConnectionManager {
         path_with_escaped_slashes_action: hcm::http_connection_manager::PathWithEscapedSlashesAction::UnescapeAndRedirect.into(),
         upgrade_configs: vec![hcm::http_connection_manager::UpgradeConfig {
             upgrade_type: "websocket".into(),
-            // A WebSocket has no end to wait for.
-            filters: manager.http_filters.iter().filter(|filter| filter.name != BUFFER).cloned().collect(),
+            filters: [answers].into_iter().chain(filters).collect(),
             ..Default::default()
         }],
         ..manager

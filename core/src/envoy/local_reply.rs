@@ -2,12 +2,12 @@
 
 use envoy_types::pb::envoy::config::accesslog::v3 as accesslog;
 use envoy_types::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
-use envoy_types::pb::envoy::config::core::v3 as core;
-use envoy_types::pb::envoy::config::route::v3::{HeaderMatcher, header_matcher::HeaderMatchSpecifier};
+use envoy_types::pb::envoy::config::core::v3::{self as core, SubstitutionFormatString, substitution_format_string::Format};
+use envoy_types::pb::envoy::config::route::v3::HeaderMatcher;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
-use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 
-use super::inline;
+use super::matcher::starting;
+use super::{inline, number};
 
 /// No Envoy cluster has the name that the request asks for.
 const UNKNOWN: &[&str] = &["NC"];
@@ -15,33 +15,65 @@ const UNKNOWN: &[&str] = &["NC"];
 const UNREACHABLE: &[&str] = &["UH", "UF", "UC", "URX", "UT", "UR", "LR"];
 /// As many requests as may be are under way there.
 const TOO_MANY: &[&str] = &["UO"];
+/// Envoy's answer to a request that takes longer than it may, for which it has no flag. No route has a timeout that would be answered so.
+const TOO_LONG: u32 = 504;
 /// What is said then.
 const TOO_MANY_TEXT: &str = "Atlas: as many requests as may be are under way there already; try again later.";
 
-/// What a request hears that names nothing, and one whose destination can't be reached.
-pub(super) fn replies(unknown: core::SubstitutionFormatString, dead: core::SubstitutionFormatString) -> hcm::LocalReplyConfig {
-    let mappers = vec![mapper(flags(UNKNOWN), unknown), mapper(flags(UNREACHABLE), dead), mapper(flags(TOO_MANY), plain(TOO_MANY_TEXT))];
+/// What a gRPC request to a store hears: of a name that nothing has, of a cluster that can't be reached, and of an answer that takes too long.
+pub(super) fn stores(unknown: SubstitutionFormatString, dead: SubstitutionFormatString, longest: u32) -> hcm::LocalReplyConfig {
+    config(vec![
+        mapper(flags(UNKNOWN), unknown),
+        mapper(flags(UNREACHABLE), dead),
+        mapper(status(TOO_LONG), plain(&too_long_text(longest))),
+        mapper(flags(TOO_MANY), plain(TOO_MANY_TEXT)),
+    ])
+}
+
+/// What a person hears at the hub. `atlas` is for everything but the clusters' web UIs, whose paths `of_cluster` matches.
+pub(super) fn pages(
+    unknown: SubstitutionFormatString,
+    dead: SubstitutionFormatString,
+    of_cluster: HeaderMatcher,
+    atlas: SubstitutionFormatString,
+    longest: u32,
+) -> hcm::LocalReplyConfig {
+    let of_cluster = |other| both(headers(of_cluster.clone()), other);
+    let text = format!("{} <a href=\"/\">All clusters.</a>", too_long_text(longest));
+    config(vec![
+        mapper(flags(UNKNOWN), unknown),
+        mapper(of_cluster(flags(UNREACHABLE)), dead),
+        mapper(of_cluster(status(TOO_LONG)), page("504 Gateway Timeout", "This took too long", &text)),
+        mapper(flags(UNREACHABLE), atlas.clone()),
+        hcm::ResponseMapper { status_code: number(503), ..mapper(status(TOO_LONG), atlas) },
+        mapper(flags(TOO_MANY), plain(TOO_MANY_TEXT)),
+    ])
+}
+
+/// What a gRPC request hears in a cluster whose store can't be reached, and a person whose web UI can't.
+pub(super) fn stores_and_pages(store: SubstitutionFormatString, page: SubstitutionFormatString, longest: u32) -> hcm::LocalReplyConfig {
+    config(vec![
+        mapper(both(headers(starting("content-type", "application/grpc")), flags(UNREACHABLE)), store),
+        mapper(flags(UNREACHABLE), page),
+        // The hub's Envoy says it first.
+        mapper(status(TOO_LONG), plain(&too_long_text(longest))),
+        mapper(flags(TOO_MANY), plain(TOO_MANY_TEXT)),
+    ])
+}
+
+fn config(mappers: Vec<hcm::ResponseMapper>) -> hcm::LocalReplyConfig {
     hcm::LocalReplyConfig { mappers, ..Default::default() }
 }
 
-/// What a gRPC request hears whose store can't be reached, and a person whose web UI can't.
-pub(super) fn stores_and_pages(store: core::SubstitutionFormatString, page: core::SubstitutionFormatString) -> hcm::LocalReplyConfig {
-    let grpc = HeaderMatcher {
-        name: "content-type".into(),
-        header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(StringMatcher {
-            match_pattern: Some(MatchPattern::Prefix("application/grpc".into())),
-            ..Default::default()
-        })),
-        ..Default::default()
-    };
-    let grpc = filter(FilterSpecifier::HeaderFilter(accesslog::HeaderFilter { header: Some(grpc) }));
-    let both = filter(FilterSpecifier::AndFilter(accesslog::AndFilter { filters: vec![grpc, flags(UNREACHABLE)] }));
-    let mappers = vec![mapper(both, store), mapper(flags(UNREACHABLE), page), mapper(flags(TOO_MANY), plain(TOO_MANY_TEXT))];
-    hcm::LocalReplyConfig { mappers, ..Default::default() }
+fn too_long_text(longest: u32) -> String {
+    format!(
+        "Atlas: the answer took longer than {longest} s, so the hub's Envoy ended it. Atlas's flag --max-request-duration sets how long a \
+         request may take (in the chart atlas.maxRequestDuration)."
+    )
 }
 
 /// A page for people. Nothing of the request may appear in it: it would be script on the hub's own origin.
-pub(super) fn page(status: &str, title: &str, text: &str) -> core::SubstitutionFormatString {
+pub(super) fn page(status: &str, title: &str, text: &str) -> SubstitutionFormatString {
     let html = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{status}</title>\
          <body style=\"font:1rem/1.5 system-ui,sans-serif;max-width:40rem;margin:4rem auto;padding:0 1rem\">\
@@ -51,14 +83,14 @@ pub(super) fn page(status: &str, title: &str, text: &str) -> core::SubstitutionF
 }
 
 /// One line for a program's log. gRPC clients find it in `grpc-message`.
-pub(super) fn plain(text: &str) -> core::SubstitutionFormatString {
+pub(super) fn plain(text: &str) -> SubstitutionFormatString {
     format("text/plain", text.to_owned())
 }
 
-fn format(content_type: &str, text: String) -> core::SubstitutionFormatString {
-    core::SubstitutionFormatString {
+fn format(content_type: &str, text: String) -> SubstitutionFormatString {
+    SubstitutionFormatString {
         content_type: content_type.to_owned(),
-        format: Some(core::substitution_format_string::Format::TextFormatSource(inline(text).unwrap_or_default())),
+        format: Some(Format::TextFormatSource(inline(text).unwrap_or_default())),
         ..Default::default()
     }
 }
@@ -68,10 +100,25 @@ fn flags(flags: &[&str]) -> accesslog::AccessLogFilter {
     filter(FilterSpecifier::ResponseFlagFilter(accesslog::ResponseFlagFilter { flags }))
 }
 
+fn status(code: u32) -> accesslog::AccessLogFilter {
+    // A runtime key must be there; nobody sets it.
+    let value = core::RuntimeUInt32 { default_value: code, runtime_key: "atlas.status".into() };
+    let comparison = accesslog::ComparisonFilter { op: accesslog::comparison_filter::Op::Eq.into(), value: Some(value) };
+    filter(FilterSpecifier::StatusCodeFilter(accesslog::StatusCodeFilter { comparison: Some(comparison) }))
+}
+
+fn headers(matcher: HeaderMatcher) -> accesslog::AccessLogFilter {
+    filter(FilterSpecifier::HeaderFilter(accesslog::HeaderFilter { header: Some(matcher) }))
+}
+
+fn both(one: accesslog::AccessLogFilter, other: accesslog::AccessLogFilter) -> accesslog::AccessLogFilter {
+    filter(FilterSpecifier::AndFilter(accesslog::AndFilter { filters: vec![one, other] }))
+}
+
 fn filter(specifier: FilterSpecifier) -> accesslog::AccessLogFilter {
     accesslog::AccessLogFilter { filter_specifier: Some(specifier) }
 }
 
-fn mapper(filter: accesslog::AccessLogFilter, body: core::SubstitutionFormatString) -> hcm::ResponseMapper {
+fn mapper(filter: accesslog::AccessLogFilter, body: SubstitutionFormatString) -> hcm::ResponseMapper {
     hcm::ResponseMapper { filter: Some(filter), body_format_override: Some(body), ..Default::default() }
 }

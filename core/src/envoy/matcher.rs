@@ -37,17 +37,39 @@ pub(super) fn safe_regex(regex: &str) -> RegexMatcher {
     RegexMatcher { regex: regex.to_owned(), ..Default::default() }
 }
 
+/// Regular expressions that together match everything but `word`, whatever its case. RE2 has no negation, so they go letter by letter;
+/// each is small, since Envoy 1.36 refuses programs of more than 100 steps.
+pub(super) fn all_but(word: &str) -> Vec<String> {
+    let others = word.char_indices().map(|(at, letter)| format!("(?i){}([^{letter}].*)?", &word[..at]));
+    others.chain([format!("(?i){word}.+")]).collect()
+}
+
 pub(super) fn rewrite(regex: &str, substitution: &str) -> RegexMatchAndSubstitute {
     RegexMatchAndSubstitute { pattern: Some(safe_regex(regex)), substitution: substitution.to_owned() }
 }
 
 pub(super) fn method(method: &str) -> route::HeaderMatcher {
-    route::HeaderMatcher {
-        name: ":method".into(),
-        header_match_specifier: Some(route::header_matcher::HeaderMatchSpecifier::StringMatch(StringMatcher {
-            match_pattern: Some(MatchPattern::Exact(method.to_owned())),
-            ..Default::default()
-        })),
-        ..Default::default()
-    }
+    let exactly = StringMatcher { match_pattern: Some(MatchPattern::Exact(method.to_owned())), ..Default::default() };
+    header(":method", exactly)
+}
+
+/// A header's value begins so.
+pub(super) fn starting(name: &str, prefix: &str) -> route::HeaderMatcher {
+    header(name, StringMatcher { match_pattern: Some(MatchPattern::Prefix(prefix.to_owned())), ..Default::default() })
+}
+
+/// A header's value is all of this.
+pub(super) fn header_regex(name: &str, regex: &str) -> route::HeaderMatcher {
+    header(name, StringMatcher { match_pattern: Some(MatchPattern::SafeRegex(safe_regex(regex))), ..Default::default() })
+}
+
+pub(super) fn header(name: &str, value: StringMatcher) -> route::HeaderMatcher {
+    let specifier = route::header_matcher::HeaderMatchSpecifier::StringMatch(value);
+    route::HeaderMatcher { name: name.into(), header_match_specifier: Some(specifier), ..Default::default() }
+}
+
+/// Whatever its value.
+pub(super) fn present(name: &str) -> route::HeaderMatcher {
+    let specifier = route::header_matcher::HeaderMatchSpecifier::PresentMatch(true);
+    route::HeaderMatcher { name: name.into(), header_match_specifier: Some(specifier), ..Default::default() }
 }

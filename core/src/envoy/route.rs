@@ -14,13 +14,13 @@ use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3 as s
 use envoy_types::pb::envoy::extensions::http::stateful_session::cookie::v3::CookieBasedSessionState;
 use envoy_types::pb::envoy::extensions::router::cluster_specifiers::lua::v3::LuaConfig;
 use envoy_types::pb::envoy::r#type::http::v3::Cookie;
-use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 use envoy_types::pb::google::protobuf::{Any, Duration};
 
 use super::limits::{ALERT_POST_FROM_CLUSTER_SECONDS, ALERT_POST_SECONDS, HUB_ALERTS};
+use super::long_lived::{self, Limit, without_the_offer};
 use super::matcher::{exact_path, grpc, method, path_prefix, path_regex, path_segments, posted, rewrite};
 use super::{
-    ATLAS_AUTHORITY, DENY_LIST, LUA, MAX_REQUEST_SECONDS, MAX_WEBSOCKET_SECONDS, STATEFUL_SESSION, any, extension, inline, millis, number,
+    ATLAS_AUTHORITY, CLUSTER_WAITS_LONGER_SECONDS, DENY_LIST, LUA, NO_HOST, STATEFUL_SESSION, any, extension, inline, millis, number,
     seconds,
 };
 
@@ -30,6 +30,8 @@ pub use route::{Route, RouteConfiguration, VirtualHost};
 pub const WEB_AUTHORITY: &str = "web";
 /// Where an Envoy answers the health checks of the Envoys at the other end of a link.
 pub const HEALTH_PATH: &str = "/.atlas/health";
+/// Prometheus 3's stream of notifications to its own pages, relative to its root.
+const LIVE_PATH: &str = "/api/v1/notifications/live";
 /// The Envoy cluster that never exists: requests that name nothing get the 404 page.
 const NOWHERE: &str = "nowhere";
 /// When requests to stores are tried again: where no store has begun to answer.
@@ -42,8 +44,8 @@ const RETRY_UNSENT: &str = "connect-failure,refused-stream,reset-before-request"
 pub const REFUSED_PATHS: &[&str] = &["/-/quit", "/-/reload", "/api/v1/admin", "/api/v1/write", "/api/v1/otlp", "/debug"];
 
 /// 10901 on the hub: a store's cluster by the authority's first label, whatever its domain. The authority goes on to that
-/// cluster's Envoy, which picks the store by it.
-pub fn stores_on_hub(name: &str) -> RouteConfiguration {
+/// cluster's Envoy, which picks the store by it. `longest` is how long a request may take, in seconds.
+pub fn stores_on_hub(name: &str, longest: u32) -> RouteConfiguration {
     let to_store = Route {
         r#match: grpc(),
         action: Some(route::route::Action::Route(route::RouteAction {
@@ -52,7 +54,7 @@ pub fn stores_on_hub(name: &str) -> RouteConfiguration {
             // Circuit breakers and connections of their own, so that web UIs of the same cluster take nothing from stores.
             priority: RoutingPriority::High.into(),
             retry_policy: Some(retries(RETRY_STORES)),
-            ..to(specified_by(CLUSTER_OF_STORE), MAX_REQUEST_SECONDS)
+            ..to(specified_by(CLUSTER_OF_STORE), longest.into())
         })),
         ..Default::default()
     };
@@ -70,8 +72,9 @@ function envoy_on_route(route_handle)
 end
 "#;
 
-/// 10904 on the hub: the web UIs of a cluster by the path's second segment; everything else is Atlas's own page.
-pub fn web_on_hub(name: &str) -> RouteConfiguration {
+/// 10904 on the hub: the web UIs of a cluster by the path's second segment; everything else is Atlas's own page. `longest` is how long a
+/// request to a web UI may take, in seconds.
+pub fn web_on_hub(name: &str, longest: u32) -> RouteConfiguration {
     let bare = Route {
         r#match: path_regex("/(prom|alertmanager)/[^/]+"),
         action: Some(route::route::Action::Redirect(route::RedirectAction {
@@ -84,18 +87,22 @@ pub fn web_on_hub(name: &str) -> RouteConfiguration {
         })),
         ..Default::default()
     };
-    let mut routes = vec![bare];
+    // For load balancers: nothing but this Envoy answers here, so it holds while Atlas or a cluster is away.
+    let mut routes = vec![answer(exact_path(HEALTH_PATH), 200, "ok\n"), bare];
     for prefix in ["/prom/", "/alertmanager/"] {
-        let action = |limit| route::RouteAction {
+        let action = |limit: Limit| route::RouteAction {
             host_rewrite_specifier: Some(route::route_action::HostRewriteSpecifier::HostRewriteLiteral(WEB_AUTHORITY.into())),
             // The backend behind should still know what the person's browser asked for.
             append_x_forwarded_host: true,
             retry_policy: Some(retries(RETRY_UNSENT)),
-            ..to(specified_by(CLUSTER_OF_WEB_UI), limit)
+            ..within(limit, specified_by(CLUSTER_OF_WEB_UI))
         };
-        routes.extend(with_websocket(path_prefix(prefix), action));
+        if prefix == "/prom/" {
+            routes.push(long_lived::events(path_regex(&format!("/prom/[^/]+{LIVE_PATH}")), 0, action));
+        }
+        routes.extend(long_lived::on_hub(path_prefix(prefix), longest.into(), action));
     }
-    routes.push(Route {
+    let atlas = Route {
         r#match: path_prefix("/"),
         action: Some(route::route::Action::Route(route::RouteAction {
             host_rewrite_specifier: Some(route::route_action::HostRewriteSpecifier::HostRewriteLiteral(ATLAS_AUTHORITY.into())),
@@ -103,8 +110,13 @@ pub fn web_on_hub(name: &str) -> RouteConfiguration {
             ..to(cluster("atlas/web"), 30)
         })),
         ..Default::default()
-    });
-    configuration(name, vec![virtual_host("web", &["*".to_owned()], routes)])
+    };
+    let offered =
+        Route { r#match: path_prefix("/").map(|path| route::RouteMatch { headers: vec![long_lived::offer()], ..path }), ..atlas.clone() };
+    routes.extend([without_the_offer(offered), atlas]);
+    // By it a cluster's Envoy knows a WebSocket's second attempt.
+    let host = VirtualHost { include_request_attempt_count: true, ..virtual_host("web", &["*".to_owned()], routes) };
+    configuration(name, vec![host])
 }
 
 const CLUSTER_OF_WEB_UI: &str = r#"
@@ -176,7 +188,7 @@ fn targets(indices: &[u32]) -> Route {
         )
     };
     let list: Vec<String> = indices.iter().map(target).collect();
-    let script = format!("local targets = '[{}]\\n'\n{}", list.join(", "), ANSWER_WITH_TARGETS.trim_start());
+    let script = format!("local no_host, targets = '{NO_HOST}', '[{}]\\n'\n{}", list.join(", "), ANSWER_WITH_TARGETS.trim_start());
     let per_route =
         LuaPerRoute { r#override: Some(lua_per_route::Override::SourceCode(inline(script).unwrap_or_default())), ..Default::default() };
     Route { typed_per_filter_config: [(LUA.to_owned(), any(&per_route))].into(), ..answer(exact_path("/alertmanagers"), 404, "") }
@@ -185,6 +197,10 @@ fn targets(indices: &[u32]) -> Route {
 const ANSWER_WITH_TARGETS: &str = r#"
 function envoy_on_request(handle)
   local authority = handle:headers():get(":authority") or ""
+  if authority == no_host then
+    handle:respond({[":status"] = "400"}, "Each target is the name by which this Envoy is asked: send a Host header.\n")
+    return
+  end
   if not string.find(authority, "^[%w%.%-_:%[%]]+$") then
     return
   end
@@ -193,13 +209,13 @@ function envoy_on_request(handle)
 end
 "#;
 
-/// 11901 in a cluster: one store, by its authority.
-pub fn store_host(label: &str) -> VirtualHost {
+/// 11901 in a cluster: one store, by its authority. `longest` is how long a request may take at the hub, in seconds.
+pub fn store_host(label: &str, longest: u32) -> VirtualHost {
     let to_store = Route {
         r#match: grpc(),
         action: Some(route::route::Action::Route(route::RouteAction {
             retry_policy: Some(retries(RETRY_STORES)),
-            ..to(cluster(&format!("store/{label}")), MAX_REQUEST_SECONDS)
+            ..to(cluster(&format!("store/{label}")), i64::from(longest) + CLUSTER_WAITS_LONGER_SECONDS)
         })),
         ..Default::default()
     };
@@ -216,8 +232,9 @@ pub struct WebUi<'a> {
     pub backend_prefix: &'a str,
 }
 
-/// 11901 in a cluster: its web UIs. `allowed` are path prefixes relative to a UI's root.
-pub fn web_host(uis: &[WebUi<'_>], allowed: &[String]) -> VirtualHost {
+/// 11901 in a cluster: its web UIs. `allowed` are path prefixes relative to a UI's root, `longest` is how long a request may take at the
+/// hub, in seconds.
+pub fn web_host(uis: &[WebUi<'_>], allowed: &[String], longest: u32) -> VirtualHost {
     let mut routes = vec![
         answer(exact_path(HEALTH_PATH), 200, "ok\n"),
         // A server decodes `%71uit` to `quit` after Envoy has matched the path. No browser encodes these characters.
@@ -225,13 +242,14 @@ pub fn web_host(uis: &[WebUi<'_>], allowed: &[String]) -> VirtualHost {
     ];
     for ui in uis {
         for path in allowed.iter().filter(|path| REFUSED_PATHS.iter().any(|refused| overlap(path, refused))) {
-            routes.extend(to_backend(ui, path_segments(&format!("{}{path}", ui.base)), path));
+            routes.extend(to_backend(ui, path_segments(&format!("{}{path}", ui.base)), path, longest));
         }
         let refusal = "Atlas refuses this path on web UIs; the cluster's annotation goatlas.io/allow-paths can allow it.\n";
         routes.extend(REFUSED_PATHS.iter().map(|path| answer(path_segments(&format!("{}{path}", ui.base)), 403, refusal)));
-        routes.extend(to_backend(ui, path_prefix(&format!("{}/", ui.base)), "/"));
+        routes.extend(to_backend(ui, path_prefix(&format!("{}/", ui.base)), "/", longest));
     }
-    virtual_host("web", &[WEB_AUTHORITY.to_owned()], routes)
+    // Once for all routes: every cluster has its own.
+    VirtualHost { retry_policy: Some(retries(RETRY_UNSENT)), ..virtual_host("web", &[WEB_AUTHORITY.to_owned()], routes) }
 }
 
 /// Unreserved characters (RFC 3986 §2.3) in percent-encoding, anywhere in a path.
@@ -243,13 +261,16 @@ fn overlap(allowed: &str, refused: &str) -> bool {
 }
 
 /// `path` is what `matches` matched of the path, relative to the UI's root.
-fn to_backend(ui: &WebUi<'_>, matches: Option<route::RouteMatch>, path: &str) -> Vec<Route> {
-    let action = |limit| route::RouteAction {
+fn to_backend(ui: &WebUi<'_>, matches: Option<route::RouteMatch>, path: &str, longest: u32) -> Vec<Route> {
+    let to_path = |path: &str, limit: Limit| route::RouteAction {
         prefix_rewrite: format!("{}{path}", ui.backend_prefix),
-        retry_policy: Some(retries(RETRY_UNSENT)),
-        ..to(cluster(&format!("backend/{}", ui.kind)), limit)
+        ..within(limit, cluster(&format!("backend/{}", ui.kind)))
     };
-    let mut routes = with_websocket(matches, action);
+    let mut routes = long_lived::in_cluster(matches, CLUSTER_WAITS_LONGER_SECONDS, longest.into(), |limit| to_path(path, limit));
+    if (ui.kind, path) == ("prometheus", "/") {
+        let live = exact_path(&format!("{}{LIVE_PATH}", ui.base));
+        routes.insert(0, long_lived::events(live, CLUSTER_WAITS_LONGER_SECONDS, |limit| to_path(LIVE_PATH, limit)));
+    }
     for route in &mut routes {
         route.typed_per_filter_config = sticky(ui.base);
     }
@@ -313,12 +334,17 @@ fn to(specifier: route::route_action::ClusterSpecifier, limit_seconds: i64) -> r
         cluster_not_found_response_code: route::route_action::ClusterNotFoundResponseCode::NotFound.into(),
         timeout: seconds(0),
         max_stream_duration: Some(route::route_action::MaxStreamDuration {
+            // A client's own limit (`grpc-timeout`) is left to the client, so that what is said at this one is true.
             max_stream_duration: seconds(limit_seconds),
-            grpc_timeout_header_max: seconds(limit_seconds),
             ..Default::default()
         }),
         ..Default::default()
     }
+}
+
+/// The same for web UIs, with a time of its own without a byte.
+fn within(limit: Limit, specifier: route::route_action::ClusterSpecifier) -> route::RouteAction {
+    route::RouteAction { idle_timeout: limit.idle.and_then(seconds), ..to(specifier, limit.longest) }
 }
 
 fn retries(on: &str) -> route::RetryPolicy {
@@ -336,26 +362,6 @@ fn retries(on: &str) -> route::RetryPolicy {
         host_selection_retry_max_attempts: 3,
         ..Default::default()
     }
-}
-
-/// The same twice: for WebSockets, which live longer, and for all the rest.
-fn with_websocket(matches: Option<route::RouteMatch>, action: impl Fn(i64) -> route::RouteAction) -> Vec<Route> {
-    let matches = matches.unwrap_or_default();
-    let upgrade = route::HeaderMatcher {
-        name: "upgrade".into(),
-        header_match_specifier: Some(route::header_matcher::HeaderMatchSpecifier::StringMatch(StringMatcher {
-            match_pattern: Some(MatchPattern::Exact("websocket".into())),
-            ignore_case: true,
-        })),
-        ..Default::default()
-    };
-    let websocket = route::RouteMatch { headers: vec![upgrade], ..matches.clone() };
-    let upgrades = vec![route::route_action::UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }];
-    let of = |matches, action| Route { r#match: Some(matches), action: Some(route::route::Action::Route(action)), ..Default::default() };
-    vec![
-        of(websocket, route::RouteAction { upgrade_configs: upgrades, ..action(MAX_WEBSOCKET_SECONDS) }),
-        of(matches, action(MAX_REQUEST_SECONDS)),
-    ]
 }
 
 fn answer(matches: Option<route::RouteMatch>, status: u32, text: &str) -> Route {

@@ -19,15 +19,16 @@ pub(super) fn own(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> Option<Vec
         WebUi { kind: "prometheus", base: &prom, backend_prefix: &cluster.prometheus.path_prefix },
         WebUi { kind: "alertmanager", base: &alertmanager, backend_prefix: &cluster.alertmanager.path_prefix },
     ];
+    let longest = fleet.settings.max_request_seconds;
     let labels: Vec<String> = cluster.stores.iter().map(|store| cluster.name.store(store.index)).collect();
-    let mut hosts: Vec<_> = labels.iter().map(|label| route::store_host(label)).collect();
-    hosts.push(route::web_host(&uis, &cluster.allow_paths));
+    let mut hosts: Vec<_> = labels.iter().map(|label| route::store_host(label, longest)).collect();
+    hosts.push(route::web_host(&uis, &cluster.allow_paths, longest));
     let hub_alerts = cluster.hub.as_ref().map_or(&fleet.settings.hub_alerts, |hub| &hub.alerts);
 
     let mut resources = vec![
         Resource::new(T::Secret, crate::envoy::LEAF, &secret::leaf(&leaf.chain, leaf.key.expose())),
         Resource::new(T::Secret, crate::envoy::TRUST, &secret::trust(&trust.bundle())),
-        Resource::new(T::Listener, "inbound", &listener::inbound(cluster.bind, &hub, &uis)),
+        Resource::new(T::Listener, "inbound", &listener::inbound(cluster.bind, &hub, &uis, longest)),
         Resource::new(T::Listener, "alerts", &listener::alerts_in_cluster(cluster.bind)),
         Resource::new(T::Route, "inbound", &route::inbound("inbound", hosts)),
         alerts(fleet),

@@ -13,7 +13,7 @@ pub(super) fn constant(fleet: &Fleet, trust: &Trust) -> Option<Vec<Arc<Resource>
     use ResourceType as T;
     let settings = &fleet.settings;
     let leaf = trust.leaves.get(&NodeId::Hub)?;
-    let bind = settings.hub_bind;
+    let (bind, longest) = (settings.hub_bind, settings.max_request_seconds);
     let peers = format!("spiffe://{}/cluster/", trust.domain);
     let indices = fleet.alertmanagers.keys().copied();
     let mut resources = vec![
@@ -22,12 +22,12 @@ pub(super) fn constant(fleet: &Fleet, trust: &Trust) -> Option<Vec<Arc<Resource>
         Resource::new(T::Cluster, "atlas/xds", &cluster::atlas_xds_entry(&settings.atlas_xds)),
         Resource::new(T::Cluster, "atlas/web", &cluster::atlas_web(&settings.atlas_web)),
         Resource::new(T::Listener, "xds", &listener::xds_on_hub("xds", bind)),
-        Resource::new(T::Listener, "stores", &listener::stores_on_hub(bind)),
+        Resource::new(T::Listener, "stores", &listener::stores_on_hub(bind, longest)),
         Resource::new(T::Listener, "alerts", &listener::alerts_on_hub(bind, &peers)),
-        Resource::new(T::Listener, "web", &listener::web_on_hub(bind, settings.trusted_hops)),
-        Resource::new(T::Route, "stores", &route::stores_on_hub("stores")),
+        Resource::new(T::Listener, "web", &listener::web_on_hub(bind, settings.trusted_hops, longest)),
+        Resource::new(T::Route, "stores", &route::stores_on_hub("stores", longest)),
         Resource::new(T::Route, "alerts", &route::alerts_on_hub("alerts", indices, &settings.alertmanager_path_prefix)),
-        Resource::new(T::Route, "web", &route::web_on_hub("web")),
+        Resource::new(T::Route, "web", &route::web_on_hub("web", longest)),
     ];
     for (index, alertmanager) in &fleet.alertmanagers {
         let message = cluster::alertmanager_on_hub(*index, &alertmanager.addresses, &settings.alertmanager_path_prefix);

@@ -49,7 +49,7 @@ per_connection_buffer_limit_bytes: 131072
 fn text_of_several_lines_is_a_block() {
     let secret = yaml(&secret::leaf("-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n", KEY), Secrets::Show);
     assert!(secret.contains("inline_string: |\n      -----BEGIN CERTIFICATE-----\n      MII\n"), "{secret}");
-    let routes = yaml(&crate::envoy::route::stores_on_hub("stores"), Secrets::Show);
+    let routes = yaml(&crate::envoy::route::stores_on_hub("stores", 150), Secrets::Show);
     assert!(routes.contains("inline_string: |\n"), "{routes}");
 }
 
