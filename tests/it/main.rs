@@ -18,6 +18,7 @@ mod kube_writer;
 mod limits;
 mod no_ipv6;
 mod protocol;
+mod query;
 mod services;
 mod siege;
 mod state;

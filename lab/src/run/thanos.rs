@@ -80,11 +80,21 @@ pub struct QueryOptions {
     pub prefix: Option<String>,
     /// Anything else, such as `["--store.response-timeout=5s"]`.
     pub extra: Vec<String>,
+    /// Variables of its environment.
+    pub env: Vec<(String, String)>,
 }
 
 impl QueryOptions {
     pub fn new(grpc: SocketAddr, http: SocketAddr, endpoints: impl IntoIterator<Item = Endpoints>) -> Self {
-        Self { grpc, http, endpoints: endpoints.into_iter().collect(), replica_labels: Vec::new(), prefix: None, extra: Vec::new() }
+        Self {
+            grpc,
+            http,
+            endpoints: endpoints.into_iter().collect(),
+            replica_labels: Vec::new(),
+            prefix: None,
+            extra: Vec::new(),
+            env: Vec::new(),
+        }
     }
 }
 
@@ -139,7 +149,7 @@ impl Query {
         if let Some(prefix) = &options.prefix {
             command.args([format!("--web.route-prefix={prefix}"), format!("--web.external-prefix={prefix}")]);
         }
-        command.args(&options.extra);
+        command.args(&options.extra).envs(options.env.iter().map(|(key, value)| (key, value)));
         let process = host.spawn(name, &command)?;
         let web = Web::new(host, options.http, options.prefix.as_deref().unwrap_or_default());
         Ok(Self { process, grpc: options.grpc, http: options.http, web })
