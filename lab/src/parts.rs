@@ -10,11 +10,12 @@
 //! it. A part's directory there is named by its version and a hash of what pins it: a changed pin is
 //! built anew, and an older checkout still finds what it had.
 //!
-//! This module does IO: it runs `go`, `python3 -m pip`, `apt-get` and `dpkg`, and tells on standard error
+//! This module does IO: it runs `go`, `python3 -m pip`, `npm`, `apt-get` and `dpkg`, and tells on standard error
 //! what it is doing, since a first build takes minutes.
 
 mod cache;
 mod fetch;
+mod pages;
 mod prerequisites;
 mod recipe;
 mod tool;
@@ -37,12 +38,15 @@ pub enum Part {
     EnvoyOldest,
     /// Thanos: `thanos query`, `thanos sidecar`, with its web page.
     Thanos,
-    /// Prometheus 3, without web pages: for data, alerts and redirects.
+    /// Prometheus 3, with its web pages.
     Prometheus,
-    /// Prometheus 2 with its classic pages, for what a browser looks at. See [`classic_web_assets`].
+    /// Prometheus 2 with its classic pages. See [`classic_web_assets`].
     PrometheusClassic,
     /// Alertmanager, with its web page.
     Alertmanager,
+    /// The newest Alertmanager, with its new web pages at `/ui/` and none at `/`: those are written in Elm, whose packages
+    /// are in none of the registries that parts come from.
+    AlertmanagerNewest,
     /// CoreDNS with its default plugins, standing for a cluster's DNS.
     CoreDns,
     /// Helm 4, the newest that the charts are rendered with.
@@ -59,6 +63,8 @@ pub enum Part {
     Kubectl,
     /// An xDS server made of go-control-plane's caches: what Atlas is measured against.
     GoControlPlane,
+    /// Node.js with npm and pnpm, which make web pages.
+    Node,
     /// The Chromium browser that is on `PATH`; in a private world it needs `--no-sandbox`.
     Chromium,
     /// The WebDriver server of [`Part::Chromium`].
@@ -73,8 +79,10 @@ impl Part {
         Part::PrometheusClassic,
         Part::Chromium,
         Part::ChromeDriver,
+        Part::Node,
         Part::GoControlPlane,
         Part::Alertmanager,
+        Part::AlertmanagerNewest,
         Part::Prometheus,
         Part::Thanos,
         Part::CoreDns,
@@ -95,6 +103,7 @@ impl Part {
             Part::Prometheus => "prometheus",
             Part::PrometheusClassic => "prometheus-classic",
             Part::Alertmanager => "alertmanager",
+            Part::AlertmanagerNewest => "alertmanager-newest",
             Part::CoreDns => "coredns",
             Part::Helm => "helm",
             Part::Helm3 => "helm3",
@@ -103,6 +112,7 @@ impl Part {
             Part::KubeApiserver => "kube-apiserver",
             Part::KubeControllerManager => "kube-controller-manager",
             Part::Kubectl => "kubectl",
+            Part::Node => "node",
             Part::Chromium => "chromium",
             Part::ChromeDriver => "chromedriver",
         }
@@ -117,11 +127,13 @@ impl Part {
             Part::Prometheus => "3.15.0",
             Part::PrometheusClassic => "2.42.0",
             Part::Alertmanager => "0.31.0",
+            Part::AlertmanagerNewest => "0.35.0",
             Part::CoreDns => "1.15.0",
             Part::Helm => "4.3.1",
             Part::Helm3 => "3.22.0",
             Part::Etcd => "3.6.16",
             Part::GoControlPlane => "0.14.0",
+            Part::Node => "24.19.0",
             Part::KubeApiserver | Part::KubeControllerManager | Part::Kubectl => "1.36.3",
             Part::Chromium | Part::ChromeDriver => "of this system",
         }

