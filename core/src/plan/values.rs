@@ -32,8 +32,9 @@ pub fn prometheus(settings: &Settings, cluster: &Cluster) -> String {
         "externalLabels": {"cluster": name.as_str()},
         "replicas": stores / cluster.shards.max(1),
         "routePrefix": prefix(&cluster.prometheus.path_prefix),
-        // Anything but the empty default starts a sidecar.
-        "thanos": {"logLevel": "info"},
+        // Anything but the empty default starts a sidecar. It asks its Prometheus this often whether it is there (its default:
+        // 30 s); until it is asked again, one that was away for a moment leaves its store not ready.
+        "thanos": {"getConfigInterval": "5s", "logLevel": "info"},
     });
     if cluster.shards > 1 {
         prometheus["shards"] = cluster.shards.into();

@@ -60,6 +60,23 @@ fn tokyos_prometheus_and_envoy_find_each_other() {
     assert_eq!((&operator["spec"]["externalUrl"], &operator["spec"]["externalLabels"]), (&json!(url), &json!({"cluster": "tokyo"})));
 }
 
+/// A sidecar that finds its Prometheus away asks again after this time only.
+#[test]
+fn every_sidecar_of_the_pages_asks_more_often_than_by_default() {
+    let help = Command::new(parts::get(parts::Part::Thanos).unwrap()).args(["sidecar", "--help"]).output().unwrap();
+    let help = String::from_utf8_lossy(&[help.stdout, help.stderr].concat()).into_owned();
+    assert!(help.contains("--prometheus.get_config_interval=30s"), "the default is no longer what the pages say: {help}");
+    let page = stack();
+    let asked = |spec: &Value| spec["thanos"]["getConfigInterval"].clone();
+    for file in ["hub-stack.yaml", "tokyo-stack.yaml"] {
+        assert_eq!(asked(&page.yaml(file).unwrap()["prometheus"]["prometheusSpec"]), json!("5s"), "{file}");
+    }
+    assert_eq!(asked(&Page::read("other-setups/prometheus-operator.md").unwrap().yaml("prometheus.yaml").unwrap()["spec"]), json!("5s"));
+    for file in ["other-setups/no-operator.md", "troubleshooting.md"] {
+        assert!(Page::read(file).unwrap().text.contains("--prometheus.get_config_interval=5s"), "{file}");
+    }
+}
+
 #[test]
 fn the_hubs_chart_has_what_the_page_says() {
     let page = stack();
