@@ -149,6 +149,32 @@ impl Browser {
         self.post(&format!("/element/{element}/click"), &json!({})).map(drop).with_context(|| format!("clicking {css}"))
     }
 
+    /// Clicks what a CSS selector matches and has this text, as [`Browser::click`] does.
+    ///
+    /// # Errors
+    /// As [`Browser::click`].
+    pub fn click_text(&self, css: &str, text: &str) -> Result<()> {
+        let script =
+            format!("return [...document.querySelectorAll({})].find(one => one.innerText.trim() === {}) ?? null", json!(css), json!(text));
+        let found = self.evaluate(&script)?;
+        let element = text_of(&found[ELEMENT]).with_context(|| format!("no {css} says {text:?}; {}", self.describe()))?;
+        self.post(&format!("/element/{element}/click"), &json!({})).map(drop).with_context(|| format!("clicking {css} {text:?}"))
+    }
+
+    /// Goes to the tab that a page opened, and closes the one that was looked at.
+    ///
+    /// # Errors
+    /// There is no other.
+    pub fn to_new_tab(&self) -> Result<()> {
+        let get = |path: &str| send(&self.host, "GET", &format!("{}{path}", self.session), None);
+        let here = get("/window")?;
+        let other = wait_until("another tab", START, || {
+            Ok(get("/window/handles")?.as_array().into_iter().flatten().find(|tab| **tab != here).cloned())
+        })?;
+        send(&self.host, "DELETE", &format!("{}/window", self.session), None)?;
+        self.post("/window", &json!({"handle": other})).map(drop)
+    }
+
     /// Types into what a CSS selector matches first; `\u{e007}` is the Enter key.
     ///
     /// # Errors

@@ -1,4 +1,7 @@
-//! What a person sees: a real Chromium at the hub's pages, with the classic Prometheus, which has pages to look at.
+//! What a person sees: a real Chromium at the hub's pages. Here with the classic Prometheus, in [`newest`] with Prometheus 3
+//! and the newest Alertmanager.
+
+mod newest;
 
 use std::path::Path;
 use std::time::Duration;
@@ -19,9 +22,6 @@ const SCREENSHOTS: &str = "ATLAS_SCREENSHOTS";
 
 /// The Escape key.
 const ESCAPE: &str = "\u{e00c}";
-
-/// A browser asks every site for an icon unless its page names one.
-const NO_ICON: &[&str] = &["/favicon.ico"];
 
 /// Debian's Prometheus page loads Debian's popper.js as a script, which is a module: so it is on Debian itself. Only
 /// tooltips need it.
@@ -79,7 +79,7 @@ fn from_atlas_to_prometheus(person: &Person, hub: &Hub) -> Result<()> {
     let text = browser.text()?;
     assert!(text.contains("tokyo") && text.contains("paris"), "{text}");
     person.picture("atlas")?;
-    person.nothing_failed(NO_ICON)?;
+    person.nothing_failed(&[])?;
     browser.click("a[href='/prom/tokyo/']")?;
     browser.wait_for("textarea[name=expr]", DRAWN)
 }

@@ -127,7 +127,10 @@ pub fn web_on_hub(bind: IpAddr, trusted_hops: u32, longest: u32) -> Listener {
         strip_port_mode: None,
         local_reply_config: Some(local_reply::pages(unknown, dead, of_cluster, atlas, longest)),
         http_protocol_options: Some(http1(Some("websocket"))),
-        ..web(manager(limits, vec![whole_request(limits::WEB_REQUEST_BYTES), router()]), long_lived::ANSWERS_ON_HUB)
+        ..web(
+            manager(limits, vec![filter(LUA, &Lua::default()), whole_request(limits::WEB_REQUEST_BYTES), router()]),
+            long_lived::ANSWERS_ON_HUB,
+        )
     };
     http(limits, bind, manager)
 }

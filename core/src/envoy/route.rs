@@ -102,6 +102,10 @@ pub fn web_on_hub(name: &str, longest: u32) -> RouteConfiguration {
         }
         routes.extend(long_lived::on_hub(path_prefix(prefix), longest.into(), action));
     }
+    let no_api = "There is no API here: that of a cluster's Alertmanager is at /alertmanager/CLUSTER/api/v2/.\n";
+    routes.push(scripted(include_str!("lua/api_beneath_page.lua"), answer(path_prefix("/api/v2/"), 404, no_api)));
+    // Browsers ask every site whose pages name no icon.
+    routes.push(answer(exact_path("/favicon.ico"), 204, ""));
     let atlas = Route {
         r#match: path_prefix("/"),
         action: Some(route::route::Action::Route(route::RouteAction {
@@ -189,9 +193,14 @@ fn targets(indices: &[u32]) -> Route {
     };
     let list: Vec<String> = indices.iter().map(target).collect();
     let script = format!("local no_host, targets = '{NO_HOST}', '[{}]\\n'\n{}", list.join(", "), ANSWER_WITH_TARGETS.trim_start());
-    let per_route =
-        LuaPerRoute { r#override: Some(lua_per_route::Override::SourceCode(inline(script).unwrap_or_default())), ..Default::default() };
-    Route { typed_per_filter_config: [(LUA.to_owned(), any(&per_route))].into(), ..answer(exact_path("/alertmanagers"), 404, "") }
+    scripted(&script, answer(exact_path("/alertmanagers"), 404, ""))
+}
+
+/// A route with a script of its own.
+fn scripted(script: &str, route: Route) -> Route {
+    let source = lua_per_route::Override::SourceCode(inline(script).unwrap_or_default());
+    let per_route = LuaPerRoute { r#override: Some(source), ..Default::default() };
+    Route { typed_per_filter_config: [(LUA.to_owned(), any(&per_route))].into(), ..route }
 }
 
 const ANSWER_WITH_TARGETS: &str = r#"

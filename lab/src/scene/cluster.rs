@@ -24,6 +24,8 @@ pub struct ClusterOptions {
     pub name: String,
     /// Which Prometheus.
     pub prometheus: Part,
+    /// Which Alertmanager.
+    pub alertmanager: Part,
     /// Which Envoy.
     pub envoy: Part,
     /// How many Prometheus.
@@ -38,11 +40,12 @@ pub struct ClusterOptions {
 }
 
 impl ClusterOptions {
-    /// Two Prometheus 3 and the newest Envoy.
+    /// Two Prometheus 3, an Alertmanager and the newest Envoy.
     pub fn new(name: &str) -> Self {
         Self {
             name: name.into(),
             prometheus: Part::Prometheus,
+            alertmanager: Part::Alertmanager,
             envoy: Part::Envoy,
             replicas: 2,
             local_alerts: false,
@@ -101,7 +104,7 @@ impl Cluster {
         let alerting = Value::from(alerting);
         let web_url = |path: &str| hub.web_url(path);
         let Programs { prometheus, mut sidecars, mut alertmanager } =
-            Programs::start(&place, name, options.prometheus, options.replicas, &alerting, web_url)?;
+            Programs::start(&place, name, (options.prometheus, options.alertmanager), options.replicas, &alerting, web_url)?;
         hub.atlas.write_manifest(&format!("{name}.yaml"), &manifest(&place, &options).to_string())?;
         wait_status(&hub.atlas, "the cluster in Atlas's status", |status| {
             status["clusters"].as_array().is_some_and(|clusters| clusters.iter().any(|cluster| cluster["name"] == name))
@@ -149,12 +152,12 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Starts them, on the addresses that [`names`] has names for. `alertmanagers`: a list as Prometheus's configuration has
-    /// it; `web_url`: of a path at the hub.
+    /// Starts them, on the addresses that [`names`] has names for. `parts`: which Prometheus and which Alertmanager;
+    /// `alertmanagers`: a list as Prometheus's configuration has it; `web_url`: of a path at the hub.
     pub(super) fn start(
         place: &Place,
         name: &str,
-        part: Part,
+        parts: (Part, Part),
         replicas: usize,
         alertmanagers: &Value,
         web_url: impl Fn(&str) -> String,
@@ -173,12 +176,12 @@ impl Programs {
                 rules: Some(rules()),
                 ..PrometheusOptions::new(SocketAddr::new(place.programs[n], 9090))
             };
-            prometheus.push(Prometheus::start(&place.host, &format!("{name}-prometheus-{n}"), &program(part)?, &options)?);
+            prometheus.push(Prometheus::start(&place.host, &format!("{name}-prometheus-{n}"), &program(parts.0)?, &options)?);
         }
         let external_url = Some(web_url(&format!("/alertmanager/{name}")));
         let listen = SocketAddr::new(alertmanager_ip(place), 9093);
         let options = AlertmanagerOptions { external_url, route_prefix: Some("/".into()), ..AlertmanagerOptions::new(listen) };
-        let alertmanager = Alertmanager::start(&place.host, &format!("{name}-alertmanager"), &program(Part::Alertmanager)?, &options)?;
+        let alertmanager = Alertmanager::start(&place.host, &format!("{name}-alertmanager"), &program(parts.1)?, &options)?;
         let mut sidecars = Vec::new();
         for (n, server) in prometheus.iter_mut().enumerate() {
             // A sidecar that starts before its Prometheus tries again only after 30 s.

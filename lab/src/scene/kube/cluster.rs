@@ -77,7 +77,7 @@ impl KubeCluster {
         })?;
         let alertmanagers = alertmanager_configs(&objects)?;
         let web_url = |path: &str| hub.web_url(path);
-        let mut programs = Programs::start(&place, name, Part::Prometheus, replicas, &alertmanagers, web_url)?;
+        let mut programs = Programs::start(&place, name, (Part::Prometheus, Part::Alertmanager), replicas, &alertmanagers, web_url)?;
         programs.alertmanager.wait_ready()?;
         for sidecar in &mut programs.sidecars {
             sidecar.wait_ready()?;
