@@ -2,13 +2,14 @@
 //! is [`crate::plan`]'s.
 //!
 //! Names have one scheme: Envoy clusters are `kind/name` (`cluster/tokyo` on the hub, `store/tokyo-thanos-sidecar0` in tokyo),
-//! secrets are [`LEAF`] and [`TRUST`], a listener and its route configuration share one name.
+//! (and `dns/…`, `dns-last/…` behind those with host names), secrets are [`LEAF`] and [`TRUST`], a listener and its route configuration share one name.
 //!
 //! Architecture invariant: no message holds a map of more than one entry, because protobuf maps have no order and a
 //! resource's version is the hash of its bytes.
 
 pub mod bootstrap;
 pub mod cluster;
+mod dns;
 pub mod limits;
 pub mod listener;
 mod local_reply;
@@ -39,8 +40,6 @@ pub const ATLAS_AUTHORITY: &str = "atlas";
 /// The authority of an HTTP/1.0 request that says none. A name that nothing can have (RFC 6761).
 const NO_HOST: &str = "no-host.invalid";
 
-/// The HTTP filter that keeps people on one replica; routes switch it on.
-const STATEFUL_SESSION: &str = "envoy.filters.http.stateful_session";
 /// The HTTP filter that runs scripts; routes may bring their own.
 const LUA: &str = "envoy.filters.http.lua";
 /// The HTTP filter that refuses what was revoked; routes carry its list.

@@ -27,10 +27,11 @@ pub use planner::{NodeChange, Planner, Scope};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::envoy::cluster::EnvoyCluster;
 use crate::model::{Cluster, Fleet};
 use crate::name::NodeId;
 use crate::pki::Trust;
-use crate::xds::snapshot::{Resource, Snapshot};
+use crate::xds::snapshot::{Resource, ResourceType, Snapshot};
 
 /// What should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,6 +72,11 @@ pub fn plan(fleet: &Fleet, trust: &Trust) -> Plan {
 /// Plans one cluster. Of the fleet it reads the settings and the hub's Alertmanagers, never another cluster.
 pub fn plan_cluster(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> ClusterPlan {
     ClusterPlan { own: cluster::own(fleet, cluster, trust), on_hub: hub::of_cluster(cluster, trust) }
+}
+
+/// An Envoy cluster as a resource.
+fn envoy_cluster(message: &EnvoyCluster) -> Arc<Resource> {
+    Resource::new(ResourceType::Cluster, message.name.clone(), message)
 }
 
 #[cfg(test)]

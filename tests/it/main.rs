@@ -16,6 +16,7 @@ mod kube_cli;
 mod kube_clusters;
 mod kube_writer;
 mod limits;
+mod names;
 mod no_ipv6;
 mod protocol;
 mod query;

@@ -5,9 +5,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use envoy_types::pb::envoy::config::bootstrap::v3 as bootstrap;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
+use envoy_types::pb::google::protobuf::{Struct, Value, value};
 
 use super::tls::Source;
-use super::{LEAF, TRUST, ads, cluster, listener, overload, route, stats};
+use super::{LEAF, TRUST, ads, cluster, dns, listener, overload, route, stats};
 use crate::keys::port;
 use crate::name::{Host, HostPort};
 
@@ -56,14 +57,22 @@ pub fn bootstrap(node: &Node<'_>) -> Bootstrap {
             ..Default::default()
         }),
         static_resources: Some(bootstrap::bootstrap::StaticResources {
-            clusters: vec![cluster::xds(XDS, node.xds, node.atlas, &by_files(node.credential_dir)), cluster::admin(ADMIN, &admin)],
+            clusters: [cluster::xds(XDS, node.xds, node.atlas, &by_files(node.credential_dir)), cluster::admin(ADMIN, &admin)].concat(),
             listeners: vec![listener::status(node.bind, route::status("status", ADMIN))],
             ..Default::default()
         }),
         stats_config: Some(stats::config()),
+        layered_runtime: Some(runtime()),
         overload_manager: Some(overload::manager(node.memory)),
         ..Default::default()
     }
+}
+
+fn runtime() -> bootstrap::LayeredRuntime {
+    let on = Value { kind: Some(value::Kind::BoolValue(true)) };
+    let flags = Struct { fields: [(dns::RUNTIME_FLAG.to_owned(), on)].into() };
+    let layer = bootstrap::runtime_layer::LayerSpecifier::StaticLayer(flags);
+    bootstrap::LayeredRuntime { layers: vec![bootstrap::RuntimeLayer { name: "atlas".into(), layer_specifier: Some(layer) }] }
 }
 
 fn ads_stream() -> core::ApiConfigSource {

@@ -1,15 +1,14 @@
-//! Envoy clusters: where requests go.
+//! Envoy clusters: where requests go. What has host names among its addresses is several ([`super::dns`]).
 
 use std::collections::HashMap;
 
 use envoy_types::pb::envoy::config::cluster::v3 as cluster;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
-use envoy_types::pb::envoy::extensions::clusters::common::dns::v3::DnsLookupFamily;
-use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3 as http;
 use envoy_types::pb::envoy::r#type::v3::Percent;
 
+use super::dns::followed;
 use super::limits::{self, LINK_STREAM_WINDOW, LOCAL_STREAM_WINDOW, UpstreamLimits};
 use super::socket;
 use super::timing::{ALERTS, BETWEEN_CLUSTERS, Timing, XDS};
@@ -28,16 +27,16 @@ pub const CLUSTER_PREFIX: &str = "cluster/";
 
 /// On the hub: one downstream cluster, by its Envoy: its stores by authority and its web UIs by path, as 11901 routes them. One
 /// link, so one set of addresses, the same TLS connections, and one verdict on whether it is alive.
-pub fn downstream_cluster(name: &str, at: &[HostPort], peer: &str) -> EnvoyCluster {
-    EnvoyCluster {
+pub fn downstream_cluster(name: &str, at: &[HostPort], peer: &str) -> Vec<EnvoyCluster> {
+    followed(EnvoyCluster {
         circuit_breakers: Some(UpstreamLimits::circuit_breakers_by_priority(&limits::LINK_WEB, &limits::LINK_STORES)),
         ..link(format!("{CLUSTER_PREFIX}{name}"), at, peer, &limits::LINK_STORES, &BETWEEN_CLUSTERS)
-    }
+    })
 }
 
 /// In a cluster: the hub's alert entry.
-pub fn hub_alerts(at: &[HostPort], peer: &str) -> EnvoyCluster {
-    link("hub/alerts".into(), at, peer, &limits::TO_HUB_ALERTS, &ALERTS)
+pub fn hub_alerts(at: &[HostPort], peer: &str) -> Vec<EnvoyCluster> {
+    followed(link("hub/alerts".into(), at, peer, &limits::TO_HUB_ALERTS, &ALERTS))
 }
 
 /// A link between two Envoys of different clusters. Health checks alone decide whether an address counts: what backends behind the
@@ -69,65 +68,67 @@ fn link(name: String, at: &[HostPort], peer: &str, limits: &UpstreamLimits, timi
 }
 
 /// On the hub: one replica of the hub's Alertmanager. `path_prefix` is its `--web.route-prefix`.
-pub fn alertmanager_on_hub(index: u32, at: &[HostPort], path_prefix: &str) -> EnvoyCluster {
+pub fn alertmanager_on_hub(index: u32, at: &[HostPort], path_prefix: &str) -> Vec<EnvoyCluster> {
     let check =
         core::health_check::HttpHealthCheck { host: "alertmanager".into(), path: format!("{path_prefix}/-/healthy"), ..Default::default() };
-    EnvoyCluster {
+    followed(EnvoyCluster {
         // One that accepts connections and answers nothing would hold every cluster's posts.
         health_checks: vec![health_check(core::health_check::HealthChecker::HttpHealthCheck(check))],
         ..base(format!("alertmanager/{index}"), &[at], &limits::ALERTMANAGER)
-    }
+    })
 }
 
 /// On the hub: Atlas's xDS server, through which clusters pass as plain TCP.
-pub fn atlas_xds_entry(at: &HostPort) -> EnvoyCluster {
-    base("atlas/xds".into(), &[std::slice::from_ref(at)], &limits::ATLAS_XDS)
+pub fn atlas_xds_entry(at: &HostPort) -> Vec<EnvoyCluster> {
+    followed(base("atlas/xds".into(), &[std::slice::from_ref(at)], &limits::ATLAS_XDS))
 }
 
 /// On the hub: Atlas's web page.
-pub fn atlas_web(at: &HostPort) -> EnvoyCluster {
-    base("atlas/web".into(), &[std::slice::from_ref(at)], &limits::ATLAS_WEB)
+pub fn atlas_web(at: &HostPort) -> Vec<EnvoyCluster> {
+    followed(base("atlas/web".into(), &[std::slice::from_ref(at)], &limits::ATLAS_WEB))
 }
 
 /// In a cluster: one Thanos sidecar. Each of `otherwise` counts only while nothing before it has a healthy address.
-pub fn store_in_cluster(label: &str, at: &HostPort, otherwise: &[HostPort]) -> EnvoyCluster {
+pub fn store_in_cluster(label: &str, at: &HostPort, otherwise: &[HostPort]) -> Vec<EnvoyCluster> {
     // By default it would be the Envoy cluster's name, which is no authority: servers that check it reset the stream.
     let authority = core::health_check::GrpcHealthCheck { authority: label.into(), ..Default::default() };
     let check = core::health_check::HealthChecker::GrpcHealthCheck(authority);
     let tiers: Vec<&[HostPort]> = [at].into_iter().chain(otherwise).map(std::slice::from_ref).collect();
-    EnvoyCluster {
+    followed(EnvoyCluster {
         typed_extension_protocol_options: http2(LOCAL_STREAM_WINDOW, keepalive(30_000, 10_000)),
         health_checks: vec![health_check(check)],
         ..base(format!("store/{label}"), &tiers, &limits::STORE)
-    }
+    })
 }
 
 /// In a cluster: the backend of a web UI (`prometheus`, `alertmanager`).
-pub fn backend(kind: &str, at: &HostPort) -> EnvoyCluster {
+pub fn backend(kind: &str, at: &HostPort) -> Vec<EnvoyCluster> {
     // Whether it can be reached, and no more: a Prometheus that is starting shows its own page.
     let check = core::health_check::HealthChecker::TcpHealthCheck(core::health_check::TcpHealthCheck::default());
-    EnvoyCluster {
+    followed(EnvoyCluster {
         health_checks: vec![health_check(check)],
+        // Routes say by what.
+        lb_policy: cluster::cluster::LbPolicy::RingHash.into(),
         ..base(format!("backend/{kind}"), &[std::slice::from_ref(at)], &limits::BACKEND)
-    }
+    })
 }
 
 /// In an Envoy's own files: Atlas's xDS server, spoken to with the credential beside it.
-pub(super) fn xds(name: &str, at: &[HostPort], peer: &str, source: &tls::Source) -> EnvoyCluster {
-    EnvoyCluster {
+pub(super) fn xds(name: &str, at: &[HostPort], peer: &str, source: &tls::Source) -> Vec<EnvoyCluster> {
+    followed(EnvoyCluster {
         transport_socket: tls::client(&Peer::Exactly(peer), source),
         typed_extension_protocol_options: http2(LINK_STREAM_WINDOW, pings(&XDS)),
         ..across_the_distance(name.into(), at, &limits::XDS_STREAM, &XDS)
-    }
+    })
 }
 
 /// In an Envoy's own files: its admin page.
-pub(super) fn admin(name: &str, at: &HostPort) -> EnvoyCluster {
-    EnvoyCluster {
+pub(super) fn admin(name: &str, at: &HostPort) -> Vec<EnvoyCluster> {
+    followed(EnvoyCluster {
         // Probes have high priority, so that who reads statistics slowly takes nothing from them.
         circuit_breakers: Some(UpstreamLimits::circuit_breakers_by_priority(&limits::ADMIN, &limits::ADMIN)),
         ..base(name.into(), &[std::slice::from_ref(at)], &limits::ADMIN)
-    }
+    })
 }
 
 /// What those have in common whose connections cross the distance between clusters.
@@ -155,7 +156,6 @@ fn tcp_keepalive(after_seconds: u32, interval_seconds: u32) -> cluster::Upstream
 /// of one client's would take it away from everybody. `tiers` are groups of addresses in order of preference.
 fn base(name: String, tiers: &[&[HostPort]], limits: &UpstreamLimits) -> EnvoyCluster {
     EnvoyCluster {
-        cluster_discovery_type: Some(discovery(tiers)),
         load_assignment: Some(endpoints(&name, tiers)),
         connect_timeout: millis(CONNECT_MS),
         circuit_breakers: Some(limits.circuit_breakers()),
@@ -169,23 +169,6 @@ fn base(name: String, tiers: &[&[HostPort]], limits: &UpstreamLimits) -> EnvoyCl
         name,
         ..Default::default()
     }
-}
-
-fn discovery(tiers: &[&[HostPort]]) -> cluster::cluster::ClusterDiscoveryType {
-    let names = tiers.iter().flat_map(|tier| tier.iter()).any(|at| matches!(at.host, Host::Name(_)));
-    if !names {
-        return cluster::cluster::ClusterDiscoveryType::Type(cluster::cluster::DiscoveryType::Static.into());
-    }
-    let dns = DnsCluster {
-        dns_refresh_rate: seconds(15),
-        respect_dns_ttl: true,
-        dns_lookup_family: DnsLookupFamily::V4Preferred.into(),
-        ..Default::default()
-    };
-    cluster::cluster::ClusterDiscoveryType::ClusterType(cluster::cluster::CustomClusterType {
-        name: "envoy.clusters.dns".into(),
-        typed_config: Some(any(&dns)),
-    })
 }
 
 fn endpoints(name: &str, tiers: &[&[HostPort]]) -> endpoint::ClusterLoadAssignment {

@@ -9,7 +9,6 @@ use envoy_types::pb::envoy::extensions::filters::http::buffer::v3::Buffer;
 use envoy_types::pb::envoy::extensions::filters::http::lua::v3::Lua;
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3::Rbac;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
-use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3::StatefulSession;
 use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use envoy_types::pb::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
@@ -24,7 +23,7 @@ use super::long_lived;
 use super::matcher::{all_but, header_regex, method, safe_regex};
 use super::route::{HEALTH_PATH, WebUi};
 use super::tls::{self, Peer};
-use super::{DENY_LIST, LUA, NO_HOST, STATEFUL_SESSION, ads, any, bind_address, flag, inline, number, seconds};
+use super::{DENY_LIST, LUA, NO_HOST, ads, any, bind_address, flag, inline, number, seconds};
 use crate::keys::port;
 
 pub use listener::Listener;
@@ -151,7 +150,8 @@ pub fn xds_on_hub(name: &str, bind: IpAddr) -> Listener {
 pub fn inbound(bind: IpAddr, peer: &str, uis: &[WebUi<'_>], longest: u32) -> Listener {
     let limits = &limits::CLUSTER_INBOUND.for_requests_of(longest);
     let lua = Lua { default_source_code: inline(correct_redirects(uis)), ..Default::default() };
-    let filters = vec![filter(LUA, &lua), filter(STATEFUL_SESSION, &StatefulSession::default()), router()];
+    let replica = Lua { default_source_code: inline(include_str!("lua/replica.lua")), ..Default::default() };
+    let filters = vec![filter(LUA, &lua), filter("atlas.replica", &replica), router()];
     let no_store = plain(
         "Atlas: the cluster's Envoy has no connection to the Thanos sidecar of this store, it isn't serving, or its gRPC has TLS \
          (--grpc-server-tls-cert), which no Envoy of Atlas speaks to it.",

@@ -3,26 +3,17 @@
 //! The hub's routes are constant: a Lua cluster specifier makes the Envoy cluster's name from the request, and nothing
 //! else can be named, since a name that is not in its alphabet becomes `nowhere`.
 
-use std::collections::HashMap;
-
 use envoy_types::pb::envoy::config::core::v3::RoutingPriority;
 use envoy_types::pb::envoy::config::rbac::v3 as rbac_rules;
 use envoy_types::pb::envoy::config::route::v3 as route;
 use envoy_types::pb::envoy::extensions::filters::http::lua::v3::{LuaPerRoute, lua_per_route};
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3 as rbac;
-use envoy_types::pb::envoy::extensions::filters::http::stateful_session::v3 as session;
-use envoy_types::pb::envoy::extensions::http::stateful_session::cookie::v3::CookieBasedSessionState;
 use envoy_types::pb::envoy::extensions::router::cluster_specifiers::lua::v3::LuaConfig;
-use envoy_types::pb::envoy::r#type::http::v3::Cookie;
-use envoy_types::pb::google::protobuf::{Any, Duration};
 
 use super::limits::{ALERT_POST_FROM_CLUSTER_SECONDS, ALERT_POST_SECONDS, HUB_ALERTS};
 use super::long_lived::{self, Limit, without_the_offer};
 use super::matcher::{exact_path, grpc, method, path_prefix, path_regex, path_segments, posted, rewrite};
-use super::{
-    ATLAS_AUTHORITY, CLUSTER_WAITS_LONGER_SECONDS, DENY_LIST, LUA, NO_HOST, STATEFUL_SESSION, any, extension, inline, millis, number,
-    seconds,
-};
+use super::{ATLAS_AUTHORITY, CLUSTER_WAITS_LONGER_SECONDS, DENY_LIST, LUA, NO_HOST, any, extension, inline, millis, number, seconds};
 
 pub use route::{Route, RouteConfiguration, VirtualHost};
 
@@ -273,6 +264,7 @@ fn overlap(allowed: &str, refused: &str) -> bool {
 fn to_backend(ui: &WebUi<'_>, matches: Option<route::RouteMatch>, path: &str, longest: u32) -> Vec<Route> {
     let to_path = |path: &str, limit: Limit| route::RouteAction {
         prefix_rewrite: format!("{}{path}", ui.backend_prefix),
+        hash_policy: sticky(),
         ..within(limit, cluster(&format!("backend/{}", ui.kind)))
     };
     let mut routes = long_lived::in_cluster(matches, CLUSTER_WAITS_LONGER_SECONDS, longest.into(), |limit| to_path(path, limit));
@@ -280,22 +272,15 @@ fn to_backend(ui: &WebUi<'_>, matches: Option<route::RouteMatch>, path: &str, lo
         let live = exact_path(&format!("{}{LIVE_PATH}", ui.base));
         routes.insert(0, long_lived::events(live, CLUSTER_WAITS_LONGER_SECONDS, |limit| to_path(LIVE_PATH, limit)));
     }
-    for route in &mut routes {
-        route.typed_per_filter_config = sticky(ui.base);
-    }
     routes
 }
 
-/// Keeps a person on one replica, so that graphs don't flicker between two. Envoy ignores a cookie whose path doesn't
-/// match the path that it sees itself.
-fn sticky(base: &str) -> HashMap<String, Any> {
-    let cookie = Cookie { name: "atlas-replica".into(), path: base.to_owned(), ttl: Some(Duration::default()), ..Default::default() };
-    let state = CookieBasedSessionState { cookie: Some(cookie) };
-    let session =
-        session::StatefulSession { session_state: Some(extension("envoy.http.stateful_session.cookie", &state)), ..Default::default() };
-    let per_route =
-        session::StatefulSessionPerRoute { r#override: Some(session::stateful_session_per_route::Override::StatefulSession(session)) };
-    [(STATEFUL_SESSION.to_owned(), any(&per_route))].into()
+/// Keeps a person on one replica, so that graphs don't flicker between two: by a cookie that a script sees to (`lua/replica.lua`), and that
+/// says nothing of the replica. (Envoy's own filter for sticky sessions does nothing in front of an aggregate.)
+fn sticky() -> Vec<route::route_action::HashPolicy> {
+    let cookie = route::route_action::hash_policy::Cookie { name: "atlas-replica".into(), ..Default::default() };
+    let policy = route::route_action::hash_policy::PolicySpecifier::Cookie(cookie);
+    vec![route::route_action::HashPolicy { policy_specifier: Some(policy), ..Default::default() }]
 }
 
 /// 11901 in a cluster: all of it. A store that isn't among `hosts` hears so.

@@ -34,11 +34,12 @@ pub(super) fn own(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> Option<Vec
         alerts(fleet),
     ];
     let stores = cluster.stores.iter().zip(&labels);
-    let mut clusters: Vec<_> = stores.map(|(store, label)| self::cluster::store_in_cluster(label, &store.at, &store.otherwise)).collect();
-    clusters.push(self::cluster::backend("prometheus", &cluster.prometheus.at));
-    clusters.push(self::cluster::backend("alertmanager", &cluster.alertmanager.at));
-    clusters.push(self::cluster::hub_alerts(hub_alerts, &hub));
-    resources.extend(clusters.into_iter().map(|message| Resource::new(T::Cluster, message.name.clone(), &message)));
+    let mut clusters: Vec<_> =
+        stores.flat_map(|(store, label)| self::cluster::store_in_cluster(label, &store.at, &store.otherwise)).collect();
+    clusters.extend(self::cluster::backend("prometheus", &cluster.prometheus.at));
+    clusters.extend(self::cluster::backend("alertmanager", &cluster.alertmanager.at));
+    clusters.extend(self::cluster::hub_alerts(hub_alerts, &hub));
+    resources.extend(clusters.iter().map(super::envoy_cluster));
     Some(resources)
 }
 

@@ -19,8 +19,6 @@ pub(super) fn constant(fleet: &Fleet, trust: &Trust) -> Option<Vec<Arc<Resource>
     let mut resources = vec![
         Resource::new(T::Secret, crate::envoy::LEAF, &secret::leaf(&leaf.chain, leaf.key.expose())),
         Resource::new(T::Secret, crate::envoy::TRUST, &secret::trust(&trust.bundle())),
-        Resource::new(T::Cluster, "atlas/xds", &cluster::atlas_xds_entry(&settings.atlas_xds)),
-        Resource::new(T::Cluster, "atlas/web", &cluster::atlas_web(&settings.atlas_web)),
         Resource::new(T::Listener, "xds", &listener::xds_on_hub("xds", bind)),
         Resource::new(T::Listener, "stores", &listener::stores_on_hub(bind, longest)),
         Resource::new(T::Listener, "alerts", &listener::alerts_on_hub(bind, &peers)),
@@ -29,10 +27,11 @@ pub(super) fn constant(fleet: &Fleet, trust: &Trust) -> Option<Vec<Arc<Resource>
         Resource::new(T::Route, "alerts", &route::alerts_on_hub("alerts", indices, &settings.alertmanager_path_prefix)),
         Resource::new(T::Route, "web", &route::web_on_hub("web", longest)),
     ];
+    let mut clusters = [cluster::atlas_xds_entry(&settings.atlas_xds), cluster::atlas_web(&settings.atlas_web)].concat();
     for (index, alertmanager) in &fleet.alertmanagers {
-        let message = cluster::alertmanager_on_hub(*index, &alertmanager.addresses, &settings.alertmanager_path_prefix);
-        resources.push(Resource::new(T::Cluster, message.name.clone(), &message));
+        clusters.extend(cluster::alertmanager_on_hub(*index, &alertmanager.addresses, &settings.alertmanager_path_prefix));
     }
+    resources.extend(clusters.iter().map(super::envoy_cluster));
     Some(resources)
 }
 
@@ -41,5 +40,5 @@ pub(super) fn constant(fleet: &Fleet, trust: &Trust) -> Option<Vec<Arc<Resource>
 pub(super) fn of_cluster(cluster: &Cluster, trust: &Trust) -> Vec<Arc<Resource>> {
     let peer = Identity::Cluster(cluster.name.clone(), trust.revision(&cluster.name)).spiffe_id(&trust.domain);
     let link = self::cluster::downstream_cluster(cluster.name.as_str(), &cluster.addresses, &peer);
-    vec![Resource::new(ResourceType::Cluster, link.name.clone(), &link)]
+    link.iter().map(super::envoy_cluster).collect()
 }

@@ -111,10 +111,23 @@ fn reference(set: &Set<'_>) -> Option<(ResourceType, String)> {
     }
 }
 
+/// The Envoy clusters that an aggregate leads to.
+fn parts(set: &Set<'_>) -> Vec<String> {
+    match set.full_name() {
+        "envoy.extensions.clusters.aggregate.v3.ClusterConfig.clusters" => {
+            set.value.as_list().into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
 fn references(snapshot: &Snapshot) -> BTreeSet<(ResourceType, String)> {
     let mut found = BTreeSet::new();
     for resource in snapshot.iter() {
-        walk(&resource.body(), &mut |set| found.extend(reference(set)));
+        walk(&resource.body(), &mut |set| {
+            found.extend(reference(set));
+            found.extend(parts(set).into_iter().map(|name| (ResourceType::Cluster, name)));
+        });
     }
     found
 }
