@@ -18,12 +18,14 @@ use atlas_core::model::{Fleet, Settings};
 use atlas_core::name::{ClusterName, Identity, NodeId};
 use atlas_core::pki::{Time, Trust};
 use atlas_core::plan::stores::Stores;
+use atlas_core::plan::zone::Written;
 use atlas_core::plan::{Planner, Scope};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::ca::{Directory, Pki, Wanted};
 use crate::clock;
+use crate::dns::ZoneVersion;
 use crate::nodefiles::NodeFiles;
 use crate::publisher::{Publisher, Round};
 use crate::source::files::{Feed, Shelf, Update};
@@ -61,6 +63,9 @@ pub struct Controller {
     pub publisher: Publisher,
 }
 
+/// The DNS zone, in the state directory.
+const ZONE_FILE: &str = "atlas.zone";
+
 /// What the controller knows from round to round.
 struct Known {
     last_good: LastGood,
@@ -71,6 +76,8 @@ struct Known {
     register: Option<Register>,
     planner: Planner,
     stores: Stores,
+    /// The DNS zone's file, as it is.
+    zone: Option<Written>,
     /// What the next round is to plan besides what changes.
     scope: Scope,
     /// Whether the next round is to look at all certificates and files.
@@ -90,6 +97,7 @@ impl Known {
             register: None,
             planner: Planner::new(),
             stores: Stores::new(),
+            zone: None,
             scope: Scope::everything(),
             check: true,
             unkept: BTreeSet::new(),
@@ -189,7 +197,7 @@ impl Controller {
         let changed = self.publisher.nodes.apply(changes);
         let mut failed = ensured.failed;
         if differ || known.check {
-            failed.append(&mut self.write_stores(&known.stores, differ));
+            failed.append(&mut self.write_stores(&known.stores, &mut known.zone, differ));
         }
         failed.append(&mut self.write_nodes(fleet, &trust, self.nodes_to_write(fleet, &scope, known.check)));
         failed.append(&mut keep(&mut known.unkept, &mut known.last_good, &known.shelf, register));
@@ -201,7 +209,7 @@ impl Controller {
             findings: news.findings,
             errors: news.errors,
             troubles: [ensured.standing, failed].concat(),
-            serial: known.stores.serial(&self.settings),
+            zone: ZoneVersion { records: known.stores.version(), serial: known.zone.map_or(0, |zone| zone.serial) },
         };
         self.publisher.publish(&self.pki, round);
         known.check = !complete;
@@ -235,9 +243,13 @@ impl Controller {
     }
 
     /// What Thanos Query and DNS servers read from files. Returns what couldn't be written.
-    fn write_stores(&self, stores: &Stores, differ: bool) -> Vec<String> {
+    fn write_stores(&self, stores: &Stores, known: &mut Option<Written>, differ: bool) -> Vec<String> {
+        // Before the first round, the file of an earlier process: its serial number must not fall.
+        let before = known.or_else(|| Written::of(&std::fs::read_to_string(self.state.path(ZONE_FILE)).ok()?));
+        let zone = Written::next(before, clock::now(), |serial| stores.zone_file(&self.settings, serial));
+        *known = Written::of(&zone);
         let mut results = Vec::new();
-        for (file, text) in [("endpoints.yaml", stores.endpoints()), ("atlas.zone", stores.zone_file(&self.settings))] {
+        for (file, text) in [("endpoints.yaml", stores.endpoints()), (ZONE_FILE, zone)] {
             // Known to differ, they needn't be compared with what is there: with many clusters they are long.
             results.push(if differ { write_derived(&self.state.path(file), &text) } else { self.state.write(file, &text).map(drop) });
             results.extend(self.public_dir.as_ref().map(|dir| write_public(&dir.join(file), &text)));

@@ -72,8 +72,17 @@ fn shared_udp(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Where the zone comes from: called with the serial number of the zone that is known, it returns another if there is one.
-pub type Zones = Arc<dyn Fn(Option<u32>) -> Option<Zone> + Send + Sync>;
+/// Tells one zone from another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ZoneVersion {
+    /// Of the records ([`Stores::version`](atlas_core::plan::stores::Stores::version)).
+    pub records: u64,
+    /// The serial number.
+    pub serial: u32,
+}
+
+/// Where the zone comes from: called with the version that is known, it returns another if there is one.
+pub type Zones = Arc<dyn Fn(Option<ZoneVersion>) -> Option<(ZoneVersion, Zone)> + Send + Sync>;
 
 /// Serves until cancelled.
 pub async fn serve(sockets: Sockets, zones: Zones, metrics: Arc<Metrics>, stop: CancellationToken) {
@@ -85,8 +94,8 @@ pub async fn serve(sockets: Sockets, zones: Zones, metrics: Arc<Metrics>, stop: 
     }
 }
 
-/// What the last zone was prepared to, with its serial number.
-type Prepared = Option<(u32, Arc<Answers>)>;
+/// What the last zone was prepared to.
+type Prepared = Option<(ZoneVersion, Arc<Answers>)>;
 
 /// What every query needs.
 #[derive(Clone)]
@@ -108,10 +117,9 @@ impl Dns {
     /// Prepared anew where the zone has changed since the last query.
     fn answers(&self) -> Option<Arc<Answers>> {
         let mut known = lock(&self.answers);
-        let serial = known.as_ref().map(|(serial, _)| *serial);
-        if let Some(zone) = (self.zones)(serial) {
+        if let Some((version, zone)) = (self.zones)(known.as_ref().map(|(version, _)| *version)) {
             match Answers::new(&zone) {
-                Ok(answers) => *known = Some((zone.serial, Arc::new(answers))),
+                Ok(answers) => *known = Some((version, Arc::new(answers))),
                 Err(error) => tracing::error!(%error, "BUG: a zone that DNS can't serve; the last one stays"),
             }
         }

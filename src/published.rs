@@ -11,7 +11,7 @@ use atlas_core::pki::{Authority, Time};
 use atlas_core::plan::zone::zone;
 
 use crate::ca::Ends;
-use crate::dns::Zones;
+use crate::dns::{ZoneVersion, Zones};
 use crate::lock::{read, write};
 
 /// The result of the controller's rounds so far.
@@ -29,8 +29,8 @@ pub struct Published {
     pub authorities: BTreeMap<Authority, Time>,
     /// When Atlas's own ends.
     pub own_end: Option<Time>,
-    /// The serial number of the DNS zone: it changes when the stores do.
-    pub serial: u32,
+    /// The stores by which the DNS zone is made, and its serial number.
+    pub zone: ZoneVersion,
     /// What went wrong for one node, certificate or file of the state directory while the others got theirs, and what
     /// people must know of the root and the clock.
     pub troubles: Vec<String>,
@@ -48,7 +48,7 @@ impl Published {
             ends: BTreeMap::new(),
             authorities: BTreeMap::new(),
             own_end: None,
-            serial: 0,
+            zone: ZoneVersion::default(),
             troubles: Vec::new(),
             last_error: None,
         }
@@ -79,8 +79,8 @@ impl Board {
     pub fn zones(self: &Arc<Self>) -> Zones {
         let board = Arc::clone(self);
         Arc::new(move |known| {
-            let other = |published: &&Published| known != Some(published.serial);
-            board.read(|published| published.filter(other).map(|published| zone(&published.fleet)))
+            let other = |published: &&Published| known != Some(published.zone);
+            board.read(|published| published.filter(other).map(|published| (published.zone, zone(&published.fleet, published.zone.serial))))
         })
     }
 

@@ -10,6 +10,7 @@ use atlas_core::model::Fleet;
 use atlas_core::name::{ClusterName, Identity, NodeId};
 
 use crate::ca::{Pki, Vault};
+use crate::dns::ZoneVersion;
 use crate::metrics::Metrics;
 use crate::nodes::Nodes;
 use crate::published::{Board, Published};
@@ -44,8 +45,8 @@ pub struct Round<'a> {
     pub errors: Option<Vec<ManifestError>>,
     /// See [`Published::troubles`].
     pub troubles: Vec<String>,
-    /// See [`Published::serial`].
-    pub serial: u32,
+    /// See [`Published::zone`].
+    pub zone: ZoneVersion,
 }
 
 impl Publisher {
@@ -108,7 +109,7 @@ impl Publisher {
             }
             published.fleet.alertmanagers.clone_from(&round.fleet.alertmanagers);
             published.ends.insert(NodeId::Hub, pki.ends(&NodeId::Hub));
-            (published.authorities, published.own_end, published.serial, published.last_error) = (authorities, own_end, round.serial, None);
+            (published.authorities, published.own_end, published.zone, published.last_error) = (authorities, own_end, round.zone, None);
             announce(published, &round);
             round.findings.into_iter().for_each(|findings| published.findings = findings);
             round.errors.into_iter().for_each(|errors| published.errors = errors);

@@ -49,6 +49,8 @@ pub enum Part {
     AlertmanagerNewest,
     /// CoreDNS with its default plugins, standing for a cluster's DNS.
     CoreDns,
+    /// BIND's `named`, with `named-checkzone` beside it: what else reads the DNS zone's file. See [`crate::run::Named`].
+    Bind,
     /// Helm 4, the newest that the charts are rendered with.
     Helm,
     /// Helm 3, the oldest that the charts are rendered with.
@@ -77,6 +79,7 @@ impl Part {
         Part::Envoy,
         Part::EnvoyOldest,
         Part::PrometheusClassic,
+        Part::Bind,
         Part::Chromium,
         Part::ChromeDriver,
         Part::Node,
@@ -105,6 +108,7 @@ impl Part {
             Part::Alertmanager => "alertmanager",
             Part::AlertmanagerNewest => "alertmanager-newest",
             Part::CoreDns => "coredns",
+            Part::Bind => "bind",
             Part::Helm => "helm",
             Part::Helm3 => "helm3",
             Part::Etcd => "etcd",
@@ -129,6 +133,7 @@ impl Part {
             Part::Alertmanager => "0.31.0",
             Part::AlertmanagerNewest => "0.35.0",
             Part::CoreDns => "1.15.0",
+            Part::Bind => "9.18.49",
             Part::Helm => "4.3.1",
             Part::Helm3 => "3.22.0",
             Part::Etcd => "3.6.16",

@@ -8,6 +8,7 @@
 //! and Helm, of which each test wants the one pinned version, are asked of [`parts`](crate::parts).
 
 mod alertmanager;
+pub mod bind;
 mod coredns;
 mod envoy;
 mod helm;
@@ -26,6 +27,7 @@ use crate::process::Proc;
 use crate::world::Host;
 
 pub use alertmanager::{Alertmanager, AlertmanagerOptions};
+pub use bind::Named;
 pub use coredns::{CoreDns, Corefile};
 pub use envoy::{Envoy, EnvoyOptions, validate};
 pub use helm::{helm_install, helm_lint, helm_template, helm_template_text, helm_uninstall};

@@ -221,6 +221,6 @@ fn bootstrap(fleet: &Fleet, trust: &Trust, node: &NodeId) -> String {
 }
 
 fn zone(fleet: &Fleet) -> anyhow::Result<String> {
-    let file = std::collections::BTreeMap::from([("atlas.zone", Stores::of(fleet).zone_file(&fleet.settings))]);
+    let file = std::collections::BTreeMap::from([("atlas.zone", Stores::of(fleet).zone_file(&fleet.settings, 1))]);
     Ok(document("atlas.zone: the DNS zone, as a master file", &serde_yaml_ng::to_string(&file)?))
 }

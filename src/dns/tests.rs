@@ -25,7 +25,9 @@ impl Served {
         let address = sockets.tcp.local_addr().unwrap();
         let zone: Arc<Mutex<Option<Zone>>> = Arc::default();
         let current = Arc::clone(&zone);
-        let zones: Zones = Arc::new(move |known| lock(&current).clone().filter(|zone| known != Some(zone.serial)));
+        let version = |zone: &Zone| ZoneVersion { records: 0, serial: zone.serial };
+        let zones: Zones =
+            Arc::new(move |known| lock(&current).clone().filter(|zone| known != Some(version(zone))).map(|zone| (version(&zone), zone)));
         let (metrics, stop) = (Arc::new(Metrics::new()), CancellationToken::new());
         tokio::spawn(serve(sockets, zones, Arc::clone(&metrics), stop.clone()));
         Self { address, zone, metrics, stop }

@@ -18,6 +18,7 @@ use atlas_core::model::Settings;
 use atlas_core::name::{ClusterName, Identity, TrustDomain};
 use atlas_core::object::OwnerRef;
 use atlas_core::pki::Lifetimes;
+use atlas_core::plan::zone::Written;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use tokio::sync::{Notify, mpsc};
@@ -50,6 +51,8 @@ pub struct Mirrors {
     pub slices: Mirror<Fact>,
     /// Atlas's PKI, but for the authorities' keys.
     pub records: Mirror<Stored>,
+    /// The ConfigMap of the DNS zone.
+    pub zone: Mirror<Written>,
 }
 
 /// Facts and records at one moment.
@@ -61,6 +64,8 @@ pub struct View {
     shown: Arc<BTreeMap<String, Stored>>,
     /// What it showed to be deleted since the last time, as it was.
     removed: BTreeMap<String, Stored>,
+    /// The DNS zone's file, as it is.
+    zone: Option<Written>,
 }
 
 /// One replica's.
@@ -165,6 +170,7 @@ impl Controller {
     async fn view(&mut self) -> Option<View> {
         let mirrors = &self.mirrors;
         let clusters = mirrors.clusters.all()?;
+        let zone = mirrors.zone.all()?.values().next().copied();
         let (alertmanagers, slices, records) = (mirrors.alertmanagers.all()?, mirrors.slices.all()?, mirrors.records.all()?);
         let emptied = mirrors.clusters.was_emptied()
             || mirrors.alertmanagers.was_emptied()
@@ -196,7 +202,7 @@ impl Controller {
         let twice = |fact: &Fact| clusters.get(&fact.meta().name).is_some_and(|other| other.meta().namespace == fact.meta().namespace);
         let alertmanagers = alertmanagers.values().filter(|fact| !twice(fact));
         let facts = clusters.values().chain(alertmanagers).chain(slices.values()).cloned().collect();
-        Some(View { facts, records: Arc::clone(&self.records), shown, removed: self.mirrors.records.take_removed() })
+        Some(View { facts, records: Arc::clone(&self.records), shown, removed: self.mirrors.records.take_removed(), zone })
     }
 
     /// Whether the API server still has the root. Asked where it says that everything of a kind is gone: one that came back
@@ -224,7 +230,7 @@ impl Controller {
         }
         self.rounds.take(view, &self.settings, &services);
         let troubles = self.troubles(broken.into_values());
-        self.rounds.publish(&self.publisher, &pki, troubles)
+        self.rounds.publish(&self.publisher, &pki, troubles, view.zone)
     }
 
     fn troubles(&self, further: impl IntoIterator<Item = String>) -> Vec<String> {

@@ -10,7 +10,6 @@ use atlas_core::name::{ClusterName, NodeId};
 use atlas_core::object::{Key, Kind, Object, Owner, OwnerRef};
 use atlas_core::pki::{Leaf, Trust};
 use atlas_core::plan::objects::{of_cluster, of_hub, values_secret};
-use atlas_core::plan::stores::Stores;
 use serde_json::Value;
 
 use super::writer::Wanted;
@@ -27,6 +26,14 @@ struct MadeOf {
 
 type Manifests = Vec<(Key, Arc<Value>)>;
 
+/// What Thanos Query and DNS servers read.
+pub struct StoreFiles {
+    /// The DNS zone.
+    pub zone: String,
+    /// Thanos Query's endpoints.
+    pub endpoints: String,
+}
+
 /// Remembers the manifests of each cluster.
 #[derive(Default)]
 pub struct Objects {
@@ -41,7 +48,7 @@ impl Objects {
         &mut self,
         fleet: &Fleet,
         trust: &Trust,
-        stores: &Stores,
+        files: StoreFiles,
         opener: impl Fn(&NodeId) -> Option<Leaf>,
         uids: &BTreeMap<String, String>,
         atlas: Option<&OwnerRef>,
@@ -71,7 +78,7 @@ impl Objects {
             }
             wanted.extend(self.clusters.get(&cluster.name).into_iter().flat_map(|(_, manifests)| manifests.clone()));
         }
-        let hub = of_hub(fleet, trust, opener(&NodeId::Hub).as_ref(), stores.zone_file(&settings), stores.endpoints());
+        let hub = of_hub(fleet, trust, opener(&NodeId::Hub).as_ref(), files.zone, files.endpoints);
         for (key, fresh) in hub.iter().map(|object| manifest(object, &settings.namespace, uids, atlas)) {
             let same = self.hub.get(&key).filter(|known| **known == fresh).map(Arc::clone);
             let manifest = same.unwrap_or(fresh);

@@ -13,7 +13,8 @@ use atlas_core::lease::Timing;
 use atlas_core::model::Settings;
 use atlas_core::object::OwnerRef;
 use atlas_core::pki::Lifetimes;
-use k8s_openapi::api::core::v1::{Secret, Service, ServiceAccount};
+use atlas_core::plan::zone::Written;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher;
 use kube::{Api, Client};
@@ -210,6 +211,7 @@ fn watch_all(client: &Client, settings: &Settings, tasks: &mut Tasks, stop: &Can
         alertmanagers: Mirror::new(Arc::clone(&nudge)),
         slices: Mirror::new(Arc::clone(&nudge)),
         records: Mirror::new(Arc::clone(&nudge)),
+        zone: Mirror::new(Arc::clone(&nudge)),
         nudge,
     };
     let labels = |selector: &str| watcher::Config::default().labels(selector);
@@ -242,6 +244,13 @@ fn watch_all(client: &Client, settings: &Settings, tasks: &mut Tasks, stop: &Can
     let read = move |secret| Some(Stored::read(secret, &domain));
     let task = mirrors.records.clone().run("Atlas's own Secrets", secrets, labels(vault::WATCHED), read, stop.clone());
     tasks.spawn("the watch of Atlas's own Secrets", task);
+
+    let zone: Api<ConfigMap> = Api::namespaced(client.clone(), own);
+    let (name, file) = keys::ZONE_CONFIG_MAP;
+    let read = move |map: ConfigMap| Written::of(map.data?.get(file)?);
+    let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let task = mirrors.zone.clone().run("the ConfigMap of the DNS zone", zone, only, read, stop.clone());
+    tasks.spawn("the watch of the DNS zone", task);
     mirrors
 }
 

@@ -1,14 +1,21 @@
-//! Thanos Query finds the stores by DNS: through Atlas's own server, and through CoreDNS with the file that Atlas writes.
+//! Thanos Query finds the stores by DNS: through Atlas's own server, and through CoreDNS with the file that Atlas writes. BIND loads that
+//! file too, and its secondaries follow.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use atlas_core::plan::zone::is_later;
 use atlas_lab::parts::{self, Part};
 use atlas_lab::process::wait_until;
-use atlas_lab::run::{CoreDns, Endpoints, Query, QueryOptions, StoreInfo};
-use atlas_lab::scene::{Hub, Scene};
+use atlas_lab::run::bind::{Role, check_zone};
+use atlas_lab::run::{CoreDns, Endpoints, Named, Query, QueryOptions, StoreInfo};
+use atlas_lab::scene::{Atlas, AtlasOptions, Hub, Scene};
+use atlas_lab::world::Host;
 use atlas_lab::{http, world_test};
+use hickory_proto::op::Message;
+use hickory_proto::rr::{Name, RData, RecordType};
+use rustix::process::Signal;
 use serde_json::json;
 
 use crate::atlas;
@@ -57,6 +64,88 @@ world_test! {
         wait_four(&mut by_file)?;
         println!("the same through CoreDNS with atlas.zone: 44 stores, and 4 again");
     }
+}
+
+world_test! {
+    needs [Bind],
+    fn bind_loads_the_zone_and_a_secondary_follows_every_change(world) {
+        let host = world.host("hub")?;
+        let [hub, primary, secondary] = [host.ip(), host.add_ip()?, host.add_ip()?].map(IpAddr::from);
+        let (named, state, from) = (parts::get(Part::Bind)?, host.dir().join("state"), host.dir().join("clusters"));
+        std::fs::create_dir_all(&from)?;
+        let extra = vec![format!("--hub-address={hub}")];
+        let options = AtlasOptions { program: atlas().to_owned(), from, state, listen: Ipv4Addr::LOCALHOST.into(), extra };
+        let mut atlas = Atlas::start(&host, "atlas", options)?;
+        let file = atlas.options.state.join("atlas.zone");
+        let mut servers = None;
+        let mut last: Option<u32> = None;
+        // There and back again, with and without clusters, with and without a restart of Atlas.
+        for (step, count) in [1, 2, 1, 0, 1, 1, 2].into_iter().enumerate() {
+            let before = std::fs::read_to_string(&file).unwrap_or_default();
+            atlas.write_manifest("some.json", &many(count))?;
+            if step == 4 {
+                atlas.kill_and_restart()?;
+            }
+            if step == 5 {
+                atlas.kill_and_restart()?;
+                ensure!(std::fs::read_to_string(&file)? == before, "a restart has changed the file");
+                continue;
+            }
+            let stores = |text: &str| text.matches("_thanos._tcp").count();
+            wait_until("the file", SOON, || {
+                let text = std::fs::read_to_string(&file)?;
+                ensure!(stores(&text) == 2 * count && text != before, "{text}");
+                Ok(Some(()))
+            })?;
+            let said = check_zone(&named, "atlas", &file)?;
+            // It hears of a change when the file has been written.
+            let serial = wait_until("Atlas's own server says the same", SOON, || {
+                let serial = soa(&host, SocketAddr::new(atlas.options.listen, 5353))?;
+                ensure!(said.contains(&format!("loaded serial {serial}\n")), "it says {serial}, and the file {said}");
+                Ok(Some(serial))
+            })?;
+            ensure!(last.is_none_or(|last| is_later(serial, last)), "{serial} after {last:?}");
+            last = Some(serial);
+            let (first, _second) = match &mut servers {
+                Some(servers) => servers,
+                None => servers.insert((
+                    Named::start(&host, "primary", &named, primary, "atlas", &Role::Primary(&file, secondary))?,
+                    Named::start(&host, "secondary", &named, secondary, "atlas", &Role::SecondaryOf(primary))?,
+                )),
+            };
+            // The first time it may not have installed its handler yet.
+            wait_until("the primary server has the file", SOON, || {
+                if soa(&host, SocketAddr::new(primary, 53))? == serial {
+                    return Ok(Some(()));
+                }
+                first.process.signal(Signal::HUP)?;
+                Ok(None)
+            })?;
+            wait_until("the secondary server follows", SOON, || Ok((soa(&host, SocketAddr::new(secondary, 53))? == serial).then_some(())))?;
+            println!("{count} clusters, serial number {serial}: loaded by BIND, and followed by a secondary server");
+        }
+    }
+}
+
+/// The serial number of the zone `atlas` that a server says.
+pub(crate) fn soa(host: &Host, server: SocketAddr) -> Result<u32> {
+    let mut query = Message::query();
+    query.add_query(hickory_proto::op::Query::query(Name::from_ascii("atlas.")?, RecordType::SOA));
+    let bytes = query.to_vec()?;
+    let answer = host.within(|| {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        socket.connect(server)?;
+        socket.send(&bytes)?;
+        let mut answer = [0; 1500];
+        let length = socket.recv(&mut answer)?;
+        Ok(answer[..length].to_vec())
+    })?;
+    let serial = Message::from_vec(&answer)?.answers.iter().find_map(|record| match &record.data {
+        RData::SOA(soa) => Some(soa.serial),
+        _ => None,
+    });
+    serial.with_context(|| format!("{server} has no SOA record"))
 }
 
 /// CoreDNS with a Corefile on an address of the hub, and a Query on the same address that resolves by it.

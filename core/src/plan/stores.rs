@@ -10,8 +10,8 @@ use crate::name::ClusterName;
 #[derive(Clone, Debug, Default)]
 pub struct Stores {
     pieces: BTreeMap<ClusterName, Piece>,
-    /// Sum of the pieces' hashes, see [`zone::serial`].
-    sum: u32,
+    /// See [`Stores::version`].
+    sum: u64,
 }
 
 /// What one cluster adds.
@@ -19,7 +19,7 @@ pub struct Stores {
 struct Piece {
     endpoints: Box<str>,
     zone: Box<str>,
-    hash: u32,
+    hash: u64,
 }
 
 impl Stores {
@@ -63,15 +63,15 @@ impl Stores {
         endpoints::file(length, self.pieces.values().map(|piece| &*piece.endpoints))
     }
 
-    /// The zone as a master file, for CoreDNS's plugin `file`.
-    pub fn zone_file(&self, settings: &Settings) -> String {
+    /// The zone as a master file, for CoreDNS's plugin `file`, BIND and others.
+    pub fn zone_file(&self, settings: &Settings, serial: u32) -> String {
         let length = self.pieces.values().map(|piece| piece.zone.len()).sum();
-        zone::file(settings, self.serial(settings), length, self.pieces.values().map(|piece| &*piece.zone))
+        zone::file(settings, serial, length, self.pieces.values().map(|piece| &*piece.zone))
     }
 
-    /// The zone's serial number: changes with its content.
-    pub fn serial(&self, settings: &Settings) -> u32 {
-        zone::serial(settings, self.sum)
+    /// Changes with the zone's content. A sum of hashes, so that a change to one cluster needs no other's records.
+    pub fn version(&self) -> u64 {
+        self.sum
     }
 }
 

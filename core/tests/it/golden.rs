@@ -22,6 +22,8 @@ use crate::cases::{self, Case};
 const WITH_SECRETS: &str = "minimal";
 /// Where Envoy finds its credential in the goldens.
 const CREDENTIAL_DIR: &str = "/etc/envoy/credential";
+/// The DNS zone's serial number.
+const SERIAL: u32 = 1_800_000_000;
 
 /// Where the cases are.
 pub fn directory() -> PathBuf {
@@ -60,7 +62,7 @@ fn outputs(case: &Case) -> BTreeMap<String, String> {
     }
     let stores = Stores::of(fleet);
     files.insert("endpoints.yaml".into(), stores.endpoints());
-    files.insert("atlas.zone".into(), stores.zone_file(&fleet.settings));
+    files.insert("atlas.zone".into(), stores.zone_file(&fleet.settings, SERIAL));
     files.insert("findings.txt".into(), findings(case, &intake.findings));
     files
 }
@@ -71,7 +73,7 @@ fn objects(fleet: &Fleet, trust: &Trust) -> String {
     let opener = |node: &NodeId| trust.leaves.get(node);
     let clusters = fleet.clusters.values();
     let of_clusters = clusters.flat_map(|cluster| of_cluster(fleet, cluster, trust, opener(&NodeId::Cluster(cluster.name.clone()))));
-    let of_hub = of_hub(fleet, trust, opener(&NodeId::Hub), stores.zone_file(&fleet.settings), stores.endpoints());
+    let of_hub = of_hub(fleet, trust, opener(&NodeId::Hub), stores.zone_file(&fleet.settings, SERIAL), stores.endpoints());
     let mut text = String::new();
     for object in of_clusters.chain(of_hub) {
         let owner = match &object.owner {

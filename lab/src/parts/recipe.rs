@@ -119,6 +119,7 @@ impl Recipe {
                 version_variables: PROMETHEUS_VERSION,
                 pages: None,
             }),
+            Part::Bind => Recipe::Debs { list: "bind/packages.txt", program: "usr/sbin/named" },
             Part::AlertmanagerNewest => Recipe::Go(GoBuild {
                 directory: "alertmanager-newest",
                 package: "github.com/prometheus/alertmanager/cmd/alertmanager",
@@ -249,6 +250,7 @@ mod tests {
             Part::Alertmanager => Some(("alertmanager/go.mod", go("github.com/prometheus/alertmanager", version))),
             Part::AlertmanagerNewest => Some(("alertmanager-newest/go.mod", go("github.com/prometheus/alertmanager", version))),
             Part::CoreDns => Some(("coredns/go.mod", go("github.com/coredns/coredns", version))),
+            Part::Bind => Some(("bind/packages.txt", format!("  bind9=1:{version}-"))),
             Part::Helm => Some(("helm/go.mod", go("helm.sh/helm/v4", version))),
             Part::Helm3 => Some(("helm3/go.mod", go("helm.sh/helm/v3", version))),
             Part::GoControlPlane => Some(("go-control-plane/go.mod", format!("\tgithub.com/envoyproxy/go-control-plane v{version}\n"))),

@@ -8,6 +8,7 @@ use atlas_core::fact::Fact;
 use atlas_core::intake::Finding;
 use atlas_core::lease::Term;
 use atlas_core::name::{ClusterName, NodeId};
+use atlas_core::plan::zone::Written;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -16,7 +17,7 @@ use super::{Context, Controller, RETRY, ROUND_AT_LEAST, View, rejected, services
 use crate::ca::{Pki, Wanted as Due};
 use crate::clock;
 use crate::kube::events::{Lasting, Said};
-use crate::kube::objects::Objects;
+use crate::kube::objects::{Objects, StoreFiles};
 use crate::kube::vault::Secrets;
 use crate::kube::writer::{Wanted, Writer};
 
@@ -26,6 +27,8 @@ pub struct Leading {
     pub term: Term,
     pki: Pki<Secrets>,
     objects: Objects,
+    /// The DNS zone's file, as it should be.
+    zone: Option<Written>,
     wanted: watch::Sender<Option<Arc<Wanted>>>,
     troubles: watch::Receiver<Vec<String>>,
     lasting: Lasting,
@@ -69,7 +72,17 @@ impl Leading {
         });
         let writer = tokio::spawn(writer.run(stop.clone()));
         tracing::info!(%term, "took over as leader");
-        Ok(Self { term, pki, objects: Objects::default(), wanted, troubles, lasting: Lasting::default(), writer, _stop: stop.drop_guard() })
+        Ok(Self {
+            term,
+            pki,
+            objects: Objects::default(),
+            zone: None,
+            wanted,
+            troubles,
+            lasting: Lasting::default(),
+            writer,
+            _stop: stop.drop_guard(),
+        })
     }
 
     /// Whether its writer has ended, which it never should.
@@ -100,12 +113,18 @@ impl Leading {
         let written = self.troubles.borrow_and_update().clone();
         let complete = failed.is_empty();
         let troubles = controller.troubles([ensured.standing, spoilt, failed, written].concat());
-        controller.rounds.publish(&controller.publisher, &self.pki, troubles)?;
+        controller.rounds.publish(&controller.publisher, &self.pki, troubles, view.zone)?;
         let Some(fleet) = controller.rounds.fleet() else { return Ok(RETRY) };
         let uids = uids(&view.facts);
         let trust = self.pki.trust([]);
         let opener = |node: &NodeId| self.pki.opener(node);
-        let wanted = self.objects.wanted(fleet, &trust, &controller.rounds.stores, opener, &uids, controller.owner.as_ref());
+        let stores = &controller.rounds.stores;
+        // What this leader wants may not have been written yet.
+        let before = Written::latest(self.zone, view.zone);
+        let zone = Written::next(before, clock::now(), |serial| stores.zone_file(&fleet.settings, serial));
+        self.zone = Written::of(&zone);
+        let files = StoreFiles { zone, endpoints: stores.endpoints() };
+        let wanted = self.objects.wanted(fleet, &trust, files, opener, &uids, controller.owner.as_ref());
         self.wanted.send_replace(Some(wanted));
         let due = self.pki.next_due(fleet.clusters.keys()).unwrap_or(i64::MAX);
         self.tell(controller, &findings, &uids, &held);

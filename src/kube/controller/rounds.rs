@@ -9,10 +9,12 @@ use atlas_core::lease::Version;
 use atlas_core::model::{Fleet, Settings};
 use atlas_core::name::ClusterName;
 use atlas_core::plan::stores::Stores;
+use atlas_core::plan::zone::Written;
 use atlas_core::plan::{Planner, Scope};
 
 use super::View;
 use crate::ca::{Pki, Vault};
+use crate::dns::ZoneVersion;
 use crate::kube::record::Record;
 use crate::publisher::{Publisher, Round};
 
@@ -84,7 +86,13 @@ impl Rounds {
     ///
     /// # Errors
     /// Atlas has no certificate of its own.
-    pub fn publish<V: Vault>(&mut self, publisher: &Publisher, pki: &Pki<V>, troubles: Vec<String>) -> anyhow::Result<()> {
+    pub fn publish<V: Vault>(
+        &mut self,
+        publisher: &Publisher,
+        pki: &Pki<V>,
+        troubles: Vec<String>,
+        zone: Option<Written>,
+    ) -> anyhow::Result<()> {
         let Some(register) = &self.register else { return Ok(()) };
         let fleet = register.fleet();
         publisher.open_gate(pki, None, &[])?;
@@ -105,7 +113,8 @@ impl Rounds {
             findings: findings.then(|| register.findings()),
             errors: None,
             troubles,
-            serial: self.stores.serial(&fleet.settings),
+            // Every replica says the number that is written, so they agree.
+            zone: ZoneVersion { records: self.stores.version(), serial: zone.map_or(0, |zone| zone.serial) },
         };
         publisher.publish(pki, round);
         Ok(())

@@ -138,7 +138,7 @@ fn query_reads_what_atlas_writes() {
     // The name that is asked by DNS is in the zone, and leads to the Services whose names are in the file.
     let (fleet, cluster) = page.cluster("tokyo.yaml", &settings()).unwrap();
     let asked = page.text.lines().find_map(|line| line.strip_prefix("--endpoint=dnssrvnoa+")).unwrap();
-    let zone = zone(&fleet);
+    let zone = zone(&fleet, 1);
     let stores = zone.records.iter().filter(|record| record.name == format!("{asked}.")).count();
     assert_eq!(stores, 2, "{asked}: {:?}", zone.records);
     for store in &cluster.stores {

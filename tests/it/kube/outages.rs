@@ -1,18 +1,21 @@
 //! What breaks in the hub's Kubernetes, and whom it costs what.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
+use atlas_core::plan::zone::{is_later, serial_in};
 use atlas_lab::process::wait_until;
 use atlas_lab::run::{Kube, START};
 use atlas_lab::scene::{KubeHub, KubeOptions, KubeScene, prove};
 use atlas_lab::world_test;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{SECOND, under_load, waiting_cluster};
 use crate::atlas;
+use crate::dns::soa;
 
 world_test! {
     needs [Etcd, KubeApiserver, KubeControllerManager, Helm, CoreDns, Envoy, Thanos, Prometheus, Alertmanager],
@@ -44,6 +47,8 @@ fn added(kube: &Kube, hub_at: impl Fn(&str) -> String, namespace: &str, name: &s
 }
 
 fn the_leader_is_killed(hub: &mut KubeHub) -> Result<()> {
+    let mut serial = agreed_serial(hub)?;
+    serial = the_zone_goes_there_and_back(hub, serial)?;
     let leader = hub.leader()?;
     let other = 1 - leader;
     let streams = |status: &Value| -> Vec<Value> {
@@ -67,7 +72,35 @@ fn the_leader_is_killed(hub: &mut KubeHub) -> Result<()> {
     hub.wait_synced(["tokyo", "paris"])?;
     ensure!(hub.leader()? == other, "the other one leads");
     hub.atlas[leader].restart()?;
-    hub.atlas[leader].wait_ready(START)
+    hub.atlas[leader].wait_ready(START)?;
+    the_zone_goes_there_and_back(hub, serial).map(drop)
+}
+
+/// Another content of the DNS zone, and the first one again: each has a later serial number than the one before.
+fn the_zone_goes_there_and_back(hub: &KubeHub, mut serial: u32) -> Result<u32> {
+    for name in ["other", "grpc"] {
+        hub.kube.merge_patch(&hub.at("services/paris"), &json!({"spec": {"ports": [{"name": name, "port": 10901}]}}))?;
+        let is_so = |map: &Value| map["data"]["atlas.zone"].as_str().is_some_and(|zone| zone.contains("_other._tcp") == (name == "other"));
+        hub.kube.wait_for(&hub.at("configmaps/atlas-coredns"), 30 * SECOND, is_so)?;
+        let next = agreed_serial(hub)?;
+        ensure!(is_later(next, serial), "{next} after {serial}");
+        println!("the zone has another content: serial number {next} after {serial}, in the ConfigMap and of every Atlas");
+        serial = next;
+    }
+    Ok(serial)
+}
+
+/// The serial number of the DNS zone, once every Atlas says the one that is written.
+fn agreed_serial(hub: &KubeHub) -> Result<u32> {
+    wait_until("one serial number", 30 * SECOND, || {
+        let map = hub.kube.get(&hub.at("configmaps/atlas-coredns"))?;
+        let written = map["data"]["atlas.zone"].as_str().and_then(serial_in).context("a zone")?;
+        for atlas in &hub.atlas {
+            let said = soa(&hub.place.host, SocketAddr::new(atlas.ip(), 5353))?;
+            ensure!(said == written, "{} says {said}, and {written} is written", atlas.name());
+        }
+        Ok(Some(written))
+    })
 }
 
 fn the_api_is_slow(hub: &mut KubeHub) -> Result<()> {
