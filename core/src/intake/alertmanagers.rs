@@ -1,15 +1,35 @@
 //! The hub's Alertmanager replicas, from Services and EndpointSlices.
 //!
-//! Each replica has an index, since Prometheus must send every alert to every one of them. The index is the pod's
-//! ordinal; a replica that slices and Services both name counts once; without ordinals, the place by name is the index.
+//! Each replica has an index, since Prometheus must send every alert to every one of them. Which one an index means follows from names
+//! alone ([`sets`]), so it doesn't change when another replica comes or goes.
+
+mod sets;
 
 use std::collections::BTreeMap;
 
+use sets::Remark;
+
 use super::{Finding, LOCAL, Severity, about, is_refused};
-use crate::fact::{EndpointSlice, Fact, Service, ServicePort};
+use crate::fact::{EndpointSlice, Fact, Meta, Service, ServicePort};
 use crate::keys::{self, port};
 use crate::model::{Alertmanager, Settings};
 use crate::name::{Host, HostPort, NameError};
+
+/// Where a replica was found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Slice,
+    Service,
+}
+
+/// Who may be a replica.
+struct Candidate<'a> {
+    meta: &'a Meta,
+    addresses: Vec<HostPort>,
+}
+
+/// By name.
+type Candidates<'a> = BTreeMap<String, Candidate<'a>>;
 
 /// Whether a fact may have to do with them.
 pub(super) fn matters(settings: &Settings, fact: &Fact) -> bool {
@@ -21,30 +41,32 @@ pub(super) fn matters(settings: &Settings, fact: &Fact) -> bool {
 
 pub(super) fn read<'a>(
     settings: &Settings,
-    facts: impl IntoIterator<Item = &'a Fact> + Clone,
+    facts: impl IntoIterator<Item = &'a Fact>,
     findings: &mut Vec<Finding>,
 ) -> BTreeMap<u32, Alertmanager> {
-    let facts = || facts.clone().into_iter().filter(|fact| in_namespace(settings, fact));
-    let mut replicas: BTreeMap<String, Alertmanager> = BTreeMap::new();
-    for fact in facts() {
-        if let Fact::EndpointSlice(slice) = fact {
-            from_slice(settings, slice, &mut replicas, findings);
+    let mut facts: Vec<&Fact> = facts.into_iter().filter(|fact| in_namespace(settings, fact)).collect();
+    // Findings are about the first that they can be about.
+    facts.sort_by_key(|fact| &fact.meta().name);
+    let (mut slices, mut services) = (Candidates::new(), Candidates::new());
+    for fact in facts {
+        match fact {
+            Fact::EndpointSlice(slice) => from_slice(settings, slice, &mut slices, findings),
+            Fact::Service(service) if selected(settings, service) => from_service(settings, service, &mut services, findings),
+            Fact::Service(_) => {}
         }
     }
-    let from_slices = replicas.len();
-    for fact in facts() {
-        if let Fact::Service(service) = fact
-            && selected(settings, service)
-        {
-            // A Service without an ordinal stands for replicas that the slices name one by one.
-            let known = replicas.keys().any(|name| ordinal(name) == ordinal(&service.meta.name));
-            if from_slices > 0 && (ordinal(&service.meta.name).is_none() || known) {
-                continue;
-            }
-            from_service(settings, service, &mut replicas, findings);
-        }
-    }
-    index(replicas)
+    let chosen = sets::choose(&settings.alertmanager_endpoints, &slices, &services);
+    findings.extend(chosen.remarks.into_iter().map(|remark| {
+        let candidate = &if remark.source == Source::Slice { &slices } else { &services }[&remark.name];
+        let (kind, key) = if remark.source == Source::Slice { ("EndpointSlice", "endpoints") } else { ("Service", "metadata.name") };
+        let Remark { severity, value, problem, fix, .. } = remark;
+        Finding { severity, problem, fix, ..about(settings, kind, candidate.meta, key, &value) }
+    }));
+    let replica = |(index, (source, name)): (u32, (Source, String))| {
+        let candidate = if source == Source::Slice { slices.remove(&name) } else { services.remove(&name) };
+        Some((index, Alertmanager { name, addresses: candidate?.addresses }))
+    };
+    chosen.replicas.into_iter().filter_map(replica).collect()
 }
 
 fn in_namespace(settings: &Settings, fact: &Fact) -> bool {
@@ -55,7 +77,7 @@ fn selected(settings: &Settings, service: &Service) -> bool {
     settings.alertmanager_selector.iter().all(|(key, value)| service.meta.labels.get(key) == Some(value))
 }
 
-fn from_slice(settings: &Settings, slice: &EndpointSlice, replicas: &mut BTreeMap<String, Alertmanager>, findings: &mut Vec<Finding>) {
+fn from_slice<'a>(settings: &Settings, slice: &'a EndpointSlice, found: &mut Candidates<'a>, findings: &mut Vec<Finding>) {
     if slice.meta.labels.get(keys::SERVICE_NAME) != Some(&settings.alertmanager_endpoints) {
         return;
     }
@@ -65,7 +87,7 @@ fn from_slice(settings: &Settings, slice: &EndpointSlice, replicas: &mut BTreeMa
         let name = name.unwrap_or_else(|| endpoint.addresses.first().cloned().unwrap_or_else(|| format!("{}-{place}", slice.meta.name)));
         for address in &endpoint.addresses {
             match host(settings, address) {
-                Ok(host) => add(replicas, &name, HostPort::new(host, port)),
+                Ok(host) => add(found, &name, &slice.meta, HostPort::new(host, port)),
                 Err(error) => findings.push(Finding {
                     severity: Severity::FellBack,
                     problem: format!("{error}; this address is left out"),
@@ -77,12 +99,12 @@ fn from_slice(settings: &Settings, slice: &EndpointSlice, replicas: &mut BTreeMa
     }
 }
 
-fn from_service(settings: &Settings, service: &Service, replicas: &mut BTreeMap<String, Alertmanager>, findings: &mut Vec<Finding>) {
+fn from_service<'a>(settings: &Settings, service: &'a Service, found: &mut Candidates<'a>, findings: &mut Vec<Finding>) {
     let meta = &service.meta;
     let default = format!("{}.{}.svc.{}", meta.name, settings.alertmanager_namespace, settings.cluster_domain);
     let name = service.external_name.as_deref().unwrap_or(&default);
     match host(settings, name) {
-        Ok(host) => add(replicas, &meta.name, HostPort::new(host, web_port(&service.ports))),
+        Ok(host) => add(found, &meta.name, meta, HostPort::new(host, web_port(&service.ports))),
         Err(error) => findings.push(Finding {
             severity: Severity::Rejected,
             problem: format!("{error}; this address is left out"),
@@ -106,11 +128,11 @@ fn fix(settings: &Settings, text: &str) -> String {
     format!("write the Alertmanager's real DNS name or IP address{unless}")
 }
 
-fn add(replicas: &mut BTreeMap<String, Alertmanager>, name: &str, at: HostPort) {
-    let replica = replicas.entry(name.to_owned()).or_insert_with(|| Alertmanager { name: name.to_owned(), addresses: Vec::new() });
-    if !replica.addresses.contains(&at) {
-        replica.addresses.push(at);
-        replica.addresses.sort();
+fn add<'a>(found: &mut Candidates<'a>, name: &str, meta: &'a Meta, at: HostPort) {
+    let candidate = found.entry(name.to_owned()).or_insert_with(|| Candidate { meta, addresses: Vec::new() });
+    if !candidate.addresses.contains(&at) {
+        candidate.addresses.push(at);
+        candidate.addresses.sort();
     }
 }
 
@@ -119,18 +141,4 @@ fn web_port(ports: &[ServicePort]) -> u16 {
     let named = ports.iter().find(|port| ["http-web", "web", "http"].contains(&port.name.as_str()));
     let usual = ports.iter().find(|p| p.port == port::ALERTMANAGER);
     named.or(usual).or(ports.first()).map_or(port::ALERTMANAGER, |port| port.port)
-}
-
-/// The number at the end of a StatefulSet pod's name.
-fn ordinal(name: &str) -> Option<u32> {
-    let (_, number) = name.rsplit_once('-')?;
-    number.bytes().all(|b| b.is_ascii_digit()).then(|| number.parse().ok()).flatten().filter(|number| *number < 1000)
-}
-
-fn index(replicas: BTreeMap<String, Alertmanager>) -> BTreeMap<u32, Alertmanager> {
-    let ordinals: BTreeMap<u32, &String> = replicas.keys().filter_map(|name| Some((ordinal(name)?, name))).collect();
-    if ordinals.len() == replicas.len() {
-        return replicas.into_iter().filter_map(|(name, replica)| Some((ordinal(&name)?, replica))).collect();
-    }
-    (0..).zip(replicas.into_values()).collect()
 }

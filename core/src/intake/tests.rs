@@ -285,9 +285,15 @@ fn an_alertmanager_without_slices_is_its_service() {
 }
 
 #[test]
-fn equal_ordinals_are_indexed_by_name() {
-    let slice = slice(&["alertmanager-b-0", "alertmanager-a-0"]);
-    assert_eq!(alertmanagers(&[slice]), [(0, "alertmanager-a-0".into()), (1, "alertmanager-b-0".into())]);
+fn two_alertmanagers_behind_one_service_are_named() {
+    let facts = [slice(&["alertmanager-main-0", "alertmanager-main-1", "alertmanager-test-0"])];
+    assert_eq!(alertmanagers(&facts), [(0, "alertmanager-main-0".into()), (1, "alertmanager-main-1".into())]);
+    let finding = intake(&Settings::default(), &facts, None).findings.remove(0).to_string();
+    for part in
+        ["EndpointSlice", "alertmanager-operated-x", "endpoints", "alertmanager-main-N", "alertmanager-test-N", "--alertmanager-endpoints"]
+    {
+        assert!(finding.contains(part), "{part}: {finding}");
+    }
 }
 
 #[test]
