@@ -103,7 +103,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     tasks.spawn("the xDS server", tls::accept(xds, service));
     tasks.spawn("the DNS server", dns::serve(dns_sockets, board.zones(), Arc::clone(&metrics), stop.clone()));
     let server = |router, port| Server { router, port, metrics: Arc::clone(&metrics), stop: stop.clone() };
-    let web = Web { board, nodes, streams: Arc::clone(&streams), metrics: Arc::clone(&metrics), commands: commands_in, candidate: None };
+    let path = options.settings.web_path().to_owned();
+    let web =
+        Web { path, board, nodes, streams: Arc::clone(&streams), metrics: Arc::clone(&metrics), commands: commands_in, candidate: None };
     tasks.spawn("the metrics server", http::serve(metrics_port, server(web::operations(web.clone()), "metrics")));
     tasks.spawn("the web server", http::serve(web_port, server(web::public(web.clone()), "web")));
     tasks.spawn("the control socket", http::serve(socket, server(web::control(web), "control")));

@@ -34,6 +34,8 @@ pub struct Web {
     pub metrics: Arc<Metrics>,
     /// To the controller.
     pub commands: mpsc::Sender<Command>,
+    /// The path of `--web-url`, below which people's browsers see this page.
+    pub path: String,
     /// On Kubernetes: this replica in the election.
     pub candidate: Option<Arc<Candidate>>,
 }
@@ -76,7 +78,7 @@ async fn known_host(request: axum::extract::Request, next: axum::middleware::Nex
 }
 
 async fn index(State(web): State<Web>) -> Html<String> {
-    Html(page::index(&web.status()))
+    Html(page::index(&web.status(), &web.path))
 }
 
 async fn api_status(State(web): State<Web>) -> Json<Status> {

@@ -17,11 +17,13 @@ mod long_lived;
 mod matcher;
 mod overload;
 pub mod route;
+mod script;
 pub mod secret;
 mod socket;
 mod stats;
 pub mod timing;
 mod tls;
+pub mod web;
 
 use std::net::IpAddr;
 

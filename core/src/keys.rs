@@ -35,6 +35,10 @@ pub const THANOS_REPLICA_HOSTS: &str = "goatlas.io/thanos-replica-hosts";
 pub const PROMETHEUS_PATH_PREFIX: &str = "goatlas.io/prometheus-path-prefix";
 /// Annotation: Alertmanager's `routePrefix`.
 pub const ALERTMANAGER_PATH_PREFIX: &str = "goatlas.io/alertmanager-path-prefix";
+/// Annotation: the `Host` that Prometheus sees.
+pub const PROMETHEUS_HOST_HEADER: &str = "goatlas.io/prometheus-host-header";
+/// Annotation: the `Host` that Alertmanager sees.
+pub const ALERTMANAGER_HOST_HEADER: &str = "goatlas.io/alertmanager-host-header";
 /// Annotation: how this cluster reaches the hub.
 pub const HUB_ADDRESSES: &str = "goatlas.io/hub-addresses";
 /// Annotation: where that cluster's Envoy binds.
@@ -75,6 +79,8 @@ pub const CLUSTER_ANNOTATIONS: &[&str] = &[
     THANOS_REPLICA_HOSTS,
     PROMETHEUS_PATH_PREFIX,
     ALERTMANAGER_PATH_PREFIX,
+    PROMETHEUS_HOST_HEADER,
+    ALERTMANAGER_HOST_HEADER,
     HUB_ADDRESSES,
     BIND_ADDRESS,
     ALLOW_PATHS,

@@ -1,11 +1,11 @@
 //! The fleet, as plain data: what Atlas knows once [`crate::intake`] has checked everything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use crate::keys::{self, port};
-use crate::name::{ClusterName, Host, HostPort, TrustDomain};
+use crate::name::{ClusterName, CookieName, HeaderPattern, Host, HostPort, TrustDomain, WebUrl};
 use crate::quantity::Memory;
 
 /// What the operator configures once, by flags; nothing of it is a literal elsewhere.
@@ -31,8 +31,12 @@ pub struct Settings {
     pub dns_zone: String,
     /// How Thanos Query finds the address of a store.
     pub store_names: StoreNames,
-    /// Where people reach the hub's web UIs, without a slash at the end; `None`: nobody has said.
-    pub web_url: Option<String>,
+    /// Where people reach the hub's web UIs; `None`: nobody has said.
+    pub web_url: Option<WebUrl>,
+    /// Headers that pass between people and web UIs beside those that always do.
+    pub web_pass_headers: BTreeSet<HeaderPattern>,
+    /// Cookies that web UIs see, beside their own.
+    pub web_pass_cookies: BTreeSet<CookieName>,
     /// How clusters reach the hub Envoy's xDS entry.
     pub hub_xds: Vec<HostPort>,
     /// How clusters reach the hub Envoy's alert entry.
@@ -57,6 +61,13 @@ pub struct Settings {
     pub envoy_selectors: BTreeMap<String, String>,
 }
 
+impl Settings {
+    /// The path of [`Settings::web_url`]: empty, or `/` and no slash at the end.
+    pub fn web_path(&self) -> &str {
+        self.web_url.as_ref().map_or("", WebUrl::path)
+    }
+}
+
 impl Default for Settings {
     /// kube-prometheus-stack's names, no hub address.
     fn default() -> Self {
@@ -74,6 +85,8 @@ impl Default for Settings {
             dns_zone: "atlas".into(),
             store_names: StoreNames::Zone,
             web_url: None,
+            web_pass_headers: BTreeSet::new(),
+            web_pass_cookies: BTreeSet::new(),
             hub_xds: Vec::new(),
             hub_alerts: Vec::new(),
             hub_stores: Vec::new(),
@@ -182,6 +195,19 @@ pub struct Backend {
     pub at: HostPort,
     /// Its `routePrefix`: empty, or `/` and no slash at the end.
     pub path_prefix: String,
+    /// The `Host` that it sees.
+    pub host: HostHeader,
+}
+
+/// By which `Host` a web UI's backend is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostHeader {
+    /// Its own host and port.
+    Own,
+    /// What the person's browser asked for: the hub's.
+    Hub,
+    /// This one, `HOST[:PORT]`.
+    Named(String),
 }
 
 /// A replica of the hub's Alertmanager.

@@ -3,8 +3,10 @@
 //! Errors say what is wrong and what would be right, beginning with a verb: the caller puts object, key and value before it.
 
 mod local;
+mod web;
 
 pub use local::bindable;
+pub use web::{CookieName, HeaderPattern, WebUrl};
 
 use std::fmt;
 use std::net::IpAddr;

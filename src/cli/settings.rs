@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow, ensure};
 use atlas_core::intake::{path_prefix, selector};
 use atlas_core::keys::{self, port};
 use atlas_core::model::{Settings, StoreNames};
-use atlas_core::name::{Host, HostPort, NameError, TrustDomain, bindable, is_dns_label, is_dns_name};
+use atlas_core::name::{CookieName, HeaderPattern, Host, HostPort, NameError, TrustDomain, WebUrl, bindable, is_dns_label, is_dns_name};
 use atlas_core::quantity::Memory;
 use clap::Args;
 
@@ -40,9 +40,17 @@ pub struct SettingsArgs {
     /// Labels of the hub Envoy's pods, behind the names of the stores, on Kubernetes.
     #[arg(long, default_value = "app=envoy,release=atlas", env = "ATLAS_ENVOY_SELECTORS")]
     envoy_selectors: String,
-    /// Where people reach the hub's web UIs, for the values of clusters' Prometheus: https://hub.example.com
-    #[arg(long, value_parser = web_url, value_name = "URL", env = "ATLAS_WEB_URL")]
-    web_url: Option<String>,
+    /// Where people reach the hub's web UIs (its port 10904): https://HOST[:PORT][/PATH]. The path of redirects, links and cookies,
+    /// whether or not a proxy in front takes it away; and for the values of clusters' Prometheus.
+    #[arg(long, value_name = "URL", env = "ATLAS_WEB_URL")]
+    web_url: Option<WebUrl>,
+    /// Headers that pass between people and web UIs, comma-separated, beside those that always do (`x-grafana-*`, or `authorization`).
+    /// Every downstream cluster sees them.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', env = "ATLAS_WEB_PASS_HEADERS")]
+    web_pass_headers: Vec<HeaderPattern>,
+    /// Cookies that web UIs see, comma-separated, beside those that they set themselves. Every downstream cluster sees them.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', env = "ATLAS_WEB_PASS_COOKIES")]
+    web_pass_cookies: Vec<CookieName>,
     /// How much memory one Envoy of the hub may take, as Kubernetes writes it: near that it sheds load. The limit of its container.
     #[arg(long, default_value_t = keys::DEFAULT_HUB_ENVOY_MEMORY, value_parser = envoy_memory, value_name = "MEMORY", env = "ATLAS_HUB_ENVOY_MEMORY")]
     hub_envoy_memory: Memory,
@@ -141,7 +149,9 @@ impl SettingsArgs {
             allow_local_addresses: self.allow_local_addresses,
             envoy_selectors: with_value("--envoy-selectors", &self.envoy_selectors, selector(&self.envoy_selectors))?,
             store_names: StoreNames::Zone,
-            web_url: self.web_url.as_ref().map(|url| url.trim_end_matches('/').to_owned()),
+            web_url: self.web_url.clone(),
+            web_pass_headers: self.web_pass_headers.iter().cloned().collect(),
+            web_pass_cookies: self.web_pass_cookies.iter().cloned().collect(),
         })
     }
 
@@ -191,13 +201,6 @@ pub(super) fn dns_label(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err("is not a DNS label, which has at most 63 lower-case letters, digits and inner hyphens".into())
-}
-
-/// A URL that others are put behind.
-fn web_url(text: &str) -> Result<String, String> {
-    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or_default();
-    let whole = !rest.is_empty() && !rest.starts_with('/') && rest.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '"'));
-    if whole { Ok(text.to_owned()) } else { Err("is not a URL: write https://HOST[:PORT][/PATH]".into()) }
 }
 
 /// What an Envoy may take: with less than the least it would shed load at once.
@@ -261,6 +264,14 @@ mod tests {
     }
 
     #[test]
+    fn what_passes_to_web_uis_is_a_list() {
+        let settings = settings("--web-pass-headers Authorization,x-grafana-* --web-pass-cookies lang --web-url https://t/x/").unwrap();
+        assert_eq!(settings.web_pass_headers, ["authorization", "x-grafana-*"].map(|name| name.parse().unwrap()).into());
+        assert_eq!(settings.web_pass_cookies, ["lang".parse().unwrap()].into());
+        assert_eq!((settings.web_path(), settings.web_url.as_ref().unwrap().to_string().as_str()), ("/x", "https://t/x"));
+    }
+
+    #[test]
     fn a_wrong_value_is_named_once_with_its_flag() {
         let wrong = [
             ("--hub-address http://h", "--hub-address", "http://h"),
@@ -274,6 +285,10 @@ mod tests {
             ("--bind-address 224.0.0.1", "--bind-address", "224.0.0.1"),
             ("--bind-address ::ffff:0.0.0.0", "--bind-address", "::ffff:0.0.0.0"),
             ("--bind-address eth0", "--bind-address", "eth0"),
+            ("--web-url tools.example.com", "--web-url", "tools.example.com"),
+            ("--web-url https://tools.example.com?a=b", "--web-url", "https://tools.example.com?a=b"),
+            ("--web-pass-headers lang,cookie", "--web-pass-headers", "cookie"),
+            ("--web-pass-cookies a*", "--web-pass-cookies", "a*"),
         ];
         for (line, flag, value) in wrong {
             let line = line.replacen(' ', "=", 1);

@@ -107,6 +107,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut tasks = Tasks::default();
 
     let web = Web {
+        path: options.settings.web_path().to_owned(),
         board: Arc::clone(&board),
         nodes: Arc::clone(&nodes),
         streams: Arc::clone(&streams),

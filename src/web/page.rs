@@ -4,9 +4,9 @@ use atlas_core::intake::Severity;
 
 use crate::status::{ClusterStatus, Status};
 
-/// The whole page, in plain HTML. No script, nothing from elsewhere.
-pub fn index(status: &Status) -> String {
-    let rows: String = status.clusters.iter().map(row).collect();
+/// The whole page, in plain HTML. No script, nothing from elsewhere. `path` is that of `--web-url`, which stands before every link.
+pub fn index(status: &Status, path: &str) -> String {
+    let rows: String = status.clusters.iter().map(|cluster| row(cluster, path)).collect();
     let table = if status.clusters.is_empty() {
         "<p>There are no clusters yet. <code>atlas cluster-add</code> writes a manifest.</p>".to_owned()
     } else {
@@ -28,7 +28,7 @@ pub fn index(status: &Status) -> String {
     let wrong = if wrong.is_empty() { String::new() } else { format!("<h2>Trouble</h2><ul>{wrong}</ul>") };
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><link rel=\"icon\" href=\"data:,\"><title>Atlas</title><style>{STYLE}</style><h1>Atlas</h1>{table}{wrong}\
-         <footer>Atlas {} · <a href=\"/api/v1/status\">status as JSON</a></footer></html>\n",
+         <footer>Atlas {} · <a href=\"{path}/api/v1/status\">status as JSON</a></footer></html>\n",
         escape(&status.version)
     )
 }
@@ -37,13 +37,13 @@ const STYLE: &str = "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;mar
 table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid #ddd}\
 .off{color:#a00}footer{margin-top:2rem;color:#666}";
 
-fn row(cluster: &ClusterStatus) -> String {
+fn row(cluster: &ClusterStatus, path: &str) -> String {
     let name = escape(&cluster.name);
     let connected =
         if cluster.connected == 0 { "<span class=\"off\">none connected</span>".to_owned() } else { cluster.connected.to_string() };
     let addresses = if cluster.addresses.is_empty() { "awaiting its address".into() } else { escape(&cluster.addresses.join(", ")) };
     format!(
-        "<tr><td>{name}<td>{connected}<td>{}<td>{addresses}<td><a href=\"/prom/{name}/\">Prometheus</a> <a href=\"/alertmanager/{name}/\">Alertmanager</a></tr>",
+        "<tr><td>{name}<td>{connected}<td>{}<td>{addresses}<td><a href=\"{path}/prom/{name}/\">Prometheus</a> <a href=\"{path}/alertmanager/{name}/\">Alertmanager</a></tr>",
         cluster.stores.len()
     )
 }

@@ -189,11 +189,11 @@ fn every_kind_of_client(world: &atlas_lab::world::World, envoy: Part) -> Result<
     assert_eq!(ask(&host, at, &post)?.status(), 200);
 
     // An authenticating proxy's headers.
-    let claim = "GET /alertmanager/tokyo/ HTTP/1.1\r\nHost: hub\r\nOIDC_CLAIM_email: a@b\r\nX-Kept: yes\r\n\r\n";
+    let claim = "GET /alertmanager/tokyo/ HTTP/1.1\r\nHost: hub\r\nOIDC_CLAIM_email: a@b\r\nX-Requested-With: yes\r\n\r\n";
     let claimed = ask(&hub.place.host, web, claim)?;
     assert_eq!(claimed.status(), 200, "{claimed:?}");
     let seen = claimed.body.to_lowercase();
-    assert!(seen.contains("x-kept: yes") && !seen.contains("oidc_claim"), "{seen}");
+    assert!(seen.contains("x-requested-with: yes") && !seen.contains("oidc_claim"), "{seen}");
     let (host, at) = of_hub(10901);
     host.within(|| info_with_underscore(at)).context("gRPC with a header that has an underscore")?;
 

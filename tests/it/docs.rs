@@ -95,7 +95,7 @@ impl Page {
 fn settings() -> Settings {
     let hub = |port| vec![HostPort::parse("hub.example.com", port).expect("a host")];
     Settings {
-        web_url: Some("https://hub.example.com".into()),
+        web_url: Some("https://hub.example.com".parse().expect("a URL")),
         hub_xds: hub(10900),
         hub_alerts: hub(10903),
         store_names: StoreNames::Services,

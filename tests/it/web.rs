@@ -1,5 +1,9 @@
 //! The web UIs through the hub: pages for what isn't there, what is refused, redirects, sticky replicas, WebSockets.
 
+mod backend;
+mod credentials;
+mod redirects;
+
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -62,7 +66,7 @@ world_test! {
         assert!(index.contains("/prom/tokyo/") && index.contains("/alertmanager/paris/"), "{index}");
         // The bare name is redirected; a redirect of the backend keeps its base, once.
         let bare = raw(hub, "GET", "/prom/tokyo", "")?;
-        assert_eq!((status(&bare), location(&bare)), (308, Some("http://hub/prom/tokyo/")), "{bare}");
+        assert_eq!((status(&bare), location(&bare)), (308, Some("tokyo/")), "{bare}");
         let root = raw(hub, "GET", "/prom/tokyo/", "")?;
         let to = location(&root).with_context(|| root.clone())?;
         assert!(to.starts_with("/prom/tokyo") && to.matches("/prom/tokyo").count() == 1, "{to}");
@@ -105,18 +109,32 @@ world_test! {
 
 world_test! {
     needs [Envoy, Thanos, Prometheus, Alertmanager, CoreDns],
-    fn a_person_stays_on_one_replica(world) {
-        let mut scene = Scene::start(world, atlas(), Part::Prometheus)?;
+    fn a_person_stays_on_one_replica_and_so_does_who_brings_no_cookie(world) {
+        let options = HubOptions { atlas_extra: vec!["--trusted-hops=1".into()], ..HubOptions::new(atlas()) };
+        let mut hub = Hub::start(Place::in_world(world, "hub")?, options)?;
+        let tokyo = Cluster::start(Place::in_world(world, "tokyo")?, &mut hub, ClusterOptions::new("tokyo"))?;
+        let mut scene = Scene { hub, clusters: vec![tokyo] };
+        scene.wait_connected()?;
         let flags = "/prom/tokyo/api/v1/status/flags";
-        let mut seen = BTreeSet::new();
-        wait_until("without a cookie, both", Duration::from_secs(20), || {
-            seen.insert(replica(&scene.hub.web(flags)?)?);
-            Ok((seen.len() == 2).then_some(()))
-        })?;
+        // Without a cookie: by the client's address. Each has one replica, and all together have both.
+        let client = |address: &str| -> Result<BTreeSet<String>> {
+            let url = scene.hub.web_url(flags);
+            let ask = |_| replica(&scene.hub.place.host.within(|| http::Request::new("GET", &url)?.header("x-forwarded-for", address).send())?);
+            (0..6).map(ask).collect()
+        };
+        let mut all = BTreeSet::new();
+        for n in 1..=24 {
+            let seen = client(&format!("192.0.2.{n}"))?;
+            assert_eq!(seen.len(), 1, "192.0.2.{n}: {seen:?}");
+            all.extend(seen);
+        }
+        assert_eq!(all.len(), 2, "{all:?}");
+        // What stands before the last proxy's word is the client's own, and counts for nothing.
+        assert_eq!(client("198.51.100.1, 192.0.2.1")?, client("198.51.100.2, 192.0.2.1")?);
         let first = scene.hub.web(flags)?;
         let cookie = first.header("set-cookie").context("a cookie")?.to_owned();
         println!("{cookie}");
-        assert!(cookie.starts_with("atlas-replica=") && cookie.contains("Path=/prom/tokyo;"), "{cookie}");
+        assert!(cookie.starts_with("atlas-replica=") && cookie.contains("; Path=/prom/tokyo"), "{cookie}");
         let cookie = cookie.split(';').next().unwrap_or_default().to_owned();
         let mine = replica(&first)?;
         for _ in 0..12 {

@@ -82,6 +82,9 @@ left to it: Kubernetes takes no name twice by server-side apply. In: root, env. 
   "ATLAS_HUB_ALERTS_ADDRESS" .Values.atlas.hubAlertsAddress
   "ATLAS_MAX_REQUEST_DURATION" .Values.atlas.maxRequestDuration
   "ATLAS_TRUSTED_HOPS" (include "atlas.trustedHops" . | int)
+  "ATLAS_WEB_URL" .Values.atlas.webUrl
+  "ATLAS_WEB_PASS_HEADERS" (join "," .Values.atlas.webPassHeaders)
+  "ATLAS_WEB_PASS_COOKIES" (join "," .Values.atlas.webPassCookies)
   "ATLAS_HUB_ENVOY_MEMORY" (dig "limits" "memory" "" (.Values.envoy.resources | default dict))
   "ATLAS_BIND_ADDRESS" .Values.atlas.bindAddress
   "ATLAS_LISTEN_ADDRESS" .Values.atlas.listenAddress

@@ -20,10 +20,11 @@ use prost::{Message, Name};
 use super::limits::{self, ListenerLimits};
 use super::local_reply::{self, page, plain};
 use super::long_lived;
-use super::matcher::{all_but, header_regex, method, safe_regex};
-use super::route::{HEALTH_PATH, WebUi};
+use super::matcher::{all_but, header_regex, literally, method, safe_regex};
+use super::route::HEALTH_PATH;
 use super::tls::{self, Peer};
-use super::{DENY_LIST, LUA, NO_HOST, ads, any, bind_address, flag, inline, number, seconds};
+use super::web::WebEntry;
+use super::{DENY_LIST, LUA, NO_HOST, ads, any, bind_address, flag, inline, number, script, seconds};
 use crate::keys::port;
 
 pub use listener::Listener;
@@ -53,24 +54,13 @@ pub fn alerts_on_hub(bind: IpAddr, peers: &str) -> Listener {
     let filters = vec![
         filter("envoy.filters.http.rbac", &only_posting_alerts()),
         filter(DENY_LIST, &Rbac::default()),
-        filter(LUA, &Lua { default_source_code: inline(alert_share()), ..Default::default() }),
+        lua(script::alert_share()),
         whole_request(limits::ALERT_POST_BYTES),
         router(),
     ];
     let mut listener = http(limits, bind, manager(limits, filters));
     listener.filter_chains[0].transport_socket = tls::server(&Peer::Prefix(peers));
     listener
-}
-
-fn alert_share() -> String {
-    format!(
-        "local most_posts, most_bytes, longest_post_bytes, longest_ms = {}, {}, {}, {}\n{}",
-        limits::ALERT_POSTS_OF_A_CLUSTER,
-        limits::ALERT_POST_BYTES_OF_A_CLUSTER,
-        limits::ALERT_POST_BYTES,
-        1000 * (limits::HUB_ALERTS.request + limits::ALERT_POST_SECONDS),
-        include_str!("alert_share.lua"),
-    )
 }
 
 /// Reads a request to its end before it is passed on, so that one that never ends takes nothing from whom it is for.
@@ -101,17 +91,20 @@ fn only_posting_alerts() -> Rbac {
 }
 
 /// 10904 on the hub: people's browsers, perhaps behind an ingress. `longest` is how long a request to a web UI may take, in seconds.
-pub fn web_on_hub(bind: IpAddr, trusted_hops: u32, longest: u32) -> Listener {
+pub fn web_on_hub(entry: &WebEntry<'_>, longest: u32) -> Listener {
     let limits = &limits::HUB_WEB.for_requests_of(longest);
+    let home = format!("{}/", entry.path);
     let unknown = page(
         "404 Not Found",
         "There is no such cluster",
-        "Atlas knows no downstream cluster of this name. <a href=\"/\">These are the clusters.</a>",
+        &format!("Atlas knows no downstream cluster of this name. <a href=\"{home}\">These are the clusters.</a>"),
     );
     let dead = page(
         "503 Service Unavailable",
         "This cluster can't be reached",
-        "The hub's Envoy has no connection to the Envoy of this cluster. <code>atlas status</code> says more. <a href=\"/\">All clusters.</a>",
+        &format!(
+            "The hub's Envoy has no connection to the Envoy of this cluster. <code>atlas status</code> says more. <a href=\"{home}\">All clusters.</a>"
+        ),
     );
     let atlas = page(
         "503 Service Unavailable",
@@ -119,19 +112,17 @@ pub fn web_on_hub(bind: IpAddr, trusted_hops: u32, longest: u32) -> Listener {
         "This is Atlas's own page, and the hub's Envoy gets no answer from Atlas. The clusters' web UIs, queries and alerts go on without it: \
          <code>/prom/&lt;cluster&gt;/</code> and <code>/alertmanager/&lt;cluster&gt;/</code> work as before.",
     );
-    let of_cluster = header_regex(":path", "/(prom|alertmanager)/.*");
+    let of_cluster = header_regex(":path", &format!("({})?/(prom|alertmanager)/.*", literally(entry.path)));
+    let filters = vec![lua(entry.script_without_a_route()), whole_request(limits::WEB_REQUEST_BYTES), router()];
     let manager = hcm::HttpConnectionManager {
-        xff_num_trusted_hops: trusted_hops,
-        // Redirects repeat the authority, with the port that the browser used.
+        xff_num_trusted_hops: entry.trusted_hops,
+        // A backend that is told the host that people asked for (x-forwarded-host) needs its port too.
         strip_port_mode: None,
-        local_reply_config: Some(local_reply::pages(unknown, dead, of_cluster, atlas, longest)),
+        local_reply_config: Some(local_reply::pages(unknown, dead, of_cluster, atlas, longest, &home)),
         http_protocol_options: Some(http1(Some("websocket"))),
-        ..web(
-            manager(limits, vec![filter(LUA, &Lua::default()), whole_request(limits::WEB_REQUEST_BYTES), router()]),
-            long_lived::ANSWERS_ON_HUB,
-        )
+        ..web(manager(limits, filters), long_lived::ANSWERS_ON_HUB)
     };
-    http(limits, bind, manager)
+    http(limits, entry.bind, manager)
 }
 
 /// 10900 on the hub: TLS passes through to Atlas, which sees each cluster's own certificate.
@@ -146,12 +137,13 @@ pub fn xds_on_hub(name: &str, bind: IpAddr) -> Listener {
     listener(name, bind, port::HUB_XDS, limits::HUB_XDS_CONNECTIONS, proxy)
 }
 
-/// 11901 in a cluster: everything that comes from the hub. `longest` is how long a request may take there, in seconds.
-pub fn inbound(bind: IpAddr, peer: &str, uis: &[WebUi<'_>], longest: u32) -> Listener {
+/// 11901 in a cluster: everything that comes from the hub. `trusted_hops` are those before the hub's 10904; `longest` is how long a request
+/// may take there, in seconds.
+pub fn inbound(bind: IpAddr, peer: &str, trusted_hops: u32, longest: u32) -> Listener {
     let limits = &limits::CLUSTER_INBOUND.for_requests_of(longest);
-    let lua = Lua { default_source_code: inline(correct_redirects(uis)), ..Default::default() };
-    let replica = Lua { default_source_code: inline(include_str!("lua/replica.lua")), ..Default::default() };
-    let filters = vec![filter(LUA, &lua), filter("atlas.replica", &replica), router()];
+    // The web UIs' routes bring their script, since connections that are open keep a listener's until they drain.
+    let replica = script_filter("atlas.replica", script::code(include_str!("lua/replica.lua")));
+    let filters = vec![lua(String::new()), replica, router()];
     let no_store = plain(
         "Atlas: the cluster's Envoy has no connection to the Thanos sidecar of this store, it isn't serving, or its gRPC has TLS \
          (--grpc-server-tls-cert), which no Envoy of Atlas speaks to it.",
@@ -163,8 +155,9 @@ pub fn inbound(bind: IpAddr, peer: &str, uis: &[WebUi<'_>], longest: u32) -> Lis
     );
     let manager = hcm::HttpConnectionManager {
         codec_type: hcm::http_connection_manager::CodecType::Http2.into(),
-        // The hub's Envoy is the only client, and has said who is behind it.
-        xff_num_trusted_hops: 1,
+        // The hub's Envoy is the only client, and has said who is behind it: where proxies in front of it are trusted, the last of these,
+        // before which stands the person.
+        xff_num_trusted_hops: 1 + trusted_hops,
         local_reply_config: Some(local_reply::stores_and_pages(no_store, no_server, longest)),
         ..web(manager(limits, filters), long_lived::ANSWERS_IN_CLUSTER)
     };
@@ -174,44 +167,10 @@ pub fn inbound(bind: IpAddr, peer: &str, uis: &[WebUi<'_>], longest: u32) -> Lis
     listener
 }
 
-/// A `Location` with one leading slash that lacks the UI's base gets it, in place of the backend's own prefix.
-fn correct_redirects(uis: &[WebUi<'_>]) -> String {
-    let bases: Vec<String> = uis.iter().map(|ui| format!(r#"["{}"] = "{}""#, ui.base, ui.backend_prefix)).collect();
-    let table = bases.join(", ");
-    format!("local bases = {{ {table} }}\n{}", CORRECT_REDIRECTS.trim_start())
-}
-
-const CORRECT_REDIRECTS: &str = r#"
-local function under(path, base)
-  return path == base or string.sub(path, 1, #base + 1) == base .. "/" or string.sub(path, 1, #base + 1) == base .. "?"
-end
-function envoy_on_request(handle)
-  local base = string.match(handle:headers():get(":path") or "", "^/[^/?]+/[^/?]+")
-  if base and bases[base] then
-    handle:streamInfo():dynamicMetadata():set("atlas", "base", base)
-  end
-end
-function envoy_on_response(handle)
-  local location = handle:headers():get("location")
-  if not location or string.sub(location, 1, 1) ~= "/" or string.sub(location, 1, 2) == "//" then
-    return
-  end
-  local stored = handle:streamInfo():dynamicMetadata():get("atlas")
-  if not stored or not stored["base"] or under(location, stored["base"]) then
-    return
-  end
-  local own = bases[stored["base"]]
-  if own ~= "" and under(location, own) then
-    location = string.sub(location, #own + 1)
-  end
-  handle:headers():replace("location", stored["base"] .. location)
-end
-"#;
-
 /// 11903 in a cluster: its Prometheus posts alerts here, and asks for the targets.
 pub fn alerts_in_cluster(bind: IpAddr) -> Listener {
     let limits = &limits::CLUSTER_ALERTS;
-    let filters = vec![filter(LUA, &Lua::default()), whole_request(limits::ALERT_POST_BYTES), router()];
+    let filters = vec![lua(String::new()), whole_request(limits::ALERT_POST_BYTES), router()];
     // The authority keeps its port, since the list of targets repeats it.
     let manager =
         hcm::HttpConnectionManager { strip_port_mode: None, http_protocol_options: Some(http1(None)), ..manager(limits, filters) };
@@ -277,14 +236,16 @@ fn http1(known: Option<&str>) -> core::Http1ProtocolOptions {
 
 /// What listeners for web UIs have beside. `answers` is a script for what comes under an offer of a WebSocket.
 fn web(manager: hcm::HttpConnectionManager, answers: &str) -> hcm::HttpConnectionManager {
-    let answers = filter("atlas.websocket_answers", &Lua { default_source_code: inline(answers), ..Default::default() });
+    let answers = script_filter("atlas.websocket_answers", script::code(answers));
     // A WebSocket has no end to wait for.
-    let filters = manager.http_filters.iter().filter(|filter| filter.name != BUFFER).cloned();
+    let mut filters: Vec<_> = manager.http_filters.iter().filter(|filter| filter.name != BUFFER).cloned().collect();
+    // First with an answer, whose headers from the other Envoy no other script lets pass; the router is the last.
+    filters.insert(filters.len().saturating_sub(1), answers);
     hcm::HttpConnectionManager {
         path_with_escaped_slashes_action: hcm::http_connection_manager::PathWithEscapedSlashesAction::UnescapeAndRedirect.into(),
         upgrade_configs: vec![hcm::http_connection_manager::UpgradeConfig {
             upgrade_type: "websocket".into(),
-            filters: [answers].into_iter().chain(filters).collect(),
+            filters,
             ..Default::default()
         }],
         ..manager
@@ -335,6 +296,18 @@ fn filter<M: Message + Name>(name: &str, config: &M) -> hcm::HttpFilter {
 
 fn typed_filter(name: &str, config: Any) -> hcm::HttpFilter {
     hcm::HttpFilter { name: name.to_owned(), config_type: Some(hcm::http_filter::ConfigType::TypedConfig(config)), ..Default::default() }
+}
+
+/// The filter that runs scripts; `script` where a route doesn't bring its own. None of them changes where a request goes, whatever it
+/// does to its headers.
+fn lua(script: String) -> hcm::HttpFilter {
+    script_filter(LUA, script)
+}
+
+/// The same by another name, beside it.
+fn script_filter(name: &str, script: String) -> hcm::HttpFilter {
+    let source = if script.is_empty() { None } else { inline(script) };
+    filter(name, &Lua { default_source_code: source, clear_route_cache: flag(false), ..Default::default() })
 }
 
 fn router() -> hcm::HttpFilter {

@@ -30,16 +30,17 @@ pub(super) fn stores(unknown: SubstitutionFormatString, dead: SubstitutionFormat
     ])
 }
 
-/// What a person hears at the hub. `atlas` is for everything but the clusters' web UIs, whose paths `of_cluster` matches.
+/// What a person hears at the hub, where `home` is the path of Atlas's own page. `atlas` is for everything but the clusters' web UIs, whose paths `of_cluster` matches.
 pub(super) fn pages(
     unknown: SubstitutionFormatString,
     dead: SubstitutionFormatString,
     of_cluster: HeaderMatcher,
     atlas: SubstitutionFormatString,
     longest: u32,
+    home: &str,
 ) -> hcm::LocalReplyConfig {
     let of_cluster = |other| both(headers(of_cluster.clone()), other);
-    let text = format!("{} <a href=\"/\">All clusters.</a>", too_long_text(longest));
+    let text = format!("{} <a href=\"{home}\">All clusters.</a>", too_long_text(longest));
     config(vec![
         mapper(flags(UNKNOWN), unknown),
         mapper(of_cluster(flags(UNREACHABLE)), dead),

@@ -44,6 +44,11 @@ pub(super) fn all_but(word: &str) -> Vec<String> {
     others.chain([format!("(?i){word}.+")]).collect()
 }
 
+/// A regular expression for this text alone.
+pub(super) fn literally(text: &str) -> String {
+    text.replace('.', "\\.")
+}
+
 pub(super) fn rewrite(regex: &str, substitution: &str) -> RegexMatchAndSubstitute {
     RegexMatchAndSubstitute { pattern: Some(safe_regex(regex)), substitution: substitution.to_owned() }
 }

@@ -3,17 +3,21 @@
 //! The hub's routes are constant: a Lua cluster specifier makes the Envoy cluster's name from the request, and nothing
 //! else can be named, since a name that is not in its alphabet becomes `nowhere`.
 
+use std::collections::{BTreeSet, HashMap};
+
 use envoy_types::pb::envoy::config::core::v3::RoutingPriority;
 use envoy_types::pb::envoy::config::rbac::v3 as rbac_rules;
 use envoy_types::pb::envoy::config::route::v3 as route;
 use envoy_types::pb::envoy::extensions::filters::http::lua::v3::{LuaPerRoute, lua_per_route};
 use envoy_types::pb::envoy::extensions::filters::http::rbac::v3 as rbac;
 use envoy_types::pb::envoy::extensions::router::cluster_specifiers::lua::v3::LuaConfig;
+use envoy_types::pb::google::protobuf::Any;
 
 use super::limits::{ALERT_POST_FROM_CLUSTER_SECONDS, ALERT_POST_SECONDS, HUB_ALERTS};
 use super::long_lived::{self, Limit, without_the_offer};
-use super::matcher::{exact_path, grpc, method, path_prefix, path_regex, path_segments, posted, rewrite};
-use super::{ATLAS_AUTHORITY, CLUSTER_WAITS_LONGER_SECONDS, DENY_LIST, LUA, NO_HOST, any, extension, inline, millis, number, seconds};
+use super::matcher::{exact_path, grpc, literally, method, path_prefix, path_regex, path_segments, posted, rewrite};
+use super::web::{WebEntry, WebUi, script_in_cluster};
+use super::{ATLAS_AUTHORITY, CLUSTER_WAITS_LONGER_SECONDS, DENY_LIST, LUA, any, extension, inline, millis, number, script, seconds};
 
 pub use route::{Route, RouteConfiguration, VirtualHost};
 
@@ -45,84 +49,74 @@ pub fn stores_on_hub(name: &str, longest: u32) -> RouteConfiguration {
             // Circuit breakers and connections of their own, so that web UIs of the same cluster take nothing from stores.
             priority: RoutingPriority::High.into(),
             retry_policy: Some(retries(RETRY_STORES)),
-            ..to(specified_by(CLUSTER_OF_STORE), longest.into())
+            ..to(specified_by(&script::cluster_of_store()), longest.into())
         })),
         ..Default::default()
     };
     configuration(name, vec![virtual_host("stores", &["*".to_owned()], vec![to_store])])
 }
 
-const CLUSTER_OF_STORE: &str = r#"
-function envoy_on_route(route_handle)
-  local label = string.match(route_handle:headers():get(":authority") or "", "^[^.:]+") or ""
-  local cluster = string.match(label, "^([a-z0-9][a-z0-9-]*)%-thanos%-sidecar%d%d?$")
-  if cluster and #label <= 63 then
-    return "cluster/" .. cluster
-  end
-  return "nowhere"
-end
-"#;
-
-/// 10904 on the hub: the web UIs of a cluster by the path's second segment; everything else is Atlas's own page. `longest` is how long a
+/// 10904 on the hub: the web UIs of a cluster by the path's second segment; everything else is Atlas's own page. The path of
+/// `--web-url` may stand before each of these paths: something in front of the hub takes it away, or doesn't. `longest` is how long a
 /// request to a web UI may take, in seconds.
-pub fn web_on_hub(name: &str, longest: u32) -> RouteConfiguration {
-    let bare = Route {
-        r#match: path_regex("/(prom|alertmanager)/[^/]+"),
-        action: Some(route::route::Action::Redirect(route::RedirectAction {
-            path_rewrite_specifier: Some(route::redirect_action::PathRewriteSpecifier::RegexRewrite(rewrite(
-                "^/([^/]+)/([^/]+)$",
-                r"/\1/\2/",
-            ))),
-            response_code: route::redirect_action::RedirectResponseCode::PermanentRedirect.into(),
-            ..Default::default()
-        })),
-        ..Default::default()
-    };
+pub fn web_on_hub(name: &str, entry: &WebEntry<'_>, longest: u32) -> RouteConfiguration {
     // For load balancers: nothing but this Envoy answers here, so it holds while Atlas or a cluster is away.
-    let mut routes = vec![answer(exact_path(HEALTH_PATH), 200, "ok\n"), bare];
+    let mut routes = vec![answer(exact_path(HEALTH_PATH), 200, "ok\n")];
+    let no_api = "There is no API here: that of a cluster's Alertmanager is at /alertmanager/CLUSTER/api/v2/.\n";
+    routes.push(scripted(script::code(include_str!("lua/api_beneath_page.lua")), answer(path_prefix("/api/v2/"), 404, no_api)));
+    // Browsers ask every site whose pages name no icon.
+    routes.push(answer(exact_path("/favicon.ico"), 204, ""));
+    let before: BTreeSet<&str> = ["", entry.path].into();
+    // The longer one first, since `/` matches everything.
+    routes.extend(before.into_iter().rev().flat_map(|before| web_on_hub_below(before, entry, longest)));
+    let host = VirtualHost {
+        // By it a cluster's Envoy knows a WebSocket's second attempt.
+        include_request_attempt_count: true,
+        typed_per_filter_config: with_script(entry.script()),
+        ..virtual_host("web", &["*".to_owned()], routes)
+    };
+    configuration(name, vec![host])
+}
+
+/// What is below a path that is taken away here.
+fn web_on_hub_below(before: &str, entry: &WebEntry<'_>, longest: u32) -> Vec<Route> {
+    let literal = literally(before);
+    let without = (!before.is_empty()).then(|| rewrite(&format!("^{literal}/?"), "/"));
+    let mut routes = Vec::new();
     for prefix in ["/prom/", "/alertmanager/"] {
         let action = |limit: Limit| route::RouteAction {
+            regex_rewrite: without.clone(),
             host_rewrite_specifier: Some(route::route_action::HostRewriteSpecifier::HostRewriteLiteral(WEB_AUTHORITY.into())),
             // The backend behind should still know what the person's browser asked for.
             append_x_forwarded_host: true,
             retry_policy: Some(retries(RETRY_UNSENT)),
-            ..within(limit, specified_by(CLUSTER_OF_WEB_UI))
+            ..within(limit, specified_by(&script::cluster_of_web_ui(entry.path)))
         };
         if prefix == "/prom/" {
-            routes.push(long_lived::events(path_regex(&format!("/prom/[^/]+{LIVE_PATH}")), 0, action));
+            routes.push(long_lived::events(path_regex(&format!("{literal}/prom/[^/]+{LIVE_PATH}")), 0, action));
         }
-        routes.extend(long_lived::on_hub(path_prefix(prefix), longest.into(), action));
+        routes.extend(long_lived::on_hub(path_prefix(&format!("{before}{prefix}")), longest.into(), action));
     }
-    let no_api = "There is no API here: that of a cluster's Alertmanager is at /alertmanager/CLUSTER/api/v2/.\n";
-    routes.push(scripted(include_str!("lua/api_beneath_page.lua"), answer(path_prefix("/api/v2/"), 404, no_api)));
-    // Browsers ask every site whose pages name no icon.
-    routes.push(answer(exact_path("/favicon.ico"), 204, ""));
-    let atlas = Route {
-        r#match: path_prefix("/"),
-        action: Some(route::route::Action::Route(route::RouteAction {
-            host_rewrite_specifier: Some(route::route_action::HostRewriteSpecifier::HostRewriteLiteral(ATLAS_AUTHORITY.into())),
-            retry_policy: Some(retries(RETRY_UNSENT)),
-            ..to(cluster("atlas/web"), 30)
-        })),
-        ..Default::default()
+    let paths = match before {
+        "" => vec![path_prefix("/")],
+        before => vec![exact_path(before), path_prefix(&format!("{before}/"))],
     };
-    let offered =
-        Route { r#match: path_prefix("/").map(|path| route::RouteMatch { headers: vec![long_lived::offer()], ..path }), ..atlas.clone() };
-    routes.extend([without_the_offer(offered), atlas]);
-    // By it a cluster's Envoy knows a WebSocket's second attempt.
-    let host = VirtualHost { include_request_attempt_count: true, ..virtual_host("web", &["*".to_owned()], routes) };
-    configuration(name, vec![host])
+    for path in paths {
+        let atlas = Route {
+            r#match: path.clone(),
+            action: Some(route::route::Action::Route(route::RouteAction {
+                regex_rewrite: without.clone(),
+                host_rewrite_specifier: Some(route::route_action::HostRewriteSpecifier::HostRewriteLiteral(ATLAS_AUTHORITY.into())),
+                retry_policy: Some(retries(RETRY_UNSENT)),
+                ..to(cluster("atlas/web"), 30)
+            })),
+            ..Default::default()
+        };
+        let offered = path.map(|path| route::RouteMatch { headers: vec![long_lived::offer()], ..path });
+        routes.extend([without_the_offer(Route { r#match: offered, ..atlas.clone() }), atlas]);
+    }
+    routes
 }
-
-const CLUSTER_OF_WEB_UI: &str = r#"
-function envoy_on_route(route_handle)
-  local name = string.match(route_handle:headers():get(":path") or "", "^/[^/]+/([^/?#]+)") or ""
-  if #name <= 63 and string.find(name, "^[a-z0-9][a-z0-9-]*$") then
-    return "cluster/" .. name
-  end
-  return "nowhere"
-end
-"#;
 
 /// 10903 on the hub: alerts to each Alertmanager replica by its index. `path_prefix` is the Alertmanagers' own.
 pub fn alerts_on_hub(name: &str, indices: impl Iterator<Item = u32>, alertmanager_prefix: &str) -> RouteConfiguration {
@@ -183,31 +177,20 @@ fn targets(indices: &[u32]) -> Route {
         )
     };
     let list: Vec<String> = indices.iter().map(target).collect();
-    let script = format!("local no_host, targets = '{NO_HOST}', '[{}]\\n'\n{}", list.join(", "), ANSWER_WITH_TARGETS.trim_start());
-    scripted(&script, answer(exact_path("/alertmanagers"), 404, ""))
+    scripted(script::alert_targets(&format!("[{}]\n", list.join(", "))), answer(exact_path("/alertmanagers"), 404, ""))
 }
 
 /// A route with a script of its own.
-fn scripted(script: &str, route: Route) -> Route {
-    let source = lua_per_route::Override::SourceCode(inline(script).unwrap_or_default());
-    let per_route = LuaPerRoute { r#override: Some(source), ..Default::default() };
-    Route { typed_per_filter_config: [(LUA.to_owned(), any(&per_route))].into(), ..route }
+fn scripted(script: String, route: Route) -> Route {
+    Route { typed_per_filter_config: with_script(script), ..route }
 }
 
-const ANSWER_WITH_TARGETS: &str = r#"
-function envoy_on_request(handle)
-  local authority = handle:headers():get(":authority") or ""
-  if authority == no_host then
-    handle:respond({[":status"] = "400"}, "Each target is the name by which this Envoy is asked: send a Host header.\n")
-    return
-  end
-  if not string.find(authority, "^[%w%.%-_:%[%]]+$") then
-    return
-  end
-  local body = string.gsub(targets, "AUTHORITY", authority)
-  handle:respond({[":status"] = "200", ["content-type"] = "application/json"}, body)
-end
-"#;
+/// A script for requests that come here. It stands here and not in the listener, so that it counts for live connections at once.
+fn with_script(script: String) -> HashMap<String, Any> {
+    let source = lua_per_route::Override::SourceCode(inline(script).unwrap_or_default());
+    let per_route = LuaPerRoute { r#override: Some(source), ..Default::default() };
+    [(LUA.to_owned(), any(&per_route))].into()
+}
 
 /// 11901 in a cluster: one store, by its authority. `longest` is how long a request may take at the hub, in seconds.
 pub fn store_host(label: &str, longest: u32) -> VirtualHost {
@@ -220,16 +203,6 @@ pub fn store_host(label: &str, longest: u32) -> VirtualHost {
         ..Default::default()
     };
     virtual_host(label, &[label.to_owned(), format!("{label}.*")], vec![to_store])
-}
-
-/// One web UI of a cluster, as its Envoy sees it.
-pub struct WebUi<'a> {
-    /// `prometheus` or `alertmanager`.
-    pub kind: &'a str,
-    /// Where it hangs on the hub, e.g. `/prom/tokyo`; no slash at the end.
-    pub base: &'a str,
-    /// The backend's own prefix: empty, or `/` and no slash at the end.
-    pub backend_prefix: &'a str,
 }
 
 /// 11901 in a cluster: its web UIs. `allowed` are path prefixes relative to a UI's root, `longest` is how long a request may take at the
@@ -248,8 +221,12 @@ pub fn web_host(uis: &[WebUi<'_>], allowed: &[String], longest: u32) -> VirtualH
         routes.extend(REFUSED_PATHS.iter().map(|path| answer(path_segments(&format!("{}{path}", ui.base)), 403, refusal)));
         routes.extend(to_backend(ui, path_prefix(&format!("{}/", ui.base)), "/", longest));
     }
-    // Once for all routes: every cluster has its own.
-    VirtualHost { retry_policy: Some(retries(RETRY_UNSENT)), ..virtual_host("web", &[WEB_AUTHORITY.to_owned()], routes) }
+    VirtualHost {
+        // Once for all routes: every cluster has its own. A second attempt has another hash, which may lead to the same replica.
+        retry_policy: Some(route::RetryPolicy { host_selection_retry_max_attempts: 10, ..retries(RETRY_UNSENT) }),
+        typed_per_filter_config: with_script(script_in_cluster(uis)),
+        ..virtual_host("web", &[WEB_AUTHORITY.to_owned()], routes)
+    }
 }
 
 /// Unreserved characters (RFC 3986 §2.3) in percent-encoding, anywhere in a path.
@@ -262,8 +239,10 @@ fn overlap(allowed: &str, refused: &str) -> bool {
 
 /// `path` is what `matches` matched of the path, relative to the UI's root.
 fn to_backend(ui: &WebUi<'_>, matches: Option<route::RouteMatch>, path: &str, longest: u32) -> Vec<Route> {
+    let host = ui.authority().map(route::route_action::HostRewriteSpecifier::HostRewriteLiteral);
     let to_path = |path: &str, limit: Limit| route::RouteAction {
         prefix_rewrite: format!("{}{path}", ui.backend_prefix),
+        host_rewrite_specifier: host.clone(),
         hash_policy: sticky(),
         ..within(limit, cluster(&format!("backend/{}", ui.kind)))
     };
@@ -314,7 +293,7 @@ fn cluster(name: &str) -> route::route_action::ClusterSpecifier {
 }
 
 fn specified_by(lua: &str) -> route::route_action::ClusterSpecifier {
-    let config = LuaConfig { source_code: inline(lua.trim_start()), default_cluster: NOWHERE.into() };
+    let config = LuaConfig { source_code: inline(lua), default_cluster: NOWHERE.into() };
     route::route_action::ClusterSpecifier::InlineClusterSpecifierPlugin(route::ClusterSpecifierPlugin {
         extension: Some(extension("envoy.router.cluster_specifier_plugin.lua", &config)),
         ..Default::default()

@@ -8,7 +8,7 @@ use super::stores::{note_inexact, stores};
 use crate::envoy::route::REFUSED_PATHS;
 use crate::fact::Service;
 use crate::keys::{self, port};
-use crate::model::{Backend, Cluster, HubAddresses, Scheme, Settings};
+use crate::model::{Backend, Cluster, HostHeader, HubAddresses, Scheme, Settings};
 use crate::name::{ClusterName, HostPort, NameError, bindable, is_dns_label};
 use crate::quantity::Memory;
 
@@ -49,6 +49,8 @@ fn cluster(reader: &mut Reader<'_>) -> Option<Cluster> {
     let default = monitoring(reader, "alertmanager-operated");
     let alertmanager = reader.backend(keys::ALERTMANAGER_SERVICE, &default, keys::ALERTMANAGER_SERVICE_PORT, port::ALERTMANAGER);
     let alertmanager_prefix = reader.path_prefix(keys::ALERTMANAGER_PATH_PREFIX);
+    let prometheus_host = host_header(reader, keys::PROMETHEUS_HOST_HEADER);
+    let alertmanager_host = host_header(reader, keys::ALERTMANAGER_HOST_HEADER);
     let hub = hub_addresses(reader);
     let bind = bind(reader);
     let allow_paths = allow_paths(reader);
@@ -57,15 +59,15 @@ fn cluster(reader: &mut Reader<'_>) -> Option<Cluster> {
     let revoke_below = reader.number(keys::REVOKE_BELOW, 1..=u64::from(u32::MAX), Rejected);
     let envoy_replicas = reader.number(keys::ENVOY_REPLICAS, 1..=1000, FellBack);
     let envoy_memory = envoy_memory(reader);
-    let backend = |at, path_prefix| Backend { scheme: Scheme::Http, at, path_prefix };
+    let backend = |at, path_prefix, host| Backend { scheme: Scheme::Http, at, path_prefix, host };
     Some(Cluster {
         name: name?,
         addresses: addresses?,
         stores: stores?,
         shards: shards.unwrap_or(1),
         store_port_name,
-        prometheus: backend(prometheus?, prometheus_prefix?),
-        alertmanager: backend(alertmanager?, alertmanager_prefix?),
+        prometheus: backend(prometheus?, prometheus_prefix?, prometheus_host?),
+        alertmanager: backend(alertmanager?, alertmanager_prefix?, alertmanager_host?),
         hub,
         bind: bind?,
         allow_paths,
@@ -131,6 +133,22 @@ fn connect(reader: &mut Reader<'_>) {
             reader.report(Rejected, keys::CONNECT, "reverse", problem, "write `direct`, and let the hub reach the cluster's port 11901");
         }
         Some(other) => reader.report(Rejected, keys::CONNECT, other, "is no way to connect", "write `direct`"),
+    }
+}
+
+/// By which `Host` a backend is asked.
+fn host_header(reader: &mut Reader<'_>, key: &str) -> Option<HostHeader> {
+    match reader.value(key) {
+        None => Some(HostHeader::Own),
+        Some("hub") => Some(HostHeader::Hub),
+        Some(value) => match HostPort::parse(value, 80) {
+            Ok(at) if value.contains("::") && !value.starts_with('[') => Some(HostHeader::Named(format!("[{}]", at.host))),
+            Ok(_) => Some(HostHeader::Named(value.trim_end_matches('.').to_owned())),
+            Err(error) => {
+                let fix = "write `hub` for the host that the person's browser asked for, or `host[:port]`; without the key it is the service's own";
+                reader.reject(key, value, error, fix)
+            }
+        },
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::envoy::route::WebUi;
+use crate::envoy::web::WebUi;
 use crate::envoy::{cluster, listener, route, secret};
-use crate::model::{Cluster, Fleet};
+use crate::model::{Backend, Cluster, Fleet};
 use crate::name::{Identity, NodeId};
 use crate::pki::Trust;
 use crate::xds::snapshot::{Resource, ResourceType};
@@ -15,10 +15,7 @@ pub(super) fn own(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> Option<Vec
     let leaf = trust.leaves.get(&NodeId::Cluster(cluster.name.clone()))?;
     let hub = Identity::Hub.spiffe_id(&trust.domain);
     let (prom, alertmanager) = (format!("/prom/{}", cluster.name), format!("/alertmanager/{}", cluster.name));
-    let uis = [
-        WebUi { kind: "prometheus", base: &prom, backend_prefix: &cluster.prometheus.path_prefix },
-        WebUi { kind: "alertmanager", base: &alertmanager, backend_prefix: &cluster.alertmanager.path_prefix },
-    ];
+    let uis = [web_ui("prometheus", &prom, &cluster.prometheus), web_ui("alertmanager", &alertmanager, &cluster.alertmanager)];
     let longest = fleet.settings.max_request_seconds;
     let labels: Vec<String> = cluster.stores.iter().map(|store| cluster.name.store(store.index)).collect();
     let mut hosts: Vec<_> = labels.iter().map(|label| route::store_host(label, longest)).collect();
@@ -28,7 +25,7 @@ pub(super) fn own(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> Option<Vec
     let mut resources = vec![
         Resource::new(T::Secret, crate::envoy::LEAF, &secret::leaf(&leaf.chain, leaf.key.expose())),
         Resource::new(T::Secret, crate::envoy::TRUST, &secret::trust(&trust.bundle())),
-        Resource::new(T::Listener, "inbound", &listener::inbound(cluster.bind, &hub, &uis, longest)),
+        Resource::new(T::Listener, "inbound", &listener::inbound(cluster.bind, &hub, fleet.settings.trusted_hops, longest)),
         Resource::new(T::Listener, "alerts", &listener::alerts_in_cluster(cluster.bind)),
         Resource::new(T::Route, "inbound", &route::inbound("inbound", hosts)),
         alerts(fleet),
@@ -41,6 +38,10 @@ pub(super) fn own(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> Option<Vec
     clusters.extend(self::cluster::hub_alerts(hub_alerts, &hub));
     resources.extend(clusters.iter().map(super::envoy_cluster));
     Some(resources)
+}
+
+fn web_ui<'a>(kind: &'a str, base: &'a str, backend: &'a Backend) -> WebUi<'a> {
+    WebUi { kind, base, backend_prefix: &backend.path_prefix, at: &backend.at, host: &backend.host }
 }
 
 /// How alerts find the hub's Alertmanagers: all that a cluster has of them, and the same for every cluster.

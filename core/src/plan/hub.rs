@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::envoy::web::WebEntry;
 use crate::envoy::{cluster, listener, route, secret};
 use crate::model::{Cluster, Fleet};
 use crate::name::{Identity, NodeId};
@@ -15,6 +16,13 @@ pub(super) fn constant(fleet: &Fleet, trust: &Trust) -> Option<Vec<Arc<Resource>
     let leaf = trust.leaves.get(&NodeId::Hub)?;
     let (bind, longest) = (settings.hub_bind, settings.max_request_seconds);
     let peers = format!("spiffe://{}/cluster/", trust.domain);
+    let web = WebEntry {
+        bind,
+        trusted_hops: settings.trusted_hops,
+        path: settings.web_path(),
+        pass_headers: &settings.web_pass_headers,
+        pass_cookies: &settings.web_pass_cookies,
+    };
     let indices = fleet.alertmanagers.keys().copied();
     let mut resources = vec![
         Resource::new(T::Secret, crate::envoy::LEAF, &secret::leaf(&leaf.chain, leaf.key.expose())),
@@ -22,10 +30,10 @@ pub(super) fn constant(fleet: &Fleet, trust: &Trust) -> Option<Vec<Arc<Resource>
         Resource::new(T::Listener, "xds", &listener::xds_on_hub("xds", bind)),
         Resource::new(T::Listener, "stores", &listener::stores_on_hub(bind, longest)),
         Resource::new(T::Listener, "alerts", &listener::alerts_on_hub(bind, &peers)),
-        Resource::new(T::Listener, "web", &listener::web_on_hub(bind, settings.trusted_hops, longest)),
+        Resource::new(T::Listener, "web", &listener::web_on_hub(&web, longest)),
         Resource::new(T::Route, "stores", &route::stores_on_hub("stores", longest)),
         Resource::new(T::Route, "alerts", &route::alerts_on_hub("alerts", indices, &settings.alertmanager_path_prefix)),
-        Resource::new(T::Route, "web", &route::web_on_hub("web", longest)),
+        Resource::new(T::Route, "web", &route::web_on_hub("web", &web, longest)),
     ];
     let mut clusters = [cluster::atlas_xds_entry(&settings.atlas_xds), cluster::atlas_web(&settings.atlas_web)].concat();
     for (index, alertmanager) in &fleet.alertmanagers {

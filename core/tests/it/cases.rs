@@ -2,15 +2,16 @@
 //!
 //! Also read by `tests/it/validate.rs`, which shows all of them to real Envoys.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use atlas_core::fact::Fact;
 use atlas_core::intake::{Intake, intake};
 use atlas_core::manifest::{self, ManifestError};
 use atlas_core::model::{Fleet, Settings, StoreNames};
-use atlas_core::name::{HostPort, NodeId};
+use atlas_core::name::{HostPort, NameError, NodeId};
 use atlas_core::pki::{Leaf, PrivateKey, Trust};
 use serde::Deserialize;
 
@@ -90,6 +91,8 @@ struct Written {
     /// Whether stores are headless Services, as in Kubernetes.
     services: Option<bool>,
     web_url: Option<String>,
+    web_pass_headers: Vec<String>,
+    web_pass_cookies: Vec<String>,
     hub_xds: Option<Vec<String>>,
     hub_alerts: Option<Vec<String>>,
     hub_stores: Option<Vec<IpAddr>>,
@@ -119,7 +122,9 @@ fn written(text: &str) -> Result<Settings, Box<dyn std::error::Error>> {
         cluster_domain: written.cluster_domain.unwrap_or(default.cluster_domain),
         dns_zone: written.dns_zone.unwrap_or(default.dns_zone),
         store_names: if written.services.unwrap_or_default() { StoreNames::Services } else { default.store_names },
-        web_url: written.web_url.or(default.web_url),
+        web_url: written.web_url.map(|text| text.parse()).transpose()?.or(default.web_url),
+        web_pass_headers: names(written.web_pass_headers)?,
+        web_pass_cookies: names(written.web_pass_cookies)?,
         hub_xds: list(written.hub_xds, 10900, default.hub_xds)?,
         hub_alerts: list(written.hub_alerts, 10903, default.hub_alerts)?,
         hub_stores: written.hub_stores.unwrap_or(default.hub_stores),
@@ -132,6 +137,10 @@ fn written(text: &str) -> Result<Settings, Box<dyn std::error::Error>> {
         allow_local_addresses: written.allow_local_addresses.unwrap_or(default.allow_local_addresses),
         envoy_selectors: written.envoy_selectors.unwrap_or(default.envoy_selectors),
     })
+}
+
+fn names<T: FromStr<Err = NameError> + Ord>(texts: Vec<String>) -> Result<BTreeSet<T>, NameError> {
+    texts.iter().map(|text| text.parse()).collect()
 }
 
 fn hosts<T: AsRef<str>>(list: &[T], port: u16) -> Result<Vec<HostPort>, atlas_core::name::NameError> {

@@ -56,6 +56,8 @@ fn annotations() -> impl Strategy<Value = BTreeMap<String, String>> {
         (keys::SHARDS, text(&["1", "2", "3"])),
         (keys::PROMETHEUS_PATH_PREFIX, path()),
         (keys::ALERTMANAGER_PATH_PREFIX, path()),
+        (keys::PROMETHEUS_HOST_HEADER, prop_oneof![text(&["hub"]), dns_name()].boxed()),
+        (keys::ALERTMANAGER_HOST_HEADER, prop_oneof![text(&["hub"]), dns_name()].boxed()),
         (keys::HUB_ADDRESSES, hosts()),
         (keys::BIND_ADDRESS, text(&["0.0.0.0", "::", "127.0.0.2", "10.2.0.1", "fd00::2"])),
         (

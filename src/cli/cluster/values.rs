@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 use atlas_core::intake::intake;
 use atlas_core::keys;
 use atlas_core::model::{Cluster, Settings};
-use atlas_core::name::{NameError, NodeId};
+use atlas_core::name::{NameError, NodeId, WebUrl};
 use atlas_core::plan::carry::{self, Chart, Delivery};
 use atlas_core::plan::nodefiles::FILES;
 use atlas_core::plan::objects::values_secret;
@@ -106,7 +106,7 @@ pub struct ClusterValues {
     from: Option<PathBuf>,
     /// With --from: where people reach the hub's web UIs, as in `atlas run`.
     #[arg(long, value_name = "URL", env = "ATLAS_WEB_URL", help_heading = "Without Kubernetes")]
-    web_url: Option<String>,
+    web_url: Option<WebUrl>,
     #[command(flatten)]
     hub: HubArgs,
 }
@@ -317,6 +317,11 @@ mod tests {
     fn a_wrong_chart_or_patience_is_named() {
         assert!(line("tokyo --chart ./charts/envoy").unwrap_err().contains("oci://"));
         assert!(line("tokyo --wait soon").unwrap_err().contains("--wait"));
+        for url in ["tools.example.com", "https://tools.example.com/?a=b"] {
+            let error = line(&format!("tokyo --web-url {url}")).unwrap_err();
+            assert!(error.contains("--web-url") && error.contains(url), "{error}");
+        }
+        assert_eq!(line("tokyo --web-url https://t/x/").unwrap().web_url.unwrap().to_string(), "https://t/x");
         assert_eq!(line("tokyo --wait 0").unwrap().wait, Duration::ZERO);
     }
 }

@@ -121,3 +121,13 @@ fn every_link_leads_somewhere() {
         }
     }
 }
+
+#[test]
+fn headers_that_pass_10904_are_listed() {
+    let text = reference();
+    for headers in [atlas_core::envoy::web::REQUEST_HEADERS, atlas_core::envoy::web::RESPONSE_HEADERS] {
+        let list: Vec<String> = headers.iter().map(|name| format!("`{name}`")).collect();
+        let paragraphs = text.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>());
+        assert!(paragraphs.into_iter().any(|words| words == list), "docs/reference.md should list: {}", list.join(" "));
+    }
+}

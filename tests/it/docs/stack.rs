@@ -85,7 +85,7 @@ fn the_hubs_chart_has_what_the_page_says() {
     let atlas = find(&objects, "Deployment", "atlas").unwrap();
     let variables = atlas["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap();
     let variable = |name: &str| variables.iter().find(|one| one["name"] == json!(name)).map(|one| one["value"].clone());
-    assert_eq!(variable("ATLAS_WEB_URL"), settings.web_url.clone().map(Value::from));
+    assert_eq!(variable("ATLAS_WEB_URL"), settings.web_url.as_ref().map(|url| Value::from(url.to_string())));
     assert_eq!(variable("ATLAS_HUB_ADDRESS"), Some(json!("hub.example.com")));
     assert_eq!(variable("ATLAS_NAMESPACE"), Some(json!(settings.namespace)));
     assert_eq!(variable("ATLAS_ALERTMANAGER_NAMESPACE"), Some(json!(settings.alertmanager_namespace)));

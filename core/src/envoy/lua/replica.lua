@@ -1,5 +1,9 @@
--- Keeps a person on one replica of a web UI: the value of a cookie decides (a hash policy of the route), and who has none gets one.
+-- On 11901, for web UIs: keeps a client on one replica. The value of a cookie decides (a hash policy of the route). Who brings none
+-- (Grafana, curl, a person's first request) gets one made of their address, so the same one each time.
 -- Envoy's own cookies of this kind are made from the connection, which is the hub's and so the same for many people.
+--
+-- In:  the path (/prom/tokyo/graph), the cookies, the client's address, as the hub's Envoy and the proxies that it trusts have said.
+-- Out: the cookie, in the request and, where it is new, in the answer.
 
 local COOKIE = "atlas-replica"
 
@@ -10,7 +14,7 @@ function envoy_on_request(handle)
   if base == nil or ("; " .. cookies):find("; ?" .. COOKIE:gsub("%-", "%%-") .. "=[%w-]") then
     return
   end
-  local value = (headers:get("x-request-id") or ""):gsub("[^%w-]", ""):sub(1, 36)
+  local value = (handle:streamInfo():downstreamRemoteAddress() or ""):gsub(":%d+$", ""):gsub("[^%w]+", "-"):sub(1, 45)
   if value == "" then
     return
   end

@@ -1,0 +1,98 @@
+-- What Envoy gives a script, for tests: the parts of its stream handle that Atlas's scripts use
+-- (envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/lua_filter).
+--
+-- In:  new_handle(headers, options): a list of {name, value}; options: metadata, trailers (a list like headers), id (of the client's
+--      certificate), address (the client's), now (in ms).
+-- Out: the handle; handle.list holds its headers, handle.trailer_list its trailers, handle.responded what it was answered with.
+
+local function header_map(list)
+  local map = {}
+  function map:get(name)
+    local found = {}
+    for _, entry in ipairs(list) do
+      if entry[1] == name then
+        found[#found + 1] = entry[2]
+      end
+    end
+    return #found > 0 and table.concat(found, ",") or nil
+  end
+  function map:getNumValues(name)
+    local count = 0
+    for _, entry in ipairs(list) do
+      count = count + (entry[1] == name and 1 or 0)
+    end
+    return count
+  end
+  function map:getAtIndex(name, index)
+    for _, entry in ipairs(list) do
+      if entry[1] == name then
+        if index == 0 then
+          return entry[2]
+        end
+        index = index - 1
+      end
+    end
+  end
+  function map:remove(name)
+    assert(not map.iterating, "Envoy: header map cannot be modified while iterating")
+    for at = #list, 1, -1 do
+      if list[at][1] == name then
+        table.remove(list, at)
+      end
+    end
+  end
+  function map:add(name, value)
+    assert(not map.iterating, "Envoy: header map cannot be modified while iterating")
+    table.insert(list, {name, value})
+  end
+  function map:replace(name, value)
+    for at, entry in ipairs(list) do
+      if entry[1] == name then
+        entry[2] = value
+        return
+      end
+    end
+    map:add(name, value)
+  end
+  return setmetatable(map, {__pairs = function()
+    local at = 0
+    map.iterating = true
+    return function()
+      at = at + 1
+      if list[at] then
+        return list[at][1], list[at][2]
+      end
+      map.iterating = false
+    end
+  end})
+end
+
+function new_handle(list, options)
+  local metadata = options.metadata or {}
+  local handle = {list = list, trailer_list = options.trailers, metadata = metadata}
+  local headers, trailers = header_map(list), options.trailers and header_map(options.trailers)
+  function handle:headers() return headers end
+  function handle:trailers() return trailers end
+  function handle:timestamp() return options.now end
+  function handle:respond(answer, body)
+    handle.responded = {headers = answer, body = body}
+  end
+  function handle:streamInfo()
+    return {
+      dynamicMetadata = function()
+        return {
+          get = function(_, filter) return metadata[filter] end,
+          set = function(_, filter, key, value)
+            metadata[filter] = metadata[filter] or {}
+            metadata[filter][key] = value
+          end,
+        }
+      end,
+      downstreamRemoteAddress = function() return options.address end,
+      downstreamSslConnection = function()
+        return options.id and {uriSanPeerCertificate = function() return {options.id} end}
+      end,
+    }
+  end
+  return handle
+end

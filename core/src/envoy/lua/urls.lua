@@ -1,0 +1,27 @@
+-- URLs in answers, for the scripts that stand behind this one.
+
+-- Whether a path is another one or lies below it.
+local function under(path, base)
+  return string.sub(path, 1, #base) == base and string.find(path, "^[/?#]", #base + 1) ~= nil or path == base
+end
+
+-- The headers of an answer that hold a URL, each of which `correct` may change.
+local function correct_urls(headers, correct)
+  for _, name in ipairs({"location", "content-location"}) do
+    local url = headers:get(name)
+    local right = url and correct(url)
+    if right and right ~= url then
+      headers:replace(name, right)
+    end
+  end
+  -- Refresh: 5; url=/login
+  local refresh = headers:get("refresh")
+  local before, url = string.match(refresh or "", "^(%s*[%d.]*%s*[;,]%s*[uU][rR][lL]%s*=%s*)(.*)$")
+  if url then
+    local quote, quoted = string.match(url, "^([\"'])(.-)[\"']%s*$")
+    local right = correct(quoted or url)
+    if right ~= (quoted or url) then
+      headers:replace("refresh", before .. (quote or "") .. right .. (quote or ""))
+    end
+  end
+end

@@ -1,0 +1,134 @@
+-- On 10904: what a downstream cluster, which isn't trusted, learns of the person who asks, and what it may do to the host
+-- under which the web UIs of all clusters are.
+--
+-- In:  the path, with or without web_path (paths.lua); request_headers, response_headers: what passes, {names = {…}, prefixes = {…}};
+--      cookies: the names of those that pass: all set by the lines before these.
+-- Out: of a request: a relative redirect for /prom/tokyo; otherwise the headers that pass, Atlas's own cookie, the cookies that
+--      pass, the UI's own cookies, no trailers.
+--      Of an answer: the headers that pass, cookies for the UI's path only, URLs below web_path, no trailers.
+
+-- The cookie that keeps a person on one replica.
+local replica_cookie = "atlas-replica"
+-- What stands before the name of a UI's own cookie in the browser, so that it is neither taken for somebody else's (the session
+-- of a proxy in front) nor overwrites it.
+local ui_cookie = "atlas."
+-- The attributes of a cookie that stay; Domain and Path don't.
+local attributes = {
+  ["expires"] = true, ["max-age"] = true, ["secure"] = true, ["httponly"] = true, ["samesite"] = true, ["partitioned"] = true,
+}
+
+local function passes(name, which)
+  if which.names[name] or string.sub(name, 1, 1) == ":" then
+    return true
+  end
+  for _, prefix in ipairs(which.prefixes) do
+    if string.sub(name, 1, #prefix) == prefix then
+      return true
+    end
+  end
+  return false
+end
+
+local function remove_others(headers, which)
+  local others = {}
+  for name in pairs(headers) do
+    if not passes(name, which) then
+      others[#others + 1] = name
+    end
+  end
+  for _, name in ipairs(others) do
+    headers:remove(name)
+  end
+end
+
+local function values(headers, name)
+  local all = {}
+  for index = 0, headers:getNumValues(name) - 1 do
+    all[#all + 1] = headers:getAtIndex(name, index)
+  end
+  return all
+end
+
+-- The cookies of a request that a backend may see, under the names that it gave them.
+local function cookies_that_pass(headers)
+  local passed = {}
+  for _, line in ipairs(values(headers, "cookie")) do
+    for cookie in string.gmatch(line, "[^;]+") do
+      local name, value = string.match(cookie, "^%s*([^%s=]+)%s*=%s*(.-)%s*$")
+      if name and string.sub(name, 1, #ui_cookie) == ui_cookie and #name > #ui_cookie then
+        passed[#passed + 1] = string.sub(name, #ui_cookie + 1) .. "=" .. value
+      elseif name and (name == replica_cookie or cookies[name]) then
+        passed[#passed + 1] = name .. "=" .. value
+      end
+    end
+  end
+  return passed
+end
+
+-- A Set-Cookie for the UI's path alone; nil for one without a name.
+local function confined(cookie, base)
+  local pair, rest = string.match(cookie, "^([^;]*)(.*)$")
+  local name, value = string.match(pair, "^%s*([^%s=]+)%s*=%s*(.-)%s*$")
+  if not name then
+    return nil
+  end
+  -- A browser takes a cookie with the prefix __Host- for the path / only.
+  local keeps_name = name == replica_cookie or cookies[name] and string.lower(string.sub(name, 1, 7)) ~= "__host-"
+  local parts = {(keeps_name and "" or ui_cookie) .. name .. "=" .. value}
+  for attribute in string.gmatch(rest, "[^;]+") do
+    local trimmed = string.match(attribute, "^%s*(.-)%s*$")
+    if attributes[string.lower(string.match(trimmed, "^([^%s=]*)"))] then
+      parts[#parts + 1] = trimmed
+    end
+  end
+  parts[#parts + 1] = "Path=" .. web_path .. base
+  return table.concat(parts, "; ")
+end
+
+local function remove_trailers(handle)
+  local trailers = handle:trailers()
+  local names = {}
+  for name in pairs(trailers or {}) do
+    names[#names + 1] = name
+  end
+  for _, name in ipairs(names) do
+    trailers:remove(name)
+  end
+end
+
+function envoy_on_request(handle)
+  local headers = handle:headers()
+  local base, name, rest = web_ui(headers:get(":path") or "")
+  if base and string.sub(rest, 1, 1) ~= "/" then
+    -- Relative, since only the browser knows by which scheme, host, port and path it came here.
+    handle:respond({[":status"] = "308", ["location"] = name .. "/" .. rest}, "")
+    return
+  end
+  local passed = base and cookies_that_pass(headers) or {}
+  remove_others(headers, request_headers)
+  headers:remove("cookie")
+  if #passed > 0 then
+    headers:add("cookie", table.concat(passed, "; "))
+  end
+  if base then
+    handle:streamInfo():dynamicMetadata():set("atlas", "base", base)
+  end
+  remove_trailers(handle)
+end
+
+function envoy_on_response(handle)
+  local headers = handle:headers()
+  local asked = handle:streamInfo():dynamicMetadata():get("atlas")
+  local base = asked and asked["base"]
+  local set = base and values(headers, "set-cookie") or {}
+  remove_others(headers, response_headers)
+  headers:remove("set-cookie")
+  for _, cookie in ipairs(set) do
+    local right = confined(cookie, base)
+    if right then
+      headers:add("set-cookie", right)
+    end
+  end
+  below_web_path(headers)
+  remove_trailers(handle)
+end

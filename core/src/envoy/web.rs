@@ -1,0 +1,271 @@
+//! What 10904 lets through to web UIs and back, and how a cluster's Envoy asks a backend.
+//!
+//! Downstream clusters aren't trusted, and all their web UIs are below one host, the hub's. So what a person's browser sends
+//! to that host, and what a proxy in front adds, passes only where it is known to be no credential; and of an answer only
+//! what concerns the answer itself, not the host.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use super::script::{code, list, paths_and_urls, set, string};
+use crate::model::HostHeader;
+use crate::name::{CookieName, HeaderPattern, Host, HostPort};
+
+/// Headers of requests to web UIs that pass; a `*` stands for any end.
+pub const REQUEST_HEADERS: &[&str] = &[
+    "accept",
+    "accept-*",
+    "access-control-request-*",
+    "b3",
+    "baggage",
+    "cache-control",
+    "connect-*",
+    "connection",
+    "content-*",
+    "date",
+    "dnt",
+    "expect",
+    "forwarded",
+    "grpc-*",
+    "if-*",
+    "last-event-id",
+    "origin",
+    "pragma",
+    "prefer",
+    "priority",
+    "range",
+    "referer",
+    "save-data",
+    "sec-ch-*",
+    "sec-fetch-*",
+    "sec-gpc",
+    "sec-purpose",
+    "sec-websocket-*",
+    "te",
+    "traceparent",
+    "tracestate",
+    "transfer-encoding",
+    "upgrade",
+    "upgrade-insecure-requests",
+    "user-agent",
+    "via",
+    "x-b3-*",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-grpc-web",
+    "x-prometheus-*",
+    "x-real-ip",
+    "x-request-id",
+    "x-requested-with",
+];
+
+/// Headers of answers from web UIs that pass; a `*` stands for any end.
+pub const RESPONSE_HEADERS: &[&str] = &[
+    "accept-ranges",
+    "access-control-*",
+    "age",
+    "allow",
+    "cache-control",
+    "connect-*",
+    "connection",
+    "content-*",
+    "cross-origin-*",
+    "date",
+    "etag",
+    "expires",
+    "grpc-*",
+    "last-modified",
+    "link",
+    "location",
+    "permissions-policy",
+    "pragma",
+    "referrer-policy",
+    "refresh",
+    "retry-after",
+    "sec-websocket-*",
+    "server",
+    "server-timing",
+    "timing-allow-origin",
+    "transfer-encoding",
+    "upgrade",
+    "vary",
+    "via",
+    "warning",
+    "x-accel-buffering",
+    "x-content-type-options",
+    "x-envoy-upstream-service-time",
+    "x-frame-options",
+    "x-prometheus-*",
+    "x-request-id",
+    "x-robots-tag",
+    "x-xss-protection",
+];
+
+/// Headers by which an answer asks for a credential: they pass where that credential does.
+const CHALLENGES: &[(&str, &[&str])] =
+    &[("authorization", &["authentication-info", "www-authenticate"]), ("proxy-authorization", &["proxy-authenticate"])];
+
+/// How people reach the web UIs, for 10904.
+#[derive(Clone, Debug)]
+pub struct WebEntry<'a> {
+    /// Where the hub's Envoy binds.
+    pub bind: IpAddr,
+    /// Proxies in front whose `x-forwarded-for` counts.
+    pub trusted_hops: u32,
+    /// The path of `--web-url`: empty, or `/` and no slash at the end.
+    pub path: &'a str,
+    /// Headers that pass beside those above.
+    pub pass_headers: &'a BTreeSet<HeaderPattern>,
+    /// Cookies that pass.
+    pub pass_cookies: &'a BTreeSet<CookieName>,
+}
+
+impl WebEntry<'_> {
+    /// The script of the listener, for answers that have no route; empty where there is nothing to do.
+    pub(super) fn script_without_a_route(&self) -> String {
+        match self.path {
+            "" => String::new(),
+            path => [before(path), code(include_str!("lua/answers_without_a_route.lua"))].concat(),
+        }
+    }
+
+    /// The script that looks at every request that has a route, and at its answer.
+    pub(super) fn script(&self) -> String {
+        let more: Vec<&str> = self.pass_headers.iter().map(HeaderPattern::as_str).collect();
+        let challenges = CHALLENGES.iter().filter(|(credential, _)| more.contains(credential)).flat_map(|(_, headers)| *headers);
+        let requests: BTreeSet<&str> = REQUEST_HEADERS.iter().chain(&more).copied().collect();
+        let responses: BTreeSet<&str> = RESPONSE_HEADERS.iter().chain(&more).chain(challenges).copied().collect();
+        format!(
+            "{}local request_headers = {}\nlocal response_headers = {}\nlocal cookies = {}\n{}",
+            before(self.path),
+            headers(&requests),
+            headers(&responses),
+            set(self.pass_cookies.iter().map(CookieName::as_str)),
+            code(include_str!("lua/web_on_hub.lua")),
+        )
+    }
+}
+
+/// What both scripts begin with.
+fn before(path: &str) -> String {
+    [paths_and_urls(path), code(include_str!("lua/below_web_path.lua"))].concat()
+}
+
+fn headers(patterns: &BTreeSet<&str>) -> String {
+    let names = patterns.iter().copied().filter(|pattern| !pattern.ends_with('*'));
+    let prefixes = patterns.iter().filter_map(|pattern| pattern.strip_suffix('*'));
+    format!("{{names = {}, prefixes = {}}}", set(names), list(prefixes))
+}
+
+/// One web UI of a cluster, as its Envoy sees it.
+#[derive(Clone, Debug)]
+pub struct WebUi<'a> {
+    /// `prometheus` or `alertmanager`.
+    pub kind: &'a str,
+    /// Where it hangs on the hub, e.g. `/prom/tokyo`; no slash at the end.
+    pub base: &'a str,
+    /// The backend's own prefix: empty, or `/` and no slash at the end.
+    pub backend_prefix: &'a str,
+    /// Where the backend listens.
+    pub at: &'a HostPort,
+    /// The `Host` that it sees.
+    pub host: &'a HostHeader,
+}
+
+impl WebUi<'_> {
+    /// The `Host` that the backend sees; `None`: what the person's browser asked for.
+    pub(super) fn authority(&self) -> Option<String> {
+        match self.host {
+            HostHeader::Own => Some(match self.at.port {
+                80 => bracketed(&self.at.host),
+                _ => self.at.to_string(),
+            }),
+            HostHeader::Named(host) => Some(host.clone()),
+            HostHeader::Hub => None,
+        }
+    }
+
+    /// Every host by which it may call itself in a redirect, in lower case, with and without its port.
+    fn names(&self) -> BTreeSet<String> {
+        let mut hosts = BTreeSet::from([bracketed(&self.at.host)]);
+        if let Host::Name(name) = &self.at.host {
+            // What Kubernetes completes: prometheus, prometheus.monitoring, prometheus.monitoring.svc.
+            let labels: Vec<&str> = name.split('.').collect();
+            if labels.get(2) == Some(&"svc") {
+                hosts.extend((1..=3).map(|count| labels[..count].join(".")));
+            }
+        }
+        let with_port = hosts.iter().map(|host| format!("{host}:{}", self.at.port));
+        let mut names: BTreeSet<String> = hosts.iter().cloned().chain(with_port).collect();
+        if let HostHeader::Named(host) = self.host {
+            names.insert(host.clone());
+            names.extend(host.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map(|(name, _)| name.to_owned()));
+        }
+        names.into_iter().map(|name| name.to_ascii_lowercase()).collect()
+    }
+}
+
+/// A host as it stands in a URL.
+fn bracketed(host: &Host) -> String {
+    match host {
+        Host::Ip(IpAddr::V6(ip)) => format!("[{ip}]"),
+        host => host.to_string(),
+    }
+}
+
+/// The script of a cluster's Envoy for its web UIs.
+pub(super) fn script_in_cluster(uis: &[WebUi<'_>]) -> String {
+    let table: Vec<String> = uis
+        .iter()
+        .map(|ui| {
+            let names = ui.names();
+            format!(
+                "  [{}] = {{prefix = {}, names = {}, asked_as_hub = {}}},\n",
+                string(ui.base),
+                string(ui.backend_prefix),
+                set(names.iter().map(String::as_str)),
+                ui.authority().is_none(),
+            )
+        })
+        .collect();
+    // Whatever path stands before the hub's own, the hub's Envoy has taken it away.
+    format!("{}local uis = {{\n{}}}\n{}", paths_and_urls(""), table.concat(), code(include_str!("lua/web_in_cluster.lua")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ui<'a>(at: &'a HostPort, host: &'a HostHeader) -> WebUi<'a> {
+        WebUi { kind: "prometheus", base: "/prom/tokyo", backend_prefix: "", at, host }
+    }
+
+    #[test]
+    fn a_backend_is_asked_by_its_own_name() {
+        let asked = |at: &str, host| ui(&HostPort::parse(at, 80).unwrap(), &host).authority();
+        assert_eq!(
+            asked("prometheus.monitoring.svc.cluster.local:9090", HostHeader::Own).unwrap(),
+            "prometheus.monitoring.svc.cluster.local:9090"
+        );
+        assert_eq!(asked("prometheus.example.com", HostHeader::Own).unwrap(), "prometheus.example.com");
+        assert_eq!(asked("[fd00::1]:9090", HostHeader::Own).unwrap(), "[fd00::1]:9090");
+        assert_eq!(asked("[fd00::1]", HostHeader::Own).unwrap(), "[fd00::1]");
+        assert_eq!(asked("10.0.0.1", HostHeader::Named("metrics.example.com".into())).unwrap(), "metrics.example.com");
+        assert_eq!(asked("10.0.0.1", HostHeader::Hub), None);
+    }
+
+    #[test]
+    fn it_may_call_itself_by_every_name_that_leads_to_it() {
+        let at = HostPort::parse("Prom.monitoring.svc.cluster.local:9090", 80).unwrap();
+        let names = ui(&at, &HostHeader::Named("metrics.example.com:8443".into())).names();
+        let short = ["prom", "prom.monitoring", "prom.monitoring.svc", "prom.monitoring.svc.cluster.local"];
+        let mut expected: BTreeSet<String> = short.iter().flat_map(|name| [(*name).to_owned(), format!("{name}:9090")]).collect();
+        expected.extend(["metrics.example.com", "metrics.example.com:8443"].map(str::to_owned));
+        assert_eq!(names, expected);
+        // A label of a name outside Kubernetes is somebody else's.
+        let at = HostPort::parse("example.com.internal:9090", 80).unwrap();
+        assert_eq!(ui(&at, &HostHeader::Own).names(), ["example.com.internal", "example.com.internal:9090"].map(str::to_owned).into());
+    }
+}
