@@ -10,7 +10,8 @@ use std::thread;
 
 use atlas_core::envoy::bootstrap::file_secrets;
 use atlas_core::intake::intake;
-use atlas_core::model::Fleet;
+use atlas_core::model::{Fleet, Settings};
+use atlas_core::name::{WEB_PATH_MAX, WebUrl};
 use atlas_core::plan::{nodefiles, plan};
 use atlas_core::render::{self, Secrets};
 use atlas_core::xds::snapshot::{Resource, ResourceType};
@@ -54,6 +55,20 @@ fn random_fleets_are_accepted() {
         if refusals.is_empty() { Ok(()) } else { Err(TestCaseError::fail(refusals.join("\n\n"))) }
     });
     accepted.unwrap_or_else(|failure| panic!("{failure}"));
+}
+
+#[test]
+fn the_longest_path_of_a_web_url_is_accepted() {
+    let judge = Judge::new();
+    let path = format!("/a.b-c_d~/{}", "x".repeat(WEB_PATH_MAX - 10));
+    let settings = Settings { web_url: Some(format!("https://tools.example.com{path}").parse().expect("a URL")), ..cases::settings() };
+    let fleet = random::facts().new_tree(&mut TestRunner::deterministic()).expect("a fleet").current();
+    let mut all = Configurations::default();
+    all.add("a long path", &intake(&settings, &fleet, None).fleet, judge.dir.path());
+    assert!(all.texts.keys().any(|text| text.contains(&"x".repeat(WEB_PATH_MAX - 10))), "the path is in a route");
+    let refusals = judge.refusals(&all);
+    assert!(refusals.is_empty(), "{}", refusals.join("\n\n"));
+    assert!(format!("https://tools.example.com{path}x").parse::<WebUrl>().is_err());
 }
 
 #[test]

@@ -6,6 +6,10 @@ use std::str::FromStr;
 use super::{HostPort, NameError, bad};
 use crate::intake::path_prefix;
 
+/// Longest path of a [`WebUrl`], in characters. It stands in regular expressions of the hub's routes, and Envoy 1.36 refuses
+/// programs of more than 100 steps.
+pub const WEB_PATH_MAX: usize = 40;
+
 /// The first segments of paths that 10904 has itself; a path of [`WebUrl`] that began with one of these would be taken for it.
 const OWN_PATHS: &[&str] = &["prom", "alertmanager", "api", ".atlas"];
 
@@ -54,6 +58,12 @@ impl FromStr for WebUrl {
         let Some(path) = (if trimmed.is_empty() { Some(String::new()) } else { path_prefix(trimmed) }) else {
             return bad(format!("has the path {path:?}: between single slashes write letters, digits and `-._~` only"));
         };
+        if path.len() > WEB_PATH_MAX {
+            let length = path.len();
+            return bad(format!(
+                "has a path of {length} characters, and Envoy takes {WEB_PATH_MAX} at most: let what is in front have a shorter one"
+            ));
+        }
         let first = path.split('/').nth(1).unwrap_or_default();
         if OWN_PATHS.contains(&first) {
             return bad(format!(
@@ -173,6 +183,7 @@ mod tests {
             ("https://tools.example.com/a/../b", "the path"),
             ("https://tools.example.com/%61", "the path"),
             ("https://tools.example.com/a\"b", "the path"),
+            ("https://tools.example.com/platform/observability/production/eu-west-1", "a path of 44 characters"),
             ("https://tools.example.com/prom/tokyo", "begins with /prom"),
             ("https://tools.example.com/alertmanager", "begins with /alertmanager"),
         ] {
