@@ -4,7 +4,7 @@ mod bootstrap;
 mod cluster;
 mod completions;
 mod legacy;
-mod output;
+pub mod output;
 mod run;
 mod serve;
 mod settings;
@@ -112,7 +112,7 @@ pub fn main() -> ExitCode {
         Err(error) => match error.downcast::<clap::Error>() {
             Ok(wrong_usage) => wrong_usage.exit(),
             Err(error) => {
-                eprintln!("atlas: {error:#}");
+                output::say(format_args!("atlas: {error:#}"));
                 ExitCode::FAILURE
             }
         },
@@ -125,10 +125,10 @@ fn log(cli: &Cli) {
     let quiet = if cli.log_level.contains("kube_client") { "" } else { ",kube_client=off" };
     let level = tracing_subscriber::EnvFilter::try_new(format!("{}{quiet}", legacy::level(&cli.log_level)));
     let filter = level.unwrap_or_else(|error| Cli::command().error(ErrorKind::ValueValidation, format!("--log-level: {error}")).exit());
-    let stderr = std::io::stderr;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(stderr().is_terminal());
+    let colours = std::io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
     match cli.log_format {
-        LogFormat::Text => builder.with_target(false).init(),
-        LogFormat::Json => builder.json().init(),
+        LogFormat::Text => builder.with_target(false).with_writer(move || output::Log::text(colours)).init(),
+        LogFormat::Json => builder.json().with_writer(output::Log::json).init(),
     }
 }

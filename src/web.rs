@@ -4,11 +4,11 @@ mod page;
 
 use std::sync::Arc;
 
+use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock;
@@ -81,8 +81,12 @@ async fn index(State(web): State<Web>) -> Html<String> {
     Html(page::index(&web.status(), &web.path))
 }
 
-async fn api_status(State(web): State<Web>) -> Json<Status> {
-    Json(web.status())
+/// Also read with `curl` on a terminal.
+async fn api_status(State(web): State<Web>) -> Response {
+    let body = serde_json::to_string(&web.status()).map(|text| atlas_core::text::json(&text).into_owned());
+    body.map(|body| ([(header::CONTENT_TYPE, "application/json")], body))
+        .map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, format!("BUG: the status is no JSON: {error}\n")))
+        .into_response()
 }
 
 async fn readyz(State(web): State<Web>) -> (StatusCode, &'static str) {

@@ -18,6 +18,7 @@ mod stores;
 pub use reader::{path_prefix, selector};
 pub use register::{FactKey, Register, Touched};
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -26,11 +27,15 @@ use crate::fact::{Fact, Meta, Service};
 use crate::keys;
 use crate::model::{Cluster, Fleet, Settings, StoreNames};
 use crate::name::{ClusterName, Host};
+use crate::text;
 
 /// The flag that gives the DNS zone its addresses: the key of a finding when it has none.
 pub const HUB_STORE_ADDRESS: &str = "--hub-store-address";
 /// What is wrong with [`Host::is_local`] addresses.
 const LOCAL: &str = "is a loopback, link-local, multicast or metadata address, which would lead to the Envoy's own machine";
+
+/// Of a value so many characters are repeated to people: it is theirs, and may have 256 KiB.
+const LONGEST_VALUE: usize = 300;
 
 /// What a finding did to the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -63,20 +68,28 @@ pub struct Finding {
     pub fix: String,
 }
 
+/// A value as far as it is repeated.
+fn cut(value: &str) -> Cow<'_, str> {
+    match value.char_indices().nth(LONGEST_VALUE) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &value[..end])),
+        None => Cow::Borrowed(value),
+    }
+}
+
+impl Finding {
+    /// Key, value, problem and fix, for who shows the object beside it; fit to be shown.
+    pub fn told(&self) -> String {
+        let value = if self.value.is_empty() { String::new() } else { format!(": {:?}", cut(&self.value)) };
+        let fix = if self.fix.is_empty() { String::new() } else { format!(": {}", self.fix) };
+        text::line(&format!("{}{value}: {}{fix}", self.key, self.problem), text::LONGEST)
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.place.is_empty() {
-            write!(f, "{}: ", self.place)?;
-        }
-        write!(f, "{}: {}", self.object, self.key)?;
-        if !self.value.is_empty() {
-            write!(f, ": {:?}", self.value)?;
-        }
-        write!(f, ": {}", self.problem)?;
-        if !self.fix.is_empty() {
-            write!(f, ": {}", self.fix)?;
-        }
-        Ok(())
+        let place = if self.place.is_empty() { String::new() } else { format!("{}: ", self.place) };
+        let object = &self.object;
+        f.write_str(&text::line(&format!("{place}{object}: {}", self.told()), text::LONGEST))
     }
 }
 

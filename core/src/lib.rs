@@ -20,6 +20,7 @@
 //! | [`lease`] | what became of reading and writing a Lease, the time | what to do next; who may write |
 //! | [`pki`] | what there is, who should have something, the time | what to issue, until when |
 //! | [`render`] | messages | YAML for people and for Envoy |
+//! | [`text`] | foreign text | the same, fit to be shown |
 //! | [`name`], [`quantity`], [`keys`], [`model`] | | names parsed once; every key, default and port; plain data |
 //!
 //! # Invariants
@@ -47,4 +48,5 @@ pub mod plan;
 pub mod quantity;
 pub mod reconcile;
 pub mod render;
+pub mod text;
 pub mod xds;

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::fact::Fact;
+use crate::text;
 
 mod edit;
 mod node;
@@ -48,14 +49,9 @@ pub struct ManifestError {
 
 impl fmt::Display for ManifestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.file)?;
-        if self.line > 0 {
-            write!(f, ":{}", self.line)?;
-        }
-        if !self.key.is_empty() {
-            write!(f, ": {}", self.key)?;
-        }
-        write!(f, ": {}", self.message)
+        let line = if self.line > 0 { format!(":{}", self.line) } else { String::new() };
+        let key = if self.key.is_empty() { String::new() } else { format!(": {}", self.key) };
+        f.write_str(&text::line(&format!("{}{line}{key}: {}", self.file, self.message), text::LONGEST))
     }
 }
 

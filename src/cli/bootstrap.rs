@@ -13,7 +13,7 @@ use clap::Args;
 
 use super::Outcome;
 use super::cluster::HubArgs;
-use super::output::wrong_usage;
+use super::output::{say, wrong_usage};
 use crate::nodefiles;
 use crate::state_dir::{StateDir, make_private_dir, write_private};
 
@@ -65,7 +65,7 @@ impl Bootstrap {
             (None, None) => return Err(wrong_usage("--out is missing: say where to write the files (or give --state DIR)")),
         };
         println!("{}", dir.join("envoy.yaml").display());
-        eprintln!("start its Envoy with: envoy -c {}", dir.join("envoy.yaml").display());
+        say(format_args!("start its Envoy with: envoy -c {}", dir.join("envoy.yaml").display()));
         Ok(Outcome::Done)
     }
 

@@ -9,7 +9,7 @@ use atlas_core::keys::port;
 use clap::{Args, ValueEnum};
 
 use super::cluster::HubArgs;
-use super::output::print;
+use super::output::{print_json, show};
 use super::{Outcome, socket};
 use crate::state_dir::StateDir;
 use crate::status::{Instance, NodeStatus, QuarantinedResource, Status as Report};
@@ -64,8 +64,8 @@ impl Status {
             None => replicas::ask(&self.hub.connect()?, &self.service, self.web_port)?,
         };
         match self.output {
-            Output::Json => print(&(serde_json::to_string_pretty(&report)? + "\n"))?,
-            Output::Text => print(&text(&report))?,
+            Output::Json => print_json(&report)?,
+            Output::Text => show(&text(&report))?,
         }
         Ok(if report.anything_rejected() { Outcome::SomethingRejected } else { Outcome::Done })
     }

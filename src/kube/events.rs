@@ -24,7 +24,7 @@ const AGAIN: Duration = Duration::from_secs(3600);
 /// So many at once; one more each [`REFILL`].
 const BURST: u32 = 50;
 const REFILL: Duration = Duration::from_secs(6);
-/// Longest note that an API server takes.
+/// Longest note that an API server takes, in bytes (`NoteLengthLimit` in Kubernetes' `pkg/apis/core/validation/events.go`).
 const NOTE: usize = 1024;
 
 /// Something to say about a Service.
@@ -51,18 +51,15 @@ impl Said {
             Severity::FellBack => "FellBack",
             Severity::Note => return None,
         };
-        let mut note = format!("{}: {:?}: {}", finding.key, finding.value, finding.problem);
-        if !finding.fix.is_empty() {
-            note = format!("{note}: {}", finding.fix);
-        }
-        Some(Self {
-            service: service.to_owned(),
-            uid: uids.get(service)?.clone(),
-            warning: true,
-            reason,
-            note: note.chars().take(NOTE).collect(),
-        })
+        Some(Self { service: service.to_owned(), uid: uids.get(service)?.clone(), warning: true, reason, note: note(&finding.told()) })
     }
+}
+
+/// A text as a note.
+fn note(text: &str) -> String {
+    let mut note = text.to_owned();
+    note.truncate(note.floor_char_boundary(NOTE));
+    note
 }
 
 /// What lasts: says what of it is new.

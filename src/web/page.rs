@@ -1,6 +1,7 @@
 //! The page at `/`: the clusters, and what is wrong.
 
 use atlas_core::intake::Severity;
+use atlas_core::text;
 
 use crate::status::{ClusterStatus, Status};
 
@@ -22,7 +23,7 @@ pub fn index(status: &Status, path: &str) -> String {
                 .findings
                 .iter()
                 .filter(|f| f.severity == Severity::Rejected)
-                .map(|f| format!("<li><b>{}</b> {}: {} — {}", escape(&f.object), escape(&f.key), escape(&f.problem), escape(&f.fix))),
+                .map(|finding| format!("<li><b>{}</b> {}", escape(&finding.object), escape(&finding.told()))),
         )
         .collect();
     let wrong = if wrong.is_empty() { String::new() } else { format!("<h2>Trouble</h2><ul>{wrong}</ul>") };
@@ -48,9 +49,9 @@ fn row(cluster: &ClusterStatus, path: &str) -> String {
     )
 }
 
-/// Text as HTML.
+/// Text as HTML, in which nothing is hidden.
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text::line(text, text::LONGEST).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -58,5 +59,6 @@ mod tests {
     #[test]
     fn what_people_wrote_is_no_markup() {
         assert_eq!(super::escape("<a href=\"x\">&"), "&lt;a href=&quot;x&quot;&gt;&amp;");
+        assert_eq!(super::escape("a\u{202e}\u{200b}"), "a\\u{202e}\\u{200b}");
     }
 }

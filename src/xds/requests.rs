@@ -207,7 +207,7 @@ struct FullRequest {
     error_detail: Option<Refusal>,
 }
 
-/// `google.rpc.Status`. What is no text for a terminal in its words is the session's to mend.
+/// `google.rpc.Status`.
 #[derive(prost::Message)]
 struct Refusal {
     #[prost(string, tag = "2")]
@@ -250,11 +250,6 @@ impl Node {
         let build = self.user_agent_build_version.as_ref().and_then(|build| build.version.as_ref());
         build.map_or_else(|| self.user_agent_version.clone(), number)
     }
-}
-
-/// A text from outside for people's terminals: cut, and without control characters.
-pub fn plain(text: &str, longest: usize) -> String {
-    text.chars().take(longest).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

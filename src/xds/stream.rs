@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use atlas_core::name::NodeId;
-use atlas_core::xds::session::{Abuse, Response, Variant, most_remembered};
+use atlas_core::text;
+use atlas_core::xds::session::{Abuse, MAX_REASON, Response, Variant, most_remembered};
 use atlas_core::xds::snapshot::ResourceType;
 use bytes::Bytes;
 use hyper::body::Body;
@@ -12,7 +13,7 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::Xds;
-use super::requests::{self, Lost, Requests, plain};
+use super::requests::{self, Lost, Requests};
 use super::responses::{Outbox, Unsent};
 use super::service::REFUSED;
 use crate::budget::Charge;
@@ -275,7 +276,7 @@ impl Task {
             self.meet(&info);
         }
         let stream = &self.registration.stream;
-        let refusal = request.error.as_ref().map(|error| (plain(&request.type_url, LONGEST_NAME), plain(error, 2048)));
+        let refusal = request.error.as_ref().map(|error| (text::line(&request.type_url, LONGEST_NAME), text::line(error, MAX_REASON)));
         let mut state = node.state();
         let state = &mut *state;
         let mut session = lock(&stream.session);
@@ -308,11 +309,11 @@ impl Task {
         let peer = &self.registration.stream.peer;
         if info.id != peer.node.to_string() && !self.foreign_id {
             self.foreign_id = true;
-            let claims = plain(&info.id, LONGEST_NAME);
+            let claims = text::line(&info.id, LONGEST_NAME);
             tracing::warn!(node = %peer.node, claims, "an Envoy calls itself somebody else; its certificate decides");
         }
         *lock(&self.registration.stream.client) =
-            Client { id: plain(&info.id, LONGEST_NAME), version: plain(&info.version(), LONGEST_NAME) };
+            Client { id: text::line(&info.id, LONGEST_NAME), version: text::line(&info.version(), LONGEST_NAME) };
     }
 
     fn send(&self, responses: Vec<Response>) -> Result<(), End> {

@@ -21,6 +21,7 @@ mod no_ipv6;
 mod protocol;
 mod query;
 mod services;
+mod shown;
 mod siege;
 mod state;
 mod trust;

@@ -8,6 +8,7 @@ use std::fmt::Write;
 
 use crate::fact::{Fact, Meta, Origin};
 use crate::keys;
+use crate::text::is_plain_char;
 
 use super::scalar::{Kind, resolve};
 use super::{Document, ManifestError, read, syntax};
@@ -82,17 +83,12 @@ fn quoted(text: &str) -> String {
             '"' | '\\' => quoted.extend(['\\', c]),
             '\n' => quoted.push_str("\\n"),
             '\t' => quoted.push_str("\\t"),
-            _ if is_printable(c) => quoted.push(c),
+            _ if is_plain_char(c) => quoted.push(c),
             _ => quoted.push_str(&format!("\\U{:08X}", u32::from(c))),
         }
     }
     quoted.push('"');
     quoted
-}
-
-/// Whether a character may stand in YAML as it is, without being a line break or a byte order mark.
-fn is_printable(c: char) -> bool {
-    !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
 }
 
 /// Cuts the Service called `name` out of a file, and leaves the text of its other documents as it is, byte for byte.

@@ -7,6 +7,8 @@ use std::net::Ipv4Addr;
 
 use serde_yaml_ng::{Mapping, Value};
 
+use crate::text::is_plain_char;
+
 /// The document, with a newline at its end.
 pub(super) fn document(value: &Value) -> String {
     let mut out = String::new();
@@ -84,7 +86,7 @@ fn flat(value: &Value) -> String {
         Value::Bool(value) => value.to_string(),
         Value::Number(number) => number.to_string(),
         Value::String(text) if is_plain(text) => text.clone(),
-        Value::String(text) if text.chars().all(is_printable) => format!("'{}'", text.replace('\'', "''")),
+        Value::String(text) if text.chars().all(is_plain_char) => format!("'{}'", text.replace('\'', "''")),
         Value::String(text) => escaped(text),
         Value::Sequence(_) => "[]".into(),
         Value::Mapping(_) => "{}".into(),
@@ -110,10 +112,6 @@ fn is_duration(text: &str) -> bool {
     number.starts_with(|c: char| c.is_ascii_digit()) && number.chars().all(|c| c.is_ascii_digit() || c == '.')
 }
 
-fn is_printable(c: char) -> bool {
-    !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
-}
-
 /// Whether the text is best shown as lines, and needs none of the finer rules of blocks.
 fn is_block(text: &str) -> bool {
     let lines = text.strip_suffix('\n').unwrap_or(text);
@@ -121,7 +119,7 @@ fn is_block(text: &str) -> bool {
         && !lines.is_empty()
         && !lines.starts_with(char::is_whitespace)
         && !lines.ends_with(char::is_whitespace)
-        && lines.chars().all(|c| is_printable(c) || c == '\n' || c == '\t')
+        && lines.chars().all(|c| is_plain_char(c) || c == '\n' || c == '\t')
 }
 
 fn block(text: &str, indent: usize) -> String {
@@ -145,7 +143,7 @@ fn escaped(text: &str) -> String {
             '\n' => out.push_str("\\n"),
             '\t' => out.push_str("\\t"),
             '\r' => out.push_str("\\r"),
-            c if is_printable(c) => out.push(c),
+            c if is_plain_char(c) => out.push(c),
             c => out.push_str(&format!("\\U{:08x}", u32::from(c))),
         }
     }

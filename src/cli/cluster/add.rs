@@ -16,7 +16,7 @@ use clap::builder::BoolishValueParser;
 use super::edit::{self, Edit};
 use super::{NAMESPACE, NameArgs, file, hub, place, services};
 use crate::cli::Outcome;
-use crate::cli::output::{complain, print, wrong_usage};
+use crate::cli::output::{complain, print, say, wrong_usage};
 use crate::cli::settings::dns_label;
 use crate::kube::admin::Admin;
 use crate::kube::connect::KubeArgs;
@@ -114,12 +114,12 @@ impl ClusterAdd {
         }
         edit.apply()?;
         print(&format!("{}\n", edit.path().display()))?;
-        eprintln!(
+        say(format_args!(
             "{} the manifest of {name}. An Atlas that runs with --from {} takes it up at once.\n\
              next, its Envoy's files: atlas bootstrap {name} --state DIR --out {name}",
             if matches!(edit, Edit::Create(..)) { "wrote" } else { "replaced" },
             from.display(),
-        );
+        ));
         Ok(outcome)
     }
 

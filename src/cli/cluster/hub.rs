@@ -7,7 +7,7 @@ use atlas_core::name::{ClusterName, TrustDomain};
 use serde_json::Value;
 
 use crate::cli::Outcome;
-use crate::cli::output::print;
+use crate::cli::output::{print, say};
 use crate::kube::admin::{Admin, Forgotten, Live, differences};
 
 /// What is to be added.
@@ -42,15 +42,15 @@ pub fn add(hub: &Admin, how: &Add<'_>) -> anyhow::Result<()> {
     }
     print(&format!("service/{name}\n"))?;
     let done = if there.is_some() { "changed" } else { "made" };
-    eprintln!(
+    say(format_args!(
         "{done} the Service {name} in {namespace}. An Atlas that runs there takes it up at once.\n\
          next, the values of its Envoy: atlas cluster-values {name} --namespace {namespace}"
-    );
+    ));
     if there.is_some()
         && let Some(now) = hub.service(name.as_str())?
     {
         for kept in differences(&manifest, &now.object) {
-            eprintln!("kept, since somebody else has set it: {kept}");
+            say(format_args!("kept, since somebody else has set it: {kept}"));
         }
     }
     Ok(())
@@ -97,7 +97,7 @@ pub fn remove(hub: &Admin, name: &ClusterName, domain: &TrustDomain, dry_run: bo
     let known = hub.has_credential(name, domain)?;
     match &there {
         Some(live) => ensure_cluster(hub, name, live, "delete it with kubectl, if you mean it")?,
-        None if known => eprintln!("there is no Service {name} in {} any more", hub.namespace),
+        None if known => say(format_args!("there is no Service {name} in {} any more", hub.namespace)),
         None => bail!("there is no cluster {name} in {}: {}", hub.namespace, others(hub)?),
     }
     if dry_run {
@@ -113,7 +113,7 @@ pub fn remove(hub: &Admin, name: &ClusterName, domain: &TrustDomain, dry_run: bo
     let gone = || format!("the Service {name} is gone, but its credential still counts: run the same command again");
     match hub.forget(name, domain).with_context(gone)? {
         Forgotten::Yes => print(&format!("forgot the credential of {name}\n"))?,
-        Forgotten::NothingKnown => eprintln!("there was no credential of {name} in {} to forget", hub.namespace),
+        Forgotten::NothingKnown => say(format_args!("there was no credential of {name} in {} to forget", hub.namespace)),
     }
     Ok(Outcome::Done)
 }

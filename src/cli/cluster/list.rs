@@ -10,7 +10,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::Outcome;
-use crate::cli::output::{complain, print, wrong_usage};
+use crate::cli::output::{complain, print_json, show, wrong_usage};
 use crate::cli::settings::SettingsArgs;
 use crate::cli::status::{Output, table};
 use crate::kube::admin::Admin;
@@ -76,8 +76,8 @@ impl ClusterList {
         };
         let taken = intake(&settings, &report.facts, None);
         match self.output {
-            Output::Text => print(&table(rows(&taken.fleet)))?,
-            Output::Json => print(&json(&taken.fleet, &report.errors, &taken.findings)?)?,
+            Output::Text => show(&table(rows(&taken.fleet)))?,
+            Output::Json => print_json(&json(&taken.fleet, &report.errors, &taken.findings))?,
         }
         Ok(complain(&report.errors, &taken.findings, Severity::FellBack))
     }
@@ -93,13 +93,12 @@ fn rows(fleet: &Fleet) -> Vec<Vec<String>> {
     [head].into_iter().chain(fleet.clusters.values().map(|cluster| row(cluster))).collect()
 }
 
-fn json(fleet: &Fleet, errors: &[ManifestError], findings: &[Finding]) -> anyhow::Result<String> {
-    let list = List {
+fn json(fleet: &Fleet, errors: &[ManifestError], findings: &[Finding]) -> List {
+    List {
         clusters: fleet.clusters.values().map(|cluster| entry(cluster)).collect(),
         errors: errors.iter().map(ToString::to_string).collect(),
         findings: findings.to_vec(),
-    };
-    Ok(serde_json::to_string_pretty(&list)? + "\n")
+    }
 }
 
 fn entry(cluster: &Cluster) -> Entry {

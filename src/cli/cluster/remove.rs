@@ -20,7 +20,7 @@ use clap::builder::BoolishValueParser;
 use super::edit::{self, Edit};
 use super::{HubArgs, NameArgs, file, hub, is_cluster, names, services};
 use crate::ca::{Directory, Pki};
-use crate::cli::output::{complain, print};
+use crate::cli::output::{complain, print, say};
 use crate::cli::{Outcome, socket};
 use crate::controller::LastGood;
 use crate::source::files::{self, Report};
@@ -114,7 +114,7 @@ impl Desk {
                 .with_context(|| format!("the manifest of {name} is gone, but its credential still counts: run the same command again"))?;
             print(&format!("forgot the credential of {name}\n"))?;
         } else {
-            eprintln!("there was no credential of {name} in {} to forget", memory.state.root().display());
+            say(format_args!("there was no credential of {name} in {} to forget", memory.state.root().display()));
         }
         Ok(complain(&report.errors, &[], Severity::Rejected))
     }
@@ -156,7 +156,7 @@ impl Desk {
             edit::lines(&report.errors)
         );
         if memory.knows(name) {
-            eprintln!("there is no manifest of {name} in {}, but Atlas still has its credential", self.from.display());
+            say(format_args!("there is no manifest of {name} in {}, but Atlas still has its credential", self.from.display()));
             return Ok(());
         }
         let elsewhere = services(report, name).filter(|service| is_cluster(service)).find_map(|service| service.meta.namespace.as_deref());

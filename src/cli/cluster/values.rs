@@ -18,7 +18,7 @@ use clap::{Args, ValueEnum};
 
 use super::HubArgs;
 use crate::cli::Outcome;
-use crate::cli::output::{print, wrong_usage};
+use crate::cli::output::{print, say, wrong_usage};
 use crate::cli::settings::dns_label;
 use crate::kube::admin::Admin;
 use crate::nodefiles;
@@ -157,7 +157,9 @@ impl ClusterValues {
         let values = self.values(&node, &data)?;
         print(&self.render(values))?;
         if self.format == Format::Secret {
-            eprint!("# values for the chart envoy beside this Secret:\n{}", carry::beside_secret(&self.delivery(), values));
+            let beside = carry::beside_secret(&self.delivery(), values);
+            say(format_args!("# values for the chart envoy beside this Secret:
+{}", beside.trim_end()));
         }
         Ok(Outcome::Done)
     }
@@ -254,7 +256,10 @@ fn wait_for(hub: &Admin, node: &NodeId, wait: Duration) -> anyhow::Result<BTreeM
             bail!("the Secret {secret} is not in {namespace}{}: {}", waited(wait), reason(hub, node)?);
         }
         if !std::mem::replace(&mut told, true) {
-            eprintln!("waiting for Atlas to write the Secret {secret} in {namespace}, for {} at most", humantime::format_duration(wait));
+            say(format_args!(
+                "waiting for Atlas to write the Secret {secret} in {namespace}, for {} at most",
+                humantime::format_duration(wait)
+            ));
         }
         std::thread::sleep(POLL);
     }

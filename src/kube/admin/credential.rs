@@ -14,6 +14,7 @@ use kube::api::{Patch, PatchParams};
 
 use super::{Admin, MANAGER, POLL};
 use crate::ca::Contents;
+use crate::cli::output::say;
 use crate::kube::record::{Record, Stored, TERM, adopt};
 
 /// So often a record is read again because somebody else wrote it meanwhile.
@@ -73,7 +74,9 @@ impl Admin {
                 _ => return Ok(()),
             }
         }
-        eprintln!("no Atlas has noticed yet that {name} is gone: if one runs and still has that cluster, run the same command again");
+        say(format_args!(
+            "no Atlas has noticed yet that {name} is gone: if one runs and still has that cluster, run the same command again"
+        ));
         Ok(())
     }
 

@@ -69,12 +69,6 @@ async fn half_a_message_and_a_compressed_one_are_nonsense() {
     }
 }
 
-#[test]
-fn what_an_envoy_says_cannot_move_the_cursor() {
-    assert_eq!(plain("tokyo\u{1b}[2J\nhub", 256), "tokyo [2J hub");
-    assert_eq!(plain("abc", 2), "ab");
-}
-
 fn envoy() -> core::Node {
     let version = Number { major_number: 1, minor_number: 40, patch: 3 };
     let build = core::BuildVersion { version: Some(version), metadata: None };

@@ -1,6 +1,7 @@
 //! The important cases of the protocol, as a client sees them.
 
 use envoy_types::pb::envoy::config::core::v3::Node;
+use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
 use envoy_types::pb::envoy::service::cluster::v3::cluster_discovery_service_client::ClusterDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::discovery::v3::{DiscoveryRequest, DiscoveryResponse};
 use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_client::SecretDiscoveryServiceClient;
@@ -175,6 +176,35 @@ async fn who_comes_before_its_manifest_is_served_when_that_comes_and_leaves_with
     let end = tokyo.ends().await;
     assert_eq!((end.code(), end.message()), (Code::NotFound, "the manifest of tokyo is gone"));
     assert_eq!(world.metric("atlas_xds_streams_ended_total{reason=\"removed\"}"), 1);
+}
+
+#[tokio::test]
+async fn what_an_envoy_says_is_shown_with_nothing_hidden() {
+    let world = World::new();
+    world.has("tokyo", &[(CDS, "t", "1")]);
+    let mut tokyo = world.delta("tokyo").await;
+    let hostile = "x\u{202e}\u{2066}\u{200b}\u{2028}\u{e0041}\u{1b}[2J\u{9b}\nSYNCED";
+    let user_agent_version_type = Some(UserAgentVersionType::UserAgentVersion(hostile.into()));
+    let node = Some(Node { id: hostile.repeat(100), cluster: hostile.into(), user_agent_version_type, ..Default::default() });
+    tokyo.say(DeltaDiscoveryRequest { type_url: CDS.url().into(), node, ..Default::default() }).await;
+    let first = tokyo.next().await.unwrap().unwrap();
+    let error_detail = Some(rpc::Status { message: hostile.into(), ..Default::default() });
+    let (type_url, response_nonce) = (first.type_url, first.nonce);
+    tokyo.say(DeltaDiscoveryRequest { type_url, response_nonce, error_detail, ..Default::default() }).await;
+    until("it is refused", || !quarantined(&world.xds.nodes, &"tokyo".parse().unwrap()).is_empty()).await;
+    let published = crate::published::Published::new(fleet());
+    let status = crate::status::status(Some(&published), &world.xds.nodes, &world.xds.streams, 0);
+    let node = status.nodes.iter().find(|node| node.node == "tokyo").unwrap();
+    let instance = &node.instances[0];
+    let texts = [&instance.id, &instance.version, &instance.types["CDS"].message, &node.quarantined[0].message];
+    for text in texts {
+        assert!(atlas_core::text::is_plain(text) && text.starts_with("x\\u{202e}\\u{2066}\\u{200b}\\u{2028}"), "{text:?}");
+    }
+    assert!(instance.id.chars().count() <= 256);
+}
+
+fn fleet() -> atlas_core::model::Fleet {
+    atlas_core::model::Fleet { settings: Default::default(), clusters: Default::default(), alertmanagers: Default::default() }
 }
 
 #[tokio::test]

@@ -109,10 +109,3 @@ impl Limits {
         if bytes > self.bytes { Err(Abuse::TooManyBytes(bytes, self.bytes)) } else { Ok(()) }
     }
 }
-
-/// A client's words, fit for a terminal and a page: of bounded length, on one line, nothing that moves a cursor or turns
-/// the direction of reading.
-pub(super) fn plain(words: &str) -> String {
-    let plain = |c: char| if c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') { ' ' } else { c };
-    words.chars().take(MAX_REASON).map(plain).collect()
-}

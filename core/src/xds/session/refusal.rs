@@ -12,10 +12,11 @@
 
 use std::sync::Arc;
 
-use super::bounds;
+use super::MAX_REASON;
 use super::held::Held;
 use super::news::{Carried, Cursor, Suspect, UnderWay};
 use super::subscription::Subscription;
+use crate::text;
 use crate::xds::quarantine::Quarantine;
 use crate::xds::snapshot::Snapshot;
 
@@ -40,7 +41,7 @@ impl Subscription {
     }
 
     fn refuse(&mut self, answered: UnderWay, words: &str, snapshot: &Snapshot, quarantine: &mut Quarantine) {
-        let reason: Arc<str> = bounds::plain(words).into();
+        let reason: Arc<str> = text::line(words, MAX_REASON).into();
         self.must_restate = !self.has_accepted && !answered.carried.is_empty();
         if !answered.carried.is_empty() {
             // Of a response that it can't decode, Envoy doesn't take the removals either. One of removals alone isn't repeated: a client
