@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::ca::{Directory, Pki};
-use crate::controller::Controller;
+use crate::controller::{Controller, LastGood};
 use crate::dns;
 use crate::http::{self, Server};
 use crate::metrics::Metrics;
@@ -88,7 +88,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             board: Arc::clone(&board),
         },
     };
-    tasks.spawn("the controller", controller.run(Arc::clone(&feed), commands, stop.clone()));
+    let last_good = LastGood::load(state.clone());
+    let earlier = last_good.said().clone();
+    tasks.spawn("the controller", controller.run(last_good, Arc::clone(&feed), commands, stop.clone()));
     let service = Arc::new(Xds {
         nodes: Arc::clone(&nodes),
         board: Arc::clone(&board),
@@ -112,7 +114,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     tracing::info!(from = %options.from.display(), state = %state.root().display(), listen = %listen.ip, xds = listen.xds, "atlas runs");
 
     let timing = Timing { idle: options.debounce.idle, longest: options.debounce.longest, ..Timing::default() };
-    let watching = files::watch(options.from.clone(), feed, timing, stop.clone());
+    let watching = files::watch(options.from.clone(), feed, timing, earlier, stop.clone());
     let result = tokio::select! {
         result = watching => result.context("cannot watch the manifests"),
         ended = tasks.first() => Err(anyhow::anyhow!("{ended} has ended, which it never should: please report this")),

@@ -117,8 +117,8 @@ struct News {
 
 impl Controller {
     /// Runs until cancelled.
-    pub async fn run(mut self, feed: Arc<Feed>, mut commands: mpsc::Receiver<Command>, cancel: CancellationToken) {
-        let mut known = Known::new(LastGood::load(self.state.clone()));
+    pub async fn run(mut self, last_good: LastGood, feed: Arc<Feed>, mut commands: mpsc::Receiver<Command>, cancel: CancellationToken) {
+        let mut known = Known::new(last_good);
         let mut next = tokio::time::Instant::now() + ROUND_AT_LEAST;
         loop {
             tokio::select! {

@@ -27,9 +27,11 @@ mod object;
 mod reader;
 mod scalar;
 mod syntax;
+mod whole;
 mod yaml;
 
 pub use edit::{NewCluster, remove_document, render_cluster};
+pub use whole::{Arrival, Doubt, doubt};
 
 /// Most errors reported of one file: beyond that, the file is simply not what it should be.
 const MAX_ERRORS: usize = 50;

@@ -19,7 +19,7 @@ use atlas_core::manifest::{self, ManifestError};
 use atlas_core::model::{Cluster, Settings};
 use atlas_core::name::ClusterName;
 
-use crate::source::files::{FileState, Shelf, Update, is_below};
+use crate::source::files::{Earlier, FileState, Shelf, Update, is_below};
 use crate::state_dir::StateDir;
 
 const DIR: &str = "last-good";
@@ -29,7 +29,7 @@ const MAX_NAME: usize = 255;
 /// The objects of each file, in memory and in the state directory.
 pub struct LastGood {
     state: StateDir,
-    facts: BTreeMap<String, Facts>,
+    facts: Earlier,
 }
 
 /// What a file says.
@@ -123,6 +123,11 @@ impl LastGood {
             false => Some(Arc::clone(fact)),
         };
         self.set(file, state.facts.iter().filter_map(kept).collect())
+    }
+
+    /// What is kept.
+    pub fn said(&self) -> &Earlier {
+        &self.facts
     }
 
     /// The files of which something is kept.

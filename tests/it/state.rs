@@ -1,13 +1,14 @@
 //! The state directory: killed at any moment, shared by nobody, readable by its owner alone.
 
 use std::fs;
+use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use atlas_lab::process::wait_until;
 
 use crate::atlas;
@@ -136,7 +137,7 @@ fn restarted_while_a_manifest_is_wrong_it_keeps_the_cluster() -> Result<()> {
     for (n, spoilt) in [half, rejected, String::new()].iter().enumerate() {
         fs::write(from.join("tokyo.yaml"), spoilt)?;
         // Another cluster shows that a round is over; what Thanos and the nodes have must not come from before.
-        fs::write(from.join("other.yaml"), manifest(&format!("other{n}")))?;
+        fs::write(from.join(format!("other{n}.yaml")), manifest(&format!("other{n}")))?;
         fs::remove_dir_all(state.join("nodes"))?;
         fs::remove_file(state.join("endpoints.yaml"))?;
         let tokyo = state.join("nodes/tokyo/envoy.yaml");
@@ -145,6 +146,100 @@ fn restarted_while_a_manifest_is_wrong_it_keeps_the_cluster() -> Result<()> {
     }
     fs::remove_file(from.join("tokyo.yaml"))?;
     run_until(&from, &state, "tokyo is gone", || !lists("tokyo-") && !state.join("last-good/tokyo.yaml").exists())
+}
+
+/// Ten clusters in one file, with addresses in this range.
+fn fleet(range: &str) -> String {
+    let one = |n: usize| {
+        let labels = "{goatlas.io/cluster: \"true\"}";
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: c{n}, labels: {labels}}}\nspec:\n  externalIPs:\n  - {range}.1\n  - {range}.12{n}\n"
+        )
+    };
+    (0..10).map(one).collect()
+}
+
+/// The clusters in force, each with its addresses.
+fn in_force(state: &Path) -> Result<Vec<Vec<String>>> {
+    let output = Command::new(atlas()).args(["status", "-o", "json", "--state"]).arg(state).output()?;
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let clusters = status["clusters"].as_array().context("clusters")?;
+    let addresses = |cluster: &serde_json::Value| {
+        let all = cluster["addresses"].as_array().into_iter().flatten();
+        all.map(|one| one.as_str().unwrap_or_default().to_owned()).collect()
+    };
+    Ok(clusters.iter().map(addresses).collect())
+}
+
+/// As `kustomize build > all.yaml` does on a slow machine: truncated, written with pauses, and closed at the end.
+fn write_slowly(file: &Path, text: &str, ends: &[usize], pause: Duration) -> Result<()> {
+    let mut out = fs::File::create(file)?;
+    let mut written = 0;
+    for end in ends.iter().copied().chain([text.len()]) {
+        std::thread::sleep(pause);
+        out.write_all(&text.as_bytes()[written..end])?;
+        written = end;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_manifest_that_is_written_slowly_counts_once_it_is_whole() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (from, state) = (dir.path().join("clusters"), dir.path().join("state"));
+    fs::create_dir(&from)?;
+    let file = from.join("all.yaml");
+    fs::write(&file, fleet("192.0.2"))?;
+    let is =
+        |range: &str| -> Vec<Vec<String>> { (0..10).map(|n| vec![format!("{range}.1:11901"), format!("{range}.12{n}:11901")]).collect() };
+    let start = || -> Result<Child> {
+        let child = run(&from, &state, &["--hub-address=10.0.0.9"])?;
+        wait_until("ten clusters", Duration::from_secs(30), || Ok(in_force(&state).is_ok_and(|all| all.len() == 10).then_some(())))?;
+        Ok(child)
+    };
+    let mut child = start()?;
+    let mut tests = || -> Result<()> {
+        let mut before = is("192.0.2");
+        for range in ["198.51.100", "203.0.113", "192.0.2"] {
+            let (text, now) = (fleet(range), is(range));
+            let ends = [text.len() / 3, text.len() / 2, text.len() - 3];
+            let writer = std::thread::spawn({
+                let (file, text) = (file.clone(), text.clone());
+                move || write_slowly(&file, &text, &ends, Duration::from_millis(150))
+            });
+            // All the while everything is as it was, and then as it is to be.
+            let mut looks = 0;
+            wait_until("the new addresses", Duration::from_secs(30), || {
+                let all = in_force(&state)?;
+                looks += 1;
+                ensure!(all == before || all == now, "{all:?}");
+                Ok((all == now).then_some(()))
+            })?;
+            ensure!(looks > 5, "{looks}");
+            writer.join().expect("the writer goes on")?;
+            before = now;
+        }
+        // It dies while a writer pauses, and starts before that one goes on.
+        let text = fleet("203.0.113");
+        let mut out = fs::File::create(&file)?;
+        out.write_all(&text.as_bytes()[..text.len() / 2])?;
+        child.kill()?;
+        child.wait()?;
+        fs::remove_file(state.join("status.sock"))?;
+        child = start()?;
+        ensure!(in_force(&state)? == is("192.0.2"), "{:?}", in_force(&state)?);
+        out.write_all(&text.as_bytes()[text.len() / 2..])?;
+        drop(out);
+        wait_until("the new addresses", Duration::from_secs(30), || Ok((in_force(&state)? == is("203.0.113")).then_some(())))?;
+        // A removal is one, after a while in which it is told.
+        let nine = text.rfind("---\n").context("a document")?;
+        fs::write(&file, &text[..nine])?;
+        wait_until("one less", Duration::from_secs(30), || Ok((in_force(&state)? == is("203.0.113")[..9]).then_some(())))
+    };
+    let result = tests();
+    child.kill()?;
+    child.wait()?;
+    result
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! What tells that a directory changed: inotify, by way of `notify`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use atlas_core::manifest::Arrival;
 use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
@@ -14,27 +15,46 @@ use crate::lock::lock;
 /// What was seen and not yet looked at.
 #[derive(Default)]
 pub(super) struct Sight {
-    seen: Mutex<Seen>,
+    state: Mutex<State>,
     bell: Notify,
 }
 
-/// What happened, as far as is known.
 #[derive(Default)]
-pub(super) struct Seen {
-    /// Which files it happened to; `None`: perhaps to any.
-    pub paths: Option<BTreeMap<PathBuf, IsComplete>>,
-    /// Whether anything happened at all.
-    any: bool,
+struct State {
+    seen: Seen,
+    /// Files that somebody has written to and not closed since, by their path within the directory; of whatever name, since
+    /// one may be moved before it is closed.
+    open: BTreeSet<PathBuf>,
+    /// The file that is being moved, by inotify's cookie, and whether it is open.
+    moving: Option<(usize, bool)>,
 }
 
-/// Whether a file was written to its end, or moved into its place: nothing more is to be expected.
-pub(super) type IsComplete = bool;
+/// What happened, as far as is known.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    /// To which manifests, and how their text came to be there.
+    pub files: BTreeMap<PathBuf, Arrival>,
+    /// Perhaps to any other as well.
+    pub others: bool,
+    /// Something was moved into its place that leads to others: a directory, or the link by which Kubernetes turns a mount.
+    pub turned: bool,
+}
+
+impl Seen {
+    fn is_nothing(&self) -> bool {
+        self.files.is_empty() && !self.others
+    }
+}
 
 impl Sight {
     /// Takes what was seen so far.
     pub fn take(&self) -> Seen {
-        let seen = std::mem::take(&mut *lock(&self.seen));
-        if seen.any { seen } else { Seen { paths: Some(BTreeMap::new()), any: false } }
+        std::mem::take(&mut lock(&self.state).seen)
+    }
+
+    /// Files that are being written now.
+    pub fn open(&self) -> BTreeSet<PathBuf> {
+        lock(&self.state).open.clone()
     }
 
     /// Waits until something is seen.
@@ -44,28 +64,104 @@ impl Sight {
 
     /// Whether all that was seen are files that are complete.
     pub fn is_complete(&self) -> bool {
-        let seen = lock(&self.seen);
-        seen.any && seen.paths.as_ref().is_some_and(|paths| paths.values().all(|complete| *complete))
+        let seen = &lock(&self.state).seen;
+        !seen.is_nothing() && !seen.others && seen.files.values().all(|arrival| *arrival != Arrival::Unknown)
     }
 
-    fn note(&self, dir: &Path, event: notify::Result<Event>) {
-        let what = matter(dir, event);
-        let mut seen = lock(&self.seen);
-        match what {
-            Matter::Nothing => return,
-            Matter::Any => seen.paths = None,
-            Matter::Files(files) => {
-                if !seen.any {
-                    seen.paths = Some(BTreeMap::new());
-                }
-                if let Some(paths) = &mut seen.paths {
-                    paths.extend(files);
+    pub fn note(&self, dir: &Path, event: notify::Result<Event>) {
+        let mut state = lock(&self.state);
+        state.note(dir, event);
+        let rings = !state.seen.is_nothing();
+        drop(state);
+        if rings {
+            self.bell.notify_one();
+        }
+    }
+
+    /// What was open may have been closed without anybody having seen it.
+    fn forget_open(&self) {
+        let mut state = lock(&self.state);
+        state.open.clear();
+        state.seen.others = true;
+    }
+}
+
+impl State {
+    /// Atlas's own reading makes events too, and must not make it read again.
+    fn note(&mut self, dir: &Path, event: notify::Result<Event>) {
+        let event = match event {
+            Ok(event) if !event.need_rescan() => event,
+            // Events were lost, perhaps of closing too.
+            _ => {
+                self.open.clear();
+                self.seen.others = true;
+                return;
+            }
+        };
+        // Of mode, owner and times alone, which many set after they have closed a file.
+        let is_metadata = matches!(event.kind, EventKind::Modify(ModifyKind::Metadata(_)));
+        let within: Vec<&Path> = event.paths.iter().filter_map(|path| path.strip_prefix(dir).ok()).collect();
+        let arrival = match event.kind {
+            EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
+                within.iter().for_each(|path| _ = self.open.remove(*path));
+                Arrival::Closed
+            }
+            EventKind::Modify(ModifyKind::Name(RenameMode::To)) => self.moved_to(&within, event.tracker()),
+            EventKind::Modify(ModifyKind::Name(RenameMode::From)) => {
+                let was_open = within.iter().any(|path| self.open.contains(*path));
+                self.moving = event.tracker().map(|cookie| (cookie, was_open));
+                self.not_there(&within);
+                Arrival::Unknown
+            }
+            // Each end of it has been told by an event of its own.
+            EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => return,
+            EventKind::Access(_) => return,
+            EventKind::Modify(ModifyKind::Data(_)) => {
+                self.open.extend(within.iter().map(|path| (*path).to_owned()));
+                Arrival::Unknown
+            }
+            EventKind::Remove(_) => {
+                self.not_there(&within);
+                Arrival::Unknown
+            }
+            EventKind::Create(_) | EventKind::Modify(_) => Arrival::Unknown,
+            EventKind::Any | EventKind::Other => {
+                self.seen.others = true;
+                return;
+            }
+        };
+        // Of the directory itself, by whichever name.
+        self.seen.others |= within.len() < event.paths.len();
+        for (path, within) in event.paths.iter().filter_map(|path| Some((path, path.strip_prefix(dir).ok()?))) {
+            match walk::sort(within) {
+                walk::Sort::Manifest if is_metadata => _ = self.seen.files.entry(within.to_owned()).or_insert(arrival),
+                walk::Sort::Manifest if !path.is_dir() => _ = self.seen.files.insert(within.to_owned(), arrival),
+                walk::Sort::PassedOver => {}
+                // Any other file is none of ours.
+                walk::Sort::Other if path.is_file() && !within.as_os_str().is_empty() => {}
+                // A directory, or what was one.
+                _ => {
+                    self.seen.others = true;
+                    self.seen.turned |= arrival == Arrival::Moved;
                 }
             }
         }
-        seen.any = true;
-        drop(seen);
-        self.bell.notify_one();
+    }
+
+    /// A file that is moved while somebody still writes it is none that is complete.
+    fn moved_to(&mut self, within: &[&Path], cookie: Option<usize>) -> Arrival {
+        let is_open = self.moving.take().is_some_and(|(moving, is_open)| Some(moving) == cookie && is_open);
+        self.not_there(within);
+        if is_open {
+            self.open.extend(within.iter().map(|path| (*path).to_owned()));
+            return Arrival::Unknown;
+        }
+        Arrival::Moved
+    }
+
+    /// What was there, and was below it, is no longer.
+    fn not_there(&mut self, within: &[&Path]) {
+        self.open.retain(|open| !within.iter().any(|path| open.starts_with(path)));
     }
 }
 
@@ -88,7 +184,8 @@ impl Eyes {
     /// Sees to it that the directory that is there now is watched, and returns whether it is.
     ///
     /// A watch sticks to the directory that it was set on, even once another has its name; `again` sets it anew in any
-    /// case, since not every file system gives a replaced directory another identity.
+    /// case, since not every file system gives a replaced directory another identity. Set on what is watched already, it
+    /// goes on without a gap in which a file could be closed unseen.
     pub fn open(&mut self, now: Option<Identity>, again: bool) -> bool {
         if now.is_none() {
             self.close();
@@ -97,23 +194,29 @@ impl Eyes {
         if self.on == now && !again {
             return true;
         }
-        self.close();
+        if self.on != now {
+            self.close();
+        }
         match self.set() {
             Ok(()) => {
                 self.on = now;
                 self.failed = false;
             }
-            Err(error) if !self.failed => {
-                tracing::warn!(dir = %self.dir.display(), %error, "cannot watch the directory of manifests; it is read every second instead");
+            Err(error) => {
+                self.close();
+                if !self.failed {
+                    tracing::warn!(dir = %self.dir.display(), %error, "cannot watch the directory of manifests; it is read every second instead");
+                }
                 self.failed = true;
             }
-            Err(_) => {}
         }
         self.on.is_some()
     }
 
     fn close(&mut self) {
-        self.on = None;
+        if self.on.take().is_some() {
+            self.sight.forget_open();
+        }
         if let Some(watcher) = &mut self.watcher {
             // Fails where the directory went away and took the watch with it.
             let _ = watcher.unwatch(&self.dir);
@@ -130,41 +233,4 @@ impl Eyes {
         };
         watcher.watch(&self.dir, RecursiveMode::Recursive)
     }
-}
-
-/// What an event may mean.
-enum Matter {
-    Nothing,
-    /// Another content of these files, by their path within the directory.
-    Files(Vec<(PathBuf, IsComplete)>),
-    /// Anything.
-    Any,
-}
-
-/// Atlas's own reading makes events too, and must not make it read again.
-fn matter(dir: &Path, event: notify::Result<Event>) -> Matter {
-    let Ok(event) = event else { return Matter::Any };
-    if event.need_rescan() {
-        return Matter::Any;
-    }
-    let complete = match event.kind {
-        EventKind::Access(AccessKind::Close(AccessMode::Write)) | EventKind::Modify(ModifyKind::Name(RenameMode::To)) => true,
-        EventKind::Access(_) => return Matter::Nothing,
-        // Each end of it has been told by an event of its own.
-        EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => return Matter::Nothing,
-        EventKind::Create(_) | EventKind::Modify(_) | EventKind::Remove(_) => false,
-        EventKind::Any | EventKind::Other => return Matter::Any,
-    };
-    let mut files = Vec::new();
-    for path in event.paths {
-        match path.strip_prefix(dir).ok().map(|within| (walk::sort(within), within)) {
-            Some((walk::Sort::Manifest, _)) if path.is_dir() => return Matter::Any,
-            Some((walk::Sort::Manifest, within)) => files.push((within.to_owned(), complete)),
-            Some((walk::Sort::PassedOver, _)) => {}
-            // A directory, or what was one; any other file is none of ours.
-            Some((walk::Sort::Other, within)) if path.is_file() && !within.as_os_str().is_empty() => {}
-            _ => return Matter::Any,
-        }
-    }
-    if files.is_empty() { Matter::Nothing } else { Matter::Files(files) }
 }

@@ -4,22 +4,45 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use atlas_core::fact::Fact;
-use atlas_core::manifest::{self, ManifestError};
-use atlas_core::xds::snapshot::Version;
+use atlas_core::manifest::{Arrival, ManifestError};
+use tokio::time::Instant;
 
-use super::eyes::IsComplete;
+use super::eyes::Seen;
+use super::known::Known;
 use super::walk::{self, Identity, Listing, Reading};
-use super::{Directories, FileState, Update};
+use super::{Directories, Update};
 
 /// Ends a message about what could not be read but was before.
-const STAYS: &str = "what was read before stays in force";
+pub(super) const STAYS: &str = "what was read before stays in force";
+
+/// What files said when an earlier process read them, by their path within the directory.
+pub type Earlier = BTreeMap<String, Arc<[Arc<Fact>]>>;
+
+/// How long nobody must have changed a file that may be half: see [`super::Timing`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    pub quiet: Duration,
+    pub quiet_if_less: Duration,
+}
+
+impl Patience {
+    /// For those who look once.
+    pub fn none() -> Self {
+        Self { quiet: Duration::ZERO, quiet_if_less: Duration::ZERO }
+    }
+}
 
 /// A directory as it was read last.
 pub(super) struct Memory {
     dir: PathBuf,
+    patience: Patience,
+    earlier: Earlier,
     files: BTreeMap<PathBuf, Known>,
+    /// Those of them that may be half or are open, and those that are gone while there are such.
+    waiting: BTreeSet<PathBuf>,
     /// Directories within it that cannot be read at present.
     unreadable: Vec<ManifestError>,
     /// Why the directory itself cannot be read at present.
@@ -28,30 +51,29 @@ pub(super) struct Memory {
     told: Option<Directories>,
     /// The directory that was read last.
     identity: Option<Identity>,
-}
-
-/// A file as it was read last.
-#[derive(Default)]
-struct Known {
-    /// Of its text.
-    hash: Option<Version>,
-    /// What it said when it was last right.
-    facts: Arc<[Arc<Fact>]>,
-    /// Whether the text that said so is there and not blank.
-    was_right: bool,
-    /// Whether its text is right.
-    is_right: bool,
-    /// What is wrong with its text.
-    mistakes: Vec<ManifestError>,
-    /// Why it cannot be read at present.
-    trouble: Option<ManifestError>,
-    /// Whether something differs from what was told.
-    differs: bool,
+    /// Where links on the way to it led.
+    real: Option<PathBuf>,
 }
 
 impl Memory {
-    pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), files: BTreeMap::new(), unreadable: Vec::new(), trouble: None, told: None, identity: None }
+    pub fn new(dir: &Path, patience: Patience, earlier: Earlier) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            patience,
+            earlier,
+            files: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            unreadable: Vec::new(),
+            trouble: None,
+            told: None,
+            identity: None,
+            real: None,
+        }
+    }
+
+    #[cfg(test)]
+    pub fn set_patience(&mut self, patience: Patience) {
+        self.patience = patience;
     }
 
     /// The directory that is there now.
@@ -59,20 +81,40 @@ impl Memory {
         fs::metadata(&self.dir).ok().map(|metadata| Identity::of(&metadata))
     }
 
-    /// Reads the directory again, and says what differs.
+    /// When a file is to be looked at again.
+    pub fn due(&self) -> Option<Instant> {
+        self.waiting.iter().filter_map(|path| self.files.get(path)?.due()).min()
+    }
+
+    /// Whether a file may be half of which nothing was known before.
+    pub fn lacks_something(&self) -> bool {
+        self.waiting.iter().filter_map(|path| Some((path, self.files.get(path)?))).any(|(path, known)| {
+            let earlier = self.earlier.get(&path.display().to_string());
+            known.may_be_half() && known.says_nothing() && earlier.is_none_or(|facts| facts.is_empty())
+        })
+    }
+
+    /// Reads the directory again, and says what differs. `open` are the files that are being written.
     ///
     /// # Errors
     /// Where the directory itself cannot be read; nothing is forgotten then.
-    pub fn refresh(&mut self, update: &mut Update) -> Result<(), ManifestError> {
+    pub fn refresh(&mut self, seen: &Seen, open: &BTreeSet<PathBuf>, update: &mut Update) -> Result<(), ManifestError> {
+        let real = fs::canonicalize(&self.dir).ok();
+        let turned = seen.turned || self.real.is_some() && real.is_some() && real != self.real;
         let read = self.list();
         self.trouble = read.as_ref().err().cloned();
         if let Ok(listing) = &read {
-            self.forget(listing, update);
+            self.real = real;
             for path in &listing.files {
-                self.read(path.clone(), update);
+                let told = seen.files.get(path).copied().filter(|arrival| *arrival != Arrival::Unknown);
+                self.read(path, told, turned, open, update);
             }
             let unreadable = listing.unreadable.iter();
             self.unreadable = unreadable.map(|(path, error)| about(path, format!("cannot be read: {error}: {STAYS}"))).collect();
+            let there: BTreeSet<&PathBuf> = listing.files.iter().collect();
+            let may_be_there = |path: &Path| listing.unreadable.iter().any(|(dir, _)| path.starts_with(dir));
+            let gone: Vec<PathBuf> = self.files.keys().filter(|path| !there.contains(path) && !may_be_there(path)).cloned().collect();
+            self.part_with(gone, update);
         }
         let directories = Directories {
             errors: self.trouble.iter().chain(&self.unreadable).cloned().collect(),
@@ -86,17 +128,42 @@ impl Memory {
         read.map(drop)
     }
 
-    /// Reads these files alone, and says what differs.
+    /// Reads alone the files that something happened to, and those that are waited for; says what differs.
     ///
     /// # Errors
     /// As [`Memory::refresh`], which it falls back to where the directory is another one.
-    pub fn refresh_some(&mut self, paths: BTreeMap<PathBuf, IsComplete>, update: &mut Update) -> Result<(), ManifestError> {
+    pub fn refresh_some(&mut self, seen: &Seen, open: &BTreeSet<PathBuf>, update: &mut Update) -> Result<(), ManifestError> {
         if self.trouble.is_some() || self.identity_now() != self.identity {
-            return self.refresh(update);
+            return self.refresh(seen, open, update);
         }
-        for path in paths.into_keys() {
-            self.read(path, update);
+        let mut gone = Vec::new();
+        let waiting: Vec<PathBuf> = self.waiting.iter().filter(|path| !seen.files.contains_key(*path)).cloned().collect();
+        for (path, told) in seen.files.iter().map(|(path, arrival)| (path, Some(*arrival))).chain(waiting.iter().map(|path| (path, None))) {
+            if !self.read(path, told, false, open, update) {
+                gone.push(path.clone());
+            }
         }
+        self.part_with(gone, update);
+        Ok(())
+    }
+
+    /// Looks again at the files that are waited for; says what differs. Of their going it knows nothing yet: whoever deletes a
+    /// file may put it back.
+    ///
+    /// # Errors
+    /// As [`Memory::refresh_some`].
+    pub fn look_again(&mut self, open: &BTreeSet<PathBuf>, update: &mut Update) -> Result<(), ManifestError> {
+        if self.trouble.is_some() || self.identity_now() != self.identity {
+            return self.refresh(&Seen::default(), open, update);
+        }
+        let mut gone = Vec::new();
+        for path in self.waiting.clone() {
+            let was_gone = self.files.get(&path).is_some_and(Known::is_gone);
+            if !self.read(&path, None, false, open, update) && was_gone {
+                gone.push(path);
+            }
+        }
+        self.part_with(gone, update);
         Ok(())
     }
 
@@ -118,77 +185,57 @@ impl Memory {
         Ok(listing)
     }
 
-    /// Forgets the files that are no longer there, as far as can be known.
-    fn forget(&mut self, listing: &Listing, update: &mut Update) {
-        let there: BTreeSet<&PathBuf> = listing.files.iter().collect();
-        let may_be_there = |path: &Path| listing.unreadable.iter().any(|(dir, _)| path.starts_with(dir));
-        self.files.retain(|path, _| {
-            let stays = there.contains(path) || may_be_there(path);
-            if !stays {
-                update.files.insert(path.display().to_string(), None);
-            }
-            stays
-        });
-    }
-
-    fn read(&mut self, path: PathBuf, update: &mut Update) {
+    /// Reads a file; returns whether it is there. `told`: what an event told of it. `turned`: another file in its place was moved there.
+    fn read(&mut self, path: &Path, told: Option<Arrival>, turned: bool, open: &BTreeSet<PathBuf>, update: &mut Update) -> bool {
         let name = path.display().to_string();
-        let reading = walk::read(&self.dir.join(&path));
+        let full = self.dir.join(path);
+        let is_open = open.contains(path) && fs::metadata(&full).is_ok();
+        let reading = if is_open { Reading::Changing } else { walk::read(&full) };
         if matches!(reading, Reading::Gone) {
-            if self.files.remove(&path).is_some() {
-                update.files.insert(name, None);
-            }
-            return;
+            return false;
         }
-        let known = self.files.entry(path).or_default();
+        let earlier = self.earlier.get(&name);
+        let known = self.files.entry(path.to_owned()).or_default();
         match reading {
-            Reading::Text(text) => known.take(&name, &text),
+            Reading::Text(text) => {
+                let moved = turned && !known.is(text.identity);
+                let told = if moved { Some(Arrival::Moved) } else { told };
+                known.take(&name, &text, told, earlier, self.patience);
+            }
+            Reading::Changing if is_open => known.opens(&name, self.patience),
+            Reading::Changing => known.changes(&name, self.patience),
             Reading::Unreadable(why) => known.keep(&name, &why),
             Reading::Gone => {}
         }
-        if std::mem::take(&mut known.differs) {
-            update.files.insert(name, Some(known.state()));
+        if known.is_waited_for() {
+            self.waiting.insert(path.to_owned());
+        } else {
+            self.waiting.remove(path);
         }
+        if let Some(state) = known.news() {
+            update.files.insert(name, Some(state));
+        }
+        true
     }
-}
 
-impl Known {
-    fn take(&mut self, file: &str, text: &str) {
-        let blank = text.trim_ascii().is_empty();
-        // Many writers empty a file before they write it.
-        if blank && !self.facts.is_empty() {
-            return self.keep(file, "is empty, perhaps because it is being written (to remove what it says, delete it)");
-        }
-        self.differs |= self.trouble.take().is_some();
-        let hash = Some(Version::of(text.as_bytes()));
-        if self.hash == hash {
-            return;
-        }
-        (self.hash, self.differs) = (hash, true);
-        match manifest::parse(file, text) {
-            Ok(facts) => {
-                self.facts = facts.into_iter().map(Arc::new).collect();
-                (self.mistakes, self.is_right, self.was_right) = (Vec::new(), true, !blank);
+    /// Forgets files that are no longer there. While others may be half they may have gone there: then for a while they stay.
+    fn part_with(&mut self, gone: Vec<PathBuf>, update: &mut Update) {
+        let is_half = |path: &PathBuf| self.files.get(path).is_some_and(|known| known.is_waited_for() && !known.is_gone());
+        let others = self.waiting.iter().any(|path| !gone.contains(path) && is_half(path));
+        for path in gone {
+            let name = path.display().to_string();
+            let stays = others && self.files.get_mut(&path).is_some_and(|known| known.goes(&name, self.patience));
+            if !stays {
+                self.waiting.remove(&path);
+                if self.files.remove(&path).is_some() {
+                    update.files.insert(name, None);
+                }
+                continue;
             }
-            Err(mistakes) => (self.mistakes, self.is_right) = (mistakes, false),
-        }
-    }
-
-    fn keep(&mut self, file: &str, why: &str) {
-        let stays = if self.facts.is_empty() { String::new() } else { format!(": {STAYS}") };
-        let trouble = Some(ManifestError { file: file.to_owned(), line: 0, key: String::new(), message: format!("{why}{stays}") });
-        self.differs |= self.trouble != trouble;
-        self.trouble = trouble;
-    }
-
-    fn state(&self) -> FileState {
-        FileState {
-            facts: Arc::clone(&self.facts),
-            mistakes: self.trouble.iter().chain(&self.mistakes).cloned().collect(),
-            was_right: self.was_right,
-            is_right: self.is_right && self.trouble.is_none(),
-            is_remembered: false,
-            was_seen: true,
+            self.waiting.insert(path.clone());
+            if let Some(state) = self.files.get_mut(&path).and_then(Known::news) {
+                update.files.insert(name, Some(state));
+            }
         }
     }
 }

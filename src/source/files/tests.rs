@@ -2,11 +2,14 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 
+use atlas_core::manifest::Arrival;
 use tempfile::TempDir;
 use tokio::sync::watch::{Receiver, channel};
 use tokio::task::JoinHandle;
 
 use super::*;
+
+mod half;
 
 fn cluster(name: &str) -> String {
     format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  labels:\n    goatlas.io/cluster: \"true\"\n")
@@ -54,6 +57,8 @@ const FAST: Timing = Timing {
     idle: Duration::from_millis(20),
     longest: Duration::from_millis(200),
     poll: Duration::from_millis(20),
+    quiet: Duration::from_millis(50),
+    quiet_if_less: Duration::from_millis(200),
     rescan: Duration::from_secs(1000),
 };
 
@@ -66,8 +71,13 @@ struct Watched {
 
 impl Watched {
     fn start(dir: &Path, timing: Timing) -> Self {
+        Self::start_after(dir, timing, Earlier::new())
+    }
+
+    /// After an earlier process.
+    fn start_after(dir: &Path, timing: Timing, earlier: Earlier) -> Self {
         let ((out, reports), cancel, feed) = (channel(None), CancellationToken::new(), Arc::new(Feed::default()));
-        let task = tokio::spawn(watch(dir.to_owned(), Arc::clone(&feed), timing, cancel.clone()));
+        let task = tokio::spawn(watch(dir.to_owned(), Arc::clone(&feed), timing, earlier, cancel.clone()));
         tokio::spawn(cancel.clone().run_until_cancelled_owned(async move {
             let (mut shelf, mut complete) = (Shelf::default(), false);
             loop {
@@ -416,9 +426,9 @@ async fn a_file_that_is_deleted_and_put_back_was_never_gone() {
     watched.reports.mark_unchanged();
     dir.remove("a.yaml");
     tokio::time::sleep(Duration::from_millis(100)).await;
-    dir.write("a.yaml", cluster("a2"));
+    dir.write("a.yaml", format!("{}---\n{}", cluster("a"), cluster("a2")));
     watched.reports.changed().await.expect("the watch goes on");
-    assert_eq!(clusters(watched.reports.borrow().as_ref().expect("a report")), ["a.yaml a2"]);
+    assert_eq!(clusters(watched.reports.borrow().as_ref().expect("a report")), ["a.yaml a", "a.yaml a2"]);
     watched.stop().await;
 }
 
@@ -426,12 +436,14 @@ async fn a_file_that_is_deleted_and_put_back_was_never_gone() {
 fn of_a_change_only_the_file_that_it_names_is_read() {
     let dir = Dir::new();
     (0..50).for_each(|n| dir.write(&format!("c{n}.yaml"), cluster(&format!("c{n}"))));
-    let mut memory = Memory::new(dir.0.path());
-    memory.refresh(&mut Update::default()).expect("a readable directory");
+    let mut memory = Memory::new(dir.0.path(), Patience::none(), Earlier::new());
+    memory.refresh(&Seen::default(), &BTreeSet::new(), &mut Update::default()).expect("a readable directory");
     dir.write("c7.yaml", cluster("seven"));
     dir.write("c8.yaml", cluster("eight"));
     let mut update = Update::default();
-    memory.refresh_some([("c7.yaml".into(), true)].into(), &mut update).expect("a readable directory");
+    memory
+        .refresh_some(&Seen { files: [("c7.yaml".into(), Arrival::Closed)].into(), ..Seen::default() }, &BTreeSet::new(), &mut update)
+        .expect("a readable directory");
     assert_eq!(update.files.keys().collect::<Vec<_>>(), ["c7.yaml"], "c8.yaml has not been named yet");
     assert_eq!(update.directories, None);
 }
@@ -451,8 +463,7 @@ async fn its_own_reading_does_not_make_it_read_again() {
     let dir = Dir::new();
     dir.write("a.yaml", cluster("a"));
     let sight = Arc::new(Sight::default());
-    let (eyes, memory) = (Eyes::new(dir.0.path(), &sight), Memory::new(dir.0.path()));
-    let source = Source { eyes, sight: Arc::clone(&sight), memory, complete: false };
+    let source = Source::new(dir.0.path(), Arc::clone(&sight), Timing { quiet: Duration::ZERO, ..FAST }, Earlier::new());
     let (source, pass) = source.pass(Wake::Due);
     assert!(pass.update.files.len() == 1 && !pass.retry);
     let (_source, pass) = source.pass(Wake::Changed);

@@ -4,7 +4,7 @@ use std::fs::{self, DirEntry, File, Metadata};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Largest manifest. A thousand clusters in one file are some 400 KiB.
 const MAX_BYTES: u64 = 4 << 20;
@@ -117,17 +117,29 @@ fn is_manifest(path: &Path) -> bool {
 
 /// What came of reading a file.
 pub(super) enum Reading {
-    Text(String),
+    Text(Text),
+    /// It was written while it was read.
+    Changing,
     /// It went away since it was listed.
     Gone,
     /// In words that follow the file's name.
     Unreadable(String),
 }
 
+/// The text of a file.
+pub(super) struct Text {
+    pub text: String,
+    /// Which file it is.
+    pub identity: Identity,
+    /// How long nobody has changed it, by the clock of its file system.
+    pub age: Duration,
+}
+
 /// Reads a manifest.
 pub(super) fn read(path: &Path) -> Reading {
     match try_read(path) {
-        Ok(Ok(text)) => Reading::Text(text),
+        Ok(Ok(Some(text))) => Reading::Text(text),
+        Ok(Ok(None)) => Reading::Changing,
         Ok(Err(why)) => Reading::Unreadable(why),
         Err(error) if error.kind() != ErrorKind::NotFound => Reading::Unreadable(format!("cannot be read: {error}")),
         Err(_) if fs::symlink_metadata(path).is_ok() => Reading::Unreadable("cannot be read: it links to a file that is not there".into()),
@@ -135,15 +147,26 @@ pub(super) fn read(path: &Path) -> Reading {
     }
 }
 
-fn try_read(path: &Path) -> io::Result<Result<String, String>> {
+fn try_read(path: &Path) -> io::Result<Result<Option<Text>, String>> {
     // Asked before opening, since opening a named pipe would wait for its writer.
     if !fs::metadata(path)?.is_file() {
         return Ok(Err("is not a regular file".into()));
     }
     let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    let mut file = File::open(path)?;
+    let stamp = |metadata: &Metadata| (metadata.len(), metadata.mtime(), metadata.mtime_nsec());
+    let before = file.metadata()?;
+    (&mut file).take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    let after = file.metadata()?;
+    if stamp(&before) != stamp(&after) {
+        return Ok(Ok(None));
+    }
     if bytes.len() as u64 > MAX_BYTES {
         return Ok(Err(format!("is larger than {} MiB: split it", MAX_BYTES >> 20)));
     }
-    Ok(String::from_utf8(bytes).map_err(|error| format!("is not UTF-8: byte {} is wrong", error.utf8_error().valid_up_to() + 1)))
+    // Of its state, not of its text: who copies a file sets the time of its text to whatever that was elsewhere.
+    let changed = UNIX_EPOCH + Duration::new(after.ctime().try_into().unwrap_or(0), after.ctime_nsec().try_into().unwrap_or(0));
+    let age = SystemTime::now().duration_since(changed).unwrap_or_default();
+    let text = |text| Some(Text { text, identity: Identity::of(&after), age });
+    Ok(String::from_utf8(bytes).map(text).map_err(|error| format!("is not UTF-8: byte {} is wrong", error.utf8_error().valid_up_to() + 1)))
 }

@@ -1,0 +1,298 @@
+//! Files that are half written: whoever writes them, and however slowly.
+
+use std::fs::File;
+use std::io::Write;
+
+use super::*;
+
+/// Longer than any test.
+const FOR_EVER: Duration = Duration::from_secs(1000);
+
+/// What is there at start counts. What says less, or may be cut, doesn't count by mere waiting.
+const PATIENT: Timing = Timing { quiet: Duration::ZERO, quiet_if_less: FOR_EVER, ..FAST };
+
+fn service(name: &str, address: &str) -> String {
+    format!("---\n{}spec:\n  externalIPs:\n  - {address}\n", cluster(name))
+}
+
+/// Ten clusters in one file.
+fn fleet(last: &str) -> String {
+    (0..10).map(|n| service(&format!("c{n}"), if n == 9 { last } else { "203.0.113.7" })).collect()
+}
+
+/// The addresses of all clusters.
+fn addresses(report: &Report) -> Vec<String> {
+    let of = |fact: &Fact| if let Fact::Service(service) = fact { service.external_ips.clone() } else { Vec::new() };
+    report.facts.iter().flat_map(of).collect()
+}
+
+/// That there are ten clusters, of which the last one has this address.
+#[track_caller]
+fn check(report: &Report, last: &str) {
+    assert_eq!((report.facts.len(), addresses(report).last().map(String::as_str)), (10, Some(last)), "{:?}", errors(report));
+}
+
+/// A watch on a directory with ten clusters.
+async fn ten(dir: &Dir, timing: Timing) -> Watched {
+    dir.write("all.yaml", fleet("203.0.113.120"));
+    let mut watched = Watched::start(dir.0.path(), timing);
+    watched.until(|report| report.facts.len() == 10).await;
+    watched
+}
+
+impl Watched {
+    fn now(&self) -> Report {
+        self.reports.borrow().clone().expect("a report")
+    }
+
+    async fn until_right(&mut self) -> Report {
+        self.until(|report| report.errors.is_empty()).await
+    }
+}
+
+#[tokio::test]
+async fn what_is_open_for_writing_counts_once_it_is_closed_however_long_that_takes() {
+    let dir = Dir::new();
+    // Waiting doesn't do, and rescans come and go: nothing but closing does.
+    let mut watched = ten(&dir, Timing { quiet_if_less: Duration::ZERO, rescan: Duration::from_millis(50), ..PATIENT }).await;
+    let text = fleet("203.0.113.123");
+    // Somewhere, between documents, and within the last value.
+    for end in
+        [text.len() / 2, text.find("---\napiVersion: v1\nkind: Service\nmetadata:\n  name: c5").expect("it is there"), text.len() - 3]
+    {
+        dir.write("all.yaml", fleet("203.0.113.120"));
+        watched.until(|report| addresses(report).last().is_some_and(|last| last == "203.0.113.120")).await;
+        let mut file = File::create(dir.path("all.yaml")).expect("a file");
+        for part in [&text.as_bytes()[..end / 2], &text.as_bytes()[end / 2..end]] {
+            file.write_all(part).expect("written");
+            check(
+                &watched.until_error("all.yaml: is open, and being written: it counts once it is closed: what was").await,
+                "203.0.113.120",
+            );
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            check(&watched.now(), "203.0.113.120");
+        }
+        file.write_all(&text.as_bytes()[end..]).expect("written");
+        drop(file);
+        check(&watched.until(|report| addresses(report).last().is_some_and(|last| last != "203.0.113.120")).await, "203.0.113.123");
+    }
+    watched.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_appended_to_piece_by_piece_is_never_a_smaller_fleet() {
+    let dir = Dir::new();
+    let mut watched = ten(&dir, PATIENT).await;
+    let text = fleet("203.0.113.123");
+    let mut written = 0;
+    let mut append = |end: usize| {
+        let mut file = File::options().append(true).open(dir.path("all.yaml")).expect("a file");
+        file.write_all(&text.as_bytes()[written..end]).expect("written");
+        written = end;
+    };
+    dir.write("all.yaml", "");
+    watched.until_error("is empty").await;
+    for n in 1..10 {
+        append(text.find(&format!("  name: c{n}")).expect("it is there"));
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        check(&watched.now(), "203.0.113.120");
+    }
+    append(text.len());
+    check(&watched.until_right().await, "203.0.113.123");
+    watched.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_taken_out_of_a_file_goes_once_nobody_has_changed_it_for_long() {
+    let dir = Dir::new();
+    dir.write("all.yaml", format!("{}{}", service("a", "192.0.2.1"), service("b", "192.0.2.2")));
+    let mut watched = Watched::start(dir.0.path(), Timing { quiet_if_less: Duration::from_secs(1), ..FAST });
+    watched.until_clusters(&["all.yaml a", "all.yaml b"]).await;
+    dir.write("all.yaml", service("a", "192.0.2.9"));
+    let report = watched.until_error("all.yaml: no longer says Service b: that counts once nobody has changed it for 1 s, or").await;
+    assert_eq!(clusters(&report), ["all.yaml a", "all.yaml b"]);
+    let report = watched.until_clusters(&["all.yaml a"]).await;
+    assert_eq!((errors(&report), addresses(&report)), (vec![], vec!["192.0.2.9".to_owned()]));
+    watched.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_moved_into_its_place_counts_at_once_whatever_it_lacks() {
+    let dir = Dir::new();
+    let mut watched = ten(&dir, PATIENT).await;
+    dir.write(".all.yaml.new", cluster("c3").trim_end());
+    fs::rename(dir.path(".all.yaml.new"), dir.path("all.yaml")).expect("renamed");
+    let report = watched.until_clusters(&["all.yaml c3"]).await;
+    assert_eq!(errors(&report), [""; 0]);
+    watched.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_is_moved_into_its_place_before_it_is_whole_counts_once_it_is_closed() {
+    let dir = Dir::new();
+    let mut watched = ten(&dir, PATIENT).await;
+    let text = fleet("203.0.113.123");
+    let mut file = File::create(dir.path(".all.yaml.new")).expect("a file");
+    file.write_all(&text.as_bytes()[..text.len() / 2]).expect("written");
+    fs::rename(dir.path(".all.yaml.new"), dir.path("all.yaml")).expect("renamed");
+    check(&watched.until_error("all.yaml: is open, and being written").await, "203.0.113.120");
+    file.write_all(&text.as_bytes()[text.len() / 2..]).expect("written");
+    drop(file);
+    check(&watched.until_right().await, "203.0.113.123");
+    watched.stop().await;
+}
+
+#[tokio::test]
+async fn without_events_a_changed_file_is_waited_for() {
+    let (dir, outside) = (Dir::new(), Dir::new());
+    outside.write("all.yaml", fleet("203.0.113.120"));
+    symlink(outside.path("all.yaml"), dir.path("all.yaml")).expect("a link");
+    let timing = Timing { quiet: Duration::from_secs(1), rescan: Duration::from_millis(30), ..PATIENT };
+    let mut watched = Watched::start(dir.0.path(), timing);
+    watched.until(|report| report.facts.len() == 10).await;
+    let text = fleet("203.0.113.123");
+    outside.write("all.yaml", &text[..text.find("---\napiVersion: v1\nkind: Service\nmetadata:\n  name: c5").expect("it is there")]);
+    check(&watched.until_error("all.yaml: no longer says Service c5").await, "203.0.113.120");
+    outside.write("all.yaml", &text[..text.len() - 3]);
+    check(&watched.until_error("all.yaml: has just been changed, and its last line has no end").await, "203.0.113.120");
+    outside.write("all.yaml", &text);
+    check(&watched.until_error("all.yaml: has just been changed: that counts").await, "203.0.113.120");
+    check(&watched.until_right().await, "203.0.113.123");
+    watched.stop().await;
+}
+
+/// Reads without a watch, and says what counts.
+struct Reader {
+    memory: Memory,
+    shelf: Shelf,
+}
+
+/// That any file may have changed.
+fn others() -> Seen {
+    Seen { others: true, ..Seen::default() }
+}
+
+impl Reader {
+    fn new(dir: &Path, patience: Patience, earlier: Earlier) -> Self {
+        let mut reader = Self { memory: Memory::new(dir, patience, earlier), shelf: Shelf::default() };
+        reader.sees(&others());
+        reader
+    }
+
+    fn sees(&mut self, seen: &Seen) {
+        let mut update = Update::default();
+        let read = if seen.others { Memory::refresh } else { Memory::refresh_some };
+        read(&mut self.memory, seen, &BTreeSet::new(), &mut update).expect("a readable directory");
+        self.shelf.apply(update);
+    }
+
+    fn sees_closed(&mut self, file: &str) {
+        self.sees(&Seen { files: [(file.into(), Arrival::Closed)].into(), ..Seen::default() });
+    }
+
+    fn clusters(&self) -> Vec<String> {
+        clusters(&self.shelf.report())
+    }
+
+    fn errors(&self) -> Vec<String> {
+        errors(&self.shelf.report())
+    }
+}
+
+const PATIENCE: Patience = Patience { quiet: FOR_EVER, quiet_if_less: FOR_EVER };
+
+#[test]
+fn what_is_half_at_start_waits_and_what_is_old_does_not() {
+    let dir = Dir::new();
+    dir.write("all.yaml", cluster("a"));
+    let said = dir.read_once().facts.into_iter().map(Arc::new).collect();
+    let earlier: Earlier = [("all.yaml".to_owned(), said)].into();
+    dir.write("all.yaml", cluster("b"));
+    let reader = Reader::new(dir.0.path(), PATIENCE, earlier.clone());
+    assert_eq!(reader.clusters(), [""; 0], "what was kept of it is the controller's to say");
+    assert!(reader.shelf.file("all.yaml").is_some_and(|state| !state.is_right && !state.was_right));
+    assert!(!reader.memory.lacks_something());
+    assert!(Reader::new(dir.0.path(), PATIENCE, Earlier::new()).memory.lacks_something());
+    std::thread::sleep(Duration::from_millis(100));
+    let short = Duration::from_millis(50);
+    let after =
+        |quiet, quiet_if_less, earlier: &Earlier| Reader::new(dir.0.path(), Patience { quiet, quiet_if_less }, earlier.clone()).clusters();
+    assert_eq!(after(FOR_EVER, short, &earlier), ["all.yaml b"]);
+    assert_eq!(after(short, FOR_EVER, &earlier), [""; 0]);
+    assert_eq!(after(short, FOR_EVER, &Earlier::new()), ["all.yaml b"]);
+}
+
+#[test]
+fn a_closed_file_whose_last_line_has_no_end_waits() {
+    let dir = Dir::new();
+    dir.write("all.yaml", fleet("203.0.113.120"));
+    let mut reader = Reader::new(dir.0.path(), Patience::none(), Earlier::new());
+    reader.memory.set_patience(PATIENCE);
+    dir.write("all.yaml", fleet("203.0.113.123").strip_suffix("23\n").expect("its end"));
+    reader.sees_closed("all.yaml");
+    check(&reader.shelf.report(), "203.0.113.120");
+    assert!(reader.errors()[0].starts_with("all.yaml: has just been changed"), "{:?}", reader.errors());
+    dir.write("all.yaml", fleet("203.0.113.123"));
+    reader.sees_closed("all.yaml");
+    check(&reader.shelf.report(), "203.0.113.123");
+    assert_eq!(reader.errors(), [""; 0]);
+}
+
+#[test]
+fn a_cluster_that_moves_to_a_file_that_is_waited_for_is_never_gone() {
+    let dir = Dir::new();
+    dir.write("a.yaml", cluster("tokyo"));
+    let mut reader = Reader::new(dir.0.path(), Patience::none(), Earlier::new());
+    reader.memory.set_patience(PATIENCE);
+    fs::rename(dir.path("a.yaml"), dir.path("b.yaml")).expect("renamed");
+    // As on NFS: nobody tells that it was moved.
+    reader.sees(&others());
+    assert_eq!(reader.clusters(), ["a.yaml tokyo"]);
+    assert!(reader.errors()[0].starts_with("a.yaml: is gone, while other files may be half"), "{:?}", reader.errors());
+    // Once it counts there, it goes here.
+    reader.sees_closed("b.yaml");
+    assert_eq!((reader.clusters(), reader.errors()), (vec!["b.yaml tokyo".to_owned()], vec![]));
+    // And what waits for ever keeps it for so long only.
+    fs::rename(dir.path("b.yaml"), dir.path("c.yaml")).expect("renamed");
+    reader.memory.set_patience(Patience { quiet: FOR_EVER, quiet_if_less: Duration::ZERO });
+    reader.sees(&others());
+    assert_eq!(reader.clusters(), [""; 0]);
+}
+
+#[test]
+fn a_link_that_turns_brings_whole_files_and_a_directory_that_is_made_again_does_not() {
+    let dir = Dir::new();
+    dir.write("one/a.yaml", cluster("a"));
+    dir.write("two/b.yaml", cluster("b"));
+    symlink("one", dir.path("current")).expect("a link");
+    let mut reader = Reader::new(&dir.path("current"), Patience::none(), Earlier::new());
+    reader.memory.set_patience(PATIENCE);
+    dir.remove("current");
+    symlink("two", dir.path("current")).expect("a link");
+    reader.sees(&others());
+    assert_eq!(reader.clusters(), ["b.yaml b"]);
+    fs::remove_dir_all(dir.path("two")).expect("removed");
+    dir.write("two/b.yaml", cluster("c"));
+    reader.sees(&others());
+    assert_eq!(reader.clusters(), ["b.yaml b"]);
+}
+
+#[test]
+fn what_is_done_to_a_closed_file_s_mode_and_times_is_no_writing() {
+    let dir = Dir::new();
+    dir.write("a.yaml", cluster("a"));
+    let mut reader = Reader::new(dir.0.path(), Patience::none(), Earlier::new());
+    reader.memory.set_patience(PATIENCE);
+    dir.write("a.yaml", format!("{}---\n{}", cluster("a"), cluster("b")));
+    let file = File::options().write(true).open(dir.path("a.yaml")).expect("a file");
+    file.set_modified(std::time::SystemTime::now() - FOR_EVER).expect("set");
+    reader.sees_closed("a.yaml");
+    assert_eq!(reader.clusters(), ["a.yaml a", "a.yaml b"]);
+    let metadata = notify::Event::new(notify::EventKind::Modify(notify::event::ModifyKind::Metadata(notify::event::MetadataKind::Any)));
+    let closed = notify::Event::new(notify::EventKind::Access(notify::event::AccessKind::Close(notify::event::AccessMode::Write)));
+    let sight = Sight::default();
+    for event in [closed, metadata] {
+        sight.note(dir.0.path(), Ok(event.add_path(dir.path("a.yaml"))));
+    }
+    assert_eq!(sight.take().files, [(PathBuf::from("a.yaml"), Arrival::Closed)].into());
+}
