@@ -58,10 +58,15 @@ pub struct Options {
 /// Runs until a signal, or until something that must run can't.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let limits = options.limits.within(raise_file_limit());
+    // Whatever is made is its owner's alone, unless it is made readable: the control socket too, from its first moment.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let state = StateDir::at(&options.state)?;
     let _lock = state.lock()?;
+    if let Some(dir) = &options.public_dir {
+        state.ensure_apart(dir)?;
+    }
     let domain = options.settings.trust_domain.clone();
-    let pki = Pki::load(Directory(state.clone()), domain.clone(), options.lifetimes)?;
+    let pki = Pki::load(Directory::new(state.clone()), domain.clone(), options.lifetimes)?;
     let listen = options.listen;
     let bind = |port| bind(listen.ip, port);
     let (xds, metrics_port, web_port) = (bind(listen.xds).await?, bind(listen.metrics).await?, bind(listen.web).await?);

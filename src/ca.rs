@@ -19,7 +19,7 @@ use atlas_core::plan::Scope;
 
 pub use directory::Directory;
 pub use ledger::Ledger;
-pub use pem::{parse, read as read_certificate, text, validity};
+pub use pem::{Trusted, parse, read as read_certificate, text, validity};
 pub use sign::{Signed, fingerprint};
 pub use vault::{Contents, Vault};
 
@@ -126,6 +126,7 @@ impl<V: Vault> Pki<V> {
             bail!("{}", trouble.map_or_else(|| done.failed.join("; "), |trouble| trouble.to_string()));
         }
         done.standing.extend(trouble.map(|trouble| trouble.to_string()));
+        done.standing.extend(self.vault.aside());
         Ok(done)
     }
 

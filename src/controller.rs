@@ -196,6 +196,9 @@ impl Controller {
         self.publisher.open_gate(&self.pki, about, &[])?;
         let changed = self.publisher.nodes.apply(changes);
         let mut failed = ensured.failed;
+        if known.check {
+            failed.extend(self.state.keep_private().err().map(|error| format!("{error:#}")));
+        }
         if differ || known.check {
             failed.append(&mut self.write_stores(&known.stores, &mut known.zone, differ));
         }

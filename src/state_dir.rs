@@ -13,7 +13,7 @@
 //!
 //! Every write is atomic (temporary file, rename), so a SIGKILL at any moment leaves old or new, never half. What nothing else
 //! knows is on the disk (fsync) before anything goes on; what is derived is made again at the next start.
-//! Everything is readable by its owner alone.
+//! Everything is readable by its owner alone, and made so again where it isn't.
 
 use std::fs::{self, DirBuilder, DirEntry, File, FileType, Permissions};
 use std::io::{ErrorKind, Write};
@@ -22,6 +22,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, flock};
+
+mod modes;
 
 /// How the names of files being written begin; six letters and digits follow.
 const TEMPORARY_FILE: &str = ".atlas-tmp-";
@@ -50,12 +52,11 @@ impl StateDir {
     /// Makes the directory where needed and takes its lock.
     ///
     /// # Errors
-    /// Another Atlas runs on it, or it can't be written.
+    /// Another Atlas runs on it, it can't be written, or others may read keys in it and that can't be mended.
     pub fn lock(&self) -> anyhow::Result<Lock> {
         for dir in [self.root.clone(), self.path("pki"), self.path("pki/issued"), self.path("nodes"), self.path("last-good")] {
             make_private_dir(&dir)?;
         }
-        self.warn_if_open();
         let path = self.path("lock");
         let file = File::options()
             .create(true)
@@ -66,6 +67,7 @@ impl StateDir {
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {
                 self.sweep();
+                self.make_private()?;
                 Ok(Lock { _file: file })
             }
             Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -75,14 +77,6 @@ impl StateDir {
                 )
             }
             Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
-        }
-    }
-
-    /// A directory that was there before keeps its mode: others may rely on it, and every file in it is private anyway.
-    fn warn_if_open(&self) {
-        let mode = fs::metadata(&self.root).map_or(0o700, |metadata| metadata.permissions().mode());
-        if mode & 0o077 != 0 {
-            tracing::warn!(dir = %self.root.display(), mode = format!("{:o}", mode & 0o777), "others may enter the state directory; its files are private all the same");
         }
     }
 
@@ -185,9 +179,10 @@ pub fn write_derived(path: &Path, text: &str) -> anyhow::Result<()> {
     replace(path, text, 0o600, Safe::Later)
 }
 
-/// As [`write_derived`], readable by everyone, unless it says the same already.
+/// As [`write_derived`], readable by everyone, unless it says the same already and is.
 pub fn write_public(path: &Path, text: &str) -> anyhow::Result<()> {
-    if fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
+    let is_public = fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o444 == 0o444);
+    if is_public && fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
         return Ok(());
     }
     replace(path, text, 0o644, Safe::Later)

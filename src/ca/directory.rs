@@ -6,21 +6,35 @@ use anyhow::{Context, bail};
 use atlas_core::name::{ClusterName, Identity, TrustDomain};
 use atlas_core::pki::Authority;
 
+use super::pem::Trusted;
 use super::{Contents, Ledger, Signed, Vault, pem};
 use crate::state_dir::StateDir;
 
 /// What the list says, a file for each cluster.
 const LIST: &str = "pki/issued";
 
+/// How the name of a file that was set aside goes on after its own; a number follows.
+const ASIDE: &str = ".broken-";
+
 /// Keeps everything below `pki/`.
-pub struct Directory(pub StateDir);
+///
+/// What nobody could make again (authorities, the list) must be right. A certificate that these can issue at any time is issued again
+/// where its file is broken, and the file is kept under another name.
+pub struct Directory {
+    state: StateDir,
+    /// Whether the lock is held, so that a broken file may be set aside.
+    is_locked: bool,
+    /// Files that were set aside, ever.
+    aside: Vec<String>,
+}
 
 impl Vault for Directory {
     fn load(&mut self, domain: &TrustDomain) -> anyhow::Result<Contents> {
-        let authorities = self.authorities()?;
-        let identities = self.identities(domain)?;
-        let ledger = self.list(!authorities.is_empty())?;
-        let mut contents = Contents { authorities, identities, ledger };
+        let mut contents = Contents { authorities: self.authorities()?, ..Contents::default() };
+        contents.ensure_one_root()?;
+        // First the list: also a broken file shows that a credential was issued.
+        contents.ledger = self.list(!contents.authorities.is_empty())?;
+        contents.identities = self.identities(domain, contents.authorities.get(&Authority::Root))?;
         contents.mend_revisions();
         Ok(contents)
     }
@@ -47,46 +61,63 @@ impl Vault for Directory {
 
     /// The node directory goes first: as long as that can't be removed, the others tell that there is something left to do.
     fn remove_keys(&mut self, cluster: &ClusterName) -> anyhow::Result<()> {
-        self.0.remove(&format!("nodes/{cluster}"))?;
-        self.0.remove(&identity_file(&Identity::Cluster(cluster.clone(), 0)))?;
+        self.state.remove(&format!("nodes/{cluster}"))?;
+        self.state.remove(&identity_file(&Identity::Cluster(cluster.clone(), 0)))?;
         self.remove_bootstrap(cluster)
     }
 
     fn remove_bootstrap(&mut self, cluster: &ClusterName) -> anyhow::Result<()> {
-        self.0.remove(&identity_file(&Identity::Bootstrap(cluster.clone(), 0)))
+        self.state.remove(&identity_file(&Identity::Bootstrap(cluster.clone(), 0)))
+    }
+
+    fn aside(&self) -> Vec<String> {
+        let there = self.aside.iter().map(|file| self.state.path(file)).filter(|path| path.exists());
+        there
+            .map(|path| format!("{} was broken, so it was set aside and issued anew: delete it once you know why", path.display()))
+            .collect()
     }
 }
 
 impl Directory {
+    /// Keeps it in this state directory, whose lock is held.
+    pub fn new(state: StateDir) -> Self {
+        Self { state, is_locked: true, aside: Vec::new() }
+    }
+
+    /// Reads it beside whoever holds the lock: what is broken is passed over.
+    pub fn beside(state: StateDir) -> Self {
+        Self { is_locked: false, ..Self::new(state) }
+    }
+
     fn save(&self, file: &str, signed: &Signed) -> anyhow::Result<()> {
-        self.0.write(file, &pem::text(signed)).map(drop)
+        self.state.write(file, &pem::text(signed)).map(drop)
     }
 
     fn save_of(&self, all: &Contents, cluster: &ClusterName) -> anyhow::Result<()> {
         let list = all.ledger.only(cluster);
         if list == Ledger::default() {
-            return self.0.remove(&list_file(cluster.as_str()));
+            return self.state.remove(&list_file(cluster.as_str()));
         }
-        self.0.write(&list_file(cluster.as_str()), &list.to_json()?).map(drop)
+        self.state.write(&list_file(cluster.as_str()), &list.to_json()?).map(drop)
     }
 
     /// Reads the list. What is missing of it is empty only where no credential was ever issued: otherwise every credential that
     /// was handed out would die in silence, and revisions would begin again.
     fn list(&self, something_was_issued: bool) -> anyhow::Result<Ledger> {
         let mut ledger = Ledger::default();
-        let files = self.0.list(LIST)?;
+        let files = self.state.list(LIST)?;
         for file in files.iter().filter(|file| file.ends_with(".json")) {
             let file = format!("{LIST}/{file}");
-            let Some(text) = self.0.read(&file)? else { continue };
+            let Some(text) = self.state.read(&file)? else { continue };
             ledger.extend(Ledger::from_json(&text).with_context(|| self.broken(&file))?);
         }
         for cluster in if something_was_issued { self.bootstraps()? } else { Vec::new() } {
             let file = list_file(&cluster);
-            if self.0.read(&file)?.is_none() {
+            if self.state.read(&file)?.is_none() {
                 bail!(
                     "{} is missing, although a credential was issued: restore it from a backup. To do without it, remove {} too; then every                      credential that was handed out to {cluster} opens nothing, and it needs a new one (`atlas bootstrap`)",
-                    self.0.path(&file).display(),
-                    self.0.path(&format!("pki/bootstrap.{cluster}.pem")).display(),
+                    self.state.path(&file).display(),
+                    self.state.path(&format!("pki/bootstrap.{cluster}.pem")).display(),
                 );
             }
         }
@@ -95,7 +126,7 @@ impl Directory {
 
     /// The clusters that a bootstrap credential was issued to here, for whichever trust domain.
     fn bootstraps(&self) -> anyhow::Result<Vec<String>> {
-        let files = self.0.list("pki")?;
+        let files = self.state.list("pki")?;
         Ok(files.iter().filter_map(|file| Some(file.strip_prefix("bootstrap.")?.strip_suffix(".pem")?.to_owned())).collect())
     }
 
@@ -103,7 +134,7 @@ impl Directory {
         let mut authorities = BTreeMap::new();
         for authority in [Authority::Root, Authority::Issuing, Authority::Bootstrap] {
             let file = authority_file(authority);
-            if let Some(text) = self.0.read(file)? {
+            if let Some(text) = self.state.read(file)? {
                 let (signed, _) = pem::parse(&text).with_context(|| self.broken(file))?;
                 authorities.insert(authority, signed);
             }
@@ -111,30 +142,83 @@ impl Directory {
         if !authorities.is_empty() && !authorities.contains_key(&Authority::Root) {
             bail!(
                 "{} is missing, although certificates signed by it are there: restore it from a backup, or start with an empty --state",
-                self.0.path("pki/root.pem").display()
+                self.state.path("pki/root.pem").display()
             );
         }
         Ok(authorities)
     }
 
     /// Identities of another trust domain are left where they are and count for nothing.
-    fn identities(&self, domain: &TrustDomain) -> anyhow::Result<BTreeMap<Identity, Signed>> {
+    fn identities(&mut self, domain: &TrustDomain, root: Option<&Signed>) -> anyhow::Result<BTreeMap<Identity, Signed>> {
         let mut identities = BTreeMap::new();
-        let authorities = ["root.pem", "issuing.pem", "bootstrap-ca.pem"];
-        for file in self.0.list("pki")?.iter().filter(|file| file.ends_with(".pem") && !authorities.contains(&file.as_str())) {
-            let file = format!("pki/{file}");
-            let Some(text) = self.0.read(&file)? else { continue };
-            let (signed, uri) = pem::parse(&text).with_context(|| self.broken(&file))?;
-            if let Some(identity) = uri.and_then(|uri| Identity::parse(&uri, domain)) {
-                identities.insert(identity, signed);
+        let mut trusted = Trusted::new(root);
+        for name in self.state.list("pki")? {
+            let file = format!("pki/{name}");
+            if name.contains(ASIDE) {
+                self.aside.push(file);
+                continue;
+            }
+            if !is_identity_file(&name) {
+                continue;
+            }
+            let text = match std::fs::read(self.state.path(&file)) {
+                Ok(bytes) => String::from_utf8(bytes).unwrap_or_default(),
+                Err(error) => return Err(error).with_context(|| format!("cannot read {}", self.state.path(&file).display())),
+            };
+            match understood(&text, &file, domain, &mut trusted) {
+                Ok(Some((identity, signed))) => _ = identities.insert(identity, signed),
+                Ok(None) => {}
+                Err(error) if self.is_locked => self.set_aside(file, &error)?,
+                Err(_) => {}
             }
         }
         Ok(identities)
     }
 
-    fn broken(&self, file: &str) -> String {
-        format!("{} is broken: restore it from a backup", self.0.path(file).display())
+    /// Keeps a broken file under another name, so that what it held is issued again.
+    fn set_aside(&mut self, file: String, why: &anyhow::Error) -> anyhow::Result<()> {
+        let free = |n: &u32| !self.state.path(&format!("{file}{ASIDE}{n}")).exists();
+        let aside = format!("{file}{ASIDE}{}", (1..).find(free).unwrap_or_default());
+        let (from, to) = (self.state.path(&file), self.state.path(&aside));
+        std::fs::rename(&from, &to).with_context(|| format!("{} is broken ({why:#}), and can't be set aside", from.display()))?;
+        tracing::warn!(
+            file = %from.display(), why = format!("{why:#}"), kept = %to.display(),
+            "a certificate's file is broken: it is set aside, and another one is issued"
+        );
+        self.aside.push(aside);
+        Ok(())
     }
+
+    fn broken(&self, file: &str) -> String {
+        format!(
+            "{} is broken, and can't be made again: restore the whole directory pki from a backup (docs/backup.md)",
+            self.state.path(file).display()
+        )
+    }
+}
+
+/// Whose certificate and key a file holds; `None`: somebody's of another trust domain.
+///
+/// # Errors
+/// It is of no use here.
+pub(super) fn understood(
+    text: &str,
+    file: &str,
+    domain: &TrustDomain,
+    trusted: &mut Trusted,
+) -> anyhow::Result<Option<(Identity, Signed)>> {
+    let (signed, uri) = pem::parse(text)?;
+    let Some(identity) = uri.and_then(|uri| Identity::parse(&uri, domain)) else { return Ok(None) };
+    if identity_file(&identity) != file {
+        bail!("it holds the certificate of {}", identity.spiffe_id(domain));
+    }
+    trusted.check(&signed)?;
+    Ok(Some((identity, signed)))
+}
+
+fn is_identity_file(name: &str) -> bool {
+    let of_cluster = |prefix: &str| name.strip_prefix(prefix).is_some_and(|rest| rest.ends_with(".pem"));
+    matches!(name, "atlas.pem" | "hub.pem") || of_cluster("cluster.") || of_cluster("bootstrap.")
 }
 
 fn list_file(cluster: &str) -> String {

@@ -1,10 +1,12 @@
 //! A certificate and its key as one text: certificates first, then the key, so both are always of a piece.
 
-use anyhow::Context;
+use std::collections::HashMap;
+
+use anyhow::{Context, bail, ensure};
 use atlas_core::pki::{PrivateKey, Validity};
-use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
 use super::sign::Signed;
 
@@ -20,13 +22,91 @@ pub fn text(signed: &Signed) -> String {
 pub fn parse(text: &str) -> anyhow::Result<(Signed, Option<String>)> {
     let start = text.find("-----BEGIN PRIVATE KEY-----").context("there is no private key in it")?;
     let (chain, key) = text.split_at(start);
-    rustls_pki_types::PrivateKeyDer::from_pem_slice(key.as_bytes())
-        .map_err(|error| anyhow::anyhow!("its private key can't be read: {error}"))?;
+    let key_der =
+        PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| anyhow::anyhow!("its private key can't be read: {error}"))?;
     let der =
         CertificateDer::from_pem_slice(chain.as_bytes()).map_err(|error| anyhow::anyhow!("its certificate can't be read: {error}"))?;
     let (validity, uris) = read(&der)?;
+    ensure_pair(&der, &key_der)?;
     let signed = Signed { chain: chain.to_owned(), key: PrivateKey::new(key.to_owned()), validity };
     Ok((signed, uris.into_iter().next()))
+}
+
+/// A private key as Atlas writes it holds its public key too (PKCS #8 around RFC 5915's `publicKey`): to look for that costs no
+/// computation, of which a start with thousands of certificates would take seconds.
+fn ensure_pair(certificate: &CertificateDer<'_>, key: &PrivateKeyDer<'_>) -> anyhow::Result<()> {
+    let (_, certificate) = X509Certificate::from_der(certificate).map_err(|error| anyhow::anyhow!("not a certificate: {error}"))?;
+    let public: &[u8] = &certificate.public_key().subject_public_key.data;
+    ensure!(
+        !public.is_empty() && key.secret_der().windows(public.len()).any(|part| part == public),
+        "its private key belongs to another certificate"
+    );
+    Ok(())
+}
+
+/// Which certificates are of use below a root, each issuer looked at once.
+pub struct Trusted<'a> {
+    root: Option<&'a Signed>,
+    issuers: HashMap<Vec<u8>, Result<(), String>>,
+}
+
+impl<'a> Trusted<'a> {
+    /// Below this root; `None`: none is known, and everything is let pass.
+    pub fn new(root: Option<&'a Signed>) -> Self {
+        Self { root, issuers: HashMap::new() }
+    }
+
+    /// Whether a certificate was issued by an authority below the root: everybody else here trusts no other.
+    ///
+    /// # Errors
+    /// It wasn't.
+    pub fn check(&mut self, signed: &Signed) -> anyhow::Result<()> {
+        let Some(root) = self.root else { return Ok(()) };
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(signed.chain.as_bytes()).collect();
+        let chain = chain.map_err(|error| anyhow::anyhow!("its certificates can't be read: {error}"))?;
+        let [leaf, issuer, ..] = chain.as_slice() else { bail!("its issuer's certificate is missing") };
+        // By the key's identifier: a signature of each would take as long as all the rest of a start.
+        let ids = (key_ids(leaf)?.issuer, key_ids(issuer)?.own);
+        ensure!(!matches!(ids, (Some(of), Some(own)) if of != own), "it wasn't issued by the authority whose certificate comes with it");
+        let below = self.issuers.entry(issuer.to_vec()).or_insert_with(|| is_below(issuer, root).map_err(|error| format!("{error:#}")));
+        below.clone().map_err(|error| anyhow::anyhow!(error))
+    }
+}
+
+/// Whether a root signed an authority.
+///
+/// # Errors
+/// It didn't.
+pub(super) fn ensure_below(authority: &Signed, root: &Signed) -> anyhow::Result<()> {
+    let der = CertificateDer::from_pem_slice(authority.chain.as_bytes());
+    is_below(&der.map_err(|error| anyhow::anyhow!("its certificate can't be read: {error}"))?, root)
+}
+
+fn is_below(issuer: &CertificateDer<'_>, root: &Signed) -> anyhow::Result<()> {
+    let root = CertificateDer::from_pem_slice(root.chain.as_bytes()).map_err(|error| anyhow::anyhow!("the root can't be read: {error}"))?;
+    let (_, issuer) = X509Certificate::from_der(issuer).map_err(|error| anyhow::anyhow!("its issuer is no certificate: {error}"))?;
+    let (_, root) = X509Certificate::from_der(&root).map_err(|error| anyhow::anyhow!("the root is no certificate: {error}"))?;
+    issuer.verify_signature(Some(root.public_key())).map_err(|_| anyhow::anyhow!("it was issued below another root"))
+}
+
+/// The identifiers of keys in a certificate.
+#[derive(Default)]
+struct KeyIds {
+    own: Option<Vec<u8>>,
+    issuer: Option<Vec<u8>>,
+}
+
+fn key_ids(der: &CertificateDer<'_>) -> anyhow::Result<KeyIds> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|error| anyhow::anyhow!("not a certificate: {error}"))?;
+    let mut ids = KeyIds::default();
+    for extension in certificate.iter_extensions().map(|extension| extension.parsed_extension()) {
+        match extension {
+            ParsedExtension::SubjectKeyIdentifier(id) => ids.own = Some(id.0.to_vec()),
+            ParsedExtension::AuthorityKeyIdentifier(id) => ids.issuer = id.key_identifier.as_ref().map(|id| id.0.to_vec()),
+            _ => {}
+        }
+    }
+    Ok(ids)
 }
 
 /// Validity of the first certificate in a text.

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use anyhow::Context;
 use atlas_core::name::{ClusterName, Identity, TrustDomain};
 use atlas_core::pki::Authority;
 
-use super::{Ledger, Signed};
+use super::{Ledger, Signed, pem};
 
 /// What a vault holds.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +20,23 @@ pub struct Contents {
 }
 
 impl Contents {
+    /// That the authorities go together: what one of another root signs, nobody believes.
+    ///
+    /// # Errors
+    /// They don't.
+    pub fn ensure_one_root(&self) -> anyhow::Result<()> {
+        let Some(root) = self.authorities.get(&Authority::Root) else { return Ok(()) };
+        for (authority, signed) in self.authorities.iter().filter(|(authority, _)| **authority != Authority::Root) {
+            pem::ensure_below(signed, root).with_context(|| {
+                format!(
+                    "the authority {authority:?} and the root are not of one piece: restore all keys from one backup (docs/backup.md), or remove \
+                     this authority, and it is made anew below the root"
+                )
+            })?;
+        }
+        Ok(())
+    }
+
     /// Sees to it that no revision is less than one that was issued, should the list be older than that.
     pub fn mend_revisions(&mut self) {
         for identity in self.identities.keys() {
@@ -64,4 +82,9 @@ pub trait Vault {
     /// # Errors
     /// It can't be removed.
     fn remove_bootstrap(&mut self, cluster: &ClusterName) -> anyhow::Result<()>;
+
+    /// What was broken and is kept for people to look at; a sentence each.
+    fn aside(&self) -> Vec<String> {
+        Vec::new()
+    }
 }

@@ -42,7 +42,7 @@ impl Atlas {
         let state = StateDir::at(state).unwrap();
         let lock = state.lock().unwrap();
         let settings = Settings::default();
-        let pki = Pki::load(Directory(state.clone()), settings.trust_domain.clone(), lifetimes).unwrap();
+        let pki = Pki::load(Directory::new(state.clone()), settings.trust_domain.clone(), lifetimes).unwrap();
         let nodes = Arc::new(Nodes::default());
         let publisher = Publisher {
             gate: Arc::new(Gate::new(settings.trust_domain.clone())),

@@ -251,7 +251,8 @@ fn remembered(
         None => false,
     };
     // One that was spoilt by hand counts as it was; people are told of it.
-    let spoilt = |name: &String, before: &Stored| before.parsed.is_ok() && shown.get(name).is_some_and(|stored| stored.parsed.is_err());
+    let is_sound = |stored: &Stored| stored.parsed.as_ref().is_ok_and(|parsed| parsed.broken.is_empty());
+    let spoilt = |name: &String, before: &Stored| is_sound(before) && shown.get(name).is_some_and(|stored| !is_sound(stored));
     let kept: Vec<_> = before
         .iter()
         .filter(|(name, stored)| vanished(name) || spoilt(name, stored))

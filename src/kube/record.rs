@@ -7,10 +7,13 @@
 //! | `atlas-leaves` | `pki` | `atlas.pem`, `hub.pem`, `roots.pem` (no key) | every replica, by a watch |
 //! | `<cluster>.atlas-cluster` | `pki` | `leaf.pem`, `bootstrap.pem`, `issued.json`, `service.json` | every replica, by a watch |
 //!
+//! A certificate that is broken is issued again, and what stood there is kept under a key that ends in `.broken`. Authorities, the list and
+//! the root's certificate can't be made again: a Secret in which one of these is broken is broken as a whole.
+//!
 //! A cluster's name has no dot, so no two Secrets can have the same name. `service.json` is what its Service said when that was
 //! last right. Certificates and key are one text, as in the state directory, so both are always of a piece.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
 use atlas_core::keys;
@@ -84,6 +87,22 @@ impl Record {
             Identity::Atlas | Identity::Hub => Record::Leaves,
             Identity::Cluster(name, _) | Identity::Bootstrap(name, _) => Record::Cluster(name.clone()),
         }
+    }
+
+    /// Whose certificate it has under this key.
+    pub fn identity(&self, key: &str, ledger: &Ledger) -> Option<Identity> {
+        match (self, key) {
+            (Record::Leaves, "atlas.pem") => Some(Identity::Atlas),
+            (Record::Leaves, "hub.pem") => Some(Identity::Hub),
+            (Record::Cluster(name), LEAF) => Some(Identity::Cluster(name.clone(), ledger.revision(name))),
+            (Record::Cluster(name), BOOTSTRAP) => Some(Identity::Bootstrap(name.clone(), ledger.revision(name))),
+            _ => None,
+        }
+    }
+
+    /// Under which key it has an identity's certificate.
+    pub fn key(&self, identity: &Identity, ledger: &Ledger) -> Option<&'static str> {
+        IDENTITIES.iter().map(|(key, _)| *key).find(|key| self.identity(key, ledger).as_ref() == Some(identity))
     }
 
     /// What it is to hold; `None`: nothing under that key. `service`: what is kept of the cluster's Service.
@@ -169,6 +188,28 @@ pub struct Parsed {
     pub ledger: Option<Ledger>,
     /// What is kept of the cluster's Service.
     pub service: Option<String>,
+    /// Certificates that are broken, by key: what stands there, and why it is none. They can be issued again.
+    pub broken: BTreeMap<&'static str, Broken>,
+    /// Keys under which an earlier one is kept.
+    pub aside: BTreeSet<&'static str>,
+}
+
+/// What stands where a certificate should.
+#[derive(Clone, Debug)]
+pub struct Broken {
+    /// As text, as far as it is any.
+    pub text: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// The keys of certificates with their private keys, each with the one under which it is kept when it was broken.
+const IDENTITIES: [(&str, &str); 4] =
+    [("atlas.pem", "atlas.pem.broken"), ("hub.pem", "hub.pem.broken"), (LEAF, "leaf.pem.broken"), (BOOTSTRAP, "bootstrap.pem.broken")];
+
+/// Under which key a broken one is kept.
+pub fn aside(key: &str) -> Option<&'static str> {
+    IDENTITIES.iter().find(|(identity, _)| *identity == key).map(|(_, aside)| *aside)
 }
 
 impl Stored {
@@ -178,7 +219,8 @@ impl Stored {
         let term = annotation.and_then(|text| text.parse().ok());
         let name = secret.metadata.name.clone().unwrap_or_default();
         let version = Version(secret.metadata.resource_version.clone().unwrap_or_default());
-        let parsed = parse(secret, domain).map_err(|error| format!("the Secret {name} is broken: {error:#}: restore it from a backup"));
+        let parsed = parse(secret, domain)
+            .map_err(|error| format!("the Secret {name} is broken: {error:#}: restore it from a backup (docs/backup.md)"));
         Self { version, term, parsed }
     }
 
@@ -191,6 +233,21 @@ impl Stored {
 fn parse(secret: Secret, domain: &TrustDomain) -> anyhow::Result<Parsed> {
     let mut parsed = Parsed::default();
     for (key, ByteString(bytes)) in secret.data.unwrap_or_default() {
+        if let Some((identity, _)) = IDENTITIES.iter().find(|(identity, _)| *identity == key) {
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            match ca::parse(&text) {
+                // Of another trust domain it counts for nothing.
+                Ok((signed, uri)) => {
+                    parsed.identities.extend(uri.and_then(|uri| Identity::parse(&uri, domain)).map(|identity| (identity, signed)));
+                }
+                Err(error) => _ = parsed.broken.insert(identity, Broken { text, why: format!("{error:#}") }),
+            }
+            continue;
+        }
+        if let Some((_, aside)) = IDENTITIES.iter().find(|(_, aside)| *aside == key) {
+            parsed.aside.insert(aside);
+            continue;
+        }
         let text = String::from_utf8(bytes).ok().with_context(|| format!("{key} is not text"))?;
         let authority = match key.as_str() {
             "root.pem" => Some(Authority::Root),
@@ -210,13 +267,6 @@ fn parse(secret: Secret, domain: &TrustDomain) -> anyhow::Result<Parsed> {
             }
             (LIST, _) => parsed.ledger = Some(Ledger::from_json(&text).with_context(|| key.clone())?),
             (SERVICE, _) => parsed.service = Some(text),
-            ("atlas.pem" | "hub.pem" | LEAF | BOOTSTRAP, _) => {
-                let (signed, uri) = ca::parse(&text).with_context(|| key.clone())?;
-                // Of another trust domain: it counts for nothing.
-                if let Some(identity) = uri.and_then(|uri| Identity::parse(&uri, domain)) {
-                    parsed.identities.insert(identity, signed);
-                }
-            }
             _ => {}
         }
     }

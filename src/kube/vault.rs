@@ -23,6 +23,7 @@ use super::record::{Record, Stored, adopt};
 use super::watch::chain;
 use crate::ca::{Contents, Vault};
 
+mod aside;
 mod cas;
 mod echo;
 
@@ -49,6 +50,10 @@ pub struct Secrets {
     unsaved: BTreeSet<Record>,
     /// When the records that nobody watches were last looked at.
     looked: Instant,
+    /// Broken certificates that are to be kept under other keys when their record is written.
+    spoilt: BTreeMap<Record, BTreeMap<&'static str, String>>,
+    /// Keys of records under which broken ones are kept.
+    aside: BTreeMap<Record, BTreeSet<&'static str>>,
     /// Records that can't be read: nothing is issued for these clusters, and nothing written over.
     pub broken: BTreeMap<Record, String>,
     contents: Contents,
@@ -83,6 +88,8 @@ impl Secrets {
             services: BTreeMap::new(),
             unsaved: BTreeSet::new(),
             looked: Instant::now(),
+            spoilt: BTreeMap::new(),
+            aside: BTreeMap::new(),
             broken: BTreeMap::new(),
             contents: Contents::default(),
         };
@@ -98,6 +105,7 @@ impl Secrets {
                 vault.took(&record, Some(Stored::read(secret, domain)));
             }
         }
+        vault.set_foreign_aside();
         vault.check()?;
         Ok(vault)
     }
@@ -109,6 +117,7 @@ impl Secrets {
                 bail!("{broken}");
             }
         }
+        self.contents.ensure_one_root()?;
         let root = self.contents.authorities.get(&Authority::Root);
         let issued = self.contents.authorities.len() > 1 || !self.contents.identities.is_empty();
         if issued && root.is_none_or(|root| root.key.expose().is_empty()) {
@@ -170,7 +179,8 @@ impl Secrets {
             self.candidate.surpass(term);
         }
         match stored.parsed {
-            Ok(parsed) => {
+            Ok(mut parsed) => {
+                self.set_aside(record, &mut parsed);
                 if let Record::Cluster(name) = record {
                     let (known, read) = (self.contents.ledger.revision(name), parsed.ledger.as_ref().map_or(1, |list| list.revision(name)));
                     if known > read {
@@ -299,6 +309,8 @@ impl Secrets {
             let (outcome, result) = match result {
                 Ok(version) => {
                     self.unsaved.remove(&record);
+                    let kept = self.spoilt.remove(&record).unwrap_or_default();
+                    self.aside.entry(record.clone()).or_default().extend(kept.into_keys());
                     (Outcome::Done(version), Ok(()))
                 }
                 Err((outcome, error)) => (outcome, Err(error)),
@@ -317,7 +329,10 @@ impl Secrets {
         let known = self.known.entry(record.clone()).or_insert(Known::Absent);
         let permit = self.fence.permit(known, self.candidate.leads().as_ref())?;
         let service = if let Record::Cluster(name) = record { self.services.get(name) } else { None };
-        Ok((permit, record.data(all, service)?))
+        let mut data = record.data(all, service)?;
+        let spoilt = self.spoilt.get(record).into_iter().flatten();
+        data.extend(spoilt.map(|(key, text)| (*key, Some(text.clone()))));
+        Ok((permit, data))
     }
 }
 
@@ -351,5 +366,9 @@ impl Vault for Secrets {
 
     fn remove_bootstrap(&mut self, _cluster: &ClusterName) -> anyhow::Result<()> {
         Ok(())
+    }
+
+    fn aside(&self) -> Vec<String> {
+        self.told_aside()
     }
 }

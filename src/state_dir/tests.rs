@@ -89,3 +89,113 @@ fn files_are_read_of_one_turn() {
     assert!(read_swapped(&dir, &["c"]).is_err());
     assert!(read_swapped(&state.node("paris"), &["a"]).is_err());
 }
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+/// All files and directories below, but for links.
+fn below(dir: &Path) -> Vec<PathBuf> {
+    let paths = entries(dir).filter(|entry| !entry.file_type().unwrap().is_symlink()).map(|entry| entry.path());
+    paths.flat_map(|path| [vec![path.clone()], below(&path)].concat()).collect()
+}
+
+/// A state directory with a file of each kind.
+fn filled(state: &StateDir) {
+    let _lock = state.lock().unwrap();
+    for file in ["pki/root.pem", "pki/issued/tokyo.json", "last-good/tokyo.yaml", "endpoints.yaml", "atlas.zone"] {
+        state.write(file, "x").unwrap();
+    }
+    swap_files(&state.node("tokyo"), &[("tls.key".into(), "key".into())]).unwrap();
+}
+
+#[test]
+fn what_a_restore_opened_to_others_is_theirs_no_more() {
+    let (dir, state) = state();
+    filled(&state);
+    for path in below(state.root()) {
+        // As `chmod -R a+rX` does.
+        set_mode(&path, mode(&path) | if path.is_dir() { 0o055 } else { 0o044 });
+    }
+    set_mode(state.root(), 0o755);
+    let public = state.path("public");
+    fs::create_dir(&public).unwrap();
+    set_mode(&public, 0o755);
+    let lock = state.lock().unwrap();
+    for path in below(state.root()) {
+        let expected = if path == public {
+            0o755
+        } else if path.is_dir() {
+            0o700
+        } else {
+            0o600
+        };
+        assert_eq!(mode(&path), expected, "{}", path.display());
+    }
+    assert_eq!(mode(state.root()), 0o755, "others may rely on it");
+    // While it runs too.
+    for path in [state.path("pki"), state.path("pki/root.pem")] {
+        set_mode(&path, 0o755);
+    }
+    state.keep_private().unwrap();
+    assert_eq!((mode(&state.path("pki")), mode(&state.path("pki/root.pem"))), (0o700, 0o600));
+    drop((lock, dir));
+}
+
+#[test]
+fn a_link_to_what_others_may_read_is_refused_and_left_as_it_is() {
+    let (dir, state) = state();
+    filled(&state);
+    let elsewhere = dir.path().join("vault");
+    fs::rename(state.path("pki"), &elsewhere).unwrap();
+    symlink(&elsewhere, state.path("pki")).unwrap();
+    state.lock().unwrap();
+    set_mode(&elsewhere.join("root.pem"), 0o640);
+    let error = format!("{:#}", state.lock().unwrap_err());
+    assert!(error.contains("pki leads to ") && error.contains("root.pem (mode 640): chmod -R go= "), "{error}");
+    assert_eq!(mode(&elsewhere.join("root.pem")), 0o640);
+}
+
+#[test]
+fn a_state_directory_that_everybody_may_write_to_is_refused() {
+    let (_dir, state) = state();
+    filled(&state);
+    set_mode(state.root(), 0o777);
+    let error = format!("{:#}", state.lock().unwrap_err());
+    assert!(error.contains("everybody may write to the state directory") && error.contains("chmod o-w"), "{error}");
+    // As in /tmp, where nobody can put anything in another's place.
+    fs::set_permissions(state.root(), Permissions::from_mode(0o1777)).unwrap();
+    state.lock().unwrap();
+    set_mode(state.root(), 0o775);
+    state.lock().unwrap();
+}
+
+#[test]
+fn what_others_are_to_read_has_a_place_of_its_own() {
+    let (dir, state) = state();
+    filled(&state);
+    for path in [state.root().to_owned(), state.path("pki"), state.node("tokyo"), state.path("nodes/../last-good")] {
+        let error = state.ensure_apart(&path).unwrap_err().to_string();
+        assert!(error.contains("--public-dir"), "{error}");
+    }
+    state.ensure_apart(dir.path()).unwrap();
+    let file = dir.path().join("endpoints.yaml");
+    write_public(&file, "x").unwrap();
+    // Also where a restore has closed it.
+    set_mode(&file, 0o600);
+    write_public(&file, "x").unwrap();
+    assert_eq!(mode(&file), 0o644);
+}
+
+#[test]
+fn another_s_keys_are_refused_and_other_files_of_others_not() {
+    let path = Path::new("/state/pki/root.pem");
+    let error = modes::ensure_owned_by(0, path, 1000, true).unwrap_err().to_string();
+    assert!(error.contains("/state/pki/root.pem belongs to user 1000") && error.contains("chown -R 0"), "{error}");
+    modes::ensure_owned_by(1000, path, 1000, true).unwrap();
+    modes::ensure_owned_by(0, Path::new("/state/atlas.zone"), 1000, false).unwrap();
+}

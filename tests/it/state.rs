@@ -243,6 +243,41 @@ fn a_manifest_that_is_written_slowly_counts_once_it_is_whole() -> Result<()> {
 }
 
 #[test]
+fn a_restore_that_opened_it_to_others_and_lost_leaves_is_mended_and_told() -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let (from, state) = (dir.path().join("clusters"), dir.path().join("state"));
+    fs::create_dir(&from)?;
+    fs::write(from.join("tokyo.yaml"), manifest("tokyo"))?;
+    run_until(&from, &state, "tokyo is kept", || state.join("last-good/tokyo.yaml").exists())?;
+    let issued = fs::read(state.join("pki/issued/tokyo.json"))?;
+    fs::write(state.join("pki/hub.pem"), "")?;
+    let text = fs::read_to_string(state.join("pki/cluster.tokyo.pem"))?;
+    fs::write(state.join("pki/cluster.tokyo.pem"), &text[..text.len() / 2])?;
+    ensure!(Command::new("chmod").args(["-R", "a+rX"]).arg(&state).status()?.success());
+    fs::remove_file(state.join("status.sock"))?;
+    let mut child = run(&from, &state, &[])?;
+    let shown = wait_until("it serves", Duration::from_secs(30), || {
+        let output = Command::new(atlas()).args(["status", "--state"]).arg(&state).output()?;
+        Ok((output.status.code() == Some(3)).then(|| String::from_utf8_lossy(&output.stdout).into_owned()))
+    });
+    child.kill()?;
+    let log = String::from_utf8(child.wait_with_output()?.stderr)?;
+    let shown = shown?;
+    for file in ["hub.pem", "cluster.tokyo.pem"] {
+        ensure!(shown.contains(&format!("{file}.broken-1 was broken, so it was set aside and issued anew")), "{shown}");
+        ensure!(log.contains("a certificate's file is broken: it is set aside"), "{log}");
+    }
+    ensure!(check(&state)? == 3 + 2 + 2, "all are there and whole, and all are private");
+    ensure!(fs::read(state.join("pki/issued/tokyo.json"))? == issued, "what was handed out counts");
+    ensure!(log.contains("others could read files in the state directory; now they can't"), "{log}");
+    for secret in ["nodes/hub/tls.key", "nodes/tokyo/tls.key", "last-good/tokyo.yaml", "status.sock", "lock", "endpoints.yaml"] {
+        let mode = fs::metadata(state.join(secret))?.permissions().mode() & 0o777;
+        ensure!(mode & 0o077 == 0, "{secret} has mode {mode:o}");
+    }
+    Ok(())
+}
+
+#[test]
 fn one_node_s_trouble_stops_no_other() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let (from, state) = (dir.path().join("clusters"), dir.path().join("state"));

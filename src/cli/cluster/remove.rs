@@ -124,7 +124,8 @@ impl Desk {
         let running = socket::is_running(&state);
         // Taking the lock makes the directory, which is none of a removal's business.
         let lock = if running || self.dry_run || !state.path("pki").is_dir() { None } else { Some(state.lock()?) };
-        let pki = Pki::load(Directory(state.clone()), self.trust_domain.clone(), Lifetimes::default())?;
+        let directory = if lock.is_some() { Directory::new } else { Directory::beside };
+        let pki = Pki::load(directory(state.clone()), self.trust_domain.clone(), Lifetimes::default())?;
         Ok(Memory { state, running, pki, _lock: lock })
     }
 

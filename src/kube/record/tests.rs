@@ -22,10 +22,10 @@ fn contents() -> Contents {
     let dir = tempfile::tempdir().unwrap();
     let state = StateDir::at(dir.path()).unwrap();
     let _lock = state.lock().unwrap();
-    let mut pki = Pki::load(Directory(state.clone()), domain(), Lifetimes::default()).unwrap();
+    let mut pki = Pki::load(Directory::new(state.clone()), domain(), Lifetimes::default()).unwrap();
     let clusters = [tokyo()].into();
     pki.ensure(&crate::ca::Wanted { clusters: &clusters, present: &Default::default(), only: None }, NOW).unwrap();
-    Directory(state).load(&domain()).unwrap()
+    Directory::new(state).load(&domain()).unwrap()
 }
 
 fn term() -> Term {
@@ -90,12 +90,35 @@ fn a_cluster_s_record_says_nothing_of_another() {
     assert!(!all.ledger.has(&osaka) && all.ledger.has(&tokyo()));
 }
 
+/// A record in which one key is half.
+fn spoilt(record: &Record, key: &str) -> Result<Parsed, String> {
+    let mut manifest = record.manifest(&record.data(&contents(), None).unwrap(), &term(), None);
+    manifest["data"][key] = "aGFsZg==".into();
+    manifest["metadata"]["resourceVersion"] = "1".into();
+    Stored::read(serde_json::from_value(manifest).unwrap(), &domain()).parsed
+}
+
 #[test]
-fn half_a_record_is_broken_and_says_what_to_do() {
-    let record = Record::Cluster(tokyo());
-    let manifest = json!({"metadata": {"name": record.secret(), "resourceVersion": "1"}, "data": {LEAF: "aGFsZg=="}});
-    let error = Stored::read(serde_json::from_value(manifest).unwrap(), &domain()).parsed.unwrap_err();
-    assert!(error.contains("tokyo.atlas-cluster") && error.contains("leaf.pem") && error.contains("backup"), "{error}");
+fn what_cannot_be_made_again_is_broken_as_a_whole_and_says_what_to_do() {
+    let cases =
+        [(Record::Root, "root.pem"), (Record::Issuers, "issuing.pem"), (Record::Leaves, "roots.pem"), (Record::Cluster(tokyo()), LIST)];
+    for (record, key) in cases {
+        let error = spoilt(&record, key).unwrap_err();
+        assert!(error.contains(&record.secret()) && error.contains(key) && error.contains("docs/backup.md"), "{error}");
+    }
+}
+
+#[test]
+fn a_broken_certificate_is_set_aside_and_the_rest_counts() {
+    let cases = [(Record::Leaves, "hub.pem"), (Record::Cluster(tokyo()), LEAF), (Record::Cluster(tokyo()), BOOTSTRAP)];
+    for (record, key) in cases {
+        let parsed = spoilt(&record, key).unwrap();
+        assert_eq!(parsed.broken.iter().map(|(key, broken)| (*key, broken.text.as_str())).collect::<Vec<_>>(), [(key, "half")]);
+        assert_eq!((parsed.identities.len(), parsed.aside.len()), (1, 0), "the other one counts");
+        let mut all = Contents::default();
+        adopt(&mut all, &record, parsed);
+        assert!(record.identity(key, &all.ledger).is_some_and(|identity| !all.identities.contains_key(&identity)), "it is due");
+    }
 }
 
 #[test]

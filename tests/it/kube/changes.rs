@@ -22,6 +22,7 @@ world_test! {
         a_service_is_deleted_and_created_again(&mut scene)?;
         the_hubs_name_moves(&mut scene)?;
         deleted_secrets_come_back(&scene.hub)?;
+        broken_certificates_are_set_aside(&scene.hub)?;
     }
 }
 
@@ -84,6 +85,25 @@ fn deleted_secrets_come_back(hub: &KubeHub) -> Result<()> {
         let back = back.with_context(|| format!("{name} was deleted by hand"))?;
         println!("the deleted Secret {name} is back after {:?}", deleted.elapsed());
         ensure!(back["data"] == secret["data"], "{name} holds what it held: credentials, their fingerprints, all");
+    }
+    ensure!(since(hub, "tokyo")? == before, "no stream began anew");
+    Ok(())
+}
+
+/// By hand, while a replica leads that knows the good ones.
+fn broken_certificates_are_set_aside(hub: &KubeHub) -> Result<()> {
+    let before = since(hub, "tokyo")?;
+    for (secret, key) in [("tokyo.atlas-cluster", "leaf.pem"), ("tokyo.atlas-cluster", "bootstrap.pem"), ("atlas-leaves", "hub.pem")] {
+        let (path, kept) = (hub.at(&format!("secrets/{secret}")), format!("{key}.broken"));
+        let good = hub.kube.get(&path)?["data"][key].clone();
+        hub.kube.merge_patch(&path, &json!({"data": {key: "aGFsZg=="}}))?;
+        let healed = hub.kube.wait_for(&path, 20 * SECOND, |now| now["data"][&kept] == "aGFsZg==").context(kept.clone())?;
+        ensure!(healed["data"][key] == good, "{secret}: {key} is what it was: {healed:#}");
+        let told = format!("{key} in the Secret {secret} was broken, so it was set aside as {kept}");
+        let is_told = || hub.statuses().iter().any(|status| status["troubles"].to_string().contains(&told));
+        wait_until("it is told", 10 * SECOND, || Ok(is_told().then_some(())))?;
+        hub.kube.merge_patch(&path, &json!({"data": {&kept: null}}))?;
+        wait_until("it is told no more", 10 * SECOND, || Ok((!is_told()).then_some(())))?;
     }
     ensure!(since(hub, "tokyo")? == before, "no stream began anew");
     Ok(())
