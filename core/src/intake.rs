@@ -18,7 +18,6 @@ mod stores;
 pub use reader::{path_prefix, selector};
 pub use register::{FactKey, Register, Touched};
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -68,18 +67,10 @@ pub struct Finding {
     pub fix: String,
 }
 
-/// A value as far as it is repeated.
-fn cut(value: &str) -> Cow<'_, str> {
-    match value.char_indices().nth(LONGEST_VALUE) {
-        Some((end, _)) => Cow::Owned(format!("{}…", &value[..end])),
-        None => Cow::Borrowed(value),
-    }
-}
-
 impl Finding {
     /// Key, value, problem and fix, for who shows the object beside it; fit to be shown.
     pub fn told(&self) -> String {
-        let value = if self.value.is_empty() { String::new() } else { format!(": {:?}", cut(&self.value)) };
+        let value = if self.value.is_empty() { String::new() } else { format!(": {:?}", text::cut(&self.value, LONGEST_VALUE)) };
         let fix = if self.fix.is_empty() { String::new() } else { format!(": {}", self.fix) };
         text::line(&format!("{}{value}: {}{fix}", self.key, self.problem), text::LONGEST)
     }

@@ -57,6 +57,14 @@ pub fn line(text: &str, longest: usize) -> String {
     out
 }
 
+/// Text as it is, but for what is beyond so many characters: for the log, whose writer shows the rest.
+pub fn cut(text: &str, longest: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(longest) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+        None => Cow::Borrowed(text),
+    }
+}
+
 /// Text of several lines: their ends and tabulators stay, all else is as in [`line`]. Nothing is left out.
 pub fn lines(text: &str) -> Cow<'_, str> {
     replaced(text, |c, out| match c {

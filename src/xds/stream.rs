@@ -276,7 +276,10 @@ impl Task {
             self.meet(&info);
         }
         let stream = &self.registration.stream;
-        let refusal = request.error.as_ref().map(|error| (text::line(&request.type_url, LONGEST_NAME), text::line(error, MAX_REASON)));
+        let refusal = request
+            .error
+            .as_ref()
+            .map(|error| (text::cut(&request.type_url, LONGEST_NAME).into_owned(), text::cut(error, MAX_REASON).into_owned()));
         let mut state = node.state();
         let state = &mut *state;
         let mut session = lock(&stream.session);
@@ -309,7 +312,7 @@ impl Task {
         let peer = &self.registration.stream.peer;
         if info.id != peer.node.to_string() && !self.foreign_id {
             self.foreign_id = true;
-            let claims = text::line(&info.id, LONGEST_NAME);
+            let claims = &*text::cut(&info.id, LONGEST_NAME);
             tracing::warn!(node = %peer.node, claims, "an Envoy calls itself somebody else; its certificate decides");
         }
         *lock(&self.registration.stream.client) =

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use atlas_core::text::is_plain;
 use atlas_lab::parts::Part;
 use atlas_lab::scene::Scene;
 use atlas_lab::world::Host;
@@ -214,16 +215,21 @@ world_test! {
     needs [Envoy, Thanos, Prometheus, Alertmanager, CoreDns],
     fn an_envoy_that_calls_itself_somebody_else_gets_its_own_configuration(world) {
         let mut scene = Scene::start(world, atlas(), Part::Prometheus)?;
-        // Paris's Envoy starts again as "tokyo", with paris's credential.
+        // Paris's Envoy starts again as "tokyo", and what nobody sees behind it, with paris's credential.
+        let hidden = r#""tokyo\u202E\u2066\u200B\u2028""#;
         let path = scene.clusters[1].place.host.dir().join("envoy-paris/envoy.yaml");
         let text = std::fs::read_to_string(&path)?;
-        std::fs::write(&path, text.replace("id: paris", "id: tokyo").replace("cluster: paris", "cluster: tokyo"))?;
+        std::fs::write(&path, text.replace("id: paris", &format!("id: {hidden}")).replace("cluster: paris", &format!("cluster: {hidden}")))?;
         scene.clusters[1].envoy.process.kill()?;
         scene.clusters[1].envoy.process.restart()?;
         scene.clusters[1].envoy.wait_live()?;
         let dump = scene.clusters[1].envoy.admin_get("/config_dump")?.text();
         assert!(dump.contains("store/paris-thanos-sidecar0") && !dump.contains("tokyo-thanos-sidecar"), "paris's configuration");
-        assert!(scene.hub.atlas.process.log().contains("calls itself somebody else"));
+        let shown = "tokyo\\u{202e}\\u{2066}\\u{200b}\\u{2028}";
+        let log = scene.hub.atlas.process.log();
+        assert!(log.contains("calls itself somebody else") && log.contains(shown) && log.lines().all(is_plain), "{log}");
+        let status = scene.hub.atlas.command(&["status"])?;
+        assert!(status.contains(shown) && status.lines().all(is_plain), "{status}");
         scene.wait_connected()?;
     }
 }

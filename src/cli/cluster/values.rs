@@ -158,8 +158,11 @@ impl ClusterValues {
         print(&self.render(values))?;
         if self.format == Format::Secret {
             let beside = carry::beside_secret(&self.delivery(), values);
-            say(format_args!("# values for the chart envoy beside this Secret:
-{}", beside.trim_end()));
+            say(format_args!(
+                "# values for the chart envoy beside this Secret:
+{}",
+                beside.trim_end()
+            ));
         }
         Ok(Outcome::Done)
     }
