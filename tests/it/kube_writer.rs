@@ -138,14 +138,15 @@ world_test! {
         }
 
         // A broken record takes nothing away: neither what was made of it, nor the others.
-        let spoilt = json!({"data": {"leaf.pem": "aGFsZg=="}});
+        let spoilt = json!({"data": {"issued.json": "aGFsZg=="}});
         kube.merge_patch(&records[0], &spoilt)?;
         let log = || std::fs::read_to_string(host.dir().join("atlas.log"));
         wait_until("it is said", 20 * SECOND, || Ok(log()?.contains("the Secret tokyo.atlas-cluster is broken").then_some(())))?;
         kube.apply_objects("monitoring", &[cluster("osaka", 1)])?;
         kube.wait_for(&at("secrets/osaka-envoy-values"), 20 * SECOND, |_| true)?;
         kube.get(&at("secrets/tokyo-envoy-values")).context("the last copy of the credential")?;
-        let good = json!({"data": {"leaf.pem": before[0]["data"]["leaf.pem"]}});
+        ensure!(kube.get(&records[0])?["data"]["issued.json"] == "aGFsZg==", "the list is nobody's to make anew");
+        let good = json!({"data": {"issued.json": before[0]["data"]["issued.json"]}});
         kube.merge_patch(&records[0], &good)?;
     }
 }
