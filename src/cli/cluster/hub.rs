@@ -7,7 +7,7 @@ use atlas_core::name::{ClusterName, TrustDomain};
 use serde_json::Value;
 
 use crate::cli::Outcome;
-use crate::cli::output::{print, say};
+use crate::cli::output::{print, say, show};
 use crate::kube::admin::{Admin, Forgotten, Live, differences};
 
 /// What is to be added.
@@ -103,7 +103,7 @@ pub fn remove(hub: &Admin, name: &ClusterName, domain: &TrustDomain, dry_run: bo
     if dry_run {
         let service = there.map(|_| format!("would have deleted service/{name}\n"));
         let credential = known.then(|| format!("would have forgotten the credential of {name}\n"));
-        print(&[service, credential].into_iter().flatten().collect::<String>())?;
+        show(&[service, credential].into_iter().flatten().collect::<String>())?;
         return Ok(Outcome::Done);
     }
     if let Some(live) = there {

@@ -20,7 +20,7 @@ use clap::builder::BoolishValueParser;
 use super::edit::{self, Edit};
 use super::{HubArgs, NameArgs, file, hub, is_cluster, names, services};
 use crate::ca::{Directory, Pki};
-use crate::cli::output::{complain, print, say};
+use crate::cli::output::{complain, say, show};
 use crate::cli::{Outcome, socket};
 use crate::controller::LastGood;
 use crate::source::files::{self, Report};
@@ -112,7 +112,7 @@ impl Desk {
             memory
                 .forget(name)
                 .with_context(|| format!("the manifest of {name} is gone, but its credential still counts: run the same command again"))?;
-            print(&format!("forgot the credential of {name}\n"))?;
+            show(&format!("forgot the credential of {name}\n"))?;
         } else {
             say(format_args!("there was no credential of {name} in {} to forget", memory.state.root().display()));
         }
@@ -141,7 +141,7 @@ impl Desk {
         let mut next = first;
         while let Some(edit) = next {
             edit.apply()?;
-            print(&format!("{}\n", done(&edit, name)))?;
+            show(&format!("{}\n", done(&edit, name)))?;
             report = files::read_once(&self.from)?;
             next = self.next_edit(&report, name)?;
         }
@@ -171,11 +171,11 @@ impl Desk {
 
     fn say(&self, manifest: Option<&Edit>, memory: &Memory, name: &ClusterName) -> anyhow::Result<Outcome> {
         if let Some(edit) = manifest {
-            print(&format!("would have {}\n", done(edit, name)))?;
+            show(&format!("would have {}\n", done(edit, name)))?;
         }
         if memory.knows(name) {
             let how = if memory.running { " and ended its streams" } else { "" };
-            print(&format!("would have forgotten the credential of {name}{how}\n"))?;
+            show(&format!("would have forgotten the credential of {name}{how}\n"))?;
         }
         Ok(Outcome::Done)
     }
