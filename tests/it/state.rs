@@ -22,7 +22,9 @@ fn ports() -> Result<Vec<String>> {
 fn run(from: &Path, state: &Path, extra: &[&str]) -> Result<Child> {
     let ports = ports()?;
     let mut command = Command::new(atlas());
-    command.arg("run").arg("--from").arg(from).arg("--state").arg(state).args(extra);
+    // Relative, as people write it.
+    command.current_dir(from.parent().context("a directory within another")?);
+    command.arg("run").arg("--from").arg(from.file_name().context("a name")?).arg("--state").arg(state).args(extra);
     for (flag, port) in ["--xds-port", "--metrics-port", "--web-port"].iter().zip(&ports) {
         command.args([*flag, port]);
     }
@@ -225,6 +227,10 @@ fn a_manifest_that_is_written_slowly_counts_once_it_is_whole() -> Result<()> {
         let text = fleet("203.0.113");
         let mut out = fs::File::create(&file)?;
         out.write_all(&text.as_bytes()[..text.len() / 2])?;
+        wait_until("it is told", Duration::from_secs(30), || {
+            let shown = Command::new(atlas()).args(["status", "--state"]).arg(&state).output()?.stdout;
+            Ok(String::from_utf8_lossy(&shown).contains("all.yaml: is open, and being written: it counts once it is closed").then_some(()))
+        })?;
         child.kill()?;
         child.wait()?;
         fs::remove_file(state.join("status.sock"))?;

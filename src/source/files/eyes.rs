@@ -178,7 +178,9 @@ pub(super) struct Eyes {
 
 impl Eyes {
     pub fn new(dir: &Path, sight: &Arc<Sight>) -> Self {
-        Self { dir: dir.to_owned(), sight: Arc::clone(sight), watcher: None, on: None, failed: false }
+        // As events name it: by its absolute path, of which their paths must be told apart.
+        let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned());
+        Self { dir, sight: Arc::clone(sight), watcher: None, on: None, failed: false }
     }
 
     /// Sees to it that the directory that is there now is watched, and returns whether it is.
