@@ -90,8 +90,8 @@ pub fn log_line(text: &str, colours: bool) -> String {
 /// JSON that says the same, and in which nothing is hidden: within its strings the characters are escapes (`\u202e`).
 pub fn json(text: &str) -> Cow<'_, str> {
     replaced(text, |c, out| {
-        if c.is_ascii() {
-            // Of ASCII's control characters JSON has none within strings, and line feeds and the like between its values.
+        if c.is_ascii() && c != '\x7f' {
+            // Of ASCII's control characters JSON has none within strings but DEL, and line feeds and the like between its values.
             out.push(c);
         } else {
             for unit in c.encode_utf16(&mut [0; 2]) {

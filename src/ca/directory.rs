@@ -62,12 +62,12 @@ impl Vault for Directory {
     /// The node directory goes first: as long as that can't be removed, the others tell that there is something left to do.
     fn remove_keys(&mut self, cluster: &ClusterName) -> anyhow::Result<()> {
         self.state.remove(&format!("nodes/{cluster}"))?;
-        self.state.remove(&identity_file(&Identity::Cluster(cluster.clone(), 0)))?;
+        self.remove_identity(&Identity::Cluster(cluster.clone(), 0))?;
         self.remove_bootstrap(cluster)
     }
 
     fn remove_bootstrap(&mut self, cluster: &ClusterName) -> anyhow::Result<()> {
-        self.state.remove(&identity_file(&Identity::Bootstrap(cluster.clone(), 0)))
+        self.remove_identity(&Identity::Bootstrap(cluster.clone(), 0))
     }
 
     fn aside(&self) -> Vec<String> {
@@ -87,6 +87,18 @@ impl Directory {
     /// Reads it beside whoever holds the lock: what is broken is passed over.
     pub fn beside(state: StateDir) -> Self {
         Self { is_locked: false, ..Self::new(state) }
+    }
+
+    /// Its keys, whole or broken.
+    fn remove_identity(&mut self, identity: &Identity) -> anyhow::Result<()> {
+        let file = identity_file(identity);
+        self.state.remove(&file)?;
+        let aside = format!("{file}{ASIDE}");
+        for one in self.aside.iter().filter(|one| one.starts_with(&aside)) {
+            self.state.remove(one)?;
+        }
+        self.aside.retain(|one| !one.starts_with(&aside));
+        Ok(())
     }
 
     fn save(&self, file: &str, signed: &Signed) -> anyhow::Result<()> {
@@ -115,7 +127,7 @@ impl Directory {
             let file = list_file(&cluster);
             if self.state.read(&file)?.is_none() {
                 bail!(
-                    "{} is missing, although a credential was issued: restore it from a backup. To do without it, remove {} too; then every                      credential that was handed out to {cluster} opens nothing, and it needs a new one (`atlas bootstrap`)",
+                    "{} is missing, although a credential was issued: restore it from a backup. To do without it, remove {} too; then every credential that was handed out to {cluster} opens nothing, and it needs a new one (`atlas bootstrap`)",
                     self.state.path(&file).display(),
                     self.state.path(&format!("pki/bootstrap.{cluster}.pem")).display(),
                 );

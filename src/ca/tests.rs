@@ -155,6 +155,7 @@ fn a_missing_list_is_an_error_where_credentials_were_issued() {
     std::fs::remove_file(dir.path().join("pki/issued/tokyo.json")).unwrap();
     let error = format!("{:#}", load(dir.path()).err().unwrap());
     assert!(error.contains("tokyo.json is missing") && error.contains("backup") && error.contains("bootstrap.tokyo.pem"), "{error}");
+    assert!(!error.contains("  "), "{error}");
 }
 
 #[test]
@@ -369,6 +370,22 @@ fn a_broken_file_of_a_leaf_is_set_aside_and_issued_anew() {
             assert_eq!(issue(&mut second, &["tokyo"], &[], NOW + 120).unwrap().troubles(), [""; 0]);
         }
     }
+}
+
+#[test]
+fn what_was_set_aside_of_a_cluster_goes_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    ensure(&mut pki(dir.path()).0, &["tokyo", "tokyo2"], NOW);
+    let files = || std::fs::read_dir(dir.path().join("pki")).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    for file in ["cluster.tokyo.pem", "bootstrap.tokyo.pem", "cluster.tokyo2.pem"] {
+        half(&dir.path().join("pki").join(file));
+    }
+    let (mut second, _lock) = pki(dir.path());
+    assert_eq!(issue(&mut second, &["tokyo", "tokyo2"], &[], NOW + 60).unwrap().troubles().len(), 3);
+    second.forget(&names(&["tokyo"])[0]).unwrap();
+    assert_eq!(files().filter(|file| file.contains(".tokyo.")).collect::<Vec<_>>(), [""; 0]);
+    let troubles = issue(&mut second, &["tokyo2"], &[], NOW + 120).unwrap().troubles().join("; ");
+    assert!(troubles.contains("cluster.tokyo2.pem.broken-1") && !troubles.contains("tokyo.pem"), "{troubles}");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use atlas_core::intake::Severity;
 use atlas_core::keys::port;
+use atlas_core::text;
 use clap::{Args, ValueEnum};
 
 use super::cluster::HubArgs;
@@ -65,20 +66,20 @@ impl Status {
         };
         match self.output {
             Output::Json => print_json(&report)?,
-            Output::Text => show(&text(&report))?,
+            Output::Text => show(&told(&report))?,
         }
         Ok(if report.anything_rejected() { Outcome::SomethingRejected } else { Outcome::Done })
     }
 }
 
-fn text(report: &Report) -> String {
+fn told(report: &Report) -> String {
     let mut out = String::new();
     if !report.ready {
         out.push_str("not ready: not everything has been read yet, or there is no certificate yet\n");
     }
     match report.leader.as_deref() {
         Some("") => out.push_str("nobody leads: no replica holds the Lease, so nothing is written and no certificate issued\n"),
-        Some(leader) => out.push_str(&format!("leader: {leader}\n")),
+        Some(leader) => out.push_str(&format!("leader: {}\n", text::line(leader, text::LONGEST))),
         None => {}
     }
     out.push_str(&table(clusters(report)));
@@ -101,7 +102,8 @@ fn text(report: &Report) -> String {
 fn section(out: &mut String, title: &str, lines: Vec<String>) {
     if !lines.is_empty() {
         out.push_str(&format!("\n{title}\n"));
-        lines.iter().for_each(|line| out.push_str(&format!("  {line}\n")));
+        // Each is one: an API server's message must not look like several.
+        lines.iter().for_each(|line| out.push_str(&format!("  {}\n", text::line(line, usize::MAX))));
     }
 }
 
@@ -185,6 +187,8 @@ fn span(seconds: i64) -> String {
 
 /// Columns of equal width.
 pub fn table(rows: Vec<Vec<String>>) -> String {
+    let in_line = |row: Vec<String>| row.iter().map(|cell| text::line(cell, usize::MAX)).collect::<Vec<_>>();
+    let rows: Vec<Vec<String>> = rows.into_iter().map(in_line).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
@@ -193,4 +197,17 @@ pub fn table(rows: Vec<Vec<String>>) -> String {
         format!("{}\n", cells.join("  ").trim_end())
     };
     rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_foreign_text_s_line_feeds_make_no_lines() {
+        let mut out = String::new();
+        section(&mut out, "TROUBLE", vec!["no\n\nREJECTED\n  Service tokyo: forged".into()]);
+        assert_eq!(out, "\nTROUBLE\n  no\\n\\nREJECTED\\n  Service tokyo: forged\n");
+        assert_eq!(table(vec![vec!["tokyo".into(), "1.36\nparis\t".into(), "SYNCED".into()]]), "tokyo  1.36\\nparis\\t  SYNCED\n");
+    }
 }

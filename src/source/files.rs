@@ -202,7 +202,9 @@ impl Source {
         }
         self.held.extend(update);
         let update = if self.complete { std::mem::take(&mut self.held) } else { Update::default() };
-        let pass = Pass { update, identity, retry: !watched || refreshed.is_err(), due: self.memory.due() };
+        // Where nothing could be read nothing was looked at again, so that what is due stays due; `poll` tries again soon.
+        let due = refreshed.is_ok().then(|| self.memory.due()).flatten();
+        let pass = Pass { update, identity, retry: !watched || refreshed.is_err(), due };
         (self, pass)
     }
 }

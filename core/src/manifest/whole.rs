@@ -57,7 +57,7 @@ pub fn doubt<'a>(before: impl IntoIterator<Item = &'a Fact>, after: &[Fact], tex
 /// The first part of an object that the new one lacks.
 fn lost_part(old: &Fact, new: &Fact) -> Option<String> {
     if let Some(key) = lost_key(old.meta(), new.meta()) {
-        return Some(key.to_owned());
+        return Some(key);
     }
     let shrinks = |old: usize, new: usize, what: &str| (new < old).then(|| what.to_owned());
     match (old, new) {
@@ -78,9 +78,15 @@ fn lost_part(old: &Fact, new: &Fact) -> Option<String> {
     }
 }
 
-fn lost_key<'a>(old: &'a Meta, new: &Meta) -> Option<&'a str> {
-    let label = old.labels.keys().find(|key| !new.labels.contains_key(*key));
-    label.or_else(|| old.annotations.keys().find(|key| !new.annotations.contains_key(*key))).map(String::as_str)
+/// A key that is missing, or whose value is but the beginning of what it was: one of several lines may be cut at a line's end.
+fn lost_key(old: &Meta, new: &Meta) -> Option<String> {
+    let labels = old.labels.iter().map(|(key, old)| (key, old, new.labels.get(key)));
+    let annotations = old.annotations.iter().map(|(key, old)| (key, old, new.annotations.get(key)));
+    labels.chain(annotations).find_map(|(key, old, new)| match new.map(|new| new.trim()) {
+        None => Some(key.clone()),
+        Some(new) if new.len() < old.trim().len() && old.trim().starts_with(new) => Some(format!("all of {key}")),
+        Some(_) => None,
+    })
 }
 
 /// Whether the last value may be cut short: `203.0.113.1` of `203.0.113.123`. A line's end, or what closes a value, comes after a whole one.
@@ -123,6 +129,18 @@ endpoints:
 ports:
 - name: http-web
   port: 9093
+---
+apiVersion: v1
+kind: Service
+spec: {externalIPs: [203.0.113.9]}
+metadata:
+  name: osaka
+  labels: {goatlas.io/cluster: 'true'}
+  annotations:
+    goatlas.io/addresses: >-
+      one.example.com,
+      two.example.com,
+      three.example.com
 ";
 
     fn facts(text: &str) -> Vec<Fact> {
@@ -181,6 +199,7 @@ ports:
             ("  - 203.0.113.7\n", "a spec.externalIPs of Service tokyo"),
             ("  - {name: grpc, port: 10901}\n", "a port in spec.ports of Service tokyo"),
             ("- hostname: alertmanager-0\n  addresses:\n  - 10.0.0.8\n", "an endpoint of EndpointSlice alertmanager-operated-1"),
+            (",\n      three.example.com", "all of goatlas.io/addresses of Service osaka"),
             ("  - 10.0.0.8\n", "an address of an endpoint of EndpointSlice alertmanager-operated-1"),
             ("- name: http-web\n  port: 9093\n", "a port of EndpointSlice alertmanager-operated-1"),
         ];

@@ -80,7 +80,7 @@ fn a_line_of_the_log_stays_one_and_keeps_atlas_s_own_colours_only() {
 
 #[test]
 fn json_says_the_same_and_hides_nothing() {
-    let value = serde_json::json!({"id": "a\u{202e}\u{200b}\u{2028}\u{e0041}\u{9b}\x1b\n", "plain": "東京"});
+    let value = serde_json::json!({"id": "a\u{202e}\u{200b}\u{2028}\u{e0041}\u{9b}\x1b\x7f\n", "plain": "東京"});
     let text = serde_json::to_string_pretty(&value).unwrap();
     let shown = json(&text);
     assert!(is_plain(&shown.replace('\n', "")) && shown.contains("\\u202e") && shown.contains("\\udb40\\udc41"), "{shown}");

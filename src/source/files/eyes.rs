@@ -36,8 +36,9 @@ pub(super) struct Seen {
     pub files: BTreeMap<PathBuf, Arrival>,
     /// Perhaps to any other as well.
     pub others: bool,
-    /// Something was moved into its place that leads to others: a directory, or the link by which Kubernetes turns a mount.
-    pub turned: bool,
+    /// Directories that were moved into their place, with all that is below them. The whole one where it was the link by which Kubernetes
+    /// turns a mount.
+    pub turned: BTreeSet<PathBuf>,
 }
 
 impl Seen {
@@ -142,7 +143,10 @@ impl State {
                 // A directory, or what was one.
                 _ => {
                     self.seen.others = true;
-                    self.seen.turned |= arrival == Arrival::Moved;
+                    if arrival == Arrival::Moved {
+                        let is_mount = within.as_os_str().as_encoded_bytes().starts_with(b"..");
+                        self.seen.turned.insert(if is_mount { PathBuf::new() } else { within.to_owned() });
+                    }
                 }
             }
         }

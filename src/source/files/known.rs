@@ -47,6 +47,16 @@ struct Look {
     arrival: Arrival,
 }
 
+/// What is known of a text beside itself.
+pub(super) struct News<'a> {
+    /// What an event told.
+    pub told: Option<Arrival>,
+    /// What the file said when an earlier process read it.
+    pub earlier: Option<&'a Arc<[Arc<Fact>]>>,
+    /// Whether this process reads the directory for the first time.
+    pub at_start: bool,
+}
+
 /// What is waited for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wait {
@@ -77,6 +87,11 @@ impl Known {
         matches!(self.wait, Some(Wait::Gone(_)))
     }
 
+    /// Whether the text that says what it says has been read by this process.
+    pub fn was_right(&self) -> bool {
+        self.was_right
+    }
+
     pub fn says_nothing(&self) -> bool {
         self.facts.is_empty()
     }
@@ -89,10 +104,10 @@ impl Known {
         }
     }
 
-    /// Takes a text. `told`: what an event told. `earlier`: what an earlier process read.
-    pub fn take(&mut self, file: &str, text: &Text, told: Option<Arrival>, earlier: Option<&Arc<[Arc<Fact>]>>, patience: Patience) {
+    /// Takes a text. `news`: what else is known of it.
+    pub fn take(&mut self, file: &str, text: &Text, news: &News<'_>, patience: Patience) {
         let hash = Version::of(text.text.as_bytes());
-        let (since, arrival) = self.look_at(text, hash, told);
+        let (since, arrival) = self.look_at(text, hash, news);
         let text = text.text.as_str();
         let blank = text.trim_ascii().is_empty();
         // Many writers empty a file before they write it.
@@ -110,7 +125,7 @@ impl Known {
         }
         match manifest::parse(file, text) {
             Ok(facts) => {
-                let before = if self.was_right || !self.facts.is_empty() { Some(&self.facts) } else { earlier };
+                let before = if self.was_right || !self.facts.is_empty() { Some(&self.facts) } else { news.earlier };
                 let before = before.into_iter().flat_map(|facts| facts.iter().map(|fact| &**fact));
                 if let Some((why, due)) = manifest::doubt(before, &facts, text, arrival).and_then(|doubt| pending(&doubt, since, patience))
                 {
@@ -126,16 +141,21 @@ impl Known {
     }
 
     /// Since when it says this, and how that came to be there.
-    fn look_at(&mut self, text: &Text, hash: Version, told: Option<Arrival>) -> (Instant, Arrival) {
+    ///
+    /// Of a text that is there again, since it was there first: a generator that writes the same every few seconds must not keep it
+    /// waiting for ever. What was there in between would have been another text.
+    fn look_at(&mut self, text: &Text, hash: Version, news: &News<'_>) -> (Instant, Arrival) {
         let now = Instant::now();
         let identity = text.identity;
         let (since, arrival) = match &self.look {
             Some(look) if look.hash == hash => (look.since, look.arrival),
             Some(_) => (now, Arrival::Unknown),
-            // Seen for the first time, it may be old. What is said of the future says nothing.
-            None => (now.checked_sub(text.age.min(LONG_AGO)).unwrap_or(now), Arrival::Unknown),
+            // At start it may be old. What is said of the future says nothing.
+            None if news.at_start => (now.checked_sub(text.age.min(LONG_AGO)).unwrap_or(now), Arrival::Unknown),
+            // Later it came just now, whatever the clock of another machine says.
+            None => (now, Arrival::Unknown),
         };
-        let arrival = told.filter(|told| *told != Arrival::Unknown).unwrap_or(arrival);
+        let arrival = news.told.filter(|told| *told != Arrival::Unknown).unwrap_or(arrival);
         self.look = Some(Look { identity, hash, since, arrival });
         (since, arrival)
     }
@@ -144,7 +164,6 @@ impl Known {
     pub fn opens(&mut self, file: &str, patience: Patience) {
         let now = Instant::now();
         let told = if let Some(Wait::Closing(told)) = self.wait { told } else { now + patience.quiet };
-        self.look = None;
         if now >= told {
             self.keep(file, "is open, and being written: it counts once it is closed");
         }
@@ -153,7 +172,6 @@ impl Known {
 
     /// It was written while it was read.
     pub fn changes(&mut self, file: &str, patience: Patience) {
-        self.look = None;
         self.wait(file, "is being written", Instant::now() + patience.quiet);
     }
 

@@ -11,7 +11,7 @@ use atlas_core::manifest::{Arrival, ManifestError};
 use tokio::time::Instant;
 
 use super::eyes::Seen;
-use super::known::Known;
+use super::known::{Known, News};
 use super::walk::{self, Identity, Listing, Reading};
 use super::{Directories, Update};
 
@@ -47,6 +47,8 @@ pub(super) struct Memory {
     unreadable: Vec<ManifestError>,
     /// Why the directory itself cannot be read at present.
     trouble: Option<ManifestError>,
+    /// Whether the directory has been read once.
+    has_started: bool,
     /// What was told of directories last; `None` before anything was.
     told: Option<Directories>,
     /// The directory that was read last.
@@ -65,6 +67,7 @@ impl Memory {
             waiting: BTreeSet::new(),
             unreadable: Vec::new(),
             trouble: None,
+            has_started: false,
             told: None,
             identity: None,
             real: None,
@@ -100,14 +103,15 @@ impl Memory {
     /// Where the directory itself cannot be read; nothing is forgotten then.
     pub fn refresh(&mut self, seen: &Seen, open: &BTreeSet<PathBuf>, update: &mut Update) -> Result<(), ManifestError> {
         let real = fs::canonicalize(&self.dir).ok();
-        let turned = seen.turned || self.real.is_some() && real.is_some() && real != self.real;
+        let root_turned = self.real.is_some() && real.is_some() && real != self.real;
+        let turned = |path: &Path| root_turned || seen.turned.iter().any(|dir| path.starts_with(dir));
         let read = self.list();
         self.trouble = read.as_ref().err().cloned();
         if let Ok(listing) = &read {
             self.real = real;
             for path in &listing.files {
                 let told = seen.files.get(path).copied().filter(|arrival| *arrival != Arrival::Unknown);
-                self.read(path, told, turned, open, update);
+                self.read(path, told, turned(path), open, update);
             }
             let unreadable = listing.unreadable.iter();
             self.unreadable = unreadable.map(|(path, error)| about(path, format!("cannot be read: {error}: {STAYS}"))).collect();
@@ -115,6 +119,11 @@ impl Memory {
             let may_be_there = |path: &Path| listing.unreadable.iter().any(|(dir, _)| path.starts_with(dir));
             let gone: Vec<PathBuf> = self.files.keys().filter(|path| !there.contains(path) && !may_be_there(path)).cloned().collect();
             self.part_with(gone, update);
+            // What isn't there now was removed meanwhile. An empty directory may be one whose volume isn't mounted yet.
+            if !self.has_started && !(listing.files.is_empty() && listing.unreadable.is_empty()) {
+                self.earlier.retain(|name, _| there.contains(&PathBuf::from(name)) || may_be_there(Path::new(name)));
+            }
+            self.has_started = true;
         }
         let directories = Directories {
             errors: self.trouble.iter().chain(&self.unreadable).cloned().collect(),
@@ -159,8 +168,14 @@ impl Memory {
         let mut gone = Vec::new();
         for path in self.waiting.clone() {
             let was_gone = self.files.get(&path).is_some_and(Known::is_gone);
-            if !self.read(&path, None, false, open, update) && was_gone {
+            if self.read(&path, None, false, open, update) {
+                continue;
+            }
+            if was_gone {
                 gone.push(path);
+            } else {
+                // There is nothing to look at again: an event tells what became of it, or a rescan.
+                self.waiting.remove(&path);
             }
         }
         self.part_with(gone, update);
@@ -194,13 +209,16 @@ impl Memory {
         if matches!(reading, Reading::Gone) {
             return false;
         }
-        let earlier = self.earlier.get(&name);
         let known = self.files.entry(path.to_owned()).or_default();
         match reading {
             Reading::Text(text) => {
                 let moved = turned && !known.is(text.identity);
                 let told = if moved { Some(Arrival::Moved) } else { told };
-                known.take(&name, &text, told, earlier, self.patience);
+                let news = News { told, earlier: self.earlier.get(&name), at_start: !self.has_started };
+                known.take(&name, &text, &news, self.patience);
+                if known.was_right() {
+                    self.earlier.remove(&name);
+                }
             }
             Reading::Changing if is_open => known.opens(&name, self.patience),
             Reading::Changing => known.changes(&name, self.patience),
@@ -227,6 +245,7 @@ impl Memory {
             let stays = others && self.files.get_mut(&path).is_some_and(|known| known.goes(&name, self.patience));
             if !stays {
                 self.waiting.remove(&path);
+                self.earlier.remove(&name);
                 if self.files.remove(&path).is_some() {
                     update.files.insert(name, None);
                 }

@@ -106,11 +106,15 @@ async fn a_file_that_is_appended_to_piece_by_piece_is_never_a_smaller_fleet() {
 async fn what_is_taken_out_of_a_file_goes_once_nobody_has_changed_it_for_long() {
     let dir = Dir::new();
     dir.write("all.yaml", format!("{}{}", service("a", "192.0.2.1"), service("b", "192.0.2.2")));
-    let mut watched = Watched::start(dir.0.path(), Timing { quiet_if_less: Duration::from_secs(1), ..FAST });
+    let mut watched = Watched::start(dir.0.path(), FAST);
     watched.until_clusters(&["all.yaml a", "all.yaml b"]).await;
+    let mut reader = Reader::patient(dir.0.path());
     dir.write("all.yaml", service("a", "192.0.2.9"));
-    let report = watched.until_error("all.yaml: no longer says Service b: that counts once nobody has changed it for 1 s, or").await;
-    assert_eq!(clusters(&report), ["all.yaml a", "all.yaml b"]);
+    reader.sees_closed("all.yaml");
+    assert_eq!(reader.clusters(), ["all.yaml a", "all.yaml b"]);
+    let told = "all.yaml: no longer says Service b: that counts once nobody has changed it for 1000 s, or a file is moved into its place";
+    assert!(reader.errors()[0].starts_with(told), "{:?}", reader.errors());
+    // Nothing but time passes.
     let report = watched.until_clusters(&["all.yaml a"]).await;
     assert_eq!((errors(&report), addresses(&report)), (vec![], vec!["192.0.2.9".to_owned()]));
     watched.stop().await;
@@ -142,23 +146,148 @@ async fn a_file_that_is_moved_into_its_place_before_it_is_whole_counts_once_it_i
     watched.stop().await;
 }
 
-#[tokio::test]
-async fn without_events_a_changed_file_is_waited_for() {
-    let (dir, outside) = (Dir::new(), Dir::new());
-    outside.write("all.yaml", fleet("203.0.113.120"));
-    symlink(outside.path("all.yaml"), dir.path("all.yaml")).expect("a link");
-    let timing = Timing { quiet: Duration::from_secs(1), rescan: Duration::from_millis(30), ..PATIENT };
-    let mut watched = Watched::start(dir.0.path(), timing);
-    watched.until(|report| report.facts.len() == 10).await;
+#[test]
+fn without_events_a_changed_file_is_waited_for() {
+    let dir = Dir::new();
+    dir.write("all.yaml", fleet("203.0.113.120"));
+    let mut reader = Reader::patient(dir.0.path());
     let text = fleet("203.0.113.123");
-    outside.write("all.yaml", &text[..text.find("---\napiVersion: v1\nkind: Service\nmetadata:\n  name: c5").expect("it is there")]);
-    check(&watched.until_error("all.yaml: no longer says Service c5").await, "203.0.113.120");
-    outside.write("all.yaml", &text[..text.len() - 3]);
-    check(&watched.until_error("all.yaml: has just been changed, and its last line has no end").await, "203.0.113.120");
-    outside.write("all.yaml", &text);
-    check(&watched.until_error("all.yaml: has just been changed: that counts").await, "203.0.113.120");
-    check(&watched.until_right().await, "203.0.113.123");
-    watched.stop().await;
+    let c5 = text.find("---\napiVersion: v1\nkind: Service\nmetadata:\n  name: c5").expect("it is there");
+    for (end, told) in [
+        (c5, "no longer says Service c5"),
+        (text.len() - 3, "has just been changed, and its last line has no end"),
+        (text.len(), "has just been changed: that counts"),
+    ] {
+        dir.write("all.yaml", &text[..end]);
+        reader.sees(&others());
+        check(&reader.shelf.report(), "203.0.113.120");
+        assert!(reader.errors()[0].starts_with(&format!("all.yaml: {told}")), "{:?}", reader.errors());
+    }
+    reader.memory.set_patience(Patience::none());
+    reader.looks_again();
+    check(&reader.shelf.report(), "203.0.113.123");
+    assert_eq!(reader.errors(), [""; 0]);
+}
+
+/// A generator writes the same every few seconds, in place.
+#[test]
+fn a_removal_counts_also_where_the_file_is_written_again_and_again() {
+    let dir = Dir::new();
+    dir.write("all.yaml", fleet("203.0.113.7"));
+    let mut reader = Reader::patient(dir.0.path());
+    let writes = |reader: &mut Reader| {
+        dir.write("all.yaml", cluster("a"));
+        reader.sees_open("all.yaml");
+        reader.sees_closed("all.yaml");
+    };
+    writes(&mut reader);
+    assert_eq!(reader.clusters().len(), 10);
+    std::thread::sleep(Duration::from_secs(1));
+    writes(&mut reader);
+    assert_eq!(reader.clusters().len(), 10);
+    reader.memory.set_patience(Patience { quiet: FOR_EVER, quiet_if_less: Duration::from_secs(1) });
+    reader.looks_again();
+    assert_eq!(reader.clusters(), ["all.yaml a"]);
+}
+
+/// As on a file server whose clock is behind: only at start that can't be told from what is old.
+#[test]
+fn what_comes_later_is_never_old() {
+    let (dir, outside) = (Dir::new(), Dir::new());
+    dir.write("z.yaml", cluster("z"));
+    outside.write("half.yaml", cluster("half"));
+    outside.write("new.yaml", cluster("new"));
+    std::thread::sleep(Duration::from_millis(3100));
+    symlink(outside.path("new.yaml"), dir.path("a.yaml")).expect("a link");
+    let patience = Patience { quiet: Duration::from_secs(3), quiet_if_less: Duration::from_secs(3) };
+    assert_eq!(Reader::new(dir.0.path(), patience, Earlier::new()).clusters(), ["a.yaml new", "z.yaml z"], "at start");
+    dir.remove("a.yaml");
+    let mut reader = Reader::new(dir.0.path(), patience, Earlier::new());
+    symlink(outside.path("new.yaml"), dir.path("a.yaml")).expect("a link");
+    reader.sees(&others());
+    assert_eq!(reader.clusters(), ["z.yaml z"], "what is new to a running Atlas");
+    assert!(reader.errors()[0].starts_with("a.yaml: has just been changed"), "{:?}", reader.errors());
+    // After it was open, and nobody told of its closing.
+    reader.sees_open("z.yaml");
+    dir.remove("z.yaml");
+    symlink(outside.path("half.yaml"), dir.path("z.yaml")).expect("a link");
+    reader.sees(&others());
+    assert_eq!(reader.clusters(), ["z.yaml z"], "what was open");
+}
+
+#[test]
+fn a_directory_that_is_moved_into_its_place_says_nothing_of_other_files() {
+    let (dir, outside) = (Dir::new(), Dir::new());
+    dir.write("z.yaml", cluster("z"));
+    let mut reader = Reader::patient(dir.0.path());
+    outside.write("asia/a.yaml", cluster("a"));
+    fs::rename(outside.path("asia"), dir.path("asia")).expect("moved");
+    dir.write("half.yaml", cluster("half"));
+    let moved = notify::Event::new(notify::EventKind::Modify(notify::event::ModifyKind::Name(notify::event::RenameMode::To)));
+    let sight = Sight::default();
+    sight.note(dir.0.path(), Ok(moved.add_path(dir.path("asia"))));
+    reader.sees(&sight.take());
+    assert_eq!(reader.clusters(), ["asia/a.yaml a", "z.yaml z"]);
+}
+
+/// Otherwise Atlas would look again at once, and for ever.
+#[test]
+fn nothing_is_due_while_nothing_can_be_read() {
+    let dir = Dir::new();
+    dir.write("clusters/all.yaml", fleet("203.0.113.7"));
+    let timing = Timing { quiet: Duration::ZERO, quiet_if_less: Duration::from_millis(100), ..FAST };
+    let source = Source::new(&dir.path("clusters"), Arc::new(Sight::default()), timing, Earlier::new());
+    let (source, _) = source.pass(Wake::Due);
+    dir.write("clusters/all.yaml", cluster("a"));
+    let (source, pass) = source.pass(Wake::Due);
+    assert!(pass.due.is_some());
+    fs::rename(dir.path("clusters"), dir.path("elsewhere")).expect("renamed");
+    let (source, pass) = source.pass(Wake::Waiting);
+    assert_eq!((pass.due, pass.retry), (None, true), "it is gone");
+    fs::create_dir(dir.path("clusters")).expect("made");
+    let (_, pass) = source.pass(Wake::Waiting);
+    assert_eq!((pass.due, pass.retry), (None, true), "it is another one");
+}
+
+#[test]
+fn a_file_that_went_unseen_while_it_was_waited_for_is_looked_at_once() {
+    let dir = Dir::new();
+    dir.write("all.yaml", fleet("203.0.113.7"));
+    dir.write("z.yaml", cluster("z"));
+    let mut reader = Reader::patient(dir.0.path());
+    dir.write("all.yaml", cluster("a"));
+    reader.sees_closed("all.yaml");
+    assert!(reader.memory.due().is_some());
+    dir.remove("all.yaml");
+    reader.looks_again();
+    assert_eq!((reader.memory.due(), reader.clusters().len()), (None, 11), "who deletes it may put it back");
+    reader.sees(&others());
+    assert_eq!(reader.clusters(), ["z.yaml z"]);
+}
+
+#[test]
+fn what_an_earlier_process_read_counts_until_a_file_says_something_or_goes() {
+    let dir = Dir::new();
+    dir.write("all.yaml", fleet("203.0.113.7"));
+    dir.write("gone.yaml", fleet("203.0.113.7"));
+    let facts = |file: &str| {
+        let of = |fact: &Fact| fact.meta().origin.file.as_deref() == Some(file);
+        (file.to_owned(), dir.read_once().facts.into_iter().filter(of).map(Arc::new).collect())
+    };
+    let earlier: Earlier = ["all.yaml", "gone.yaml"].map(facts).into();
+    dir.remove("gone.yaml");
+    let mut reader = Reader::new(dir.0.path(), Patience::none(), earlier);
+    reader.memory.set_patience(PATIENCE);
+    dir.remove("all.yaml");
+    reader.sees(&others());
+    // Made again hours later, both are new.
+    for file in ["all.yaml", "gone.yaml"] {
+        dir.write(file, cluster("a"));
+        reader.sees_closed(file);
+        assert_eq!(reader.errors(), [""; 0]);
+        dir.remove(file);
+        reader.sees(&others());
+    }
 }
 
 /// Reads without a watch, and says what counts.
@@ -179,6 +308,13 @@ impl Reader {
         reader
     }
 
+    /// What is there counts; what comes doesn't by mere waiting.
+    fn patient(dir: &Path) -> Self {
+        let mut reader = Self::new(dir, Patience::none(), Earlier::new());
+        reader.memory.set_patience(PATIENCE);
+        reader
+    }
+
     fn sees(&mut self, seen: &Seen) {
         let mut update = Update::default();
         let read = if seen.others { Memory::refresh } else { Memory::refresh_some };
@@ -188,6 +324,21 @@ impl Reader {
 
     fn sees_closed(&mut self, file: &str) {
         self.sees(&Seen { files: [(file.into(), Arrival::Closed)].into(), ..Seen::default() });
+    }
+
+    /// That somebody writes to it.
+    fn sees_open(&mut self, file: &str) {
+        let mut update = Update::default();
+        let seen = Seen { files: [(file.into(), Arrival::Unknown)].into(), ..Seen::default() };
+        self.memory.refresh_some(&seen, &[file.into()].into(), &mut update).expect("a readable directory");
+        self.shelf.apply(update);
+    }
+
+    /// At what is waited for, since it is time.
+    fn looks_again(&mut self) {
+        let mut update = Update::default();
+        self.memory.look_again(&BTreeSet::new(), &mut update).expect("a readable directory");
+        self.shelf.apply(update);
     }
 
     fn clusters(&self) -> Vec<String> {
