@@ -100,6 +100,18 @@ impl Record {
         }
     }
 
+    /// Whether it has an identity's certificate under this key, of whatever revision.
+    fn may_hold(&self, key: &str, identity: &Identity) -> bool {
+        let fits = matches!(
+            (key, identity),
+            ("atlas.pem", Identity::Atlas)
+                | ("hub.pem", Identity::Hub)
+                | (LEAF, Identity::Cluster(..))
+                | (BOOTSTRAP, Identity::Bootstrap(..))
+        );
+        fits && Record::of_identity(identity) == *self
+    }
+
     /// Under which key it has an identity's certificate.
     pub fn key(&self, identity: &Identity, ledger: &Ledger) -> Option<&'static str> {
         IDENTITIES.iter().map(|(key, _)| *key).find(|key| self.identity(key, ledger).as_ref() == Some(identity))
@@ -124,6 +136,9 @@ impl Record {
                 let revision = all.ledger.revision(name);
                 let list = all.ledger.only(name);
                 let bootstrap = all.identities.get(&Identity::Bootstrap(name.clone(), revision));
+                // Of a cluster that is gone no key stays, whole or broken.
+                let gone = !list.has(name) && !all.identities.contains_key(&Identity::Cluster(name.clone(), revision));
+                let aside = [LEAF, BOOTSTRAP].into_iter().filter_map(aside).map(|key| (key, None)).filter(|_| gone);
                 let counts = |signed: &&Signed| list.credentials().any(|one| one.fingerprint == signed.fingerprint());
                 [
                     (LEAF, identity(Identity::Cluster(name.clone(), revision))),
@@ -131,7 +146,9 @@ impl Record {
                     (LIST, Some(list.to_json()?)),
                     (SERVICE, service.cloned()),
                 ]
-                .into()
+                .into_iter()
+                .chain(aside)
+                .collect()
             }
         })
     }
@@ -232,15 +249,20 @@ impl Stored {
 
 fn parse(secret: Secret, domain: &TrustDomain) -> anyhow::Result<Parsed> {
     let mut parsed = Parsed::default();
+    let record = secret.metadata.name.as_deref().and_then(Record::of_secret);
     for (key, ByteString(bytes)) in secret.data.unwrap_or_default() {
-        if let Some((identity, _)) = IDENTITIES.iter().find(|(identity, _)| *identity == key) {
+        if let Some((key, _)) = IDENTITIES.iter().find(|(identity, _)| *identity == key) {
             let text = String::from_utf8_lossy(&bytes).into_owned();
             match ca::parse(&text) {
                 // Of another trust domain it counts for nothing.
-                Ok((signed, uri)) => {
-                    parsed.identities.extend(uri.and_then(|uri| Identity::parse(&uri, domain)).map(|identity| (identity, signed)));
-                }
-                Err(error) => _ = parsed.broken.insert(identity, Broken { text, why: format!("{error:#}") }),
+                Ok((signed, uri)) => match uri.and_then(|uri| Identity::parse(&uri, domain)) {
+                    Some(identity) if record.as_ref().is_some_and(|record| !record.may_hold(key, &identity)) => {
+                        let why = format!("it holds the certificate of {}", identity.spiffe_id(domain));
+                        parsed.broken.insert(key, Broken { text, why });
+                    }
+                    identity => parsed.identities.extend(identity.map(|identity| (identity, signed))),
+                },
+                Err(error) => _ = parsed.broken.insert(key, Broken { text, why: format!("{error:#}") }),
             }
             continue;
         }

@@ -302,15 +302,18 @@ impl Secrets {
                 Some(term) if term == permit.term => write(api, &record, &data, &permit).await,
                 _ => Err((Outcome::Conflict, anyhow!("this Atlas no longer leads"))),
             };
-            (record, result)
+            let removed: Vec<&str> = data.iter().filter(|(_, text)| text.is_none()).map(|(key, _)| *key).collect();
+            (record, removed, result)
         };
         let written = futures::stream::iter(writes.into_iter().map(write)).buffer_unordered(WRITES).collect::<Vec<_>>();
-        for (record, result) in self.handle.block_on(written) {
+        for (record, removed, result) in self.handle.block_on(written) {
             let (outcome, result) = match result {
                 Ok(version) => {
                     self.unsaved.remove(&record);
                     let kept = self.spoilt.remove(&record).unwrap_or_default();
-                    self.aside.entry(record.clone()).or_default().extend(kept.into_keys());
+                    let aside = self.aside.entry(record.clone()).or_default();
+                    aside.extend(kept.into_keys());
+                    aside.retain(|key| !removed.contains(key));
                     (Outcome::Done(version), Ok(()))
                 }
                 Err((outcome, error)) => (outcome, Err(error)),
@@ -331,7 +334,10 @@ impl Secrets {
         let service = if let Record::Cluster(name) = record { self.services.get(name) } else { None };
         let mut data = record.data(all, service)?;
         let spoilt = self.spoilt.get(record).into_iter().flatten();
-        data.extend(spoilt.map(|(key, text)| (*key, Some(text.clone()))));
+        for (key, text) in spoilt {
+            // Of a cluster that is gone nothing is kept.
+            data.entry(*key).or_insert_with(|| Some(text.clone()));
+        }
         Ok((permit, data))
     }
 }

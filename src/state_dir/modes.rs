@@ -111,7 +111,13 @@ impl StateDir {
             return self.look_at_link(path, has_keys);
         }
         // Whoever it belongs to may change its mode at any time.
-        ensure_own(path, &metadata, has_keys)?;
+        if let Err(error) = ensure_own(path, &metadata, has_keys) {
+            if is_used(path, metadata.is_dir()) {
+                return Err(error);
+            }
+            tracing::warn!(path = %path.display(), owner = metadata.uid(), "another user's file lies among Atlas's keys; Atlas doesn't read it");
+            return Ok(());
+        }
         if metadata.is_dir() {
             make_private(path, 0o700, &metadata, mended)?;
             entries(path).try_for_each(|entry| self.make_part_private(&entry.path(), has_keys, mended))
@@ -144,6 +150,17 @@ impl StateDir {
         }
         Ok(())
     }
+}
+
+/// Whether Atlas reads or writes it: not a volume's `lost+found`, what file managers and NFS clients leave behind, or notes.
+pub(super) fn is_used(path: &Path, is_dir: bool) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    if is_dir {
+        return name != "lost+found";
+    }
+    let extension = path.extension().unwrap_or_default();
+    let is_kept = ["pem", "json", "key", "crt", "yaml"].iter().any(|kept| extension == *kept) || name.contains(".pem.broken-");
+    is_kept && !name.starts_with('.')
 }
 
 fn ensure_own(path: &Path, metadata: &Metadata, has_keys: bool) -> anyhow::Result<()> {

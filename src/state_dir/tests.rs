@@ -199,3 +199,38 @@ fn another_s_keys_are_refused_and_other_files_of_others_not() {
     modes::ensure_owned_by(1000, path, 1000, true).unwrap();
     modes::ensure_owned_by(0, Path::new("/state/atlas.zone"), 1000, false).unwrap();
 }
+
+#[test]
+fn what_lies_among_keys_and_is_not_read_may_be_another_s() {
+    for (path, is_dir) in [
+        ("pki", true),
+        ("pki/issued", true),
+        ("nodes/tokyo", true),
+        ("pki/root.pem", false),
+        ("pki/hub.pem.broken-1", false),
+        ("pki/issued/tokyo.json", false),
+        ("nodes/tokyo/tls.key", false),
+        ("nodes/tokyo/envoy.yaml", false),
+    ] {
+        assert!(modes::is_used(Path::new(path), is_dir), "{path}");
+    }
+    for (path, is_dir) in [("pki/lost+found", true), ("pki/README", false), ("pki/.DS_Store", false), ("nodes/.nfs000001.key", false)] {
+        assert!(!modes::is_used(Path::new(path), is_dir), "{path}");
+    }
+}
+
+/// Only the superuser can give a file away, and only where a name space has another user.
+#[test]
+fn another_s_note_among_the_keys_stops_no_start() {
+    let (_dir, state) = state();
+    filled(&state);
+    let note = state.path("pki/README");
+    fs::write(&note, "restored on Monday").unwrap();
+    let key = state.path("pki/root.pem");
+    let given = std::os::unix::fs::chown(&note, Some(1), None).is_ok();
+    state.lock().unwrap();
+    if given {
+        std::os::unix::fs::chown(&key, Some(1), None).unwrap();
+        assert!(format!("{:#}", state.lock().unwrap_err()).contains("root.pem belongs to user 1"));
+    }
+}

@@ -72,7 +72,7 @@ fn a_forgotten_cluster_keeps_its_revision_and_no_key() {
     let data = record.data(&all, None).unwrap();
     let patch = record.manifest(&data, &term(), Some(&Version("5".into())));
     assert_eq!(patch["metadata"]["resourceVersion"], "5");
-    for key in [LEAF, BOOTSTRAP, SERVICE] {
+    for key in [LEAF, BOOTSTRAP, SERVICE, "leaf.pem.broken", "bootstrap.pem.broken"] {
         assert!(patch["data"].get(key).is_some_and(Value::is_null), "{key}: a merge patch removes what is null");
     }
     let mut after = Contents::default();
@@ -88,6 +88,24 @@ fn a_cluster_s_record_says_nothing_of_another() {
     adopt(&mut all, &Record::Cluster(osaka.clone()), parsed);
     assert!(all.identities.keys().all(|identity| Record::of_identity(identity) != Record::Cluster(osaka.clone())));
     assert!(!all.ledger.has(&osaka) && all.ledger.has(&tokyo()));
+}
+
+#[test]
+fn another_s_certificate_is_broken() {
+    let all = contents();
+    let text = |identity: Identity| ByteString(ca::text(&all.identities[&identity]).into_bytes());
+    for (record, key, identity, whose) in [
+        (Record::Leaves, "hub.pem", Identity::Atlas, "spiffe://atlas/atlas"),
+        (Record::Cluster(tokyo()), LEAF, Identity::Bootstrap(tokyo(), 1), "bootstrap/tokyo"),
+        (Record::Cluster("osaka".parse().unwrap()), LEAF, Identity::Cluster(tokyo(), 1), "cluster/tokyo"),
+    ] {
+        let mut manifest = record.manifest(&record.data(&all, None).unwrap(), &term(), None);
+        manifest["data"][key] = json!(text(identity));
+        manifest["metadata"]["resourceVersion"] = "1".into();
+        let parsed = Stored::read(serde_json::from_value(manifest).unwrap(), &domain()).parsed.unwrap();
+        let why = &parsed.broken[key].why;
+        assert!(why.contains("it holds the certificate of") && why.contains(whose), "{why}");
+    }
 }
 
 /// A record in which one key is half.
