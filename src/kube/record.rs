@@ -211,6 +211,22 @@ pub struct Parsed {
     pub aside: BTreeSet<&'static str>,
 }
 
+impl Parsed {
+    /// Certificates that were issued below another root, which nobody here trusts, are broken.
+    pub fn doubt_foreign(&mut self, record: &Record, root: Option<&Signed>) {
+        let mut trusted = ca::Trusted::new(root);
+        for (identity, signed) in std::mem::take(&mut self.identities) {
+            let key = IDENTITIES.iter().map(|(key, _)| *key).find(|key| record.may_hold(key, &identity));
+            match (trusted.check(&signed), key) {
+                (Err(why), Some(key)) => {
+                    self.broken.insert(key, Broken { text: ca::text(&signed), why: format!("{why:#}") });
+                }
+                _ => _ = self.identities.insert(identity, signed),
+            }
+        }
+    }
+}
+
 /// What stands where a certificate should.
 #[derive(Clone, Debug)]
 pub struct Broken {

@@ -209,7 +209,10 @@ impl Secrets {
         let name = record.secret();
         let read = timeout(PATIENCE, self.api.get_opt(&name)).await.with_context(|| format!("no answer for the Secret {name}"))?;
         let secret = read.map_err(|error| anyhow!("cannot read the Secret {name}: {}", chain(&error)))?;
-        let stored = secret.map(|secret| Stored::read(secret, &self.domain));
+        let mut stored = secret.map(|secret| Stored::read(secret, &self.domain));
+        if let Some(Stored { parsed: Ok(parsed), .. }) = &mut stored {
+            parsed.doubt_foreign(record, self.contents.authorities.get(&Authority::Root));
+        }
         self.took(record, stored);
         Ok(())
     }

@@ -108,6 +108,19 @@ fn another_s_certificate_is_broken() {
     }
 }
 
+#[test]
+fn what_was_issued_below_another_root_is_broken() {
+    let (ours, other) = (contents(), contents());
+    for (record, keys) in [(Record::Leaves, ["atlas.pem", "hub.pem"]), (Record::Cluster(tokyo()), [BOOTSTRAP, LEAF])] {
+        let (mut own, mut foreign) = (stored(&ours, &record).parsed.unwrap(), stored(&other, &record).parsed.unwrap());
+        for parsed in [&mut own, &mut foreign] {
+            parsed.doubt_foreign(&record, ours.authorities.get(&Authority::Root));
+        }
+        assert_eq!((own.identities.len(), own.broken.len()), (2, 0));
+        assert_eq!((foreign.identities.len(), foreign.broken.keys().copied().collect::<Vec<_>>()), (0, keys.to_vec()));
+    }
+}
+
 /// A record in which one key is half.
 fn spoilt(record: &Record, key: &str) -> Result<Parsed, String> {
     let mut manifest = record.manifest(&record.data(&contents(), None).unwrap(), &term(), None);

@@ -93,11 +93,19 @@ fn deleted_secrets_come_back(hub: &KubeHub) -> Result<()> {
 /// By hand, while a replica leads that knows the good ones.
 fn broken_certificates_are_set_aside(hub: &KubeHub) -> Result<()> {
     let before = since(hub, "tokyo")?;
-    for (secret, key) in [("tokyo.atlas-cluster", "leaf.pem"), ("tokyo.atlas-cluster", "bootstrap.pem"), ("atlas-leaves", "hub.pem")] {
+    // Half, and another's.
+    let half = json!("aGFsZg==");
+    let paris = hub.kube.get(&hub.at("secrets/paris.atlas-cluster"))?["data"]["leaf.pem"].clone();
+    for (secret, key, spoilt) in [
+        ("tokyo.atlas-cluster", "leaf.pem", &half),
+        ("tokyo.atlas-cluster", "bootstrap.pem", &half),
+        ("atlas-leaves", "hub.pem", &half),
+        ("tokyo.atlas-cluster", "leaf.pem", &paris),
+    ] {
         let (path, kept) = (hub.at(&format!("secrets/{secret}")), format!("{key}.broken"));
         let good = hub.kube.get(&path)?["data"][key].clone();
-        hub.kube.merge_patch(&path, &json!({"data": {key: "aGFsZg=="}}))?;
-        let healed = hub.kube.wait_for(&path, 20 * SECOND, |now| now["data"][&kept] == "aGFsZg==").context(kept.clone())?;
+        hub.kube.merge_patch(&path, &json!({"data": {key: spoilt}}))?;
+        let healed = hub.kube.wait_for(&path, 20 * SECOND, |now| now["data"][&kept] == *spoilt).context(kept.clone())?;
         ensure!(healed["data"][key] == good, "{secret}: {key} is what it was: {healed:#}");
         let told = format!("{key} in the Secret {secret} was broken, so it was set aside as {kept}");
         let is_told = || hub.statuses().iter().any(|status| status["troubles"].to_string().contains(&told));
