@@ -84,8 +84,10 @@ fn a_running_atlas_shows_nothing_hidden_of_manifests() -> Result<()> {
         command.args([format!("--xds-port={}", ports[0]), format!("--metrics-port={}", ports[1]), format!("--web-port={}", ports[2])]);
         command.current_dir(dir.path()).env_clear();
         let process = Proc::spawn("atlas", dir.path(), &command)?;
+        // Its files are there before it is told.
         wait_until("paris is in force", Duration::from_secs(20), || {
-            Ok(run(dir.path(), "status --state state")?.0.contains("paris").then_some(()))
+            let (out, _) = run(dir.path(), "status --state state")?;
+            Ok((out.contains("paris") && !out.contains("not ready")).then_some(()))
         })?;
         for line in ["status --state state", "status --state state -o json"] {
             let (out, err) = run(dir.path(), line)?;
