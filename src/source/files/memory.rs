@@ -120,7 +120,8 @@ impl Memory {
             let gone: Vec<PathBuf> = self.files.keys().filter(|path| !there.contains(path) && !may_be_there(path)).cloned().collect();
             self.part_with(gone, update);
             // What isn't there now was removed meanwhile. An empty directory may be one whose volume isn't mounted yet.
-            if !self.has_started && !(listing.files.is_empty() && listing.unreadable.is_empty()) {
+            let is_bare = listing.files.is_empty() && listing.unreadable.is_empty();
+            if !self.has_started && !is_bare {
                 self.earlier.retain(|name, _| there.contains(&PathBuf::from(name)) || may_be_there(Path::new(name)));
             }
             self.has_started = true;
