@@ -1,8 +1,9 @@
 //! What programs in front of the hub really send: HTTP/1.0, headers with underscores, offers of other protocols, probes, streams of
 //! events; and what they hear while Atlas is stopped or an answer takes too long.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,8 @@ use atlas_lab::world::Host;
 use atlas_lab::world_test;
 
 use crate::atlas;
+
+mod offers;
 
 /// An answer as it came: its head, and its body as far as its length says, or until the end of the connection.
 #[derive(Debug)]
@@ -75,24 +78,42 @@ fn ask(host: &Host, at: SocketAddr, request: &str) -> Result<Answer> {
     answer(&mut stream, request.starts_with("HEAD ")).with_context(|| format!("{at}: {request:?}"))
 }
 
-/// A web UI that answers each request with its head, but `/slow` never. Connections that say nothing are Envoy's health checks.
+/// A web UI that answers each request with its head, but `/slow` never, `/events` with a stream in which nothing happens, and `/seen` with
+/// the first lines of all requests. Connections that say nothing are Envoy's health checks.
 fn echo(listener: &TcpListener) -> Result<()> {
+    let seen = Arc::new(Mutex::new(String::new()));
     loop {
         let (stream, _) = listener.accept()?;
+        let seen = Arc::clone(&seen);
+        let see = move |line: &str| {
+            let mut seen = seen.lock().expect("no panic");
+            seen.push_str(line);
+            seen.clone()
+        };
         thread::spawn(move || -> Result<()> {
             let mut stream = BufReader::new(stream);
             loop {
                 let mut head = String::new();
+                ensure!(stream.read_line(&mut head)? > 0);
+                let all = see(&head);
                 while !head.ends_with("\r\n\r\n") {
                     ensure!(stream.read_line(&mut head)? > 0);
                 }
                 let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
                 let mut body = vec![0; length];
                 stream.read_exact(&mut body)?;
-                if head.starts_with("GET /slow ") {
-                    thread::sleep(Duration::from_secs(600));
+                if head.starts_with("GET /events ") {
+                    write!(stream.get_mut(), "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")?;
                 }
-                let text = head + &String::from_utf8_lossy(&body);
+                if head.starts_with("GET /slow ") || head.starts_with("GET /events ") {
+                    // Whatever comes behind the request, until its end.
+                    let mut line = String::new();
+                    while stream.read_line(&mut line)? > 0 {
+                        see(&line);
+                        line.clear();
+                    }
+                }
+                let text = if head.starts_with("GET /seen ") { all } else { head + &String::from_utf8_lossy(&body) };
                 write!(stream.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len())?;
             }
         });
@@ -120,6 +141,8 @@ fn hub_and_tokyo(world: &atlas_lab::world::World, envoy: Part, extra: &[&str]) -
     Ok((hub, tokyo))
 }
 
+/// An offer that is no handshake, as a proxy makes it of everything.
+const BARE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
 const WEBSOCKET: &str =
     "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
@@ -157,7 +180,7 @@ fn every_kind_of_client(world: &atlas_lab::world::World, envoy: Part) -> Result<
             "Connection: Upgrade\r\nUpgrade: TLS/1.2\r\n",
             "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n",
             "Connection: Upgrade\r\nUpgrade: h2c, websocket\r\n",
-            "Connection: Upgrade\r\nUpgrade: websocket\r\n",
+            BARE,
             "Connection: upgrade\r\n",
             WEBSOCKET,
         ] {
@@ -197,7 +220,8 @@ fn every_kind_of_client(world: &atlas_lab::world::World, envoy: Part) -> Result<
     let (host, at) = of_hub(10901);
     host.within(|| info_with_underscore(at)).context("gRPC with a header that has an underscore")?;
 
-    a_websocket_is_offered_to_everything(&hub, web)?;
+    offers::answers_are_those_without_one(&hub, web)?;
+    offers::what_follows_is_nobodys_request(&hub, &tokyo, web)?;
 
     // 10900: a load balancer in front of it with PROXY protocol switched on.
     let (host, at) = of_hub(10900);
@@ -224,41 +248,6 @@ fn every_kind_of_client(world: &atlas_lab::world::World, envoy: Part) -> Result<
         Ok((page.status == 503).then_some(page))
     })?;
     assert!(page.text().contains("This cluster can't be reached"), "{}", page.text());
-    Ok(())
-}
-
-/// What is answered must be what is answered without the offer.
-fn a_websocket_is_offered_to_everything(hub: &Hub, web: SocketAddr) -> Result<()> {
-    let host = &hub.place.host;
-    for path in [
-        "/prom/tokyo/api/v1/status/buildinfo",
-        "/prom/tokyo/",
-        "/prom/tokyo/nowhere",
-        "/prom/tokyo/-/quit",
-        "/prom/tokyo",
-        "/prom/osaka/",
-        "/api/v1/status",
-    ] {
-        let plain = ask(host, web, &format!("GET {path} HTTP/1.1\r\nHost: hub\r\n\r\n"))?;
-        for offer in [WEBSOCKET, "Connection: Upgrade\r\nUpgrade: websocket\r\n"] {
-            let offered = ask(host, web, &format!("GET {path} HTTP/1.1\r\nHost: hub\r\n{offer}\r\n"))?;
-            println!("{path}: {} and with an offer {}", plain.status(), offered.status());
-            assert_eq!(offered.status(), plain.status(), "{path}: {offered:?}");
-            assert_eq!(offered.header("location"), plain.header("location"), "{path}");
-            assert_eq!(offered.header("x-atlas-plain-answer"), None, "{offered:?}");
-            if path != "/api/v1/status" {
-                assert_eq!(offered.body, plain.body, "{path}");
-            }
-        }
-    }
-    // A body is no handshake, and is sent once.
-    let body = "query=up";
-    let post = format!(
-        "POST /alertmanager/tokyo/api HTTP/1.1\r\nHost: hub\r\n{WEBSOCKET}Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let posted = ask(host, web, &post)?;
-    assert!(posted.status() == 200 && posted.body.starts_with("POST /api ") && posted.body.ends_with(body), "{posted:?}");
     Ok(())
 }
 
@@ -290,6 +279,9 @@ world_test! {
     }
 }
 
+/// Prometheus 3's stream of notifications.
+const LIVE: &str = "/prom/tokyo/api/v1/notifications/live";
+
 /// How many listen to a Prometheus's notifications.
 fn listeners(tokyo: &Cluster) -> Result<f64> {
     let metrics = tokyo.prometheus[0].get("/metrics")?.text();
@@ -307,17 +299,35 @@ fn listen(host: &Host, hub: IpAddr, path: &str, headers: &str) -> Result<BufRead
     Ok(stream)
 }
 
+/// Whether a stream that has begun has no end yet.
+fn lasts(mut stream: BufReader<TcpStream>) -> Result<bool> {
+    stream.get_ref().set_nonblocking(true)?;
+    let mut read = Vec::new();
+    match stream.read_to_end(&mut read) {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(!String::from_utf8_lossy(&read).contains("\r\n0\r\n")),
+        Err(error) => Err(error.into()),
+        Ok(_) => Ok(false),
+    }
+}
+
 world_test! {
     needs [Envoy, Thanos, Prometheus, Alertmanager, CoreDns],
     /// A request may take 2 s here, and 12 s by a cluster's Envoy.
     fn events_outlive_requests_and_who_is_cut_off_hears_why(world) {
         let (hub, mut tokyo) = hub_and_tokyo(world, Part::Envoy, &["--max-request-duration=2s"])?;
-        let live = "/prom/tokyo/api/v1/notifications/live";
         let began = Instant::now();
         // As a browser asks, and as curl does.
-        let browser = listen(&hub.place.host, hub.place.envoy, live, "Accept: text/event-stream\r\n")?;
-        let curl = listen(&hub.place.host, hub.place.envoy, live, "Accept: */*\r\n")?;
-        wait_until("both listen", Duration::from_secs(20), || Ok((listeners(&tokyo)? == 2.0).then_some(())))?;
+        let browser = listen(&hub.place.host, hub.place.envoy, LIVE, "Accept: text/event-stream\r\n")?;
+        let curl = listen(&hub.place.host, hub.place.envoy, LIVE, "Accept: */*\r\n")?;
+        // Behind a proxy that makes offers of everything.
+        let offered = listen(&hub.place.host, hub.place.envoy, LIVE, WEBSOCKET)?;
+        let other_path = listen(
+            &hub.place.host,
+            hub.place.envoy,
+            "/alertmanager/tokyo/events",
+            &format!("{WEBSOCKET}Accept: text/event-stream\r\n"),
+        )?;
+        wait_until("three listen", Duration::from_secs(20), || Ok((listeners(&tokyo)? == 3.0).then_some(())))?;
 
         let slow = hub.web("/alertmanager/tokyo/slow")?;
         println!("{} {}", slow.status, slow.text());
@@ -333,8 +343,9 @@ world_test! {
         assert!(said.contains("longer than 2 s") && said.contains("--max-request-duration"), "{said}");
 
         thread::sleep(Duration::from_secs(14).saturating_sub(began.elapsed()));
-        assert_eq!(listeners(&tokyo)?, 2.0, "cut after {:?}", began.elapsed());
-        drop((browser, curl));
+        assert_eq!(listeners(&tokyo)?, 3.0, "cut after {:?}", began.elapsed());
+        assert!(lasts(other_path)?, "cut after {:?}", began.elapsed());
+        drop((browser, curl, offered));
         wait_until("who goes away is gone", Duration::from_secs(20), || Ok((listeners(&tokyo)? == 0.0).then_some(())))?;
     }
 }

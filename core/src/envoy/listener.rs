@@ -240,7 +240,9 @@ fn web(manager: hcm::HttpConnectionManager, answers: &str) -> hcm::HttpConnectio
     // A WebSocket has no end to wait for.
     let mut filters: Vec<_> = manager.http_filters.iter().filter(|filter| filter.name != BUFFER).cloned().collect();
     // First with an answer, whose headers from the other Envoy no other script lets pass; the router is the last.
-    filters.insert(filters.len().saturating_sub(1), answers);
+    let offers = script_filter(long_lived::OFFER_REMOVED, script::code(long_lived::WITHOUT_THE_OFFER));
+    let router = filters.len().saturating_sub(1);
+    filters.splice(router..router, [answers, offers]);
     hcm::HttpConnectionManager {
         path_with_escaped_slashes_action: hcm::http_connection_manager::PathWithEscapedSlashesAction::UnescapeAndRedirect.into(),
         upgrade_configs: vec![hcm::http_connection_manager::UpgradeConfig {

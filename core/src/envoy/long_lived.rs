@@ -10,15 +10,15 @@
 //!                            └═════CONNECT, attempt 2══▶ cluster ──GET──────────▶ backend: 200 ─▶ 299 with PLAIN ─▶ hub: 200
 //! ```
 //!
-//! The request under the offer never ends, as a WebSocket's doesn't, so the backend is told that it has no body.
+//! Of a request under an offer an Envoy can't tell the end: all bytes that follow are the WebSocket's. So a route passes an offer on only
+//! where it says so ([`passes_offers`]); on all others a script removes it, and with it whatever follows.
 
-use envoy_types::pb::envoy::config::core::v3 as core;
-use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
 use envoy_types::pb::envoy::config::route::v3 as route;
+use envoy_types::pb::envoy::extensions::filters::http::lua::v3::{LuaPerRoute, lua_per_route};
 use envoy_types::pb::envoy::r#type::matcher::v3::{StringMatcher, string_matcher::MatchPattern};
 
-use super::matcher::{header, method, present};
-use super::{MAX_WEBSOCKET_SECONDS, number};
+use super::matcher::{header, method, none_or, present};
+use super::{MAX_WEBSOCKET_SECONDS, any, number};
 
 use route::Route;
 
@@ -27,6 +27,10 @@ const DECLINED: &str = "x-atlas-websocket-declined";
 /// Which attempt of the hub's this is: Envoy's own header.
 const ATTEMPT: &str = "x-envoy-attempt-count";
 
+/// The filter that removes offers, among those for requests under one.
+pub(super) const OFFER_REMOVED: &str = "atlas.offer_removed";
+/// What it does, as a script.
+pub(super) const WITHOUT_THE_OFFER: &str = include_str!("lua/offer_removed.lua");
 /// What the hub's Envoy does with answers under an offer, as a script.
 pub(super) const ANSWERS_ON_HUB: &str = include_str!("lua/websocket_answers_on_hub.lua");
 /// What a cluster's Envoy does with them.
@@ -50,18 +54,21 @@ fn long(margin: i64) -> Limit {
 pub(super) fn on_hub(matches: Option<route::RouteMatch>, longest: i64, action: impl Fn(Limit) -> route::RouteAction) -> Vec<Route> {
     let matches = matches.unwrap_or_default();
     // What RFC 6455 and RFC 8441 both ask for. All else is an ordinary request with a header too many.
-    let handshake = [offer(), method("GET"), present("sec-websocket-version")];
+    let handshake = [
+        offer(),
+        method("GET"),
+        present("sec-websocket-version"),
+        // Without a body, which couldn't be sent a second time.
+        none_or("content-length", "0"),
+    ];
     let asked_twice = route::RetryPolicy {
         retry_on: "retriable-headers".into(),
         num_retries: number(1),
         retriable_headers: vec![present(DECLINED)],
         ..Default::default()
     };
-    let websocket = route::RouteAction { upgrade_configs: upgrades(), retry_policy: Some(asked_twice), ..action(long(0)) };
-    let mut routes = vec![
-        to(with_headers(&matches, handshake), websocket),
-        without_the_offer(to(with_headers(&matches, [offer()]), action(Limit { longest, idle: None }))),
-    ];
+    let websocket = route::RouteAction { retry_policy: Some(asked_twice), ..action(long(0)) };
+    let mut routes = vec![passes_offers(to(with_headers(&matches, handshake), websocket))];
     routes.extend(streams_and_the_rest(matches, 0, longest, action));
     routes
 }
@@ -74,12 +81,9 @@ pub(super) fn in_cluster(
     action: impl Fn(Limit) -> route::RouteAction,
 ) -> Vec<Route> {
     let matches = matches.unwrap_or_default();
-    let websocket = route::RouteAction { upgrade_configs: upgrades(), ..action(long(margin)) };
-    let again = [offer(), saying(ATTEMPT, MatchPattern::Exact("2".into()))];
-    let mut routes = vec![
-        without_the_offer(to(with_headers(&matches, again), action(Limit { longest: longest + margin, idle: None }))),
-        to(with_headers(&matches, [offer()]), websocket),
-    ];
+    let second = saying(ATTEMPT, MatchPattern::Exact("2".into()));
+    let first = route::HeaderMatcher { invert_match: true, ..second };
+    let mut routes = vec![passes_offers(to(with_headers(&matches, [offer(), first]), action(long(margin))))];
     routes.extend(streams_and_the_rest(matches, margin, longest, action));
     routes
 }
@@ -95,27 +99,15 @@ fn streams_and_the_rest(matches: route::RouteMatch, margin: i64, longest: i64, a
     [to(with_headers(&matches, [accepted]), action(long(margin))), to(matches, action(Limit { longest: longest + margin, idle: None }))]
 }
 
-/// Passes an offer on as an ordinary request.
-pub(super) fn without_the_offer(route: Route) -> Route {
-    let no_body = core::HeaderValueOption {
-        header: Some(core::HeaderValue { key: "content-length".into(), value: "0".into(), ..Default::default() }),
-        append_action: HeaderAppendAction::AddIfAbsent.into(),
-        ..Default::default()
-    };
-    Route {
-        request_headers_to_remove: ["upgrade", "connection"].map(str::to_owned).to_vec(),
-        request_headers_to_add: vec![no_body],
-        ..route
-    }
+/// Passes offers of a WebSocket on.
+fn passes_offers(route: Route) -> Route {
+    let kept = LuaPerRoute { r#override: Some(lua_per_route::Override::Disabled(true)), ..Default::default() };
+    Route { typed_per_filter_config: [(OFFER_REMOVED.to_owned(), any(&kept))].into(), ..route }
 }
 
 /// Whether a request offers to become a WebSocket.
-pub(super) fn offer() -> route::HeaderMatcher {
+fn offer() -> route::HeaderMatcher {
     saying("upgrade", MatchPattern::Exact("websocket".into()))
-}
-
-fn upgrades() -> Vec<route::route_action::UpgradeConfig> {
-    vec![route::route_action::UpgradeConfig { upgrade_type: "websocket".into(), ..Default::default() }]
 }
 
 /// As HTTP compares such values: without regard to case.

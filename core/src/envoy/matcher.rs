@@ -78,3 +78,8 @@ pub(super) fn present(name: &str) -> route::HeaderMatcher {
     let specifier = route::header_matcher::HeaderMatchSpecifier::PresentMatch(true);
     route::HeaderMatcher { name: name.into(), header_match_specifier: Some(specifier), ..Default::default() }
 }
+
+/// Not there, or of this value.
+pub(super) fn none_or(name: &str, value: &str) -> route::HeaderMatcher {
+    route::HeaderMatcher { treat_missing_header_as_empty: true, ..header_regex(name, &format!("({})?", literally(value))) }
+}

@@ -14,7 +14,7 @@ use envoy_types::pb::envoy::extensions::router::cluster_specifiers::lua::v3::Lua
 use envoy_types::pb::google::protobuf::Any;
 
 use super::limits::{ALERT_POST_FROM_CLUSTER_SECONDS, ALERT_POST_SECONDS, HUB_ALERTS};
-use super::long_lived::{self, Limit, without_the_offer};
+use super::long_lived::{self, Limit};
 use super::matcher::{exact_path, grpc, literally, method, path_prefix, path_regex, path_segments, posted, rewrite};
 use super::web::{WebEntry, WebUi, script_in_cluster};
 use super::{ATLAS_AUTHORITY, CLUSTER_WAITS_LONGER_SECONDS, DENY_LIST, LUA, any, extension, inline, millis, number, script, seconds};
@@ -103,7 +103,7 @@ fn web_on_hub_below(before: &str, entry: &WebEntry<'_>, longest: u32) -> Vec<Rou
     };
     for path in paths {
         let atlas = Route {
-            r#match: path.clone(),
+            r#match: path,
             action: Some(route::route::Action::Route(route::RouteAction {
                 regex_rewrite: without.clone(),
                 host_rewrite_specifier: Some(route::route_action::HostRewriteSpecifier::HostRewriteLiteral(ATLAS_AUTHORITY.into())),
@@ -112,8 +112,7 @@ fn web_on_hub_below(before: &str, entry: &WebEntry<'_>, longest: u32) -> Vec<Rou
             })),
             ..Default::default()
         };
-        let offered = path.map(|path| route::RouteMatch { headers: vec![long_lived::offer()], ..path });
-        routes.extend([without_the_offer(Route { r#match: offered, ..atlas.clone() }), atlas]);
+        routes.push(atlas);
     }
     routes
 }

@@ -1,9 +1,4 @@
 -- What the hub's Envoy hears of a backend that has declined to become a WebSocket.
-function envoy_on_request(handle)
-  if handle:headers():get("x-envoy-attempt-count") == "2" then
-    handle:streamInfo():dynamicMetadata():set("atlas.websocket", "plain", true)
-  end
-end
 function envoy_on_response(handle)
   local headers = handle:headers()
   local status = headers:get(":status")
@@ -11,7 +6,7 @@ function envoy_on_response(handle)
   headers:remove("x-atlas-plain-answer")
   headers:remove("x-atlas-websocket-declined")
   if asked and asked["plain"] then
-    -- 200 between Envoys would be a WebSocket.
+    -- The offer was removed here, and 200 between Envoys would be a WebSocket.
     if status == "200" then
       headers:add("x-atlas-plain-answer", "true")
       headers:replace(":status", "299")
