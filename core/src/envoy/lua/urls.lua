@@ -16,7 +16,8 @@ local function correct_urls(headers, correct)
   end
   -- Refresh: 5; url=/login
   local refresh = headers:get("refresh")
-  local before, url = string.match(refresh or "", "^(%s*[%d.]*%s*[;,]%s*[uU][rR][lL]%s*=%s*)(.*)$")
+  local time = string.match(refresh or "", "^%s*(.*)$")
+  local before, url = string.match(time, "^([%d.]*%s*[;,]%s*[uU][rR][lL]%s*=%s*)(.*)$")
   if url then
     local quote, quoted = string.match(url, "^([\"'])(.-)[\"']%s*$")
     local right = correct(quoted or url)

@@ -33,6 +33,13 @@ local function split(url)
   return authority and string.lower(authority), rest
 end
 
+-- The last of a list of hosts: those before are what others in front have said.
+local function last(hosts)
+  local trimmed = string.match(hosts, "^(.*%S)") or ""
+  local host = string.match(trimmed, "^.*[,%s](.*)$") or trimmed
+  return host ~= "" and host or nil
+end
+
 -- Whether a host is the backend's, or the one that the person asked for.
 local function is_own(authority, ui, hosts)
   if ui.names[authority] then
@@ -86,8 +93,7 @@ function envoy_on_request(handle)
   metadata:set("atlas", "base", base)
   metadata:set("atlas", "asked", string.match(rest, "^[^?#]*"))
   metadata:set("atlas", "hosts", hosts)
-  -- The last one: those before are what others in front have said.
-  local host = uis[base].asked_as_hub and string.match(hosts, "([^,%s]+)%s*$")
+  local host = uis[base].asked_as_hub and last(hosts)
   if host then
     headers:replace(":authority", host)
   end

@@ -1,5 +1,7 @@
 //! Each script, by tables of what goes in and what comes out.
 
+mod work;
+
 use std::collections::BTreeSet;
 
 use mlua::{Function, Lua, Table};

@@ -2,7 +2,7 @@
 -- (envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/lua_filter).
 --
 -- In:  new_handle(headers, options): a list of {name, value}; options: metadata, trailers (a list like headers), id (of the client's
---      certificate), address (the client's), now (in ms).
+--      certificate), address (the client's), protocol, now (in ms).
 -- Out: the handle; handle.list holds its headers, handle.trailer_list its trailers, handle.responded what it was answered with.
 
 local function header_map(list)
@@ -88,6 +88,7 @@ function new_handle(list, options)
           end,
         }
       end,
+      protocol = function() return options.protocol or "HTTP/1.1" end,
       downstreamRemoteAddress = function() return options.address end,
       downstreamSslConnection = function()
         return options.id and {uriSanPeerCertificate = function() return {options.id} end}

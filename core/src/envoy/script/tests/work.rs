@@ -1,0 +1,180 @@
+//! What a script costs: Envoy's worker thread does nothing else meanwhile, so the work must be linear in what a client or a backend sends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mlua::{HookTriggers, VmState};
+
+use super::*;
+
+/// Instructions of Lua for each byte that comes in, of which a pattern takes some 10 for each step.
+const INSTRUCTIONS_PER_BYTE: usize = 150;
+/// Bytes of memory for each byte that comes in, none of which is given back meanwhile.
+const MEMORY_PER_BYTE: usize = 100;
+/// What requests cost that hold next to nothing, in both.
+const FIXED: usize = 300_000;
+
+/// A script whose patterns are counted.
+struct Counted {
+    name: &'static str,
+    script: Script,
+    instructions: Arc<AtomicUsize>,
+}
+
+impl Counted {
+    fn load(name: &'static str, text: &str) -> Self {
+        let script = Script::load(text);
+        script.0.load(include_str!("../../lua/tests/patterns.lua")).exec().unwrap();
+        // What is compiled calls no hook.
+        script.0.load("jit.off() jit.flush()").exec().unwrap();
+        Self { name, script, instructions: Arc::default() }
+    }
+
+    /// What `work` takes, to which `bytes` come in.
+    fn is_linear(&self, value: &str, bytes: usize, work: impl FnOnce(&Script)) {
+        let lua = &self.script.0;
+        lua.gc_collect().unwrap();
+        lua.gc_stop();
+        let before = lua.used_memory();
+        self.instructions.store(0, Ordering::Relaxed);
+        let (counted, name, value) = (Arc::clone(&self.instructions), self.name, format!("{:.40}", value));
+        let hook = move |lua: &Lua, _: &mlua::Debug<'_>| {
+            let instructions = counted.fetch_add(1_000, Ordering::Relaxed);
+            let memory = lua.used_memory() - before;
+            if instructions > FIXED + INSTRUCTIONS_PER_BYTE * bytes || memory > FIXED + MEMORY_PER_BYTE * bytes {
+                let spent = format!("{instructions} instructions and {memory} B of memory for {bytes} B");
+                return Err(mlua::Error::runtime(format!("{name}: {spent} that begin {value:?}")));
+            }
+            Ok(VmState::Continue)
+        };
+        lua.set_hook(HookTriggers::new().every_nth_instruction(1_000), hook).unwrap();
+        work(&self.script);
+        lua.remove_hook();
+    }
+}
+
+/// Every script, by its name.
+fn every_script() -> Vec<(&'static str, String)> {
+    let (headers, cookies) = (["x-more".parse().unwrap()].into(), ["lang".parse().unwrap()].into());
+    let entry = WebEntry { bind: [0; 4].into(), trusted_hops: 0, path: "/observability", pass_headers: &headers, pass_cookies: &cookies };
+    let at = HostPort::parse("backend:9090", 9090).unwrap();
+    let ui = |kind, base, backend_prefix| WebUi { kind, base, backend_prefix, at: &at, host: &HostHeader::Hub };
+    vec![
+        ("alert_share", alert_share()),
+        ("alert_targets", alert_targets("[\"AUTHORITY\", \"AUTHORITY\"]\n")),
+        ("answers_without_a_route", entry.script_without_a_route()),
+        ("api_beneath_page", code(include_str!("../../lua/api_beneath_page.lua"))),
+        ("cluster_of_store", cluster_of_store()),
+        ("cluster_of_web_ui", cluster_of_web_ui("/observability")),
+        ("replica", code(include_str!("../../lua/replica.lua"))),
+        ("web_in_cluster", script_in_cluster(&[ui("prometheus", "/prom/tokyo", "/prefix"), ui("alertmanager", "/alertmanager/tokyo", "")])),
+        ("web_on_hub", entry.script()),
+        ("websocket_answers_in_cluster", code(include_str!("../../lua/websocket_answers_in_cluster.lua"))),
+        ("websocket_answers_on_hub", code(include_str!("../../lua/websocket_answers_on_hub.lua"))),
+    ]
+}
+
+/// How often `everywhere` sends a value.
+const TIMES: usize = 33;
+
+/// The places of a request and its answer that somebody else fills.
+fn everywhere(script: &Script, value: &str) {
+    let exists = |function: &str| script.0.globals().contains_key(function).unwrap();
+    let around = |stream: &Stream<'_>, request: &[(&str, &str)], response: &[(&str, &str)]| {
+        for (function, headers) in [("envoy_on_request", request), ("envoy_on_response", response)] {
+            if exists(function) {
+                stream.run(function, headers, |options| {
+                    options.set("id", "spiffe://atlas/cluster/tokyo/1").unwrap();
+                    options.set("address", "192.0.2.7:1").unwrap();
+                    options.set("now", 0).unwrap();
+                });
+            }
+        }
+    };
+    let more = ["cookie", "cookie", "referer", "x-forwarded-host", "accept", "x-other"].map(|name| (name, value));
+    let answer = ["set-cookie", "set-cookie", "location", "content-location", "refresh", "server", "x-other"].map(|name| (name, value));
+    for path in ["/prom/tokyo/", "/alertmanager/tokyo/"] {
+        let request = [&[(":method", "GET"), (":path", path), (":authority", "hub")][..], &more].concat();
+        around(&script.stream(), &request, &[&[(":status", "302")][..], &answer].concat());
+    }
+    let lines = [":path", ":authority", "content-length"].map(|name| (name, value));
+    around(&script.stream(), &[&[(":method", "POST")][..], &lines].concat(), &[(":status", "302"), ("location", value)]);
+    if exists("envoy_on_route") {
+        script.route(&lines);
+    }
+}
+
+/// `unit` again and again between `before` and `after`, `bytes` in all.
+fn filled(before: &str, unit: &str, after: &str, bytes: usize) -> String {
+    format!("{before}{}{after}", unit.repeat((bytes - before.len() - after.len()) / unit.len()))
+}
+
+#[test]
+fn every_script_is_among_those_whose_work_is_counted() {
+    let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/src/envoy/lua");
+    let scripts = every_script();
+    for file in std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
+        let text = code(&std::fs::read_to_string(&file).unwrap());
+        assert!(scripts.iter().any(|(_, script)| script.contains(&text)), "{}", file.display());
+    }
+}
+
+#[test]
+fn work_is_linear_in_a_header_of_any_form() {
+    const BYTES: usize = 1_500;
+    let before = ["", "a=x", "lang=x; a", "http://hub", "http://hub/", "http://backend/", "/prom/tokyo/", "/alertmanager/", "0;url=\""];
+    let units = [" ", "a", "1", "/", "=", ";", ",", "\"", ":", "-", ".", "a ", "a=1;", ":1", "/alertmanager/", "/consoles/", "/prom/tokyo"];
+    for (name, text) in every_script() {
+        let counted = Counted::load(name, &text);
+        for (before, unit) in before.iter().flat_map(|before| units.map(|unit| (before, unit))) {
+            for after in ["", "a", "/", ",", " x", ";"] {
+                let value = filled(before, unit, after, BYTES);
+                counted.is_linear(&value, TIMES * BYTES, |script| everywhere(script, &value));
+            }
+        }
+    }
+}
+
+#[test]
+fn work_is_linear_in_the_longest_headers_too() {
+    const BYTES: usize = 60_000;
+    for (name, text) in every_script() {
+        let counted = Counted::load(name, &text);
+        for (before, unit, after) in [
+            ("http://", "a", ""),
+            ("a=x", " ", "y"),
+            ("a=x; a=x", " ", "y"),
+            ("", " ", "x"),
+            ("", "a", ","),
+            ("/alertmanager/tokyo/", "a", "/"),
+            ("", "a=1; ", ""),
+            ("a=1", "; secure", ""),
+        ] {
+            let value = filled(before, unit, after, BYTES);
+            counted.is_linear(&value, TIMES * BYTES, |script| everywhere(script, &value));
+        }
+    }
+}
+
+#[test]
+fn work_is_linear_in_the_number_of_headers() {
+    let value = "x=1; ".repeat(120);
+    for (name, text) in every_script() {
+        let headers: Vec<(String, &str)> = (0..100).map(|number| (format!("x-other-{number}"), value.as_str())).collect();
+        let named =
+            |name| headers.iter().map(|(other, value)| (if name == "" { other.as_str() } else { name }, *value)).collect::<Vec<_>>();
+        Counted::load(name, &text).is_linear(&value, 4 * 100 * value.len(), |script| {
+            for (function, names) in [("envoy_on_request", ["", "cookie"]), ("envoy_on_response", ["", "set-cookie"])] {
+                for name in names {
+                    let stream = script.stream();
+                    let first = [(":method", "GET"), (":path", "/prom/tokyo/"), (":status", "200")];
+                    if script.0.globals().contains_key(function).unwrap() {
+                        let metadata = script.0.create_table_from([("base", "/prom/tokyo")]).unwrap();
+                        stream.metadata.set("atlas", metadata).unwrap();
+                        stream.run(function, &[&first[..], &named(name)].concat(), |options| options.set("now", 0).unwrap());
+                    }
+                }
+            }
+        });
+    }
+}
