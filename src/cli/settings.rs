@@ -289,6 +289,7 @@ mod tests {
             ("--web-url https://tools.example.com?a=b", "--web-url", "https://tools.example.com?a=b"),
             ("--web-pass-headers lang,cookie", "--web-pass-headers", "cookie"),
             ("--web-pass-cookies a*", "--web-pass-cookies", "a*"),
+            ("--web-pass-cookies lang,atlas.sid", "--web-pass-cookies", "atlas.sid"),
         ];
         for (line, flag, value) in wrong {
             let line = line.replacen(' ', "=", 1);

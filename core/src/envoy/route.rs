@@ -73,6 +73,8 @@ pub fn web_on_hub(name: &str, entry: &WebEntry<'_>, longest: u32) -> RouteConfig
         // By it a cluster's Envoy knows a WebSocket's second attempt.
         include_request_attempt_count: true,
         typed_per_filter_config: with_script(entry.script()),
+        request_headers_to_remove: entry.removed_from_requests(),
+        response_headers_to_remove: entry.removed_from_answers(),
         ..virtual_host("web", &["*".to_owned()], routes)
     };
     configuration(name, vec![host])

@@ -19,6 +19,7 @@ pub const REQUEST_HEADERS: &[&str] = &[
     "b3",
     "baggage",
     "cache-control",
+    // The protocol of connectrpc.com, which has no trailers: a stream's are in its body.
     "connect-*",
     "connection",
     "content-*",
@@ -26,7 +27,10 @@ pub const REQUEST_HEADERS: &[&str] = &[
     "dnt",
     "expect",
     "forwarded",
-    "grpc-*",
+    // Of gRPC-Web, whose trailers are in the body. gRPC itself needs real ones, which don't pass.
+    "grpc-accept-encoding",
+    "grpc-encoding",
+    "grpc-timeout",
     "if-*",
     "last-event-id",
     "origin",
@@ -75,7 +79,11 @@ pub const RESPONSE_HEADERS: &[&str] = &[
     "date",
     "etag",
     "expires",
-    "grpc-*",
+    "grpc-accept-encoding",
+    "grpc-encoding",
+    "grpc-message",
+    "grpc-status",
+    "grpc-status-details-bin",
     "last-modified",
     "link",
     "location",
@@ -107,6 +115,40 @@ pub const RESPONSE_HEADERS: &[&str] = &[
 const CHALLENGES: &[(&str, &[&str])] =
     &[("authorization", &["authentication-info", "www-authenticate"]), ("proxy-authorization", &["proxy-authenticate"])];
 
+/// Headers of requests that are removed behind the script too, in case that it fails: what proxies that log people in call their tokens.
+const TOKENS: &[&str] = &[
+    "authorization",
+    "cf-access-jwt-assertion",
+    "cf-access-token",
+    "proxy-authorization",
+    "x-access-token",
+    "x-amzn-oidc-accesstoken",
+    "x-amzn-oidc-data",
+    "x-api-key",
+    "x-auth-request-access-token",
+    "x-authentik-jwt",
+    "x-forwarded-access-token",
+    "x-goog-iap-jwt-assertion",
+    "x-id-token",
+    "x-ms-token-aad-access-token",
+    "x-ms-token-aad-id-token",
+    "x-pomerium-jwt-assertion",
+    "x-vouch-idp-accesstoken",
+    "x-vouch-idp-idtoken",
+];
+
+/// The same of answers: what would count for the host under which all web UIs are, or for the proxy in front.
+const FOR_THE_WHOLE_HOST: &[&str] = &[
+    "alt-svc",
+    "clear-site-data",
+    "nel",
+    "report-to",
+    "reporting-endpoints",
+    "service-worker-allowed",
+    "strict-transport-security",
+    "x-accel-redirect",
+];
+
 /// How people reach the web UIs, for 10904.
 #[derive(Clone, Debug)]
 pub struct WebEntry<'a> {
@@ -123,6 +165,21 @@ pub struct WebEntry<'a> {
 }
 
 impl WebEntry<'_> {
+    /// Headers that no request keeps, whatever the script does.
+    pub(super) fn removed_from_requests(&self) -> Vec<String> {
+        self.unless_named(TOKENS)
+    }
+
+    /// Headers that no answer keeps, whatever the script does.
+    pub(super) fn removed_from_answers(&self) -> Vec<String> {
+        self.unless_named(FOR_THE_WHOLE_HOST)
+    }
+
+    fn unless_named(&self, names: &[&str]) -> Vec<String> {
+        let passes = |name: &str| self.pass_headers.iter().any(|pattern| pattern.names(name));
+        names.iter().filter(|name| !passes(name)).map(|name| (*name).to_owned()).collect()
+    }
+
     /// The script of the listener, for answers that have no route; empty where there is nothing to do.
     pub(super) fn script_without_a_route(&self) -> String {
         match self.path {
@@ -222,11 +279,12 @@ pub(super) fn script_in_cluster(uis: &[WebUi<'_>]) -> String {
         .map(|ui| {
             let names = ui.names();
             format!(
-                "  [{}] = {{prefix = {}, names = {}, asked_as_hub = {}}},\n",
+                "  [{}] = {{prefix = {}, names = {}, asked_as_hub = {}, has_pages = {}}},\n",
                 string(ui.base),
                 string(ui.backend_prefix),
                 set(names.iter().map(String::as_str)),
                 ui.authority().is_none(),
+                ui.kind == "prometheus",
             )
         })
         .collect();

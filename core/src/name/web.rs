@@ -94,6 +94,11 @@ impl HeaderPattern {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether this is a header's name, or begins it; `name` is in lower case.
+    pub fn names(&self, name: &str) -> bool {
+        self.0.strip_suffix('*').map_or(self.0 == name, |beginning| name.starts_with(beginning))
+    }
 }
 
 impl FromStr for HeaderPattern {
@@ -118,6 +123,9 @@ impl FromStr for HeaderPattern {
     }
 }
 
+/// What stands before the name of a web UI's own cookie in the browser.
+pub const UI_COOKIE: &str = "atlas.";
+
 /// The name of a cookie. Case counts. Example: `lang`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CookieName(String);
@@ -139,6 +147,11 @@ impl FromStr for CookieName {
         }
         if name.contains('*') {
             return bad("has a `*`: write each cookie's whole name");
+        }
+        if name.starts_with(UI_COOKIE) {
+            return bad(
+                "begins with `atlas.`, as the browser's name of a web UI's own cookie does: write the name that the web UI gives it, without `atlas.`",
+            );
         }
         Ok(Self(name.to_owned()))
     }
@@ -216,7 +229,7 @@ mod tests {
             assert!(wrong.parse::<HeaderPattern>().is_err(), "{wrong}");
         }
         assert_eq!(" Lang ".parse::<CookieName>().unwrap().as_str(), "Lang");
-        for wrong in ["", "a b", "a=b", "a;b", "sess*", "\"a\""] {
+        for wrong in ["", "a b", "a=b", "a;b", "sess*", "\"a\"", "atlas.sid"] {
             assert!(wrong.parse::<CookieName>().is_err(), "{wrong}");
         }
     }

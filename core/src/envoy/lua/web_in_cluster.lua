@@ -2,7 +2,7 @@
 --
 -- In:  the path (/prom/tokyo/graph), x-forwarded-host (what the person's browser asked for, added by the hub's Envoy);
 --      uis, by their base: {prefix = the backend's own, names = {["host:port"] = true}: its hosts in lower case,
---      asked_as_hub = whether it sees the hub's Host}: set by the line before these.
+--      asked_as_hub = whether it sees the hub's Host, has_pages = whether it is a Prometheus}: set by the line before these.
 -- Out: Host, where asked_as_hub; Location, Content-Location and Refresh below the UI's base.
 
 -- What Prometheus redirects to, longest first: it puts the path of its --web.external-url before these, whatever prefix it
@@ -79,7 +79,8 @@ local function corrected(url, base, asked, hosts)
   if ui.prefix ~= "" and under(path, ui.prefix) then
     return base .. string.sub(path, #ui.prefix + 1)
   end
-  return base .. string.sub(path, #external_path(path, ui.prefix .. asked) + 1)
+  local external = ui.has_pages and external_path(path, ui.prefix .. asked) or ""
+  return base .. string.sub(path, #external + 1)
 end
 
 function envoy_on_request(handle)

@@ -6,6 +6,7 @@
 -- Out: of a request: a relative redirect for /prom/tokyo; otherwise the headers that pass, Atlas's own cookie, the cookies that
 --      pass, the UI's own cookies, no trailers.
 --      Of an answer: the headers that pass, cookies for the UI's path only, URLs below web_path, no trailers.
+--      500 where this script fails.
 
 -- The cookie that keeps a person on one replica.
 local replica_cookie = "atlas-replica"
@@ -103,7 +104,7 @@ local function remove_trailers(handle)
   end
 end
 
-function envoy_on_request(handle)
+local function ask(handle)
   local headers = handle:headers()
   local base, name, rest = web_ui(headers:get(":path") or "")
   if base and string.sub(rest, 1, 1) ~= "/" then
@@ -123,7 +124,7 @@ function envoy_on_request(handle)
   remove_trailers(handle)
 end
 
-function envoy_on_response(handle)
+local function answer(handle)
   local headers = handle:headers()
   local asked = handle:streamInfo():dynamicMetadata():get("atlas")
   local base = asked and asked["base"]
@@ -138,4 +139,24 @@ function envoy_on_response(handle)
   end
   below_web_path(headers)
   remove_trailers(handle)
+end
+
+-- Envoy lets pass what a script fails at, as it came.
+function envoy_on_request(handle)
+  local works, why = pcall(ask, handle)
+  if not works then
+    handle:logErr(tostring(why))
+    handle:respond({[":status"] = "500"}, "Atlas: the script that looks at requests has failed; the log of the hub's Envoy says why.\n")
+  end
+end
+
+function envoy_on_response(handle)
+  local works, why = pcall(answer, handle)
+  if not works then
+    handle:logErr(tostring(why))
+    local headers = handle:headers()
+    headers:replace(":status", "500")
+    headers:remove("set-cookie")
+    headers:remove("location")
+  end
 end

@@ -272,6 +272,7 @@ const CREDENTIALS: &[&str] = &[
     "x-ms-token-aad-id-token",
     "x-ms-client-principal",
     "x-vouch-idp-accesstoken",
+    "x-vouch-idp-idtoken",
     "x-vouch-user",
     "remote-user",
     "remote-groups",
@@ -345,6 +346,39 @@ fn what_a_setting_names_passes() {
     assert_eq!(names, [":path", "authorization", "x-auth-request-user"]);
     let back = stream.response(&[(":status", "401"), ("www-authenticate", "Basic"), ("proxy-authenticate", "Basic")]);
     assert_eq!(back.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), [":status", "www-authenticate"]);
+}
+
+#[test]
+fn what_a_script_fails_at_doesnt_pass() {
+    let hub = hub("", &[], &[]);
+    let stream = hub.stream();
+    let sent = [(":path", "/prom/tokyo/"), ("cookie", "session=secret")];
+    let handle = stream.run("envoy_on_request", &sent, |options| options.set("broken", true).unwrap());
+    let status: String = handle.get::<Table>("responded").unwrap().get::<Table>("headers").unwrap().get(":status").unwrap();
+    assert_eq!(status, "500");
+    assert!(handle.get::<String>("logged").unwrap().ends_with("broken"));
+    stream.request(&sent);
+    let sent = [(":status", "302"), ("set-cookie", "session=mine; Path=/"), ("location", "/"), ("content-type", "text/html")];
+    let handle = stream.run("envoy_on_response", &sent, |options| options.set("broken", true).unwrap());
+    let passed = read(&handle.get("list").unwrap());
+    assert_eq!(passed, [(":status", "500"), ("content-type", "text/html")].map(|(name, value)| (name.to_owned(), value.to_owned())));
+}
+
+#[test]
+fn tokens_are_removed_behind_the_script_too_unless_a_setting_names_them() {
+    let removed = |pass_headers: &[&str]| {
+        let (headers, cookies) = (pass_headers.iter().map(|name| name.parse().unwrap()).collect(), BTreeSet::new());
+        let entry = WebEntry { bind: [0; 4].into(), trusted_hops: 0, path: "", pass_headers: &headers, pass_cookies: &cookies };
+        (entry.removed_from_requests(), entry.removed_from_answers())
+    };
+    let (requests, answers) = removed(&[]);
+    assert!(requests.is_sorted() && answers.is_sorted());
+    assert!(requests.iter().all(|name| CREDENTIALS.contains(&name.as_str())));
+    assert!(answers.contains(&"clear-site-data".to_owned()));
+    let (fewer, answers) = removed(&["Authorization", "x-amzn-*", "nel"]);
+    let named = |name: &String| *name == "authorization" || name.starts_with("x-amzn-");
+    assert_eq!(fewer, requests.into_iter().filter(|name| !named(name)).collect::<Vec<_>>());
+    assert!(!answers.contains(&"nel".to_owned()));
 }
 
 #[test]
@@ -590,12 +624,28 @@ fn a_redirect_stays_below_its_ui() {
 }
 
 #[test]
+fn only_a_prometheus_redirects_to_pages_below_its_external_url() {
+    let at = HostPort::parse("am:9093", 9093).unwrap();
+    let ui = WebUi { kind: "alertmanager", base: "/alertmanager/tokyo", backend_prefix: "", at: &at, host: &HostHeader::Own };
+    let stream_of = Script::load(&script_in_cluster(&[ui]));
+    let stream = stream_of.stream();
+    stream.request(&[(":path", "/alertmanager/tokyo/")]);
+    for location in ["/teams/alerts", "/a/status", "/x/config"] {
+        let back = stream.response(&[(":status", "302"), ("location", location)]);
+        assert_eq!(value(&back, "location").unwrap(), format!("/alertmanager/tokyo{location}"));
+    }
+}
+
+#[test]
 fn a_backend_that_is_asked_as_the_hub_sees_the_last_host_in_front() {
     let script = tokyo("", "10.0.0.1:9090", &HostHeader::Hub);
     for (forwarded, authority) in [
         (Some("hub.example.com:10904"), "hub.example.com:10904"),
         (Some("spoofed.example.com, hub.example.com"), "hub.example.com"),
         (Some("a,hub"), "hub"),
+        (Some("a,hub  "), "hub"),
+        (Some("a hub"), "hub"),
+        (Some("a,"), "web"),
         (Some(""), "web"),
         (None, "web"),
     ] {

@@ -2,10 +2,11 @@
 -- (envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/lua_filter).
 --
 -- In:  new_handle(headers, options): a list of {name, value}; options: metadata, trailers (a list like headers), id (of the client's
---      certificate), address (the client's), protocol, now (in ms).
--- Out: the handle; handle.list holds its headers, handle.trailer_list its trailers, handle.responded what it was answered with.
+--      certificate), address (the client's), protocol, now (in ms), broken (whether what counts a header's values fails).
+-- Out: the handle; handle.list holds its headers, handle.trailer_list its trailers, handle.responded what it was answered with,
+--      handle.logged what the script logged.
 
-local function header_map(list)
+local function header_map(list, broken)
   local map = {}
   function map:get(name)
     local found = {}
@@ -17,6 +18,7 @@ local function header_map(list)
     return #found > 0 and table.concat(found, ",") or nil
   end
   function map:getNumValues(name)
+    assert(not broken, "broken")
     local count = 0
     for _, entry in ipairs(list) do
       count = count + (entry[1] == name and 1 or 0)
@@ -70,10 +72,11 @@ end
 function new_handle(list, options)
   local metadata = options.metadata or {}
   local handle = {list = list, trailer_list = options.trailers, metadata = metadata}
-  local headers, trailers = header_map(list), options.trailers and header_map(options.trailers)
+  local headers, trailers = header_map(list, options.broken), options.trailers and header_map(options.trailers)
   function handle:headers() return headers end
   function handle:trailers() return trailers end
   function handle:timestamp() return options.now end
+  function handle:logErr(text) handle.logged = text end
   function handle:respond(answer, body)
     handle.responded = {headers = answer, body = body}
   end
