@@ -6,7 +6,7 @@ mod local;
 mod web;
 
 pub use local::bindable;
-pub use web::{CookieName, HeaderPattern, WEB_PATH_MAX, WebUrl};
+pub use web::{CookieName, HeaderPattern, UI_COOKIE, WEB_PATH_MAX, WebUrl};
 
 use std::fmt;
 use std::net::IpAddr;

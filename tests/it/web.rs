@@ -1,4 +1,4 @@
-//! The web UIs through the hub: pages for what isn't there, what is refused, redirects, sticky replicas, WebSockets.
+//! The web UIs through the hub: pages for what isn't there, what is refused, redirects, one replica for a person, WebSockets.
 
 mod backend;
 mod credentials;

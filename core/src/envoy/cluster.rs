@@ -107,7 +107,7 @@ pub fn backend(kind: &str, at: &HostPort) -> Vec<EnvoyCluster> {
     let check = core::health_check::HealthChecker::TcpHealthCheck(core::health_check::TcpHealthCheck::default());
     followed(EnvoyCluster {
         health_checks: vec![health_check(check)],
-        // One replica for one client: see `sticky` in `super::route`.
+        // One replica for one client: see `by_replica_cookie` in `super::route`.
         lb_policy: cluster::cluster::LbPolicy::RingHash.into(),
         ..base(format!("backend/{kind}"), &[std::slice::from_ref(at)], &limits::BACKEND)
     })

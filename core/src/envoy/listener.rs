@@ -120,7 +120,7 @@ pub fn web_on_hub(entry: &WebEntry<'_>, longest: u32) -> Listener {
         strip_port_mode: None,
         local_reply_config: Some(local_reply::pages(unknown, dead, of_cluster, atlas, longest, &home)),
         http_protocol_options: Some(http1(Some("websocket"))),
-        ..web(manager(limits, filters), long_lived::ANSWERS_ON_HUB)
+        ..web(manager(limits, filters), script::websocket_answers_on_hub())
     };
     http(limits, entry.bind, manager)
 }
@@ -142,7 +142,7 @@ pub fn xds_on_hub(name: &str, bind: IpAddr) -> Listener {
 pub fn inbound(bind: IpAddr, peer: &str, trusted_hops: u32, longest: u32) -> Listener {
     let limits = &limits::CLUSTER_INBOUND.for_requests_of(longest);
     // The web UIs' routes bring their script, since connections that are open keep a listener's until they drain.
-    let replica = script_filter("atlas.replica", script::code(include_str!("lua/replica.lua")));
+    let replica = script_filter("atlas.replica", script::replica());
     let filters = vec![lua(String::new()), replica, router()];
     let no_store = plain(
         "Atlas: the cluster's Envoy has no connection to the Thanos sidecar of this store, it isn't serving, or its gRPC has TLS \
@@ -159,7 +159,7 @@ pub fn inbound(bind: IpAddr, peer: &str, trusted_hops: u32, longest: u32) -> Lis
         // before which stands the person.
         xff_num_trusted_hops: 1 + trusted_hops,
         local_reply_config: Some(local_reply::stores_and_pages(no_store, no_server, longest)),
-        ..web(manager(limits, filters), long_lived::ANSWERS_IN_CLUSTER)
+        ..web(manager(limits, filters), script::websocket_answers_in_cluster())
     };
     let mut listener = http(limits, bind, manager);
     listener.filter_chains[0].transport_socket = tls::server(&Peer::Exactly(peer));
@@ -235,12 +235,12 @@ fn http1(known: Option<&str>) -> core::Http1ProtocolOptions {
 }
 
 /// What listeners for web UIs have beside. `answers` is a script for what comes under an offer of a WebSocket.
-fn web(manager: hcm::HttpConnectionManager, answers: &str) -> hcm::HttpConnectionManager {
-    let answers = script_filter("atlas.websocket_answers", script::code(answers));
+fn web(manager: hcm::HttpConnectionManager, answers: String) -> hcm::HttpConnectionManager {
+    let answers = script_filter("atlas.websocket_answers", answers);
     // A WebSocket has no end to wait for.
     let mut filters: Vec<_> = manager.http_filters.iter().filter(|filter| filter.name != BUFFER).cloned().collect();
     // First with an answer, whose headers from the other Envoy no other script lets pass; the router is the last.
-    let offers = script_filter(long_lived::OFFER_REMOVED, script::code(long_lived::WITHOUT_THE_OFFER));
+    let offers = script_filter(long_lived::OFFER_REMOVED, script::offer_removed());
     let router = filters.len().saturating_sub(1);
     filters.splice(router..router, [answers, offers]);
     hcm::HttpConnectionManager {

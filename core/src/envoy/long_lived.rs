@@ -29,12 +29,6 @@ const ATTEMPT: &str = "x-envoy-attempt-count";
 
 /// The filter that removes offers, among those for requests under one.
 pub(super) const OFFER_REMOVED: &str = "atlas.offer_removed";
-/// What it does, as a script.
-pub(super) const WITHOUT_THE_OFFER: &str = include_str!("lua/offer_removed.lua");
-/// What the hub's Envoy does with answers under an offer, as a script.
-pub(super) const ANSWERS_ON_HUB: &str = include_str!("lua/websocket_answers_on_hub.lua");
-/// What a cluster's Envoy does with them.
-pub(super) const ANSWERS_IN_CLUSTER: &str = include_str!("lua/websocket_answers_in_cluster.lua");
 
 /// How long a request may take, and how long it may be silent: in seconds.
 #[derive(Clone, Copy, Debug)]

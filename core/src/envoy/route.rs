@@ -16,7 +16,7 @@ use envoy_types::pb::google::protobuf::Any;
 use super::limits::{ALERT_POST_FROM_CLUSTER_SECONDS, ALERT_POST_SECONDS, HUB_ALERTS};
 use super::long_lived::{self, Limit};
 use super::matcher::{exact_path, grpc, literally, method, path_prefix, path_regex, path_segments, posted, rewrite};
-use super::web::{WebEntry, WebUi, script_in_cluster};
+use super::web::{WebEntry, WebUi};
 use super::{ATLAS_AUTHORITY, CLUSTER_WAITS_LONGER_SECONDS, DENY_LIST, LUA, any, extension, inline, millis, number, script, seconds};
 
 pub use route::{Route, RouteConfiguration, VirtualHost};
@@ -63,7 +63,7 @@ pub fn web_on_hub(name: &str, entry: &WebEntry<'_>, longest: u32) -> RouteConfig
     // For load balancers: nothing but this Envoy answers here, so it holds while Atlas or a cluster is away.
     let mut routes = vec![answer(exact_path(HEALTH_PATH), 200, "ok\n")];
     let no_api = "There is no API here: that of a cluster's Alertmanager is at /alertmanager/CLUSTER/api/v2/.\n";
-    routes.push(scripted(script::code(include_str!("lua/api_beneath_page.lua")), answer(path_prefix("/api/v2/"), 404, no_api)));
+    routes.push(scripted(script::api_beneath_page(), answer(path_prefix("/api/v2/"), 404, no_api)));
     // Browsers ask every site whose pages name no icon.
     routes.push(answer(exact_path("/favicon.ico"), 204, ""));
     let before: BTreeSet<&str> = ["", entry.path].into();
@@ -225,7 +225,7 @@ pub fn web_host(uis: &[WebUi<'_>], allowed: &[String], longest: u32) -> VirtualH
     VirtualHost {
         // Once for all routes: every cluster has its own. A second attempt has another hash, which may lead to the same replica.
         retry_policy: Some(route::RetryPolicy { host_selection_retry_max_attempts: 10, ..retries(RETRY_UNSENT) }),
-        typed_per_filter_config: with_script(script_in_cluster(uis)),
+        typed_per_filter_config: with_script(script::web_in_cluster(uis)),
         ..virtual_host("web", &[WEB_AUTHORITY.to_owned()], routes)
     }
 }
@@ -244,7 +244,7 @@ fn to_backend(ui: &WebUi<'_>, matches: Option<route::RouteMatch>, path: &str, lo
     let to_path = |path: &str, limit: Limit| route::RouteAction {
         prefix_rewrite: format!("{}{path}", ui.backend_prefix),
         host_rewrite_specifier: host.clone(),
-        hash_policy: sticky(),
+        hash_policy: by_replica_cookie(),
         ..within(limit, cluster(&format!("backend/{}", ui.kind)))
     };
     let mut routes = long_lived::in_cluster(matches, CLUSTER_WAITS_LONGER_SECONDS, longest.into(), |limit| to_path(path, limit));
@@ -257,7 +257,7 @@ fn to_backend(ui: &WebUi<'_>, matches: Option<route::RouteMatch>, path: &str, lo
 
 /// Keeps a person on one replica, so that graphs don't flicker between two: by a cookie that a script sees to (`lua/replica.lua`), and that
 /// says nothing of the replica. (Envoy's own filter for sticky sessions does nothing in front of an aggregate.)
-fn sticky() -> Vec<route::route_action::HashPolicy> {
+fn by_replica_cookie() -> Vec<route::route_action::HashPolicy> {
     let cookie = route::route_action::hash_policy::Cookie { name: "atlas-replica".into(), ..Default::default() };
     let policy = route::route_action::hash_policy::PolicySpecifier::Cookie(cookie);
     vec![route::route_action::HashPolicy { policy_specifier: Some(policy), ..Default::default() }]

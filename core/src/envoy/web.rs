@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::script::{code, list, paths_and_urls, set, string};
+use super::script;
 use crate::model::HostHeader;
 use crate::name::{CookieName, HeaderPattern, Host, HostPort};
 
@@ -184,7 +184,7 @@ impl WebEntry<'_> {
     pub(super) fn script_without_a_route(&self) -> String {
         match self.path {
             "" => String::new(),
-            path => [before(path), code(include_str!("lua/answers_without_a_route.lua"))].concat(),
+            path => script::answers_without_a_route(path),
         }
     }
 
@@ -194,26 +194,8 @@ impl WebEntry<'_> {
         let challenges = CHALLENGES.iter().filter(|(credential, _)| more.contains(credential)).flat_map(|(_, headers)| *headers);
         let requests: BTreeSet<&str> = REQUEST_HEADERS.iter().chain(&more).copied().collect();
         let responses: BTreeSet<&str> = RESPONSE_HEADERS.iter().chain(&more).chain(challenges).copied().collect();
-        format!(
-            "{}local request_headers = {}\nlocal response_headers = {}\nlocal cookies = {}\n{}",
-            before(self.path),
-            headers(&requests),
-            headers(&responses),
-            set(self.pass_cookies.iter().map(CookieName::as_str)),
-            code(include_str!("lua/web_on_hub.lua")),
-        )
+        script::web_on_hub(self.path, &requests, &responses, self.pass_cookies.iter().map(CookieName::as_str))
     }
-}
-
-/// What both scripts begin with.
-fn before(path: &str) -> String {
-    [paths_and_urls(path), code(include_str!("lua/below_web_path.lua"))].concat()
-}
-
-fn headers(patterns: &BTreeSet<&str>) -> String {
-    let names = patterns.iter().copied().filter(|pattern| !pattern.ends_with('*'));
-    let prefixes = patterns.iter().filter_map(|pattern| pattern.strip_suffix('*'));
-    format!("{{names = {}, prefixes = {}}}", set(names), list(prefixes))
 }
 
 /// One web UI of a cluster, as its Envoy sees it.
@@ -245,7 +227,7 @@ impl WebUi<'_> {
     }
 
     /// Every host by which it may call itself in a redirect, in lower case, with and without its port.
-    fn names(&self) -> BTreeSet<String> {
+    pub(super) fn names(&self) -> BTreeSet<String> {
         let mut hosts = BTreeSet::from([bracketed(&self.at.host)]);
         if let Host::Name(name) = &self.at.host {
             // What Kubernetes completes: prometheus, prometheus.monitoring, prometheus.monitoring.svc.
@@ -270,26 +252,6 @@ fn bracketed(host: &Host) -> String {
         Host::Ip(IpAddr::V6(ip)) => format!("[{ip}]"),
         host => host.to_string(),
     }
-}
-
-/// The script of a cluster's Envoy for its web UIs.
-pub(super) fn script_in_cluster(uis: &[WebUi<'_>]) -> String {
-    let table: Vec<String> = uis
-        .iter()
-        .map(|ui| {
-            let names = ui.names();
-            format!(
-                "  [{}] = {{prefix = {}, names = {}, asked_as_hub = {}, has_pages = {}}},\n",
-                string(ui.base),
-                string(ui.backend_prefix),
-                set(names.iter().map(String::as_str)),
-                ui.authority().is_none(),
-                ui.kind == "prometheus",
-            )
-        })
-        .collect();
-    // Whatever path stands before the hub's own, the hub's Envoy has taken it away.
-    format!("{}local uis = {{\n{}}}\n{}", paths_and_urls(""), table.concat(), code(include_str!("lua/web_in_cluster.lua")))
 }
 
 #[cfg(test)]

@@ -1,4 +1,7 @@
 -- URLs in answers, for the scripts that stand behind this one.
+--
+-- In:  nothing.
+-- Out: under, correct_urls.
 
 -- Whether a path is another one or lies below it.
 local function under(path, base)

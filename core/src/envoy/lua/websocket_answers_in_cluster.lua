@@ -1,4 +1,9 @@
--- What the hub's Envoy hears of a backend that has declined to become a WebSocket.
+-- On 11901: what the hub's Envoy hears of a backend that has declined to become a WebSocket.
+--
+-- In:  whether offer_removed.lua has removed the offer, as it does where the hub asks again; the answer's status.
+-- Out: 299 and x-atlas-plain-answer for 200 without the offer; 503 and x-atlas-websocket-declined for 2xx and 3xx with it; neither of
+--      these headers from a backend.
+
 function envoy_on_response(handle)
   local headers = handle:headers()
   local status = headers:get(":status")

@@ -1,7 +1,7 @@
 -- What Envoy gives a script, for tests: the parts of its stream handle that Atlas's scripts use
 -- (envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/lua_filter).
 --
--- In:  new_handle(headers, options): a list of {name, value}; options: metadata, trailers (a list like headers), id (of the client's
+-- In:  new_handle(headers, options): a list of {name, value}; options: metadata, trailers (a list like headers), chunks (of the body), id (of the client's
 --      certificate), address (the client's), protocol, now (in ms), broken (whether what counts a header's values fails).
 -- Out: the handle; handle.list holds its headers, handle.trailer_list its trailers, handle.responded what it was answered with,
 --      handle.logged what the script logged.
@@ -75,6 +75,13 @@ function new_handle(list, options)
   local headers, trailers = header_map(list, options.broken), options.trailers and header_map(options.trailers)
   function handle:headers() return headers end
   function handle:trailers() return trailers end
+  function handle:bodyChunks()
+    local at = 0
+    return function()
+      at = at + 1
+      return options.chunks and options.chunks[at] and {setBytes = function(_, bytes) options.chunks[at] = bytes end}
+    end
+  end
   function handle:timestamp() return options.now end
   function handle:logErr(text) handle.logged = text end
   function handle:respond(answer, body)
