@@ -233,7 +233,7 @@ fn a_manifest_that_is_written_slowly_counts_once_it_is_whole() -> Result<()> {
             let mut out = fs::File::create(&file)?;
             out.write_all(&text.as_bytes()[..half])?;
             let written = Instant::now();
-            child = start()?;
+            child = run(&from, &state, &["--hub-address=10.0.0.9"])?;
             let all = wait_until("it has read", Duration::from_secs(30), || Ok(in_force(&state).ok().filter(|all| !all.is_empty())))?;
             let slow = written.elapsed() >= Duration::from_secs(9);
             if all == is("192.0.2") {
