@@ -258,7 +258,7 @@ fn to_backend(ui: &WebUi<'_>, matches: Option<route::RouteMatch>, path: &str, lo
 /// Keeps a person on one replica, so that graphs don't flicker between two: by a cookie that a script sees to (`lua/replica.lua`), and that
 /// says nothing of the replica. (Envoy's own filter for sticky sessions does nothing in front of an aggregate.)
 fn by_replica_cookie() -> Vec<route::route_action::HashPolicy> {
-    let cookie = route::route_action::hash_policy::Cookie { name: "atlas-replica".into(), ..Default::default() };
+    let cookie = route::route_action::hash_policy::Cookie { name: script::REPLICA_COOKIE.into(), ..Default::default() };
     let policy = route::route_action::hash_policy::PolicySpecifier::Cookie(cookie);
     vec![route::route_action::HashPolicy { policy_specifier: Some(policy), ..Default::default() }]
 }

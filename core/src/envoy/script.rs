@@ -11,6 +11,9 @@ use super::{NO_HOST, limits};
 #[cfg(test)]
 mod tests;
 
+/// The cookie that keeps a person on one replica of a web UI.
+pub(super) const REPLICA_COOKIE: &str = "atlas-replica";
+
 /// 10901 on the hub: the Envoy cluster of a store.
 pub(super) fn cluster_of_store() -> String {
     code(include_str!("lua/cluster_of_store.lua"))
@@ -47,8 +50,9 @@ pub(super) fn web_on_hub<'a>(
     cookies: impl IntoIterator<Item = &'a str>,
 ) -> String {
     format!(
-        "{}local request_headers = {}\nlocal response_headers = {}\nlocal cookies = {}\n{}",
+        "{}{}local request_headers = {}\nlocal response_headers = {}\nlocal cookies = {}\n{}",
         below_web_path(web_path),
+        replica_cookie(),
         patterns(requests),
         patterns(answers),
         set(cookies),
@@ -83,7 +87,11 @@ pub(super) fn websocket_answers_in_cluster() -> String {
 
 /// 11901 in a cluster: keeps a person on one replica of a web UI.
 pub(super) fn replica() -> String {
-    code(include_str!("lua/replica.lua"))
+    [replica_cookie(), code(include_str!("lua/replica.lua"))].concat()
+}
+
+fn replica_cookie() -> String {
+    format!("local replica_cookie = {}\n", string(REPLICA_COOKIE))
 }
 
 /// 11901 in a cluster: how its web UIs are asked, and where they send people.

@@ -2,14 +2,12 @@
 -- under which the web UIs of all clusters are.
 --
 -- In:  the path, with or without web_path (paths.lua); request_headers, response_headers: what passes, {names = {…}, prefixes = {…}};
---      cookies: the names of those that pass: all set by the lines before these.
+--      cookies: the names of those that pass; replica_cookie: that of Atlas's own: all set by the lines before these.
 -- Out: of a request: a relative redirect for /prom/tokyo; otherwise the headers that pass, Atlas's own cookie, the cookies that
 --      pass, the UI's own cookies, no trailers.
 --      Of an answer: the headers that pass, cookies for the UI's path only, URLs below web_path, no trailers.
 --      500 where this script fails.
 
--- The cookie that keeps a person on one replica.
-local replica_cookie = "atlas-replica"
 -- What stands before the name of a UI's own cookie in the browser, so that it is neither taken for somebody else's (the session
 -- of a proxy in front) nor overwrites it.
 local ui_cookie = "atlas."
