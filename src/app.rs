@@ -69,13 +69,16 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let pki = Pki::load(Directory::new(state.clone()), domain.clone(), options.lifetimes)?;
     let listen = options.listen;
     let bind = |port| bind(listen.ip, port);
-    let (xds, metrics_port, web_port) = (bind(listen.xds).await?, bind(listen.metrics).await?, bind(listen.web).await?);
+    let (xds, metrics_port, web_port) =
+        (bind(listen.xds).await?, bind(listen.metrics).await?, bind(listen.web).await?);
     let dns_sockets = dns::Sockets::bind(SocketAddr::new(listen.ip, listen.dns)).await?;
     let socket = bind_socket(&state)?;
 
-    let (board, nodes, feed) = (Arc::new(Board::default()), Arc::new(Nodes::default()), Arc::new(Feed::default()));
+    let (board, nodes, feed) =
+        (Arc::new(Board::default()), Arc::new(Nodes::default()), Arc::new(Feed::default()));
     let (commands_in, commands) = mpsc::channel(16);
-    let (metrics, streams, gate) = (Arc::new(Metrics::new()), Arc::new(Streams::default()), Arc::new(Gate::new(domain)));
+    let (metrics, streams, gate) =
+        (Arc::new(Metrics::new()), Arc::new(Streams::default()), Arc::new(Gate::new(domain)));
     let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
     let mut tasks = Tasks::default();
 
@@ -95,7 +98,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     };
     let last_good = LastGood::load(state.clone());
     let earlier = last_good.said().clone();
-    tasks.spawn("the controller", controller.run(last_good, Arc::clone(&feed), commands, stop.clone()));
+    tasks.spawn(
+        "the controller",
+        controller.run(last_good, Arc::clone(&feed), commands, stop.clone()),
+    );
     let service = Arc::new(Xds {
         nodes: Arc::clone(&nodes),
         board: Arc::clone(&board),
@@ -108,17 +114,35 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         drain: drain.clone(),
     });
     tasks.spawn("the xDS server", tls::accept(xds, service));
-    tasks.spawn("the DNS server", dns::serve(dns_sockets, board.zones(), Arc::clone(&metrics), stop.clone()));
-    let server = |router, port| Server { router, port, metrics: Arc::clone(&metrics), stop: stop.clone() };
+    tasks.spawn(
+        "the DNS server",
+        dns::serve(dns_sockets, board.zones(), Arc::clone(&metrics), stop.clone()),
+    );
+    let server =
+        |router, port| Server { router, port, metrics: Arc::clone(&metrics), stop: stop.clone() };
     let path = options.settings.web_path().to_owned();
-    let web =
-        Web { path, board, nodes, streams: Arc::clone(&streams), metrics: Arc::clone(&metrics), commands: commands_in, candidate: None };
-    tasks.spawn("the metrics server", http::serve(metrics_port, server(web::operations(web.clone()), "metrics")));
+    let web = Web {
+        path,
+        board,
+        nodes,
+        streams: Arc::clone(&streams),
+        metrics: Arc::clone(&metrics),
+        commands: commands_in,
+        candidate: None,
+    };
+    tasks.spawn(
+        "the metrics server",
+        http::serve(metrics_port, server(web::operations(web.clone()), "metrics")),
+    );
     tasks.spawn("the web server", http::serve(web_port, server(web::public(web.clone()), "web")));
     tasks.spawn("the control socket", http::serve(socket, server(web::control(web), "control")));
     tracing::info!(from = %options.from.display(), state = %state.root().display(), listen = %listen.ip, xds = listen.xds, "atlas runs");
 
-    let timing = Timing { idle: options.debounce.idle, longest: options.debounce.longest, ..Timing::default() };
+    let timing = Timing {
+        idle: options.debounce.idle,
+        longest: options.debounce.longest,
+        ..Timing::default()
+    };
     let watching = files::watch(options.from.clone(), feed, timing, earlier, stop.clone());
     let result = tokio::select! {
         result = watching => result.context("cannot watch the manifests"),
@@ -143,8 +167,12 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 fn bind_socket(state: &StateDir) -> anyhow::Result<UnixListener> {
     let path = state.socket();
     let _ = std::fs::remove_file(&path);
-    let listener = UnixListener::bind(&path)
-        .with_context(|| format!("cannot listen on {} (a socket's path may have 107 characters at most)", path.display()))?;
+    let listener = UnixListener::bind(&path).with_context(|| {
+        format!(
+            "cannot listen on {} (a socket's path may have 107 characters at most)",
+            path.display()
+        )
+    })?;
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     Ok(listener)
 }

@@ -65,22 +65,34 @@ enum Asked {
 impl Budget {
     /// A stream's part, by a number that no other has; `end` ends the stream.
     pub fn share(self: &Arc<Self>, key: u64, end: CancellationToken) -> Arc<Share> {
-        lock(&self.account).streams.insert(key, Use { bytes: 0, exhausted: false, end: end.clone() });
+        lock(&self.account)
+            .streams
+            .insert(key, Use { bytes: 0, exhausted: false, end: end.clone() });
         Arc::new(Share { budget: Arc::clone(self), key, end })
     }
 }
 
 impl Account {
     fn ask(&mut self, key: u64, more: usize) -> Asked {
-        let Some(own) = self.streams.get(&key).filter(|own| !own.exhausted).map(|own| own.bytes) else { return Asked::Refused };
+        let Some(own) = self.streams.get(&key).filter(|own| !own.exhausted).map(|own| own.bytes)
+        else {
+            return Asked::Refused;
+        };
         if self.used.saturating_add(more) <= self.limit {
             self.take(key, more);
             return Asked::Granted;
         }
-        let mut ending: usize = self.streams.values().filter(|other| other.exhausted).map(|other| other.bytes).sum();
+        let mut ending: usize =
+            self.streams.values().filter(|other| other.exhausted).map(|other| other.bytes).sum();
         while self.used.saturating_add(more) - ending > self.limit {
-            let others = self.streams.iter_mut().filter(|(other, stream)| **other != key && !stream.exhausted);
-            match others.max_by_key(|(_, stream)| stream.bytes).filter(|(_, stream)| stream.bytes > own.saturating_add(more)) {
+            let others = self
+                .streams
+                .iter_mut()
+                .filter(|(other, stream)| **other != key && !stream.exhausted);
+            match others
+                .max_by_key(|(_, stream)| stream.bytes)
+                .filter(|(_, stream)| stream.bytes > own.saturating_add(more))
+            {
                 Some((_, most)) => {
                     most.exhausted = true;
                     most.end.cancel();
@@ -102,7 +114,9 @@ impl Account {
 
     fn free(&mut self, key: u64, bytes: usize) {
         self.used = self.used.saturating_sub(bytes);
-        self.streams.entry(key).and_modify(|stream| stream.bytes = stream.bytes.saturating_sub(bytes));
+        self.streams
+            .entry(key)
+            .and_modify(|stream| stream.bytes = stream.bytes.saturating_sub(bytes));
     }
 }
 

@@ -14,7 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, bail};
 use atlas_core::name::{ClusterName, Identity, NodeId, TrustDomain};
-use atlas_core::pki::{self, Authority, Inventory, Leaf, Lifetimes, Order, PrivateKey, Time, Trust, Validity};
+use atlas_core::pki::{
+    self, Authority, Inventory, Leaf, Lifetimes, Order, PrivateKey, Time, Trust, Validity,
+};
 use atlas_core::plan::Scope;
 
 pub use directory::Directory;
@@ -43,7 +45,9 @@ impl Ensured {
         for identity in &self.changed {
             match identity {
                 Identity::Hub => scope.hub = true,
-                Identity::Cluster(name, _) | Identity::Bootstrap(name, _) => _ = scope.clusters.insert(name.clone()),
+                Identity::Cluster(name, _) | Identity::Bootstrap(name, _) => {
+                    _ = scope.clusters.insert(name.clone())
+                }
                 Identity::Atlas => {}
             }
         }
@@ -112,18 +116,29 @@ impl<V: Vault> Pki<V> {
     /// There is no root, and none can be made.
     pub fn ensure(&mut self, wanted: &Wanted<'_>, now: Time) -> anyhow::Result<Ensured> {
         let mut done = Ensured::default();
-        note(&mut done.failed, "cannot note which clusters there are", self.note_presence(wanted, now));
-        let (forgotten, dropped) = (self.finish_forgetting(wanted, &mut done.changed), self.drop_unlisted(wanted, &mut done.changed));
+        note(
+            &mut done.failed,
+            "cannot note which clusters there are",
+            self.note_presence(wanted, now),
+        );
+        let (forgotten, dropped) = (
+            self.finish_forgetting(wanted, &mut done.changed),
+            self.drop_unlisted(wanted, &mut done.changed),
+        );
         note(&mut done.failed, "cannot remove what was forgotten", forgotten);
         note(&mut done.failed, "cannot remove a credential that no longer counts", dropped);
         let orders = {
-            let identities = pki::wanted(wanted.clusters, |name| self.contents.ledger.revision(name));
+            let identities =
+                pki::wanted(wanted.clusters, |name| self.contents.ledger.revision(name));
             pki::due(&self.inventory_of(&identities), &identities, &self.lifetimes, now)
         };
         self.carry_out_all(&orders, now, &mut done);
         let trouble = pki::trouble(&self.authorities(), now);
         if !self.contents.authorities.contains_key(&Authority::Root) {
-            bail!("{}", trouble.map_or_else(|| done.failed.join("; "), |trouble| trouble.to_string()));
+            bail!(
+                "{}",
+                trouble.map_or_else(|| done.failed.join("; "), |trouble| trouble.to_string())
+            );
         }
         done.standing.extend(trouble.map(|trouble| trouble.to_string()));
         done.standing.extend(self.vault.aside());
@@ -131,7 +146,10 @@ impl<V: Vault> Pki<V> {
     }
 
     /// When [`Pki::ensure`] will next have something to do for these.
-    pub fn next_due<'a>(&self, clusters: impl IntoIterator<Item = &'a ClusterName>) -> Option<Time> {
+    pub fn next_due<'a>(
+        &self,
+        clusters: impl IntoIterator<Item = &'a ClusterName>,
+    ) -> Option<Time> {
         let identities = pki::wanted(clusters, |name| self.contents.ledger.revision(name));
         pki::next_due(&self.inventory_of(&identities), &identities, &self.lifetimes)
     }
@@ -141,7 +159,12 @@ impl<V: Vault> Pki<V> {
         let contents = &self.contents;
         let mut trust = Trust {
             domain: self.domain.clone(),
-            roots: contents.authorities.get(&Authority::Root).map(|root| root.chain.clone()).into_iter().collect(),
+            roots: contents
+                .authorities
+                .get(&Authority::Root)
+                .map(|root| root.chain.clone())
+                .into_iter()
+                .collect(),
             leaves: self.leaf(&Identity::Hub).map(|leaf| (NodeId::Hub, leaf)).into_iter().collect(),
             revisions: BTreeMap::new(),
         };
@@ -163,7 +186,9 @@ impl<V: Vault> Pki<V> {
     pub fn opener(&self, node: &NodeId) -> Option<Leaf> {
         match node {
             NodeId::Hub => self.leaf(&Identity::Hub),
-            NodeId::Cluster(name) => self.leaf(&Identity::Bootstrap(name.clone(), self.contents.ledger.revision(name))),
+            NodeId::Cluster(name) => {
+                self.leaf(&Identity::Bootstrap(name.clone(), self.contents.ledger.revision(name)))
+            }
         }
     }
 
@@ -174,9 +199,13 @@ impl<V: Vault> Pki<V> {
 
     /// When a node's current certificates end.
     pub fn ends(&self, node: &NodeId) -> Ends {
-        let end = |identity: Identity| self.contents.identities.get(&identity).map(|signed| signed.validity.not_after);
+        let end = |identity: Identity| {
+            self.contents.identities.get(&identity).map(|signed| signed.validity.not_after)
+        };
         match node {
-            NodeId::Hub => Ends { leaf: end(Identity::Hub), credential: end(Identity::Hub), revision: None },
+            NodeId::Hub => {
+                Ends { leaf: end(Identity::Hub), credential: end(Identity::Hub), revision: None }
+            }
             NodeId::Cluster(name) => {
                 let last = self.contents.ledger.credentials_of(name).last();
                 Ends {
@@ -190,8 +219,16 @@ impl<V: Vault> Pki<V> {
 
     /// When each authority ends, and Atlas's own leaf.
     pub fn own_ends(&self) -> (BTreeMap<Authority, Time>, Option<Time>) {
-        let ends = self.contents.authorities.iter().map(|(authority, signed)| (*authority, signed.validity.not_after)).collect();
-        (ends, self.contents.identities.get(&Identity::Atlas).map(|signed| signed.validity.not_after))
+        let ends = self
+            .contents
+            .authorities
+            .iter()
+            .map(|(authority, signed)| (*authority, signed.validity.not_after))
+            .collect();
+        (
+            ends,
+            self.contents.identities.get(&Identity::Atlas).map(|signed| signed.validity.not_after),
+        )
     }
 
     /// The end of each cluster's current bootstrap credential, by the cluster's name.
@@ -205,11 +242,16 @@ impl<V: Vault> Pki<V> {
 
     fn authorities(&self) -> Inventory {
         let validity = |(authority, signed): (&Authority, &Signed)| (*authority, signed.validity);
-        Inventory { authorities: self.contents.authorities.iter().map(validity).collect(), identities: BTreeMap::new() }
+        Inventory {
+            authorities: self.contents.authorities.iter().map(validity).collect(),
+            identities: BTreeMap::new(),
+        }
     }
 
     fn inventory_of(&self, identities: &BTreeSet<Identity>) -> Inventory {
-        let known = identities.iter().filter_map(|one| Some((one.clone(), self.contents.identities.get(one)?.validity)));
+        let known = identities
+            .iter()
+            .filter_map(|one| Some((one.clone(), self.contents.identities.get(one)?.validity)));
         Inventory { identities: known.collect(), ..self.authorities() }
     }
 
@@ -221,7 +263,12 @@ impl<V: Vault> Pki<V> {
     pub fn forget(&mut self, cluster: &ClusterName) -> anyhow::Result<()> {
         let ledger = &self.contents.ledger;
         let current = ledger.revision(cluster);
-        let in_use = ledger.has(cluster) || self.contents.identities.keys().any(|identity| of(identity, cluster) == Some(current));
+        let in_use = ledger.has(cluster)
+            || self
+                .contents
+                .identities
+                .keys()
+                .any(|identity| of(identity, cluster) == Some(current));
         let removed = self.vault.remove_keys(cluster);
         if in_use {
             self.change_list(&[cluster.clone()].into(), |ledger| ledger.forget(cluster))?;
@@ -233,14 +280,20 @@ impl<V: Vault> Pki<V> {
     }
 
     /// Removes the keys of clusters that were forgotten when that couldn't be done: they carry an earlier revision.
-    fn finish_forgetting(&mut self, wanted: &Wanted<'_>, changed: &mut BTreeSet<Identity>) -> anyhow::Result<()> {
+    fn finish_forgetting(
+        &mut self,
+        wanted: &Wanted<'_>,
+        changed: &mut BTreeSet<Identity>,
+    ) -> anyhow::Result<()> {
         // Such a time is rare: it is looked for where everything is.
         if wanted.only.is_some() {
             return Ok(());
         }
         let Contents { identities, ledger, .. } = &mut self.contents;
         let stale = |identity: &Identity| match identity {
-            Identity::Cluster(name, revision) | Identity::Bootstrap(name, revision) if *revision < ledger.revision(name) => {
+            Identity::Cluster(name, revision) | Identity::Bootstrap(name, revision)
+                if *revision < ledger.revision(name) =>
+            {
                 Some(name.clone())
             }
             _ => None,
@@ -248,7 +301,9 @@ impl<V: Vault> Pki<V> {
         let names: BTreeSet<ClusterName> = identities.keys().filter_map(stale).collect();
         // From memory at once and all of them: tried again later, this would remove the keys of the next revision.
         identities.retain(|identity, _| {
-            let stays = names.iter().all(|name| of(identity, name).is_none_or(|revision| revision >= ledger.revision(name)));
+            let stays = names.iter().all(|name| {
+                of(identity, name).is_none_or(|revision| revision >= ledger.revision(name))
+            });
             if !stays {
                 changed.insert(identity.clone());
             }
@@ -263,16 +318,27 @@ impl<V: Vault> Pki<V> {
             Some(only) => only.clone(),
             None => self.contents.ledger.clusters().cloned().collect(),
         };
-        let is_there = |name: &ClusterName| wanted.clusters.contains(name) || wanted.present.contains(name);
-        self.change_list(&known, |ledger| known.iter().for_each(|name| ledger.note_presence(name, is_there(name), now)))
+        let is_there =
+            |name: &ClusterName| wanted.clusters.contains(name) || wanted.present.contains(name);
+        self.change_list(&known, |ledger| {
+            known.iter().for_each(|name| ledger.note_presence(name, is_there(name), now))
+        })
     }
 
     /// Changes what the list says of these clusters, in the vault first. Where that fails, nothing has changed.
-    fn change_list(&mut self, of: &BTreeSet<ClusterName>, change: impl FnOnce(&mut Ledger)) -> anyhow::Result<()> {
-        let before: Vec<_> = of.iter().map(|name| (name, self.contents.ledger.entry(name))).collect();
+    fn change_list(
+        &mut self,
+        of: &BTreeSet<ClusterName>,
+        change: impl FnOnce(&mut Ledger),
+    ) -> anyhow::Result<()> {
+        let before: Vec<_> =
+            of.iter().map(|name| (name, self.contents.ledger.entry(name))).collect();
         change(&mut self.contents.ledger);
-        let differs = |(name, entry): &&(&ClusterName, ledger::Entry)| self.contents.ledger.entry(name) != *entry;
-        let changed: BTreeSet<ClusterName> = before.iter().filter(differs).map(|(name, _)| (*name).clone()).collect();
+        let differs = |(name, entry): &&(&ClusterName, ledger::Entry)| {
+            self.contents.ledger.entry(name) != *entry
+        };
+        let changed: BTreeSet<ClusterName> =
+            before.iter().filter(differs).map(|(name, _)| (*name).clone()).collect();
         if changed.is_empty() {
             return Ok(());
         }
@@ -285,17 +351,26 @@ impl<V: Vault> Pki<V> {
 
     /// Drops the credentials that the list doesn't hold, so that they are due: their cluster was away for too long and is
     /// back, or the list comes from a backup.
-    fn drop_unlisted(&mut self, wanted: &Wanted<'_>, changed: &mut BTreeSet<Identity>) -> anyhow::Result<()> {
+    fn drop_unlisted(
+        &mut self,
+        wanted: &Wanted<'_>,
+        changed: &mut BTreeSet<Identity>,
+    ) -> anyhow::Result<()> {
         let Contents { identities, ledger, .. } = &mut self.contents;
         let unlisted = |(identity, signed): (&Identity, &Signed)| match identity {
-            Identity::Bootstrap(name, _) if !ledger.lists(name, &signed.fingerprint()) => Some((identity.clone(), name.clone())),
+            Identity::Bootstrap(name, _) if !ledger.lists(name, &signed.fingerprint()) => {
+                Some((identity.clone(), name.clone()))
+            }
             _ => None,
         };
         let unlisted: Vec<(Identity, ClusterName)> = match wanted.only {
             None => identities.iter().filter_map(unlisted).collect(),
             Some(only) => {
-                let of = |name: &ClusterName| Identity::Bootstrap(name.clone(), ledger.revision(name));
-                only.iter().filter_map(|name| identities.get_key_value(&of(name)).and_then(unlisted)).collect()
+                let of =
+                    |name: &ClusterName| Identity::Bootstrap(name.clone(), ledger.revision(name));
+                only.iter()
+                    .filter_map(|name| identities.get_key_value(&of(name)).and_then(unlisted))
+                    .collect()
             }
         };
         // First all of them, then their keys: one that can't be removed must not keep a cluster out.
@@ -317,14 +392,20 @@ impl<V: Vault> Pki<V> {
             match order {
                 // All are below the root.
                 Order::Authority(..) if without.contains(&Authority::Root) => {}
-                Order::Authority(authority, validity) => match self.make_authority(*authority, *validity) {
-                    Ok(()) => done.authorities = true,
-                    Err(error) => {
-                        done.failed.push(format!("cannot issue the certificate authority {authority:?}: {error:#}"));
-                        without.insert(*authority);
+                Order::Authority(authority, validity) => {
+                    match self.make_authority(*authority, *validity) {
+                        Ok(()) => done.authorities = true,
+                        Err(error) => {
+                            done.failed.push(format!(
+                                "cannot issue the certificate authority {authority:?}: {error:#}"
+                            ));
+                            without.insert(*authority);
+                        }
                     }
-                },
-                Order::Identity(identity, _) if without.contains(&Authority::Root) || without.contains(&Authority::of(identity)) => {}
+                }
+                Order::Identity(identity, _)
+                    if without.contains(&Authority::Root)
+                        || without.contains(&Authority::of(identity)) => {}
                 Order::Identity(identity, validity) => match self.sign(identity, *validity) {
                     Ok(signed) => fresh.push((identity.clone(), signed)),
                     Err(error) => done.failed.push(self.not_issued(identity, &error)),
@@ -336,11 +417,16 @@ impl<V: Vault> Pki<V> {
     }
 
     fn make_authority(&mut self, authority: Authority, validity: Validity) -> anyhow::Result<()> {
-        let signed = sign::authority(authority, validity, self.contents.authorities.get(&Authority::Root))?;
+        let signed =
+            sign::authority(authority, validity, self.contents.authorities.get(&Authority::Root))?;
         let before = self.contents.authorities.insert(authority, signed);
         let saved = self.vault.save_authority(&self.contents, authority);
         if saved.is_ok() {
-            tracing::info!(?authority, not_after = validity.not_after, "made a certificate authority");
+            tracing::info!(
+                ?authority,
+                not_after = validity.not_after,
+                "made a certificate authority"
+            );
         } else {
             restore(&mut self.contents.authorities, authority, before);
         }
@@ -348,7 +434,11 @@ impl<V: Vault> Pki<V> {
     }
 
     fn sign(&self, identity: &Identity, validity: Validity) -> anyhow::Result<Signed> {
-        let issuer = self.contents.authorities.get(&Authority::of(identity)).context("BUG: an identity is due before its issuer")?;
+        let issuer = self
+            .contents
+            .authorities
+            .get(&Authority::of(identity))
+            .context("BUG: an identity is due before its issuer")?;
         sign::identity(identity, &identity.spiffe_id(&self.domain), validity, issuer)
     }
 
@@ -357,7 +447,13 @@ impl<V: Vault> Pki<V> {
         let mut before = Vec::new();
         for (identity, signed) in fresh {
             if let Identity::Bootstrap(name, revision) = &identity {
-                self.contents.ledger.issued(name, *revision, signed.fingerprint(), signed.validity, now);
+                self.contents.ledger.issued(
+                    name,
+                    *revision,
+                    signed.fingerprint(),
+                    signed.validity,
+                    now,
+                );
             }
             let old = self.contents.identities.insert(identity.clone(), signed);
             before.push((identity, old));
@@ -368,8 +464,16 @@ impl<V: Vault> Pki<V> {
         for ((identity, old), result) in before.into_iter().zip(results) {
             match result {
                 Ok(()) => {
-                    let not_after = self.contents.identities.get(&identity).map(|signed| signed.validity.not_after);
-                    tracing::info!(id = identity.spiffe_id(&self.domain), not_after, "issued a certificate");
+                    let not_after = self
+                        .contents
+                        .identities
+                        .get(&identity)
+                        .map(|signed| signed.validity.not_after);
+                    tracing::info!(
+                        id = identity.spiffe_id(&self.domain),
+                        not_after,
+                        "issued a certificate"
+                    );
                 }
                 Err(error) => {
                     failed.push(self.not_issued(&identity, &error));
@@ -381,7 +485,9 @@ impl<V: Vault> Pki<V> {
     }
 
     fn take_back(&mut self, identity: Identity, old: Option<Signed>) {
-        if let (Identity::Bootstrap(name, _), Some(signed)) = (&identity, self.contents.identities.get(&identity)) {
+        if let (Identity::Bootstrap(name, _), Some(signed)) =
+            (&identity, self.contents.identities.get(&identity))
+        {
             // Tried every few seconds, the list would grow by one each time. It is written without it the next time.
             self.contents.ledger.not_issued(name, &signed.fingerprint());
         }
@@ -403,7 +509,11 @@ fn restore<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, before: Option<V>) {
 /// The revision of an identity of this cluster.
 fn of(identity: &Identity, cluster: &ClusterName) -> Option<u64> {
     match identity {
-        Identity::Cluster(name, revision) | Identity::Bootstrap(name, revision) if name == cluster => Some(*revision),
+        Identity::Cluster(name, revision) | Identity::Bootstrap(name, revision)
+            if name == cluster =>
+        {
+            Some(*revision)
+        }
         _ => None,
     }
 }

@@ -123,12 +123,17 @@ pub fn main() -> ExitCode {
 fn log(cli: &Cli) {
     // The Kubernetes client logs every failed connection without saying what for; Atlas says it once, with what it was for.
     let quiet = if cli.log_level.contains("kube_client") { "" } else { ",kube_client=off" };
-    let level = tracing_subscriber::EnvFilter::try_new(format!("{}{quiet}", legacy::level(&cli.log_level)));
-    let filter = level.unwrap_or_else(|error| Cli::command().error(ErrorKind::ValueValidation, format!("--log-level: {error}")).exit());
+    let level =
+        tracing_subscriber::EnvFilter::try_new(format!("{}{quiet}", legacy::level(&cli.log_level)));
+    let filter = level.unwrap_or_else(|error| {
+        Cli::command().error(ErrorKind::ValueValidation, format!("--log-level: {error}")).exit()
+    });
     let colours = std::io::stderr().is_terminal();
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours);
     match cli.log_format {
-        LogFormat::Text => builder.with_target(false).with_writer(move || output::Log::text(colours)).init(),
+        LogFormat::Text => {
+            builder.with_target(false).with_writer(move || output::Log::text(colours)).init()
+        }
         LogFormat::Json => builder.json().with_writer(output::Log::json).init(),
     }
 }

@@ -117,7 +117,13 @@ struct News {
 
 impl Controller {
     /// Runs until cancelled.
-    pub async fn run(mut self, last_good: LastGood, feed: Arc<Feed>, mut commands: mpsc::Receiver<Command>, cancel: CancellationToken) {
+    pub async fn run(
+        mut self,
+        last_good: LastGood,
+        feed: Arc<Feed>,
+        mut commands: mpsc::Receiver<Command>,
+        cancel: CancellationToken,
+    ) {
         let mut known = Known::new(last_good);
         let mut next = tokio::time::Instant::now() + ROUND_AT_LEAST;
         loop {
@@ -153,7 +159,8 @@ impl Controller {
             }
         };
         let seconds = u64::try_from(known.due.saturating_sub(clock::now()).max(1)).unwrap_or(1);
-        let latest = after(Duration::from_secs(seconds).min(if complete { ROUND_AT_LEAST } else { RETRY }));
+        let latest =
+            after(Duration::from_secs(seconds).min(if complete { ROUND_AT_LEAST } else { RETRY }));
         if checked { latest } else { latest.min(next) }
     }
 
@@ -163,9 +170,14 @@ impl Controller {
         let Some(register) = &known.register else { return Ok(true) };
         let fleet = register.fleet();
         let mut scope = std::mem::take(&mut known.scope);
-        scope.extend(Scope { alertmanagers: news.touched.alertmanagers, clusters: news.touched.clusters, ..Scope::default() });
+        scope.extend(Scope {
+            alertmanagers: news.touched.alertmanagers,
+            clusters: news.touched.clusters,
+            ..Scope::default()
+        });
 
-        let concerned: BTreeSet<ClusterName> = scope.clusters.union(&news.touched.claimed).cloned().collect();
+        let concerned: BTreeSet<ClusterName> =
+            scope.clusters.union(&news.touched.claimed).cloned().collect();
         let only = (!known.check && !scope.all).then_some(&concerned);
         let is_claimed = |name: &&ClusterName| register.claims(name).next().is_some();
         let (clusters, present): (BTreeSet<ClusterName>, _) = match only {
@@ -175,19 +187,26 @@ impl Controller {
             }
             None => (fleet.clusters.keys().cloned().collect(), register.claimed().collect()),
         };
-        let ensured = self.pki.ensure(&Wanted { clusters: &clusters, present: &present, only }, clock::now());
+        let ensured =
+            self.pki.ensure(&Wanted { clusters: &clusters, present: &present, only }, clock::now());
         let ensured = ensured.context("cannot issue certificates")?;
-        ensure!(self.pki.leaf(&Identity::Atlas).is_some(), "Atlas has no certificate of its own: {}", ensured.troubles().join("; "));
+        ensure!(
+            self.pki.leaf(&Identity::Atlas).is_some(),
+            "Atlas has no certificate of its own: {}",
+            ensured.troubles().join("; ")
+        );
         let due = self.pki.next_due(&clusters).unwrap_or(Time::MAX);
         known.due = if only.is_some() { known.due.min(due) } else { due };
         scope.extend(ensured.concerns());
 
         // Also where everything is to be planned because of what a round about a few has found.
-        let everyone: BTreeSet<ClusterName> = if scope.all { fleet.clusters.keys().cloned().collect() } else { BTreeSet::new() };
+        let everyone: BTreeSet<ClusterName> =
+            if scope.all { fleet.clusters.keys().cloned().collect() } else { BTreeSet::new() };
         let planned = if scope.all { &everyone } else { &scope.clusters };
         let trust = self.pki.trust(planned);
         let changes = known.planner.update(fleet, &trust, &scope);
-        let gone: Vec<ClusterName> = if scope.all { known.stores.clusters().cloned().collect() } else { Vec::new() };
+        let gone: Vec<ClusterName> =
+            if scope.all { known.stores.clusters().cloned().collect() } else { Vec::new() };
         let differ = known.stores.update(fleet, planned.iter().chain(&gone));
 
         // First what Envoys wait for: files are for those who start later, and each takes a while to be safe on the disk. A check changes
@@ -202,7 +221,11 @@ impl Controller {
         if differ || known.check {
             failed.append(&mut self.write_stores(&known.stores, &mut known.zone, differ));
         }
-        failed.append(&mut self.write_nodes(fleet, &trust, self.nodes_to_write(fleet, &scope, known.check)));
+        failed.append(&mut self.write_nodes(
+            fleet,
+            &trust,
+            self.nodes_to_write(fleet, &scope, known.check),
+        ));
         failed.append(&mut keep(&mut known.unkept, &mut known.last_good, &known.shelf, register));
         let complete = failed.is_empty();
         let round = Round {
@@ -212,7 +235,10 @@ impl Controller {
             findings: news.findings,
             errors: news.errors,
             troubles: [ensured.standing, failed].concat(),
-            zone: ZoneVersion { records: known.stores.version(), serial: known.zone.map_or(0, |zone| zone.serial) },
+            zone: ZoneVersion {
+                records: known.stores.version(),
+                serial: known.zone.map_or(0, |zone| zone.serial),
+            },
         };
         self.publisher.publish(&self.pki, round);
         known.check = !complete;
@@ -226,7 +252,9 @@ impl Controller {
     fn take_in(&self, known: &mut Known) -> News {
         let mut update = std::mem::take(&mut known.inbox);
         known.last_good.complete(&mut update, &known.shelf);
-        let new = || Register::new(self.settings.clone(), known.last_good.clusters(&self.settings, &update));
+        let new = || {
+            Register::new(self.settings.clone(), known.last_good.clusters(&self.settings, &update))
+        };
         let is_first = !self.publisher.board.is_ready();
         let register = known.register.get_or_insert_with(new);
         let errors = !update.is_empty();
@@ -235,27 +263,43 @@ impl Controller {
             known.unkept.extend(known.last_good.files().cloned());
         }
         let keys = known.shelf.apply(update);
-        let touched = register.apply(keys.iter().map(|key| (key.clone(), known.shelf.fact(key).cloned())));
-        known.unkept.extend(keys.iter().flat_map(|key| known.shelf.files_of(key)).map(str::to_owned));
+        let touched =
+            register.apply(keys.iter().map(|key| (key.clone(), known.shelf.fact(key).cloned())));
+        known
+            .unkept
+            .extend(keys.iter().flat_map(|key| known.shelf.files_of(key)).map(str::to_owned));
         News {
             // A check tells everything: the round before may have failed, and told nothing.
-            findings: (known.check || touched.findings || touched.alertmanagers).then(|| register.findings()),
+            findings: (known.check || touched.findings || touched.alertmanagers)
+                .then(|| register.findings()),
             errors: (known.check || errors).then(|| known.shelf.errors()),
             touched,
         }
     }
 
     /// What Thanos Query and DNS servers read from files. Returns what couldn't be written.
-    fn write_stores(&self, stores: &Stores, known: &mut Option<Written>, differ: bool) -> Vec<String> {
+    fn write_stores(
+        &self,
+        stores: &Stores,
+        known: &mut Option<Written>,
+        differ: bool,
+    ) -> Vec<String> {
         // Before the first round, the file of an earlier process: its serial number must not fall.
-        let before = known.or_else(|| Written::of(&std::fs::read_to_string(self.state.path(ZONE_FILE)).ok()?));
-        let zone = Written::next(before, clock::now(), |serial| stores.zone_file(&self.settings, serial));
+        let before = known
+            .or_else(|| Written::of(&std::fs::read_to_string(self.state.path(ZONE_FILE)).ok()?));
+        let zone =
+            Written::next(before, clock::now(), |serial| stores.zone_file(&self.settings, serial));
         *known = Written::of(&zone);
         let mut results = Vec::new();
         for (file, text) in [("endpoints.yaml", stores.endpoints()), (ZONE_FILE, zone)] {
             // Known to differ, they needn't be compared with what is there: with many clusters they are long.
-            results.push(if differ { write_derived(&self.state.path(file), &text) } else { self.state.write(file, &text).map(drop) });
-            results.extend(self.public_dir.as_ref().map(|dir| write_public(&dir.join(file), &text)));
+            results.push(if differ {
+                write_derived(&self.state.path(file), &text)
+            } else {
+                self.state.write(file, &text).map(drop)
+            });
+            results
+                .extend(self.public_dir.as_ref().map(|dir| write_public(&dir.join(file), &text)));
         }
         results.into_iter().filter_map(|result| Some(format!("{:#}", result.err()?))).collect()
     }
@@ -264,14 +308,20 @@ impl Controller {
     fn nodes_to_write(&self, fleet: &Fleet, scope: &Scope, everything: bool) -> Vec<NodeId> {
         if !scope.all && !everything {
             let there = scope.clusters.iter().filter(|name| fleet.clusters.contains_key(*name));
-            return there.cloned().map(NodeId::Cluster).chain(scope.hub.then_some(NodeId::Hub)).collect();
+            return there
+                .cloned()
+                .map(NodeId::Cluster)
+                .chain(scope.hub.then_some(NodeId::Hub))
+                .collect();
         }
         let in_scope = |node: &NodeId| match node {
             NodeId::Hub => scope.hub,
             NodeId::Cluster(name) => scope.clusters.contains(name),
         };
         let nodes = fleet.clusters.keys().cloned().map(NodeId::Cluster).chain([NodeId::Hub]);
-        nodes.filter(|node| scope.all || in_scope(node) || self.node_files.are_missing(node)).collect()
+        nodes
+            .filter(|node| scope.all || in_scope(node) || self.node_files.are_missing(node))
+            .collect()
     }
 
     /// What Envoys start from. Returns what couldn't be written; all the rest was.
@@ -280,7 +330,8 @@ impl Controller {
         for node in nodes {
             if let Some(opener) = self.pki.opener(&node) {
                 let written = self.node_files.write(fleet, trust, &node, &opener);
-                let written = written.with_context(|| format!("the files that the Envoy of {node} starts from"));
+                let written = written
+                    .with_context(|| format!("the files that the Envoy of {node} starts from"));
                 failed.extend(written.err().map(|error| format!("{error:#}")));
             }
         }
@@ -290,7 +341,9 @@ impl Controller {
     fn carry_out(&mut self, command: Command, known: &mut Known) {
         match command {
             Command::Forget(cluster, reply) => {
-                let result = tokio::task::block_in_place(|| known.last_good.forget(&cluster).and_then(|()| self.pki.forget(&cluster)));
+                let result = tokio::task::block_in_place(|| {
+                    known.last_good.forget(&cluster).and_then(|()| self.pki.forget(&cluster))
+                });
                 // Also where only its files couldn't be removed.
                 self.publisher.forget(&cluster, &self.pki);
                 known.scope.clusters.insert(cluster);
@@ -301,7 +354,12 @@ impl Controller {
 }
 
 /// Keeps what files say that were right. Returns what couldn't be kept; it is tried again.
-fn keep(unkept: &mut BTreeSet<String>, last_good: &mut LastGood, shelf: &Shelf, register: &Register) -> Vec<String> {
+fn keep(
+    unkept: &mut BTreeSet<String>,
+    last_good: &mut LastGood,
+    shelf: &Shelf,
+    register: &Register,
+) -> Vec<String> {
     let mut failed = Vec::new();
     unkept.retain(|file| {
         let result = last_good.keep(file, shelf, register);

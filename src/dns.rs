@@ -86,7 +86,13 @@ pub type Zones = Arc<dyn Fn(Option<ZoneVersion>) -> Option<(ZoneVersion, Zone)> 
 
 /// Serves until cancelled.
 pub async fn serve(sockets: Sockets, zones: Zones, metrics: Arc<Metrics>, stop: CancellationToken) {
-    let dns = Dns { zones, answers: Arc::default(), metrics, tcp_idle: TCP_IDLE, tcp_connections: TCP_CONNECTIONS };
+    let dns = Dns {
+        zones,
+        answers: Arc::default(),
+        metrics,
+        tcp_idle: TCP_IDLE,
+        tcp_connections: TCP_CONNECTIONS,
+    };
     tokio::select! {
         () = dns.serve_udp(sockets.udp) => {}
         () = dns.serve_tcp(sockets.tcp) => {}
@@ -120,7 +126,9 @@ impl Dns {
         if let Some((version, zone)) = (self.zones)(known.as_ref().map(|(version, _)| *version)) {
             match Answers::new(&zone) {
                 Ok(answers) => *known = Some((version, Arc::new(answers))),
-                Err(error) => tracing::error!(%error, "BUG: a zone that DNS can't serve; the last one stays"),
+                Err(error) => {
+                    tracing::error!(%error, "BUG: a zone that DNS can't serve; the last one stays")
+                }
             }
         }
         known.as_ref().map(|(_, answers)| Arc::clone(answers))
@@ -173,7 +181,12 @@ impl Dns {
     async fn serve_connection(self, mut stream: TcpStream, guest: Guest) {
         // Several queries on one connection must not wait for each other's acknowledgements.
         let _ = stream.set_nodelay(true);
-        let answering = async { while let Ok(Ok(())) = tokio::time::timeout(self.tcp_idle, self.answer_tcp(&mut stream)).await {} };
+        let answering = async {
+            while let Ok(Ok(())) =
+                tokio::time::timeout(self.tcp_idle, self.answer_tcp(&mut stream)).await
+            {
+            }
+        };
         tokio::select! {
             () = answering => {}
             () = guest.leave.cancelled() => {}

@@ -33,7 +33,8 @@ struct Bounds {
     write: Duration,
 }
 
-const BOUNDS: Bounds = Bounds { connections: 256, head: Duration::from_secs(10), write: Duration::from_secs(10) };
+const BOUNDS: Bounds =
+    Bounds { connections: 256, head: Duration::from_secs(10), write: Duration::from_secs(10) };
 
 /// Longest head of a request, in bytes: such as the hub's Envoy passes on. hyper's default is 408 KiB for each connection.
 const HEAD: usize = 64 << 10;
@@ -77,14 +78,23 @@ async fn serve_within(bounds: Bounds, mut listener: impl Listener, server: Serve
     connections.wait().await;
 }
 
-async fn serve_connection<I>(bounds: Bounds, io: I, router: Router, guest: Guest, stop: CancellationToken)
-where
+async fn serve_connection<I>(
+    bounds: Bounds,
+    io: I,
+    router: Router,
+    guest: Guest,
+    stop: CancellationToken,
+) where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let service = TowerToHyperService::new(router);
     let io = TokioIo::new(Impatient { io, longest: bounds.write, stuck: None });
     let mut http = http1::Builder::new();
-    let connection = http.timer(TokioTimer::new()).header_read_timeout(bounds.head).max_buf_size(HEAD).serve_connection(io, service);
+    let connection = http
+        .timer(TokioTimer::new())
+        .header_read_timeout(bounds.head)
+        .max_buf_size(HEAD)
+        .serve_connection(io, service);
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
@@ -111,29 +121,48 @@ struct Impatient<I> {
 }
 
 impl<I> Impatient<I> {
-    fn judge<T>(&mut self, cx: &mut Context<'_>, written: Poll<Result<T, Error>>) -> Poll<Result<T, Error>> {
+    fn judge<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<Result<T, Error>>,
+    ) -> Poll<Result<T, Error>> {
         if written.is_ready() {
             self.stuck = None;
             return written;
         }
         let stuck = self.stuck.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.longest)));
-        stuck.as_mut().poll(cx).map(|()| Err(Error::new(ErrorKind::TimedOut, "the client doesn't read")))
+        stuck
+            .as_mut()
+            .poll(cx)
+            .map(|()| Err(Error::new(ErrorKind::TimedOut, "the client doesn't read")))
     }
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for Impatient<I> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<(), Error>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<Result<(), Error>> {
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for Impatient<I> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize, Error>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<Result<usize, Error>> {
         let written = Pin::new(&mut self.io).poll_write(cx, buf);
         self.judge(cx, written)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[std::io::IoSlice<'_>]) -> Poll<Result<usize, Error>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<Result<usize, Error>> {
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.judge(cx, written)
     }
@@ -166,7 +195,12 @@ mod tests {
     /// What answers with so many bytes.
     fn server(bytes: usize) -> Server {
         let router = Router::new().route("/", get(move || async move { "x".repeat(bytes) }));
-        Server { router, port: "web", metrics: Arc::new(Metrics::new()), stop: CancellationToken::new() }
+        Server {
+            router,
+            port: "web",
+            metrics: Arc::new(Metrics::new()),
+            stop: CancellationToken::new(),
+        }
     }
 
     /// A server whose answer has so many bytes.
@@ -242,9 +276,17 @@ mod tests {
         let path = dir.path().join("socket");
         let server = server(10);
         let metrics = Arc::clone(&server.metrics);
-        tokio::spawn(serve_within(Bounds { connections: 4, ..BOUNDS }, UnixListener::bind(&path).unwrap(), server));
+        tokio::spawn(serve_within(
+            Bounds { connections: 4, ..BOUNDS },
+            UnixListener::bind(&path).unwrap(),
+            server,
+        ));
         five_for_four(async || UnixStream::connect(&path).await.unwrap()).await;
-        assert!(metrics.render().contains("atlas_port_connections_dropped_total{port=\"web\"} 1"), "{}", metrics.render());
+        assert!(
+            metrics.render().contains("atlas_port_connections_dropped_total{port=\"web\"} 1"),
+            "{}",
+            metrics.render()
+        );
     }
 
     #[tokio::test]

@@ -129,12 +129,19 @@ impl Metrics {
         let streams = gauge("xds_streams", "Open xDS streams");
         let connections = gauge("connections", "Open connections to the xDS port");
         let leads = gauge("leads", "Whether this replica leads (1) or not; on Kubernetes one does");
-        let unwritten = gauge("unwritten_objects", "Kubernetes objects that are not yet as they should be; of the leader alone");
-        let first_expiry = gauge("first_certificate_expiry_timestamp_seconds", "When the first of the current certificates ends");
+        let unwritten = gauge(
+            "unwritten_objects",
+            "Kubernetes objects that are not yet as they should be; of the leader alone",
+        );
+        let first_expiry = gauge(
+            "first_certificate_expiry_timestamp_seconds",
+            "When the first of the current certificates ends",
+        );
         let connected: Family<[(&'static str, String); 1], Gauge> = Family::default();
         registry.register("node_connected", "Open xDS streams of a node", connected.clone());
         let quarantined: Family<[(&'static str, String); 1], Gauge> = Family::default();
-        let help = "Resources that an Envoy of this node refused and that are still what it should have";
+        let help =
+            "Resources that an Envoy of this node refused and that are still what it should have";
         registry.register("xds_quarantined", help, quarantined.clone());
         // Every value is there from the beginning, so that its first increase is seen.
         let mut by = |name: &str, help: &str, label: &'static str, values: &[&'static str]| {
@@ -146,12 +153,25 @@ impl Metrics {
             family
         };
         let responses = by("xds_responses", "xDS responses sent", "type", &TYPES);
-        let resources_sent = by("xds_resources_sent", "Resources sent in xDS responses", "type", &TYPES);
-        let bytes_sent = by("xds_resource_bytes_sent", "Bytes of resources sent in xDS responses", "type", &TYPES);
+        let resources_sent =
+            by("xds_resources_sent", "Resources sent in xDS responses", "type", &TYPES);
+        let bytes_sent = by(
+            "xds_resource_bytes_sent",
+            "Bytes of resources sent in xDS responses",
+            "type",
+            &TYPES,
+        );
         let nacks = by("xds_nacks", "xDS responses that Envoys refused", "type", &TYPES);
-        let streams_ended = by("xds_streams_ended", "xDS streams that ended", "reason", &STREAM_ENDS);
-        let streams_refused = by("xds_streams_refused", "xDS streams that were refused", "reason", &STREAM_REFUSALS);
-        let connections_ended = by("connections_ended", "Connections to the xDS port that Atlas ended", "reason", &CONNECTION_ENDS);
+        let streams_ended =
+            by("xds_streams_ended", "xDS streams that ended", "reason", &STREAM_ENDS);
+        let streams_refused =
+            by("xds_streams_refused", "xDS streams that were refused", "reason", &STREAM_REFUSALS);
+        let connections_ended = by(
+            "connections_ended",
+            "Connections to the xDS port that Atlas ended",
+            "reason",
+            &CONNECTION_ENDS,
+        );
         let help = "Connections to the xDS port for which there was no room, or that made room for another";
         let connections_dropped = by("connections_dropped", help, "limit", &CONNECTION_LIMITS);
         let help = "Connections to other ports that made room for another";
@@ -184,9 +204,15 @@ impl Metrics {
             leads,
             unwritten,
             requests: counter("xds_requests", "xDS requests received"),
-            handshakes_refused: counter("tls_handshakes_refused", "TLS handshakes on the xDS port that failed or were refused"),
+            handshakes_refused: counter(
+                "tls_handshakes_refused",
+                "TLS handshakes on the xDS port that failed or were refused",
+            ),
             rounds: counter("rounds", "Times that the plan was made"),
-            failed_rounds: counter("failed_rounds", "Times that the plan could not be made or written"),
+            failed_rounds: counter(
+                "failed_rounds",
+                "Times that the plan could not be made or written",
+            ),
             dns_queries: counter("dns_queries", "DNS queries answered"),
             registry: Mutex::new(registry),
         }
@@ -240,7 +266,8 @@ impl Metrics {
         self.inexact_stores.set(count(stores().filter(|store| !store.exact).count()));
         self.alertmanagers.set(count(fleet.alertmanagers.len()));
         self.rejected.set(count(published.rejected()));
-        let of_nodes = published.ends.values().flat_map(|ends| [ends.leaf, ends.credential]).flatten();
+        let of_nodes =
+            published.ends.values().flat_map(|ends| [ends.leaf, ends.credential]).flatten();
         let ends = of_nodes.chain(published.authorities.values().copied()).chain(published.own_end);
         self.first_expiry.set(ends.min().unwrap_or(0));
     }

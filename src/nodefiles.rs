@@ -37,7 +37,13 @@ impl NodeFiles {
     ///
     /// # Errors
     /// They can't be written.
-    pub fn write(&mut self, fleet: &Fleet, trust: &Trust, node: &NodeId, opener: &Leaf) -> anyhow::Result<()> {
+    pub fn write(
+        &mut self,
+        fleet: &Fleet,
+        trust: &Trust,
+        node: &NodeId,
+        opener: &Leaf,
+    ) -> anyhow::Result<()> {
         let dir = self.state.node(&node.to_string());
         let path = dir.display().to_string();
         let bootstrap = match node_bootstrap(fleet, trust, node, &path) {
@@ -47,11 +53,17 @@ impl NodeFiles {
             Err(error) => return Err(error.into()),
         };
         let bytes = bootstrap.as_ref().map(Message::encode_to_vec).unwrap_or_default();
-        let made_of = Sha256::new().chain_update(bytes).chain_update(&opener.chain).chain_update(trust.bundle()).finalize().into();
+        let made_of = Sha256::new()
+            .chain_update(bytes)
+            .chain_update(&opener.chain)
+            .chain_update(trust.bundle())
+            .finalize()
+            .into();
         if self.written.get(node) == Some(&made_of) && dir.exists() {
             return Ok(());
         }
-        let files: Vec<_> = node_files(bootstrap.as_ref(), trust, opener, &path).into_iter().collect();
+        let files: Vec<_> =
+            node_files(bootstrap.as_ref(), trust, opener, &path).into_iter().collect();
         swap_files(&dir, &files)?;
         self.written.insert(node.clone(), made_of);
         Ok(())
@@ -67,7 +79,9 @@ pub fn copy(state: &StateDir, node: &NodeId, out: &Path, seen_as: &str) -> anyho
     let here = dir.display().to_string();
     make_private_dir(out)?;
     let files = read_swapped(&dir, &FILES)?.into_iter().collect();
-    for (name, text) in relocated(files, &here, seen_as).context("BUG: Atlas has written what is not YAML")? {
+    for (name, text) in
+        relocated(files, &here, seen_as).context("BUG: Atlas has written what is not YAML")?
+    {
         write_private(&out.join(name), &text)?;
     }
     Ok(())

@@ -69,7 +69,10 @@ impl Nodes {
 
     /// Takes a plan's changes and rings for those who follow; returns how many nodes differ.
     pub fn apply(&self, changes: Vec<(NodeId, NodeChange)>) -> usize {
-        changes.into_iter().filter_map(|(id, change)| self.apply_one(id, change).then_some(())).count()
+        changes
+            .into_iter()
+            .filter_map(|(id, change)| self.apply_one(id, change).then_some(()))
+            .count()
     }
 
     fn apply_one(&self, id: NodeId, change: NodeChange) -> bool {
@@ -82,7 +85,9 @@ impl Nodes {
             // A part of what nobody has is nothing.
             (None, NodeChange::Gone | NodeChange::Some(_)) => return false,
             (Some(node), _) => (node, false),
-            (None, _) => (Arc::new(Node { state: Mutex::default(), bell: watch::Sender::new(false) }), true),
+            (None, _) => {
+                (Arc::new(Node { state: Mutex::default(), bell: watch::Sender::new(false) }), true)
+            }
         };
         let differs = {
             let snapshot = &mut node.state().snapshot;

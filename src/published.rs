@@ -56,7 +56,8 @@ impl Published {
 
     /// How many things are wrong: files, and objects that are rejected.
     pub fn rejected(&self) -> usize {
-        self.errors.len() + self.findings.iter().filter(|finding| finding.severity == Severity::Rejected).count()
+        self.errors.len()
+            + self.findings.iter().filter(|finding| finding.severity == Severity::Rejected).count()
     }
 }
 
@@ -80,7 +81,11 @@ impl Board {
         let board = Arc::clone(self);
         Arc::new(move |known| {
             let other = |published: &&Published| known != Some(published.zone);
-            board.read(|published| published.filter(other).map(|published| (published.zone, zone(&published.fleet, published.zone.serial))))
+            board.read(|published| {
+                published.filter(other).map(|published| {
+                    (published.zone, zone(&published.fleet, published.zone.serial))
+                })
+            })
         })
     }
 

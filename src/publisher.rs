@@ -55,15 +55,28 @@ impl Publisher {
     ///
     /// # Errors
     /// Atlas has no certificate, or it is broken.
-    pub fn open_gate<V: Vault>(&self, pki: &Pki<V>, about: Option<&BTreeSet<ClusterName>>, troubles: &[&str]) -> anyhow::Result<()> {
+    pub fn open_gate<V: Vault>(
+        &self,
+        pki: &Pki<V>,
+        about: Option<&BTreeSet<ClusterName>>,
+        troubles: &[&str],
+    ) -> anyhow::Result<()> {
         let own = pki.leaf(&Identity::Atlas);
-        let own = own.with_context(|| format!("Atlas has no certificate of its own: {}", troubles.join("; ")))?;
+        let own = own.with_context(|| {
+            format!("Atlas has no certificate of its own: {}", troubles.join("; "))
+        })?;
         let of = |name: &ClusterName| -> Vec<String> {
-            pki.ledger().credentials_of(name).iter().map(|credential| credential.fingerprint.clone()).collect()
+            pki.ledger()
+                .credentials_of(name)
+                .iter()
+                .map(|credential| credential.fingerprint.clone())
+                .collect()
         };
         match about {
             Some(about) => about.iter().for_each(|name| self.gate.count(name, of(name))),
-            None => self.gate.count_only(pki.ledger().clusters().map(|name| (name.clone(), of(name))).collect()),
+            None => self
+                .gate
+                .count_only(pki.ledger().clusters().map(|name| (name.clone(), of(name))).collect()),
         }
         self.gate.serve_as(&own, &pki.trust([]).roots)
     }
@@ -85,7 +98,10 @@ impl Publisher {
             let known = published.as_ref().and_then(|published| published.last_error.as_ref());
             // Once, however often it is tried again.
             if known != Some(&error) {
-                tracing::error!(error, "this round failed; what was in force stays, and it is tried again");
+                tracing::error!(
+                    error,
+                    "this round failed; what was in force stays, and it is tried again"
+                );
             }
             if let Some(published) = published {
                 published.last_error = Some(error);
@@ -98,31 +114,52 @@ impl Publisher {
         let (authorities, own_end) = pki.own_ends();
         self.board.change(|board| {
             let is_new = board.is_none();
-            let published = board.get_or_insert_with(|| Published::new(Fleet { clusters: Default::default(), ..round.fleet.clone() }));
+            let published = board.get_or_insert_with(|| {
+                Published::new(Fleet { clusters: Default::default(), ..round.fleet.clone() })
+            });
             match round.about {
-                Some(about) if !is_new => about.iter().for_each(|name| take_cluster(published, round.fleet, pki, name)),
+                Some(about) if !is_new => {
+                    about.iter().for_each(|name| take_cluster(published, round.fleet, pki, name))
+                }
                 _ => {
                     published.fleet.clusters.clone_from(&round.fleet.clusters);
-                    published.ends =
-                        round.fleet.clusters.keys().cloned().map(NodeId::Cluster).map(|node| (node.clone(), pki.ends(&node))).collect();
+                    published.ends = round
+                        .fleet
+                        .clusters
+                        .keys()
+                        .cloned()
+                        .map(NodeId::Cluster)
+                        .map(|node| (node.clone(), pki.ends(&node)))
+                        .collect();
                 }
             }
             published.fleet.alertmanagers.clone_from(&round.fleet.alertmanagers);
             published.ends.insert(NodeId::Hub, pki.ends(&NodeId::Hub));
-            (published.authorities, published.own_end, published.zone, published.last_error) = (authorities, own_end, round.zone, None);
+            (published.authorities, published.own_end, published.zone, published.last_error) =
+                (authorities, own_end, round.zone, None);
             announce(published, &round);
             round.findings.into_iter().for_each(|findings| published.findings = findings);
             round.errors.into_iter().for_each(|errors| published.errors = errors);
             published.troubles = round.troubles;
             if round.changed > 0 || is_new {
                 let clusters = published.fleet.clusters.len();
-                tracing::info!(clusters, nodes = round.changed, rejected = published.rejected(), "a new plan is in force");
+                tracing::info!(
+                    clusters,
+                    nodes = round.changed,
+                    rejected = published.rejected(),
+                    "a new plan is in force"
+                );
             }
         });
     }
 }
 
-fn take_cluster<V: Vault>(published: &mut Published, fleet: &Fleet, pki: &Pki<V>, name: &ClusterName) {
+fn take_cluster<V: Vault>(
+    published: &mut Published,
+    fleet: &Fleet,
+    pki: &Pki<V>,
+    name: &ClusterName,
+) {
     let node = NodeId::Cluster(name.clone());
     match fleet.clusters.get(name) {
         Some(cluster) => {

@@ -63,7 +63,8 @@ impl Room {
         let mut guests = lock(&self.guests);
         let mut another_left = false;
         if guests.there.len() >= self.places {
-            let oldest = guests.there.first_key_value().map(|(_, (since, _))| *since + self.patience);
+            let oldest =
+                guests.there.first_key_value().map(|(_, (since, _))| *since + self.patience);
             if let Some(until) = oldest.filter(|until| *until > now) {
                 return Err(until);
             }

@@ -81,7 +81,10 @@ pub fn raise_file_limit() -> u64 {
 
 /// Where to listen: `::` stands for all addresses, and where the kernel has no IPv6 (`ipv6.disable=1`), those are `0.0.0.0`.
 pub fn listen_ip(wanted: IpAddr) -> IpAddr {
-    let refused = || socket_with(AddressFamily::INET6, SocketType::STREAM, SocketFlags::CLOEXEC, None).err() == Some(Errno::AFNOSUPPORT);
+    let refused = || {
+        socket_with(AddressFamily::INET6, SocketType::STREAM, SocketFlags::CLOEXEC, None).err()
+            == Some(Errno::AFNOSUPPORT)
+    };
     if wanted == Ipv6Addr::UNSPECIFIED && refused() { Ipv4Addr::UNSPECIFIED.into() } else { wanted }
 }
 
@@ -99,7 +102,9 @@ pub async fn bind(ip: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
 /// Waits for a signal to stop; returns its name.
 pub async fn signal() -> &'static str {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         return std::future::pending().await;
     };
     tokio::select! {

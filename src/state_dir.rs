@@ -45,7 +45,8 @@ pub struct Lock {
 impl StateDir {
     /// Names a directory; touches nothing.
     pub fn at(root: &Path) -> anyhow::Result<Self> {
-        let root = std::path::absolute(root).with_context(|| format!("cannot make {} absolute", root.display()))?;
+        let root = std::path::absolute(root)
+            .with_context(|| format!("cannot make {} absolute", root.display()))?;
         Ok(Self { root })
     }
 
@@ -54,7 +55,13 @@ impl StateDir {
     /// # Errors
     /// Another Atlas runs on it, it can't be written, or others may read keys in it and that can't be mended.
     pub fn lock(&self) -> anyhow::Result<Lock> {
-        for dir in [self.root.clone(), self.path("pki"), self.path("pki/issued"), self.path("nodes"), self.path("last-good")] {
+        for dir in [
+            self.root.clone(),
+            self.path("pki"),
+            self.path("pki/issued"),
+            self.path("nodes"),
+            self.path("last-good"),
+        ] {
             make_private_dir(&dir)?;
         }
         let path = self.path("lock");
@@ -83,13 +90,20 @@ impl StateDir {
     /// Removes what a killed process left behind half-written: there may be keys in it. The lock is held, so nobody is
     /// writing any of it.
     fn sweep(&self) {
-        for dir in [self.root.clone(), self.path("pki"), self.path("pki/issued"), self.path("last-good")] {
+        for dir in
+            [self.root.clone(), self.path("pki"), self.path("pki/issued"), self.path("last-good")]
+        {
             sweep(&dir, TEMPORARY_FILE, |kind| kind.is_file(), |path| fs::remove_file(path));
         }
         for node in entries(&self.path("nodes")) {
             let live = fs::read_link(node.path().join("..data")).ok();
-            let remove =
-                |path: &Path| if path.file_name() == live.as_deref().map(Path::as_os_str) { Ok(()) } else { fs::remove_dir_all(path) };
+            let remove = |path: &Path| {
+                if path.file_name() == live.as_deref().map(Path::as_os_str) {
+                    Ok(())
+                } else {
+                    fs::remove_dir_all(path)
+                }
+            };
             sweep(&node.path(), TEMPORARY_DIR, |kind| kind.is_dir(), remove);
         }
     }
@@ -139,7 +153,9 @@ impl StateDir {
         let path = self.path(relative);
         let result = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         match result {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error).with_context(|| format!("cannot remove {}", path.display())),
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", path.display()))
+            }
             _ => Ok(()),
         }
     }
@@ -181,7 +197,8 @@ pub fn write_derived(path: &Path, text: &str) -> anyhow::Result<()> {
 
 /// As [`write_derived`], readable by everyone, unless it says the same already and is.
 pub fn write_public(path: &Path, text: &str) -> anyhow::Result<()> {
-    let is_public = fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o444 == 0o444);
+    let is_public =
+        fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o444 == 0o444);
     if is_public && fs::read(path).is_ok_and(|old| old == text.as_bytes()) {
         return Ok(());
     }
@@ -192,8 +209,12 @@ fn replace(path: &Path, text: &str, mode: u32, safe: Safe) -> anyhow::Result<()>
     let what = || format!("cannot write {}", path.display());
     let dir = path.parent().unwrap_or(Path::new("."));
     let mode = Permissions::from_mode(mode);
-    let mut file =
-        tempfile::Builder::new().prefix(TEMPORARY_FILE).rand_bytes(6).permissions(mode.clone()).tempfile_in(dir).with_context(what)?;
+    let mut file = tempfile::Builder::new()
+        .prefix(TEMPORARY_FILE)
+        .rand_bytes(6)
+        .permissions(mode.clone())
+        .tempfile_in(dir)
+        .with_context(what)?;
     // The mode at creation is subject to the umask.
     file.as_file().set_permissions(mode).with_context(what)?;
     file.write_all(text.as_bytes()).with_context(what)?;
@@ -223,11 +244,18 @@ fn entries(dir: &Path) -> impl Iterator<Item = DirEntry> {
 }
 
 /// Removes the entries of a kind whose names are `prefix` and six letters and digits.
-fn sweep(dir: &Path, prefix: &str, is_kind: impl Fn(&FileType) -> bool, remove: impl Fn(&Path) -> std::io::Result<()>) {
+fn sweep(
+    dir: &Path,
+    prefix: &str,
+    is_kind: impl Fn(&FileType) -> bool,
+    remove: impl Fn(&Path) -> std::io::Result<()>,
+) {
     for entry in entries(dir) {
         let name = entry.file_name();
         let random = name.to_str().and_then(|name| name.strip_prefix(prefix));
-        let ours = random.is_some_and(|random| random.len() == 6 && random.bytes().all(|b| b.is_ascii_alphanumeric()));
+        let ours = random.is_some_and(|random| {
+            random.len() == 6 && random.bytes().all(|b| b.is_ascii_alphanumeric())
+        });
         // Of the entry itself: a link is none of ours.
         if !ours || !entry.file_type().is_ok_and(|kind| is_kind(&kind)) {
             continue;
@@ -246,7 +274,8 @@ pub fn read_swapped(dir: &Path, names: &[&str]) -> anyhow::Result<Vec<(String, S
     let what = || format!("cannot read the files in {}", dir.display());
     let mut data = fs::read_link(dir.join("..data")).with_context(what)?;
     loop {
-        let read = |name: &&str| Ok(((*name).to_owned(), fs::read_to_string(dir.join(&data).join(name))?));
+        let read =
+            |name: &&str| Ok(((*name).to_owned(), fs::read_to_string(dir.join(&data).join(name))?));
         let files: std::io::Result<Vec<_>> = names.iter().map(read).collect();
         let now = fs::read_link(dir.join("..data")).with_context(what)?;
         // Turned meanwhile, what was read may be gone in part.
@@ -261,7 +290,9 @@ pub fn read_swapped(dir: &Path, names: &[&str]) -> anyhow::Result<Vec<(String, S
 /// which is turned by one rename. That rename is what Envoy's `watched_directory` notices, and certificate and key always
 /// belong together. Returns whether anything changed.
 pub fn swap_files(dir: &Path, files: &[(String, String)]) -> anyhow::Result<bool> {
-    let same = |(name, text): &(String, String)| fs::read(dir.join(name)).is_ok_and(|old| old == text.as_bytes());
+    let same = |(name, text): &(String, String)| {
+        fs::read(dir.join(name)).is_ok_and(|old| old == text.as_bytes())
+    };
     if files.iter().all(same) {
         return Ok(false);
     }
@@ -275,12 +306,14 @@ pub fn swap_files(dir: &Path, files: &[(String, String)]) -> anyhow::Result<bool
         .with_context(what)?;
     for (name, text) in files {
         // Nobody sees this directory yet, so nothing needs to be replaced; and all of it can be made again.
-        let file = File::options().write(true).create_new(true).mode(0o600).open(fresh.path().join(name));
+        let file =
+            File::options().write(true).create_new(true).mode(0o600).open(fresh.path().join(name));
         file.and_then(|mut file| file.write_all(text.as_bytes())).with_context(what)?;
     }
     let data = dir.join("..data");
     let old = fs::read_link(&data).ok();
-    let name = fresh.path().file_name().context("BUG: a temporary directory without a name")?.to_owned();
+    let name =
+        fresh.path().file_name().context("BUG: a temporary directory without a name")?.to_owned();
     let _kept = fresh.keep();
     let turning = dir.join("..data_tmp");
     let _ = fs::remove_file(&turning);

@@ -144,36 +144,63 @@ pub fn status(published: Option<&Published>, nodes: &Nodes, streams: &Streams, n
     };
     let Some(published) = published else { return status };
     let mut open: BTreeMap<NodeId, Vec<Arc<Stream>>> = BTreeMap::new();
-    streams.open().into_iter().for_each(|stream| open.entry(stream.peer.node.clone()).or_default().push(stream));
+    streams
+        .open()
+        .into_iter()
+        .for_each(|stream| open.entry(stream.peer.node.clone()).or_default().push(stream));
     // Also those that wait for their manifest.
     let connected = open.keys().cloned();
-    let all: BTreeSet<NodeId> =
-        published.fleet.clusters.keys().cloned().map(NodeId::Cluster).chain(connected).chain([NodeId::Hub]).collect();
+    let all: BTreeSet<NodeId> = published
+        .fleet
+        .clusters
+        .keys()
+        .cloned()
+        .map(NodeId::Cluster)
+        .chain(connected)
+        .chain([NodeId::Hub])
+        .collect();
     let of = |node: &NodeId| open.get(node).map(Vec::as_slice).unwrap_or_default();
     status.nodes = all.iter().map(|node| node_status(published, nodes, of(node), node)).collect();
     status.clusters = clusters(published, |name| of(&NodeId::Cluster(name.clone())).len());
     status.errors = published.errors.iter().map(ToString::to_string).collect();
     status.troubles = published.last_error.iter().chain(&published.troubles).cloned().collect();
-    status.findings = published.findings.iter().cloned().chain(streams.not_tls.notes(now)).collect();
-    status.authorities = published.authorities.iter().map(|(authority, end)| (format!("{authority:?}").to_lowercase(), *end)).collect();
+    status.findings =
+        published.findings.iter().cloned().chain(streams.not_tls.notes(now)).collect();
+    status.authorities = published
+        .authorities
+        .iter()
+        .map(|(authority, end)| (format!("{authority:?}").to_lowercase(), *end))
+        .collect();
     status
 }
 
-fn clusters(published: &Published, connected: impl Fn(&ClusterName) -> usize) -> Vec<ClusterStatus> {
+fn clusters(
+    published: &Published,
+    connected: impl Fn(&ClusterName) -> usize,
+) -> Vec<ClusterStatus> {
     let of = |cluster: &atlas_core::model::Cluster| ClusterStatus {
         name: cluster.name.to_string(),
         addresses: cluster.addresses.iter().map(ToString::to_string).collect(),
         stores: cluster
             .stores
             .iter()
-            .map(|store| StoreStatus { name: cluster.name.store(store.index), at: store.at.to_string(), exact: store.exact })
+            .map(|store| StoreStatus {
+                name: cluster.name.store(store.index),
+                at: store.at.to_string(),
+                exact: store.exact,
+            })
             .collect(),
         connected: connected(&cluster.name),
     };
     published.fleet.clusters.values().map(|cluster| of(cluster)).collect()
 }
 
-fn node_status(published: &Published, nodes: &Nodes, open: &[Arc<Stream>], node: &NodeId) -> NodeStatus {
+fn node_status(
+    published: &Published,
+    nodes: &Nodes,
+    open: &[Arc<Stream>],
+    node: &NodeId,
+) -> NodeStatus {
     let ends = published.ends.get(node).copied().unwrap_or_default();
     NodeStatus {
         node: node.to_string(),
@@ -181,7 +208,10 @@ fn node_status(published: &Published, nodes: &Nodes, open: &[Arc<Stream>], node:
         leaf_not_after: ends.leaf,
         credential_not_after: ends.credential,
         revision: ends.revision,
-        quarantined: xds::quarantined(nodes, node).into_iter().map(QuarantinedResource::from).collect(),
+        quarantined: xds::quarantined(nodes, node)
+            .into_iter()
+            .map(QuarantinedResource::from)
+            .collect(),
     }
 }
 
@@ -220,6 +250,8 @@ impl From<xds::Quarantined> for QuarantinedResource {
 impl Status {
     /// Whether something is rejected, or Atlas itself is in trouble.
     pub fn anything_rejected(&self) -> bool {
-        !self.errors.is_empty() || !self.troubles.is_empty() || self.findings.iter().any(|finding| finding.severity == Severity::Rejected)
+        !self.errors.is_empty()
+            || !self.troubles.is_empty()
+            || self.findings.iter().any(|finding| finding.severity == Severity::Rejected)
     }
 }

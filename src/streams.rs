@@ -177,7 +177,11 @@ impl Drop for Place {
 
 impl Open {
     /// Whose place a new connection takes, if it must take one; the error: nobody's.
-    fn whose_place(&self, node: &NodeId, most: &Most) -> Result<Option<(Arc<Connection>, Full)>, Full> {
+    fn whose_place(
+        &self,
+        node: &NodeId,
+        most: &Most,
+    ) -> Result<Option<(Arc<Connection>, Full)>, Full> {
         let now = Instant::now();
         let of_node = self.of_node.get(node).map(|of_node| &of_node.connections);
         if let Some(connections) = of_node.filter(|connections| connections.len() >= most.of_node) {
@@ -190,7 +194,11 @@ impl Open {
         // Those without a stream, and those of nodes that have more than one for each of their Envoys. The hub needs its own.
         let gives_way = |connection: &Connection| {
             let peer = &connection.peer.node;
-            let spare = || self.of_node.get(peer).is_some_and(|of_node| of_node.connections.len() > of_node.envoys);
+            let spare = || {
+                self.of_node
+                    .get(peer)
+                    .is_some_and(|of_node| of_node.connections.len() > of_node.envoys)
+            };
             *node == NodeId::Hub || !connection.worth(now).0 || (*peer != NodeId::Hub && spare())
         };
         let dispensable = self.connections.values().filter(|connection| gives_way(connection));
@@ -215,7 +223,10 @@ impl Connection {
 
     /// The client says something, if only that it is there.
     pub fn hears(&self) {
-        self.heard.store(u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.heard.store(
+            u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
     }
 
     /// Which of two is to be kept, the greater one: whether it has a stream, or may still open one; and when its client last said
@@ -299,7 +310,11 @@ impl Streams {
         let peer = Arc::clone(&connection.peer);
         let mut open = lock(&self.open);
         // A connection that has just been ended may be the last one of its node, and its list gone.
-        let budget = open.of_node.get(&peer.node).map(|of_node| Arc::clone(&of_node.budget)).unwrap_or_default();
+        let budget = open
+            .of_node
+            .get(&peer.node)
+            .map(|of_node| Arc::clone(&of_node.budget))
+            .unwrap_or_default();
         let share = budget.share(key, cancel.clone());
         let (session, client) = (Mutex::new(session), Mutex::default());
         let stream = Arc::new(Stream { peer, since, session, client, share, cancel });
@@ -327,8 +342,14 @@ impl Streams {
     /// Ends the streams and connections of those.
     pub fn end_those(&self, those: impl Fn(&Peer) -> bool) {
         let open = lock(&self.open);
-        open.streams.values().filter(|stream| those(&stream.peer)).for_each(|stream| stream.cancel.cancel());
-        open.connections.values().filter(|connection| those(&connection.peer)).for_each(|connection| connection.end(Cause::Credential));
+        open.streams
+            .values()
+            .filter(|stream| those(&stream.peer))
+            .for_each(|stream| stream.cancel.cancel());
+        open.connections
+            .values()
+            .filter(|connection| those(&connection.peer))
+            .for_each(|connection| connection.end(Cause::Credential));
     }
 }
 

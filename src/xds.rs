@@ -62,7 +62,9 @@ impl Xds {
     pub fn connections(&self, node: &NodeId) -> Most {
         let envoys = match node {
             NodeId::Hub => None,
-            NodeId::Cluster(name) => self.board.read(|published| published?.fleet.clusters.get(name).map(|cluster| cluster.envoy_replicas)),
+            NodeId::Cluster(name) => self.board.read(|published| {
+                published?.fleet.clusters.get(name).map(|cluster| cluster.envoy_replicas)
+            }),
         };
         self.limits.connections(node, envoys)
     }
@@ -89,12 +91,15 @@ pub fn quarantined(nodes: &Nodes, node: &NodeId) -> Vec<Quarantined> {
         // What has changed since is out of quarantine, whether or not a stream has noticed.
         state.snapshot.get(*kind, name).is_some_and(|resource| resource.version == refusal.version)
     });
-    let entry = |(kind, name, refusal): (ResourceType, &str, &atlas_core::xds::quarantine::Refusal)| Quarantined {
-        kind,
-        name: name.to_owned(),
-        version: refusal.version.to_string(),
-        message: refusal.message.to_string(),
-    };
+    let entry =
+        |(kind, name, refusal): (ResourceType, &str, &atlas_core::xds::quarantine::Refusal)| {
+            Quarantined {
+                kind,
+                name: name.to_owned(),
+                version: refusal.version.to_string(),
+                message: refusal.message.to_string(),
+            }
+        };
     entries.map(entry).collect()
 }
 

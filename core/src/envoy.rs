@@ -77,7 +77,9 @@ fn flag(value: bool) -> Option<BoolValue> {
 fn ads() -> core::ConfigSource {
     core::ConfigSource {
         resource_api_version: core::ApiVersion::V3.into(),
-        config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(core::AggregatedConfigSource {})),
+        config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::Ads(
+            core::AggregatedConfigSource {},
+        )),
         ..Default::default()
     }
 }
@@ -106,7 +108,10 @@ fn bind_address(ip: IpAddr, port: u16) -> Option<core::Address> {
 }
 
 fn inline(text: impl Into<String>) -> Option<core::DataSource> {
-    Some(core::DataSource { specifier: Some(core::data_source::Specifier::InlineString(text.into())), ..Default::default() })
+    Some(core::DataSource {
+        specifier: Some(core::data_source::Specifier::InlineString(text.into())),
+        ..Default::default()
+    })
 }
 
 fn extension<M: Message + Name>(name: &str, config: &M) -> core::TypedExtensionConfig {

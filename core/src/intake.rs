@@ -37,7 +37,9 @@ const LOCAL: &str = "is a loopback, link-local, multicast or metadata address, w
 const LONGEST_VALUE: usize = 300;
 
 /// What a finding did to the object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Severity {
     /// The object is left out, or its last good configuration stays in force.
@@ -70,7 +72,11 @@ pub struct Finding {
 impl Finding {
     /// Key, value, problem and fix, for who shows the object beside it; fit to be shown.
     pub fn told(&self) -> String {
-        let value = if self.value.is_empty() { String::new() } else { format!(": {:?}", text::cut(&self.value, LONGEST_VALUE)) };
+        let value = if self.value.is_empty() {
+            String::new()
+        } else {
+            format!(": {:?}", text::cut(&self.value, LONGEST_VALUE))
+        };
         let fix = if self.fix.is_empty() { String::new() } else { format!(": {}", self.fix) };
         text::line(&format!("{}{value}: {}{fix}", self.key, self.problem), text::LONGEST)
     }
@@ -100,10 +106,14 @@ pub fn intake(settings: &Settings, facts: &[Fact], last: Option<&Fleet>) -> Inta
     let mut findings = Vec::new();
     let mut clusters = BTreeMap::new();
     let mut services: Vec<&Service> = facts.iter().filter_map(as_cluster).collect();
-    services.sort_by_key(|service| (&service.meta.name, &service.meta.namespace, &service.meta.origin.file));
+    services.sort_by_key(|service| {
+        (&service.meta.name, &service.meta.namespace, &service.meta.origin.file)
+    });
     for of_one_name in services.chunk_by(|one, next| one.meta.name == next.meta.name) {
         let known = |name: &ClusterName| last.and_then(|last| last.clusters.get(name)).cloned();
-        if let Some(cluster) = one_cluster(settings, of_one_name.iter().copied(), known, &mut findings) {
+        if let Some(cluster) =
+            one_cluster(settings, of_one_name.iter().copied(), known, &mut findings)
+        {
             clusters.insert(cluster.name.clone(), cluster);
         }
     }
@@ -125,7 +135,8 @@ fn zone_without_addresses(settings: &Settings, stores: bool) -> Option<Finding> 
         key: HUB_STORE_ADDRESS.into(),
         value: String::new(),
         problem: "the DNS zone has no addresses for stores, so Thanos Query finds none".into(),
-        fix: "start Atlas with the IP addresses at which Thanos Query reaches the hub's Envoy".into(),
+        fix: "start Atlas with the IP addresses at which Thanos Query reaches the hub's Envoy"
+            .into(),
     })
 }
 
@@ -146,7 +157,9 @@ fn as_cluster(fact: &Fact) -> Option<&Service> {
 pub fn is_cluster(service: &Service) -> bool {
     let meta = &service.meta;
     let labelled = meta.labels.get(keys::CLUSTER).is_some_and(|value| value != "false");
-    labelled && !meta.labels.contains_key(keys::THANOS_SIDECAR) && !meta.annotations.contains_key(keys::THANOS_SIDECAR)
+    labelled
+        && !meta.labels.contains_key(keys::THANOS_SIDECAR)
+        && !meta.annotations.contains_key(keys::THANOS_SIDECAR)
 }
 
 /// The cluster of one name: of the `services` that claim it the first that is right; where none is, what it was (`known`).
@@ -164,7 +177,10 @@ fn one_cluster<'a>(
         {
             findings.push(Finding {
                 severity: Severity::Rejected,
-                problem: format!("clusters are read from the namespace {:?} only", settings.namespace),
+                problem: format!(
+                    "clusters are read from the namespace {:?} only",
+                    settings.namespace
+                ),
                 fix: "move the Service there, or set --namespace".into(),
                 ..about(settings, "Service", meta, "metadata.namespace", namespace)
             });
@@ -191,8 +207,11 @@ fn one_cluster<'a>(
     if accepted.is_none() {
         accepted = name.and_then(|name| known(&name));
         if accepted.is_some() {
-            for finding in wrong.iter_mut().filter(|finding| finding.severity == Severity::Rejected) {
-                finding.fix.push_str(" (until then the last good configuration of this cluster stays in force)");
+            for finding in wrong.iter_mut().filter(|finding| finding.severity == Severity::Rejected)
+            {
+                finding.fix.push_str(
+                    " (until then the last good configuration of this cluster stays in force)",
+                );
             }
         }
     }

@@ -70,7 +70,11 @@ pub struct Timing {
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { lease: Duration::from_secs(15), renew: Duration::from_secs(10), retry: Duration::from_secs(2) }
+        Self {
+            lease: Duration::from_secs(15),
+            renew: Duration::from_secs(10),
+            retry: Duration::from_secs(2),
+        }
     }
 }
 
@@ -109,7 +113,8 @@ impl Timing {
     /// # Errors
     /// The three don't fit together.
     pub fn new(lease: Duration, renew: Duration, retry: Duration) -> Result<Self, TimingError> {
-        if lease.subsec_nanos() != 0 || lease.is_zero() || lease.as_secs() > u64::from(Epoch::MAX.0) {
+        if lease.subsec_nanos() != 0 || lease.is_zero() || lease.as_secs() > u64::from(Epoch::MAX.0)
+        {
             return Err(TimingError::Lease(lease));
         }
         if renew >= lease {
@@ -202,7 +207,9 @@ impl fmt::Display for Term {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TermError {
     /// Not two words.
-    #[error("{0:?} is no term: must be a number, a space, and the name of a process, such as \"7 atlas-0_5d1f\"")]
+    #[error(
+        "{0:?} is no term: must be a number, a space, and the name of a process, such as \"7 atlas-0_5d1f\""
+    )]
     Form(String),
     /// The first isn't a number.
     #[error("{0:?} is no term: its first word must be a number")]
@@ -216,9 +223,12 @@ impl FromStr for Term {
     type Err = TermError;
 
     fn from_str(text: &str) -> Result<Self, TermError> {
-        let (epoch, holder) =
-            text.split_once(' ').filter(|(_, holder)| !holder.is_empty()).ok_or_else(|| TermError::Form(text.to_owned()))?;
-        let epoch = Epoch(epoch.parse().map_err(|error| TermError::Number(text.to_owned(), error))?);
+        let (epoch, holder) = text
+            .split_once(' ')
+            .filter(|(_, holder)| !holder.is_empty())
+            .ok_or_else(|| TermError::Form(text.to_owned()))?;
+        let epoch =
+            Epoch(epoch.parse().map_err(|error| TermError::Number(text.to_owned(), error))?);
         if epoch > Epoch::MAX {
             return Err(TermError::Great(text.to_owned()));
         }

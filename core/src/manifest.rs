@@ -53,7 +53,10 @@ impl fmt::Display for ManifestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let line = if self.line > 0 { format!(":{}", self.line) } else { String::new() };
         let key = if self.key.is_empty() { String::new() } else { format!(": {}", self.key) };
-        f.write_str(&text::line(&format!("{}{line}{key}: {}", self.file, self.message), text::LONGEST))
+        f.write_str(&text::line(
+            &format!("{}{line}{key}: {}", self.file, self.message),
+            text::LONGEST,
+        ))
     }
 }
 
@@ -130,7 +133,10 @@ fn duplicates<'a>(file: &str, facts: impl Iterator<Item = &'a Fact>) -> Vec<Mani
                 file: file.to_owned(),
                 line,
                 key: "metadata.name".into(),
-                message: format!("{} is already on line {earlier}: remove one of the two", title(fact)),
+                message: format!(
+                    "{} is already on line {earlier}: remove one of the two",
+                    title(fact)
+                ),
             });
         } else {
             first.insert(identity(fact), line);

@@ -33,7 +33,11 @@ pub const STORE_INFIX: &str = "-thanos-sidecar";
 /// A DNS label: lower-case letters, digits and inner hyphens, at most 63 characters (RFC 1123).
 pub fn is_dns_label(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-    !text.is_empty() && text.len() <= LABEL_MAX && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
+    !text.is_empty()
+        && text.len() <= LABEL_MAX
+        && text.bytes().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
 }
 
 /// A DNS name: labels joined by dots, with or without a dot at the end, at most 253 characters.
@@ -76,19 +80,28 @@ impl FromStr for ClusterName {
     fn from_str(text: &str) -> Result<Self, NameError> {
         let longest = LABEL_MAX - STORE_SUFFIX_MAX;
         if !is_dns_label(text) {
-            return bad("is not a cluster's name, which has lower-case letters, digits and inner hyphens only");
+            return bad(
+                "is not a cluster's name, which has lower-case letters, digits and inner hyphens only",
+            );
         }
         if text.len() > longest {
-            return bad(format!("has {} characters, of which at most {longest} leave room for `-thanos-sidecarNN`", text.len()));
+            return bad(format!(
+                "has {} characters, of which at most {longest} leave room for `-thanos-sidecarNN`",
+                text.len()
+            ));
         }
-        let of_hub_envoys = text.strip_prefix(HUB_STORES).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+        let of_hub_envoys = text
+            .strip_prefix(HUB_STORES)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
         if text == "hub" || text == "atlas" || of_hub_envoys {
             return bad("is reserved for Atlas itself");
         }
         if let Some((_, number)) = text.rsplit_once(STORE_INFIX)
             && number.bytes().all(|b| b.is_ascii_digit())
         {
-            return bad("reads like a store of another cluster, as it ends in `-thanos-sidecar<N>`");
+            return bad(
+                "reads like a store of another cluster, as it ends in `-thanos-sidecar<N>`",
+            );
         }
         Ok(Self(text.to_owned()))
     }
@@ -143,7 +156,9 @@ impl FromStr for TrustDomain {
     fn from_str(text: &str) -> Result<Self, NameError> {
         let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b);
         if text.is_empty() || text.len() > 255 || !text.bytes().all(fine) {
-            return bad("is not a trust domain, which has lower-case letters, digits, dots, hyphens and underscores only");
+            return bad(
+                "is not a trust domain, which has lower-case letters, digits, dots, hyphens and underscores only",
+            );
         }
         Ok(Self(text.to_owned()))
     }
@@ -174,20 +189,29 @@ impl Identity {
         match self {
             Identity::Atlas => format!("spiffe://{domain}/atlas"),
             Identity::Hub => format!("spiffe://{domain}/hub"),
-            Identity::Cluster(name, revision) => format!("spiffe://{domain}/cluster/{name}/{revision}"),
-            Identity::Bootstrap(name, revision) => format!("spiffe://{domain}/bootstrap/{name}/{revision}"),
+            Identity::Cluster(name, revision) => {
+                format!("spiffe://{domain}/cluster/{name}/{revision}")
+            }
+            Identity::Bootstrap(name, revision) => {
+                format!("spiffe://{domain}/bootstrap/{name}/{revision}")
+            }
         }
     }
 
     /// Reads a SPIFFE ID of this trust domain; `None` for anything else, to the letter.
     pub fn parse(uri: &str, domain: &TrustDomain) -> Option<Self> {
-        let path = uri.strip_prefix("spiffe://")?.strip_prefix(domain.as_str())?.strip_prefix('/')?;
+        let path =
+            uri.strip_prefix("spiffe://")?.strip_prefix(domain.as_str())?.strip_prefix('/')?;
         let parts: Vec<&str> = path.split('/').collect();
         let identity = match parts.as_slice() {
             ["atlas"] => Identity::Atlas,
             ["hub"] => Identity::Hub,
-            ["cluster", name, revision] => Identity::Cluster(name.parse().ok()?, revision.parse().ok()?),
-            ["bootstrap", name, revision] => Identity::Bootstrap(name.parse().ok()?, revision.parse().ok()?),
+            ["cluster", name, revision] => {
+                Identity::Cluster(name.parse().ok()?, revision.parse().ok()?)
+            }
+            ["bootstrap", name, revision] => {
+                Identity::Bootstrap(name.parse().ok()?, revision.parse().ok()?)
+            }
             _ => return None,
         };
         // One spelling only: `+1` and `01` parse as numbers too.
@@ -224,7 +248,8 @@ impl FromStr for Host {
 /// read `0x7f000001` as 127.0.0.1.
 fn is_number(label: &str) -> bool {
     let hexadecimal = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
-    label.bytes().all(|b| b.is_ascii_digit()) || hexadecimal.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))
+    label.bytes().all(|b| b.is_ascii_digit())
+        || hexadecimal.is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 impl fmt::Display for Host {
@@ -261,12 +286,17 @@ impl HostPort {
             return Ok(Self::new(Host::Ip(ip), default_port));
         }
         let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) if !port.contains('/') && (!host.contains(':') || host.ends_with(']')) => (host, Some(port)),
+            Some((host, port))
+                if !port.contains('/') && (!host.contains(':') || host.ends_with(']')) =>
+            {
+                (host, Some(port))
+            }
             _ => (text, None),
         };
         let port = match port {
             None => default_port,
-            Some(port) => parse_port(port).map_err(|error| NameError(format!("has the port {port:?}, which {error}")))?,
+            Some(port) => parse_port(port)
+                .map_err(|error| NameError(format!("has the port {port:?}, which {error}")))?,
         };
         Ok(Self::new(host.parse()?, port))
     }

@@ -81,7 +81,8 @@ impl Part {
     }
 
     /// Every part whose objects go when they are no longer wanted.
-    pub const DERIVED: [Part; 6] = [Part::Store, Part::HubStores, Part::Values, Part::Hub, Part::Dns, Part::Endpoints];
+    pub const DERIVED: [Part; 6] =
+        [Part::Store, Part::HubStores, Part::Values, Part::Hub, Part::Dns, Part::Endpoints];
 }
 
 /// With whom an object goes.
@@ -130,7 +131,9 @@ impl fmt::Debug for Content {
     /// Never shows what a Secret holds.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Content::Headless { selector, port_name, port } => write!(f, "Headless({selector:?}, {port_name}, {port})"),
+            Content::Headless { selector, port_name, port } => {
+                write!(f, "Headless({selector:?}, {port_name}, {port})")
+            }
             Content::ExternalName(host) => write!(f, "ExternalName({host})"),
             Content::Secret(data) => write!(f, "Secret({:?})", data.keys()),
             Content::ConfigMap(data) => write!(f, "ConfigMap({:?})", data.keys()),
@@ -173,17 +176,25 @@ impl Object {
         if let Some(owner) = owner {
             metadata["ownerReferences"] = json!([{"apiVersion": "v1", "kind": owner.kind, "name": owner.name, "uid": owner.uid}]);
         }
-        let mut object = json!({"apiVersion": "v1", "kind": self.key().kind.name(), "metadata": metadata});
+        let mut object =
+            json!({"apiVersion": "v1", "kind": self.key().kind.name(), "metadata": metadata});
         match &self.content {
             Content::Headless { selector, port_name, port } => {
-                let port = json!({"name": port_name, "port": port, "protocol": "TCP", "targetPort": port});
-                object["spec"] = json!({"clusterIP": "None", "selector": selector, "ports": [port]});
+                let port =
+                    json!({"name": port_name, "port": port, "protocol": "TCP", "targetPort": port});
+                object["spec"] =
+                    json!({"clusterIP": "None", "selector": selector, "ports": [port]});
             }
-            Content::ExternalName(host) => object["spec"] = json!({"type": "ExternalName", "externalName": host}),
+            Content::ExternalName(host) => {
+                object["spec"] = json!({"type": "ExternalName", "externalName": host})
+            }
             Content::Secret(data) => {
                 object["type"] = "Opaque".into();
-                object["data"] =
-                    data.iter().map(|(key, text)| (key.clone(), Value::from(STANDARD.encode(text)))).collect::<Map<_, _>>().into();
+                object["data"] = data
+                    .iter()
+                    .map(|(key, text)| (key.clone(), Value::from(STANDARD.encode(text))))
+                    .collect::<Map<_, _>>()
+                    .into();
             }
             Content::ConfigMap(data) => object["data"] = json!(data),
         }
@@ -201,7 +212,8 @@ impl Object {
     /// decides (a Service's selector and ports, data) it must say exactly that.
     pub fn holds_in(manifest: &Value, live: &Value) -> bool {
         let exact = |path: &str| {
-            let of = |object: &Value| object.pointer(path).filter(|value| !is_empty(value)).cloned();
+            let of =
+                |object: &Value| object.pointer(path).filter(|value| !is_empty(value)).cloned();
             of(manifest) == of(live)
         };
         says(&manifest["metadata"]["labels"], &live["metadata"]["labels"])
@@ -224,7 +236,9 @@ fn is_empty(value: &Value) -> bool {
 
 /// Whether each wanted owner is among the live ones.
 fn owned(manifest: &Value, live: &Value) -> bool {
-    let owners = |object: &Value| object["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
+    let owners = |object: &Value| {
+        object["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default()
+    };
     let live = owners(live);
     owners(manifest).iter().all(|wanted| live.iter().any(|owner| owner["uid"] == wanted["uid"]))
 }
@@ -237,7 +251,8 @@ fn says(wanted: &Value, live: &Value) -> bool {
             wanted.iter().all(|(key, value)| live.get(key).is_some_and(|live| says(value, live)))
         }
         (Value::Array(wanted), Value::Array(live)) => {
-            wanted.len() == live.len() && wanted.iter().zip(live).all(|(wanted, live)| says(wanted, live))
+            wanted.len() == live.len()
+                && wanted.iter().zip(live).all(|(wanted, live)| says(wanted, live))
         }
         (wanted, live) => wanted == live,
     }
@@ -253,7 +268,11 @@ mod tests {
             part: Part::Store,
             owner: Owner::Cluster("tokyo".parse().unwrap()),
             labels: [(keys::THANOS_SIDECAR.to_owned(), "0".to_owned())].into(),
-            content: Content::Headless { selector: [("app".to_owned(), "envoy".to_owned())].into(), port_name: "grpc".into(), port: 10901 },
+            content: Content::Headless {
+                selector: [("app".to_owned(), "envoy".to_owned())].into(),
+                port_name: "grpc".into(),
+                port: 10901,
+            },
         }
     }
 
@@ -266,7 +285,10 @@ mod tests {
         let manifest = store().manifest("monitoring", Some(&owner()));
         let mut live = manifest.clone();
         live["metadata"]["labels"]["team"] = "sre".into();
-        live["metadata"]["ownerReferences"].as_array_mut().unwrap().push(json!({"kind": "Deployment", "uid": "2"}));
+        live["metadata"]["ownerReferences"]
+            .as_array_mut()
+            .unwrap()
+            .push(json!({"kind": "Deployment", "uid": "2"}));
         live["spec"]["sessionAffinity"] = "None".into();
         live["spec"]["ports"][0]["nodePort"] = 0.into();
         assert!(Object::holds_in(&manifest, &live));
@@ -288,9 +310,16 @@ mod tests {
 
     #[test]
     fn a_service_that_selects_pods_is_no_other_name_whatever_is_left_of_it() {
-        let name = Object { content: Content::ExternalName("atlas-hub-stores.monitoring.svc.cluster.local".into()), ..store() };
-        let (manifest, before) = (name.manifest("monitoring", None), store().manifest("monitoring", None));
-        assert_eq!((Object::leads_to(&manifest), Object::leads_to(&before)), (Some("atlas-hub-stores"), None));
+        let name = Object {
+            content: Content::ExternalName("atlas-hub-stores.monitoring.svc.cluster.local".into()),
+            ..store()
+        };
+        let (manifest, before) =
+            (name.manifest("monitoring", None), store().manifest("monitoring", None));
+        assert_eq!(
+            (Object::leads_to(&manifest), Object::leads_to(&before)),
+            (Some("atlas-hub-stores"), None)
+        );
         assert!(!Object::holds_in(&manifest, &before) && !Object::holds_in(&before, &manifest));
         let mut live = manifest.clone();
         // Of whoever else set it: a restored backup, say.
@@ -304,7 +333,10 @@ mod tests {
 
     #[test]
     fn data_is_exactly_what_was_said_and_is_never_shown() {
-        let secret = Object { content: Content::Secret([("tls.key".to_owned(), "secret!".to_owned())].into()), ..store() };
+        let secret = Object {
+            content: Content::Secret([("tls.key".to_owned(), "secret!".to_owned())].into()),
+            ..store()
+        };
         let manifest = secret.manifest("monitoring", None);
         assert_eq!(manifest["data"]["tls.key"], "c2VjcmV0IQ==");
         let mut live = manifest.clone();
@@ -312,7 +344,8 @@ mod tests {
         live["data"]["more"] = "eA==".into();
         assert!(!Object::holds_in(&manifest, &live));
         assert!(!format!("{secret:?}").contains("secret!"));
-        let empty = Object { content: Content::ConfigMap(BTreeMap::new()), ..store() }.manifest("monitoring", None);
+        let empty = Object { content: Content::ConfigMap(BTreeMap::new()), ..store() }
+            .manifest("monitoring", None);
         let mut live = empty.clone();
         live.as_object_mut().unwrap().remove("data");
         assert!(Object::holds_in(&empty, &live));

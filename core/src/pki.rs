@@ -93,7 +93,10 @@ impl Validity {
     /// From [`BACKDATE`] before `now` for `lifetime` seconds, but not beyond the issuer.
     fn at(now: Time, lifetime: i64, issuer: Option<Validity>) -> Self {
         let wanted = now.saturating_add(lifetime);
-        Self { not_before: now - BACKDATE, not_after: issuer.map_or(wanted, |issuer| wanted.min(issuer.not_after)) }
+        Self {
+            not_before: now - BACKDATE,
+            not_after: issuer.map_or(wanted, |issuer| wanted.min(issuer.not_after)),
+        }
     }
 
     /// When half its life is over, a little earlier for some than for others (`spread` from 0 to 1).
@@ -142,7 +145,13 @@ const DAY: i64 = 86_400;
 
 impl Default for Lifetimes {
     fn default() -> Self {
-        Self { root: 3650 * DAY, issuing: 90 * DAY, bootstrap_ca: 3 * 365 * DAY, leaf: 7 * DAY, bootstrap: 365 * DAY }
+        Self {
+            root: 3650 * DAY,
+            issuing: 90 * DAY,
+            bootstrap_ca: 3 * 365 * DAY,
+            leaf: 7 * DAY,
+            bootstrap: 365 * DAY,
+        }
     }
 }
 
@@ -196,7 +205,10 @@ pub enum Order {
 }
 
 /// Who should have a certificate: Atlas, the hub, and each cluster a leaf and a bootstrap credential.
-pub fn wanted<'a>(clusters: impl IntoIterator<Item = &'a ClusterName>, revision: impl Fn(&ClusterName) -> u64) -> BTreeSet<Identity> {
+pub fn wanted<'a>(
+    clusters: impl IntoIterator<Item = &'a ClusterName>,
+    revision: impl Fn(&ClusterName) -> u64,
+) -> BTreeSet<Identity> {
     let mut wanted: BTreeSet<Identity> = [Identity::Atlas, Identity::Hub].into();
     for name in clusters {
         let revision = revision(name);
@@ -210,7 +222,9 @@ pub fn wanted<'a>(clusters: impl IntoIterator<Item = &'a ClusterName>, revision:
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
     /// A root made now would begin in the past, and be refused as ended once the clock is right.
-    #[error("the clock says that it is before 2025, so it has not been set: no root certificate is made until it is")]
+    #[error(
+        "the clock says that it is before 2025, so it has not been set: no root certificate is made until it is"
+    )]
     ClockNotSet,
     /// The root begins later than now.
     #[error(
@@ -224,7 +238,9 @@ pub enum Trouble {
     )]
     RootEnded,
     /// The root ends soon.
-    #[error("the root certificate ends in {0}, and with it every certificate: plan to start anew with an empty --state")]
+    #[error(
+        "the root certificate ends in {0}, and with it every certificate: plan to start anew with an empty --state"
+    )]
     RootEnds(Ahead),
 }
 
@@ -269,7 +285,12 @@ fn root(inventory: &Inventory, lifetimes: &Lifetimes, now: Time) -> Option<Valid
 }
 
 /// What to issue now, issuers first. Nothing, where the root can't sign: [`trouble`] says why.
-pub fn due(inventory: &Inventory, wanted: &BTreeSet<Identity>, lifetimes: &Lifetimes, now: Time) -> Vec<Order> {
+pub fn due(
+    inventory: &Inventory,
+    wanted: &BTreeSet<Identity>,
+    lifetimes: &Lifetimes,
+    now: Time,
+) -> Vec<Order> {
     let Some(root) = root(inventory, lifetimes, now) else { return Vec::new() };
     let mut authorities = inventory.authorities.clone();
     let mut orders = Vec::new();
@@ -278,7 +299,10 @@ pub fn due(inventory: &Inventory, wanted: &BTreeSet<Identity>, lifetimes: &Lifet
         orders.push(Order::Authority(Authority::Root, root));
     }
     for (authority, lifetime) in lifetimes.below_root() {
-        if authorities.get(&authority).is_none_or(|validity| validity.is_due(lifetime, root, 0.0, now)) {
+        if authorities
+            .get(&authority)
+            .is_none_or(|validity| validity.is_due(lifetime, root, 0.0, now))
+        {
             let validity = Validity::at(now, lifetime, Some(root));
             orders.push(Order::Authority(authority, validity));
             authorities.insert(authority, validity);
@@ -287,8 +311,13 @@ pub fn due(inventory: &Inventory, wanted: &BTreeSet<Identity>, lifetimes: &Lifet
     for identity in wanted {
         let Some(issuer) = authorities.get(&Authority::of(identity)).copied() else { continue };
         let lifetime = lifetimes.of(identity);
-        if inventory.identities.get(identity).is_none_or(|validity| validity.is_due(lifetime, issuer, spread(identity), now)) {
-            orders.push(Order::Identity(identity.clone(), Validity::at(now, lifetime, Some(issuer))));
+        if inventory
+            .identities
+            .get(identity)
+            .is_none_or(|validity| validity.is_due(lifetime, issuer, spread(identity), now))
+        {
+            orders
+                .push(Order::Identity(identity.clone(), Validity::at(now, lifetime, Some(issuer))));
         }
     }
     orders
@@ -296,12 +325,15 @@ pub fn due(inventory: &Inventory, wanted: &BTreeSet<Identity>, lifetimes: &Lifet
 
 /// When [`due`] will next have something to say, if nothing else changes and the clock is right. `None` where it never
 /// will: not after the root's end.
-pub fn next_due(inventory: &Inventory, wanted: &BTreeSet<Identity>, lifetimes: &Lifetimes) -> Option<Time> {
+pub fn next_due(
+    inventory: &Inventory,
+    wanted: &BTreeSet<Identity>,
+    lifetimes: &Lifetimes,
+) -> Option<Time> {
     let root = *inventory.authorities.get(&Authority::Root)?;
-    let authorities = lifetimes
-        .below_root()
-        .into_iter()
-        .filter_map(|(authority, lifetime)| inventory.authorities.get(&authority)?.due_at(lifetime, root, 0.0));
+    let authorities = lifetimes.below_root().into_iter().filter_map(|(authority, lifetime)| {
+        inventory.authorities.get(&authority)?.due_at(lifetime, root, 0.0)
+    });
     let identities = inventory.identities.iter().filter(|(identity, _)| wanted.contains(identity));
     let identities = identities.filter_map(|(identity, validity)| {
         let issuer = *inventory.authorities.get(&Authority::of(identity))?;

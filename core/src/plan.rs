@@ -57,7 +57,8 @@ pub fn plan(fleet: &Fleet, trust: &Trust) -> Plan {
     for cluster in fleet.clusters.values() {
         let planned = plan_cluster(fleet, cluster, trust);
         if let Some(own) = planned.own {
-            nodes.insert(NodeId::Cluster(cluster.name.clone()), Arc::new(own.into_iter().collect()));
+            nodes
+                .insert(NodeId::Cluster(cluster.name.clone()), Arc::new(own.into_iter().collect()));
         }
         if let Some(hub) = &mut hub {
             hub.extend(planned.on_hub);
@@ -71,7 +72,10 @@ pub fn plan(fleet: &Fleet, trust: &Trust) -> Plan {
 
 /// Plans one cluster. Of the fleet it reads the settings and the hub's Alertmanagers, never another cluster.
 pub fn plan_cluster(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> ClusterPlan {
-    ClusterPlan { own: cluster::own(fleet, cluster, trust), on_hub: hub::of_cluster(cluster, trust) }
+    ClusterPlan {
+        own: cluster::own(fleet, cluster, trust),
+        on_hub: hub::of_cluster(cluster, trust),
+    }
 }
 
 /// An Envoy cluster as a resource.

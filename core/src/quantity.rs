@@ -11,8 +11,15 @@ pub struct Memory(pub u64);
 
 /// Suffixes of Kubernetes' quantities that make sense for memory, with what each stands for, largest first: what is printed
 /// takes the first that fits.
-const SUFFIXES: &[(&str, u64)] =
-    &[("Gi", 1 << 30), ("G", 1_000_000_000), ("Mi", 1 << 20), ("M", 1_000_000), ("Ki", 1 << 10), ("k", 1000), ("", 1)];
+const SUFFIXES: &[(&str, u64)] = &[
+    ("Gi", 1 << 30),
+    ("G", 1_000_000_000),
+    ("Mi", 1 << 20),
+    ("M", 1_000_000),
+    ("Ki", 1 << 10),
+    ("k", 1000),
+    ("", 1),
+];
 
 impl Memory {
     /// So many MiB.
@@ -25,9 +32,14 @@ impl FromStr for Memory {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || NameError("is no amount of memory as Kubernetes writes it: 256Mi or 1Gi, say".into());
+        let wrong = || {
+            NameError("is no amount of memory as Kubernetes writes it: 256Mi or 1Gi, say".into())
+        };
         let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-        let (_, unit) = SUFFIXES.iter().find(|(suffix, _)| *suffix == &text[digits.len()..]).ok_or_else(wrong)?;
+        let (_, unit) = SUFFIXES
+            .iter()
+            .find(|(suffix, _)| *suffix == &text[digits.len()..])
+            .ok_or_else(wrong)?;
         let plain = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         if plain(digits) {
             let number: u64 = digits.parse().map_err(|_| wrong())?;
@@ -39,7 +51,8 @@ impl FromStr for Memory {
         if !plain(before) || !plain(after) || !plain(exponent.trim_start_matches('+')) {
             return Err(wrong());
         }
-        let bytes = digits.parse::<f64>().map_err(|_| wrong())? * f64::from(u32::try_from(*unit).map_err(|_| wrong())?);
+        let bytes = digits.parse::<f64>().map_err(|_| wrong())?
+            * f64::from(u32::try_from(*unit).map_err(|_| wrong())?);
         // Exactly representable up to 2^53 bytes.
         if bytes < 9e15 { Ok(Self(bytes as u64)) } else { Err(wrong()) }
     }
@@ -47,7 +60,8 @@ impl FromStr for Memory {
 
 impl fmt::Display for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let fits = SUFFIXES.iter().find(|(_, unit)| self.0 >= *unit && self.0.is_multiple_of(*unit));
+        let fits =
+            SUFFIXES.iter().find(|(_, unit)| self.0 >= *unit && self.0.is_multiple_of(*unit));
         let (suffix, unit) = fits.copied().unwrap_or(("", 1));
         write!(f, "{}{suffix}", self.0 / unit)
     }
@@ -59,7 +73,13 @@ mod tests {
 
     #[test]
     fn memory_is_read_and_written_as_kubernetes_does() {
-        for (text, bytes) in [("256Mi", 256 << 20), ("1Gi", 1 << 30), ("64Ki", 64 << 10), ("500M", 500_000_000), ("2G", 2_000_000_000)] {
+        for (text, bytes) in [
+            ("256Mi", 256 << 20),
+            ("1Gi", 1 << 30),
+            ("64Ki", 64 << 10),
+            ("500M", 500_000_000),
+            ("2G", 2_000_000_000),
+        ] {
             assert_eq!(text.parse(), Ok(Memory(bytes)), "{text}");
             assert_eq!(Memory(bytes).to_string(), text);
         }
@@ -68,7 +88,20 @@ mod tests {
         assert_eq!("4.294967296e+09".parse(), Ok(Memory::mebibytes(4096)));
         assert_eq!("2e9".parse(), Ok(Memory(2_000_000_000)));
         assert_eq!(Memory(0).to_string(), "0");
-        for text in ["", "Mi", "256MB", "256 Mi", "-1Gi", "1.Gi", ".5Gi", "1e-3", "1e99", "99999999999Gi", "256mi", "½Gi"] {
+        for text in [
+            "",
+            "Mi",
+            "256MB",
+            "256 Mi",
+            "-1Gi",
+            "1.Gi",
+            ".5Gi",
+            "1e-3",
+            "1e99",
+            "99999999999Gi",
+            "256mi",
+            "½Gi",
+        ] {
             assert!(text.parse::<Memory>().is_err(), "{text}");
         }
     }

@@ -124,7 +124,11 @@ impl Slot {
     fn action(&self, key: &Key) -> Option<Action> {
         match (&self.wanted, &self.live) {
             (Some(_), Some(live)) if live.right => None,
-            (Some(manifest), live) => Some(Action::Apply { key: key.clone(), manifest: Arc::clone(manifest), ours: live.is_some() }),
+            (Some(manifest), live) => Some(Action::Apply {
+                key: key.clone(),
+                manifest: Arc::clone(manifest),
+                ours: live.is_some(),
+            }),
             (None, Some(live)) => Some(Action::Delete { key: key.clone(), uid: live.uid.clone() }),
             (None, None) => None,
         }
@@ -166,13 +170,18 @@ impl Reconciler {
         self.kept.clone_from(kept);
         for (key, slot) in &mut self.slots {
             if slot.wanted.is_some() && !objects.contains_key(key) {
-                (slot.wanted, slot.applied, slot.blocked, slot.not_before) = (None, false, false, 0);
+                (slot.wanted, slot.applied, slot.blocked, slot.not_before) =
+                    (None, false, false, 0);
                 self.dirty.insert(key.clone());
             }
         }
         for (key, manifest) in objects {
             let slot = self.slots.entry(key.clone()).or_default();
-            if slot.wanted.as_ref().is_some_and(|before| Arc::ptr_eq(before, manifest) || before == manifest) {
+            if slot
+                .wanted
+                .as_ref()
+                .is_some_and(|before| Arc::ptr_eq(before, manifest) || before == manifest)
+            {
                 continue;
             }
             slot.wanted = Some(Arc::clone(manifest));
@@ -213,8 +222,10 @@ impl Reconciler {
 
     /// Everything of one kind has been listed: what is not among it is gone.
     pub fn listed(&mut self, kind: Kind, there: &BTreeSet<String>, now: Instant) {
-        let gone =
-            |(key, slot): (&Key, &Slot)| (key.kind == kind && slot.live.is_some() && !there.contains(&key.name)).then(|| key.clone());
+        let gone = |(key, slot): (&Key, &Slot)| {
+            (key.kind == kind && slot.live.is_some() && !there.contains(&key.name))
+                .then(|| key.clone())
+        };
         let gone: Vec<Key> = self.slots.iter().filter_map(gone).collect();
         gone.iter().for_each(|key| self.gone(key, now));
     }
@@ -270,7 +281,8 @@ impl Reconciler {
         }
         for key in idle {
             self.dirty.remove(&key);
-            if self.slots.get(&key).is_some_and(|slot| slot.wanted.is_none() && slot.live.is_none()) {
+            if self.slots.get(&key).is_some_and(|slot| slot.wanted.is_none() && slot.live.is_none())
+            {
                 self.slots.remove(&key);
             }
         }
@@ -311,7 +323,8 @@ impl Reconciler {
                 slot.not_before = now + LONGEST_PAUSE;
             }
             Outcome::Failed => {
-                slot.not_before = now + FIRST_PAUSE.saturating_mul(1 << slot.failures.min(20)).min(LONGEST_PAUSE);
+                slot.not_before =
+                    now + FIRST_PAUSE.saturating_mul(1 << slot.failures.min(20)).min(LONGEST_PAUSE);
                 slot.failures += 1;
             }
         }
@@ -321,7 +334,9 @@ impl Reconciler {
     /// When [`Reconciler::next`] will have something to do at the latest, if nothing else happens; `None`: nothing.
     pub fn due(&self) -> Option<Instant> {
         let waiting = self.dirty.iter().filter_map(|key| Some((key, self.slots.get(key)?)));
-        let mine = |(key, slot): &(&Key, &Slot)| self.told && !slot.in_flight && self.needs(key, slot) && !self.waits(key, slot);
+        let mine = |(key, slot): &(&Key, &Slot)| {
+            self.told && !slot.in_flight && self.needs(key, slot) && !self.waits(key, slot)
+        };
         waiting.filter(mine).map(|(_, slot)| slot.not_before).min()
     }
 
@@ -337,17 +352,27 @@ impl Reconciler {
 
     /// Whether it has to stay as it is until something else is otherwise, so that no name leads to where there are no pods.
     fn waits(&self, key: &Key, slot: &Slot) -> bool {
-        let Some(live) = slot.live.as_ref().filter(|_| key.kind == Kind::Service) else { return false };
+        let Some(live) = slot.live.as_ref().filter(|_| key.kind == Kind::Service) else {
+            return false;
+        };
         match &slot.wanted {
             Some(wanted) => {
-                let to = Object::leads_to(wanted).filter(|to| live.leads_to.as_deref() != Some(to) && !self.with_pods.contains(*to));
+                let to = Object::leads_to(wanted).filter(|to| {
+                    live.leads_to.as_deref() != Some(to) && !self.with_pods.contains(*to)
+                });
                 // Where somebody else has led it there is nothing to wait for.
-                let ours = live.leads_to.as_ref().is_none_or(|before| before.starts_with(HUB_STORES));
+                let ours =
+                    live.leads_to.as_ref().is_none_or(|before| before.starts_with(HUB_STORES));
                 !live.right && ours && to.is_some()
             }
             // Only these are led to; to ask this of every store that goes would cost the square of their number.
             None => {
-                let leads_here = |other: &Slot| other.live.as_ref().is_some_and(|live| live.leads_to.as_deref() == Some(&*key.name));
+                let leads_here = |other: &Slot| {
+                    other
+                        .live
+                        .as_ref()
+                        .is_some_and(|live| live.leads_to.as_deref() == Some(&*key.name))
+                };
                 key.name.starts_with(HUB_STORES) && self.slots.values().any(leads_here)
             }
         }
@@ -362,7 +387,10 @@ impl Reconciler {
 
     /// Objects that somebody else changes again and again.
     pub fn contested(&self) -> impl Iterator<Item = &Key> {
-        self.slots.iter().filter(|(_, slot)| slot.wanted.is_some() && slot.heals > FREE_HEALS).map(|(key, _)| key)
+        self.slots
+            .iter()
+            .filter(|(_, slot)| slot.wanted.is_some() && slot.heals > FREE_HEALS)
+            .map(|(key, _)| key)
     }
 
     /// Objects that can't be written, since something else has their name.

@@ -38,10 +38,14 @@ pub fn yaml<M: Message + Name>(message: &M, secrets: Secrets) -> String {
 
 /// A list of resources, in sending order and by name: `resources:`, each with its `@type`. It has the form of the files
 /// that Envoy reads with `path_config_source`.
-pub fn resources_yaml<'a>(resources: impl IntoIterator<Item = &'a Resource>, secrets: Secrets) -> String {
+pub fn resources_yaml<'a>(
+    resources: impl IntoIterator<Item = &'a Resource>,
+    secrets: Secrets,
+) -> String {
     let mut resources: Vec<&Resource> = resources.into_iter().collect();
     resources.sort_by_key(|resource| (resource.kind, &resource.name));
-    let list = resources.into_iter().map(|resource| tree::typed(&resource.body(), secrets)).collect();
+    let list =
+        resources.into_iter().map(|resource| tree::typed(&resource.body(), secrets)).collect();
     document(&mapping([("resources", Value::Sequence(list))]))
 }
 

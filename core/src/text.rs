@@ -81,7 +81,9 @@ pub fn log_line(text: &str, colours: bool) -> String {
         if place > 0 {
             out.push_str(if colours && is_colour(part) { "\x1b" } else { "\\u{1b}" });
         }
-        out.push_str(&replaced(part, |c, out| if c == '\t' { out.push(c) } else { out.extend(c.escape_default()) }));
+        out.push_str(&replaced(part, |c, out| {
+            if c == '\t' { out.push(c) } else { out.extend(c.escape_default()) }
+        }));
     }
     out.push('\n');
     out
@@ -143,7 +145,14 @@ fn kind(c: char) -> Kind {
         ' '..='~' => Kind::Plain,
         // Default_Ignorable_Code_Point that is a letter or a mark: Hangul fillers, the grapheme joiner, vowels that are never
         // drawn, variation selectors. And a Braille pattern without a dot.
-        '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{2800}' | '\u{3164}' => Kind::Hidden,
+        '\u{34f}'
+        | '\u{115f}'
+        | '\u{1160}'
+        | '\u{17b4}'
+        | '\u{17b5}'
+        | '\u{180b}'..='\u{180f}'
+        | '\u{2800}'
+        | '\u{3164}' => Kind::Hidden,
         '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{e0000}'..='\u{e0fff}' => Kind::Hidden,
         _ if c.escape_debug().len() == 1 => Kind::Plain,
         // Alone a mark is escaped too; after a letter it isn't.
@@ -157,7 +166,8 @@ fn kind(c: char) -> Kind {
 
 /// Whether what follows an escape is a sequence for a colour: `[`, numbers, `m` (ECMA-48's SGR).
 fn is_colour(after: &str) -> bool {
-    let numbers = |(numbers, _): (&str, &str)| numbers.bytes().all(|b| b.is_ascii_digit() || b == b';');
+    let numbers =
+        |(numbers, _): (&str, &str)| numbers.bytes().all(|b| b.is_ascii_digit() || b == b';');
     after.strip_prefix('[').and_then(|after| after.split_once('m')).is_some_and(numbers)
 }
 

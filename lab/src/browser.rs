@@ -70,15 +70,21 @@ impl Browser {
     /// One of them doesn't start; the log's end says why.
     pub fn start(host: &Host, name: &str) -> Result<Self> {
         let home = host.dir().join(name);
-        std::fs::create_dir_all(&home).with_context(|| format!("cannot make {}", home.display()))?;
+        std::fs::create_dir_all(&home)
+            .with_context(|| format!("cannot make {}", home.display()))?;
         let mut command = Command::new(parts::get(Part::ChromeDriver)?);
         // Whatever they keep per user they shall keep here.
-        command.arg("--port=0").env("HOME", &home).env("XDG_CONFIG_HOME", &home).env("XDG_CACHE_HOME", &home);
+        command
+            .arg("--port=0")
+            .env("HOME", &home)
+            .env("XDG_CONFIG_HOME", &home)
+            .env("XDG_CACHE_HOME", &home);
         let mut process = host.spawn(name, &command)?;
         let port = wait_port(&mut process)?;
         let sessions = format!("http://127.0.0.1:{port}/session");
         let answer = send(host, "POST", &sessions, Some(&capabilities(&home)?));
-        let answer = answer.with_context(|| format!("no session; the log ends with:\n{}", process.log_tail(20)))?;
+        let answer = answer
+            .with_context(|| format!("no session; the log ends with:\n{}", process.log_tail(20)))?;
         let id = answer["sessionId"].as_str().context("a session without an id")?;
         Ok(Self { process, host: host.clone(), session: format!("{sessions}/{id}") })
     }
@@ -120,8 +126,16 @@ impl Browser {
     /// # Errors
     /// It is no selector.
     pub fn texts(&self, css: &str) -> Result<Vec<String>> {
-        let script = format!("return [...document.querySelectorAll({})].map(one => one.innerText)", json!(css));
-        self.evaluate(&script)?.as_array().context("no list of texts")?.iter().map(text_of).collect()
+        let script = format!(
+            "return [...document.querySelectorAll({})].map(one => one.innerText)",
+            json!(css)
+        );
+        self.evaluate(&script)?
+            .as_array()
+            .context("no list of texts")?
+            .iter()
+            .map(text_of)
+            .collect()
     }
 
     /// Whether a CSS selector matches anything.
@@ -129,7 +143,8 @@ impl Browser {
     /// # Errors
     /// It is no selector.
     pub fn exists(&self, css: &str) -> Result<bool> {
-        Ok(self.evaluate(&format!("return document.querySelector({}) !== null", json!(css)))? == json!(true))
+        Ok(self.evaluate(&format!("return document.querySelector({}) !== null", json!(css)))?
+            == json!(true))
     }
 
     /// Runs JavaScript, the body of a function, in the page; yields what it returns.
@@ -146,7 +161,9 @@ impl Browser {
     /// Nothing matches, or a person could not click it: it is hidden, or something lies over it.
     pub fn click(&self, css: &str) -> Result<()> {
         let element = self.element(css)?;
-        self.post(&format!("/element/{element}/click"), &json!({})).map(drop).with_context(|| format!("clicking {css}"))
+        self.post(&format!("/element/{element}/click"), &json!({}))
+            .map(drop)
+            .with_context(|| format!("clicking {css}"))
     }
 
     /// Clicks what a CSS selector matches and has this text, as [`Browser::click`] does.
@@ -154,11 +171,17 @@ impl Browser {
     /// # Errors
     /// As [`Browser::click`].
     pub fn click_text(&self, css: &str, text: &str) -> Result<()> {
-        let script =
-            format!("return [...document.querySelectorAll({})].find(one => one.innerText.trim() === {}) ?? null", json!(css), json!(text));
+        let script = format!(
+            "return [...document.querySelectorAll({})].find(one => one.innerText.trim() === {}) ?? null",
+            json!(css),
+            json!(text)
+        );
         let found = self.evaluate(&script)?;
-        let element = text_of(&found[ELEMENT]).with_context(|| format!("no {css} says {text:?}; {}", self.describe()))?;
-        self.post(&format!("/element/{element}/click"), &json!({})).map(drop).with_context(|| format!("clicking {css} {text:?}"))
+        let element = text_of(&found[ELEMENT])
+            .with_context(|| format!("no {css} says {text:?}; {}", self.describe()))?;
+        self.post(&format!("/element/{element}/click"), &json!({}))
+            .map(drop)
+            .with_context(|| format!("clicking {css} {text:?}"))
     }
 
     /// Goes to the tab that a page opened, and closes the one that was looked at.
@@ -169,7 +192,12 @@ impl Browser {
         let get = |path: &str| send(&self.host, "GET", &format!("{}{path}", self.session), None);
         let here = get("/window")?;
         let other = wait_until("another tab", START, || {
-            Ok(get("/window/handles")?.as_array().into_iter().flatten().find(|tab| **tab != here).cloned())
+            Ok(get("/window/handles")?
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(|tab| **tab != here)
+                .cloned())
         })?;
         send(&self.host, "DELETE", &format!("{}/window", self.session), None)?;
         self.post("/window", &json!({"handle": other})).map(drop)
@@ -181,7 +209,9 @@ impl Browser {
     /// Nothing matches, or it takes no text.
     pub fn type_into(&self, css: &str, text: &str) -> Result<()> {
         let element = self.element(css)?;
-        self.post(&format!("/element/{element}/value"), &json!({"text": text})).map(drop).with_context(|| format!("typing into {css}"))
+        self.post(&format!("/element/{element}/value"), &json!({"text": text}))
+            .map(drop)
+            .with_context(|| format!("typing into {css}"))
     }
 
     /// Waits until a CSS selector matches something.
@@ -189,7 +219,9 @@ impl Browser {
     /// # Errors
     /// It takes too long; the error quotes the page.
     pub fn wait_for(&self, css: &str, timeout: Duration) -> Result<()> {
-        let found = wait_until(&format!("{css} on the page"), timeout, || Ok(self.exists(css)?.then_some(())));
+        let found = wait_until(&format!("{css} on the page"), timeout, || {
+            Ok(self.exists(css)?.then_some(()))
+        });
         found.with_context(|| self.describe())
     }
 
@@ -198,7 +230,9 @@ impl Browser {
     /// # Errors
     /// It takes too long; the error quotes the page.
     pub fn wait_for_text(&self, text: &str, timeout: Duration) -> Result<()> {
-        let found = wait_until(&format!("{text:?} on the page"), timeout, || Ok(self.text()?.contains(text).then_some(())));
+        let found = wait_until(&format!("{text:?} on the page"), timeout, || {
+            Ok(self.text()?.contains(text).then_some(()))
+        });
         found.with_context(|| self.describe())
     }
 
@@ -228,18 +262,23 @@ impl Browser {
     /// # Errors
     /// The file can't be written.
     pub fn screenshot(&self, path: &Path) -> Result<()> {
-        let base64 = text_of(&send(&self.host, "GET", &format!("{}/screenshot", self.session), None)?)?;
-        std::fs::write(path, png::decode(&base64)?).with_context(|| format!("cannot write {}", path.display()))
+        let base64 =
+            text_of(&send(&self.host, "GET", &format!("{}/screenshot", self.session), None)?)?;
+        std::fs::write(path, png::decode(&base64)?)
+            .with_context(|| format!("cannot write {}", path.display()))
     }
 
     fn element(&self, css: &str) -> Result<String> {
-        let found = self.post("/element", &json!({"using": "css selector", "value": css})).with_context(|| self.describe())?;
+        let found = self
+            .post("/element", &json!({"using": "css selector", "value": css}))
+            .with_context(|| self.describe())?;
         text_of(&found[ELEMENT])
     }
 
     /// The page, for errors.
     fn describe(&self) -> String {
-        let text: String = self.text().unwrap_or_else(|error| format!("{error:#}")).chars().take(2000).collect();
+        let text: String =
+            self.text().unwrap_or_else(|error| format!("{error:#}")).chars().take(2000).collect();
         format!("the page {} says:\n{text}", self.url().unwrap_or_default())
     }
 
@@ -284,12 +323,18 @@ fn capabilities(home: &Path) -> Result<Value> {
 fn send(host: &Host, method: &str, url: &str, body: Option<&Value>) -> Result<Value> {
     let mut request = Request::new(method, url)?.timeout(COMMAND);
     if let Some(body) = body {
-        request = request.header("content-type", "application/json").body(serde_json::to_vec(body)?);
+        request =
+            request.header("content-type", "application/json").body(serde_json::to_vec(body)?);
     }
     let answer = host.within(|| request.send())?;
     let mut json: Value = answer.json()?;
     let value = json["value"].take();
-    ensure!(answer.status == 200, "the browser says {}: {}", value["error"], value["message"].as_str().unwrap_or_default());
+    ensure!(
+        answer.status == 200,
+        "the browser says {}: {}",
+        value["error"],
+        value["message"].as_str().unwrap_or_default()
+    );
     Ok(value)
 }
 

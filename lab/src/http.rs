@@ -34,7 +34,10 @@ pub struct Response {
 impl Response {
     /// The first header of that name, whatever its case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     /// The body as text, invalid UTF-8 replaced.
@@ -44,7 +47,8 @@ impl Response {
 
     /// The body as JSON; an error quotes its beginning.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
-        serde_json::from_slice(&self.body).with_context(|| format!("this is not the expected JSON: {}", self.beginning()))
+        serde_json::from_slice(&self.body)
+            .with_context(|| format!("this is not the expected JSON: {}", self.beginning()))
     }
 
     /// The answer itself if its status is in 200 to 299, otherwise an error that quotes the body's beginning.
@@ -110,13 +114,18 @@ impl Request {
             builder = builder.header(name, value);
         }
         let mut answer = match self.body {
-            Some(body) => agent.run(agent.configure_request(builder.body(body)?).timeout_global(timeout).build())?,
-            None => agent.run(agent.configure_request(builder.body(())?).timeout_global(timeout).build())?,
+            Some(body) => agent.run(
+                agent.configure_request(builder.body(body)?).timeout_global(timeout).build(),
+            )?,
+            None => agent
+                .run(agent.configure_request(builder.body(())?).timeout_global(timeout).build())?,
         };
         let headers = answer
             .headers()
             .iter()
-            .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
+            .map(|(name, value)| {
+                (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned())
+            })
             .collect();
         let body = answer.body_mut().with_config().limit(MAX_BODY).read_to_vec()?;
         Ok(Response { status: answer.status().as_u16(), headers, body })
@@ -140,7 +149,10 @@ pub fn get_json<T: DeserializeOwned>(url: &str) -> Result<T> {
 
 /// `POST url` with a JSON body; the answer may have any status.
 pub fn post_json(url: &str, body: &impl serde::Serialize) -> Result<Response> {
-    Request::new("POST", url)?.header("content-type", "application/json").body(serde_json::to_vec(body)?).send()
+    Request::new("POST", url)?
+        .header("content-type", "application/json")
+        .body(serde_json::to_vec(body)?)
+        .send()
 }
 
 /// For plain HTTP, without a connection kept.
@@ -160,7 +172,11 @@ pub(crate) fn agent_trusting(ca: &str) -> Result<ureq::Agent> {
 }
 
 fn config() -> ConfigBuilder<AgentScope> {
-    ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0).max_redirects_will_error(false).proxy(None)
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .proxy(None)
 }
 
 #[cfg(test)]
@@ -179,12 +195,17 @@ mod tests {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = [0; 4096];
             let length = stream.read(&mut request).unwrap();
-            let answer = b"HTTP/1.1 302 Found\r\nLocation: /prom/graph\r\nContent-Length: 4\r\n\r\nover";
+            let answer =
+                b"HTTP/1.1 302 Found\r\nLocation: /prom/graph\r\nContent-Length: 4\r\n\r\nover";
             stream.write_all(answer).unwrap();
             String::from_utf8_lossy(&request[..length]).to_ascii_lowercase()
         });
-        let answer = Request::new("GET", url).unwrap().header("host", "hub.example").send().unwrap();
-        assert_eq!((answer.status, answer.header("LOCATION"), answer.text().as_str()), (302, Some("/prom/graph"), "over"));
+        let answer =
+            Request::new("GET", url).unwrap().header("host", "hub.example").send().unwrap();
+        assert_eq!(
+            (answer.status, answer.header("LOCATION"), answer.text().as_str()),
+            (302, Some("/prom/graph"), "over")
+        );
         assert!(answer.ok().is_err());
         let request = server.join().unwrap();
         assert_eq!(request.matches("host:").count(), 1, "{request}");

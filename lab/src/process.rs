@@ -49,7 +49,8 @@ impl Proc {
             let (command, child) = spawn_from_lasting_thread(command);
             Ok((command, child?))
         };
-        let (command, child) = start().with_context(|| format!("cannot start {name} (log: {})", log.display()))?;
+        let (command, child) =
+            start().with_context(|| format!("cannot start {name} (log: {})", log.display()))?;
         Ok(Self { name: name.to_owned(), log, command: Some(command), child })
     }
 
@@ -68,7 +69,9 @@ impl Proc {
 
     /// Everything it has written so far, of all its runs.
     pub fn log(&self) -> String {
-        fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        fs::read(&self.log)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
     }
 
     /// The last `lines` lines of its log.
@@ -99,7 +102,9 @@ impl Proc {
 
     fn memory(&self, key: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
-        let kib = status.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB")?.parse().ok());
+        let kib = status
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB")?.parse().ok());
         kib.map_or(0, |kib: u64| kib * 1024)
     }
 
@@ -142,13 +147,15 @@ impl Proc {
         if !self.is_running() {
             bail!("{} is not running; its log ends with:\n{}", self.name, self.log_tail(20));
         }
-        kill_process(Pid::from_child(&self.child), signal).with_context(|| format!("cannot signal {}", self.name))
+        kill_process(Pid::from_child(&self.child), signal)
+            .with_context(|| format!("cannot signal {}", self.name))
     }
 
     /// Starts the same command again, after killing what still runs of it. The log goes on.
     pub fn restart(&mut self) -> Result<()> {
         self.kill()?;
-        let command = self.command.take().with_context(|| format!("{} failed to start before", self.name))?;
+        let command =
+            self.command.take().with_context(|| format!("{} failed to start before", self.name))?;
         let (command, child) = spawn_from_lasting_thread(command);
         self.command = Some(command);
         self.child = child.with_context(|| format!("cannot start {} again", self.name))?;
@@ -157,7 +164,12 @@ impl Proc {
 
     /// [`wait_until`] for something this process should bring about: ends at once when it has ended, and an error
     /// carries the end of its log.
-    pub fn wait_until<T>(&mut self, what: &str, timeout: Duration, mut poll: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    pub fn wait_until<T>(
+        &mut self,
+        what: &str,
+        timeout: Duration,
+        mut poll: impl FnMut() -> Result<Option<T>>,
+    ) -> Result<T> {
         let deadline = Instant::now() + timeout;
         let mut last = None;
         while Instant::now() < deadline && self.is_running() {
@@ -168,9 +180,15 @@ impl Proc {
             }
             thread::sleep(POLL);
         }
-        let how = if self.is_running() { format!("not within {timeout:?}") } else { "the process ended".to_owned() };
+        let how = if self.is_running() {
+            format!("not within {timeout:?}")
+        } else {
+            "the process ended".to_owned()
+        };
         let log = format!("{} ends with:\n{}", self.log.display(), self.log_tail(20));
-        Err(last.unwrap_or_else(|| anyhow!("nothing more is known")).context(format!("{}: {what}: {how}; {log}", self.name)))
+        Err(last
+            .unwrap_or_else(|| anyhow!("nothing more is known"))
+            .context(format!("{}: {what}: {how}; {log}", self.name)))
     }
 }
 
@@ -183,7 +201,11 @@ impl Drop for Proc {
 
 /// Polls until `poll` yields a value. `Ok(None)` and errors mean "not yet"; when time is up, the error names `what` and
 /// the last error of `poll`.
-pub fn wait_until<T>(what: &str, timeout: Duration, mut poll: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn wait_until<T>(
+    what: &str,
+    timeout: Duration,
+    mut poll: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let deadline = Instant::now() + timeout;
     loop {
         let last = match poll() {
@@ -227,7 +249,9 @@ pub fn dump(dir: &Path) -> String {
     let mut logs = Vec::new();
     collect_logs(dir, &mut logs);
     logs.sort();
-    let text = |log: &PathBuf| format!("──── {} ────\n{}\n", log.strip_prefix(dir).unwrap_or(log).display(), tail(log, 40));
+    let text = |log: &PathBuf| {
+        format!("──── {} ────\n{}\n", log.strip_prefix(dir).unwrap_or(log).display(), tail(log, 40))
+    };
     logs.iter().map(text).collect()
 }
 
@@ -235,7 +259,9 @@ fn collect_logs(dir: &Path, logs: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         match entry.file_type() {
             Ok(kind) if kind.is_dir() => collect_logs(&entry.path(), logs),
-            Ok(kind) if kind.is_file() && entry.path().extension() == Some(OsStr::new("log")) => logs.push(entry.path()),
+            Ok(kind) if kind.is_file() && entry.path().extension() == Some(OsStr::new("log")) => {
+                logs.push(entry.path())
+            }
             _ => {}
         }
     }

@@ -56,7 +56,13 @@ fn prefix(route_prefix: Option<&str>, external_url: Option<&str>) -> String {
 
 /// For a URL's query: everything but letters and digits as `%XX`.
 fn percent_encoded(text: &str) -> String {
-    let encode = |byte: u8| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    let encode = |byte: u8| {
+        if byte.is_ascii_alphanumeric() {
+            char::from(byte).to_string()
+        } else {
+            format!("%{byte:02X}")
+        }
+    };
     text.bytes().map(encode).collect()
 }
 
@@ -70,7 +76,10 @@ struct Web {
 
 impl Web {
     fn new(host: &Host, address: impl std::fmt::Display, prefix: &str) -> Self {
-        Self { host: host.clone(), base: format!("http://{address}{}", prefix.trim_end_matches('/')) }
+        Self {
+            host: host.clone(),
+            base: format!("http://{address}{}", prefix.trim_end_matches('/')),
+        }
     }
 
     /// `GET`, whatever the status.
@@ -82,7 +91,9 @@ impl Web {
     /// `POST` of a body of one media type, whatever the status.
     fn post(&self, path: &str, media_type: &str, body: Vec<u8>) -> Result<Response> {
         let url = format!("{}{path}", self.base);
-        self.host.within(|| http::Request::new("POST", url)?.header("content-type", media_type).body(body).send())
+        self.host.within(|| {
+            http::Request::new("POST", url)?.header("content-type", media_type).body(body).send()
+        })
     }
 
     /// Waits until `GET path` has the status 200.

@@ -113,7 +113,10 @@ impl Scene {
     /// # Panics
     /// There is none.
     pub fn cluster(&mut self, name: &str) -> &mut Cluster {
-        self.clusters.iter_mut().find(|cluster| cluster.name == name).expect("a cluster of this name")
+        self.clusters
+            .iter_mut()
+            .find(|cluster| cluster.name == name)
+            .expect("a cluster of this name")
     }
 }
 
@@ -123,7 +126,11 @@ fn program(part: Part) -> Result<PathBuf> {
 }
 
 /// Waits until a part of Atlas's status holds.
-fn wait_status(atlas: &Atlas, what: &str, mut holds: impl FnMut(&serde_json::Value) -> bool) -> Result<()> {
+fn wait_status(
+    atlas: &Atlas,
+    what: &str,
+    mut holds: impl FnMut(&serde_json::Value) -> bool,
+) -> Result<()> {
     wait_until(what, START, || {
         let status = atlas.status()?;
         anyhow::ensure!(holds(&status), "the status is {status:#}");

@@ -132,9 +132,11 @@ impl World {
 
     /// Makes the bridge. Only works inside: see [`inside`].
     pub fn new() -> Result<Self> {
-        let dir = std::env::var_os(VARIABLE)
-            .map(PathBuf::from)
-            .with_context(|| format!("not in a private world ({VARIABLE} is not set): use world_test! or world::inside"))?;
+        let dir = std::env::var_os(VARIABLE).map(PathBuf::from).with_context(|| {
+            format!(
+                "not in a private world ({VARIABLE} is not set): use world_test! or world::inside"
+            )
+        })?;
         net::make_bridge(Self::IP, Self::IP6)?;
         let root = Host::root(&dir)?;
         Ok(Self { dir, hosts: AtomicU8::new(0), root })

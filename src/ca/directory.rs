@@ -34,13 +34,17 @@ impl Vault for Directory {
         contents.ensure_one_root()?;
         // First the list: also a broken file shows that a credential was issued.
         contents.ledger = self.list(!contents.authorities.is_empty())?;
-        contents.identities = self.identities(domain, contents.authorities.get(&Authority::Root))?;
+        contents.identities =
+            self.identities(domain, contents.authorities.get(&Authority::Root))?;
         contents.mend_revisions();
         Ok(contents)
     }
 
     fn save_authority(&mut self, all: &Contents, authority: Authority) -> anyhow::Result<()> {
-        let signed = all.authorities.get(&authority).context("BUG: an authority is saved that isn't there")?;
+        let signed = all
+            .authorities
+            .get(&authority)
+            .context("BUG: an authority is saved that isn't there")?;
         self.save(authority_file(authority), signed)
     }
 
@@ -50,7 +54,12 @@ impl Vault for Directory {
             if let Identity::Bootstrap(name, _) = identity {
                 self.save_of(all, name)?;
             }
-            self.save(&identity_file(identity), all.identities.get(identity).context("BUG: an identity is saved that isn't there")?)
+            self.save(
+                &identity_file(identity),
+                all.identities
+                    .get(identity)
+                    .context("BUG: an identity is saved that isn't there")?,
+            )
         };
         which.iter().map(save).collect()
     }
@@ -71,7 +80,8 @@ impl Vault for Directory {
     }
 
     fn aside(&self) -> Vec<String> {
-        let there = self.aside.iter().map(|file| self.state.path(file)).filter(|path| path.exists());
+        let there =
+            self.aside.iter().map(|file| self.state.path(file)).filter(|path| path.exists());
         there
             .map(|path| format!("{} was broken, so it was set aside and issued anew: delete it once you know why", path.display()))
             .collect()
@@ -139,7 +149,12 @@ impl Directory {
     /// The clusters that a bootstrap credential was issued to here, for whichever trust domain.
     fn bootstraps(&self) -> anyhow::Result<Vec<String>> {
         let files = self.state.list("pki")?;
-        Ok(files.iter().filter_map(|file| Some(file.strip_prefix("bootstrap.")?.strip_suffix(".pem")?.to_owned())).collect())
+        Ok(files
+            .iter()
+            .filter_map(|file| {
+                Some(file.strip_prefix("bootstrap.")?.strip_suffix(".pem")?.to_owned())
+            })
+            .collect())
     }
 
     fn authorities(&self) -> anyhow::Result<BTreeMap<Authority, Signed>> {
@@ -161,7 +176,11 @@ impl Directory {
     }
 
     /// Identities of another trust domain are left where they are and count for nothing.
-    fn identities(&mut self, domain: &TrustDomain, root: Option<&Signed>) -> anyhow::Result<BTreeMap<Identity, Signed>> {
+    fn identities(
+        &mut self,
+        domain: &TrustDomain,
+        root: Option<&Signed>,
+    ) -> anyhow::Result<BTreeMap<Identity, Signed>> {
         let mut identities = BTreeMap::new();
         let mut trusted = Trusted::new(root);
         for name in self.state.list("pki")? {
@@ -175,7 +194,11 @@ impl Directory {
             }
             let text = match std::fs::read(self.state.path(&file)) {
                 Ok(bytes) => String::from_utf8(bytes).unwrap_or_default(),
-                Err(error) => return Err(error).with_context(|| format!("cannot read {}", self.state.path(&file).display())),
+                Err(error) => {
+                    return Err(error).with_context(|| {
+                        format!("cannot read {}", self.state.path(&file).display())
+                    });
+                }
             };
             match understood(&text, &file, domain, &mut trusted) {
                 Ok(Some((identity, signed))) => _ = identities.insert(identity, signed),
@@ -192,7 +215,9 @@ impl Directory {
         let free = |n: &u32| !self.state.path(&format!("{file}{ASIDE}{n}")).exists();
         let aside = format!("{file}{ASIDE}{}", (1..).find(free).unwrap_or_default());
         let (from, to) = (self.state.path(&file), self.state.path(&aside));
-        std::fs::rename(&from, &to).with_context(|| format!("{} is broken ({why:#}), and can't be set aside", from.display()))?;
+        std::fs::rename(&from, &to).with_context(|| {
+            format!("{} is broken ({why:#}), and can't be set aside", from.display())
+        })?;
         tracing::warn!(
             file = %from.display(), why = format!("{why:#}"), kept = %to.display(),
             "a certificate's file is broken: it is set aside, and another one is issued"
@@ -229,7 +254,8 @@ pub(super) fn understood(
 }
 
 fn is_identity_file(name: &str) -> bool {
-    let of_cluster = |prefix: &str| name.strip_prefix(prefix).is_some_and(|rest| rest.ends_with(".pem"));
+    let of_cluster =
+        |prefix: &str| name.strip_prefix(prefix).is_some_and(|rest| rest.ends_with(".pem"));
     matches!(name, "atlas.pem" | "hub.pem") || of_cluster("cluster.") || of_cluster("bootstrap.")
 }
 

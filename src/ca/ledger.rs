@@ -97,7 +97,13 @@ impl Ledger {
 
     /// What the list says of one cluster, as a list.
     pub fn only(&self, cluster: &ClusterName) -> Self {
-        Self(self.0.get_key_value(cluster).map(|(name, entry)| (name.clone(), entry.clone())).into_iter().collect())
+        Self(
+            self.0
+                .get_key_value(cluster)
+                .map(|(name, entry)| (name.clone(), entry.clone()))
+                .into_iter()
+                .collect(),
+        )
     }
 
     /// Replaces what the list says of one cluster.
@@ -157,13 +163,27 @@ impl Ledger {
         self.0.get(cluster).and_then(|entry| entry.revision).unwrap_or(1)
     }
 
-    pub(super) fn issued(&mut self, cluster: &ClusterName, revision: u64, fingerprint: String, validity: Validity, now: Time) {
+    pub(super) fn issued(
+        &mut self,
+        cluster: &ClusterName,
+        revision: u64,
+        fingerprint: String,
+        validity: Validity,
+        now: Time,
+    ) {
         let credentials = &mut self.0.entry(cluster.clone()).or_default().credentials;
         // The newest are kept. Not by their end, which the handshake checks: by a clock that is ahead for a minute all would
         // have ended, and every cluster would need its files carried again.
         credentials.drain(..(credentials.len() + 1).saturating_sub(MAX_PER_CLUSTER));
         let not_after = validity.not_after;
-        credentials.push(Credential { fingerprint, cluster: cluster.to_string(), revision, issued: now, not_after, asleep_since: None });
+        credentials.push(Credential {
+            fingerprint,
+            cluster: cluster.to_string(),
+            revision,
+            issued: now,
+            not_after,
+            asleep_since: None,
+        });
     }
 
     /// Takes back what [`Ledger::issued`] noted, of a credential that nobody can have.
@@ -198,7 +218,9 @@ impl Ledger {
                 credential.asleep_since.get_or_insert(now);
             }
         }
-        entry.credentials.retain(|credential| credential.asleep_since.is_none_or(|since| now - since < SLEEP));
+        entry
+            .credentials
+            .retain(|credential| credential.asleep_since.is_none_or(|since| now - since < SLEEP));
         if *entry == Entry::default() {
             self.0.remove(cluster);
         }

@@ -20,12 +20,13 @@ pub fn text(signed: &Signed) -> String {
 /// # Errors
 /// What of it can't be read.
 pub fn parse(text: &str) -> anyhow::Result<(Signed, Option<String>)> {
-    let start = text.find("-----BEGIN PRIVATE KEY-----").context("there is no private key in it")?;
+    let start =
+        text.find("-----BEGIN PRIVATE KEY-----").context("there is no private key in it")?;
     let (chain, key) = text.split_at(start);
-    let key_der =
-        PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| anyhow::anyhow!("its private key can't be read: {error}"))?;
-    let der =
-        CertificateDer::from_pem_slice(chain.as_bytes()).map_err(|error| anyhow::anyhow!("its certificate can't be read: {error}"))?;
+    let key_der = PrivateKeyDer::from_pem_slice(key.as_bytes())
+        .map_err(|error| anyhow::anyhow!("its private key can't be read: {error}"))?;
+    let der = CertificateDer::from_pem_slice(chain.as_bytes())
+        .map_err(|error| anyhow::anyhow!("its certificate can't be read: {error}"))?;
     let (validity, uris) = read(&der)?;
     ensure_pair(&der, &key_der)?;
     let signed = Signed { chain: chain.to_owned(), key: PrivateKey::new(key.to_owned()), validity };
@@ -35,7 +36,8 @@ pub fn parse(text: &str) -> anyhow::Result<(Signed, Option<String>)> {
 /// A private key as Atlas writes it holds its public key too (PKCS #8 around RFC 5915's `publicKey`): to look for that costs no
 /// computation, of which a start with thousands of certificates would take seconds.
 fn ensure_pair(certificate: &CertificateDer<'_>, key: &PrivateKeyDer<'_>) -> anyhow::Result<()> {
-    let (_, certificate) = X509Certificate::from_der(certificate).map_err(|error| anyhow::anyhow!("not a certificate: {error}"))?;
+    let (_, certificate) = X509Certificate::from_der(certificate)
+        .map_err(|error| anyhow::anyhow!("not a certificate: {error}"))?;
     let public: &[u8] = &certificate.public_key().subject_public_key.data;
     ensure!(
         !public.is_empty() && key.secret_der().windows(public.len()).any(|part| part == public),
@@ -62,13 +64,23 @@ impl<'a> Trusted<'a> {
     /// It wasn't.
     pub fn check(&mut self, signed: &Signed) -> anyhow::Result<()> {
         let Some(root) = self.root else { return Ok(()) };
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(signed.chain.as_bytes()).collect();
-        let chain = chain.map_err(|error| anyhow::anyhow!("its certificates can't be read: {error}"))?;
-        let [leaf, issuer, ..] = chain.as_slice() else { bail!("its issuer's certificate is missing") };
+        let chain: Result<Vec<_>, _> =
+            CertificateDer::pem_slice_iter(signed.chain.as_bytes()).collect();
+        let chain =
+            chain.map_err(|error| anyhow::anyhow!("its certificates can't be read: {error}"))?;
+        let [leaf, issuer, ..] = chain.as_slice() else {
+            bail!("its issuer's certificate is missing")
+        };
         // By the key's identifier: a signature of each would take as long as all the rest of a start.
         let ids = (key_ids(leaf)?.issuer, key_ids(issuer)?.own);
-        ensure!(!matches!(ids, (Some(of), Some(own)) if of != own), "it wasn't issued by the authority whose certificate comes with it");
-        let below = self.issuers.entry(issuer.to_vec()).or_insert_with(|| is_below(issuer, root).map_err(|error| format!("{error:#}")));
+        ensure!(
+            !matches!(ids, (Some(of), Some(own)) if of != own),
+            "it wasn't issued by the authority whose certificate comes with it"
+        );
+        let below = self
+            .issuers
+            .entry(issuer.to_vec())
+            .or_insert_with(|| is_below(issuer, root).map_err(|error| format!("{error:#}")));
         below.clone().map_err(|error| anyhow::anyhow!(error))
     }
 }
@@ -83,10 +95,15 @@ pub(super) fn ensure_below(authority: &Signed, root: &Signed) -> anyhow::Result<
 }
 
 fn is_below(issuer: &CertificateDer<'_>, root: &Signed) -> anyhow::Result<()> {
-    let root = CertificateDer::from_pem_slice(root.chain.as_bytes()).map_err(|error| anyhow::anyhow!("the root can't be read: {error}"))?;
-    let (_, issuer) = X509Certificate::from_der(issuer).map_err(|error| anyhow::anyhow!("its issuer is no certificate: {error}"))?;
-    let (_, root) = X509Certificate::from_der(&root).map_err(|error| anyhow::anyhow!("the root is no certificate: {error}"))?;
-    issuer.verify_signature(Some(root.public_key())).map_err(|_| anyhow::anyhow!("it was issued below another root"))
+    let root = CertificateDer::from_pem_slice(root.chain.as_bytes())
+        .map_err(|error| anyhow::anyhow!("the root can't be read: {error}"))?;
+    let (_, issuer) = X509Certificate::from_der(issuer)
+        .map_err(|error| anyhow::anyhow!("its issuer is no certificate: {error}"))?;
+    let (_, root) = X509Certificate::from_der(&root)
+        .map_err(|error| anyhow::anyhow!("the root is no certificate: {error}"))?;
+    issuer
+        .verify_signature(Some(root.public_key()))
+        .map_err(|_| anyhow::anyhow!("it was issued below another root"))
 }
 
 /// The identifiers of keys in a certificate.
@@ -97,12 +114,15 @@ struct KeyIds {
 }
 
 fn key_ids(der: &CertificateDer<'_>) -> anyhow::Result<KeyIds> {
-    let (_, certificate) = X509Certificate::from_der(der).map_err(|error| anyhow::anyhow!("not a certificate: {error}"))?;
+    let (_, certificate) = X509Certificate::from_der(der)
+        .map_err(|error| anyhow::anyhow!("not a certificate: {error}"))?;
     let mut ids = KeyIds::default();
     for extension in certificate.iter_extensions().map(|extension| extension.parsed_extension()) {
         match extension {
             ParsedExtension::SubjectKeyIdentifier(id) => ids.own = Some(id.0.to_vec()),
-            ParsedExtension::AuthorityKeyIdentifier(id) => ids.issuer = id.key_identifier.as_ref().map(|id| id.0.to_vec()),
+            ParsedExtension::AuthorityKeyIdentifier(id) => {
+                ids.issuer = id.key_identifier.as_ref().map(|id| id.0.to_vec())
+            }
             _ => {}
         }
     }
@@ -114,7 +134,8 @@ fn key_ids(der: &CertificateDer<'_>) -> anyhow::Result<KeyIds> {
 /// # Errors
 /// There is none, or it is broken.
 pub fn validity(text: &str) -> anyhow::Result<Validity> {
-    let der = CertificateDer::from_pem_slice(text.as_bytes()).map_err(|error| anyhow::anyhow!("its certificate can't be read: {error}"))?;
+    let der = CertificateDer::from_pem_slice(text.as_bytes())
+        .map_err(|error| anyhow::anyhow!("its certificate can't be read: {error}"))?;
     Ok(read(&der)?.0)
 }
 
@@ -123,11 +144,18 @@ pub fn validity(text: &str) -> anyhow::Result<Validity> {
 /// # Errors
 /// It is none.
 pub fn read(der: &CertificateDer<'_>) -> anyhow::Result<(Validity, Vec<String>)> {
-    let (_, certificate) = X509Certificate::from_der(der).map_err(|error| anyhow::anyhow!("not a certificate: {error}"))?;
-    let validity =
-        Validity { not_before: certificate.validity().not_before.timestamp(), not_after: certificate.validity().not_after.timestamp() };
-    let names = certificate.subject_alternative_name().map_err(|error| anyhow::anyhow!("its names can't be read: {error}"))?;
+    let (_, certificate) = X509Certificate::from_der(der)
+        .map_err(|error| anyhow::anyhow!("not a certificate: {error}"))?;
+    let validity = Validity {
+        not_before: certificate.validity().not_before.timestamp(),
+        not_after: certificate.validity().not_after.timestamp(),
+    };
+    let names = certificate
+        .subject_alternative_name()
+        .map_err(|error| anyhow::anyhow!("its names can't be read: {error}"))?;
     let names = names.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
-    let uri = |name: &GeneralName<'_>| if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None };
+    let uri = |name: &GeneralName<'_>| {
+        if let GeneralName::URI(uri) = name { Some((*uri).to_owned()) } else { None }
+    };
     Ok((validity, names.iter().filter_map(uri).collect()))
 }

@@ -3,7 +3,10 @@
 use anyhow::Context;
 use atlas_core::name::Identity;
 use atlas_core::pki::{Authority, PrivateKey, Validity};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType,
+};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use sha2::{Digest, Sha256};
@@ -22,7 +25,9 @@ pub struct Signed {
 impl Signed {
     /// SHA-256 of the certificate, hexadecimal.
     pub fn fingerprint(&self) -> String {
-        CertificateDer::from_pem_slice(self.chain.as_bytes()).map(|der| fingerprint(&der)).unwrap_or_default()
+        CertificateDer::from_pem_slice(self.chain.as_bytes())
+            .map(|der| fingerprint(&der))
+            .unwrap_or_default()
     }
 }
 
@@ -32,7 +37,11 @@ pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
 }
 
 /// Makes an authority: the root signs itself, the others are signed by it.
-pub(super) fn authority(authority: Authority, validity: Validity, root: Option<&Signed>) -> anyhow::Result<Signed> {
+pub(super) fn authority(
+    authority: Authority,
+    validity: Validity,
+    root: Option<&Signed>,
+) -> anyhow::Result<Signed> {
     let name = match authority {
         Authority::Root => "Atlas root CA",
         Authority::Issuing => "Atlas issuing CA",
@@ -40,18 +49,25 @@ pub(super) fn authority(authority: Authority, validity: Validity, root: Option<&
     };
     let mut params = params(name, validity)?;
     // The root signs CAs, these sign leaves: one level less each.
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(if authority == Authority::Root { 1 } else { 0 }));
+    params.is_ca =
+        IsCa::Ca(BasicConstraints::Constrained(if authority == Authority::Root { 1 } else { 0 }));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let key = KeyPair::generate()?;
     let certificate = match authority {
         Authority::Root => params.self_signed(&key)?,
-        _ => params.signed_by(&key, &issuer(root.context("BUG: an authority is due before the root")?)?)?,
+        _ => params
+            .signed_by(&key, &issuer(root.context("BUG: an authority is due before the root")?)?)?,
     };
     Ok(Signed { chain: certificate.pem(), key: PrivateKey::new(key.serialize_pem()), validity })
 }
 
 /// Makes an identity's certificate, which serves both ends of a connection.
-pub(super) fn identity(identity: &Identity, spiffe_id: &str, validity: Validity, by: &Signed) -> anyhow::Result<Signed> {
+pub(super) fn identity(
+    identity: &Identity,
+    spiffe_id: &str,
+    validity: Validity,
+    by: &Signed,
+) -> anyhow::Result<Signed> {
     let mut params = params(&common_name(identity), validity)?;
     params.subject_alt_names = vec![SanType::URI(spiffe_id.try_into()?)];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -62,7 +78,11 @@ pub(super) fn identity(identity: &Identity, spiffe_id: &str, validity: Validity,
     };
     let key = KeyPair::generate()?;
     let certificate = params.signed_by(&key, &issuer(by)?)?;
-    Ok(Signed { chain: certificate.pem() + &by.chain, key: PrivateKey::new(key.serialize_pem()), validity })
+    Ok(Signed {
+        chain: certificate.pem() + &by.chain,
+        key: PrivateKey::new(key.serialize_pem()),
+        validity,
+    })
 }
 
 /// For people only (who someone is says the URI), at most 64 characters (X.520).

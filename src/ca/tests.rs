@@ -11,8 +11,14 @@ const NOW: Time = 1_800_000_000;
 const DAY: Time = 86_400;
 
 /// Issues what is due for these clusters, and says what it did. `present` are those whose manifest is wrong.
-fn issue(pki: &mut Pki<Directory>, clusters: &[&str], present: &[&str], now: Time) -> anyhow::Result<Ensured> {
-    let (clusters, present) = (names(clusters).into_iter().collect(), names(present).into_iter().collect());
+fn issue(
+    pki: &mut Pki<Directory>,
+    clusters: &[&str],
+    present: &[&str],
+    now: Time,
+) -> anyhow::Result<Ensured> {
+    let (clusters, present) =
+        (names(clusters).into_iter().collect(), names(present).into_iter().collect());
     pki.ensure(&Wanted { clusters: &clusters, present: &present, only: None }, now)
 }
 
@@ -34,7 +40,10 @@ fn revision(pki: &Pki<Directory>, cluster: &ClusterName) -> u64 {
 fn pki(dir: &std::path::Path) -> (Pki<Directory>, crate::state_dir::Lock) {
     let state = StateDir::at(dir).unwrap();
     let lock = state.lock().unwrap();
-    (Pki::load(Directory::new(state), "atlas".parse().unwrap(), Lifetimes::default()).unwrap(), lock)
+    (
+        Pki::load(Directory::new(state), "atlas".parse().unwrap(), Lifetimes::default()).unwrap(),
+        lock,
+    )
 }
 
 #[test]
@@ -87,7 +96,9 @@ fn a_broken_root_is_an_error_and_not_a_new_root() {
     drop((first, lock));
     std::fs::write(dir.path().join("pki/root.pem"), "half").unwrap();
     let state = StateDir::at(dir.path()).unwrap();
-    let error = Pki::load(Directory::new(state), "atlas".parse().unwrap(), Lifetimes::default()).err().unwrap();
+    let error = Pki::load(Directory::new(state), "atlas".parse().unwrap(), Lifetimes::default())
+        .err()
+        .unwrap();
     assert!(format!("{error:#}").contains("root.pem"), "{error:#}");
 }
 
@@ -96,7 +107,11 @@ fn fingerprints(pki: &Pki<Directory>) -> Vec<String> {
 }
 
 fn load(dir: &std::path::Path) -> anyhow::Result<Pki<Directory>> {
-    Pki::load(Directory::new(StateDir::at(dir).unwrap()), "atlas".parse().unwrap(), Lifetimes::default())
+    Pki::load(
+        Directory::new(StateDir::at(dir).unwrap()),
+        "atlas".parse().unwrap(),
+        Lifetimes::default(),
+    )
 }
 
 #[test]
@@ -112,7 +127,12 @@ fn a_cluster_that_was_away_for_long_gets_a_credential_that_counts() {
     ensure(&mut pki, &["tokyo"], NOW + 10 * DAY);
     assert!(fingerprints(&pki).len() == 1 && fingerprints(&pki) != old);
     let restarted = load(dir.path()).unwrap();
-    assert!(restarted.ledger().counts(&restarted.contents.identities[&Identity::Bootstrap("tokyo".parse().unwrap(), 1)].fingerprint()));
+    assert!(
+        restarted.ledger().counts(
+            &restarted.contents.identities[&Identity::Bootstrap("tokyo".parse().unwrap(), 1)]
+                .fingerprint()
+        )
+    );
 }
 
 #[test]
@@ -123,7 +143,8 @@ fn a_credential_that_the_list_lost_is_issued_anew_after_a_restart() {
     ensure(&mut first, &["paris"], NOW);
     ensure(&mut first, &["paris", "tokyo"], NOW);
     drop((first, lock));
-    std::fs::write(dir.path().join("pki/issued/tokyo.json"), Ledger::default().to_json().unwrap()).unwrap();
+    std::fs::write(dir.path().join("pki/issued/tokyo.json"), Ledger::default().to_json().unwrap())
+        .unwrap();
     let (mut second, _lock) = pki(dir.path());
     ensure(&mut second, &["paris", "tokyo"], NOW + 1);
     let tokyo = Identity::Bootstrap("tokyo".parse().unwrap(), 1);
@@ -156,7 +177,12 @@ fn a_missing_list_is_an_error_where_credentials_were_issued() {
     drop((first, lock));
     std::fs::remove_file(dir.path().join("pki/issued/tokyo.json")).unwrap();
     let error = format!("{:#}", load(dir.path()).err().unwrap());
-    assert!(error.contains("tokyo.json is missing") && error.contains("backup") && error.contains("bootstrap.tokyo.pem"), "{error}");
+    assert!(
+        error.contains("tokyo.json is missing")
+            && error.contains("backup")
+            && error.contains("bootstrap.tokyo.pem"),
+        "{error}"
+    );
     assert!(!error.contains("  "), "{error}");
 }
 
@@ -185,7 +211,8 @@ fn forgetting_twice_is_forgetting_once_and_finishes_what_a_crash_left() {
     ensure(&mut first, &["tokyo"], NOW);
     let node = dir.path().join("nodes/tokyo");
     std::fs::create_dir_all(&node).unwrap();
-    let kept = ["cluster.tokyo.pem", "bootstrap.tokyo.pem"].map(|file| dir.path().join("pki").join(file));
+    let kept =
+        ["cluster.tokyo.pem", "bootstrap.tokyo.pem"].map(|file| dir.path().join("pki").join(file));
     let texts = kept.clone().map(|path| std::fs::read(path).unwrap());
     first.forget(tokyo).unwrap();
     first.forget(tokyo).unwrap();
@@ -257,7 +284,10 @@ fn one_that_cannot_be_issued_stops_nobody_else_and_does_not_fill_the_list() {
     std::fs::create_dir_all(dir.path().join("pki/bootstrap.paris.pem/in-the-way")).unwrap();
     for n in 0..5 {
         let troubles = issue(&mut pki, &["paris", "tokyo"], &[], NOW + n).unwrap();
-        assert!(matches!(troubles.failed.as_slice(), [one] if one.contains("bootstrap/paris")), "{troubles:?}");
+        assert!(
+            matches!(troubles.failed.as_slice(), [one] if one.contains("bootstrap/paris")),
+            "{troubles:?}"
+        );
     }
     assert_eq!(fingerprints(&pki).len(), 1);
     assert!(pki.opener(&NodeId::Cluster("tokyo".parse().unwrap())).is_some());
@@ -279,7 +309,10 @@ fn an_ended_root_is_told_and_signs_nothing() {
     let (mut pki, _lock) = pki(dir.path());
     ensure(&mut pki, &["tokyo"], NOW);
     let troubles = issue(&mut pki, &["tokyo"], &[], NOW + 3651 * DAY).unwrap();
-    assert!(troubles.standing[0].contains("has ended") && troubles.failed.is_empty(), "{troubles:?}");
+    assert!(
+        troubles.standing[0].contains("has ended") && troubles.failed.is_empty(),
+        "{troubles:?}"
+    );
 }
 
 #[test]
@@ -288,15 +321,28 @@ fn what_concerns_one_cluster_looks_at_no_other() {
     let (mut pki, _lock) = pki(dir.path());
     ensure(&mut pki, &["paris", "tokyo"], NOW);
     let only: BTreeSet<ClusterName> = names(&["osaka"]).into_iter().collect();
-    let done = pki.ensure(&Wanted { clusters: &only, present: &BTreeSet::new(), only: Some(&only) }, NOW + 10 * DAY).unwrap();
-    let of_osaka =
-        |identity: &&Identity| matches!(identity, Identity::Cluster(name, _) | Identity::Bootstrap(name, _) if name.as_str() == "osaka");
+    let done = pki
+        .ensure(
+            &Wanted { clusters: &only, present: &BTreeSet::new(), only: Some(&only) },
+            NOW + 10 * DAY,
+        )
+        .unwrap();
+    let of_osaka = |identity: &&Identity| matches!(identity, Identity::Cluster(name, _) | Identity::Bootstrap(name, _) if name.as_str() == "osaka");
     assert_eq!(done.changed.iter().filter(of_osaka).count(), 2);
     // The hub's and Atlas's own are looked at each time; paris and tokyo are due too, and not asleep.
     assert_eq!(done.changed.len(), 4, "{:?}", done.changed);
     assert!(pki.ledger().credentials().all(|credential| credential.asleep_since.is_none()));
     // And one that goes falls asleep.
-    pki.ensure(&Wanted { clusters: &BTreeSet::new(), present: &BTreeSet::new(), only: Some(&only) }, NOW + 10 * DAY).unwrap();
-    let asleep: Vec<&str> = pki.ledger().credentials().filter(|one| one.asleep_since.is_some()).map(|one| one.cluster.as_str()).collect();
+    pki.ensure(
+        &Wanted { clusters: &BTreeSet::new(), present: &BTreeSet::new(), only: Some(&only) },
+        NOW + 10 * DAY,
+    )
+    .unwrap();
+    let asleep: Vec<&str> = pki
+        .ledger()
+        .credentials()
+        .filter(|one| one.asleep_since.is_some())
+        .map(|one| one.cluster.as_str())
+        .collect();
     assert_eq!(asleep, ["osaka"]);
 }

@@ -26,7 +26,9 @@ impl Contents {
     /// They don't.
     pub fn ensure_one_root(&self) -> anyhow::Result<()> {
         let Some(root) = self.authorities.get(&Authority::Root) else { return Ok(()) };
-        for (authority, signed) in self.authorities.iter().filter(|(authority, _)| **authority != Authority::Root) {
+        for (authority, signed) in
+            self.authorities.iter().filter(|(authority, _)| **authority != Authority::Root)
+        {
             pem::ensure_below(signed, root).with_context(|| {
                 format!(
                     "the authority {authority:?} and the root are not of one piece: restore all keys from one backup (docs/backup.md), or remove \
@@ -40,7 +42,9 @@ impl Contents {
     /// Sees to it that no revision is less than one that was issued, should the list be older than that.
     pub fn mend_revisions(&mut self) {
         for identity in self.identities.keys() {
-            if let Identity::Cluster(name, revision) | Identity::Bootstrap(name, revision) = identity {
+            if let Identity::Cluster(name, revision) | Identity::Bootstrap(name, revision) =
+                identity
+            {
                 self.ledger.at_least(name, *revision);
             }
         }

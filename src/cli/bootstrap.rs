@@ -49,8 +49,15 @@ pub struct Bootstrap {
 impl Bootstrap {
     /// Prints the path of the bootstrap file.
     pub fn run(self) -> anyhow::Result<Outcome> {
-        let out = self.out.as_ref().map(|out| std::path::absolute(out).with_context(|| format!("--out {}", out.display()))).transpose()?;
-        let seen_as = out.as_ref().map(|out| self.credential_dir.clone().unwrap_or_else(|| out.display().to_string())).unwrap_or_default();
+        let out = self
+            .out
+            .as_ref()
+            .map(|out| std::path::absolute(out).with_context(|| format!("--out {}", out.display())))
+            .transpose()?;
+        let seen_as = out
+            .as_ref()
+            .map(|out| self.credential_dir.clone().unwrap_or_else(|| out.display().to_string()))
+            .unwrap_or_default();
         let seen_as = seen_as.trim_end_matches('/');
         let dir = match (&self.state, out) {
             (Some(state), None) => nodefiles::existing(&StateDir::at(state)?, &self.node)?,
@@ -62,7 +69,11 @@ impl Bootstrap {
                 self.write(&out, seen_as)?;
                 out
             }
-            (None, None) => return Err(wrong_usage("--out is missing: say where to write the files (or give --state DIR)")),
+            (None, None) => {
+                return Err(wrong_usage(
+                    "--out is missing: say where to write the files (or give --state DIR)",
+                ));
+            }
         };
         println!("{}", dir.join("envoy.yaml").display());
         say(format_args!("start its Envoy with: envoy -c {}", dir.join("envoy.yaml").display()));
@@ -81,17 +92,22 @@ impl Bootstrap {
             )
         })?;
         let files = files_of(data.get(VALUES).map(String::as_str).unwrap_or_default());
-        let missing: Vec<&str> = FILES.into_iter().filter(|file| !files.contains_key(*file)).collect();
+        let missing: Vec<&str> =
+            FILES.into_iter().filter(|file| !files.contains_key(*file)).collect();
         ensure!(
             missing.is_empty(),
             "the Secret {secret} in {} lacks {}: is an Atlas of this version running?",
             hub.namespace,
             missing.join(", ")
         );
-        let files = relocated(files, keys::ENVOY_DIR, seen_as).with_context(|| format!("the Secret {secret} is broken"))?;
+        let files = relocated(files, keys::ENVOY_DIR, seen_as)
+            .with_context(|| format!("the Secret {secret} is broken"))?;
         make_private_dir(out)?;
         for name in FILES {
-            write_private(&out.join(name), files.get(name).map(String::as_str).unwrap_or_default())?;
+            write_private(
+                &out.join(name),
+                files.get(name).map(String::as_str).unwrap_or_default(),
+            )?;
         }
         Ok(())
     }

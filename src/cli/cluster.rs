@@ -60,10 +60,14 @@ struct NameArgs {
 impl NameArgs {
     /// The name. Two that differ are wrong usage, unless the second comes from the environment.
     fn get(&self) -> anyhow::Result<ClusterName> {
-        let from_environment = |name: &ClusterName| std::env::var("ATLAS_NAME").is_ok_and(|value| value == name.as_str());
+        let from_environment = |name: &ClusterName| {
+            std::env::var("ATLAS_NAME").is_ok_and(|value| value == name.as_str())
+        };
         match (&self.cluster, &self.name) {
             (Some(cluster), Some(name)) if cluster != name && !from_environment(name) => {
-                Err(wrong_usage(format!("two names are given, {cluster} and {name}: leave out one of them")))
+                Err(wrong_usage(format!(
+                    "two names are given, {cluster} and {name}: leave out one of them"
+                )))
             }
             (Some(name), _) | (None, Some(name)) => Ok(name.clone()),
             (None, None) => Err(wrong_usage("NAME is missing")),
@@ -73,8 +77,13 @@ impl NameArgs {
 
 /// The Services called `name`, clusters or not.
 fn services<'a>(report: &'a Report, name: &ClusterName) -> impl Iterator<Item = &'a Service> {
-    let service = |fact: &'a Fact| if let Fact::Service(service) = fact { Some(service) } else { None };
-    report.facts.iter().filter_map(service).filter(move |service| service.meta.name == name.as_str())
+    let service =
+        |fact: &'a Fact| if let Fact::Service(service) = fact { Some(service) } else { None };
+    report
+        .facts
+        .iter()
+        .filter_map(service)
+        .filter(move |service| service.meta.name == name.as_str())
 }
 
 /// The names of all that are meant to be clusters.
@@ -88,7 +97,11 @@ fn names(report: &Report) -> BTreeSet<String> {
 
 /// Where a Service of the directory `dir` is: `clusters/tokyo.yaml:4`.
 fn place(dir: &Path, service: &Service) -> String {
-    format!("{}:{}", dir.join(file(service)).display(), service.meta.origin.line_of("metadata.name"))
+    format!(
+        "{}:{}",
+        dir.join(file(service)).display(),
+        service.meta.origin.line_of("metadata.name")
+    )
 }
 
 /// The file of a Service, relative to the directory that was read.

@@ -61,7 +61,13 @@ const IGNORED: &[Ignored] = &[
         variables: &[],
         why: "there are no extra resources for debugging: `atlas translate` shows what Envoys get",
     },
-    Ignored { commands: &[ENVOY_ADS], flag: "", takes_value: false, variables: &["LOCKNAME"], why: "this half of Atlas takes no Lease" },
+    Ignored {
+        commands: &[ENVOY_ADS],
+        flag: "",
+        takes_value: false,
+        variables: &["LOCKNAME"],
+        why: "this half of Atlas takes no Lease",
+    },
 ];
 
 /// 0.3's name of the ConfigMap with the DNS zone could be changed.
@@ -70,7 +76,9 @@ const ZONE_VARIABLE: &str = "ATLAS_DNS_CM_NAME";
 
 /// Teaches the command line what 0.3 knew.
 pub fn adapt(mut command: Command) -> Command {
-    if is_unset("ATLAS_LOG_LEVEL") && COMMANDS.iter().any(|name| env::args_os().nth(1).is_some_and(|first| first == *name)) {
+    if is_unset("ATLAS_LOG_LEVEL")
+        && COMMANDS.iter().any(|name| env::args_os().nth(1).is_some_and(|first| first == *name))
+    {
         command = with_variable(command, "log_level", "LOGLEVEL");
     }
     for name in COMMANDS {
@@ -81,10 +89,15 @@ pub fn adapt(mut command: Command) -> Command {
 
 fn adapt_one(mut command: Command, name: &'static str) -> Command {
     let mut done = Vec::new();
-    for (_, variable, argument) in VARIABLES.iter().filter(|(commands, ..)| commands.contains(&name)) {
-        let today = command.get_arguments().find(|arg| arg.get_id() == argument).and_then(Arg::get_env);
+    for (_, variable, argument) in
+        VARIABLES.iter().filter(|(commands, ..)| commands.contains(&name))
+    {
+        let today =
+            command.get_arguments().find(|arg| arg.get_id() == argument).and_then(Arg::get_env);
         // One that Kubernetes set for a Service is nobody's wish, so it hides nothing.
-        let today = today.is_some_and(|today| env::var_os(today).is_some_and(|value| !value.to_str().is_some_and(is_service_link)));
+        let today = today.is_some_and(|today| {
+            env::var_os(today).is_some_and(|value| !value.to_str().is_some_and(is_service_link))
+        });
         if !today && !is_unset(variable) && !done.contains(argument) {
             done.push(argument);
             command = with_variable(command, argument, variable);
@@ -104,7 +117,11 @@ fn with_variable(command: Command, argument: &'static str, variable: &'static st
 }
 
 fn hidden(flag: &'static str, takes_value: bool) -> Arg {
-    Arg::new(flag).long(flag).hide(true).action(if takes_value { ArgAction::Set } else { ArgAction::SetTrue })
+    Arg::new(flag).long(flag).hide(true).action(if takes_value {
+        ArgAction::Set
+    } else {
+        ArgAction::SetTrue
+    })
 }
 
 fn is_unset(variable: &str) -> bool {
@@ -113,7 +130,10 @@ fn is_unset(variable: &str) -> bool {
 
 /// For a Service `atlas-web`, Kubernetes sets `ATLAS_WEB_PORT=tcp://10.0.0.7:80` in pods: that was never meant as a flag.
 fn without_service_link(arg: Arg) -> Arg {
-    let link = arg.get_env().and_then(|name| env::var(name).ok()).is_some_and(|value| is_service_link(&value));
+    let link = arg
+        .get_env()
+        .and_then(|name| env::var(name).ok())
+        .is_some_and(|value| is_service_link(&value));
     if link { arg.env(Resettable::Reset) } else { arg }
 }
 
@@ -133,17 +153,36 @@ pub fn level(level: &str) -> &str {
 /// What is said of what was given and means nothing any more.
 pub fn warnings(matches: &ArgMatches) -> Vec<String> {
     let Some((command, given)) = matches.subcommand() else { return Vec::new() };
-    let has =
-        |flag: &str| given.try_contains_id(flag).unwrap_or(false) && given.value_source(flag).is_some_and(|source| !is_default(source));
+    let has = |flag: &str| {
+        given.try_contains_id(flag).unwrap_or(false)
+            && given.value_source(flag).is_some_and(|source| !is_default(source))
+    };
     let mut warnings = Vec::new();
     for old in IGNORED.iter().filter(|old| old.commands.contains(&command)) {
-        let flag = Some(format!("--{}", old.flag)).filter(|_| !old.flag.is_empty() && has(old.flag));
-        let variables = old.variables.iter().filter(|variable| !is_unset(variable)).map(|variable| (*variable).to_owned());
-        warnings.extend(flag.into_iter().chain(variables).map(|what| format!("{what} of Atlas 0.3 is ignored: {}", old.why)));
+        let flag =
+            Some(format!("--{}", old.flag)).filter(|_| !old.flag.is_empty() && has(old.flag));
+        let variables = old
+            .variables
+            .iter()
+            .filter(|variable| !is_unset(variable))
+            .map(|variable| (*variable).to_owned());
+        warnings.extend(
+            flag.into_iter()
+                .chain(variables)
+                .map(|what| format!("{what} of Atlas 0.3 is ignored: {}", old.why)),
+        );
     }
     if command == CONTROLLER {
-        let flag = given.try_get_one::<String>(ZONE_FLAG).ok().flatten().cloned().map(|name| (format!("--{ZONE_FLAG}"), name));
-        let variable = env::var(ZONE_VARIABLE).ok().filter(|name| !name.is_empty()).map(|name| (ZONE_VARIABLE.to_owned(), name));
+        let flag = given
+            .try_get_one::<String>(ZONE_FLAG)
+            .ok()
+            .flatten()
+            .cloned()
+            .map(|name| (format!("--{ZONE_FLAG}"), name));
+        let variable = env::var(ZONE_VARIABLE)
+            .ok()
+            .filter(|name| !name.is_empty())
+            .map(|name| (ZONE_VARIABLE.to_owned(), name));
         let (fixed, _) = atlas_core::keys::ZONE_CONFIG_MAP;
         if let Some((what, name)) = flag.or(variable).filter(|(_, name)| name != fixed) {
             warnings.push(format!(
@@ -151,7 +190,13 @@ pub fn warnings(matches: &ArgMatches) -> Vec<String> {
             ));
         }
     }
-    if command == ENVOY_ADS && given.try_get_one::<String>("lease_name").ok().flatten().is_some_and(|name| name == "atlas-envoy-ads") {
+    if command == ENVOY_ADS
+        && given
+            .try_get_one::<String>("lease_name")
+            .ok()
+            .flatten()
+            .is_some_and(|name| name == "atlas-envoy-ads")
+    {
         warnings
             .push("--lockname atlas-envoy-ads: 0.3 had a Lease for each half, and there is one now, the controller's: leave it out".into());
     }
@@ -170,7 +215,9 @@ mod tests {
     use crate::cli::Cli;
 
     fn parse(line: &str) -> ArgMatches {
-        adapt(Cli::command()).try_get_matches_from(["atlas"].into_iter().chain(line.split(' '))).unwrap()
+        adapt(Cli::command())
+            .try_get_matches_from(["atlas"].into_iter().chain(line.split(' ')))
+            .unwrap()
     }
 
     #[test]
@@ -179,7 +226,10 @@ mod tests {
             for name in *commands {
                 let command = Cli::command();
                 let command = command.find_subcommand(name).unwrap();
-                assert!(command.get_arguments().any(|arg| arg.get_id() == argument), "{name}: {argument}");
+                assert!(
+                    command.get_arguments().any(|arg| arg.get_id() == argument),
+                    "{name}: {argument}"
+                );
             }
         }
         adapt(Cli::command()).debug_assert();
@@ -191,7 +241,10 @@ mod tests {
             "envoy-ads --grpc-port 7000 --node-id 3 --debug-envoy --config x -l debug --envoy-address hub.example.com --metrics-port 7001",
         );
         let (_, given) = matches.subcommand().unwrap();
-        assert_eq!((given.get_one::<u16>("xds_port"), given.get_one::<u16>("metrics_port")), (Some(&7000), Some(&7001)));
+        assert_eq!(
+            (given.get_one::<u16>("xds_port"), given.get_one::<u16>("metrics_port")),
+            (Some(&7000), Some(&7001))
+        );
         let warnings = warnings(&matches);
         assert_eq!(warnings.len(), 3, "{warnings:?}");
         for (flag, warning) in ["--config", "--node-id", "--debug-envoy"].iter().zip(&warnings) {
@@ -201,8 +254,16 @@ mod tests {
 
     #[test]
     fn the_zone_s_config_map_has_one_name() {
-        assert_eq!(warnings(&parse("controller --dns-config-map-name atlas-coredns --lockname atlas")), [""; 0]);
+        assert_eq!(
+            warnings(&parse("controller --dns-config-map-name atlas-coredns --lockname atlas")),
+            [""; 0]
+        );
         let warnings = warnings(&parse("controller --dns-config-map-name mine"));
-        assert!(warnings.len() == 1 && warnings[0].contains("atlas-coredns") && warnings[0].contains("mine"), "{warnings:?}");
+        assert!(
+            warnings.len() == 1
+                && warnings[0].contains("atlas-coredns")
+                && warnings[0].contains("mine"),
+            "{warnings:?}"
+        );
     }
 }

@@ -39,7 +39,9 @@ pub fn say(what: impl Display) {
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write to standard output"),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
         _ => Ok(()),
     }
 }
@@ -73,7 +75,11 @@ impl Write for Log {
 
 /// A mistake in how the command was called, found only after parsing: it ends with exit code 2, like those clap finds.
 pub fn wrong_usage(message: impl std::fmt::Display) -> anyhow::Error {
-    clap::Error::raw(clap::error::ErrorKind::ValueValidation, format!("{message}\n\nFor more information, try '--help'.\n")).into()
+    clap::Error::raw(
+        clap::error::ErrorKind::ValueValidation,
+        format!("{message}\n\nFor more information, try '--help'.\n"),
+    )
+    .into()
 }
 
 /// Says on standard error what is wrong: every file that can't be read, and findings that are `least` or graver.
@@ -84,7 +90,8 @@ pub fn complain(errors: &[ManifestError], findings: &[Finding], least: Severity)
     for finding in findings.iter().filter(|finding| finding.severity <= least) {
         say(format_args!("{}: {finding}", label(finding.severity)));
     }
-    let rejected = !errors.is_empty() || findings.iter().any(|finding| finding.severity == Severity::Rejected);
+    let rejected =
+        !errors.is_empty() || findings.iter().any(|finding| finding.severity == Severity::Rejected);
     if rejected { Outcome::SomethingRejected } else { Outcome::Done }
 }
 

@@ -83,7 +83,9 @@ impl Run {
         };
         if !from.is_dir() {
             let dir = from.display();
-            return Err(wrong_usage(format!("--from: {dir} is not a directory: make it, and put one manifest per cluster into it")));
+            return Err(wrong_usage(format!(
+                "--from: {dir} is not a directory: make it, and put one manifest per cluster into it"
+            )));
         }
         if let Some(dir) = self.public_dir.as_ref().filter(|dir| !dir.is_dir()) {
             return Err(wrong_usage(format!("--public-dir: {} is not a directory", dir.display())));

@@ -23,7 +23,12 @@ pub struct ServeArgs {
     pub settings: SettingsArgs,
 
     /// Where Atlas itself listens; `::` is all addresses, also where there is no IPv6. Its web page and metrics have no password: keep them on loopback or behind the hub Envoy.
-    #[arg(long, default_value = "127.0.0.1", env = "ATLAS_LISTEN_ADDRESS", help_heading = "Listening")]
+    #[arg(
+        long,
+        default_value = "127.0.0.1",
+        env = "ATLAS_LISTEN_ADDRESS",
+        help_heading = "Listening"
+    )]
     listen_address: IpAddr,
     /// xDS, mutual TLS.
     #[arg(long, default_value_t = port::XDS, env = "ATLAS_XDS_PORT", help_heading = "Listening")]
@@ -125,7 +130,9 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// `100ms`, `2s`.
 fn pause(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(pause) if (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&pause) => Ok(pause),
+        Ok(pause) if (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&pause) => {
+            Ok(pause)
+        }
         Ok(_) => Err("from 1ms to 60s".into()),
         Err(error) => Err(format!("{error}; write `100ms` or `2s`")),
     }
@@ -157,7 +164,10 @@ impl ServeArgs {
 
     /// How patient Atlas is with bursts of changes.
     pub fn debounce(&self) -> Debounce {
-        Debounce { idle: self.debounce_idle, longest: self.debounce_longest.max(self.debounce_idle) }
+        Debounce {
+            idle: self.debounce_idle,
+            longest: self.debounce_longest.max(self.debounce_idle),
+        }
     }
 
     /// What the plan depends on.
@@ -165,13 +175,17 @@ impl ServeArgs {
     /// # Errors
     /// A flag is wrong.
     pub fn settings(&self, store_names: StoreNames) -> anyhow::Result<Settings> {
-        let settings = self.settings.settings(self.xds_port, self.web_port).map_err(|error| wrong_usage(format!("{error:#}")))?;
+        let settings = self
+            .settings
+            .settings(self.xds_port, self.web_port)
+            .map_err(|error| wrong_usage(format!("{error:#}")))?;
         Ok(Settings { store_names, ..settings })
     }
 
     /// How long certificates live.
     pub fn lifetimes(&self) -> Lifetimes {
-        let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX / 4);
+        let seconds =
+            |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX / 4);
         Lifetimes {
             root: seconds(self.root_lifetime),
             issuing: seconds(self.issuing_ca_lifetime),
@@ -220,7 +234,10 @@ impl ServeArgs {
 /// # Errors
 /// It failed.
 pub fn block_on(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
     let result = runtime.block_on(task);
     // A read of a dead network file system may never return.
     runtime.shutdown_timeout(Duration::from_secs(1));

@@ -6,7 +6,10 @@ use anyhow::{Context, anyhow, ensure};
 use atlas_core::intake::{path_prefix, selector};
 use atlas_core::keys::{self, port};
 use atlas_core::model::{Settings, StoreNames};
-use atlas_core::name::{CookieName, HeaderPattern, Host, HostPort, NameError, TrustDomain, WebUrl, bindable, is_dns_label, is_dns_name};
+use atlas_core::name::{
+    CookieName, HeaderPattern, Host, HostPort, NameError, TrustDomain, WebUrl, bindable,
+    is_dns_label, is_dns_name,
+};
 use atlas_core::quantity::Memory;
 use clap::Args;
 
@@ -68,7 +71,12 @@ pub struct SettingsArgs {
     #[arg(long, default_value = "monitoring", value_parser = dns_label, env = "ATLAS_DOWNSTREAM_NAMESPACE", help_heading = "Names")]
     downstream_namespace: String,
     /// DNS domain of Kubernetes clusters.
-    #[arg(long, default_value = "cluster.local", env = "ATLAS_CLUSTER_DOMAIN", help_heading = "Names")]
+    #[arg(
+        long,
+        default_value = "cluster.local",
+        env = "ATLAS_CLUSTER_DOMAIN",
+        help_heading = "Names"
+    )]
     cluster_domain: String,
     /// DNS zone for Thanos.
     #[arg(long, default_value = "atlas", env = "ATLAS_DNS_ZONE", help_heading = "Names")]
@@ -95,10 +103,20 @@ pub struct SettingsArgs {
     )]
     alertmanager_selector: String,
     /// The Service whose EndpointSlices list the Alertmanager replicas.
-    #[arg(long, default_value = "alertmanager-operated", env = "ATLAS_ALERTMANAGER_ENDPOINTS", help_heading = "The hub's Alertmanagers")]
+    #[arg(
+        long,
+        default_value = "alertmanager-operated",
+        env = "ATLAS_ALERTMANAGER_ENDPOINTS",
+        help_heading = "The hub's Alertmanagers"
+    )]
     alertmanager_endpoints: String,
     /// Path prefix (routePrefix) of the Alertmanagers.
-    #[arg(long, default_value = "/", env = "ATLAS_ALERTMANAGER_PATH_PREFIX", help_heading = "The hub's Alertmanagers")]
+    #[arg(
+        long,
+        default_value = "/",
+        env = "ATLAS_ALERTMANAGER_PATH_PREFIX",
+        help_heading = "The hub's Alertmanagers"
+    )]
     alertmanager_path_prefix: String,
 
     /// Let clusters and the hub be at loopback, link-local and metadata addresses: for trying Atlas on one machine.
@@ -113,14 +131,23 @@ impl SettingsArgs {
     /// The flag and what is wrong with it.
     pub fn settings(&self, xds_port: u16, web_port: u16) -> anyhow::Result<Settings> {
         let hub = self.dialled("--hub-address", &self.hub_address, self.hub_xds_port)?;
-        let own_xds = self.dialled("--hub-xds-address", &self.hub_xds_address, self.hub_xds_port)?;
-        let own_alerts = self.dialled("--hub-alerts-address", &self.hub_alerts_address, port::HUB_ALERTS)?;
+        let own_xds =
+            self.dialled("--hub-xds-address", &self.hub_xds_address, self.hub_xds_port)?;
+        let own_alerts =
+            self.dialled("--hub-alerts-address", &self.hub_alerts_address, port::HUB_ALERTS)?;
         let hub_stores = self.hub_stores(&hub)?;
-        let alerts_at_hub = hub.iter().map(|at| HostPort::new(at.host.clone(), port::HUB_ALERTS)).collect();
-        let atlas: Host = with_value("--atlas-address", &self.atlas_address, self.atlas_address.parse())?;
-        for (flag, domain) in [("--cluster-domain", &self.cluster_domain), ("--dns-zone", &self.dns_zone)] {
+        let alerts_at_hub =
+            hub.iter().map(|at| HostPort::new(at.host.clone(), port::HUB_ALERTS)).collect();
+        let atlas: Host =
+            with_value("--atlas-address", &self.atlas_address, self.atlas_address.parse())?;
+        for (flag, domain) in
+            [("--cluster-domain", &self.cluster_domain), ("--dns-zone", &self.dns_zone)]
+        {
             // The longest name made of it, that of a store, must stay within DNS's 253 characters.
-            ensure!(is_dns_name(domain) && domain.len() <= 150, "{flag}: {domain:?} is not a DNS name of at most 150 characters");
+            ensure!(
+                is_dns_name(domain) && domain.len() <= 150,
+                "{flag}: {domain:?} is not a DNS name of at most 150 characters"
+            );
         }
         Ok(Settings {
             trust_domain: self.trust_domain.clone(),
@@ -132,8 +159,14 @@ impl SettingsArgs {
                 selector(&self.alertmanager_selector),
             )?,
             alertmanager_endpoints: self.alertmanager_endpoints.clone(),
-            alertmanager_path_prefix: path_prefix(&self.alertmanager_path_prefix)
-                .with_context(|| format!("--alertmanager-path-prefix: {:?} is not an absolute path", self.alertmanager_path_prefix))?,
+            alertmanager_path_prefix: path_prefix(&self.alertmanager_path_prefix).with_context(
+                || {
+                    format!(
+                        "--alertmanager-path-prefix: {:?} is not an absolute path",
+                        self.alertmanager_path_prefix
+                    )
+                },
+            )?,
             downstream_namespace: self.downstream_namespace.clone(),
             cluster_domain: self.cluster_domain.trim_matches('.').to_owned(),
             dns_zone: self.dns_zone.trim_matches('.').to_owned(),
@@ -147,7 +180,11 @@ impl SettingsArgs {
             max_request_seconds: self.max_request_duration,
             trusted_hops: self.trusted_hops,
             allow_local_addresses: self.allow_local_addresses,
-            envoy_selectors: with_value("--envoy-selectors", &self.envoy_selectors, selector(&self.envoy_selectors))?,
+            envoy_selectors: with_value(
+                "--envoy-selectors",
+                &self.envoy_selectors,
+                selector(&self.envoy_selectors),
+            )?,
             store_names: StoreNames::Zone,
             web_url: self.web_url.clone(),
             web_pass_headers: self.web_pass_headers.iter().cloned().collect(),
@@ -156,7 +193,12 @@ impl SettingsArgs {
     }
 
     /// Addresses of the hub, which clusters' Envoys dial.
-    fn dialled(&self, flag: &str, texts: &[String], default_port: u16) -> anyhow::Result<Vec<HostPort>> {
+    fn dialled(
+        &self,
+        flag: &str,
+        texts: &[String],
+        default_port: u16,
+    ) -> anyhow::Result<Vec<HostPort>> {
         let one = |text: &String| {
             let at = with_value(flag, text, HostPort::parse(text, default_port))?;
             self.ensure_reachable(flag, &at.host, at.host.is_local())?;
@@ -169,12 +211,19 @@ impl SettingsArgs {
     fn hub_stores(&self, hub: &[HostPort]) -> anyhow::Result<Vec<IpAddr>> {
         for ip in &self.hub_store_address {
             let host = Host::Ip(*ip);
-            self.ensure_reachable("--hub-store-address", &host, host.is_local() && !ip.to_canonical().is_loopback())?;
+            self.ensure_reachable(
+                "--hub-store-address",
+                &host,
+                host.is_local() && !ip.to_canonical().is_loopback(),
+            )?;
         }
         if !self.hub_store_address.is_empty() {
             return Ok(self.hub_store_address.clone());
         }
-        let mut ips: Vec<IpAddr> = hub.iter().filter_map(|at| if let Host::Ip(ip) = at.host { Some(ip) } else { None }).collect();
+        let mut ips: Vec<IpAddr> = hub
+            .iter()
+            .filter_map(|at| if let Host::Ip(ip) = at.host { Some(ip) } else { None })
+            .collect();
         ips.sort_unstable();
         ips.dedup();
         Ok(ips)
@@ -200,21 +249,28 @@ pub(super) fn dns_label(text: &str) -> Result<String, String> {
     if is_dns_label(text) {
         return Ok(text.to_owned());
     }
-    Err("is not a DNS label, which has at most 63 lower-case letters, digits and inner hyphens".into())
+    Err("is not a DNS label, which has at most 63 lower-case letters, digits and inner hyphens"
+        .into())
 }
 
 /// What an Envoy may take: with less than the least it would shed load at once.
 fn envoy_memory(text: &str) -> Result<Memory, String> {
     let memory: Memory = text.parse().map_err(|error: NameError| error.to_string())?;
     let least = keys::LEAST_ENVOY_MEMORY;
-    if memory < least { Err(format!("is less than an Envoy needs: write at least {least}")) } else { Ok(memory) }
+    if memory < least {
+        Err(format!("is less than an Envoy needs: write at least {least}"))
+    } else {
+        Ok(memory)
+    }
 }
 
 /// In whole seconds, which is what people are told when it has passed.
 fn max_request(text: &str) -> Result<u32, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     let most = keys::MOST_MAX_REQUEST_SECONDS;
-    let seconds = u32::try_from(duration.as_secs()).ok().filter(|seconds| duration.subsec_nanos() == 0 && (1..=most).contains(seconds));
+    let seconds = u32::try_from(duration.as_secs())
+        .ok()
+        .filter(|seconds| duration.subsec_nanos() == 0 && (1..=most).contains(seconds));
     seconds.ok_or_else(|| "must be whole seconds, from 1s to 1h".into())
 }
 
@@ -246,7 +302,10 @@ mod tests {
     #[test]
     fn stores_are_where_the_hub_is_unless_told_otherwise() {
         assert_eq!(stores("--hub-address hub.example.com"), [""; 0]);
-        assert_eq!(stores("--hub-address hub.example.com,10.1.0.10:444,10.1.0.10,[fd00::10]"), ["10.1.0.10", "fd00::10"]);
+        assert_eq!(
+            stores("--hub-address hub.example.com,10.1.0.10:444,10.1.0.10,[fd00::10]"),
+            ["10.1.0.10", "fd00::10"]
+        );
         assert_eq!(stores("--hub-address 10.1.0.10 --hub-store-address 127.0.0.1"), ["127.0.0.1"]);
     }
 
@@ -255,7 +314,10 @@ mod tests {
         for flag in ["--hub-address", "--hub-xds-address", "--hub-alerts-address"] {
             for local in ["169.254.169.254", "localhost:1", "64:ff9b::a9fe:a9fe", "127.0.0.1"] {
                 let error = settings(&format!("{flag} 10.0.0.1,{local}")).unwrap_err();
-                assert!(error.starts_with(flag) && error.contains("--allow-local-addresses"), "{error}");
+                assert!(
+                    error.starts_with(flag) && error.contains("--allow-local-addresses"),
+                    "{error}"
+                );
                 assert!(settings(&format!("{flag} {local} --allow-local-addresses")).is_ok());
             }
         }
@@ -266,9 +328,15 @@ mod tests {
     #[test]
     fn what_passes_to_web_uis_is_a_list() {
         let settings = settings("--web-pass-headers Authorization,x-grafana-* --web-pass-cookies lang --web-url https://t/x/").unwrap();
-        assert_eq!(settings.web_pass_headers, ["authorization", "x-grafana-*"].map(|name| name.parse().unwrap()).into());
+        assert_eq!(
+            settings.web_pass_headers,
+            ["authorization", "x-grafana-*"].map(|name| name.parse().unwrap()).into()
+        );
         assert_eq!(settings.web_pass_cookies, ["lang".parse().unwrap()].into());
-        assert_eq!((settings.web_path(), settings.web_url.as_ref().unwrap().to_string().as_str()), ("/x", "https://t/x"));
+        assert_eq!(
+            (settings.web_path(), settings.web_url.as_ref().unwrap().to_string().as_str()),
+            ("/x", "https://t/x")
+        );
     }
 
     #[test]
@@ -286,7 +354,11 @@ mod tests {
             ("--bind-address ::ffff:0.0.0.0", "--bind-address", "::ffff:0.0.0.0"),
             ("--bind-address eth0", "--bind-address", "eth0"),
             ("--web-url tools.example.com", "--web-url", "tools.example.com"),
-            ("--web-url https://tools.example.com?a=b", "--web-url", "https://tools.example.com?a=b"),
+            (
+                "--web-url https://tools.example.com?a=b",
+                "--web-url",
+                "https://tools.example.com?a=b",
+            ),
             ("--web-pass-headers lang,cookie", "--web-pass-headers", "cookie"),
             ("--web-pass-cookies a*", "--web-pass-cookies", "a*"),
             ("--web-pass-cookies lang,atlas.sid", "--web-pass-cookies", "atlas.sid"),
@@ -295,7 +367,11 @@ mod tests {
             let line = line.replacen(' ', "=", 1);
             let error = settings(&line).unwrap_err();
             assert!(error.contains(flag) && error.contains(value), "{error}");
-            assert_eq!(error.matches(&format!("\"{value}\"")).count(), usize::from(!error.contains("invalid value")), "{error}");
+            assert_eq!(
+                error.matches(&format!("\"{value}\"")).count(),
+                usize::from(!error.contains("invalid value")),
+                "{error}"
+            );
         }
         for wrong in ["0s", "500ms", "1500ms", "61m", "150", "-1s", "99999999999d"] {
             let error = settings(&format!("--max-request-duration={wrong}")).unwrap_err();

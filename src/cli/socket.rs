@@ -31,7 +31,8 @@ pub fn ask(state: &StateDir, method: &str, path: &str) -> anyhow::Result<String>
     write!(stream, "{method} {path} HTTP/1.0\r\nHost: atlas\r\nContent-Length: 0\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).context("the running atlas didn't finish its answer")?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("the running atlas gave no HTTP answer")?;
+    let (head, body) =
+        answer.split_once("\r\n\r\n").context("the running atlas gave no HTTP answer")?;
     let code = head.split(' ').nth(1).unwrap_or_default();
     if code != "200" {
         bail!("the running atlas says {code}: {}", body.trim());

@@ -39,7 +39,13 @@ pub struct Status {
     #[arg(short, long, value_enum, default_value = "text", env = "ATLAS_OUTPUT")]
     output: Output,
     /// The Service whose pods are Atlas's replicas.
-    #[arg(long, value_name = "NAME", default_value = "atlas", env = "ATLAS_SERVICE", help_heading = "Kubernetes")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        default_value = "atlas",
+        env = "ATLAS_SERVICE",
+        help_heading = "Kubernetes"
+    )]
     service: String,
     /// Port of Atlas's web page in its pods.
     #[arg(long, value_name = "PORT", default_value_t = port::WEB, env = "ATLAS_WEB_PORT", help_heading = "Kubernetes")]
@@ -61,7 +67,9 @@ impl Status {
     /// Asks and prints.
     pub fn run(self) -> anyhow::Result<Outcome> {
         let report: Report = match &self.state {
-            Some(state) => serde_json::from_str(&socket::ask(&StateDir::at(state)?, "GET", "/api/v1/status")?)?,
+            Some(state) => {
+                serde_json::from_str(&socket::ask(&StateDir::at(state)?, "GET", "/api/v1/status")?)?
+            }
             None => replicas::ask(&self.hub.connect()?, &self.service, self.web_port)?,
         };
         match self.output {
@@ -75,7 +83,9 @@ impl Status {
 fn told(report: &Report) -> String {
     let mut out = String::new();
     if !report.ready {
-        out.push_str("not ready: not everything has been read yet, or there is no certificate yet\n");
+        out.push_str(
+            "not ready: not everything has been read yet, or there is no certificate yet\n",
+        );
     }
     match report.leader.as_deref() {
         Some("") => out.push_str("nobody leads: no replica holds the Lease, so nothing is written and no certificate issued\n"),
@@ -85,15 +95,35 @@ fn told(report: &Report) -> String {
     out.push_str(&table(clusters(report)));
     out.push('\n');
     out.push_str(&table(nodes(report)));
-    let nacks: Vec<String> =
-        report.nodes.iter().flat_map(|node| node.instances.iter().flat_map(|instance| refusals(node, instance))).collect();
+    let nacks: Vec<String> = report
+        .nodes
+        .iter()
+        .flat_map(|node| node.instances.iter().flat_map(|instance| refusals(node, instance)))
+        .collect();
     section(&mut out, "TROUBLE", report.troubles.clone());
     section(&mut out, "REFUSED BY ENVOY", nacks);
-    section(&mut out, "QUARANTINED (not sent again until it changes)", report.nodes.iter().flat_map(quarantined).collect());
+    section(
+        &mut out,
+        "QUARANTINED (not sent again until it changes)",
+        report.nodes.iter().flat_map(quarantined).collect(),
+    );
     section(&mut out, "FILES NOT READ (what they said last stays in force)", report.errors.clone());
-    let titles = [(Severity::Rejected, "REJECTED"), (Severity::FellBack, "FELL BACK TO THE DEFAULT"), (Severity::Note, "NOTES")];
+    let titles = [
+        (Severity::Rejected, "REJECTED"),
+        (Severity::FellBack, "FELL BACK TO THE DEFAULT"),
+        (Severity::Note, "NOTES"),
+    ];
     for (severity, title) in titles {
-        section(&mut out, title, report.findings.iter().filter(|finding| finding.severity == severity).map(ToString::to_string).collect());
+        section(
+            &mut out,
+            title,
+            report
+                .findings
+                .iter()
+                .filter(|finding| finding.severity == severity)
+                .map(ToString::to_string)
+                .collect(),
+        );
     }
     section(&mut out, "SOON TO END", ending(report));
     out
@@ -103,32 +133,60 @@ fn section(out: &mut String, title: &str, lines: Vec<String>) {
     if !lines.is_empty() {
         out.push_str(&format!("\n{title}\n"));
         // Each is one: an API server's message must not look like several.
-        lines.iter().for_each(|line| out.push_str(&format!("  {}\n", text::line(line, usize::MAX))));
+        lines
+            .iter()
+            .for_each(|line| out.push_str(&format!("  {}\n", text::line(line, usize::MAX))));
     }
 }
 
 fn clusters(report: &Report) -> Vec<Vec<String>> {
-    let mut rows = vec![["CLUSTER", "ENVOYS", "STORES", "EXACT", "ADDRESSES"].map(String::from).to_vec()];
+    let mut rows =
+        vec![["CLUSTER", "ENVOYS", "STORES", "EXACT", "ADDRESSES"].map(String::from).to_vec()];
     for cluster in &report.clusters {
         let exact = if cluster.stores.iter().all(|store| store.exact) { "yes" } else { "no" };
-        let addresses = if cluster.addresses.is_empty() { "awaiting its address".into() } else { cluster.addresses.join(",") };
-        rows.push(vec![cluster.name.clone(), cluster.connected.to_string(), cluster.stores.len().to_string(), exact.into(), addresses]);
+        let addresses = if cluster.addresses.is_empty() {
+            "awaiting its address".into()
+        } else {
+            cluster.addresses.join(",")
+        };
+        rows.push(vec![
+            cluster.name.clone(),
+            cluster.connected.to_string(),
+            cluster.stores.len().to_string(),
+            exact.into(),
+            addresses,
+        ]);
     }
     rows
 }
 
 fn nodes(report: &Report) -> Vec<Vec<String>> {
-    let mut rows =
-        vec![["NODE", "INSTANCE", "ENVOY", "CONNECTED", "CONFIGURATION", "CERTIFICATE", "CREDENTIAL"].map(String::from).to_vec()];
+    let mut rows = vec![
+        ["NODE", "INSTANCE", "ENVOY", "CONNECTED", "CONFIGURATION", "CERTIFICATE", "CREDENTIAL"]
+            .map(String::from)
+            .to_vec(),
+    ];
     for node in &report.nodes {
-        let ends = [until(node.leaf_not_after, report.now), until(node.credential_not_after, report.now)];
+        let ends =
+            [until(node.leaf_not_after, report.now), until(node.credential_not_after, report.now)];
         if node.instances.is_empty() {
-            rows.push([vec![node.node.clone(), "-".into(), "-".into(), "no".into(), "-".into()], ends.to_vec()].concat());
+            rows.push(
+                [
+                    vec![node.node.clone(), "-".into(), "-".into(), "no".into(), "-".into()],
+                    ends.to_vec(),
+                ]
+                .concat(),
+            );
         }
         for instance in &node.instances {
             let since = format!("{} ago", span(report.now - instance.since));
-            let row =
-                vec![node.node.clone(), format!("{} {}", instance.id, instance.address), instance.version.clone(), since, types(instance)];
+            let row = vec![
+                node.node.clone(),
+                format!("{} {}", instance.id, instance.address),
+                instance.version.clone(),
+                since,
+                types(instance),
+            ];
             rows.push([row, ends.to_vec()].concat());
         }
     }
@@ -140,18 +198,26 @@ fn types(instance: &Instance) -> String {
     if instance.types.is_empty() {
         return "waiting".into();
     }
-    let odd: Vec<String> =
-        instance.types.iter().filter(|(_, t)| t.state != "SYNCED").map(|(kind, t)| format!("{kind} {}", t.state)).collect();
+    let odd: Vec<String> = instance
+        .types
+        .iter()
+        .filter(|(_, t)| t.state != "SYNCED")
+        .map(|(kind, t)| format!("{kind} {}", t.state))
+        .collect();
     if odd.is_empty() { "SYNCED".into() } else { odd.join(", ") }
 }
 
 fn refusals(node: &NodeStatus, instance: &Instance) -> Vec<String> {
     let refused = instance.types.iter().filter(|(_, t)| t.state == "NACK");
-    refused.map(|(kind, t)| format!("{} ({}): {kind}: {}", node.node, instance.address, t.message)).collect()
+    refused
+        .map(|(kind, t)| format!("{} ({}): {kind}: {}", node.node, instance.address, t.message))
+        .collect()
 }
 
 fn quarantined(node: &NodeStatus) -> Vec<String> {
-    let line = |of: &QuarantinedResource| format!("{}: {} {} @{}: {}", node.node, of.kind, of.name, of.version, of.message);
+    let line = |of: &QuarantinedResource| {
+        format!("{}: {} {} @{}: {}", node.node, of.kind, of.name, of.version, of.message)
+    };
     node.quarantined.iter().map(line).collect()
 }
 
@@ -159,7 +225,8 @@ fn quarantined(node: &NodeStatus) -> Vec<String> {
 fn ending(report: &Report) -> Vec<String> {
     let soon = |end: i64| end - report.now < WARN_DAYS * 86_400;
     let clusters = report.nodes.iter().filter(|node| node.node != "hub");
-    let instances = clusters.flat_map(|node| node.instances.iter().map(move |instance| (node, instance)));
+    let instances =
+        clusters.flat_map(|node| node.instances.iter().map(move |instance| (node, instance)));
     let line = |(node, instance): (&NodeStatus, &Instance)| {
         let left = until(Some(instance.credential_not_after), report.now);
         let (name, address) = (&node.node, &instance.address);
@@ -169,9 +236,18 @@ fn ending(report: &Report) -> Vec<String> {
         };
         format!("the credential of {name} at {address} ends in {left}: carry {carry}")
     };
-    let authorities = report.authorities.iter().filter(|(_, end)| soon(**end) && **end - report.now < 30 * 86_400);
-    let authority = |(name, end): (&String, &i64)| format!("the {name} CA ends in {}", until(Some(*end), report.now));
-    instances.filter(|(_, instance)| soon(instance.credential_not_after)).map(line).chain(authorities.map(authority)).collect()
+    let authorities = report
+        .authorities
+        .iter()
+        .filter(|(_, end)| soon(**end) && **end - report.now < 30 * 86_400);
+    let authority = |(name, end): (&String, &i64)| {
+        format!("the {name} CA ends in {}", until(Some(*end), report.now))
+    };
+    instances
+        .filter(|(_, instance)| soon(instance.credential_not_after))
+        .map(line)
+        .chain(authorities.map(authority))
+        .collect()
 }
 
 fn until(end: Option<i64>, now: i64) -> String {
@@ -187,13 +263,21 @@ fn span(seconds: i64) -> String {
 
 /// Columns of equal width.
 pub fn table(rows: Vec<Vec<String>>) -> String {
-    let in_line = |row: Vec<String>| row.iter().map(|cell| text::line(cell, usize::MAX)).collect::<Vec<_>>();
+    let in_line =
+        |row: Vec<String>| row.iter().map(|cell| text::line(cell, usize::MAX)).collect::<Vec<_>>();
     let rows: Vec<Vec<String>> = rows.into_iter().map(in_line).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let line = |row: &Vec<String>| {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         format!("{}\n", cells.join("  ").trim_end())
     };
     rows.iter().map(line).collect()
@@ -208,6 +292,9 @@ mod tests {
         let mut out = String::new();
         section(&mut out, "TROUBLE", vec!["no\n\nREJECTED\n  Service tokyo: forged".into()]);
         assert_eq!(out, "\nTROUBLE\n  no\\n\\nREJECTED\\n  Service tokyo: forged\n");
-        assert_eq!(table(vec![vec!["tokyo".into(), "1.36\nparis\t".into(), "SYNCED".into()]]), "tokyo  1.36\\nparis\\t  SYNCED\n");
+        assert_eq!(
+            table(vec![vec!["tokyo".into(), "1.36\nparis\t".into(), "SYNCED".into()]]),
+            "tokyo  1.36\\nparis\\t  SYNCED\n"
+        );
     }
 }

@@ -104,7 +104,10 @@ impl What {
 impl Translate {
     /// Reads, plans, and prints.
     pub fn run(self) -> anyhow::Result<Outcome> {
-        let settings = self.settings.settings(self.xds_port, self.web_port).map_err(|error| wrong_usage(format!("{error:#}")))?;
+        let settings = self
+            .settings
+            .settings(self.xds_port, self.web_port)
+            .map_err(|error| wrong_usage(format!("{error:#}")))?;
         let mut input = Input::default();
         for path in &self.file {
             input.read(path)?;
@@ -129,7 +132,10 @@ impl Translate {
         }
         for what in self.wanted() {
             match what {
-                What::Endpoints => out.push_str(&document("endpoints.yaml: Thanos Query's --endpoint.sd-config-file", &endpoints(fleet))),
+                What::Endpoints => out.push_str(&document(
+                    "endpoints.yaml: Thanos Query's --endpoint.sd-config-file",
+                    &endpoints(fleet),
+                )),
                 What::Zone => out.push_str(&zone(fleet)?),
                 _ => {}
             }
@@ -139,8 +145,12 @@ impl Translate {
 
     /// What to show, in the order in which it is always shown.
     fn wanted(&self) -> impl Iterator<Item = What> {
-        let default = |what: What| self.what.is_empty() && (what.is_per_node() || self.node.is_none());
-        What::value_variants().iter().copied().filter(move |what| default(*what) || self.what.contains(what))
+        let default =
+            |what: What| self.what.is_empty() && (what.is_per_node() || self.node.is_none());
+        What::value_variants()
+            .iter()
+            .copied()
+            .filter(move |what| default(*what) || self.what.contains(what))
     }
 
     fn nodes<'a>(&self, plan: &'a Plan) -> anyhow::Result<Vec<(&'a NodeId, &'a Snapshot)>> {
@@ -172,9 +182,16 @@ impl Input {
             return Ok(());
         }
         let (name, text) = if path.as_os_str() == "-" {
-            ("standard input".to_owned(), std::io::read_to_string(std::io::stdin()).context("-f -: cannot read standard input")?)
+            (
+                "standard input".to_owned(),
+                std::io::read_to_string(std::io::stdin())
+                    .context("-f -: cannot read standard input")?,
+            )
         } else {
-            (path.display().to_string(), read(path).with_context(|| format!("-f: cannot read {}", path.display()))?)
+            (
+                path.display().to_string(),
+                read(path).with_context(|| format!("-f: cannot read {}", path.display()))?,
+            )
         };
         match manifest::parse(&name, &text) {
             Ok(facts) => self.facts.extend(facts),
@@ -193,7 +210,8 @@ fn read(path: &Path) -> anyhow::Result<String> {
 /// What the plan needs of the PKI, without one.
 fn placeholders(fleet: &Fleet) -> Trust {
     let leaf = || Leaf { chain: PLACEHOLDER.into(), key: PrivateKey::new(PLACEHOLDER.into()) };
-    let nodes: BTreeSet<NodeId> = fleet.clusters.keys().cloned().map(NodeId::Cluster).chain([NodeId::Hub]).collect();
+    let nodes: BTreeSet<NodeId> =
+        fleet.clusters.keys().cloned().map(NodeId::Cluster).chain([NodeId::Hub]).collect();
     Trust {
         domain: fleet.settings.trust_domain.clone(),
         roots: vec![PLACEHOLDER.into()],
@@ -215,12 +233,18 @@ fn resources(node: &NodeId, snapshot: &Snapshot, kind: ResourceType) -> String {
 /// A node that has no bootstrap gets a document that says why.
 fn bootstrap(fleet: &Fleet, trust: &Trust, node: &NodeId) -> String {
     match node_bootstrap(fleet, trust, node, CREDENTIAL_DIR) {
-        Ok(bootstrap) => document(&format!("node {node}: bootstrap (envoy.yaml)"), &render::yaml(&bootstrap, Secrets::Redact)),
+        Ok(bootstrap) => document(
+            &format!("node {node}: bootstrap (envoy.yaml)"),
+            &render::yaml(&bootstrap, Secrets::Redact),
+        ),
         Err(error) => document(&format!("node {node}: no bootstrap: {error}"), ""),
     }
 }
 
 fn zone(fleet: &Fleet) -> anyhow::Result<String> {
-    let file = std::collections::BTreeMap::from([("atlas.zone", Stores::of(fleet).zone_file(&fleet.settings, 1))]);
+    let file = std::collections::BTreeMap::from([(
+        "atlas.zone",
+        Stores::of(fleet).zone_file(&fleet.settings, 1),
+    )]);
     Ok(document("atlas.zone: the DNS zone, as a master file", &serde_yaml_ng::to_string(&file)?))
 }

@@ -45,11 +45,18 @@ impl LastGood {
         });
         for name in names {
             let Some(file) = decode(&name) else { continue };
-            let read =
-                state.read(&path(&name)).and_then(|text| Ok(text.map(|text| serde_json::from_str::<Vec<Fact>>(&text)).transpose()?));
+            let read = state.read(&path(&name)).and_then(|text| {
+                Ok(text.map(|text| serde_json::from_str::<Vec<Fact>>(&text)).transpose()?)
+            });
             match read {
-                Ok(read) => facts.extend(read.map(|read| (file, read.into_iter().map(Arc::new).collect()))),
-                Err(error) => tracing::warn!(name, error = format!("{error:#}"), "cannot read what a manifest said before"),
+                Ok(read) => {
+                    facts.extend(read.map(|read| (file, read.into_iter().map(Arc::new).collect())))
+                }
+                Err(error) => tracing::warn!(
+                    name,
+                    error = format!("{error:#}"),
+                    "cannot read what a manifest said before"
+                ),
             }
         }
         Self { state, facts }
@@ -58,7 +65,8 @@ impl LastGood {
     /// Whether every manifest has vanished since an earlier process: more likely a mount that isn't there yet than a wish.
     /// `first` is all that has been read.
     pub fn all_gone(&self, first: &Update) -> bool {
-        let unreadable = first.directories.iter().any(|directories| !directories.unreadable.is_empty());
+        let unreadable =
+            first.directories.iter().any(|directories| !directories.unreadable.is_empty());
         !self.facts.is_empty() && first.files.values().all(Option::is_none) && !unreadable
     }
 
@@ -77,15 +85,26 @@ impl LastGood {
         }
         let Some(directories) = &update.directories else { return };
         let seen = |file: &str| update.files.contains_key(file) || shelf.file(file).is_some();
-        let unseen = self.facts.iter().filter(|(file, _)| is_below(file, &directories.unreadable) && !seen(file));
+        let unseen = self
+            .facts
+            .iter()
+            .filter(|(file, _)| is_below(file, &directories.unreadable) && !seen(file));
         let remembered = |(file, facts): (&String, &Facts)| {
             let mistakes = vec![stays(file, false)];
-            let state =
-                FileState { facts: Arc::clone(facts), mistakes, was_right: false, is_right: false, is_remembered: true, was_seen: false };
+            let state = FileState {
+                facts: Arc::clone(facts),
+                mistakes,
+                was_right: false,
+                is_right: false,
+                is_remembered: true,
+                was_seen: false,
+            };
             (file.clone(), Some(state))
         };
         let unseen: Vec<_> = unseen.map(remembered).collect();
-        let left = |(file, state): &(&str, &FileState)| state.is_unseen() && !is_below(file, &directories.unreadable);
+        let left = |(file, state): &(&str, &FileState)| {
+            state.is_unseen() && !is_below(file, &directories.unreadable)
+        };
         let gone: Vec<_> = shelf
             .files()
             .filter(left)
@@ -97,10 +116,21 @@ impl LastGood {
 
     /// The clusters as they were when everything was right, as far as their files may still be there: what clusters that are
     /// rejected in the first round were before. `first` is all that has been read.
-    pub fn clusters(&self, settings: &Settings, first: &Update) -> BTreeMap<ClusterName, Arc<Cluster>> {
-        let unreadable = first.directories.as_ref().map(|directories| directories.unreadable.as_slice()).unwrap_or_default();
-        let there = |file: &str| first.files.get(file).is_some_and(Option::is_some) || is_below(file, unreadable);
-        let facts = self.facts.iter().filter(|(file, _)| there(file)).flat_map(|(_, facts)| facts.iter());
+    pub fn clusters(
+        &self,
+        settings: &Settings,
+        first: &Update,
+    ) -> BTreeMap<ClusterName, Arc<Cluster>> {
+        let unreadable = first
+            .directories
+            .as_ref()
+            .map(|directories| directories.unreadable.as_slice())
+            .unwrap_or_default();
+        let there = |file: &str| {
+            first.files.get(file).is_some_and(Option::is_some) || is_below(file, unreadable)
+        };
+        let facts =
+            self.facts.iter().filter(|(file, _)| there(file)).flat_map(|(_, facts)| facts.iter());
         let facts: Vec<Fact> = facts.map(|fact| (**fact).clone()).collect();
         intake(settings, &facts, None).fleet.clusters
     }
@@ -119,7 +149,10 @@ impl LastGood {
         }
         let before = self.facts.get(file).cloned().unwrap_or_default();
         let kept = |fact: &Arc<Fact>| match register.is_rejected(fact) {
-            true => before.iter().find(|old| manifest::identity(old) == manifest::identity(fact)).cloned(),
+            true => before
+                .iter()
+                .find(|old| manifest::identity(old) == manifest::identity(fact))
+                .cloned(),
             false => Some(Arc::clone(fact)),
         };
         self.set(file, state.facts.iter().filter_map(kept).collect())
@@ -186,8 +219,12 @@ fn stays(file: &str, is_empty: bool) -> ManifestError {
 /// A path as the name of one file: everything but letters, digits, `-`, `_` and inner dots as `%2F`. It never begins with a
 /// dot, as temporary files do.
 fn encode(path: &str) -> Option<String> {
-    let plain = |place: usize, byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || (byte == b'.' && place > 0);
-    let one = |(place, byte)| if plain(place, byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    let plain = |place: usize, byte: u8| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') || (byte == b'.' && place > 0)
+    };
+    let one = |(place, byte)| {
+        if plain(place, byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }
+    };
     let name: String = path.bytes().enumerate().map(one).collect();
     (!name.is_empty() && name.len() <= MAX_NAME).then_some(name)
 }

@@ -6,7 +6,9 @@ use std::path::Path;
 use atlas_core::pki::Lifetimes;
 use atlas_core::xds::session::{Request, Response, Session, Variant};
 use atlas_core::xds::snapshot::ResourceType;
-use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryResponse, Resource as WireResource};
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryResponse, Resource as WireResource,
+};
 use prost::Message;
 
 use super::*;
@@ -22,7 +24,9 @@ const CLUSTERS: usize = 1000;
 
 fn manifest(name: &str, address: &str) -> String {
     let labels = "{goatlas.io/cluster: \"true\", goatlas.io/replicas: \"2\"}";
-    format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, labels: {labels}}}\nspec: {{externalIPs: [{address}]}}\n")
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, labels: {labels}}}\nspec: {{externalIPs: [{address}]}}\n"
+    )
 }
 
 /// An Atlas without its servers.
@@ -42,7 +46,9 @@ impl Atlas {
         let state = StateDir::at(state).unwrap();
         let lock = state.lock().unwrap();
         let settings = Settings::default();
-        let pki = Pki::load(Directory::new(state.clone()), settings.trust_domain.clone(), lifetimes).unwrap();
+        let pki =
+            Pki::load(Directory::new(state.clone()), settings.trust_domain.clone(), lifetimes)
+                .unwrap();
         let nodes = Arc::new(Nodes::default());
         let publisher = Publisher {
             gate: Arc::new(Gate::new(settings.trust_domain.clone())),
@@ -52,7 +58,14 @@ impl Atlas {
             board: Arc::new(Board::default()),
         };
         let known = Known::new(LastGood::load(state.clone()));
-        let controller = Controller { settings, pki, node_files: NodeFiles::new(state.clone()), state, public_dir: None, publisher };
+        let controller = Controller {
+            settings,
+            pki,
+            node_files: NodeFiles::new(state.clone()),
+            state,
+            public_dir: None,
+            publisher,
+        };
         let mut atlas = Self { controller, known, nodes, _lock: lock };
         atlas.take(read_shelf(from).unwrap().1);
         atlas
@@ -93,12 +106,22 @@ struct Envoy {
 
 impl Envoy {
     /// Connects and settles. `has` is what it holds already.
-    fn connect(atlas: &Atlas, node: NodeId, has: BTreeMap<ResourceType, BTreeMap<String, String>>, counts: &mut Counts) -> Self {
+    fn connect(
+        atlas: &Atlas,
+        node: NodeId,
+        has: BTreeMap<ResourceType, BTreeMap<String, String>>,
+        counts: &mut Counts,
+    ) -> Self {
         let mut envoy = Self { node, session: Session::new(Variant::Delta, None), has };
         let names = |kind| {
             let node = atlas.nodes.get(&envoy.node).unwrap();
             let state = node.state();
-            state.snapshot.of(kind).iter().map(|resource| resource.name.to_string()).collect::<Vec<_>>()
+            state
+                .snapshot
+                .of(kind)
+                .iter()
+                .map(|resource| resource.name.to_string())
+                .collect::<Vec<_>>()
         };
         let (secrets, routes) = (names(ResourceType::Secret), names(ResourceType::Route));
         let all = || vec!["*".to_owned()];
@@ -109,8 +132,18 @@ impl Envoy {
             (ResourceType::Route, routes),
         ];
         for (kind, subscribe) in subscriptions {
-            let initial_versions = envoy.has.get(&kind).cloned().unwrap_or_default().into_iter().collect();
-            envoy.ask(atlas, Request { type_url: kind.url().into(), subscribe, initial_versions, ..Request::default() }, counts);
+            let initial_versions =
+                envoy.has.get(&kind).cloned().unwrap_or_default().into_iter().collect();
+            envoy.ask(
+                atlas,
+                Request {
+                    type_url: kind.url().into(),
+                    subscribe,
+                    initial_versions,
+                    ..Request::default()
+                },
+                counts,
+            );
         }
         envoy
     }
@@ -141,10 +174,20 @@ impl Envoy {
             counts.bytes += encoded(&response);
             counts.resources += response.resources.len();
             counts.removed += response.removed.len();
-            let has = self.has.entry(ResourceType::of_url(&response.type_url).unwrap()).or_default();
+            let has =
+                self.has.entry(ResourceType::of_url(&response.type_url).unwrap()).or_default();
             response.removed.iter().for_each(|name| drop(has.remove(&**name)));
-            has.extend(response.resources.iter().map(|resource| (resource.name.to_string(), resource.version.to_string())));
-            let ack = Request { type_url: response.type_url.to_string(), nonce: response.nonce, ..Request::default() };
+            has.extend(
+                response
+                    .resources
+                    .iter()
+                    .map(|resource| (resource.name.to_string(), resource.version.to_string())),
+            );
+            let ack = Request {
+                type_url: response.type_url.to_string(),
+                nonce: response.nonce,
+                ..Request::default()
+            };
             self.ask(atlas, ack, counts);
         }
     }
@@ -155,7 +198,11 @@ fn encoded(response: &Response) -> usize {
     let message = DeltaDiscoveryResponse {
         type_url: response.type_url.to_string(),
         nonce: response.nonce.clone(),
-        resources: response.resources.iter().map(|resource| WireResource::decode(resource.wire()).unwrap()).collect(),
+        resources: response
+            .resources
+            .iter()
+            .map(|resource| WireResource::decode(resource.wire()).unwrap())
+            .collect(),
         removed_resources: response.removed.iter().map(|name| name.to_string()).collect(),
         ..Default::default()
     };
@@ -168,13 +215,20 @@ async fn what_a_change_sends_does_not_grow_with_the_fleet() {
     let name = |n: usize| format!("c{n}");
     let address = |n: usize| format!("10.{}.{}.1", n / 250, n % 250);
     for n in 0..CLUSTERS {
-        std::fs::write(from.path().join(format!("{}.yaml", name(n))), manifest(&name(n), &address(n))).unwrap();
+        std::fs::write(
+            from.path().join(format!("{}.yaml", name(n))),
+            manifest(&name(n), &address(n)),
+        )
+        .unwrap();
     }
     let mut atlas = Atlas::start(state.path(), from.path());
     let nodes = atlas.nodes.all();
     assert_eq!(nodes.len(), CLUSTERS + 1);
     let mut all = Counts::default();
-    let mut envoys: Vec<Envoy> = nodes.into_iter().map(|node| Envoy::connect(&atlas, node, BTreeMap::new(), &mut all)).collect();
+    let mut envoys: Vec<Envoy> = nodes
+        .into_iter()
+        .map(|node| Envoy::connect(&atlas, node, BTreeMap::new(), &mut all))
+        .collect();
     assert!(all.resources > 10 * CLUSTERS, "{all:?}");
     let hear = |atlas: &Atlas, envoys: &mut Vec<Envoy>| {
         let mut counts = Counts::default();
@@ -194,13 +248,19 @@ async fn what_a_change_sends_does_not_grow_with_the_fleet() {
 
     atlas.write(from.path(), &name(7), &manifest(&name(7), "10.99.0.7"));
     let edited = hear(&atlas, &mut envoys);
-    assert!(edited.messages <= 2 && edited.bytes <= 8 * 1024 && edited.resources == 1, "{edited:?}");
+    assert!(
+        edited.messages <= 2 && edited.bytes <= 8 * 1024 && edited.resources == 1,
+        "{edited:?}"
+    );
 
     // A restart, and every stream returns with what it has.
     drop(atlas);
     let atlas = Atlas::start(state.path(), from.path());
     let mut returned = Counts::default();
-    let mut envoys: Vec<Envoy> = envoys.into_iter().map(|envoy| Envoy::connect(&atlas, envoy.node, envoy.has, &mut returned)).collect();
+    let mut envoys: Vec<Envoy> = envoys
+        .into_iter()
+        .map(|envoy| Envoy::connect(&atlas, envoy.node, envoy.has, &mut returned))
+        .collect();
     assert_eq!((returned.resources, returned.removed), (0, 0), "{returned:?}");
     assert_eq!(hear(&atlas, &mut envoys), Counts::default());
     println!("add {added:?}\nedit {edited:?}\nrestart {returned:?}");
@@ -210,7 +270,8 @@ async fn what_a_change_sends_does_not_grow_with_the_fleet() {
 async fn an_authority_that_is_due_while_one_cluster_changes_costs_the_others_nothing() {
     let (from, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     for name in ["tokyo", "osaka"] {
-        std::fs::write(from.path().join(format!("{name}.yaml")), manifest(name, "10.0.0.1")).unwrap();
+        std::fs::write(from.path().join(format!("{name}.yaml")), manifest(name, "10.0.0.1"))
+            .unwrap();
     }
     let lifetimes = Lifetimes { issuing: 4, leaf: 4, ..Lifetimes::default() };
     let mut atlas = Atlas::start_with(state.path(), from.path(), lifetimes);

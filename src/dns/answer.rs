@@ -8,10 +8,14 @@ use std::collections::HashMap;
 
 use atlas_core::plan::zone::{self, Data, Soa, TTL, Zone};
 use hickory_proto::ProtoError;
-use hickory_proto::op::{Edns, Header, HeaderCounts, Message, MessageType, Metadata, OpCode, Query, ResponseCode};
+use hickory_proto::op::{
+    Edns, Header, HeaderCounts, Message, MessageType, Metadata, OpCode, Query, ResponseCode,
+};
 use hickory_proto::rr::rdata::{A, AAAA, NS, SOA, SRV};
 use hickory_proto::rr::{DNSClass, LowerName, Name, RData, Record, RecordType};
-use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, BinEncodable, BinEncoder, NameEncoding};
+use hickory_proto::serialize::binary::{
+    BinDecodable, BinDecoder, BinEncodable, BinEncoder, NameEncoding,
+};
 
 /// Longest UDP message either way, in bytes, whatever a client offers: it passes every usual link in one piece (the
 /// default of "DNS flag day 2020"; fragments get lost, and large answers to forged senders are an attack).
@@ -69,7 +73,10 @@ pub fn respond(answers: Option<&Answers>, query: &[u8], transport: Transport) ->
         Err(code) => (Response::empty(&header.metadata, *code), UDP_PLAIN),
     };
     let limit = if transport == Transport::Udp { udp_limit } else { u16::MAX };
-    response.encode(limit.into()).inspect_err(|error| tracing::debug!(%error, "cannot encode a DNS answer")).ok()
+    response
+        .encode(limit.into())
+        .inspect_err(|error| tracing::debug!(%error, "cannot encode a DNS answer"))
+        .ok()
 }
 
 fn parse(query: &[u8], header: &Header) -> Result<Message, ResponseCode> {
@@ -155,7 +162,11 @@ fn is_served(question: &Query) -> bool {
 }
 
 fn of_kind(records: &[Prepared], kind: RecordType) -> Vec<&[u8]> {
-    records.iter().filter(|record| kind == RecordType::ANY || record.kind == kind).map(|record| record.bytes.as_slice()).collect()
+    records
+        .iter()
+        .filter(|record| kind == RecordType::ANY || record.kind == kind)
+        .map(|record| record.bytes.as_slice())
+        .collect()
 }
 
 impl Prepared {
@@ -176,15 +187,26 @@ fn to_bytes(record: &Record) -> Result<Vec<u8>, ProtoError> {
 }
 
 fn soa(soa: &Soa) -> Result<SOA, ProtoError> {
-    let (name_server, contact) = (Name::from_ascii(&soa.name_server)?, Name::from_ascii(&soa.contact)?);
+    let (name_server, contact) =
+        (Name::from_ascii(&soa.name_server)?, Name::from_ascii(&soa.contact)?);
     let seconds = |seconds: u32| i32::try_from(seconds).unwrap_or(i32::MAX);
-    Ok(SOA::new(name_server, contact, soa.serial, seconds(soa.refresh), seconds(soa.retry), seconds(soa.expire), soa.minimum))
+    Ok(SOA::new(
+        name_server,
+        contact,
+        soa.serial,
+        seconds(soa.refresh),
+        seconds(soa.retry),
+        seconds(soa.expire),
+        soa.minimum,
+    ))
 }
 
 fn rdata(record: &zone::Record) -> Result<RData, ProtoError> {
     Ok(match &record.data {
         Data::Ns(name) => RData::NS(NS(Name::from_ascii(name)?)),
-        Data::Srv { priority, weight, port, target } => RData::SRV(SRV::new(*priority, *weight, *port, Name::from_ascii(target)?)),
+        Data::Srv { priority, weight, port, target } => {
+            RData::SRV(SRV::new(*priority, *weight, *port, Name::from_ascii(target)?))
+        }
         Data::A(ip) => RData::A(A(*ip)),
         Data::Aaaa(ip) => RData::AAAA(AAAA(*ip)),
     })
@@ -203,7 +225,8 @@ impl Response<'_> {
         let opt = self.opt()?;
         let room = limit - opt.len();
         let mut body = self.question.map(BinEncodable::to_bytes).transpose()?.unwrap_or_default();
-        let mut counts = HeaderCounts { queries: self.question.map_or(0, |_| 1), ..HeaderCounts::default() };
+        let mut counts =
+            HeaderCounts { queries: self.question.map_or(0, |_| 1), ..HeaderCounts::default() };
         let mut add = |count: &mut u16, name: &[u8], record: &[u8]| {
             let fits = HEADER + body.len() + name.len() + record.len() <= room;
             if fits {
@@ -213,8 +236,9 @@ impl Response<'_> {
             }
             fits
         };
-        let whole = self.answers.iter().all(|answer| add(&mut counts.answers, &NAME_OF_QUESTION, answer))
-            && self.authority.iter().all(|soa| add(&mut counts.authorities, &[], soa));
+        let whole =
+            self.answers.iter().all(|answer| add(&mut counts.answers, &NAME_OF_QUESTION, answer))
+                && self.authority.iter().all(|soa| add(&mut counts.authorities, &[], soa));
         self.metadata.truncation = !whole;
         counts.additionals = self.edns.map_or(0, |_| 1);
         let header = Header { metadata: self.metadata, counts }.to_bytes()?;

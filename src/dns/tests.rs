@@ -26,8 +26,12 @@ impl Served {
         let zone: Arc<Mutex<Option<Zone>>> = Arc::default();
         let current = Arc::clone(&zone);
         let version = |zone: &Zone| ZoneVersion { records: 0, serial: zone.serial };
-        let zones: Zones =
-            Arc::new(move |known| lock(&current).clone().filter(|zone| known != Some(version(zone))).map(|zone| (version(&zone), zone)));
+        let zones: Zones = Arc::new(move |known| {
+            lock(&current)
+                .clone()
+                .filter(|zone| known != Some(version(zone)))
+                .map(|zone| (version(&zone), zone))
+        });
         let (metrics, stop) = (Arc::new(Metrics::new()), CancellationToken::new());
         tokio::spawn(serve(sockets, zones, Arc::clone(&metrics), stop.clone()));
         Self { address, zone, metrics, stop }
@@ -43,8 +47,12 @@ impl Served {
     async fn publish(&self, zone: Zone) {
         let serial = zone.serial;
         *lock(&self.zone) = Some(zone);
-        let is_served =
-            |answer: &Message| answer.answers.iter().any(|record| matches!(&record.data, RData::SOA(soa) if soa.serial == serial));
+        let is_served = |answer: &Message| {
+            answer
+                .answers
+                .iter()
+                .any(|record| matches!(&record.data, RData::SOA(soa) if soa.serial == serial))
+        };
         while !is_served(&self.ask("atlas.", RecordType::SOA).await) {}
     }
 
@@ -61,7 +69,8 @@ impl Served {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         socket.send_to(query, self.address).await.unwrap();
         let mut answer = vec![0; 65_535];
-        let received = tokio::time::timeout(Duration::from_secs(10), socket.recv(&mut answer)).await;
+        let received =
+            tokio::time::timeout(Duration::from_secs(10), socket.recv(&mut answer)).await;
         answer.truncate(received.expect("an answer").unwrap());
         answer
     }
@@ -132,9 +141,20 @@ async fn stores_and_their_addresses_are_answered() {
     let served = Served::with_stores(2).await;
     let services = served.ask(SERVICE, RecordType::SRV).await;
     assert_eq!(code(&services), ResponseCode::NoError);
-    assert!(services.metadata.authoritative && !services.metadata.recursion_available && services.metadata.recursion_desired);
-    let targets: Vec<String> = services.answers.iter().map(|record| record.data.to_string()).collect();
-    assert_eq!(targets, [format!("10 100 10901 {STORE}"), "10 100 10901 tokyo-thanos-sidecar1.sidecars.thanos.atlas.".into()]);
+    assert!(
+        services.metadata.authoritative
+            && !services.metadata.recursion_available
+            && services.metadata.recursion_desired
+    );
+    let targets: Vec<String> =
+        services.answers.iter().map(|record| record.data.to_string()).collect();
+    assert_eq!(
+        targets,
+        [
+            format!("10 100 10901 {STORE}"),
+            "10 100 10901 tokyo-thanos-sidecar1.sidecars.thanos.atlas.".into()
+        ]
+    );
     let address = served.ask(STORE, RecordType::A).await;
     assert_eq!(address.answers[0].data.to_string(), "10.1.0.10");
     assert_eq!(address.answers[0].ttl, 30);
@@ -152,17 +172,25 @@ async fn a_long_answer_over_udp_is_truncated_and_over_tcp_complete() {
     assert!(plain.len() <= 512, "{}", plain.len());
     let plain = Message::from_vec(&plain).unwrap();
     assert!(plain.metadata.truncation && !plain.answers.is_empty() && plain.edns.is_none());
-    let large = served.exchange_udp(&question_edns(SERVICE, RecordType::SRV, 4096).to_vec().unwrap()).await;
+    let large =
+        served.exchange_udp(&question_edns(SERVICE, RecordType::SRV, 4096).to_vec().unwrap()).await;
     assert!(large.len() <= usize::from(UDP_MAX), "{}", large.len());
     let large = Message::from_vec(&large).unwrap();
     assert!(large.metadata.truncation && large.answers.len() > plain.answers.len());
-    assert_eq!(large.edns.expect("an OPT record also in a truncated answer").max_payload(), UDP_MAX);
+    assert_eq!(
+        large.edns.expect("an OPT record also in a truncated answer").max_payload(),
+        UDP_MAX
+    );
     // Below 512 counts as 512 (RFC 6891 §6.2.3).
     let tiny = served.ask_udp(&question_edns(SERVICE, RecordType::SRV, 100)).await;
     assert!(tiny.metadata.truncation && !tiny.answers.is_empty() && tiny.edns.is_some());
-    for query in [question(SERVICE, RecordType::SRV), question_edns(SERVICE, RecordType::SRV, 512)] {
+    for query in [question(SERVICE, RecordType::SRV), question_edns(SERVICE, RecordType::SRV, 512)]
+    {
         let whole = served.ask_tcp(&query).await;
-        assert_eq!((whole.metadata.truncation, whole.answers.len(), whole.edns.is_some()), (false, 100, query.edns.is_some()));
+        assert_eq!(
+            (whole.metadata.truncation, whole.answers.len(), whole.edns.is_some()),
+            (false, 100, query.edns.is_some())
+        );
     }
 }
 
@@ -192,9 +220,17 @@ fn no_answer_exceeds_its_limit_and_only_incomplete_ones_say_so() {
         for size in (512..1300).step_by(3) {
             let query = question_edns(SERVICE, RecordType::SRV, size).to_vec().unwrap();
             let bytes = respond(Some(&answers), &query, Transport::Udp).unwrap();
-            assert!(bytes.len() <= usize::from(size.min(UDP_MAX)), "{stores} stores, {size}: {}", bytes.len());
+            assert!(
+                bytes.len() <= usize::from(size.min(UDP_MAX)),
+                "{stores} stores, {size}: {}",
+                bytes.len()
+            );
             let message = Message::from_vec(&bytes).unwrap();
-            assert_eq!(message.metadata.truncation, message.answers.len() < stores, "{stores} stores, {size}");
+            assert_eq!(
+                message.metadata.truncation,
+                message.answers.len() < stores,
+                "{stores} stores, {size}"
+            );
             assert!(message.edns.is_some());
         }
     }
@@ -214,7 +250,8 @@ fn spoilt_queries_do_no_harm() {
         query.truncate(random.usize(..=query.len()));
         if let Some(answer) = respond(Some(&answers), &query, Transport::Udp) {
             assert_eq!(answer[..2], query[..2], "its id");
-            Message::from_vec(&answer).unwrap_or_else(|error| panic!("{error}: {query:?} is answered {answer:?}"));
+            Message::from_vec(&answer)
+                .unwrap_or_else(|error| panic!("{error}: {query:?} is answered {answer:?}"));
         }
     }
 }
@@ -241,7 +278,13 @@ async fn a_silent_connection_ends_also_in_the_middle_of_a_query() {
 /// A server without a zone for so many TCP clients.
 async fn serving_tcp(tcp_idle: Duration, tcp_connections: usize) -> (SocketAddr, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new());
-    let dns = Dns { zones: Arc::new(|_| None), answers: Arc::default(), metrics: Arc::clone(&metrics), tcp_idle, tcp_connections };
+    let dns = Dns {
+        zones: Arc::new(|_| None),
+        answers: Arc::default(),
+        metrics: Arc::clone(&metrics),
+        tcp_idle,
+        tcp_connections,
+    };
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { dns.serve_tcp(listener).await });
@@ -263,7 +306,9 @@ async fn clients_that_go_on_asking_over_tcp_keep_nobody_out() {
     for _ in 0..3 {
         let mut another = TcpStream::connect(address).await.unwrap();
         tell(&mut another, &query).await;
-        let answer = tokio::time::timeout(Duration::from_secs(10), hear(&mut another)).await.expect("an answer");
+        let answer = tokio::time::timeout(Duration::from_secs(10), hear(&mut another))
+            .await
+            .expect("an answer");
         assert_eq!(code(&answer), ResponseCode::ServFail);
         let mut last = greedy.pop().unwrap();
         tell(&mut last, &query).await;
@@ -271,7 +316,11 @@ async fn clients_that_go_on_asking_over_tcp_keep_nobody_out() {
         greedy.insert(0, another);
         greedy.push(last);
     }
-    assert!(metrics.render().contains("atlas_port_connections_dropped_total{port=\"dns\"} 3"), "{}", metrics.render());
+    assert!(
+        metrics.render().contains("atlas_port_connections_dropped_total{port=\"dns\"} 3"),
+        "{}",
+        metrics.render()
+    );
 }
 
 #[tokio::test]
@@ -285,15 +334,27 @@ async fn a_query_over_tcp_that_is_longer_than_any_real_one_ends_the_connection()
 #[tokio::test]
 async fn what_is_not_there_is_told_apart_from_what_has_other_records() {
     let served = Served::with_stores(1).await;
-    for name in ["nowhere.atlas.", "x.tokyo-thanos-sidecar0.sidecars.thanos.atlas.", "_tcp.atlas."] {
+    for name in ["nowhere.atlas.", "x.tokyo-thanos-sidecar0.sidecars.thanos.atlas.", "_tcp.atlas."]
+    {
         let answer = served.ask(name, RecordType::A).await;
-        assert!(code(&answer) == ResponseCode::NXDomain && answer.metadata.authoritative && has_soa(&answer), "{name}: {answer}");
+        assert!(
+            code(&answer) == ResponseCode::NXDomain
+                && answer.metadata.authoritative
+                && has_soa(&answer),
+            "{name}: {answer}"
+        );
     }
-    let other_type = [(STORE, RecordType::AAAA), (SERVICE, RecordType::A), ("atlas.", RecordType::A)];
-    let only_others_below = ["thanos.atlas.", "sidecars.thanos.atlas.", "_tcp.sidecars.thanos.atlas."].map(|name| (name, RecordType::A));
+    let other_type =
+        [(STORE, RecordType::AAAA), (SERVICE, RecordType::A), ("atlas.", RecordType::A)];
+    let only_others_below =
+        ["thanos.atlas.", "sidecars.thanos.atlas.", "_tcp.sidecars.thanos.atlas."]
+            .map(|name| (name, RecordType::A));
     for (name, kind) in other_type.into_iter().chain(only_others_below) {
         let answer = served.ask(name, kind).await;
-        assert!(code(&answer) == ResponseCode::NoError && answer.answers.is_empty() && has_soa(&answer), "{name}: {answer}");
+        assert!(
+            code(&answer) == ResponseCode::NoError && answer.answers.is_empty() && has_soa(&answer),
+            "{name}: {answer}"
+        );
     }
 }
 
@@ -320,7 +381,12 @@ async fn what_is_not_served_is_refused() {
     ];
     for query in queries {
         for answer in [served.ask_udp(&query).await, served.ask_tcp(&query).await] {
-            assert!(code(&answer) == ResponseCode::Refused && !answer.metadata.authoritative && answer.answers.is_empty(), "{answer}");
+            assert!(
+                code(&answer) == ResponseCode::Refused
+                    && !answer.metadata.authoritative
+                    && answer.answers.is_empty(),
+                "{answer}"
+            );
         }
     }
 }
@@ -337,13 +403,19 @@ async fn wrong_messages_are_answered_as_such() {
     let mut newer = question_edns("atlas.", RecordType::SOA, 1232);
     newer.edns.as_mut().unwrap().set_version(1);
     let answer = served.ask_udp(&newer).await;
-    assert_eq!((code(&answer).high(), answer.answers.len(), answer.edns.unwrap().version()), (ResponseCode::BADVERS.high(), 0, 0));
+    assert_eq!(
+        (code(&answer).high(), answer.answers.len(), answer.edns.unwrap().version()),
+        (ResponseCode::BADVERS.high(), 0, 0)
+    );
     let mut signed = question_edns("atlas.", RecordType::SOA, 1232);
     signed.edns.as_mut().unwrap().flags_mut().dnssec_ok = true;
     assert!(served.ask_udp(&signed).await.edns.unwrap().flags().dnssec_ok);
     // The header of a query whose question is cut off.
     let cut = &question(STORE, RecordType::A).to_vec().unwrap()[..20];
-    assert_eq!(code(&Message::from_vec(&served.exchange_udp(cut).await).unwrap()), ResponseCode::FormErr);
+    assert_eq!(
+        code(&Message::from_vec(&served.exchange_udp(cut).await).unwrap()),
+        ResponseCode::FormErr
+    );
 }
 
 #[test]
@@ -358,7 +430,11 @@ fn answers_and_noise_are_not_answered() {
 #[tokio::test]
 async fn a_new_zone_is_served_at_once() {
     let served = Served::start().await;
-    assert_eq!(code(&served.ask(SERVICE, RecordType::SRV).await), ResponseCode::ServFail, "nothing is known yet");
+    assert_eq!(
+        code(&served.ask(SERVICE, RecordType::SRV).await),
+        ResponseCode::ServFail,
+        "nothing is known yet"
+    );
     for stores in [1, 3, 0] {
         served.publish(zone_of(stores)).await;
         let answer = served.ask(SERVICE, RecordType::SRV).await;

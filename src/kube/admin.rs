@@ -53,7 +53,10 @@ impl Admin {
     /// # Errors
     /// There is no usable kubeconfig.
     pub fn connect(args: &KubeArgs, namespace: &str) -> anyhow::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start the runtime")?;
         let client = runtime.block_on(args.client())?;
         Ok(Self { runtime, client, namespace: namespace.to_owned() })
     }
@@ -64,7 +67,10 @@ impl Admin {
     /// The API server refuses or doesn't answer.
     pub fn clusters(&self) -> anyhow::Result<Vec<Fact>> {
         let selector = format!("{0},{0}!=false,!{1}", keys::CLUSTER, keys::THANOS_SIDECAR);
-        let services = self.block("list the Services", self.services().list(&ListParams::default().labels(&selector)))?;
+        let services = self.block(
+            "list the Services",
+            self.services().list(&ListParams::default().labels(&selector)),
+        )?;
         Ok(services.items.into_iter().map(convert::service).collect())
     }
 
@@ -73,9 +79,15 @@ impl Admin {
     /// # Errors
     /// The API server refuses or doesn't answer.
     pub fn service(&self, name: &str) -> anyhow::Result<Option<Live>> {
-        let Some(service) = self.block(&format!("read the Service {name}"), self.services().get_opt(name))? else { return Ok(None) };
+        let Some(service) =
+            self.block(&format!("read the Service {name}"), self.services().get_opt(name))?
+        else {
+            return Ok(None);
+        };
         let object = serde_json::to_value(&service).context("BUG: a Service that is no JSON")?;
-        let Fact::Service(service) = convert::service(service) else { bail!("BUG: a Service that is none") };
+        let Fact::Service(service) = convert::service(service) else {
+            bail!("BUG: a Service that is none")
+        };
         Ok(Some(Live { service, object }))
     }
 
@@ -85,7 +97,8 @@ impl Admin {
     /// The API server refuses it or doesn't answer.
     pub fn apply_service(&self, name: &str, manifest: &Value, dry_run: bool) -> anyhow::Result<()> {
         let params = PatchParams { dry_run, ..PatchParams::apply(MANAGER).force() };
-        let doing = format!("{} the Service {name}", if dry_run { "try to apply" } else { "apply" });
+        let doing =
+            format!("{} the Service {name}", if dry_run { "try to apply" } else { "apply" });
         self.block(&doing, self.services().patch(name, &params, &Patch::Apply(manifest))).map(drop)
     }
 
@@ -125,7 +138,9 @@ impl Admin {
     /// The API server refuses or doesn't answer.
     pub fn secret(&self, name: &str) -> anyhow::Result<Option<BTreeMap<String, String>>> {
         let Some(secret) = self.get_secret(name)? else { return Ok(None) };
-        let text = |(key, ByteString(bytes)): (String, ByteString)| Some((key, String::from_utf8(bytes).ok()?));
+        let text = |(key, ByteString(bytes)): (String, ByteString)| {
+            Some((key, String::from_utf8(bytes).ok()?))
+        };
         Ok(Some(secret.data.unwrap_or_default().into_iter().filter_map(text).collect()))
     }
 
@@ -142,12 +157,19 @@ impl Admin {
     }
 
     /// `doing`: what can't be done, should it fail.
-    fn block<T>(&self, doing: &str, task: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T> {
+    fn block<T>(
+        &self,
+        doing: &str,
+        task: impl Future<Output = kube::Result<T>>,
+    ) -> anyhow::Result<T> {
         let explain = |error| match error {
             kube::Error::Api(status) => anyhow!("{}", status.message),
             other => anyhow!("{} (is the API server reachable?)", chain(&other)),
         };
-        self.runtime.block_on(task).map_err(explain).with_context(|| format!("cannot {doing} in {}", self.namespace))
+        self.runtime
+            .block_on(task)
+            .map_err(explain)
+            .with_context(|| format!("cannot {doing} in {}", self.namespace))
     }
 }
 
@@ -161,9 +183,13 @@ pub fn differences(manifest: &Value, live: &Value) -> Vec<String> {
         };
         let (wanted, there) = (of(manifest), of(live));
         let keys: BTreeSet<&String> = wanted.keys().chain(there.keys()).collect();
-        lines.extend(keys.into_iter().filter_map(|key| difference(key, wanted.get(key), there.get(key))));
+        lines.extend(
+            keys.into_iter().filter_map(|key| difference(key, wanted.get(key), there.get(key))),
+        );
     }
-    let ips = |object: &Value| Some(object["spec"]["externalIPs"].clone()).filter(|ips| *ips != json!(null));
+    let ips = |object: &Value| {
+        Some(object["spec"]["externalIPs"].clone()).filter(|ips| *ips != json!(null))
+    };
     lines.extend(difference(keys::EXTERNAL_IPS, ips(manifest).as_ref(), ips(live).as_ref()));
     lines
 }

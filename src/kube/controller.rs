@@ -114,7 +114,10 @@ impl Controller {
                 () = stop.cancelled() => break,
             }
             let term = self.candidate.leads();
-            if leading.as_ref().is_some_and(|leading| Some(&leading.term) != term.as_ref() || leading.is_over()) {
+            if leading
+                .as_ref()
+                .is_some_and(|leading| Some(&leading.term) != term.as_ref() || leading.is_over())
+            {
                 leading = None;
             }
             let unable = match term.filter(|_| leading.is_none()) {
@@ -127,7 +130,8 @@ impl Controller {
                     Err(error) => Some(format!("cannot take over as leader: {error:#}")),
                 },
             };
-            if let Some(error) = unable.as_ref().filter(|error| self.unable.as_ref() != Some(error)) {
+            if let Some(error) = unable.as_ref().filter(|error| self.unable.as_ref() != Some(error))
+            {
                 tracing::error!(error, "nothing is written; it is tried again");
             }
             self.unable = unable;
@@ -146,7 +150,9 @@ impl Controller {
         if self.acted.is_none_or(|acted| acted.elapsed() >= idle) {
             return;
         }
-        let burst = async { while tokio::time::timeout(idle, self.mirrors.nudge.notified()).await.is_ok() {} };
+        let burst = async {
+            while tokio::time::timeout(idle, self.mirrors.nudge.notified()).await.is_ok() {}
+        };
         let _ = tokio::time::timeout(longest, burst).await;
     }
 
@@ -171,7 +177,8 @@ impl Controller {
         let mirrors = &self.mirrors;
         let clusters = mirrors.clusters.all()?;
         let zone = mirrors.zone.all()?.values().next().copied();
-        let (alertmanagers, slices, records) = (mirrors.alertmanagers.all()?, mirrors.slices.all()?, mirrors.records.all()?);
+        let (alertmanagers, slices, records) =
+            (mirrors.alertmanagers.all()?, mirrors.slices.all()?, mirrors.records.all()?);
         let emptied = mirrors.clusters.was_emptied()
             || mirrors.alertmanagers.was_emptied()
             || mirrors.slices.was_emptied()
@@ -199,10 +206,21 @@ impl Controller {
             self.greatest.iter().for_each(|term| self.candidate.surpass(term));
         }
         // A Service may be both, and is watched twice then.
-        let twice = |fact: &Fact| clusters.get(&fact.meta().name).is_some_and(|other| other.meta().namespace == fact.meta().namespace);
+        let twice = |fact: &Fact| {
+            clusters
+                .get(&fact.meta().name)
+                .is_some_and(|other| other.meta().namespace == fact.meta().namespace)
+        };
         let alertmanagers = alertmanagers.values().filter(|fact| !twice(fact));
-        let facts = clusters.values().chain(alertmanagers).chain(slices.values()).cloned().collect();
-        Some(View { facts, records: Arc::clone(&self.records), shown, removed: self.mirrors.records.take_removed(), zone })
+        let facts =
+            clusters.values().chain(alertmanagers).chain(slices.values()).cloned().collect();
+        Some(View {
+            facts,
+            records: Arc::clone(&self.records),
+            shown,
+            removed: self.mirrors.records.take_removed(),
+            zone,
+        })
     }
 
     /// Whether the API server still has the root. Asked where it says that everything of a kind is gone: one that came back
@@ -213,7 +231,10 @@ impl Controller {
         match tokio::time::timeout(Duration::from_secs(10), api.get_metadata_opt(&root)).await {
             Ok(Ok(secret)) => secret.is_some(),
             Ok(Err(error)) => {
-                tracing::warn!(error = chain(&error), "cannot ask whether everything is really gone");
+                tracing::warn!(
+                    error = chain(&error),
+                    "cannot ask whether everything is really gone"
+                );
                 false
             }
             Err(_) => false,
@@ -246,13 +267,18 @@ fn remembered(
     clusters: &BTreeMap<String, Fact>,
 ) -> Arc<BTreeMap<String, Stored>> {
     let vanished = |name: &String| match Record::of_secret(name) {
-        Some(Record::Cluster(cluster)) => !shown.contains_key(name) && clusters.contains_key(cluster.as_str()),
+        Some(Record::Cluster(cluster)) => {
+            !shown.contains_key(name) && clusters.contains_key(cluster.as_str())
+        }
         Some(_) => !shown.contains_key(name),
         None => false,
     };
     // One that was spoilt by hand counts as it was; people are told of it.
-    let is_sound = |stored: &Stored| stored.parsed.as_ref().is_ok_and(|parsed| parsed.broken.is_empty());
-    let spoilt = |name: &String, before: &Stored| is_sound(before) && shown.get(name).is_some_and(|stored| !is_sound(stored));
+    let is_sound =
+        |stored: &Stored| stored.parsed.as_ref().is_ok_and(|parsed| parsed.broken.is_empty());
+    let spoilt = |name: &String, before: &Stored| {
+        is_sound(before) && shown.get(name).is_some_and(|stored| !is_sound(stored))
+    };
     let kept: Vec<_> = before
         .iter()
         .filter(|(name, stored)| vanished(name) || spoilt(name, stored))
@@ -261,7 +287,9 @@ fn remembered(
     if kept.is_empty() {
         return Arc::clone(shown);
     }
-    Arc::new(shown.iter().map(|(name, stored)| (name.clone(), stored.clone())).chain(kept).collect())
+    Arc::new(
+        shown.iter().map(|(name, stored)| (name.clone(), stored.clone())).chain(kept).collect(),
+    )
 }
 
 /// The vault of a replica that writes nothing.
@@ -272,12 +300,19 @@ impl Vault for Nowhere {
         bail!("BUG: a replica that doesn't lead loads nothing")
     }
 
-    fn save_authority(&mut self, _: &Contents, _: atlas_core::pki::Authority) -> anyhow::Result<()> {
+    fn save_authority(
+        &mut self,
+        _: &Contents,
+        _: atlas_core::pki::Authority,
+    ) -> anyhow::Result<()> {
         bail!("BUG: a replica that doesn't lead issues nothing")
     }
 
     fn save_identities(&mut self, _: &Contents, which: &[&Identity]) -> Vec<anyhow::Result<()>> {
-        which.iter().map(|_| Err(anyhow::anyhow!("BUG: a replica that doesn't lead issues nothing"))).collect()
+        which
+            .iter()
+            .map(|_| Err(anyhow::anyhow!("BUG: a replica that doesn't lead issues nothing")))
+            .collect()
     }
 
     fn save_list(&mut self, _: &Contents, _: &BTreeSet<ClusterName>) -> anyhow::Result<()> {
@@ -295,7 +330,8 @@ impl Vault for Nowhere {
 
 /// What the records say together; which are broken; and what is kept of Services.
 fn read(view: &View) -> (Contents, BTreeMap<Record, String>, BTreeMap<ClusterName, String>) {
-    let (mut contents, mut broken, mut services) = (Contents::default(), BTreeMap::new(), BTreeMap::new());
+    let (mut contents, mut broken, mut services) =
+        (Contents::default(), BTreeMap::new(), BTreeMap::new());
     for (name, stored) in view.records.iter() {
         let Some(record) = Record::of_secret(name) else { continue };
         match &stored.parsed {
@@ -319,12 +355,18 @@ fn read(view: &View) -> (Contents, BTreeMap<Record, String>, BTreeMap<ClusterNam
 /// The clusters' Services in these facts, right or wrong, by name.
 fn services(facts: &[Fact]) -> impl Iterator<Item = (ClusterName, &Fact)> {
     facts.iter().filter_map(|fact| match fact {
-        Fact::Service(service) if is_cluster(service) => Some((service.meta.name.parse().ok()?, fact)),
+        Fact::Service(service) if is_cluster(service) => {
+            Some((service.meta.name.parse().ok()?, fact))
+        }
         _ => None,
     })
 }
 
 /// The objects that findings reject.
 fn rejected(findings: &[Finding]) -> BTreeSet<&str> {
-    findings.iter().filter(|finding| finding.severity == Severity::Rejected).map(|finding| finding.object.as_str()).collect()
+    findings
+        .iter()
+        .filter(|finding| finding.severity == Severity::Rejected)
+        .map(|finding| finding.object.as_str())
+        .collect()
 }

@@ -14,7 +14,12 @@ pub fn service(service: core::Service) -> Fact {
     let is_type = |wanted: &str| spec.type_.as_deref() == Some(wanted);
     let cluster_ip = spec.cluster_ip.as_deref().is_some_and(|ip| ip.parse::<IpAddr>().is_ok());
     let (external_name, load_balancer) = (is_type("ExternalName"), is_type("LoadBalancer"));
-    let port = |port: core::ServicePort| Some(ServicePort { name: port.name.unwrap_or_default(), port: u16::try_from(port.port).ok()? });
+    let port = |port: core::ServicePort| {
+        Some(ServicePort {
+            name: port.name.unwrap_or_default(),
+            port: u16::try_from(port.port).ok()?,
+        })
+    };
     Fact::Service(Service {
         meta: meta(service.metadata, |key| key.starts_with("goatlas.io/")),
         external_ips: spec.external_ips.unwrap_or_default(),
@@ -32,8 +37,12 @@ pub fn endpoint_slice(slice: discovery::EndpointSlice) -> Fact {
         hostname: endpoint.hostname,
         target: endpoint.target_ref.and_then(|target| target.name),
     };
-    let port =
-        |port: discovery::EndpointPort| Some(ServicePort { name: port.name.unwrap_or_default(), port: u16::try_from(port.port?).ok()? });
+    let port = |port: discovery::EndpointPort| {
+        Some(ServicePort {
+            name: port.name.unwrap_or_default(),
+            port: u16::try_from(port.port?).ok()?,
+        })
+    };
     Fact::EndpointSlice(EndpointSlice {
         meta: meta(slice.metadata, |_| false),
         endpoints: slice.endpoints.into_iter().map(endpoint).collect(),
@@ -43,8 +52,12 @@ pub fn endpoint_slice(slice: discovery::EndpointSlice) -> Fact {
 
 /// `annotations`: those that are kept. Some hold whole manifests (`kubectl apply`).
 fn meta(meta: ObjectMeta, annotations: impl Fn(&str) -> bool) -> Meta {
-    let annotations: BTreeMap<String, String> =
-        meta.annotations.unwrap_or_default().into_iter().filter(|(key, _)| annotations(key)).collect();
+    let annotations: BTreeMap<String, String> = meta
+        .annotations
+        .unwrap_or_default()
+        .into_iter()
+        .filter(|(key, _)| annotations(key))
+        .collect();
     Meta {
         name: meta.name.unwrap_or_default(),
         namespace: meta.namespace,
@@ -60,15 +73,24 @@ mod tests {
     use super::*;
 
     fn read(spec: core::ServiceSpec) -> Service {
-        let Fact::Service(service) = service(core::Service { spec: Some(spec), ..Default::default() }) else { unreachable!() };
+        let Fact::Service(service) =
+            service(core::Service { spec: Some(spec), ..Default::default() })
+        else {
+            unreachable!()
+        };
         service
     }
 
     #[test]
     fn what_kind_of_address_a_service_has_is_read() {
         let of_type = |type_: &str, cluster_ip: &str| {
-            let spec = core::ServiceSpec { type_: Some(type_.into()), cluster_ip: Some(cluster_ip.into()), ..Default::default() };
-            let service = read(core::ServiceSpec { external_name: Some("a.example".into()), ..spec });
+            let spec = core::ServiceSpec {
+                type_: Some(type_.into()),
+                cluster_ip: Some(cluster_ip.into()),
+                ..Default::default()
+            };
+            let service =
+                read(core::ServiceSpec { external_name: Some("a.example".into()), ..spec });
             (service.cluster_ip, service.load_balancer, service.external_name.is_some())
         };
         assert_eq!(of_type("ClusterIP", "10.43.0.7"), (true, false, false));

@@ -88,7 +88,8 @@ impl Candidate {
             }
             (elector.leads(now()).cloned(), elector.holder().map(str::to_owned))
         };
-        self.seen.send_if_modified(|seen| std::mem::replace(&mut seen.holder, holder.clone()) != holder);
+        self.seen
+            .send_if_modified(|seen| std::mem::replace(&mut seen.holder, holder.clone()) != holder);
         self.leads.send_if_modified(|before| {
             let differs = *before != leads;
             if differs {
@@ -116,7 +117,8 @@ impl Candidate {
         observe: bool,
         stop: CancellationToken,
     ) {
-        let edge = Edge { api: Api::namespaced(client, &namespace), lease, patience: timing.patience() };
+        let edge =
+            Edge { api: Api::namespaced(client, &namespace), lease, patience: timing.patience() };
         if observe {
             return self.observe(&edge, &timing, stop).await;
         }
@@ -132,7 +134,8 @@ impl Candidate {
                 Action::Stop => return,
                 Action::Wait { until } => {
                     let leads_until = lock(&self.elector).leads_until(now());
-                    let wake = leads_until.map_or(until, |end| end.min(until)).saturating_sub(now());
+                    let wake =
+                        leads_until.map_or(until, |end| end.min(until)).saturating_sub(now());
                     tokio::select! {
                         () = tokio::time::sleep(wake) => {}
                         () = self.told.notified() => {}
@@ -171,7 +174,8 @@ impl Candidate {
         loop {
             if let Ok(lease) = edge.read().await {
                 self.seen.send_modify(|seen| {
-                    seen.holder = lease.map(|(_, record)| record.holder).filter(|holder| !holder.is_empty());
+                    seen.holder =
+                        lease.map(|(_, record)| record.holder).filter(|holder| !holder.is_empty());
                     seen.answered = Some(now());
                 });
             }
@@ -193,13 +197,22 @@ struct Edge {
 impl Edge {
     async fn read(&self) -> Result<Option<(Version, Record)>, String> {
         let answer = tokio::time::timeout(self.patience, self.api.get_opt(&self.lease)).await;
-        let lease = answer.map_err(|_| "no answer in time".to_owned())?.map_err(|error| chain(&error))?;
+        let lease =
+            answer.map_err(|_| "no answer in time".to_owned())?.map_err(|error| chain(&error))?;
         Ok(lease.map(|lease| {
             let version = Version(lease.metadata.resource_version.unwrap_or_default());
             let spec = lease.spec.unwrap_or_default();
-            let duration = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
-            let transitions = Epoch(spec.lease_transitions.and_then(|count| u32::try_from(count).ok()).unwrap_or(0));
-            (version, Record { holder: spec.holder_identity.unwrap_or_default(), duration, transitions })
+            let duration = spec
+                .lease_duration_seconds
+                .and_then(|seconds| u64::try_from(seconds).ok())
+                .map(Duration::from_secs);
+            let transitions = Epoch(
+                spec.lease_transitions.and_then(|count| u32::try_from(count).ok()).unwrap_or(0),
+            );
+            (
+                version,
+                Record { holder: spec.holder_identity.unwrap_or_default(), duration, transitions },
+            )
         }))
     }
 
@@ -218,13 +231,23 @@ impl Edge {
         let written = async {
             match &expected {
                 None => {
-                    let lease = json!({"metadata": {"name": self.lease, "labels": labels}, "spec": spec});
+                    let lease =
+                        json!({"metadata": {"name": self.lease, "labels": labels}, "spec": spec});
                     let lease = serde_json::from_value(lease).map_err(kube::Error::SerdeError)?;
-                    self.api.create(&PostParams { field_manager: Some(MANAGER.into()), ..Default::default() }, &lease).await
+                    self.api
+                        .create(
+                            &PostParams {
+                                field_manager: Some(MANAGER.into()),
+                                ..Default::default()
+                            },
+                            &lease,
+                        )
+                        .await
                 }
                 Some(version) => {
                     let patch = json!({"metadata": {"resourceVersion": version.0}, "spec": spec});
-                    let params = PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
+                    let params =
+                        PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
                     self.api.patch(&self.lease, &params, &Patch::Merge(patch)).await
                 }
             }
@@ -234,10 +257,19 @@ impl Edge {
 }
 
 /// `updates`: there was something before.
-fn outcome(answer: Result<kube::Result<Lease>, tokio::time::error::Elapsed>, updates: bool) -> Outcome {
+fn outcome(
+    answer: Result<kube::Result<Lease>, tokio::time::error::Elapsed>,
+    updates: bool,
+) -> Outcome {
     match answer {
-        Ok(Ok(lease)) => Outcome::Done(Version(lease.metadata.resource_version.unwrap_or_default())),
-        Ok(Err(kube::Error::Api(status))) if status.code == 409 || updates && status.code == 404 => Outcome::Conflict,
+        Ok(Ok(lease)) => {
+            Outcome::Done(Version(lease.metadata.resource_version.unwrap_or_default()))
+        }
+        Ok(Err(kube::Error::Api(status)))
+            if status.code == 409 || updates && status.code == 404 =>
+        {
+            Outcome::Conflict
+        }
         Ok(Err(error)) => {
             tracing::warn!(error = chain(&error), "cannot write the Lease");
             Outcome::Unknown

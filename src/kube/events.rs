@@ -44,14 +44,25 @@ pub struct Said {
 
 impl Said {
     /// What a finding says, if it is worth an Event.
-    pub fn of_finding(finding: &Finding, namespace: &str, uids: &BTreeMap<String, String>) -> Option<Self> {
-        let service = finding.object.strip_prefix("Service ")?.strip_prefix(namespace)?.strip_prefix('/')?;
+    pub fn of_finding(
+        finding: &Finding,
+        namespace: &str,
+        uids: &BTreeMap<String, String>,
+    ) -> Option<Self> {
+        let service =
+            finding.object.strip_prefix("Service ")?.strip_prefix(namespace)?.strip_prefix('/')?;
         let reason = match finding.severity {
             Severity::Rejected => "Rejected",
             Severity::FellBack => "FellBack",
             Severity::Note => return None,
         };
-        Some(Self { service: service.to_owned(), uid: uids.get(service)?.clone(), warning: true, reason, note: note(&finding.told()) })
+        Some(Self {
+            service: service.to_owned(),
+            uid: uids.get(service)?.clone(),
+            warning: true,
+            reason,
+            note: note(&finding.told()),
+        })
     }
 }
 
@@ -71,8 +82,10 @@ impl Lasting {
     pub fn news(&mut self, wrong: BTreeSet<Said>) -> Vec<Said> {
         self.0.retain(|said, _| wrong.contains(said));
         let now = Instant::now();
-        let fresh: Vec<Said> =
-            wrong.into_iter().filter(|said| self.0.get(said).is_none_or(|at| now.duration_since(*at) >= AGAIN)).collect();
+        let fresh: Vec<Said> = wrong
+            .into_iter()
+            .filter(|said| self.0.get(said).is_none_or(|at| now.duration_since(*at) >= AGAIN))
+            .collect();
         self.0.extend(fresh.iter().map(|said| (said.clone(), now)));
         fresh
     }
@@ -83,24 +96,47 @@ const LOOK: Duration = Duration::from_secs(2);
 
 /// Says of each cluster when its Envoy connects to this replica: when it wasn't connected before, and at most once an hour,
 /// since streams end and begin anew all the time.
-pub async fn connections(streams: Arc<Streams>, clusters: Mirror<Fact>, said: mpsc::Sender<Said>, stop: CancellationToken) {
+pub async fn connections(
+    streams: Arc<Streams>,
+    clusters: Mirror<Fact>,
+    said: mpsc::Sender<Said>,
+    stop: CancellationToken,
+) {
     let mut told: BTreeMap<ClusterName, Instant> = BTreeMap::new();
     while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
         let Some(services) = clusters.all() else { continue };
         for stream in streams.open() {
             let NodeId::Cluster(name) = &stream.peer.node else { continue };
             let uid = services.get(name.as_str()).and_then(|fact| fact.meta().uid.clone());
-            let Some(uid) = uid.filter(|_| told.get(name).is_none_or(|at| at.elapsed() >= AGAIN)) else { continue };
+            let Some(uid) = uid.filter(|_| told.get(name).is_none_or(|at| at.elapsed() >= AGAIN))
+            else {
+                continue;
+            };
             told.insert(name.clone(), Instant::now());
             let note = format!("An Envoy of {name} is connected to Atlas");
-            let _ = said.try_send(Said { service: name.to_string(), uid, warning: false, reason: "Connected", note });
+            let _ = said.try_send(Said {
+                service: name.to_string(),
+                uid,
+                warning: false,
+                reason: "Connected",
+                note,
+            });
         }
     }
 }
 
 /// Publishes what it is sent, in their order.
-pub async fn publish(client: Client, namespace: String, pod: String, mut said: mpsc::Receiver<Said>, stop: CancellationToken) {
-    let recorder = Recorder::new(client, Reporter { controller: "goatlas.io/atlas".into(), instance: Some(pod) });
+pub async fn publish(
+    client: Client,
+    namespace: String,
+    pod: String,
+    mut said: mpsc::Receiver<Said>,
+    stop: CancellationToken,
+) {
+    let recorder = Recorder::new(
+        client,
+        Reporter { controller: "goatlas.io/atlas".into(), instance: Some(pod) },
+    );
     let (mut tokens, mut refilled, mut failing) = (BURST, Instant::now(), false);
     loop {
         let next = tokio::select! {
@@ -135,7 +171,10 @@ pub async fn publish(client: Client, namespace: String, pod: String, mut said: m
             Ok(()) => failing = false,
             Err(error) if !failing => {
                 failing = true;
-                tracing::warn!(error = chain(&error), "cannot write an Event; `atlas status` shows the same");
+                tracing::warn!(
+                    error = chain(&error),
+                    "cannot write an Event; `atlas status` shows the same"
+                );
             }
             Err(_) => {}
         }
@@ -164,18 +203,44 @@ mod tests {
 
     #[test]
     fn an_event_says_key_value_and_fix_of_a_service_that_is_there() {
-        let said = Said::of_finding(&finding(Severity::Rejected, "Service monitoring/tokyo"), "monitoring", &uids()).unwrap();
+        let said = Said::of_finding(
+            &finding(Severity::Rejected, "Service monitoring/tokyo"),
+            "monitoring",
+            &uids(),
+        )
+        .unwrap();
         assert_eq!((said.service.as_str(), said.reason, said.warning), ("tokyo", "Rejected", true));
         assert_eq!(said.note, "goatlas.io/replicas: \"many\": is not a number: write 2");
-        for object in ["Service other/tokyo", "Service monitoring/paris", "EndpointSlice monitoring/tokyo", "atlas"] {
-            assert_eq!(Said::of_finding(&finding(Severity::Rejected, object), "monitoring", &uids()), None, "{object}");
+        for object in [
+            "Service other/tokyo",
+            "Service monitoring/paris",
+            "EndpointSlice monitoring/tokyo",
+            "atlas",
+        ] {
+            assert_eq!(
+                Said::of_finding(&finding(Severity::Rejected, object), "monitoring", &uids()),
+                None,
+                "{object}"
+            );
         }
-        assert_eq!(Said::of_finding(&finding(Severity::Note, "Service monitoring/tokyo"), "monitoring", &uids()), None);
+        assert_eq!(
+            Said::of_finding(
+                &finding(Severity::Note, "Service monitoring/tokyo"),
+                "monitoring",
+                &uids()
+            ),
+            None
+        );
     }
 
     #[test]
     fn what_lasts_is_said_once_and_what_returns_again() {
-        let said = Said::of_finding(&finding(Severity::FellBack, "Service monitoring/tokyo"), "monitoring", &uids()).unwrap();
+        let said = Said::of_finding(
+            &finding(Severity::FellBack, "Service monitoring/tokyo"),
+            "monitoring",
+            &uids(),
+        )
+        .unwrap();
         let mut lasting = Lasting::default();
         assert_eq!(lasting.news([said.clone()].into()).len(), 1);
         assert_eq!(lasting.news([said.clone()].into()), []);

@@ -18,14 +18,22 @@ const DNS_LAG: Duration = Duration::from_secs(3);
 
 /// Watches the EndpointSlices that Kubernetes makes of them, which have their labels, until cancelled; `tell` hears all names
 /// each time.
-pub async fn watch(client: Client, namespace: String, tell: impl Fn(BTreeSet<String>) + Send + 'static, stop: CancellationToken) {
+pub async fn watch(
+    client: Client,
+    namespace: String,
+    tell: impl Fn(BTreeSet<String>) + Send + 'static,
+    stop: CancellationToken,
+) {
     let api: Api<EndpointSlice> = Api::namespaced(client, &namespace);
     let selector = format!("{}={}", keys::PART, Part::HubStores.label());
     let (ready_in, mut ready_out) = watch::channel(BTreeSet::new());
     tokio::spawn(async move {
         while ready_out.changed().await.is_ok() {
             // From the last change on.
-            while tokio::time::timeout(DNS_LAG, ready_out.changed()).await.is_ok_and(|changed| changed.is_ok()) {}
+            while tokio::time::timeout(DNS_LAG, ready_out.changed())
+                .await
+                .is_ok_and(|changed| changed.is_ok())
+            {}
             tell(ready_out.borrow_and_update().clone());
         }
     });
@@ -43,12 +51,21 @@ pub async fn watch(client: Client, namespace: String, tell: impl Fn(BTreeSet<Str
         }
         ready_in.send_replace(ready.values().cloned().collect());
     };
-    follow("the pods of the hub's Envoys", api, watcher::Config::default().labels(&selector), handle, stop).await;
+    follow(
+        "the pods of the hub's Envoys",
+        api,
+        watcher::Config::default().labels(&selector),
+        handle,
+        stop,
+    )
+    .await;
 }
 
 /// The Service of a slice in which a pod is ready.
 fn service_with_pods(slice: &EndpointSlice) -> Option<String> {
     // What is not said is to be taken for ready (the API's documentation of `conditions.ready`).
-    let ready = slice.endpoints.iter().any(|endpoint| endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true));
+    let ready = slice.endpoints.iter().any(|endpoint| {
+        endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
+    });
     slice.labels().get(keys::SERVICE_NAME).filter(|_| ready).cloned()
 }

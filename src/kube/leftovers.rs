@@ -19,7 +19,9 @@ use atlas_core::object::Part;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, PartialObjectMeta, Preconditions};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, ListParams, PartialObjectMeta, Preconditions,
+};
 use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -60,13 +62,26 @@ pub async fn remove(
 }
 
 /// Deletes what is nobody's; says how much there was, also of what still is somebody's.
-async fn look(client: &Client, namespace: &str, labelled: &ListParams, candidate: &Candidate) -> anyhow::Result<usize> {
-    let api = |kind: &ApiResource| -> Api<DynamicObject> { Api::namespaced_with(client.clone(), namespace, kind) };
+async fn look(
+    client: &Client,
+    namespace: &str,
+    labelled: &ListParams,
+    candidate: &Candidate,
+) -> anyhow::Result<usize> {
+    let api = |kind: &ApiResource| -> Api<DynamicObject> {
+        Api::namespaced_with(client.clone(), namespace, kind)
+    };
     // Endpoints first, or the mirroring controller makes new slices of them.
     let mut left: Vec<(Api<DynamicObject>, PartialObjectMeta<DynamicObject>)> = Vec::new();
-    for kind in [ApiResource::erase::<core::Endpoints>(&()), ApiResource::erase::<EndpointSlice>(&())] {
+    for kind in
+        [ApiResource::erase::<core::Endpoints>(&()), ApiResource::erase::<EndpointSlice>(&())]
+    {
         let api = api(&kind);
-        let listed = api.list_metadata(labelled).await.map_err(said).with_context(|| format!("cannot list {}", kind.plural))?;
+        let listed = api
+            .list_metadata(labelled)
+            .await
+            .map_err(said)
+            .with_context(|| format!("cannot list {}", kind.plural))?;
         left.extend(listed.items.into_iter().map(|object| (api.clone(), object)));
     }
     if left.is_empty() {
@@ -74,17 +89,27 @@ async fn look(client: &Client, namespace: &str, labelled: &ListParams, candidate
     }
     let services: Api<core::Service> = Api::namespaced(client.clone(), namespace);
     let services = services.list(labelled).await.map_err(said).context("cannot list services")?;
-    let selecting =
-        services.items.iter().filter(|service| service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) != Some("ExternalName"));
+    let selecting = services.items.iter().filter(|service| {
+        service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) != Some("ExternalName")
+    });
     let selecting: BTreeSet<String> = selecting.map(ResourceExt::name_any).collect();
     let count = left.len();
     let nobodys = left.into_iter().filter(|(_, object)| !selecting.contains(&service_of(object)));
     let delete = |(api, object): (Api<DynamicObject>, PartialObjectMeta<DynamicObject>)| async move {
         anyhow::ensure!(candidate.leads().is_some(), "this Atlas no longer leads");
         let exactly = Preconditions { uid: object.uid(), resource_version: None };
-        match api.delete(&object.name_any(), &DeleteParams { preconditions: Some(exactly), ..DeleteParams::default() }).await {
+        match api
+            .delete(
+                &object.name_any(),
+                &DeleteParams { preconditions: Some(exactly), ..DeleteParams::default() },
+            )
+            .await
+        {
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
-            result => result.map(drop).map_err(said).with_context(|| format!("cannot delete {}", object.name_any())),
+            result => result
+                .map(drop)
+                .map_err(said)
+                .with_context(|| format!("cannot delete {}", object.name_any())),
         }
     };
     futures::stream::iter(nobodys.map(delete)).buffered(WRITES).try_collect::<()>().await?;

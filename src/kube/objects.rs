@@ -53,13 +53,18 @@ impl Objects {
         uids: &BTreeMap<String, String>,
         atlas: Option<&OwnerRef>,
     ) -> Arc<Wanted> {
-        let settings = self.settings.take().filter(|known| **known == fleet.settings).unwrap_or_else(|| Arc::new(fleet.settings.clone()));
+        let settings = self
+            .settings
+            .take()
+            .filter(|known| **known == fleet.settings)
+            .unwrap_or_else(|| Arc::new(fleet.settings.clone()));
         self.settings = Some(Arc::clone(&settings));
         let bundle = trust.bundle();
         self.clusters.retain(|name, _| fleet.clusters.contains_key(name));
         let mut wanted = BTreeMap::new();
         let secret = |node: &NodeId| Key { kind: Kind::Secret, name: values_secret(node) };
-        let mut kept: BTreeSet<Key> = fleet.clusters.keys().cloned().map(|name| secret(&NodeId::Cluster(name))).collect();
+        let mut kept: BTreeSet<Key> =
+            fleet.clusters.keys().cloned().map(|name| secret(&NodeId::Cluster(name))).collect();
         kept.extend([secret(&NodeId::Hub), Key { kind: Kind::Secret, name: HUB_SECRET.into() }]);
         for cluster in fleet.clusters.values() {
             let opener = opener(&NodeId::Cluster(cluster.name.clone()));
@@ -73,13 +78,23 @@ impl Objects {
             let known = self.clusters.get(&cluster.name).filter(|(before, _)| *before == made_of);
             if known.is_none() {
                 let objects = of_cluster(fleet, cluster, trust, opener.as_ref());
-                let manifests = objects.iter().map(|object| manifest(object, &settings.namespace, uids, atlas)).collect();
+                let manifests = objects
+                    .iter()
+                    .map(|object| manifest(object, &settings.namespace, uids, atlas))
+                    .collect();
                 self.clusters.insert(cluster.name.clone(), (made_of, manifests));
             }
-            wanted.extend(self.clusters.get(&cluster.name).into_iter().flat_map(|(_, manifests)| manifests.clone()));
+            wanted.extend(
+                self.clusters
+                    .get(&cluster.name)
+                    .into_iter()
+                    .flat_map(|(_, manifests)| manifests.clone()),
+            );
         }
         let hub = of_hub(fleet, trust, opener(&NodeId::Hub).as_ref(), files.zone, files.endpoints);
-        for (key, fresh) in hub.iter().map(|object| manifest(object, &settings.namespace, uids, atlas)) {
+        for (key, fresh) in
+            hub.iter().map(|object| manifest(object, &settings.namespace, uids, atlas))
+        {
             let same = self.hub.get(&key).filter(|known| **known == fresh).map(Arc::clone);
             let manifest = same.unwrap_or(fresh);
             self.hub.insert(key.clone(), Arc::clone(&manifest));
@@ -91,9 +106,18 @@ impl Objects {
     }
 }
 
-fn manifest(object: &Object, namespace: &str, uids: &BTreeMap<String, String>, atlas: Option<&OwnerRef>) -> (Key, Arc<Value>) {
+fn manifest(
+    object: &Object,
+    namespace: &str,
+    uids: &BTreeMap<String, String>,
+    atlas: Option<&OwnerRef>,
+) -> (Key, Arc<Value>) {
     let owner = match &object.owner {
-        Owner::Cluster(name) => uids.get(name.as_str()).map(|uid| OwnerRef { kind: "Service", name: name.to_string(), uid: uid.clone() }),
+        Owner::Cluster(name) => uids.get(name.as_str()).map(|uid| OwnerRef {
+            kind: "Service",
+            name: name.to_string(),
+            uid: uid.clone(),
+        }),
         Owner::Atlas => atlas.cloned(),
         Owner::Nobody => None,
     };

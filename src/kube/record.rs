@@ -85,7 +85,9 @@ impl Record {
     pub fn of_identity(identity: &Identity) -> Self {
         match identity {
             Identity::Atlas | Identity::Hub => Record::Leaves,
-            Identity::Cluster(name, _) | Identity::Bootstrap(name, _) => Record::Cluster(name.clone()),
+            Identity::Cluster(name, _) | Identity::Bootstrap(name, _) => {
+                Record::Cluster(name.clone())
+            }
         }
     }
 
@@ -94,8 +96,12 @@ impl Record {
         match (self, key) {
             (Record::Leaves, "atlas.pem") => Some(Identity::Atlas),
             (Record::Leaves, "hub.pem") => Some(Identity::Hub),
-            (Record::Cluster(name), LEAF) => Some(Identity::Cluster(name.clone(), ledger.revision(name))),
-            (Record::Cluster(name), BOOTSTRAP) => Some(Identity::Bootstrap(name.clone(), ledger.revision(name))),
+            (Record::Cluster(name), LEAF) => {
+                Some(Identity::Cluster(name.clone(), ledger.revision(name)))
+            }
+            (Record::Cluster(name), BOOTSTRAP) => {
+                Some(Identity::Bootstrap(name.clone(), ledger.revision(name)))
+            }
             _ => None,
         }
     }
@@ -114,18 +120,27 @@ impl Record {
 
     /// Under which key it has an identity's certificate.
     pub fn key(&self, identity: &Identity, ledger: &Ledger) -> Option<&'static str> {
-        IDENTITIES.iter().map(|(key, _)| *key).find(|key| self.identity(key, ledger).as_ref() == Some(identity))
+        IDENTITIES
+            .iter()
+            .map(|(key, _)| *key)
+            .find(|key| self.identity(key, ledger).as_ref() == Some(identity))
     }
 
     /// What it is to hold; `None`: nothing under that key. `service`: what is kept of the cluster's Service.
-    pub fn data(&self, all: &Contents, service: Option<&String>) -> anyhow::Result<BTreeMap<&'static str, Option<String>>> {
+    pub fn data(
+        &self,
+        all: &Contents,
+        service: Option<&String>,
+    ) -> anyhow::Result<BTreeMap<&'static str, Option<String>>> {
         let authority = |authority| all.authorities.get(&authority).map(ca::text);
         let identity = |identity| all.identities.get(&identity).map(ca::text);
         Ok(match self {
             Record::Root => [("root.pem", authority(Authority::Root))].into(),
-            Record::Issuers => {
-                [("issuing.pem", authority(Authority::Issuing)), ("bootstrap-ca.pem", authority(Authority::Bootstrap))].into()
-            }
+            Record::Issuers => [
+                ("issuing.pem", authority(Authority::Issuing)),
+                ("bootstrap-ca.pem", authority(Authority::Bootstrap)),
+            ]
+            .into(),
             Record::Leaves => [
                 ("atlas.pem", identity(Identity::Atlas)),
                 ("hub.pem", identity(Identity::Hub)),
@@ -137,9 +152,16 @@ impl Record {
                 let list = all.ledger.only(name);
                 let bootstrap = all.identities.get(&Identity::Bootstrap(name.clone(), revision));
                 // Of a cluster that is gone no key stays, whole or broken.
-                let gone = !list.has(name) && !all.identities.contains_key(&Identity::Cluster(name.clone(), revision));
-                let aside = [LEAF, BOOTSTRAP].into_iter().filter_map(aside).map(|key| (key, None)).filter(|_| gone);
-                let counts = |signed: &&Signed| list.credentials().any(|one| one.fingerprint == signed.fingerprint());
+                let gone = !list.has(name)
+                    && !all.identities.contains_key(&Identity::Cluster(name.clone(), revision));
+                let aside = [LEAF, BOOTSTRAP]
+                    .into_iter()
+                    .filter_map(aside)
+                    .map(|key| (key, None))
+                    .filter(|_| gone);
+                let counts = |signed: &&Signed| {
+                    list.credentials().any(|one| one.fingerprint == signed.fingerprint())
+                };
                 [
                     (LEAF, identity(Identity::Cluster(name.clone(), revision))),
                     (BOOTSTRAP, bootstrap.filter(counts).map(ca::text)),
@@ -154,8 +176,15 @@ impl Record {
     }
 
     /// The object to create, or the merge patch of what is there.
-    pub fn manifest(&self, data: &BTreeMap<&'static str, Option<String>>, term: &Term, expected: Option<&Version>) -> Value {
-        let encoded = |text: &Option<String>| text.as_ref().map(|text| json!(ByteString(text.clone().into_bytes())));
+    pub fn manifest(
+        &self,
+        data: &BTreeMap<&'static str, Option<String>>,
+        term: &Term,
+        expected: Option<&Version>,
+    ) -> Value {
+        let encoded = |text: &Option<String>| {
+            text.as_ref().map(|text| json!(ByteString(text.clone().into_bytes())))
+        };
         let mut fields = serde_json::Map::new();
         for (key, text) in data {
             match encoded(text) {
@@ -216,10 +245,12 @@ impl Parsed {
     pub fn doubt_foreign(&mut self, record: &Record, root: Option<&Signed>) {
         let mut trusted = ca::Trusted::new(root);
         for (identity, signed) in std::mem::take(&mut self.identities) {
-            let key = IDENTITIES.iter().map(|(key, _)| *key).find(|key| record.may_hold(key, &identity));
+            let key =
+                IDENTITIES.iter().map(|(key, _)| *key).find(|key| record.may_hold(key, &identity));
             match (trusted.check(&signed), key) {
                 (Err(why), Some(key)) => {
-                    self.broken.insert(key, Broken { text: ca::text(&signed), why: format!("{why:#}") });
+                    self.broken
+                        .insert(key, Broken { text: ca::text(&signed), why: format!("{why:#}") });
                 }
                 _ => _ = self.identities.insert(identity, signed),
             }
@@ -237,8 +268,12 @@ pub struct Broken {
 }
 
 /// The keys of certificates with their private keys, each with the one under which it is kept when it was broken.
-const IDENTITIES: [(&str, &str); 4] =
-    [("atlas.pem", "atlas.pem.broken"), ("hub.pem", "hub.pem.broken"), (LEAF, "leaf.pem.broken"), (BOOTSTRAP, "bootstrap.pem.broken")];
+const IDENTITIES: [(&str, &str); 4] = [
+    ("atlas.pem", "atlas.pem.broken"),
+    ("hub.pem", "hub.pem.broken"),
+    (LEAF, "leaf.pem.broken"),
+    (BOOTSTRAP, "bootstrap.pem.broken"),
+];
 
 /// Under which key a broken one is kept.
 pub fn aside(key: &str) -> Option<&'static str> {
@@ -252,8 +287,11 @@ impl Stored {
         let term = annotation.and_then(|text| text.parse().ok());
         let name = secret.metadata.name.clone().unwrap_or_default();
         let version = Version(secret.metadata.resource_version.clone().unwrap_or_default());
-        let parsed = parse(secret, domain)
-            .map_err(|error| format!("the Secret {name} is broken: {error:#}: restore it from a backup (docs/backup.md)"));
+        let parsed = parse(secret, domain).map_err(|error| {
+            format!(
+                "the Secret {name} is broken: {error:#}: restore it from a backup (docs/backup.md)"
+            )
+        });
         Self { version, term, parsed }
     }
 
@@ -272,13 +310,22 @@ fn parse(secret: Secret, domain: &TrustDomain) -> anyhow::Result<Parsed> {
             match ca::parse(&text) {
                 // Of another trust domain it counts for nothing.
                 Ok((signed, uri)) => match uri.and_then(|uri| Identity::parse(&uri, domain)) {
-                    Some(identity) if record.as_ref().is_some_and(|record| !record.may_hold(key, &identity)) => {
-                        let why = format!("it holds the certificate of {}", identity.spiffe_id(domain));
+                    Some(identity)
+                        if record
+                            .as_ref()
+                            .is_some_and(|record| !record.may_hold(key, &identity)) =>
+                    {
+                        let why =
+                            format!("it holds the certificate of {}", identity.spiffe_id(domain));
                         parsed.broken.insert(key, Broken { text, why });
                     }
-                    identity => parsed.identities.extend(identity.map(|identity| (identity, signed))),
+                    identity => {
+                        parsed.identities.extend(identity.map(|identity| (identity, signed)))
+                    }
                 },
-                Err(error) => _ = parsed.broken.insert(key, Broken { text, why: format!("{error:#}") }),
+                Err(error) => {
+                    _ = parsed.broken.insert(key, Broken { text, why: format!("{error:#}") })
+                }
             }
             continue;
         }
@@ -303,7 +350,9 @@ fn parse(secret: Secret, domain: &TrustDomain) -> anyhow::Result<Parsed> {
                 let root = Signed { chain: text, key: PrivateKey::new(String::new()), validity };
                 parsed.authorities.insert(Authority::Root, root);
             }
-            (LIST, _) => parsed.ledger = Some(Ledger::from_json(&text).with_context(|| key.clone())?),
+            (LIST, _) => {
+                parsed.ledger = Some(Ledger::from_json(&text).with_context(|| key.clone())?)
+            }
             (SERVICE, _) => parsed.service = Some(text),
             _ => {}
         }
@@ -318,7 +367,10 @@ pub fn adopt(contents: &mut Contents, record: &Record, parsed: Parsed) {
         Record::Leaves => {
             // The root with its key is worth more.
             for (authority, signed) in parsed.authorities {
-                let keyed = contents.authorities.get(&authority).is_some_and(|known| !known.key.expose().is_empty());
+                let keyed = contents
+                    .authorities
+                    .get(&authority)
+                    .is_some_and(|known| !known.key.expose().is_empty());
                 if !keyed {
                     contents.authorities.insert(authority, signed);
                 }
@@ -327,7 +379,12 @@ pub fn adopt(contents: &mut Contents, record: &Record, parsed: Parsed) {
         }
         Record::Cluster(name) => {
             contents.identities.retain(|identity, _| Record::of_identity(identity) != *record);
-            contents.identities.extend(parsed.identities.into_iter().filter(|(identity, _)| Record::of_identity(identity) == *record));
+            contents.identities.extend(
+                parsed
+                    .identities
+                    .into_iter()
+                    .filter(|(identity, _)| Record::of_identity(identity) == *record),
+            );
             contents.ledger.replace(name, parsed.ledger.unwrap_or_default());
             contents.mend_revisions();
         }

@@ -102,7 +102,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (commands, _commands) = mpsc::channel(1);
     let gate = Arc::new(Gate::new(settings.trust_domain.clone()));
     let (metrics, streams) = (Arc::new(Metrics::new()), Arc::new(Streams::default()));
-    let (drain, stop, resign) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+    let (drain, stop, resign) =
+        (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     let candidate = Candidate::new(&options.identity, Timing::default());
     let mut tasks = Tasks::default();
 
@@ -115,8 +116,12 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         commands,
         candidate: Some(Arc::clone(&candidate)),
     };
-    let server = |router, port| Server { router, port, metrics: Arc::clone(&metrics), stop: stop.clone() };
-    tasks.spawn("the metrics server", http::serve(metrics_port, server(web::operations(web.clone()), "metrics")));
+    let server =
+        |router, port| Server { router, port, metrics: Arc::clone(&metrics), stop: stop.clone() };
+    tasks.spawn(
+        "the metrics server",
+        http::serve(metrics_port, server(web::operations(web.clone()), "metrics")),
+    );
     if let Some((xds, web_port, dns_sockets)) = serving {
         let service = Arc::new(Xds {
             nodes: Arc::clone(&nodes),
@@ -130,15 +135,29 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             drain: drain.clone(),
         });
         tasks.spawn("the xDS server", tls::accept(xds, service));
-        tasks.spawn("the DNS server", dns::serve(dns_sockets, board.zones(), Arc::clone(&metrics), stop.clone()));
+        tasks.spawn(
+            "the DNS server",
+            dns::serve(dns_sockets, board.zones(), Arc::clone(&metrics), stop.clone()),
+        );
         tasks.spawn("the web server", http::serve(web_port, server(web::public(web), "web")));
     }
     let mirrors = watch_all(&client, &settings, &mut tasks, &stop);
     tasks.spawn(
         "the writer of Events",
-        events::publish(client.clone(), settings.namespace.clone(), options.identity.clone(), said_out, stop.clone()),
+        events::publish(
+            client.clone(),
+            settings.namespace.clone(),
+            options.identity.clone(),
+            said_out,
+            stop.clone(),
+        ),
     );
-    let connections = events::connections(Arc::clone(&streams), mirrors.clusters.clone(), said.clone(), stop.clone());
+    let connections = events::connections(
+        Arc::clone(&streams),
+        mirrors.clusters.clone(),
+        said.clone(),
+        stop.clone(),
+    );
     tasks.spawn("the watch over connections", connections);
     let election = Arc::clone(&candidate).run(
         client.clone(),
@@ -205,7 +224,12 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 }
 
 /// Starts to watch everything that facts come from.
-fn watch_all(client: &Client, settings: &Settings, tasks: &mut Tasks, stop: &CancellationToken) -> Mirrors {
+fn watch_all(
+    client: &Client,
+    settings: &Settings,
+    tasks: &mut Tasks,
+    stop: &CancellationToken,
+) -> Mirrors {
     let nudge = Arc::new(Notify::new());
     let mirrors = Mirrors {
         clusters: Mirror::new(Arc::clone(&nudge)),
@@ -223,34 +247,63 @@ fn watch_all(client: &Client, settings: &Settings, tasks: &mut Tasks, stop: &Can
     // 0.3's replica Services carry both labels.
     let selector = format!("{0},{0}!=false,!{1}", keys::CLUSTER, keys::THANOS_SIDECAR);
     let mirror = mirrors.clusters.clone();
-    let task = mirror.run("cluster Services", clusters, labels(&selector), |service| Some(convert::service(service)), stop.clone());
+    let task = mirror.run(
+        "cluster Services",
+        clusters,
+        labels(&selector),
+        |service| Some(convert::service(service)),
+        stop.clone(),
+    );
     tasks.spawn("the watch of clusters", task);
 
     let alertmanagers: Api<Service> = Api::namespaced(client.clone(), theirs);
-    let pairs: Vec<String> = settings.alertmanager_selector.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let pairs: Vec<String> = settings
+        .alertmanager_selector
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect();
     let mirror = mirrors.alertmanagers.clone();
     let read = |service| Some(convert::service(service));
-    let task = mirror.run("the hub's Alertmanager Services", alertmanagers, labels(&pairs.join(",")), read, stop.clone());
+    let task = mirror.run(
+        "the hub's Alertmanager Services",
+        alertmanagers,
+        labels(&pairs.join(",")),
+        read,
+        stop.clone(),
+    );
     tasks.spawn("the watch of Alertmanagers", task);
 
     let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), theirs);
     let selector = format!("{}={}", keys::SERVICE_NAME, settings.alertmanager_endpoints);
     let mirror = mirrors.slices.clone();
     let read = |slice| Some(convert::endpoint_slice(slice));
-    let task = mirror.run("the hub's Alertmanager EndpointSlices", slices, labels(&selector), read, stop.clone());
+    let task = mirror.run(
+        "the hub's Alertmanager EndpointSlices",
+        slices,
+        labels(&selector),
+        read,
+        stop.clone(),
+    );
     tasks.spawn("the watch of EndpointSlices", task);
 
     let secrets: Api<Secret> = Api::namespaced(client.clone(), own);
     let domain = settings.trust_domain.clone();
     let read = move |secret| Some(Stored::read(secret, &domain));
-    let task = mirrors.records.clone().run("Atlas's own Secrets", secrets, labels(vault::WATCHED), read, stop.clone());
+    let task = mirrors.records.clone().run(
+        "Atlas's own Secrets",
+        secrets,
+        labels(vault::WATCHED),
+        read,
+        stop.clone(),
+    );
     tasks.spawn("the watch of Atlas's own Secrets", task);
 
     let zone: Api<ConfigMap> = Api::namespaced(client.clone(), own);
     let (name, file) = keys::ZONE_CONFIG_MAP;
     let read = move |map: ConfigMap| Written::of(map.data?.get(file)?);
     let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let task = mirrors.zone.clone().run("the ConfigMap of the DNS zone", zone, only, read, stop.clone());
+    let task =
+        mirrors.zone.clone().run("the ConfigMap of the DNS zone", zone, only, read, stop.clone());
     tasks.spawn("the watch of the DNS zone", task);
     mirrors
 }

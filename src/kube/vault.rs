@@ -96,7 +96,9 @@ impl Secrets {
         for record in [Record::Root, Record::Issuers] {
             vault.refresh(&record).await?;
         }
-        let listed = timeout(PATIENCE, vault.api.list(&ListParams::default().labels(WATCHED))).await.context("no answer")?;
+        let listed = timeout(PATIENCE, vault.api.list(&ListParams::default().labels(WATCHED)))
+            .await
+            .context("no answer")?;
         let listed = listed.context("cannot list Atlas's own Secrets")?;
         vault.known.insert(Record::Leaves, Known::Absent);
         let names: Vec<String> = listed.items.iter().map(ResourceExt::name_any).collect();
@@ -148,8 +150,15 @@ impl Secrets {
         }
         for (record, result) in self.put(&contents, missing) {
             match result {
-                Ok(()) => tracing::warn!(secret = record.secret(), "somebody deleted one of Atlas's own Secrets: it is written again"),
-                Err(error) => tracing::warn!(secret = record.secret(), error = format!("{error:#}"), "cannot write again what was deleted"),
+                Ok(()) => tracing::warn!(
+                    secret = record.secret(),
+                    "somebody deleted one of Atlas's own Secrets: it is written again"
+                ),
+                Err(error) => tracing::warn!(
+                    secret = record.secret(),
+                    error = format!("{error:#}"),
+                    "cannot write again what was deleted"
+                ),
             }
         }
         self.contents = contents;
@@ -182,7 +191,10 @@ impl Secrets {
             Ok(mut parsed) => {
                 self.set_aside(record, &mut parsed);
                 if let Record::Cluster(name) = record {
-                    let (known, read) = (self.contents.ledger.revision(name), parsed.ledger.as_ref().map_or(1, |list| list.revision(name)));
+                    let (known, read) = (
+                        self.contents.ledger.revision(name),
+                        parsed.ledger.as_ref().map_or(1, |list| list.revision(name)),
+                    );
                     if known > read {
                         tracing::warn!(
                             secret = record.secret(),
@@ -207,8 +219,11 @@ impl Secrets {
     /// Reads a record again.
     async fn refresh(&mut self, record: &Record) -> anyhow::Result<()> {
         let name = record.secret();
-        let read = timeout(PATIENCE, self.api.get_opt(&name)).await.with_context(|| format!("no answer for the Secret {name}"))?;
-        let secret = read.map_err(|error| anyhow!("cannot read the Secret {name}: {}", chain(&error)))?;
+        let read = timeout(PATIENCE, self.api.get_opt(&name))
+            .await
+            .with_context(|| format!("no answer for the Secret {name}"))?;
+        let secret =
+            read.map_err(|error| anyhow!("cannot read the Secret {name}: {}", chain(&error)))?;
         let mut stored = secret.map(|secret| Stored::read(secret, &self.domain));
         if let Some(Stored { parsed: Ok(parsed), .. }) = &mut stored {
             parsed.doubt_foreign(record, self.contents.authorities.get(&Authority::Root));
@@ -219,26 +234,40 @@ impl Secrets {
 
     /// Looks after what others did to the records, as far as a watch shows it (`seen`: name and version): what was changed is
     /// read again into `contents`; what was deleted (`removed`: as it was) is written again from them. Returns what could not be done.
-    pub fn heal(&mut self, contents: &mut Contents, seen: &BTreeMap<String, Stored>, removed: &BTreeMap<String, Stored>) -> Vec<String> {
+    pub fn heal(
+        &mut self,
+        contents: &mut Contents,
+        seen: &BTreeMap<String, Stored>,
+        removed: &BTreeMap<String, Stored>,
+    ) -> Vec<String> {
         let mut suspects = Vec::new();
         let look = self.looked.elapsed() >= LOOK;
         if look {
             self.looked = Instant::now();
         }
         for (name, stored) in removed {
-            if let Some(echo) = Record::of_secret(name).and_then(|record| self.echoes.get_mut(&record)) {
+            if let Some(echo) =
+                Record::of_secret(name).and_then(|record| self.echoes.get_mut(&record))
+            {
                 echo.saw_removed(&stored.version);
             }
         }
         for (record, known) in &self.known {
             let watched = matches!(record, Record::Leaves | Record::Cluster(_));
             let shown = seen.get(&record.secret()).map(|stored| &stored.version);
-            let strange = if watched { self.echoes.entry(record.clone()).or_default().is_strange(known, shown) } else { look };
+            let strange = if watched {
+                self.echoes.entry(record.clone()).or_default().is_strange(known, shown)
+            } else {
+                look
+            };
             if strange || *known == Known::Unread {
                 suspects.push(record.clone());
             }
         }
-        let unknown = seen.keys().filter_map(|name| Record::of_secret(name)).filter(|record| !self.known.contains_key(record));
+        let unknown = seen
+            .keys()
+            .filter_map(|name| Record::of_secret(name))
+            .filter(|record| !self.known.contains_key(record));
         suspects.extend(unknown.collect::<Vec<_>>());
         let mut failed = Vec::new();
         for record in suspects {
@@ -252,15 +281,28 @@ impl Secrets {
             let result = handle.block_on(self.refresh(&record));
             *contents = std::mem::take(&mut self.contents);
             failed.extend(result.err().map(|error| format!("{error:#}")));
-            let vanished = before != Some(Known::Absent) && self.known.get(&record) == Some(&Known::Absent);
-            let revision = if let Record::Cluster(name) = &record { contents.ledger.revision(name) } else { 1 };
+            let vanished =
+                before != Some(Known::Absent) && self.known.get(&record) == Some(&Known::Absent);
+            let revision = if let Record::Cluster(name) = &record {
+                contents.ledger.revision(name)
+            } else {
+                1
+            };
             let kept = revision > 1
-                || record.data(contents, None).is_ok_and(|data| data.iter().any(|(key, text)| key.ends_with(".pem") && text.is_some()));
+                || record.data(contents, None).is_ok_and(|data| {
+                    data.iter().any(|(key, text)| key.ends_with(".pem") && text.is_some())
+                });
             let deleted = vanished && kept;
             if deleted {
-                tracing::warn!(secret = record.secret(), "somebody deleted one of Atlas's own Secrets: it is written again");
+                tracing::warn!(
+                    secret = record.secret(),
+                    "somebody deleted one of Atlas's own Secrets: it is written again"
+                );
             }
-            if deleted && let Err(error) = self.put(contents, [record.clone()].into()).remove(&record).unwrap_or(Ok(())) {
+            if deleted
+                && let Err(error) =
+                    self.put(contents, [record.clone()].into()).remove(&record).unwrap_or(Ok(()))
+            {
                 failed.push(format!("{error:#}"));
             }
         }
@@ -284,12 +326,24 @@ impl Secrets {
 
     /// Writes what [`Secrets::keep_services`] left. Returns what could not be written.
     pub fn save_services(&mut self, contents: &Contents) -> Vec<String> {
-        let unsaved = self.unsaved.iter().filter(|record| !self.broken.contains_key(record)).cloned().collect();
-        self.put(contents, unsaved).into_values().filter_map(|result| Some(format!("{:#}", result.err()?))).collect()
+        let unsaved = self
+            .unsaved
+            .iter()
+            .filter(|record| !self.broken.contains_key(record))
+            .cloned()
+            .collect();
+        self.put(contents, unsaved)
+            .into_values()
+            .filter_map(|result| Some(format!("{:#}", result.err()?)))
+            .collect()
     }
 
     /// Writes records, each by itself.
-    fn put(&mut self, all: &Contents, records: BTreeSet<Record>) -> BTreeMap<Record, anyhow::Result<()>> {
+    fn put(
+        &mut self,
+        all: &Contents,
+        records: BTreeSet<Record>,
+    ) -> BTreeMap<Record, anyhow::Result<()>> {
         let mut writes = Vec::new();
         let mut results = BTreeMap::new();
         for record in records {
@@ -305,10 +359,13 @@ impl Secrets {
                 Some(term) if term == permit.term => write(api, &record, &data, &permit).await,
                 _ => Err((Outcome::Conflict, anyhow!("this Atlas no longer leads"))),
             };
-            let removed: Vec<&str> = data.iter().filter(|(_, text)| text.is_none()).map(|(key, _)| *key).collect();
+            let removed: Vec<&str> =
+                data.iter().filter(|(_, text)| text.is_none()).map(|(key, _)| *key).collect();
             (record, removed, result)
         };
-        let written = futures::stream::iter(writes.into_iter().map(write)).buffer_unordered(WRITES).collect::<Vec<_>>();
+        let written = futures::stream::iter(writes.into_iter().map(write))
+            .buffer_unordered(WRITES)
+            .collect::<Vec<_>>();
         for (record, removed, result) in self.handle.block_on(written) {
             let (outcome, result) = match result {
                 Ok(version) => {
@@ -327,14 +384,19 @@ impl Secrets {
         results
     }
 
-    fn prepare(&mut self, all: &Contents, record: &Record) -> anyhow::Result<(Permit, BTreeMap<&'static str, Option<String>>)> {
+    fn prepare(
+        &mut self,
+        all: &Contents,
+        record: &Record,
+    ) -> anyhow::Result<(Permit, BTreeMap<&'static str, Option<String>>)> {
         if let Some(broken) = self.broken.get(record) {
             bail!("{broken}");
         }
         // A cluster that nobody has listed has none yet.
         let known = self.known.entry(record.clone()).or_insert(Known::Absent);
         let permit = self.fence.permit(known, self.candidate.leads().as_ref())?;
-        let service = if let Record::Cluster(name) = record { self.services.get(name) } else { None };
+        let service =
+            if let Record::Cluster(name) = record { self.services.get(name) } else { None };
         let mut data = record.data(all, service)?;
         let spoilt = self.spoilt.get(record).into_iter().flatten();
         for (key, text) in spoilt {
@@ -356,7 +418,8 @@ impl Vault for Secrets {
     }
 
     fn save_identities(&mut self, all: &Contents, which: &[&Identity]) -> Vec<anyhow::Result<()>> {
-        let results = self.put(all, which.iter().map(|identity| Record::of_identity(identity)).collect());
+        let results =
+            self.put(all, which.iter().map(|identity| Record::of_identity(identity)).collect());
         let result = |identity: &&Identity| match results.get(&Record::of_identity(identity)) {
             Some(Err(error)) => Err(anyhow!("{error:#}")),
             _ => Ok(()),

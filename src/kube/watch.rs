@@ -35,7 +35,8 @@ struct Pauses(u32);
 
 impl Pauses {
     fn next(&mut self) -> Duration {
-        let pause = Duration::from_millis(500).saturating_mul(1 << self.0.min(8)).min(LONGEST_PAUSE);
+        let pause =
+            Duration::from_millis(500).saturating_mul(1 << self.0.min(8)).min(LONGEST_PAUSE);
         self.0 += 1;
         pause.mul_f64(0.8 + 0.4 * fastrand::f64())
     }
@@ -68,7 +69,12 @@ impl<T: Clone + PartialEq + Send + Sync + 'static> Mirror<T> {
     /// Knows nothing yet.
     pub fn new(nudge: Arc<Notify>) -> Self {
         Self(Arc::new(Inner {
-            state: Mutex::new(State { items: Arc::default(), removed: BTreeMap::new(), synced: false, emptied: false }),
+            state: Mutex::new(State {
+                items: Arc::default(),
+                removed: BTreeMap::new(),
+                synced: false,
+                emptied: false,
+            }),
             nudge,
         }))
     }
@@ -163,8 +169,13 @@ impl<T: Clone + PartialEq + Send + Sync + 'static> Mirror<T> {
 }
 
 /// Hands every event to `handle` until cancelled; says when the API server can't be reached, once each time.
-pub async fn follow<K>(what: &'static str, api: Api<K>, config: watcher::Config, mut handle: impl FnMut(Event<K>), stop: CancellationToken)
-where
+pub async fn follow<K>(
+    what: &'static str,
+    api: Api<K>,
+    config: watcher::Config,
+    mut handle: impl FnMut(Event<K>),
+    stop: CancellationToken,
+) where
     K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let config = config.timeout(u32::try_from(WATCH.as_secs()).unwrap_or(60));
@@ -192,7 +203,10 @@ where
             }
         };
         if !std::mem::replace(&mut failing, true) {
-            tracing::warn!(error, "cannot watch {what}: what is known stays in force, and it is tried again");
+            tracing::warn!(
+                error,
+                "cannot watch {what}: what is known stays in force, and it is tried again"
+            );
         }
         if stop.run_until_cancelled(tokio::time::sleep(pauses.next())).await.is_none() {
             return;

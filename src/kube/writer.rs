@@ -11,7 +11,9 @@ use atlas_core::reconcile::{Action, Outcome, Reconciler, is_ours};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1 as core;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions,
+};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
@@ -74,9 +76,20 @@ impl Writer {
             tokio::spawn(self.look(kind, seen_in.clone(), stop.clone()));
         }
         let with_pods = move |services| _ = seen_in.send(Seen::WithPods(services));
-        tokio::spawn(hub_envoys::watch(self.client.clone(), self.namespace.clone(), with_pods, stop.clone()));
+        tokio::spawn(hub_envoys::watch(
+            self.client.clone(),
+            self.namespace.clone(),
+            with_pods,
+            stop.clone(),
+        ));
         let (left_in, mut left) = watch::channel(None);
-        tokio::spawn(leftovers::remove(self.client.clone(), self.namespace.clone(), Arc::clone(&self.candidate), left_in, stop.clone()));
+        tokio::spawn(leftovers::remove(
+            self.client.clone(),
+            self.namespace.clone(),
+            Arc::clone(&self.candidate),
+            left_in,
+            stop.clone(),
+        ));
         let mut reconciler = Reconciler::default();
         let mut unlisted: BTreeSet<Kind> = KINDS.into();
         let mut failing: BTreeMap<Key, String> = BTreeMap::new();
@@ -95,9 +108,17 @@ impl Writer {
             waiting_since = reconciler.waiting().next().and(waiting_since.or(Some(Instant::now())));
             let waiting = waiting_since.is_some_and(|since: Instant| since.elapsed() > PATIENCE);
             let stays = left.borrow_and_update().clone();
-            self.report(&reconciler, &failing, if started.elapsed() > PATIENCE { &unlisted } else { &none }, waiting, stays);
+            self.report(
+                &reconciler,
+                &failing,
+                if started.elapsed() > PATIENCE { &unlisted } else { &none },
+                waiting,
+                stays,
+            );
             let due = reconciler.due().filter(|_| unlisted.is_empty() && under_way.len() < WRITES);
-            let pause = Duration::from_millis(due.map_or(30_000, |due| due.saturating_sub(millis()).max(1)));
+            let pause = Duration::from_millis(
+                due.map_or(30_000, |due| due.saturating_sub(millis()).max(1)),
+            );
             tokio::select! {
                 Some((action, result)) = under_way.next() => note(&mut reconciler, &mut failing, &action, result),
                 Some(event) = seen.recv() => match event {
@@ -158,7 +179,13 @@ impl Writer {
                 kind.name()
             )
         });
-        let troubles: Vec<String> = unlisted.chain(contested).chain(blocked).chain(waiting).chain(failing).chain(left).collect();
+        let troubles: Vec<String> = unlisted
+            .chain(contested)
+            .chain(blocked)
+            .chain(waiting)
+            .chain(failing)
+            .chain(left)
+            .collect();
         self.metrics.unwritten.set(i64::try_from(reconciler.unsettled()).unwrap_or(i64::MAX));
         self.troubles.send_if_modified(|before| {
             let differs = *before != troubles;
@@ -168,13 +195,21 @@ impl Writer {
     }
 
     /// Watches Atlas's own objects of one kind. Of each only what differs is kept.
-    fn look(&self, kind: Kind, out: mpsc::UnboundedSender<Seen>, stop: CancellationToken) -> impl Future<Output = ()> + use<> {
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource(kind));
+    fn look(
+        &self,
+        kind: Kind,
+        out: mpsc::UnboundedSender<Seen>,
+        stop: CancellationToken,
+    ) -> impl Future<Output = ()> + use<> {
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), &self.namespace, &resource(kind));
         let parts = Part::DERIVED.map(Part::label).join(",");
         let selector = format!("{} in ({parts})", keys::PART);
         let mut listed = BTreeSet::new();
         let handle = move |event: Event<DynamicObject>| {
-            let is = |object: DynamicObject| Seen::Is(Key { kind, name: object.name_any() }, value(object));
+            let is = |object: DynamicObject| {
+                Seen::Is(Key { kind, name: object.name_any() }, value(object))
+            };
             let said = match event {
                 Event::Init => {
                     listed.clear();
@@ -190,15 +225,34 @@ impl Writer {
             };
             let _ = out.send(said);
         };
-        async move { follow("the objects that Atlas wrote", api, watcher::Config::default().labels(&selector), handle, stop).await }
+        async move {
+            follow(
+                "the objects that Atlas wrote",
+                api,
+                watcher::Config::default().labels(&selector),
+                handle,
+                stop,
+            )
+            .await
+        }
     }
 
-    fn carry_out(&self, action: Action, names: Option<Arc<Names>>) -> impl Future<Output = (Action, anyhow::Result<Done>)> + use<> {
-        let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &self.namespace, &resource(action.key().kind));
+    fn carry_out(
+        &self,
+        action: Action,
+        names: Option<Arc<Names>>,
+    ) -> impl Future<Output = (Action, anyhow::Result<Done>)> + use<> {
+        let api: Api<DynamicObject> = Api::namespaced_with(
+            self.client.clone(),
+            &self.namespace,
+            &resource(action.key().kind),
+        );
         let candidate = Arc::clone(&self.candidate);
         async move {
             let result = if candidate.leads().is_some() {
-                tokio::time::timeout(PATIENCE, act(&api, &action, names.as_deref())).await.unwrap_or_else(|_| Err(anyhow!("no answer")))
+                tokio::time::timeout(PATIENCE, act(&api, &action, names.as_deref()))
+                    .await
+                    .unwrap_or_else(|_| Err(anyhow!("no answer")))
             } else {
                 Err(anyhow!("this Atlas no longer leads"))
             };
@@ -245,7 +299,11 @@ impl Names {
     }
 }
 
-async fn act(api: &Api<DynamicObject>, action: &Action, names: Option<&Names>) -> anyhow::Result<Done> {
+async fn act(
+    api: &Api<DynamicObject>,
+    action: &Action,
+    names: Option<&Names>,
+) -> anyhow::Result<Done> {
     match action {
         Action::Apply { key, manifest, ours } => {
             // Whatever is there and wasn't listed as Atlas's is somebody else's, unless it is only a moment old.
@@ -261,7 +319,11 @@ async fn act(api: &Api<DynamicObject>, action: &Action, names: Option<&Names>) -
                 return Ok(Done::NotOurs);
             }
             // What came into being since then is left alone where it says anything else.
-            let params = if *ours { PatchParams::apply(MANAGER).force() } else { PatchParams::apply(MANAGER) };
+            let params = if *ours {
+                PatchParams::apply(MANAGER).force()
+            } else {
+                PatchParams::apply(MANAGER)
+            };
             match api.patch(&key.name, &params, &Patch::Apply(&**manifest)).await {
                 Ok(applied) => Ok(Done::Applied(value(applied))),
                 Err(kube::Error::Api(status)) if status.code == 409 && !ours => Ok(Done::NotOurs),
@@ -270,23 +332,38 @@ async fn act(api: &Api<DynamicObject>, action: &Action, names: Option<&Names>) -
         }
         Action::Delete { key, uid } => {
             let exactly = Preconditions { uid: Some(uid.clone()), resource_version: None };
-            match api.delete(&key.name, &DeleteParams { preconditions: Some(exactly), ..Default::default() }).await {
+            match api
+                .delete(
+                    &key.name,
+                    &DeleteParams { preconditions: Some(exactly), ..Default::default() },
+                )
+                .await
+            {
                 Ok(_) => Ok(Done::Deleted),
                 // Gone, or another one by now: the watch says which.
-                Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(Done::Deleted),
+                Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {
+                    Ok(Done::Deleted)
+                }
                 Err(error) => Err(error.into()),
             }
         }
     }
 }
 
-fn note(reconciler: &mut Reconciler, failing: &mut BTreeMap<Key, String>, action: &Action, result: anyhow::Result<Done>) {
+fn note(
+    reconciler: &mut Reconciler,
+    failing: &mut BTreeMap<Key, String>,
+    action: &Action,
+    result: anyhow::Result<Done>,
+) {
     let key = action.key();
     match &result {
         Ok(_) => _ = failing.remove(key),
         Err(error) => {
             let what = if matches!(action, Action::Delete { .. }) { "delete" } else { "write" };
-            let error = error.downcast_ref::<kube::Error>().map_or_else(|| format!("{error:#}"), |error| chain(error));
+            let error = error
+                .downcast_ref::<kube::Error>()
+                .map_or_else(|| format!("{error:#}"), |error| chain(error));
             failing.insert(key.clone(), format!("cannot {what} the {key}: {error}"));
         }
     }

@@ -99,7 +99,8 @@ pub fn read_once(dir: &Path) -> anyhow::Result<Report> {
 /// # Errors
 /// As [`read_once`].
 pub fn read_shelf(dir: &Path) -> anyhow::Result<(Shelf, Update)> {
-    let (mut memory, mut update, mut shelf) = (Memory::new(dir, Patience::none(), Earlier::new()), Update::default(), Shelf::default());
+    let (mut memory, mut update, mut shelf) =
+        (Memory::new(dir, Patience::none(), Earlier::new()), Update::default(), Shelf::default());
     memory
         .refresh(&Seen::default(), &BTreeSet::new(), &mut update)
         .with_context(|| format!("cannot read manifests from {}", dir.display()))?;
@@ -114,18 +115,31 @@ pub fn read_shelf(dir: &Path) -> anyhow::Result<(Shelf, Update)> {
 ///
 /// # Errors
 /// Only where a thread of its own fails.
-pub async fn watch(dir: PathBuf, feed: Arc<Feed>, timing: Timing, earlier: Earlier, cancel: CancellationToken) -> anyhow::Result<()> {
+pub async fn watch(
+    dir: PathBuf,
+    feed: Arc<Feed>,
+    timing: Timing,
+    earlier: Earlier,
+    cancel: CancellationToken,
+) -> anyhow::Result<()> {
     // Waiting ends here, in one place, whatever is waited for: a hanging NFS server must not keep Atlas from stopping.
     cancel.run_until_cancelled(run(dir, feed, timing, earlier)).await.unwrap_or(Ok(()))
 }
 
-async fn run(dir: PathBuf, feed: Arc<Feed>, timing: Timing, earlier: Earlier) -> anyhow::Result<()> {
+async fn run(
+    dir: PathBuf,
+    feed: Arc<Feed>,
+    timing: Timing,
+    earlier: Earlier,
+) -> anyhow::Result<()> {
     let sight = Arc::new(Sight::default());
     let mut alarm = Alarm::new(&dir, &sight, timing);
     let mut source = Source::new(&dir, sight, timing, earlier);
     let mut wake = Wake::Due;
     loop {
-        let (back, pass) = tokio::task::spawn_blocking(move || source.pass(wake)).await.context("BUG: reading manifests panicked")?;
+        let (back, pass) = tokio::task::spawn_blocking(move || source.pass(wake))
+            .await
+            .context("BUG: reading manifests panicked")?;
         source = back;
         feed.put(pass.update);
         wake = alarm.wait(pass.identity, pass.retry, pass.due).await;
@@ -164,7 +178,11 @@ impl Source {
         Self {
             eyes: Eyes::new(dir, &sight),
             sight,
-            memory: Memory::new(dir, Patience { quiet: timing.quiet, quiet_if_less: timing.quiet_if_less }, earlier),
+            memory: Memory::new(
+                dir,
+                Patience { quiet: timing.quiet, quiet_if_less: timing.quiet_if_less },
+                earlier,
+            ),
             held: Update::default(),
             complete: false,
             complete_at_latest: Instant::now() + timing.quiet_if_less,
@@ -191,13 +209,18 @@ impl Source {
         match &refreshed {
             // A file that may be half, and of which nothing is known, would make a smaller fleet than there was.
             Ok(()) if !self.complete => {
-                self.complete = !self.memory.lacks_something() || Instant::now() >= self.complete_at_latest;
+                self.complete =
+                    !self.memory.lacks_something() || Instant::now() >= self.complete_at_latest;
                 if !self.complete && !std::mem::replace(&mut self.said, true) {
-                    tracing::info!("waiting for manifests that have just been changed, in case they are being written");
+                    tracing::info!(
+                        "waiting for manifests that have just been changed, in case they are being written"
+                    );
                 }
             }
             Ok(()) => {}
-            Err(error) if !self.complete => tracing::warn!(%error, "waiting for the directory of manifests"),
+            Err(error) if !self.complete => {
+                tracing::warn!(%error, "waiting for the directory of manifests")
+            }
             Err(_) => {}
         }
         self.held.extend(update);
@@ -243,7 +266,9 @@ impl Alarm {
     }
 
     async fn wait(&mut self, seen: Option<Identity>, retry: bool, due: Option<Instant>) -> Wake {
-        let due = async { if let Some(due) = due { sleep_until(due).await } else { std::future::pending().await } };
+        let due = async {
+            if let Some(due) = due { sleep_until(due).await } else { std::future::pending().await }
+        };
         let mut due = std::pin::pin!(due);
         loop {
             tokio::select! {
@@ -274,7 +299,10 @@ impl Alarm {
             if now >= deadline || rested && self.sight.is_complete() {
                 return;
             }
-            if timeout_at((now + self.timing.idle).min(deadline), self.sight.changed()).await.is_err() {
+            if timeout_at((now + self.timing.idle).min(deadline), self.sight.changed())
+                .await
+                .is_err()
+            {
                 return;
             }
         }

@@ -20,8 +20,14 @@ const OTHERS: u32 = 0o077;
 const STICKY: u32 = 0o1000;
 
 /// What is Atlas's in a state directory, and whether it has keys in it.
-const PARTS: &[(&str, bool)] =
-    &[("pki", true), ("nodes", true), ("last-good", false), ("endpoints.yaml", false), ("atlas.zone", false), ("lock", false)];
+const PARTS: &[(&str, bool)] = &[
+    ("pki", true),
+    ("nodes", true),
+    ("last-good", false),
+    ("endpoints.yaml", false),
+    ("atlas.zone", false),
+    ("lock", false),
+];
 
 /// What was mended.
 #[derive(Default)]
@@ -44,7 +50,10 @@ impl StateDir {
                 if *has_keys {
                     return Err(error);
                 }
-                tracing::warn!(error = format!("{error:#}"), "others may read a part of the state directory that has no keys");
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "others may read a part of the state directory that has no keys"
+                );
             }
         }
         if let Some((path, mode)) = mended.first {
@@ -62,8 +71,14 @@ impl StateDir {
     /// # Errors
     /// As [`StateDir::make_private`].
     pub fn keep_private(&self) -> anyhow::Result<()> {
-        let is_open = |dir: &str| fs::metadata(self.path(dir)).is_ok_and(|metadata| metadata.mode() & OTHERS != 0);
-        if ["pki", "pki/issued", "nodes", "last-good"].into_iter().any(is_open) { self.make_private() } else { Ok(()) }
+        let is_open = |dir: &str| {
+            fs::metadata(self.path(dir)).is_ok_and(|metadata| metadata.mode() & OTHERS != 0)
+        };
+        if ["pki", "pki/issued", "nodes", "last-good"].into_iter().any(is_open) {
+            self.make_private()
+        } else {
+            Ok(())
+        }
     }
 
     /// That what others are to read has a place of its own.
@@ -71,7 +86,9 @@ impl StateDir {
     /// # Errors
     /// It is where only the owner may read.
     pub fn ensure_apart(&self, public: &Path) -> anyhow::Result<()> {
-        let real = |path: &Path| fs::canonicalize(path).with_context(|| format!("cannot find {}", path.display()));
+        let real = |path: &Path| {
+            fs::canonicalize(path).with_context(|| format!("cannot find {}", path.display()))
+        };
         let (within, root) = (real(public)?, real(&self.root)?);
         let is_private = PARTS.iter().any(|(part, _)| within.starts_with(root.join(part)));
         if within == root || is_private {
@@ -101,7 +118,12 @@ impl StateDir {
         Ok(())
     }
 
-    fn make_part_private(&self, path: &Path, has_keys: bool, mended: &mut Mended) -> anyhow::Result<()> {
+    fn make_part_private(
+        &self,
+        path: &Path,
+        has_keys: bool,
+        mended: &mut Mended,
+    ) -> anyhow::Result<()> {
         let what = || format!("cannot look at {}", path.display());
         let metadata = match fs::symlink_metadata(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -120,7 +142,8 @@ impl StateDir {
         }
         if metadata.is_dir() {
             make_private(path, 0o700, &metadata, mended)?;
-            entries(path).try_for_each(|entry| self.make_part_private(&entry.path(), has_keys, mended))
+            entries(path)
+                .try_for_each(|entry| self.make_part_private(&entry.path(), has_keys, mended))
         } else if metadata.is_file() {
             make_private(path, 0o600, &metadata, mended)
         } else {
@@ -132,17 +155,23 @@ impl StateDir {
     /// it may be anything.
     fn look_at_link(&self, path: &Path, has_keys: bool) -> anyhow::Result<()> {
         let Ok(real) = fs::canonicalize(path) else { return Ok(()) };
-        if real.starts_with(fs::canonicalize(self.path("nodes")).unwrap_or_default()) && path.starts_with(self.path("nodes")) {
+        if real.starts_with(fs::canonicalize(self.path("nodes")).unwrap_or_default())
+            && path.starts_with(self.path("nodes"))
+        {
             return Ok(());
         }
         let mut below = vec![real.clone()];
         while let Some(one) = below.pop() {
-            let metadata = fs::symlink_metadata(&one).with_context(|| format!("cannot look at {}", one.display()))?;
+            let metadata = fs::symlink_metadata(&one)
+                .with_context(|| format!("cannot look at {}", one.display()))?;
             ensure_own(&one, &metadata, has_keys)?;
             let mode = metadata.mode() & 0o777;
             if mode & OTHERS != 0 && !metadata.is_symlink() {
                 let (path, real) = (path.display(), real.display());
-                bail!("{path} leads to {real}, where others may read {} (mode {mode:o}): chmod -R go= {real}", one.display());
+                bail!(
+                    "{path} leads to {real}, where others may read {} (mode {mode:o}): chmod -R go= {real}",
+                    one.display()
+                );
             }
             if metadata.is_dir() {
                 below.extend(entries(&one).map(|entry| entry.path()));
@@ -159,7 +188,8 @@ pub(super) fn is_used(path: &Path, is_dir: bool) -> bool {
         return name != "lost+found";
     }
     let extension = path.extension().unwrap_or_default();
-    let is_kept = ["pem", "json", "key", "crt", "yaml"].iter().any(|kept| extension == *kept) || name.contains(".pem.broken-");
+    let is_kept = ["pem", "json", "key", "crt", "yaml"].iter().any(|kept| extension == *kept)
+        || name.contains(".pem.broken-");
     is_kept && !name.starts_with('.')
 }
 
@@ -167,7 +197,12 @@ fn ensure_own(path: &Path, metadata: &Metadata, has_keys: bool) -> anyhow::Resul
     ensure_owned_by(rustix::process::geteuid().as_raw(), path, metadata.uid(), has_keys)
 }
 
-pub(super) fn ensure_owned_by(own: u32, path: &Path, owner: u32, has_keys: bool) -> anyhow::Result<()> {
+pub(super) fn ensure_owned_by(
+    own: u32,
+    path: &Path,
+    owner: u32,
+    has_keys: bool,
+) -> anyhow::Result<()> {
     if owner != own && has_keys {
         bail!(
             "{} belongs to user {owner}, who can read the keys in it, and Atlas runs as user {own}: run it as user {owner}, or give the whole \
@@ -178,7 +213,12 @@ pub(super) fn ensure_owned_by(own: u32, path: &Path, owner: u32, has_keys: bool)
     Ok(())
 }
 
-fn make_private(path: &Path, private: u32, seen: &Metadata, mended: &mut Mended) -> anyhow::Result<()> {
+fn make_private(
+    path: &Path,
+    private: u32,
+    seen: &Metadata,
+    mended: &mut Mended,
+) -> anyhow::Result<()> {
     if seen.mode() & OTHERS == 0 {
         return Ok(());
     }

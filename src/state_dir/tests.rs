@@ -58,12 +58,17 @@ fn what_a_killed_process_left_behind_is_swept() {
     let node = state.node("tokyo");
     swap_files(&node, &[("tls.key".to_owned(), "key".to_owned())]).unwrap();
     let live = fs::read_link(node.join("..data")).unwrap();
-    let left = [state.path("pki/.atlas-tmp-AbC123"), state.path(".atlas-tmp-AbC123"), node.join("..AbC123")];
+    let left = [
+        state.path("pki/.atlas-tmp-AbC123"),
+        state.path(".atlas-tmp-AbC123"),
+        node.join("..AbC123"),
+    ];
     fs::write(&left[0], "key").unwrap();
     fs::write(&left[1], "key").unwrap();
     fs::create_dir(&left[2]).unwrap();
     fs::write(left[2].join("tls.key"), "key").unwrap();
-    let others = [state.path("pki/.tmp-notes"), state.path("pki/.atlas-tmp-AbC1234"), node.join("..mine")];
+    let others =
+        [state.path("pki/.tmp-notes"), state.path("pki/.atlas-tmp-AbC1234"), node.join("..mine")];
     others.iter().for_each(|path| fs::write(path, "").unwrap());
     fs::write(state.node("bad"), "a file").unwrap();
     drop(state.lock().unwrap());
@@ -80,7 +85,8 @@ fn files_are_read_of_one_turn() {
     let files = |n: u32| [("a".to_owned(), n.to_string()), ("b".to_owned(), n.to_string())];
     swap_files(&dir, &files(0)).unwrap();
     std::thread::scope(|scope| {
-        let writing = scope.spawn(|| (1..300).for_each(|n| assert!(swap_files(&dir, &files(n)).unwrap())));
+        let writing =
+            scope.spawn(|| (1..300).for_each(|n| assert!(swap_files(&dir, &files(n)).unwrap())));
         while !writing.is_finished() {
             let read = read_swapped(&dir, &["a", "b"]).unwrap();
             assert_eq!(read[0].1, read[1].1);
@@ -100,14 +106,22 @@ fn set_mode(path: &Path, mode: u32) {
 
 /// All files and directories below, but for links.
 fn below(dir: &Path) -> Vec<PathBuf> {
-    let paths = entries(dir).filter(|entry| !entry.file_type().unwrap().is_symlink()).map(|entry| entry.path());
+    let paths = entries(dir)
+        .filter(|entry| !entry.file_type().unwrap().is_symlink())
+        .map(|entry| entry.path());
     paths.flat_map(|path| [vec![path.clone()], below(&path)].concat()).collect()
 }
 
 /// A state directory with a file of each kind.
 fn filled(state: &StateDir) {
     let _lock = state.lock().unwrap();
-    for file in ["pki/root.pem", "pki/issued/tokyo.json", "last-good/tokyo.yaml", "endpoints.yaml", "atlas.zone"] {
+    for file in [
+        "pki/root.pem",
+        "pki/issued/tokyo.json",
+        "last-good/tokyo.yaml",
+        "endpoints.yaml",
+        "atlas.zone",
+    ] {
         state.write(file, "x").unwrap();
     }
     swap_files(&state.node("tokyo"), &[("tls.key".into(), "key".into())]).unwrap();
@@ -156,7 +170,10 @@ fn a_link_to_what_others_may_read_is_refused_and_left_as_it_is() {
     state.lock().unwrap();
     set_mode(&elsewhere.join("root.pem"), 0o640);
     let error = format!("{:#}", state.lock().unwrap_err());
-    assert!(error.contains("pki leads to ") && error.contains("root.pem (mode 640): chmod -R go= "), "{error}");
+    assert!(
+        error.contains("pki leads to ") && error.contains("root.pem (mode 640): chmod -R go= "),
+        "{error}"
+    );
     assert_eq!(mode(&elsewhere.join("root.pem")), 0o640);
 }
 
@@ -166,7 +183,10 @@ fn a_state_directory_that_everybody_may_write_to_is_refused() {
     filled(&state);
     set_mode(state.root(), 0o777);
     let error = format!("{:#}", state.lock().unwrap_err());
-    assert!(error.contains("everybody may write to the state directory") && error.contains("chmod o-w"), "{error}");
+    assert!(
+        error.contains("everybody may write to the state directory") && error.contains("chmod o-w"),
+        "{error}"
+    );
     // As in /tmp, where nobody can put anything in another's place.
     fs::set_permissions(state.root(), Permissions::from_mode(0o1777)).unwrap();
     state.lock().unwrap();
@@ -178,7 +198,12 @@ fn a_state_directory_that_everybody_may_write_to_is_refused() {
 fn what_others_are_to_read_has_a_place_of_its_own() {
     let (dir, state) = state();
     filled(&state);
-    for path in [state.root().to_owned(), state.path("pki"), state.node("tokyo"), state.path("nodes/../last-good")] {
+    for path in [
+        state.root().to_owned(),
+        state.path("pki"),
+        state.node("tokyo"),
+        state.path("nodes/../last-good"),
+    ] {
         let error = state.ensure_apart(&path).unwrap_err().to_string();
         assert!(error.contains("--public-dir"), "{error}");
     }
@@ -195,7 +220,10 @@ fn what_others_are_to_read_has_a_place_of_its_own() {
 fn another_s_keys_are_refused_and_other_files_of_others_not() {
     let path = Path::new("/state/pki/root.pem");
     let error = modes::ensure_owned_by(0, path, 1000, true).unwrap_err().to_string();
-    assert!(error.contains("/state/pki/root.pem belongs to user 1000") && error.contains("chown -R 0"), "{error}");
+    assert!(
+        error.contains("/state/pki/root.pem belongs to user 1000") && error.contains("chown -R 0"),
+        "{error}"
+    );
     modes::ensure_owned_by(1000, path, 1000, true).unwrap();
     modes::ensure_owned_by(0, Path::new("/state/atlas.zone"), 1000, false).unwrap();
 }
@@ -214,7 +242,12 @@ fn what_lies_among_keys_and_is_not_read_may_be_another_s() {
     ] {
         assert!(modes::is_used(Path::new(path), is_dir), "{path}");
     }
-    for (path, is_dir) in [("pki/lost+found", true), ("pki/README", false), ("pki/.DS_Store", false), ("nodes/.nfs000001.key", false)] {
+    for (path, is_dir) in [
+        ("pki/lost+found", true),
+        ("pki/README", false),
+        ("pki/.DS_Store", false),
+        ("nodes/.nfs000001.key", false),
+    ] {
         assert!(!modes::is_used(Path::new(path), is_dir), "{path}");
     }
 }

@@ -18,7 +18,13 @@ async fn connect(streams: &Arc<Streams>, node: &str, most: Most) -> Place {
 }
 
 /// Connects where another connection has to end first: that which `places` has at this index, and none of the others.
-async fn replace(streams: &Arc<Streams>, node: &str, most: Most, places: &mut Vec<Place>, which: usize) -> Place {
+async fn replace(
+    streams: &Arc<Streams>,
+    node: &str,
+    most: Most,
+    places: &mut Vec<Place>,
+    which: usize,
+) -> Place {
     let ending = async {
         places[which].connection.ended().await;
         drop(places.remove(which));
@@ -29,7 +35,12 @@ async fn replace(streams: &Arc<Streams>, node: &str, most: Most, places: &mut Ve
 }
 
 fn stream(streams: &Arc<Streams>, place: &Place) -> Registration {
-    let registration = streams.register(&place.connection, Session::new(Variant::Delta, None), 0, CancellationToken::new());
+    let registration = streams.register(
+        &place.connection,
+        Session::new(Variant::Delta, None),
+        0,
+        CancellationToken::new(),
+    );
     registration.stream.share.limit(1 << 20);
     registration
 }
@@ -105,8 +116,11 @@ async fn a_limit_that_is_lower_than_before_takes_effect_with_the_next_connection
 #[tokio::test]
 async fn whoever_ends_a_node_ends_its_connections_without_streams_too() {
     let streams = Arc::new(Streams::default());
-    let (busy, idle, other) =
-        (connect(&streams, "tokyo", MOST).await, connect(&streams, "tokyo", MOST).await, connect(&streams, "paris", MOST).await);
+    let (busy, idle, other) = (
+        connect(&streams, "tokyo", MOST).await,
+        connect(&streams, "tokyo", MOST).await,
+        connect(&streams, "paris", MOST).await,
+    );
     let stream = stream(&streams, &busy);
     streams.end(&"tokyo".parse().unwrap());
     assert!(stream.stream.cancel.is_cancelled());
@@ -117,9 +131,13 @@ async fn whoever_ends_a_node_ends_its_connections_without_streams_too() {
 #[tokio::test]
 async fn all_streams_of_a_node_share_their_memory_and_no_other_nodes() {
     let streams = Arc::new(Streams::default());
+    let (one, two, other) = (
+        connect(&streams, "tokyo", MOST).await,
+        connect(&streams, "tokyo", MOST).await,
+        connect(&streams, "paris", MOST).await,
+    );
     let (one, two, other) =
-        (connect(&streams, "tokyo", MOST).await, connect(&streams, "tokyo", MOST).await, connect(&streams, "paris", MOST).await);
-    let (one, two, other) = (stream(&streams, &one), stream(&streams, &two), stream(&streams, &other));
+        (stream(&streams, &one), stream(&streams, &two), stream(&streams, &other));
     let mut taken = one.stream.share.charge();
     taken.ask(1 << 19).await.unwrap();
     assert!(two.stream.share.charge().ask((1 << 19) + 1).await.is_err());

@@ -86,7 +86,9 @@ async fn greet(
     match shaken {
         Ok(Ok(Some(connection))) => return Some(connection),
         Ok(Ok(None)) => {}
-        Ok(Err(error)) => tracing::info!(%address, error = format!("{error:#}"), "TLS handshake failed"),
+        Ok(Err(error)) => {
+            tracing::info!(%address, error = format!("{error:#}"), "TLS handshake failed")
+        }
         Err(_) => tracing::info!(%address, "TLS handshake took too long"),
     }
     xds.metrics.handshakes_refused.inc();
@@ -116,15 +118,30 @@ async fn handshake(
     xds: &Xds,
 ) -> anyhow::Result<(TlsStream<TcpStream>, Peer)> {
     tcp.set_nodelay(true)?;
-    let stream = TlsAcceptor::from(config).accept_with(tcp, |tls| tls.set_buffer_limit(Some(TLS_BUFFER))).await?;
-    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).context("no client certificate")?;
-    let (node, spiffe_id, not_after) = xds.gate.admit(certificate).map_err(|reason| anyhow::anyhow!(reason))?;
-    let peer = Peer { node, spiffe_id, fingerprint: ca::fingerprint(certificate), not_after, address };
+    let stream = TlsAcceptor::from(config)
+        .accept_with(tcp, |tls| tls.set_buffer_limit(Some(TLS_BUFFER)))
+        .await?;
+    let certificate = stream
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(<[_]>::first)
+        .context("no client certificate")?;
+    let (node, spiffe_id, not_after) =
+        xds.gate.admit(certificate).map_err(|reason| anyhow::anyhow!(reason))?;
+    let peer =
+        Peer { node, spiffe_id, fingerprint: ca::fingerprint(certificate), not_after, address };
     Ok((stream, peer))
 }
 
 /// Serves a connection, if there is room for it. Who waits until another has made room for it, waits in the place of a stranger.
-async fn settle(stream: TlsStream<TcpStream>, peer: Peer, _guest: Guest, xds: Arc<Xds>, connections: &TaskTracker) {
+async fn settle(
+    stream: TlsStream<TcpStream>,
+    peer: Peer,
+    _guest: Guest,
+    xds: Arc<Xds>,
+    connections: &TaskTracker,
+) {
     let (node, address) = (peer.node.clone(), peer.address);
     match xds.streams.connect(peer, xds.connections(&node)).await {
         Ok(place) => {

@@ -10,7 +10,10 @@ use atlas_core::pki::{Leaf, Time};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tokio::sync::watch;
@@ -35,7 +38,12 @@ type Counting = HashMap<ClusterName, Vec<String>>;
 impl Gate {
     /// A gate that lets nobody in until [`Gate::serve_as`].
     pub fn new(domain: TrustDomain) -> Self {
-        Self { domain, counting: Arc::default(), config: RwLock::default(), revoked: watch::Sender::new(()) }
+        Self {
+            domain,
+            counting: Arc::default(),
+            config: RwLock::default(),
+            revoked: watch::Sender::new(()),
+        }
     }
 
     /// Serves with this certificate, and trusts these roots.
@@ -70,7 +78,9 @@ impl Gate {
 
     /// From now on only these open streams, and what others have opened ends.
     pub fn count_only(&self, counting: Counting) {
-        let lost = |(cluster, before): (&ClusterName, &Vec<String>)| before.iter().any(|one| !counts(&counting, cluster, one));
+        let lost = |(cluster, before): (&ClusterName, &Vec<String>)| {
+            before.iter().any(|one| !counts(&counting, cluster, one))
+        };
         let revoked = read(&self.counting).iter().any(lost);
         *write(&self.counting) = counting;
         if revoked {
@@ -102,27 +112,41 @@ impl Gate {
     ///
     /// # Errors
     /// Nobody; says why.
-    pub fn admit(&self, certificate: &CertificateDer<'_>) -> Result<(NodeId, String, Time), String> {
+    pub fn admit(
+        &self,
+        certificate: &CertificateDer<'_>,
+    ) -> Result<(NodeId, String, Time), String> {
         admit(certificate, &self.domain, &self.counting)
     }
 }
 
 fn counts(counting: &Counting, cluster: &ClusterName, fingerprint: &str) -> bool {
-    counting.get(cluster).is_some_and(|fingerprints| fingerprints.iter().any(|one| one == fingerprint))
+    counting
+        .get(cluster)
+        .is_some_and(|fingerprints| fingerprints.iter().any(|one| one == fingerprint))
 }
 
-fn server_config(own: &Leaf, roots: &[String], counting: Arc<RwLock<Counting>>, domain: TrustDomain) -> anyhow::Result<ServerConfig> {
+fn server_config(
+    own: &Leaf,
+    roots: &[String],
+    counting: Arc<RwLock<Counting>>,
+    domain: TrustDomain,
+) -> anyhow::Result<ServerConfig> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut store = RootCertStore::empty();
     for root in roots {
         for certificate in CertificateDer::pem_slice_iter(root.as_bytes()) {
-            store.add(certificate.map_err(|error| anyhow::anyhow!("a root can't be read: {error}"))?)?;
+            store.add(
+                certificate.map_err(|error| anyhow::anyhow!("a root can't be read: {error}"))?,
+            )?;
         }
     }
-    let inner =
-        WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider)).build().context("cannot trust the roots")?;
+    let inner = WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(&provider))
+        .build()
+        .context("cannot trust the roots")?;
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(own.chain.as_bytes()).collect();
-    let chain = chain.map_err(|error| anyhow::anyhow!("Atlas's own certificate can't be read: {error}"))?;
+    let chain =
+        chain.map_err(|error| anyhow::anyhow!("Atlas's own certificate can't be read: {error}"))?;
     let key = PrivateKeyDer::from_pem_slice(own.key.expose().as_bytes())
         .map_err(|error| anyhow::anyhow!("Atlas's own key can't be read: {error}"))?;
     let verifier = Arc::new(Authorise { inner, counting, domain });
@@ -151,10 +175,17 @@ impl fmt::Debug for Authorise {
 }
 
 /// Whom a certificate lets in, or why it doesn't.
-fn admit(certificate: &CertificateDer<'_>, domain: &TrustDomain, counting: &RwLock<Counting>) -> Result<(NodeId, String, Time), String> {
+fn admit(
+    certificate: &CertificateDer<'_>,
+    domain: &TrustDomain,
+    counting: &RwLock<Counting>,
+) -> Result<(NodeId, String, Time), String> {
     let (validity, uris) = ca::read_certificate(certificate).map_err(|error| error.to_string())?;
-    let [uri] = uris.as_slice() else { return Err(format!("{} URI SANs, expected one", uris.len())) };
-    let identity = Identity::parse(uri, domain).ok_or_else(|| format!("{uri} is no identity of the trust domain {domain}"))?;
+    let [uri] = uris.as_slice() else {
+        return Err(format!("{} URI SANs, expected one", uris.len()));
+    };
+    let identity = Identity::parse(uri, domain)
+        .ok_or_else(|| format!("{uri} is no identity of the trust domain {domain}"))?;
     let node = match identity {
         Identity::Hub => NodeId::Hub,
         Identity::Bootstrap(name, _) => {
@@ -166,7 +197,9 @@ fn admit(certificate: &CertificateDer<'_>, domain: &TrustDomain, counting: &RwLo
             }
             NodeId::Cluster(name)
         }
-        Identity::Atlas | Identity::Cluster(..) => return Err(format!("{uri} opens no xDS streams")),
+        Identity::Atlas | Identity::Cluster(..) => {
+            return Err(format!("{uri} opens no xDS streams"));
+        }
     };
     Ok((node, uri.clone(), validity.not_after))
 }
@@ -187,7 +220,9 @@ impl ClientCertVerifier for Authorise {
             Ok(_) => Ok(verified),
             Err(reason) => {
                 tracing::warn!(%reason, "refused a client certificate");
-                Err(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+                Err(rustls::Error::InvalidCertificate(
+                    CertificateError::ApplicationVerificationFailure,
+                ))
             }
         }
     }

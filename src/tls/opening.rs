@@ -33,7 +33,16 @@ impl Opening {
     fn of(first: &[u8]) -> Option<Self> {
         const PROXY_1: &[u8] = b"PROXY ";
         const PROXY_2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-        const METHODS: [&[u8]; 8] = [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"DELETE ", b"OPTIONS ", b"CONNECT ", b"PRI * HTTP/2.0"];
+        const METHODS: [&[u8]; 8] = [
+            b"GET ",
+            b"HEAD ",
+            b"POST ",
+            b"PUT ",
+            b"DELETE ",
+            b"OPTIONS ",
+            b"CONNECT ",
+            b"PRI * HTTP/2.0",
+        ];
         if first.starts_with(PROXY_1) || first.starts_with(PROXY_2) {
             return Some(Self::Proxy);
         }
@@ -98,7 +107,10 @@ impl NotTls {
     /// What `atlas status` says of it.
     pub fn notes(&self, now: i64) -> Vec<Finding> {
         let all = *lock(&self.0);
-        let recent = Opening::ALL.into_iter().zip(all).filter(|(_, seen)| seen.connections > 0 && now - seen.last < TOLD_FOR);
+        let recent = Opening::ALL
+            .into_iter()
+            .zip(all)
+            .filter(|(_, seen)| seen.connections > 0 && now - seen.last < TOLD_FOR);
         let note = |(opening, seen): (Opening, Seen)| Finding {
             severity: Severity::Note,
             object: format!("port {}", port::HUB_XDS),
@@ -150,7 +162,10 @@ mod tests {
             notes[0].problem.starts_with("connections that began with a PROXY protocol header, not TLS: 62, the last one 1 s ago"),
             "{notes:?}"
         );
-        assert!(notes.len() == 2 && notes.iter().all(|note| note.severity == Severity::Note), "{notes:?}");
+        assert!(
+            notes.len() == 2 && notes.iter().all(|note| note.severity == Severity::Note),
+            "{notes:?}"
+        );
         assert_eq!(not_tls.notes(1060 + TOLD_FOR), []);
         // A clock that is set back silences nobody.
         assert!(not_tls.count(Opening::Proxy, 10).is_some());

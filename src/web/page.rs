@@ -9,24 +9,24 @@ use crate::status::{ClusterStatus, Status};
 pub fn index(status: &Status, path: &str) -> String {
     let rows: String = status.clusters.iter().map(|cluster| row(cluster, path)).collect();
     let table = if status.clusters.is_empty() {
-        "<p>There are no clusters yet. <code>atlas cluster-add</code> writes a manifest.</p>".to_owned()
+        "<p>There are no clusters yet. <code>atlas cluster-add</code> writes a manifest.</p>"
+            .to_owned()
     } else {
-        format!("<table><tr><th>Cluster<th>Envoys<th>Stores<th>Address<th>Web UIs</tr>{rows}</table>")
+        format!(
+            "<table><tr><th>Cluster<th>Envoys<th>Stores<th>Address<th>Web UIs</tr>{rows}</table>"
+        )
     };
     let wrong: String = status
         .troubles
         .iter()
         .chain(&status.errors)
         .map(|error| format!("<li>{}", escape(error)))
-        .chain(
-            status
-                .findings
-                .iter()
-                .filter(|f| f.severity == Severity::Rejected)
-                .map(|finding| format!("<li><b>{}</b> {}", escape(&finding.object), escape(&finding.told()))),
-        )
+        .chain(status.findings.iter().filter(|f| f.severity == Severity::Rejected).map(|finding| {
+            format!("<li><b>{}</b> {}", escape(&finding.object), escape(&finding.told()))
+        }))
         .collect();
-    let wrong = if wrong.is_empty() { String::new() } else { format!("<h2>Trouble</h2><ul>{wrong}</ul>") };
+    let wrong =
+        if wrong.is_empty() { String::new() } else { format!("<h2>Trouble</h2><ul>{wrong}</ul>") };
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><link rel=\"icon\" href=\"data:,\"><title>Atlas</title><style>{STYLE}</style><h1>Atlas</h1>{table}{wrong}\
          <footer>Atlas {} · <a href=\"{path}/api/v1/status\">status as JSON</a></footer></html>\n",
@@ -40,9 +40,16 @@ table{border-collapse:collapse;width:100%}th,td{text-align:left;padding:.3rem .8
 
 fn row(cluster: &ClusterStatus, path: &str) -> String {
     let name = escape(&cluster.name);
-    let connected =
-        if cluster.connected == 0 { "<span class=\"off\">none connected</span>".to_owned() } else { cluster.connected.to_string() };
-    let addresses = if cluster.addresses.is_empty() { "awaiting its address".into() } else { escape(&cluster.addresses.join(", ")) };
+    let connected = if cluster.connected == 0 {
+        "<span class=\"off\">none connected</span>".to_owned()
+    } else {
+        cluster.connected.to_string()
+    };
+    let addresses = if cluster.addresses.is_empty() {
+        "awaiting its address".into()
+    } else {
+        escape(&cluster.addresses.join(", "))
+    };
     format!(
         "<tr><td>{name}<td>{connected}<td>{}<td>{addresses}<td><a href=\"{path}/prom/{name}/\">Prometheus</a> <a href=\"{path}/alertmanager/{name}/\">Alertmanager</a></tr>",
         cluster.stores.len()
@@ -51,7 +58,11 @@ fn row(cluster: &ClusterStatus, path: &str) -> String {
 
 /// Text as HTML, in which nothing is hidden.
 fn escape(text: &str) -> String {
-    text::line(text, text::LONGEST).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+    text::line(text, text::LONGEST)
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
 }
 
 #[cfg(test)]

@@ -46,7 +46,11 @@ enum End {
 }
 
 /// Serves a connection to its end.
-pub async fn serve(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, place: Place, xds: Arc<Xds>) {
+pub async fn serve(
+    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    place: Place,
+    xds: Arc<Xds>,
+) {
     let connection = Arc::clone(&place.connection);
     let service = OnConnection { xds: Arc::clone(&xds), connection: Arc::clone(&connection) };
     let http = http2::Builder::new(TokioExecutor::new())
@@ -65,7 +69,8 @@ pub async fn serve(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, pla
         .max_send_buf_size(PIECE)
         .serve_connection(TokioIo::new(Heard { io, connection: Arc::clone(&connection) }), service);
     tokio::pin!(http);
-    let left = Duration::from_secs(u64::try_from(connection.peer.not_after - clock::now()).unwrap_or(0));
+    let left =
+        Duration::from_secs(u64::try_from(connection.peer.not_after - clock::now()).unwrap_or(0));
     let end = tokio::select! {
         result = http.as_mut() => {
             if let Err(error) = result {
@@ -107,7 +112,11 @@ struct Heard<I> {
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<(), Error>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<Result<(), Error>> {
         let read = Pin::new(&mut self.io).poll_read(cx, buf);
         if read.is_ready() {
             self.connection.hears();
@@ -117,11 +126,19 @@ impl<I: AsyncRead + Unpin> AsyncRead for Heard<I> {
 }
 
 impl<I: AsyncWrite + Unpin> AsyncWrite for Heard<I> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize, Error>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<Result<usize, Error>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<Result<usize, Error>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<Result<usize, Error>> {
         Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
     }
 

@@ -115,12 +115,19 @@ impl LimitOptions {
 impl Limits {
     /// How many connections there may be for one more of a node that has so many Envoys; `None`: that isn't known.
     pub fn connections(&self, node: &NodeId, envoys: Option<u32>) -> Most {
-        let envoys = usize::try_from(envoys.unwrap_or(DEFAULT_ENVOY_REPLICAS)).unwrap_or(usize::MAX);
+        let envoys =
+            usize::try_from(envoys.unwrap_or(DEFAULT_ENVOY_REPLICAS)).unwrap_or(usize::MAX);
         let needed = match node {
             NodeId::Hub => HUB_CONNECTIONS,
-            NodeId::Cluster(_) => envoys.saturating_mul(CONNECTIONS_PER_ENVOY).max(FEWEST_CONNECTIONS),
+            NodeId::Cluster(_) => {
+                envoys.saturating_mul(CONNECTIONS_PER_ENVOY).max(FEWEST_CONNECTIONS)
+            }
         };
-        Most { of_all: self.connections, of_node: self.connections_per_node.unwrap_or(needed), envoys }
+        Most {
+            of_all: self.connections,
+            of_node: self.connections_per_node.unwrap_or(needed),
+            envoys,
+        }
     }
 
     /// What all streams of a node may make Atlas keep of what they say, in bytes; it may have so many connections, and has so many
@@ -143,7 +150,8 @@ impl Limits {
 
     /// What a stream of a node may make Atlas remember. A cluster's Envoy is another organisation's machine.
     pub fn session(&self, node: &NodeId) -> session::Limits {
-        let most = session::Limits { response_bytes: self.response_bytes, ..session::Limits::default() };
+        let most =
+            session::Limits { response_bytes: self.response_bytes, ..session::Limits::default() };
         match node {
             NodeId::Hub => most,
             NodeId::Cluster(_) => session::Limits { names: 4096, bytes: 256 << 10, ..most },
@@ -161,7 +169,11 @@ mod tests {
         assert_eq!((few.connections, few.handshakes), (768, 128));
         let many = LimitOptions::default().within(1 << 20);
         assert_eq!((many.connections, many.handshakes), (40_000, 512));
-        let wished = LimitOptions { connections: Some(5000), handshakes: Some(7), ..LimitOptions::default() };
+        let wished = LimitOptions {
+            connections: Some(5000),
+            handshakes: Some(7),
+            ..LimitOptions::default()
+        };
         assert_eq!((wished.within(1024).connections, wished.within(1024).handshakes), (768, 7));
         assert_eq!(wished.within(1 << 20).connections, 5000);
     }
@@ -180,7 +192,9 @@ mod tests {
         let limits = LimitOptions::default().within(1024);
         let hub = NodeId::Hub;
         // What a fleet of 10,000 clusters with four stores each has had may be listed whatever there is now.
-        assert!(limits.request_bytes(&hub, 0) > 50_000 * 120 && limits.session(&hub).names > 50_000);
+        assert!(
+            limits.request_bytes(&hub, 0) > 50_000 * 120 && limits.session(&hub).names > 50_000
+        );
         assert!(limits.request_bytes(&hub, 1_000_000) > 1_000_000 * 120);
         assert!(limits.node_bytes(&hub, 64, 1_000_000) > limits.request_bytes(&hub, 1_000_000) * 4);
         let tokyo = "tokyo".parse().unwrap();
@@ -193,9 +207,16 @@ mod tests {
         let limits = LimitOptions::default().within(1 << 20);
         let tokyo = "tokyo".parse().unwrap();
         let of_node = |envoys| limits.connections(&tokyo, envoys).of_node;
-        assert_eq!([None, Some(1), Some(2), Some(5), Some(1000)].map(of_node), [16, 16, 16, 20, 4000]);
+        assert_eq!(
+            [None, Some(1), Some(2), Some(5), Some(1000)].map(of_node),
+            [16, 16, 16, 20, 4000]
+        );
         assert_eq!(limits.connections(&NodeId::Hub, None).of_node, 64);
-        let fixed = LimitOptions { connections_per_node: Some(3), ..LimitOptions::default() }.within(1 << 20);
-        assert_eq!([None, Some(1000)].map(|envoys| fixed.connections(&tokyo, envoys).of_node), [3, 3]);
+        let fixed = LimitOptions { connections_per_node: Some(3), ..LimitOptions::default() }
+            .within(1 << 20);
+        assert_eq!(
+            [None, Some(1000)].map(|envoys| fixed.connections(&tokyo, envoys).of_node),
+            [3, 3]
+        );
     }
 }

@@ -59,7 +59,10 @@ where
                 return Ok(Some(message));
             }
             let kept = self.come.capacity();
-            self.charge.ask(if kept > SMALL { kept } else { 0 }).await.map_err(|_| Lost::NoMemory)?;
+            self.charge
+                .ask(if kept > SMALL { kept } else { 0 })
+                .await
+                .map_err(|_| Lost::NoMemory)?;
             match std::future::poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx)).await {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
@@ -68,7 +71,11 @@ where
                 }
                 Some(Err(error)) => return Err(Lost::Connection(error.to_string())),
                 None if self.come.is_empty() => return Ok(None),
-                None => return Err(Lost::Nonsense(Status::invalid_argument("the stream ends within a request"))),
+                None => {
+                    return Err(Lost::Nonsense(Status::invalid_argument(
+                        "the stream ends within a request",
+                    )));
+                }
             }
         }
     }
@@ -77,15 +84,18 @@ where
     fn take(&mut self) -> Result<Option<Bytes>, Lost> {
         let Some((&compressed, rest)) = self.come.split_first() else { return Ok(None) };
         if compressed != 0 {
-            let nonsense = Status::unimplemented("a compressed request: Atlas takes plain ones only (grpc-encoding: identity)");
+            let nonsense = Status::unimplemented(
+                "a compressed request: Atlas takes plain ones only (grpc-encoding: identity)",
+            );
             return Err(Lost::Nonsense(nonsense));
         }
         let Some(length) = rest.first_chunk::<4>() else { return Ok(None) };
         let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
         if length > self.limit {
             let limit = self.limit;
-            let text =
-                format!("a request of {length} bytes is larger than the {limit} that one may have here (atlas run --max-request-bytes)");
+            let text = format!(
+                "a request of {length} bytes is larger than the {limit} that one may have here (atlas run --max-request-bytes)"
+            );
             return Err(Lost::TooLarge(Status::resource_exhausted(text)));
         }
         if self.come.len() < HEADER + length {
@@ -134,7 +144,11 @@ pub fn listed(variant: Variant, message: &[u8]) -> Result<Listed, DecodeError> {
             _ => skip_field(wire, field, &mut rest, DecodeContext::default())?,
         }
     }
-    Ok(Listed { longest: counts.into_iter().max().unwrap_or_default(), count: counts.iter().sum(), bytes })
+    Ok(Listed {
+        longest: counts.into_iter().max().unwrap_or_default(),
+        count: counts.iter().sum(),
+        bytes,
+    })
 }
 
 /// Reads a request; also what the client says of itself.
@@ -246,7 +260,8 @@ struct SemanticVersion {
 impl Node {
     /// The Envoy's version as it says, e.g. `1.40.0`.
     pub fn version(&self) -> String {
-        let number = |v: &SemanticVersion| format!("{}.{}.{}", v.major_number, v.minor_number, v.patch);
+        let number =
+            |v: &SemanticVersion| format!("{}.{}.{}", v.major_number, v.minor_number, v.patch);
         let build = self.user_agent_build_version.as_ref().and_then(|build| build.version.as_ref());
         build.map_or_else(|| self.user_agent_version.clone(), number)
     }

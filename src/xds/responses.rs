@@ -68,7 +68,8 @@ impl Outbox {
     pub fn send(&self, response: Response) -> Result<(), Unsent> {
         let mut charge = self.share.charge();
         charge.set(response.waiting());
-        self.responses.try_send(Box::new(Waiting { response, charge })).map_err(|error| match error {
+        self.responses.try_send(Box::new(Waiting { response, charge })).map_err(|error| match error
+        {
             mpsc::error::TrySendError::Full(_) => Unsent::Full,
             mpsc::error::TrySendError::Closed(_) => Unsent::Closed,
         })
@@ -89,7 +90,10 @@ impl Body for Responses {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let Some(open) = &mut self.0 else { return Poll::Ready(None) };
         loop {
             if let Some(piece) = open.writer.as_mut().and_then(|(writer, _)| writer.next()) {
@@ -101,13 +105,16 @@ impl Body for Responses {
                 None => match std::task::ready!(open.outbox.poll_recv(cx)) {
                     Some(waiting) => {
                         let Waiting { response, charge } = *waiting;
-                        open.writer = Writer::new(response, open.variant).map(|writer| (writer, charge));
+                        open.writer =
+                            Writer::new(response, open.variant).map(|writer| (writer, charge));
                         if open.writer.is_some() {
                             continue;
                         }
                         Status::resource_exhausted("a response of more than 4 GiB")
                     }
-                    None => open.end.get().cloned().unwrap_or_else(|| Status::internal("BUG: a stream ended without a reason")),
+                    None => open.end.get().cloned().unwrap_or_else(|| {
+                        Status::internal("BUG: a stream ended without a reason")
+                    }),
                 },
             };
             self.0 = None;

@@ -38,8 +38,16 @@ const SERVICES: [(&str, &str, Option<ResourceType>); 6] = [
     ("envoy.service.discovery.v3.AggregatedDiscoveryService", "AggregatedResources", None),
     ("envoy.service.secret.v3.SecretDiscoveryService", "Secrets", Some(ResourceType::Secret)),
     ("envoy.service.cluster.v3.ClusterDiscoveryService", "Clusters", Some(ResourceType::Cluster)),
-    ("envoy.service.endpoint.v3.EndpointDiscoveryService", "Endpoints", Some(ResourceType::Endpoints)),
-    ("envoy.service.listener.v3.ListenerDiscoveryService", "Listeners", Some(ResourceType::Listener)),
+    (
+        "envoy.service.endpoint.v3.EndpointDiscoveryService",
+        "Endpoints",
+        Some(ResourceType::Endpoints),
+    ),
+    (
+        "envoy.service.listener.v3.ListenerDiscoveryService",
+        "Listeners",
+        Some(ResourceType::Listener),
+    ),
     ("envoy.service.route.v3.RouteDiscoveryService", "Routes", Some(ResourceType::Route)),
 ];
 
@@ -75,7 +83,9 @@ impl Service<Request<Incoming>> for OnConnection {
 impl OnConnection {
     fn answer(&self, request: Request<Incoming>) -> Response<Responses> {
         let grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
-        if request.method() != Method::POST || !request.headers().get(CONTENT_TYPE).is_some_and(grpc) {
+        if request.method() != Method::POST
+            || !request.headers().get(CONTENT_TYPE).is_some_and(grpc)
+        {
             let mut response = Response::new(Responses::default());
             *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             return response;
@@ -83,9 +93,9 @@ impl OnConnection {
         let path = request.uri().path().to_owned();
         let opened = match asked(&path) {
             Some(Asked::Stream(variant, only)) => self.open(request, variant, only),
-            Some(Asked::Fetch) => {
-                Err(Status::unimplemented("Atlas has streams only: set api_type to DELTA_GRPC or GRPC, as `atlas bootstrap` writes it"))
-            }
+            Some(Asked::Fetch) => Err(Status::unimplemented(
+                "Atlas has streams only: set api_type to DELTA_GRPC or GRPC, as `atlas bootstrap` writes it",
+            )),
             None => Err(Status::unimplemented(
                 "Atlas serves aggregated discovery, and secrets, clusters, endpoints, listeners and routes by services of their own",
             )),
@@ -93,19 +103,27 @@ impl OnConnection {
         match opened {
             Ok(body) => {
                 let mut response = Response::new(body);
-                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+                response
+                    .headers_mut()
+                    .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
                 response
             }
             Err(status) => status.into_http(),
         }
     }
 
-    fn open(&self, request: Request<Incoming>, variant: Variant, only: Option<ResourceType>) -> Result<Responses, Status> {
+    fn open(
+        &self,
+        request: Request<Incoming>,
+        variant: Variant,
+        only: Option<ResourceType>,
+    ) -> Result<Responses, Status> {
         let xds = &self.xds;
         let peer = &self.connection.peer;
         let now = clock::now();
         let session = Session::new(variant, only).limit(xds.limits.session(&peer.node));
-        let registration = xds.streams.register(&self.connection, session, now, xds.drain.child_token());
+        let registration =
+            xds.streams.register(&self.connection, session, now, xds.drain.child_token());
         // After registering: whoever is refused from now on is found in the list and ended.
         if !xds.gate.still_admits(peer, now) {
             xds.metrics.stream_refused("credential");
@@ -115,7 +133,8 @@ impl OnConnection {
         let (outbox, body) = responses::pair(variant, Arc::clone(&registration.stream.share));
         let requests = Requests::new(request.into_body(), registration.stream.share.charge());
         let (deadline, by_certificate) = deadline(xds.max_age, now, peer.not_after);
-        let task = Task::new(Arc::clone(xds), registration, variant, outbox, deadline, by_certificate);
+        let task =
+            Task::new(Arc::clone(xds), registration, variant, outbox, deadline, by_certificate);
         tokio::spawn(task.run(requests));
         Ok(body)
     }
@@ -144,11 +163,24 @@ mod tests {
             Some(Asked::Stream(Variant::StateOfTheWorld, None))
         );
         let secrets = "/envoy.service.secret.v3.SecretDiscoveryService";
-        assert_eq!(of(&format!("{secrets}/DeltaSecrets")), Some(Asked::Stream(Variant::Delta, Some(ResourceType::Secret))));
-        assert_eq!(of(&format!("{secrets}/StreamSecrets")), Some(Asked::Stream(Variant::StateOfTheWorld, Some(ResourceType::Secret))));
+        assert_eq!(
+            of(&format!("{secrets}/DeltaSecrets")),
+            Some(Asked::Stream(Variant::Delta, Some(ResourceType::Secret)))
+        );
+        assert_eq!(
+            of(&format!("{secrets}/StreamSecrets")),
+            Some(Asked::Stream(Variant::StateOfTheWorld, Some(ResourceType::Secret)))
+        );
         assert_eq!(of(&format!("{secrets}/FetchSecrets")), Some(Asked::Fetch));
         assert!(of("/envoy.service.listener.v3.ListenerDiscoveryService/DeltaListeners").is_some());
-        for path in ["/", "", "/x/DeltaSecrets", &format!("{secrets}/DeltaClusters"), &format!("{secrets}/"), &secrets[1..]] {
+        for path in [
+            "/",
+            "",
+            "/x/DeltaSecrets",
+            &format!("{secrets}/DeltaClusters"),
+            &format!("{secrets}/"),
+            &secrets[1..],
+        ] {
             assert_eq!(of(path), None, "{path}");
         }
     }

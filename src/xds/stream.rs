@@ -82,7 +82,9 @@ impl End {
             Self::Lost(why) => Status::ok(format!("connection lost: {why}")),
             Self::Replaced => Status::ok("another connection of its node took its place"),
             Self::Age => Status::unavailable("this stream has reached its age; come back"),
-            Self::Certificate => Status::unavailable("the certificate of this connection ends; come back with a new one"),
+            Self::Certificate => Status::unavailable(
+                "the certificate of this connection ends; come back with a new one",
+            ),
             Self::Stopping => Status::unavailable("Atlas is stopping; come back"),
             Self::Refused => Status::permission_denied(REFUSED),
             Self::NodeGone(node) => Status::not_found(format!("the manifest of {node} is gone")),
@@ -122,7 +124,16 @@ impl Task {
         by_certificate: bool,
     ) -> Self {
         let remembered = registration.stream.share.charge();
-        Self { xds, registration, variant, outbox, remembered, deadline, by_certificate, foreign_id: false }
+        Self {
+            xds,
+            registration,
+            variant,
+            outbox,
+            remembered,
+            deadline,
+            by_certificate,
+            foreign_id: false,
+        }
     }
 
     /// Runs until something ends it.
@@ -134,7 +145,11 @@ impl Task {
         self.xds.metrics.streams.inc();
         tracing::info!(node = %peer.node, address = %peer.address, variant = ?self.variant, "xDS stream opened");
         let end = match self.talk(&mut requests).await {
-            End::Lost(_) if matches!(self.registration.connection.cause(), Some(Cause::Replaced(_))) => End::Replaced,
+            End::Lost(_)
+                if matches!(self.registration.connection.cause(), Some(Cause::Replaced(_))) =>
+            {
+                End::Replaced
+            }
             end => end,
         };
         drop(requests);
@@ -241,7 +256,11 @@ impl Task {
 
     /// Why there is none: it was ended while it waited for some, or it is to end for it.
     fn without_memory(&self) -> End {
-        if self.registration.stream.cancel.is_cancelled() { self.cancelled() } else { End::NoMemory }
+        if self.registration.stream.cancel.is_cancelled() {
+            self.cancelled()
+        } else {
+            End::NoMemory
+        }
     }
 
     /// The limits that depend on what the node has.
@@ -263,28 +282,41 @@ impl Task {
 
     async fn on_request(&mut self, node: &Node, message: Bytes) -> Result<Vec<Response>, End> {
         self.xds.metrics.requests.inc();
-        let nonsense = |error| End::Nonsense(Status::invalid_argument(format!("not a discovery request: {error}")));
+        let nonsense = |error| {
+            End::Nonsense(Status::invalid_argument(format!("not a discovery request: {error}")))
+        };
         let listed = requests::listed(self.variant, &message).map_err(nonsense)?;
-        let most = self.xds.limits.session(&self.registration.stream.peer.node).most_names(node.state().snapshot.len());
+        let most = self
+            .xds
+            .limits
+            .session(&self.registration.stream.peer.node)
+            .most_names(node.state().snapshot.len());
         if listed.longest > most {
             return Err(End::Abuse(Abuse::TooManyNames(listed.longest, most)));
         }
         let mut asked = self.registration.stream.share.charge();
-        asked.ask(most_remembered(listed.count, listed.bytes)).await.map_err(|_| self.without_memory())?;
+        asked
+            .ask(most_remembered(listed.count, listed.bytes))
+            .await
+            .map_err(|_| self.without_memory())?;
         let (request, info) = requests::decode(self.variant, message).map_err(nonsense)?;
         if let Some(info) = info {
             self.meet(&info);
         }
         let stream = &self.registration.stream;
-        let refusal = request
-            .error
-            .as_ref()
-            .map(|error| (text::cut(&request.type_url, LONGEST_NAME).into_owned(), text::cut(error, MAX_REASON).into_owned()));
+        let refusal = request.error.as_ref().map(|error| {
+            (
+                text::cut(&request.type_url, LONGEST_NAME).into_owned(),
+                text::cut(error, MAX_REASON).into_owned(),
+            )
+        });
         let mut state = node.state();
         let state = &mut *state;
         let mut session = lock(&stream.session);
         let before = session.nacks();
-        let responses = session.on_request(request, &state.snapshot, &mut state.quarantine).map_err(End::Abuse)?;
+        let responses = session
+            .on_request(request, &state.snapshot, &mut state.quarantine)
+            .map_err(End::Abuse)?;
         self.remembered.set(session.remembered());
         if session.nacks() > before
             && let Some((type_url, error)) = refusal
@@ -295,7 +327,11 @@ impl Task {
         Ok(responses)
     }
 
-    fn on_change(&mut self, node: &Node, bell: &mut watch::Receiver<bool>) -> Result<Vec<Response>, End> {
+    fn on_change(
+        &mut self,
+        node: &Node,
+        bell: &mut watch::Receiver<bool>,
+    ) -> Result<Vec<Response>, End> {
         if *bell.borrow_and_update() {
             return Err(self.node_gone());
         }
@@ -315,8 +351,10 @@ impl Task {
             let claims = &*text::cut(&info.id, LONGEST_NAME);
             tracing::warn!(node = %peer.node, claims, "an Envoy calls itself somebody else; its certificate decides");
         }
-        *lock(&self.registration.stream.client) =
-            Client { id: text::line(&info.id, LONGEST_NAME), version: text::line(&info.version(), LONGEST_NAME) };
+        *lock(&self.registration.stream.client) = Client {
+            id: text::line(&info.id, LONGEST_NAME),
+            version: text::line(&info.version(), LONGEST_NAME),
+        };
     }
 
     fn send(&self, responses: Vec<Response>) -> Result<(), End> {
@@ -347,7 +385,14 @@ mod tests {
         let registration = registered(&xds).await;
         let share = Arc::clone(&registration.stream.share);
         let (outbox, _body) = responses::pair(Variant::Delta, Arc::clone(&share));
-        let task = Task::new(Arc::clone(&xds), registration, Variant::Delta, outbox, Instant::now(), false);
+        let task = Task::new(
+            Arc::clone(&xds),
+            registration,
+            Variant::Delta,
+            outbox,
+            Instant::now(),
+            false,
+        );
         let running = task.run(Requests::new(idle_body(), share.charge()));
         let bytes = size_of_val(&running);
         println!("a stream's task: {bytes} bytes");

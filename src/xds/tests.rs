@@ -16,7 +16,9 @@ use atlas_core::plan::NodeChange;
 use atlas_core::xds::session::{Session, Variant};
 use atlas_core::xds::snapshot::{Change, Resource, ResourceType, Version};
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as Wire};
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as Wire,
+};
 use envoy_types::pb::google::protobuf::Any;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
@@ -105,19 +107,25 @@ impl World {
 
     /// A node has exactly these.
     fn has(&self, node: &str, resources: &[(ResourceType, &str, &str)]) {
-        let resources = resources.iter().map(|(kind, name, content)| resource(*kind, name, content.as_bytes())).collect();
+        let resources = resources
+            .iter()
+            .map(|(kind, name, content)| resource(*kind, name, content.as_bytes()))
+            .collect();
         self.xds.nodes.apply(vec![(node.parse().unwrap(), NodeChange::All(resources))]);
     }
 
     /// One resource of a node changes.
     fn sets(&self, node: &str, resource: Arc<Resource>) {
-        self.xds.nodes.apply(vec![(node.parse().unwrap(), NodeChange::Some(vec![Change::Set(resource)]))]);
+        self.xds
+            .nodes
+            .apply(vec![(node.parse().unwrap(), NodeChange::Some(vec![Change::Set(resource)]))]);
     }
 
     /// The client's end of a connection of this peer.
     async fn accepts(&self, peer: Peer) -> DuplexStream {
         let most = self.xds.connections(&peer.node);
-        let place = self.xds.streams.connect(peer, most).await.unwrap_or_else(|full| panic!("{full:?}"));
+        let place =
+            self.xds.streams.connect(peer, most).await.unwrap_or_else(|full| panic!("{full:?}"));
         let (client, server) = tokio::io::duplex(64 << 10);
         tokio::spawn(serve(server, place, Arc::clone(&self.xds)));
         client
@@ -135,14 +143,18 @@ impl World {
     /// Memory that is taken by what clients say, of all nodes.
     fn remembered(&self) -> usize {
         let streams = self.xds.streams.open();
-        let shares: HashMap<NodeId, usize> = streams.iter().map(|stream| (stream.peer.node.clone(), stream.share.used())).collect();
+        let shares: HashMap<NodeId, usize> =
+            streams.iter().map(|stream| (stream.peer.node.clone(), stream.share.used())).collect();
         shares.into_values().sum()
     }
 
     /// A counter with one label, as a scrape shows it.
     fn metric(&self, name: &str) -> u64 {
         let text = self.xds.metrics.render();
-        let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("no {name} in {text}"));
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap_or_else(|| panic!("no {name} in {text}"));
         line.trim().parse().unwrap()
     }
 }
@@ -170,7 +182,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin + Send + 'static> tonic::codegen::Service
     }
 
     fn call(&mut self, _: Uri) -> Self::Future {
-        ready(self.0.take().map(TokioIo::new).ok_or_else(|| std::io::ErrorKind::NotConnected.into()))
+        ready(
+            self.0.take().map(TokioIo::new).ok_or_else(|| std::io::ErrorKind::NotConnected.into()),
+        )
     }
 }
 
@@ -189,7 +203,8 @@ impl Delta {
     async fn open(channel: Channel) -> Result<Self, Status> {
         let (requests, receiver) = mpsc::channel(16);
         let mut client = AggregatedDiscoveryServiceClient::new(channel);
-        let responses = client.delta_aggregated_resources(ReceiverStream::new(receiver)).await?.into_inner();
+        let responses =
+            client.delta_aggregated_resources(ReceiverStream::new(receiver)).await?.into_inner();
         Ok(Self { requests, responses })
     }
 
@@ -200,7 +215,12 @@ impl Delta {
     /// Subscribes to all of a type.
     async fn subscribe(&self, kind: ResourceType, names: &[&str]) {
         let resource_names_subscribe = names.iter().map(ToString::to_string).collect();
-        self.say(DeltaDiscoveryRequest { type_url: kind.url().into(), resource_names_subscribe, ..Default::default() }).await;
+        self.say(DeltaDiscoveryRequest {
+            type_url: kind.url().into(),
+            resource_names_subscribe,
+            ..Default::default()
+        })
+        .await;
     }
 
     async fn ack(&self, response: &DeltaDiscoveryResponse) {
@@ -209,7 +229,9 @@ impl Delta {
     }
 
     async fn next(&mut self) -> Result<Option<DeltaDiscoveryResponse>, Status> {
-        tokio::time::timeout(SOON, self.responses.message()).await.expect("the server says something")
+        tokio::time::timeout(SOON, self.responses.message())
+            .await
+            .expect("the server says something")
     }
 
     /// The next response, acknowledged: names and contents.
@@ -238,7 +260,8 @@ impl Delta {
 }
 
 fn contents(resources: &[Wire]) -> Vec<(String, String)> {
-    let content = |wire: &Wire| String::from_utf8(wire.resource.clone().unwrap_or_default().value).unwrap();
+    let content =
+        |wire: &Wire| String::from_utf8(wire.resource.clone().unwrap_or_default().value).unwrap();
     resources.iter().map(|wire| (wire.name.clone(), content(wire))).collect()
 }
 
@@ -255,7 +278,12 @@ pub async fn registered(xds: &Arc<Xds>) -> Registration {
     let peer = peer("tokyo");
     let most = xds.connections(&peer.node);
     let place = xds.streams.connect(peer, most).await.unwrap_or_else(|full| panic!("{full:?}"));
-    xds.streams.register(&place.connection, Session::new(Variant::Delta, None), 0, CancellationToken::new())
+    xds.streams.register(
+        &place.connection,
+        Session::new(Variant::Delta, None),
+        0,
+        CancellationToken::new(),
+    )
 }
 
 /// As large as hyper's own.

@@ -37,7 +37,11 @@ impl Writer {
     /// Begins a response; `None` if it is longer than gRPC can say (4 GiB).
     pub fn new(response: Response, variant: Variant) -> Option<Self> {
         let fields = head_length(&response, variant);
-        let resources: usize = response.resources.iter().map(|resource| field_length(resource_bytes(resource, variant))).sum();
+        let resources: usize = response
+            .resources
+            .iter()
+            .map(|resource| field_length(resource_bytes(resource, variant)))
+            .sum();
         let length = u32::try_from(fields + resources).ok()?;
         let mut head = BytesMut::with_capacity(HEADER + fields);
         head.put_u8(0);
@@ -50,7 +54,11 @@ impl Writer {
         for name in removed(&response, variant) {
             text(REMOVED, name, &mut head);
         }
-        debug_assert_eq!(head.len(), HEADER + fields, "BUG: the length that is said is not the length that is sent");
+        debug_assert_eq!(
+            head.len(),
+            HEADER + fields,
+            "BUG: the length that is said is not the length that is sent"
+        );
         Some(Self { variant, head, resources: response.resources, taken: 0 })
     }
 
@@ -68,7 +76,8 @@ impl Writer {
         }
         let mut piece = std::mem::take(&mut self.head);
         piece.reserve(length - piece.len());
-        for bytes in rest.iter().take(count).map(|resource| resource_bytes(resource, self.variant)) {
+        for bytes in rest.iter().take(count).map(|resource| resource_bytes(resource, self.variant))
+        {
             encode_key(RESOURCES, WireType::LengthDelimited, &mut piece);
             encode_varint(bytes.len() as u64, &mut piece);
             piece.put_slice(bytes);
@@ -99,8 +108,12 @@ fn head_length(response: &Response, variant: Variant) -> usize {
     } else {
         0
     };
-    let names: usize = removed(response, variant).iter().map(|name| field_length(name.as_bytes())).sum();
-    version + field_length(response.type_url.as_bytes()) + string::encoded_len(NONCE, &response.nonce) + names
+    let names: usize =
+        removed(response, variant).iter().map(|name| field_length(name.as_bytes())).sum();
+    version
+        + field_length(response.type_url.as_bytes())
+        + string::encoded_len(NONCE, &response.nonce)
+        + names
 }
 
 /// Length of a field with this content; the numbers of all fields here take one byte.
@@ -128,7 +141,11 @@ mod tests {
     }
 
     fn response(lengths: &[usize]) -> Response {
-        let resources = lengths.iter().enumerate().map(|(n, length)| resource(&format!("n{n}"), *length)).collect();
+        let resources = lengths
+            .iter()
+            .enumerate()
+            .map(|(n, length)| resource(&format!("n{n}"), *length))
+            .collect();
         Response {
             type_url: ResourceType::Cluster.url().into(),
             version_info: "v7".into(),

@@ -40,7 +40,8 @@ impl Person<'_> {
         self.browser.screenshot(&path)?;
         if let Some(dir) = std::env::var_os(SCREENSHOTS) {
             let copy = Path::new(&dir).join(format!("{name}.png"));
-            std::fs::copy(&path, &copy).with_context(|| format!("cannot write {}", copy.display()))?;
+            std::fs::copy(&path, &copy)
+                .with_context(|| format!("cannot write {}", copy.display()))?;
         }
         Ok(())
     }
@@ -48,7 +49,11 @@ impl Person<'_> {
     /// Nothing failed since it was last asked, but for what `allowed` names; yields all answers.
     fn nothing_failed(&self, allowed: &[&str]) -> Result<Vec<Answer>> {
         let seen = self.browser.seen()?;
-        let failed: Vec<_> = seen.errors.iter().filter(|error| !allowed.iter().any(|allowed| error.contains(allowed))).collect();
+        let failed: Vec<_> = seen
+            .errors
+            .iter()
+            .filter(|error| !allowed.iter().any(|allowed| error.contains(allowed)))
+            .collect();
         ensure!(failed.is_empty(), "{} has failures: {failed:#?}", self.browser.url()?);
         Ok(seen.answers)
     }
@@ -56,7 +61,9 @@ impl Person<'_> {
     /// [`Person::nothing_failed`], and all that was asked for, but what pages carry within them, is beneath `base`.
     fn all_beneath(&self, base: &str, allowed: &[&str]) -> Result<Vec<Answer>> {
         let answers = self.nothing_failed(allowed)?;
-        let elsewhere = answers.iter().find(|answer| !answer.url.starts_with(base) && !answer.url.starts_with("data:"));
+        let elsewhere = answers
+            .iter()
+            .find(|answer| !answer.url.starts_with(base) && !answer.url.starts_with("data:"));
         ensure!(elsewhere.is_none(), "{elsewhere:?} is not beneath {base}");
         Ok(answers)
     }
@@ -66,7 +73,10 @@ impl Person<'_> {
         self.browser.goto(url)?;
         self.browser.wait_for_text(text, DRAWN)?;
         let answers = self.browser.seen()?.answers;
-        ensure!(answers.iter().any(|answer| answer.url == url && answer.status == status), "{url} is not {status}: {answers:?}");
+        ensure!(
+            answers.iter().any(|answer| answer.url == url && answer.status == status),
+            "{url} is not {status}: {answers:?}"
+        );
         Ok(())
     }
 }
@@ -97,8 +107,12 @@ fn prometheus(person: &Person, hub: &Hub) -> Result<()> {
     browser.wait_for_text("up{", DRAWN)?;
     let rows = browser.texts(".console_table tbody tr")?;
     let row = rows.first().context("no row")?;
-    assert!(rows.len() == 1 && row.ends_with("\t1") && row.contains("job=\"prometheus\""), "{rows:?}");
-    let instance = row.split('"').find(|label| label.ends_with(":9090")).context("no instance")?.to_owned();
+    assert!(
+        rows.len() == 1 && row.ends_with("\t1") && row.contains("job=\"prometheus\""),
+        "{rows:?}"
+    );
+    let instance =
+        row.split('"').find(|label| label.ends_with(":9090")).context("no instance")?.to_owned();
     person.picture("tokyo-prometheus")?;
     browser.click("a[href='#graph0']")?;
     browser.wait_for("#graph0 .graph_area svg path", DRAWN)?;
@@ -106,10 +120,17 @@ fn prometheus(person: &Person, hub: &Hub) -> Result<()> {
     browser.click("a.dropdown-toggle")?;
     browser.click("a[href='/prom/tokyo/classic/targets']")?;
     browser.wait_for_text("(1/1 up)", DRAWN)?;
-    assert!(browser.text()?.contains(&instance), "another replica than {instance}: {}", browser.text()?);
+    assert!(
+        browser.text()?.contains(&instance),
+        "another replica than {instance}: {}",
+        browser.text()?
+    );
     person.picture("tokyo-prometheus-targets")?;
     let answers = person.all_beneath(&base, DEBIANS)?;
-    assert!(answers.iter().any(|answer| answer.url.starts_with(&format!("{base}api/v1/query_range?"))), "{answers:?}");
+    assert!(
+        answers.iter().any(|answer| answer.url.starts_with(&format!("{base}api/v1/query_range?"))),
+        "{answers:?}"
+    );
     Ok(())
 }
 
@@ -122,14 +143,20 @@ fn alertmanager(person: &Person, hub: &Hub) -> Result<()> {
     browser.wait_for_text("No alert groups found", DRAWN)?;
     assert_eq!(browser.title()?, "Alertmanager");
     let text = browser.text()?;
-    assert!(["Silences", "Filter", "Group", "Receiver"].iter().all(|word| text.contains(word)), "{text}");
+    assert!(
+        ["Silences", "Filter", "Group", "Receiver"].iter().all(|word| text.contains(word)),
+        "{text}"
+    );
     person.picture("paris-alertmanager")?;
     browser.click("a[href='#/status']")?;
     browser.wait_for_text(Part::Alertmanager.version(), DRAWN)?;
     person.picture("paris-alertmanager-status")?;
     let answers = person.all_beneath(&base, &[])?;
     for api in ["api/v2/alerts/groups?", "api/v2/receivers", "api/v2/status"] {
-        assert!(answers.iter().any(|answer| answer.url.starts_with(&format!("{base}{api}"))), "no {api}: {answers:?}");
+        assert!(
+            answers.iter().any(|answer| answer.url.starts_with(&format!("{base}{api}"))),
+            "no {api}: {answers:?}"
+        );
     }
     Ok(())
 }
@@ -143,12 +170,19 @@ fn thanos(person: &Person, hub: &Hub) -> Result<()> {
     assert_eq!(rows.len(), 4, "{rows:?}");
     for (cluster, n) in [("paris", 0), ("paris", 1), ("tokyo", 0), ("tokyo", 1)] {
         let name = format!("{cluster}-thanos-sidecar{n}.");
-        let row = rows.iter().find(|row| row.starts_with(&name)).with_context(|| format!("no {name} in {rows:?}"))?;
-        let labels = [format!("cluster=\"{cluster}\""), format!("prometheus_replica=\"prometheus-{n}\"")];
+        let row = rows
+            .iter()
+            .find(|row| row.starts_with(&name))
+            .with_context(|| format!("no {name} in {rows:?}"))?;
+        let labels =
+            [format!("cluster=\"{cluster}\""), format!("prometheus_replica=\"prometheus-{n}\"")];
         assert!(row.contains("UP") && labels.iter().all(|label| row.contains(label)), "{row}");
     }
     person.picture("thanos-stores")?;
-    browser.goto(&format!("{}/graph?g0.expr=count%20by%20(cluster)%20(up)&g0.tab=1", hub.query.url()))?;
+    browser.goto(&format!(
+        "{}/graph?g0.expr=count%20by%20(cluster)%20(up)&g0.tab=1",
+        hub.query.url()
+    ))?;
     browser.wait_for_text("{cluster=\"tokyo\"}", DRAWN)?;
     assert!(browser.text()?.contains("{cluster=\"paris\"}"), "{}", browser.text()?);
     person.picture("thanos-query")?;

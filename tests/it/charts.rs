@@ -62,7 +62,12 @@ impl Case {
 
     fn render_with(&self, helm: Part, arguments: &[String], extra: &[&str]) -> Result<String> {
         let values = self.values.to_str().context("BUG: the checkout's path is not UTF-8")?;
-        let all: Vec<_> = arguments.iter().map(String::as_str).chain(["--values", values]).chain(extra.iter().copied()).collect();
+        let all: Vec<_> = arguments
+            .iter()
+            .map(String::as_str)
+            .chain(["--values", values])
+            .chain(extra.iter().copied())
+            .collect();
         template(helm, self.chart, &all)
     }
 
@@ -76,11 +81,16 @@ fn cases(chart: &'static str) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     for entry in std::fs::read_dir(root().join("tests/golden/charts").join(chart))? {
         let values = entry?.path();
-        let name = values.file_name().and_then(|name| name.to_str()).context("BUG: a golden's name is not UTF-8")?;
+        let name = values
+            .file_name()
+            .and_then(|name| name.to_str())
+            .context("BUG: a golden's name is not UTF-8")?;
         let Some(name) = name.strip_suffix(".in.yaml").map(str::to_owned) else { continue };
         let text = std::fs::read_to_string(&values)?;
         let line = text.lines().find_map(|line| line.strip_prefix("# helm: "));
-        let line = line.with_context(|| format!("{} has no line \"# helm: RELEASE [FLAG…]\"", values.display()))?;
+        let line = line.with_context(|| {
+            format!("{} has no line \"# helm: RELEASE [FLAG…]\"", values.display())
+        })?;
         let arguments = line.split_whitespace().map(str::to_owned).collect();
         cases.push(Case { chart, name, values, arguments });
     }
@@ -90,7 +100,10 @@ fn cases(chart: &'static str) -> Result<Vec<Case>> {
 
 /// The case `name` of `chart`.
 fn case(chart: &'static str, name: &str) -> Result<Case> {
-    cases(chart)?.into_iter().find(|case| case.name == name).with_context(|| format!("there is no case {chart}/{name}"))
+    cases(chart)?
+        .into_iter()
+        .find(|case| case.name == name)
+        .with_context(|| format!("there is no case {chart}/{name}"))
 }
 
 /// `helm template` of one of the project's charts with these arguments; the error is what Helm says.
@@ -101,7 +114,11 @@ fn template(helm: Part, chart: &str, arguments: &[&str]) -> Result<String> {
 /// The same of a chart that lies anywhere. The release's name comes first.
 fn template_at(helm: Part, chart: &Path, arguments: &[&str]) -> Result<String> {
     let (release, flags) = arguments.split_first().context("BUG: no release")?;
-    let output = run(helm, &["template", release, &chart.to_string_lossy(), "--kube-version", KUBERNETES], flags)?;
+    let output = run(
+        helm,
+        &["template", release, &chart.to_string_lossy(), "--kube-version", KUBERNETES],
+        flags,
+    )?;
     if !output.status.success() {
         bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
     }
@@ -154,7 +171,9 @@ fn list<'a>(object: &'a Value, path: &str) -> &'a [Value] {
 
 /// The object of this kind and name.
 fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> &'a Value {
-    let found = objects.iter().find(|object| text(object, "kind") == kind && text(object, "metadata/name") == name);
+    let found = objects
+        .iter()
+        .find(|object| text(object, "kind") == kind && text(object, "metadata/name") == name);
     found.unwrap_or_else(|| panic!("there is no {kind} {name}"))
 }
 

@@ -31,7 +31,11 @@ impl Answer {
     }
 
     fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().filter_map(|line| line.split_once(": ")).find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        self.head
+            .lines()
+            .filter_map(|line| line.split_once(": "))
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
     }
 }
 
@@ -99,11 +103,17 @@ fn echo(listener: &TcpListener) -> Result<()> {
                 while !head.ends_with("\r\n\r\n") {
                     ensure!(stream.read_line(&mut head)? > 0);
                 }
-                let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok()).unwrap_or(0);
+                let length = head
+                    .lines()
+                    .find_map(|line| line.strip_prefix("content-length: ")?.parse().ok())
+                    .unwrap_or(0);
                 let mut body = vec![0; length];
                 stream.read_exact(&mut body)?;
                 if head.starts_with("GET /events ") {
-                    write!(stream.get_mut(), "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+                    write!(
+                        stream.get_mut(),
+                        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+                    )?;
                 }
                 if head.starts_with("GET /slow ") || head.starts_with("GET /events ") {
                     // Whatever comes behind the request, until its end.
@@ -113,16 +123,32 @@ fn echo(listener: &TcpListener) -> Result<()> {
                         line.clear();
                     }
                 }
-                let text = if head.starts_with("GET /seen ") { all } else { head + &String::from_utf8_lossy(&body) };
-                write!(stream.get_mut(), "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len())?;
+                let text = if head.starts_with("GET /seen ") {
+                    all
+                } else {
+                    head + &String::from_utf8_lossy(&body)
+                };
+                write!(
+                    stream.get_mut(),
+                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}",
+                    text.len()
+                )?;
             }
         });
     }
 }
 
 /// A hub, and tokyo with a Prometheus 3, whose Alertmanager's web UI is [`echo`].
-fn hub_and_tokyo(world: &atlas_lab::world::World, envoy: Part, extra: &[&str]) -> Result<(Hub, Cluster)> {
-    let options = HubOptions { envoy, atlas_extra: extra.iter().map(|&flag| flag.to_owned()).collect(), ..HubOptions::new(atlas()) };
+fn hub_and_tokyo(
+    world: &atlas_lab::world::World,
+    envoy: Part,
+    extra: &[&str],
+) -> Result<(Hub, Cluster)> {
+    let options = HubOptions {
+        envoy,
+        atlas_extra: extra.iter().map(|&flag| flag.to_owned()).collect(),
+        ..HubOptions::new(atlas())
+    };
     let mut hub = Hub::start(Place::in_world(world, "hub")?, options)?;
     let place = Place::in_world(world, "tokyo")?;
     let at = SocketAddr::new(place.programs[4], 9090);
@@ -132,19 +158,24 @@ fn hub_and_tokyo(world: &atlas_lab::world::World, envoy: Part, extra: &[&str]) -
         ("goatlas.io/alertmanager-service".into(), at.ip().to_string()),
         ("goatlas.io/alertmanager-service-port".into(), at.port().to_string()),
     ];
-    let tokyo = Cluster::start(place, &mut hub, ClusterOptions { annotations, envoy, replicas: 1, ..ClusterOptions::new("tokyo") })?;
+    let tokyo = Cluster::start(
+        place,
+        &mut hub,
+        ClusterOptions { annotations, envoy, replicas: 1, ..ClusterOptions::new("tokyo") },
+    )?;
     hub.wait_synced(["tokyo"])?;
     hub.query.wait_stores(1, Duration::from_secs(60))?;
     for path in ["/prom/tokyo/-/healthy", "/alertmanager/tokyo/"] {
-        wait_until(path, Duration::from_secs(30), || Ok((hub.web(path)?.status == 200).then_some(())))?;
+        wait_until(path, Duration::from_secs(30), || {
+            Ok((hub.web(path)?.status == 200).then_some(()))
+        })?;
     }
     Ok((hub, tokyo))
 }
 
 /// An offer that is no handshake, as a proxy makes it of everything.
 const BARE: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
-const WEBSOCKET: &str =
-    "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+const WEBSOCKET: &str = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
 fn every_kind_of_client(world: &atlas_lab::world::World, envoy: Part) -> Result<()> {
     let (mut hub, tokyo) = hub_and_tokyo(world, envoy, &[])?;
@@ -164,13 +195,20 @@ fn every_kind_of_client(world: &atlas_lab::world::World, envoy: Part) -> Result<
         let usual = ask(host, *at, &format!("GET {path} HTTP/1.1\r\nHost: {at}\r\n\r\n"))?;
         assert_eq!(usual.status(), 200, "{path}: {usual:?}");
         // nginx by default: HTTP/1.0, and no more than one request on a connection.
-        let one = ask(host, *at, &format!("GET {path} HTTP/1.0\r\nHost: {at}\r\nConnection: close\r\n\r\n"))?;
+        let one = ask(
+            host,
+            *at,
+            &format!("GET {path} HTTP/1.0\r\nHost: {at}\r\nConnection: close\r\n\r\n"),
+        )?;
         assert!(one.status() == 200 && one.head.starts_with("HTTP/1.0"), "{path}: {one:?}");
         assert_eq!(one.header("transfer-encoding"), None, "HTTP/1.0 knows no chunks");
         // An old probe says no name at all.
         let nameless = ask(host, *at, &format!("GET {path} HTTP/1.0\r\n\r\n"))?;
         if *path == "/alertmanagers" {
-            assert!(nameless.status() == 400 && nameless.body.contains("Host"), "targets are made of the name: {nameless:?}");
+            assert!(
+                nameless.status() == 400 && nameless.body.contains("Host"),
+                "targets are made of the name: {nameless:?}"
+            );
             assert_eq!(one.body, usual.body);
         } else {
             assert_eq!(nameless.status(), 200, "{path}: {nameless:?}");
@@ -184,7 +222,8 @@ fn every_kind_of_client(world: &atlas_lab::world::World, envoy: Part) -> Result<
             "Connection: upgrade\r\n",
             WEBSOCKET,
         ] {
-            let offered = ask(host, *at, &format!("GET {path} HTTP/1.1\r\nHost: {at}\r\n{offer}\r\n"))?;
+            let offered =
+                ask(host, *at, &format!("GET {path} HTTP/1.1\r\nHost: {at}\r\n{offer}\r\n"))?;
             assert_eq!(offered.status(), 200, "{path} with {offer:?}: {offered:?}");
             if *path != "/stats/prometheus" && *path != "/" {
                 assert_eq!(offered.body, usual.body, "{path} with {offer:?}");
@@ -200,7 +239,10 @@ fn every_kind_of_client(world: &atlas_lab::world::World, envoy: Part) -> Result<
     for _ in 0..2 {
         write!(lasting.get_mut(), "GET /.atlas/health HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")?;
         let kept = answer(&mut lasting, false)?;
-        assert!(kept.status() == 200 && kept.header("connection") == Some("keep-alive"), "{kept:?}");
+        assert!(
+            kept.status() == 200 && kept.header("connection") == Some("keep-alive"),
+            "{kept:?}"
+        );
     }
     // Alerts, too: a proxy between Prometheus and its Envoy.
     let (host, at) = of_tokyo(11903);
@@ -218,7 +260,8 @@ fn every_kind_of_client(world: &atlas_lab::world::World, envoy: Part) -> Result<
     let seen = claimed.body.to_lowercase();
     assert!(seen.contains("x-requested-with: yes") && !seen.contains("oidc_claim"), "{seen}");
     let (host, at) = of_hub(10901);
-    host.within(|| info_with_underscore(at)).context("gRPC with a header that has an underscore")?;
+    host.within(|| info_with_underscore(at))
+        .context("gRPC with a header that has an underscore")?;
 
     offers::answers_are_those_without_one(&hub, web)?;
     offers::what_follows_is_nobodys_request(&hub, &tokyo, web)?;
@@ -230,17 +273,32 @@ fn every_kind_of_client(world: &atlas_lab::world::World, envoy: Part) -> Result<
     let _ = balancer.read(&mut [0]);
     let status = hub.atlas.status()?;
     let notes = status["findings"].as_array().context("findings")?;
-    let note = notes.iter().find(|note| note["object"] == "port 10900").with_context(|| format!("{notes:?}"))?;
+    let note = notes
+        .iter()
+        .find(|note| note["object"] == "port 10900")
+        .with_context(|| format!("{notes:?}"))?;
     println!("{note}");
-    assert!(note["problem"].as_str().is_some_and(|text| text.contains("began with a PROXY protocol header, not TLS: 1,")), "{note}");
+    assert!(
+        note["problem"]
+            .as_str()
+            .is_some_and(|text| text.contains("began with a PROXY protocol header, not TLS: 1,")),
+        "{note}"
+    );
 
     // Without Atlas: what a load balancer asks goes on, and each page says who is away.
     hub.atlas.process.kill()?;
-    for request in ["GET /.atlas/health HTTP/1.1\r\nHost: hub\r\n\r\n", "HEAD /.atlas/health HTTP/1.0\r\n\r\n"] {
+    for request in
+        ["GET /.atlas/health HTTP/1.1\r\nHost: hub\r\n\r\n", "HEAD /.atlas/health HTTP/1.0\r\n\r\n"]
+    {
         assert_eq!(ask(&hub.place.host, web, request)?.status(), 200, "{request}");
     }
     let page = hub.web("/")?;
-    assert!(page.status == 503 && page.text().contains("Atlas doesn't answer"), "{} {}", page.status, page.text());
+    assert!(
+        page.status == 503 && page.text().contains("Atlas doesn't answer"),
+        "{} {}",
+        page.status,
+        page.text()
+    );
     assert_eq!(hub.web("/prom/tokyo/-/healthy")?.status, 200);
     tokyo.place.host.link_down()?;
     let page = wait_until("tokyo is known to be away", Duration::from_secs(60), || {
@@ -255,12 +313,21 @@ fn every_kind_of_client(world: &atlas_lab::world::World, envoy: Part) -> Result<
 fn info_with_underscore(at: SocketAddr) -> Result<()> {
     let origin = "http://tokyo-thanos-sidecar0.sidecars.thanos.atlas:10901".parse()?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        let channel = tonic::transport::Endpoint::from_shared(format!("http://{at}"))?.origin(origin).connect().await?;
+        let channel = tonic::transport::Endpoint::from_shared(format!("http://{at}"))?
+            .origin(origin)
+            .connect()
+            .await?;
         let mut client = tonic::client::Grpc::new(channel);
         client.ready().await?;
         let mut request = tonic::Request::new(());
         request.metadata_mut().insert("oidc_claim_email", "a@b".parse()?);
-        client.unary(request, "/thanos.info.Info/Info".parse()?, tonic_prost::ProstCodec::<(), ()>::default()).await?;
+        client
+            .unary(
+                request,
+                "/thanos.info.Info/Info".parse()?,
+                tonic_prost::ProstCodec::<(), ()>::default(),
+            )
+            .await?;
         Ok(())
     })
 }
@@ -285,7 +352,9 @@ const LIVE: &str = "/prom/tokyo/api/v1/notifications/live";
 /// How many listen to a Prometheus's notifications.
 fn listeners(tokyo: &Cluster) -> Result<f64> {
     let metrics = tokyo.prometheus[0].get("/metrics")?.text();
-    let line = metrics.lines().find_map(|line| line.strip_prefix("prometheus_api_notification_active_subscribers "));
+    let line = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("prometheus_api_notification_active_subscribers "));
     Ok(line.context("no metric of subscribers")?.parse()?)
 }
 
@@ -304,7 +373,9 @@ fn lasts(mut stream: BufReader<TcpStream>) -> Result<bool> {
     stream.get_ref().set_nonblocking(true)?;
     let mut read = Vec::new();
     match stream.read_to_end(&mut read) {
-        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(!String::from_utf8_lossy(&read).contains("\r\n0\r\n")),
+        Err(error) if error.kind() == ErrorKind::WouldBlock => {
+            Ok(!String::from_utf8_lossy(&read).contains("\r\n0\r\n"))
+        }
         Err(error) => Err(error.into()),
         Ok(_) => Ok(false),
     }

@@ -151,11 +151,22 @@ pub(crate) fn soa(host: &Host, server: SocketAddr) -> Result<u32> {
 /// CoreDNS with a Corefile on an address of the hub, and a Query on the same address that resolves by it.
 fn query_through(hub: &Hub, name: &str, ip: IpAddr, corefile: &str) -> Result<(CoreDns, Query)> {
     let host = &hub.place.host;
-    let mut dns = CoreDns::start(host, &format!("coredns-{name}"), &parts::get(Part::CoreDns)?, SocketAddr::new(ip, 53), corefile)?;
+    let mut dns = CoreDns::start(
+        host,
+        &format!("coredns-{name}"),
+        &parts::get(Part::CoreDns)?,
+        SocketAddr::new(ip, 53),
+        corefile,
+    )?;
     dns.wait_ready()?;
     host.write_resolv_conf(&format!("nameserver {ip}\n"))?;
-    let options = QueryOptions::new(SocketAddr::new(ip, 10911), SocketAddr::new(ip, 10902), [Endpoints::Address(STORES.into())]);
-    let mut query = Query::start(host, &format!("query-{name}"), &parts::get(Part::Thanos)?, &options)?;
+    let options = QueryOptions::new(
+        SocketAddr::new(ip, 10911),
+        SocketAddr::new(ip, 10902),
+        [Endpoints::Address(STORES.into())],
+    );
+    let mut query =
+        Query::start(host, &format!("query-{name}"), &parts::get(Part::Thanos)?, &options)?;
     query.wait_ready()?;
     Ok((dns, query))
 }
@@ -165,8 +176,12 @@ fn wait_four(query: &mut Query) -> Result<()> {
     for store in query.wait_stores(4, SOON)? {
         let StoreInfo { name, labels, .. } = &store;
         let labels = labels.first().cloned().unwrap_or_default();
-        let (cluster, replica) = (&labels["cluster"], labels["prometheus_replica"].replace("prometheus-", ""));
-        ensure!(name.starts_with(&format!("{cluster}-thanos-sidecar{replica}.sidecars.thanos.atlas")), "{store:?}");
+        let (cluster, replica) =
+            (&labels["cluster"], labels["prometheus_replica"].replace("prometheus-", ""));
+        ensure!(
+            name.starts_with(&format!("{cluster}-thanos-sidecar{replica}.sidecars.thanos.atlas")),
+            "{store:?}"
+        );
     }
     Ok(())
 }
@@ -176,7 +191,9 @@ fn wait_found(hub: &Hub, query: &Query, count: usize) -> Result<()> {
     let url = format!("http://{}/metrics", query.http);
     wait_until(&format!("{count} stores found"), SOON, || {
         let text = hub.place.host.within(|| http::get(&url))?.text();
-        let found = text.lines().find(|line| line.contains("dns_provider_results{") && line.contains(STORES));
+        let found = text
+            .lines()
+            .find(|line| line.contains("dns_provider_results{") && line.contains(STORES));
         ensure!(found.is_some_and(|line| line.ends_with(&format!(" {count}"))), "{found:?}");
         Ok(Some(()))
     })

@@ -53,7 +53,8 @@ struct Block {
 impl Page {
     fn read(name: &'static str) -> Result<Self> {
         let path = root().join("docs").join(name);
-        let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = std::fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {}", path.display()))?;
         Ok(Self { name, text })
     }
 
@@ -74,19 +75,32 @@ impl Page {
     fn file(&self, file: &str) -> Result<String> {
         let head = format!("# {file}\n");
         let block = self.blocks().into_iter().find(|block| block.text.starts_with(&head));
-        Ok(block.with_context(|| format!("docs/{} has no YAML block that begins with {head:?}", self.name))?.text)
+        Ok(block
+            .with_context(|| {
+                format!("docs/{} has no YAML block that begins with {head:?}", self.name)
+            })?
+            .text)
     }
 
     fn yaml(&self, file: &str) -> Result<Value> {
-        serde_yaml_ng::from_str(&self.file(file)?).with_context(|| format!("docs/{}, {file}", self.name))
+        serde_yaml_ng::from_str(&self.file(file)?)
+            .with_context(|| format!("docs/{}, {file}", self.name))
     }
 
     /// The cluster of a Service on this page, as Atlas understands it; nothing may be wrong with it.
     fn cluster(&self, file: &str, settings: &Settings) -> Result<(Fleet, Cluster)> {
-        let facts = manifest::parse(file, &self.file(file)?).map_err(|errors| anyhow::anyhow!("docs/{}, {file}: {errors:?}", self.name))?;
+        let facts = manifest::parse(file, &self.file(file)?)
+            .map_err(|errors| anyhow::anyhow!("docs/{}, {file}: {errors:?}", self.name))?;
         let read = intake(settings, &facts, None);
         assert_eq!(read.findings, [], "docs/{}, {file}", self.name);
-        let cluster = read.fleet.clusters.values().next().with_context(|| format!("{file} is no cluster"))?.as_ref().clone();
+        let cluster = read
+            .fleet
+            .clusters
+            .values()
+            .next()
+            .with_context(|| format!("{file} is no cluster"))?
+            .as_ref()
+            .clone();
         Ok((read.fleet, cluster))
     }
 }
@@ -110,27 +124,40 @@ fn render(chart: &str, release: &str, values: &[&str]) -> Result<Vec<Value>> {
 
 /// The chart of a cluster's Envoy with generated values and those of a page.
 fn render_envoy(own: &str) -> Result<Vec<Value>> {
-    let files: BTreeMap<String, String> = FILES.into_iter().map(|name| (name.to_owned(), "{}\n".to_owned())).collect();
-    render("envoy", "atlas-envoy", &[&values::envoy("tokyo", 2, atlas_core::keys::DEFAULT_ENVOY_MEMORY, &files), own])
+    let files: BTreeMap<String, String> =
+        FILES.into_iter().map(|name| (name.to_owned(), "{}\n".to_owned())).collect();
+    render(
+        "envoy",
+        "atlas-envoy",
+        &[&values::envoy("tokyo", 2, atlas_core::keys::DEFAULT_ENVOY_MEMORY, &files), own],
+    )
 }
 
 /// The object of this kind and name.
 fn find<'a>(objects: &'a [Value], kind: &str, name: &str) -> Result<&'a Value> {
-    let found = objects.iter().find(|object| object["kind"] == json!(kind) && object["metadata"]["name"] == json!(name));
+    let found = objects
+        .iter()
+        .find(|object| object["kind"] == json!(kind) && object["metadata"]["name"] == json!(name));
     found.with_context(|| format!("no chart makes a {kind} {name}"))
 }
 
 /// The ports of a Service.
 fn ports(service: &Value) -> Vec<u64> {
-    service["spec"]["ports"].as_array().into_iter().flatten().filter_map(|port| port["port"].as_u64()).collect()
+    service["spec"]["ports"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|port| port["port"].as_u64())
+        .collect()
 }
 
 /// What of `wanted` is not in `given`, as paths.
 fn missing(wanted: &Value, given: &Value, at: &str) -> Vec<String> {
     match (wanted, given) {
-        (Value::Object(wanted), Value::Object(_)) => {
-            wanted.iter().flat_map(|(key, value)| missing(value, &given[key], &format!("{at}.{key}"))).collect()
-        }
+        (Value::Object(wanted), Value::Object(_)) => wanted
+            .iter()
+            .flat_map(|(key, value)| missing(value, &given[key], &format!("{at}.{key}")))
+            .collect(),
         _ if wanted == given => Vec::new(),
         _ => vec![format!("{at}: {given} instead of {wanted}")],
     }

@@ -20,15 +20,24 @@ const PROMQL: &str = "count by (cluster) (up)";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A hub, paris beside it, and tokyo behind a link of its own, as near as paris at first.
-fn scene(world: &World, seed: u64, before: impl FnOnce(&Place) -> anyhow::Result<()>) -> anyhow::Result<Scene> {
+fn scene(
+    world: &World,
+    seed: u64,
+    before: impl FnOnce(&Place) -> anyhow::Result<()>,
+) -> anyhow::Result<Scene> {
     let place = Place::in_world(world, "hub")?;
     place.host.set_congestion_control("reno")?;
     let mut hub = Hub::start(place, HubOptions::new(atlas()))?;
     let place = Place::far_in_world(world, "tokyo", seed)?;
     place.host.set_congestion_control("reno")?;
     before(&place)?;
-    let tokyo = Cluster::start(place, &mut hub, ClusterOptions { prometheus: Part::PrometheusClassic, ..ClusterOptions::new("tokyo") })?;
-    let paris = Cluster::start(Place::in_world(world, "paris")?, &mut hub, ClusterOptions::new("paris"))?;
+    let tokyo = Cluster::start(
+        place,
+        &mut hub,
+        ClusterOptions { prometheus: Part::PrometheusClassic, ..ClusterOptions::new("tokyo") },
+    )?;
+    let paris =
+        Cluster::start(Place::in_world(world, "paris")?, &mut hub, ClusterOptions::new("paris"))?;
     Ok(Scene { hub, clusters: vec![tokyo, paris] })
 }
 
@@ -48,7 +57,13 @@ fn page(scene: &Scene, path: &str) -> anyhow::Result<(usize, Duration)> {
     let url = scene.hub.web_url(path);
     let began = Instant::now();
     let answer = scene.hub.place.host.within(|| http::get_within(PATIENCE, &url))?;
-    anyhow::ensure!(answer.status == 200, "{path}: {} after {:?}: {}", answer.status, began.elapsed(), answer.text());
+    anyhow::ensure!(
+        answer.status == 200,
+        "{path}: {} after {:?}: {}",
+        answer.status,
+        began.elapsed(),
+        answer.text()
+    );
     Ok((answer.body.len(), began.elapsed()))
 }
 

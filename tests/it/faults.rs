@@ -21,7 +21,10 @@ fn clusters(query: &Query) -> anyhow::Result<usize> {
 }
 
 /// Asks without pause until `body` is done; returns how many answers there were, and those that were not complete.
-fn under_load(query: &Query, body: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<(usize, Vec<String>)> {
+fn under_load(
+    query: &Query,
+    body: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<(usize, Vec<String>)> {
     let done = Arc::new(AtomicBool::new(false));
     thread::scope(|scope| {
         let asking = scope.spawn(|| {
@@ -29,7 +32,9 @@ fn under_load(query: &Query, body: impl FnOnce() -> anyhow::Result<()>) -> anyho
             while !done.load(Ordering::Relaxed) {
                 asked += 1;
                 match query.query(PROMQL) {
-                    Ok(answer) if answer.result.as_array().is_some_and(|series| series.len() == 2) && answer.warnings.is_empty() => {}
+                    Ok(answer)
+                        if answer.result.as_array().is_some_and(|series| series.len() == 2)
+                            && answer.warnings.is_empty() => {}
                     other => bad.push(format!("{other:?}")),
                 }
                 thread::sleep(Duration::from_millis(20));

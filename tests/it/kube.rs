@@ -35,7 +35,9 @@ fn under_load(query: &Query, body: impl FnOnce() -> Result<()>) -> Result<(usize
             while !done.load(Ordering::Relaxed) {
                 asked += 1;
                 match query.query("count by (cluster) (up)") {
-                    Ok(answer) if answer.result.as_array().is_some_and(|series| series.len() == 2) && answer.warnings.is_empty() => {}
+                    Ok(answer)
+                        if answer.result.as_array().is_some_and(|series| series.len() == 2)
+                            && answer.warnings.is_empty() => {}
                     other => bad.push(format!("{other:?}")),
                 }
                 thread::sleep(SECOND / 10);

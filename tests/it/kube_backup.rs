@@ -63,6 +63,8 @@ world_test! {
 /// As docs/backup.md says: what only the old API server could know goes.
 fn without_server_fields(yaml: &str) -> String {
     let dropped = ["resourceVersion:", "uid:", "creationTimestamp:", "selfLink:"];
-    let lines = yaml.lines().filter(|line| !dropped.iter().any(|field| line.trim_start().starts_with(field)));
+    let lines = yaml
+        .lines()
+        .filter(|line| !dropped.iter().any(|field| line.trim_start().starts_with(field)));
     lines.map(|line| format!("{line}\n")).collect()
 }

@@ -34,7 +34,13 @@ struct Ended {
 
 impl Ended {
     fn with(self, code: i32, words: &[&str]) -> Result<Self> {
-        ensure!(self.code == Some(code), "ended with {:?} instead of {code}: {}{}", self.code, self.out, self.err);
+        ensure!(
+            self.code == Some(code),
+            "ended with {:?} instead of {code}: {}{}",
+            self.code,
+            self.out,
+            self.err
+        );
         for word in words {
             ensure!(self.err.contains(word), "{word:?} is not in: {}", self.err);
         }
@@ -50,7 +56,11 @@ impl Shell {
     /// Runs a command of Atlas, its words separated by blanks.
     fn atlas(&self, line: &str) -> Result<Ended> {
         let mut command = Command::new(atlas());
-        command.args(line.split(' ')).env_clear().env("KUBECONFIG", &self.kubeconfig).current_dir(self.host.dir());
+        command
+            .args(line.split(' '))
+            .env_clear()
+            .env("KUBECONFIG", &self.kubeconfig)
+            .current_dir(self.host.dir());
         let output = self.host.within(|| command.output().context("atlas doesn't start"))?;
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ok(Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) })
@@ -63,7 +73,12 @@ fn revision(kube: &Kube, name: &str) -> Result<Option<u64>> {
     let Some(secret) = kube.find(&path)? else { return Ok(None) };
     let list = secret["data"]["issued.json"].as_str().context("issued.json")?;
     let list: Value = serde_json::from_slice(&decode(list)?)?;
-    Ok(list["credentials"].as_array().context("credentials")?.iter().filter_map(|one| one["revision"].as_u64()).max())
+    Ok(list["credentials"]
+        .as_array()
+        .context("credentials")?
+        .iter()
+        .filter_map(|one| one["revision"].as_u64())
+        .max())
 }
 
 fn decode(base64: &str) -> Result<Vec<u8>> {
@@ -144,12 +159,21 @@ world_test! {
 fn carried(shell: &Shell, kube: &Kube) -> Result<()> {
     let values = shell.atlas("cluster-values --name tokyo")?.with(0, &[])?.out;
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/envoy");
-    let rendered = |values: &str| helm_template(Part::Helm, &chart, "atlas-envoy", "monitoring", &[values]);
-    let is = |objects: &[Value], kind: &str| objects.iter().filter(|object| object["kind"] == kind).count();
+    let rendered =
+        |values: &str| helm_template(Part::Helm, &chart, "atlas-envoy", "monitoring", &[values]);
+    let is = |objects: &[Value], kind: &str| {
+        objects.iter().filter(|object| object["kind"] == kind).count()
+    };
     ensure!(is(&rendered(&values)?, "Deployment") == 1);
 
-    let k3s = manifest::parse(&shell.atlas("cluster-values tokyo --format helm-chart")?.with(0, &[])?.out)?;
-    ensure!(k3s[0]["stringData"]["values.yaml"] == values.as_str() && k3s[1]["apiVersion"] == "helm.cattle.io/v1", "{k3s:#?}");
+    let k3s = manifest::parse(
+        &shell.atlas("cluster-values tokyo --format helm-chart")?.with(0, &[])?.out,
+    )?;
+    ensure!(
+        k3s[0]["stringData"]["values.yaml"] == values.as_str()
+            && k3s[1]["apiVersion"] == "helm.cattle.io/v1",
+        "{k3s:#?}"
+    );
     ensure!(
         k3s[1]["spec"]["valuesSecrets"][0]["name"] == k3s[0]["metadata"]["name"]
             && k3s[0]["metadata"]["namespace"] == k3s[1]["metadata"]["namespace"]
@@ -157,11 +181,23 @@ fn carried(shell: &Shell, kube: &Kube) -> Result<()> {
     let flux = manifest::parse(
         &shell.atlas("cluster-values tokyo --format helm-release --chart https://charts.example.com/envoy")?.with(0, &[])?.out,
     )?;
-    ensure!(is(&flux, "HelmRepository") == 1 && flux[2]["spec"]["valuesFrom"][0]["name"] == flux[0]["metadata"]["name"], "{flux:#?}");
-    let of_registry = manifest::parse(&shell.atlas("cluster-values tokyo --format helm-release")?.with(0, &[])?.out)?;
+    ensure!(
+        is(&flux, "HelmRepository") == 1
+            && flux[2]["spec"]["valuesFrom"][0]["name"] == flux[0]["metadata"]["name"],
+        "{flux:#?}"
+    );
+    let of_registry = manifest::parse(
+        &shell.atlas("cluster-values tokyo --format helm-release")?.with(0, &[])?.out,
+    )?;
     ensure!(is(&of_registry, "OCIRepository") == 1, "{of_registry:#?}");
     for objects in [&k3s, &flux, &of_registry] {
-        ensure!(objects.iter().all(|object| (object["kind"] == "Secret") == object.to_string().contains("PRIVATE KEY")), "{objects:#?}");
+        ensure!(
+            objects
+                .iter()
+                .all(|object| (object["kind"] == "Secret")
+                    == object.to_string().contains("PRIVATE KEY")),
+            "{objects:#?}"
+        );
     }
     let secret = manifest::parse(
         &shell
@@ -169,35 +205,68 @@ fn carried(shell: &Shell, kube: &Kube) -> Result<()> {
             .with(0, &["existingSecret: atlas-envoy-files", "replicaCount: 2", "memory: '256Mi'"])?
             .out,
     )?;
-    ensure!(secret[0]["stringData"].as_object().map(serde_json::Map::len) == Some(6), "{secret:#?}");
+    ensure!(
+        secret[0]["stringData"].as_object().map(serde_json::Map::len) == Some(6),
+        "{secret:#?}"
+    );
     let mounted = rendered("cluster: tokyo\nexistingSecret: atlas-envoy-files\n")?;
     ensure!(is(&mounted, "Secret") < is(&rendered(&values)?, "Secret"));
     // The API server takes it, as a person's kubectl would hand it over.
     kube.namespace("downstream", &[])?;
-    let secret = shell.atlas("cluster-values tokyo --format secret --target-namespace downstream")?.with(0, &[])?.out;
+    let secret = shell
+        .atlas("cluster-values tokyo --format secret --target-namespace downstream")?
+        .with(0, &[])?
+        .out;
     kube.apply(&secret)?;
-    ensure!(kube.get("/api/v1/namespaces/downstream/secrets/atlas-envoy-files")?["data"]["tls.key"].is_string());
+    ensure!(
+        kube.get("/api/v1/namespaces/downstream/secrets/atlas-envoy-files")?["data"]["tls.key"]
+            .is_string()
+    );
 
     let prometheus = shell.atlas("cluster-values tokyo --prometheus")?.with(0, &[])?.out;
-    ensure!(manifest::parse(&prometheus)?[0]["prometheus"]["prometheusSpec"]["replicas"] == 2, "{prometheus}");
+    ensure!(
+        manifest::parse(&prometheus)?[0]["prometheus"]["prometheusSpec"]["replicas"] == 2,
+        "{prometheus}"
+    );
     for name in ["hub", "--name=atlas"] {
-        ensure!(shell.atlas(&format!("cluster-values {name}"))?.with(0, &[])?.out.contains("cluster: hub"));
+        ensure!(
+            shell
+                .atlas(&format!("cluster-values {name}"))?
+                .with(0, &[])?
+                .out
+                .contains("cluster: hub")
+        );
     }
     for node in ["tokyo", "hub"] {
         let out = shell.host.dir().join(node);
-        shell.atlas(&format!("bootstrap {node} --out {node} --credential-dir /run/envoy"))?.with(0, &[])?;
-        let (bootstrap, leaf) = (std::fs::read_to_string(out.join("envoy.yaml"))?, std::fs::read_to_string(out.join("leaf.yaml"))?);
+        shell
+            .atlas(&format!("bootstrap {node} --out {node} --credential-dir /run/envoy"))?
+            .with(0, &[])?;
+        let (bootstrap, leaf) = (
+            std::fs::read_to_string(out.join("envoy.yaml"))?,
+            std::fs::read_to_string(out.join("leaf.yaml"))?,
+        );
         ensure!(
-            bootstrap.contains("/run/envoy/leaf.yaml") && leaf.contains("/run/envoy/tls.crt") && !bootstrap.contains("/etc/atlas"),
+            bootstrap.contains("/run/envoy/leaf.yaml")
+                && leaf.contains("/run/envoy/tls.crt")
+                && !bootstrap.contains("/etc/atlas"),
             "{bootstrap}{leaf}"
         );
         ensure!(std::fs::read_dir(&out)?.count() == 6);
-        let carried = kube.get(&at(&format!("secrets/{}-envoy-values", if node == "hub" { "atlas" } else { node })))?;
-        let values = String::from_utf8(decode(carried["data"]["values.yaml"].as_str().context("values.yaml")?)?)?;
+        let carried = kube.get(&at(&format!(
+            "secrets/{}-envoy-values",
+            if node == "hub" { "atlas" } else { node }
+        )))?;
+        let values = String::from_utf8(decode(
+            carried["data"]["values.yaml"].as_str().context("values.yaml")?,
+        )?)?;
         let files = manifest::parse(&values)?[0]["files"].clone();
         for (file, text) in files.as_object().context("files")? {
             let here = text.as_str().context("a file")?.replace("/etc/atlas", "/run/envoy");
-            ensure!(std::fs::read_to_string(out.join(file))? == here, "{file} of {node} is another one than in the Secret");
+            ensure!(
+                std::fs::read_to_string(out.join(file))? == here,
+                "{file} of {node} is another one than in the Secret"
+            );
         }
     }
     Ok(())
@@ -271,7 +340,12 @@ subjects: [{kind: ServiceAccount, name: default, namespace: monitoring}]
 
 fn replica(host: &Host, kube: &Kube, name: &str) -> Result<Proc> {
     let mut command = Command::new(atlas());
-    command.arg("run").arg("--kubeconfig").arg(kube.admin_kubeconfig()).args(["--identity", name, "--listen-address", "0.0.0.0"]);
+    command.arg("run").arg("--kubeconfig").arg(kube.admin_kubeconfig()).args([
+        "--identity",
+        name,
+        "--listen-address",
+        "0.0.0.0",
+    ]);
     command.args(["--hub-address", "hub.example.com"]);
     host.spawn(name, &command)
 }

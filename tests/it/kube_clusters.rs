@@ -37,7 +37,11 @@ impl Person {
         let mut command = self.command(line);
         let output = self.host.within(|| command.output().context("atlas doesn't start"))?;
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).context("what atlas says is UTF-8");
-        Ok(Ended { code: output.status.code(), out: text(output.stdout)?, err: text(output.stderr)? })
+        Ok(Ended {
+            code: output.status.code(),
+            out: text(output.stdout)?,
+            err: text(output.stderr)?,
+        })
     }
 
     fn command(&self, line: &str) -> Command {
@@ -52,7 +56,10 @@ impl Ended {
     fn with(self, code: i32, words: &[&str]) -> Result<Self> {
         ensure!(self.code == Some(code), "expected exit code {code}: {self:#?}");
         for word in words {
-            ensure!(self.out.contains(word) || self.err.contains(word), "{word:?} is missing: {self:#?}");
+            ensure!(
+                self.out.contains(word) || self.err.contains(word),
+                "{word:?} is missing: {self:#?}"
+            );
         }
         Ok(self)
     }
@@ -60,12 +67,15 @@ impl Ended {
 
 /// The list of credentials in a cluster's record.
 fn issued(kube: &Kube, name: &str) -> Result<Value> {
-    Ok(serde_json::from_str(&decoded(&kube.get(&at(&format!("secrets/{name}.atlas-cluster")))?, "issued.json")?)?)
+    Ok(serde_json::from_str(&decoded(
+        &kube.get(&at(&format!("secrets/{name}.atlas-cluster")))?,
+        "issued.json",
+    )?)?)
 }
 
 fn decoded(secret: &Value, key: &str) -> Result<String> {
-    let ByteString(bytes) =
-        serde_json::from_value(secret["data"][key].clone()).with_context(|| format!("{key} in {}", secret["metadata"]["name"]))?;
+    let ByteString(bytes) = serde_json::from_value(secret["data"][key].clone())
+        .with_context(|| format!("{key} in {}", secret["metadata"]["name"]))?;
     Ok(String::from_utf8(bytes)?)
 }
 
@@ -173,7 +183,12 @@ world_test! {
 /// A replica, and the Pod that it is to the API server.
 fn replica(host: &Host, kube: &Kube, pod: &str) -> Result<Proc> {
     let mut command = Command::new(atlas());
-    command.arg("run").arg("--kubeconfig").arg(kube.admin_kubeconfig()).args(["--hub-address", "hub.example.com", "--identity", pod]);
+    command.arg("run").arg("--kubeconfig").arg(kube.admin_kubeconfig()).args([
+        "--hub-address",
+        "hub.example.com",
+        "--identity",
+        pod,
+    ]);
     command.args(["--listen-address", &host.ip().to_string()]);
     let process = host.spawn(pod, &command)?;
     kube.pod_with_ip("monitoring", pod, &[("app", "atlas")], host.ip().into(), &[("web", 6310)])?;

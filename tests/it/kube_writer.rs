@@ -23,7 +23,11 @@ pub fn at(path: &str) -> String {
 /// Atlas with all rights.
 pub fn start_atlas(host: &Host, kube: &Kube, name: &str) -> anyhow::Result<Proc> {
     let mut command = Command::new(atlas());
-    command.arg("run").arg("--kubeconfig").arg(kube.admin_kubeconfig()).args(["--hub-address", "hub.example.com"]);
+    command
+        .arg("run")
+        .arg("--kubeconfig")
+        .arg(kube.admin_kubeconfig())
+        .args(["--hub-address", "hub.example.com"]);
     host.spawn(name, &command)
 }
 

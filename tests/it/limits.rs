@@ -19,11 +19,17 @@ const ALERTS: usize = 300;
 
 /// Posts an alert as the cluster's Prometheus does; the status, and how long it took.
 fn post(cluster: &Cluster, index: u32) -> Result<(u16, Duration)> {
-    let url = format!("http://{}/alertmanager/{index}/api/v2/alerts", SocketAddr::new(cluster.place.envoy, 11903));
+    let url = format!(
+        "http://{}/alertmanager/{index}/api/v2/alerts",
+        SocketAddr::new(cluster.place.envoy, 11903)
+    );
     let body = json!([{"labels": {"alertname": "Posted", "cluster": cluster.name}}]).to_string();
     let began = Instant::now();
     let request = http::Request::new("POST", url)?.header("content-type", "application/json");
-    let answer = cluster.place.host.within(|| request.timeout(Duration::from_secs(20)).body(body.into_bytes()).send())?;
+    let answer = cluster
+        .place
+        .host
+        .within(|| request.timeout(Duration::from_secs(20)).body(body.into_bytes()).send())?;
     Ok((answer.status, began.elapsed()))
 }
 
@@ -39,7 +45,10 @@ fn wait_failing_at_once(cluster: &Cluster, index: u32) -> Result<()> {
     for _ in 0..10 {
         let (status, took) = post(cluster, index)?;
         assert_eq!(status, 503);
-        assert!(took < Duration::from_secs(3), "promised: 1 s, asserted: three times that; {took:?}");
+        assert!(
+            took < Duration::from_secs(3),
+            "promised: 1 s, asserted: three times that; {took:?}"
+        );
     }
     Ok(())
 }
@@ -62,12 +71,22 @@ fn prometheus_with_alerts(cluster: &Cluster) -> Result<Prometheus> {
         alerting: Some(alerting.to_string()),
         ..PrometheusOptions::new(SocketAddr::new(cluster.place.programs[3], 9090))
     };
-    Prometheus::start(&cluster.place.host, "prometheus-local", &parts::get(Part::PrometheusClassic)?, &options)
+    Prometheus::start(
+        &cluster.place.host,
+        "prometheus-local",
+        &parts::get(Part::PrometheusClassic)?,
+        &options,
+    )
 }
 
 fn local_alerts(cluster: &Cluster) -> Result<usize> {
     let alerts = cluster.alertmanager.alerts()?;
-    Ok(alerts.iter().filter(|alert| alert["labels"]["alertname"].as_str().is_some_and(|name| name.starts_with("Local"))).count())
+    Ok(alerts
+        .iter()
+        .filter(|alert| {
+            alert["labels"]["alertname"].as_str().is_some_and(|name| name.starts_with("Local"))
+        })
+        .count())
 }
 
 world_test! {
@@ -140,11 +159,16 @@ world_test! {
 fn info(at: SocketAddr, store: &str) -> Result<tonic::Status> {
     let origin = format!("http://{store}.sidecars.thanos.atlas:10901").parse()?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-        let channel = tonic::transport::Endpoint::from_shared(format!("http://{at}"))?.origin(origin).connect().await?;
+        let channel = tonic::transport::Endpoint::from_shared(format!("http://{at}"))?
+            .origin(origin)
+            .connect()
+            .await?;
         let mut client = tonic::client::Grpc::new(channel);
         client.ready().await?;
         let path = "/thanos.info.Info/Info".parse()?;
-        let answer = client.unary(tonic::Request::new(()), path, tonic_prost::ProstCodec::<(), ()>::default()).await;
+        let answer = client
+            .unary(tonic::Request::new(()), path, tonic_prost::ProstCodec::<(), ()>::default())
+            .await;
         answer.map(|_| ()).err().context("it answers")
     })
 }

@@ -38,8 +38,11 @@ fn atlas() -> &'static Path {
 
 /// The sum of a counter over all its labels, in what `/metrics` says.
 fn sum(metrics: &str, name: &str) -> anyhow::Result<u64> {
-    let samples: Vec<&str> =
-        metrics.lines().filter_map(|line| line.strip_prefix(name)).filter(|rest| rest.starts_with([' ', '{'])).collect();
+    let samples: Vec<&str> = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix(name))
+        .filter(|rest| rest.starts_with([' ', '{']))
+        .collect();
     anyhow::ensure!(!samples.is_empty(), "no {name} in {metrics}");
     samples.iter().map(|rest| Ok(rest.rsplit(' ').next().unwrap_or_default().parse::<u64>()?)).sum()
 }

@@ -50,11 +50,16 @@ impl Dns {
     fn say(&mut self, says: &Says<'_>) -> Result<()> {
         self.stop()?;
         self.serial += 1;
-        let mut zone = format!("$TTL 1\n@ IN SOA ns.corp.example. a.corp.example. {} 60 60 60 1\n@ IN NS ns.corp.example.\n", self.serial);
+        let mut zone = format!(
+            "$TTL 1\n@ IN SOA ns.corp.example. a.corp.example. {} 60 60 60 1\n@ IN NS ns.corp.example.\n",
+            self.serial
+        );
         zone.push_str("ns IN A 127.0.0.1\n");
         let plugin = match says {
             Says::Names(names) => {
-                let records = names.iter().flat_map(|(name, ips)| ips.iter().map(move |ip| format!("{name} IN A {ip}\n")));
+                let records = names.iter().flat_map(|(name, ips)| {
+                    ips.iter().map(move |ip| format!("{name} IN A {ip}\n"))
+                });
                 zone.extend(records);
                 "file zone"
             }
@@ -66,9 +71,11 @@ impl Dns {
         };
         let name = format!("dns-{}", self.serial);
         self.host.write(&format!("{name}/zone"), zone)?;
-        let corefile = format!("corp.example:53 {{\n  bind 127.0.0.1\n  log\n  errors\n  {plugin}\n}}\n");
+        let corefile =
+            format!("corp.example:53 {{\n  bind 127.0.0.1\n  log\n  errors\n  {plugin}\n}}\n");
         let listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 53);
-        let mut server = CoreDns::start(&self.host, &name, &parts::get(Part::CoreDns)?, listen, &corefile)?;
+        let mut server =
+            CoreDns::start(&self.host, &name, &parts::get(Part::CoreDns)?, listen, &corefile)?;
         server.wait_ready()?;
         self.server = Some(server);
         Ok(())
@@ -81,8 +88,12 @@ impl Dns {
     /// Waits until it has been asked for this name, and has given this answer.
     fn wait_asked(&mut self, name: &str, code: &str) -> Result<()> {
         let server = self.server.as_mut().expect("a server");
-        let asked = |line: &str| line.contains(&format!("A IN {name}.corp.example.")) && line.contains(code);
-        wait_until(&format!("{name} is asked for, {code}"), SOON, || Ok(server.process.log().lines().any(asked).then_some(())))
+        let asked = |line: &str| {
+            line.contains(&format!("A IN {name}.corp.example.")) && line.contains(code)
+        };
+        wait_until(&format!("{name} is asked for, {code}"), SOON, || {
+            Ok(server.process.log().lines().any(asked).then_some(()))
+        })
     }
 }
 
@@ -90,13 +101,16 @@ impl Dns {
 fn addresses(envoy: &Envoy, cluster: &str) -> Result<BTreeSet<String>> {
     let text = envoy.admin_get("/clusters")?.ok()?.text();
     let of = [format!("{cluster}::"), format!("dns/{cluster}::")];
-    let hosts =
-        text.lines().filter_map(|line| of.iter().find_map(|of| line.strip_prefix(of.as_str()))).filter_map(|rest| rest.split("::").next());
+    let hosts = text
+        .lines()
+        .filter_map(|line| of.iter().find_map(|of| line.strip_prefix(of.as_str())))
+        .filter_map(|rest| rest.split("::").next());
     Ok(hosts.filter(|host| host.contains(':')).map(str::to_owned).collect())
 }
 
 fn wait_addresses(envoy: &Envoy, cluster: &str, ips: &[IpAddr], port: u16) -> Result<()> {
-    let wanted: BTreeSet<String> = ips.iter().map(|ip| SocketAddr::new(*ip, port).to_string()).collect();
+    let wanted: BTreeSet<String> =
+        ips.iter().map(|ip| SocketAddr::new(*ip, port).to_string()).collect();
     wait_until(&format!("{cluster} is at {wanted:?}"), SOON, || {
         let now = addresses(envoy, cluster)?;
         ensure!(now == wanted, "it is at {now:?}");
@@ -110,10 +124,16 @@ fn ask(hub: &Hub, tokyo: &Cluster, at: IpAddr, what: &str) -> Result<()> {
         let answer = hub.web(FLAGS)?;
         ensure!(answer.status == 200, "{what}: request {n}: {} {}", answer.status, answer.text());
         let by = replica(&answer)?;
-        ensure!(by == SocketAddr::new(at, 9090).to_string(), "{what}: request {n} came to {by}, not to {at}");
+        ensure!(
+            by == SocketAddr::new(at, 9090).to_string(),
+            "{what}: request {n} came to {by}, not to {at}"
+        );
     }
     // The way back: alerts, by the hub's name.
-    let url = format!("http://{}/alertmanager/0/api/v2/alerts", SocketAddr::new(tokyo.place.envoy, 11903));
+    let url = format!(
+        "http://{}/alertmanager/0/api/v2/alerts",
+        SocketAddr::new(tokyo.place.envoy, 11903)
+    );
     let posted = tokyo.place.host.within(|| http::post_json(&url, &serde_json::json!([])))?;
     ensure!(posted.status == 200, "{what}: a post of alerts: {} {}", posted.status, posted.text());
     println!("{what}: 20 of 20 requests answered by {at}");
@@ -126,8 +146,11 @@ fn wait_stores(hub: &mut Hub, replicas: [usize; 2]) -> Result<()> {
     wait_until(&format!("stores 0 and 1 are replicas {replicas:?}"), SOON, || {
         let stores = query.stores()?;
         let is = |n: usize| {
-            let store = stores.iter().find(|store| store.name.starts_with(&format!("tokyo-thanos-sidecar{n}.")));
-            let label = store.and_then(|store| store.labels.first()?.get("prometheus_replica").cloned());
+            let store = stores
+                .iter()
+                .find(|store| store.name.starts_with(&format!("tokyo-thanos-sidecar{n}.")));
+            let label =
+                store.and_then(|store| store.labels.first()?.get("prometheus_replica").cloned());
             label == Some(format!("prometheus-{}", replicas[n]))
         };
         ensure!(is(0) && is(1), "{stores:?}");
@@ -143,7 +166,13 @@ fn names_move(world: &atlas_lab::world::World, envoy: Part) -> Result<()> {
     let dead: IpAddr = Ipv4Addr::new(10, 91, 250, 1).into();
     let hub_envoy = at_hub.envoy;
     let inside = |p0: IpAddr, p1: IpAddr| {
-        [("store-0", vec![p0]), ("store-1", vec![p1]), ("prometheus", vec![p0]), ("am", vec![alertmanager]), ("hub", vec![hub_envoy])]
+        [
+            ("store-0", vec![p0]),
+            ("store-1", vec![p1]),
+            ("prometheus", vec![p0]),
+            ("am", vec![alertmanager]),
+            ("hub", vec![hub_envoy]),
+        ]
     };
     fn says<'a>(names: &'a [(&'a str, Vec<IpAddr>)]) -> Vec<(&'a str, &'a [IpAddr])> {
         names.iter().map(|(name, ips)| (*name, ips.as_slice())).collect()
@@ -158,8 +187,10 @@ fn names_move(world: &atlas_lab::world::World, envoy: Part) -> Result<()> {
         ("alertmanager-service", "am.corp.example"),
         ("hub-addresses", "hub.corp.example"),
     ];
-    let annotations = annotations.map(|(key, value)| (format!("goatlas.io/{key}"), value.to_owned())).into();
-    let options = ClusterOptions { envoy, annotations, own_dns: false, ..ClusterOptions::new("tokyo") };
+    let annotations =
+        annotations.map(|(key, value)| (format!("goatlas.io/{key}"), value.to_owned())).into();
+    let options =
+        ClusterOptions { envoy, annotations, own_dns: false, ..ClusterOptions::new("tokyo") };
     let cluster = Cluster::start(at_tokyo, &mut hub, options)?;
     let mut scene = Scene { hub, clusters: vec![cluster] };
     scene.wait_connected()?;
@@ -173,9 +204,11 @@ fn names_move(world: &atlas_lab::world::World, envoy: Part) -> Result<()> {
     hub_dns.say(&Says::Names(&[("tokyo", &[other])]))?;
     dns.say(&Says::Names(&says(&inside(p1, p0))))?;
     wait_addresses(&hub.envoy, "cluster/tokyo", &[other], 11901)?;
-    for (name, ip, port) in
-        [("store/tokyo-thanos-sidecar0", p1, 10901), ("store/tokyo-thanos-sidecar1", p0, 10901), ("backend/prometheus", p1, 9090)]
-    {
+    for (name, ip, port) in [
+        ("store/tokyo-thanos-sidecar0", p1, 10901),
+        ("store/tokyo-thanos-sidecar1", p0, 10901),
+        ("backend/prometheus", p1, 9090),
+    ] {
         wait_addresses(tokyo, name, &[ip], port)?;
     }
     ask(hub, cluster, p1, "moved")?;
@@ -216,7 +249,9 @@ fn names_move(world: &atlas_lab::world::World, envoy: Part) -> Result<()> {
     wait_addresses(tokyo, "backend/prometheus", &[p0], 9090)?;
     wait_until("the first address is checked", SOON, || {
         let text = hub.envoy.admin_get("/clusters")?.text();
-        let healthy = |ip: IpAddr| text.lines().any(|line| line.contains(&format!("{ip}:11901::health_flags::healthy")));
+        let healthy = |ip: IpAddr| {
+            text.lines().any(|line| line.contains(&format!("{ip}:11901::health_flags::healthy")))
+        };
         Ok((healthy(first) && !healthy(dead)).then_some(()))
     })?;
     ask(hub, cluster, p0, "one of two addresses is dead")?;

@@ -39,14 +39,21 @@ impl Hub {
         }
         let mut arguments = vec![format!("--hub-address={}", host.ip())];
         arguments.extend(extra.iter().map(|&argument| argument.to_owned()));
-        let options = AtlasOptions { program: atlas().into(), from, state, listen: [127, 0, 0, 1].into(), extra: arguments };
+        let options = AtlasOptions {
+            program: atlas().into(),
+            from,
+            state,
+            listen: [127, 0, 0, 1].into(),
+            extra: arguments,
+        };
         let atlas = Atlas::start(&host, "atlas", options)?;
         Ok(Self { host, atlas })
     }
 
     /// What the hub's Envoy starts from, to be changed.
     fn bootstrap(&self) -> Result<serde_json::Value> {
-        serde_yaml_ng::from_str(&std::fs::read_to_string(self.atlas.bootstrap("hub"))?).context("Atlas wrote YAML")
+        serde_yaml_ng::from_str(&std::fs::read_to_string(self.atlas.bootstrap("hub"))?)
+            .context("Atlas wrote YAML")
     }
 
     fn envoy(&self, config: PathBuf) -> Result<Envoy> {

@@ -26,7 +26,12 @@ fn query(hub: &Hub, number: u16, endpoint: &str, env: &[(&str, String)]) -> Resu
         env: env.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect(),
         ..QueryOptions::new(at(20_000), at(21_000), [Endpoints::Address(endpoint.into())])
     };
-    let mut query = Query::start(&hub.place.host, &format!("query-{number}"), &parts::get(Part::Thanos)?, &options)?;
+    let mut query = Query::start(
+        &hub.place.host,
+        &format!("query-{number}"),
+        &parts::get(Part::Thanos)?,
+        &options,
+    )?;
     query.wait_ready()?;
     Ok(query)
 }

@@ -22,14 +22,24 @@ fn manifests(dir: &Path) -> Result<()> {
     fs::create_dir(dir)?;
     let bad = HOSTILE.replace('\u{9b}', "");
     let service = |name: &str, more: &str| {
-        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: \"{name}\", labels: {{goatlas.io/cluster: \"true\"{more}}}}}\n")
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: \"{name}\", labels: {{goatlas.io/cluster: \"true\"{more}}}}}\n"
+        )
     };
     fs::write(dir.join("paris.yaml"), service("paris", ""))?;
     fs::write(dir.join("name.yaml"), service(&format!("x{bad}"), ""))?;
-    fs::write(dir.join("value.yaml"), service("tokyo", &format!(", goatlas.io/replicas: \"2{bad}\"")))?;
+    fs::write(
+        dir.join("value.yaml"),
+        service("tokyo", &format!(", goatlas.io/replicas: \"2{bad}\"")),
+    )?;
     fs::write(dir.join("key.yaml"), service("osaka", &format!(", \"goatlas.io/x{bad}\": \"1\"")))?;
     fs::write(dir.join(format!("file{HOSTILE}\n\x1b[2J.yaml")), "not: [yaml")?;
-    Ok(fs::write(dir.join("text.yaml"), format!("apiVersion: v1\nkind: \"Service{bad}\"\nmetadata: {{name: \"a{bad}\", {bad}: [}}\n"))?)
+    Ok(fs::write(
+        dir.join("text.yaml"),
+        format!(
+            "apiVersion: v1\nkind: \"Service{bad}\"\nmetadata: {{name: \"a{bad}\", {bad}: [}}\n"
+        ),
+    )?)
 }
 
 /// That every line of a text is fit to be shown.
@@ -43,7 +53,12 @@ fn check(what: &str, text: &str) -> Result<()> {
 
 /// What a command prints on both outputs.
 fn run(dir: &Path, line: &str) -> Result<(String, String)> {
-    let output = Command::new(atlas()).args(line.split(' ')).current_dir(dir).env_clear().stdin(Stdio::null()).output()?;
+    let output = Command::new(atlas())
+        .args(line.split(' '))
+        .current_dir(dir)
+        .env_clear()
+        .stdin(Stdio::null())
+        .output()?;
     Ok((String::from_utf8(output.stdout)?, String::from_utf8(output.stderr)?))
 }
 
@@ -60,12 +75,21 @@ fn ask(state: &Path, path: &str) -> Result<String> {
 fn commands_show_nothing_hidden_of_manifests() -> Result<()> {
     let dir = tempfile::tempdir()?;
     manifests(&dir.path().join("clusters"))?;
-    for line in ["cluster-list --from clusters", "cluster-list --from clusters -o json", "translate --file clusters --node paris"] {
+    for line in [
+        "cluster-list --from clusters",
+        "cluster-list --from clusters -o json",
+        "translate --file clusters --node paris",
+    ] {
         let (out, err) = run(dir.path(), line)?;
         check(line, &format!("{out}{err}"))?;
         ensure!(out.contains("paris") && is_plain(&out.replace('\n', "")), "{line}: {out}");
     }
-    let (out, err) = run(dir.path(), &format!("cluster-add rome --from clusters --address 192.0.2.1 --annotation a=x{HOSTILE} --dry-run"))?;
+    let (out, err) = run(
+        dir.path(),
+        &format!(
+            "cluster-add rome --from clusters --address 192.0.2.1 --annotation a=x{HOSTILE} --dry-run"
+        ),
+    )?;
     ensure!(is_plain(&out.replace('\n', "")) && out.contains("202E"), "{out}{err}");
     Ok(())
 }
@@ -76,12 +100,30 @@ fn a_running_atlas_shows_nothing_hidden_of_manifests() -> Result<()> {
         let dir = tempfile::tempdir()?;
         manifests(&dir.path().join("clusters"))?;
         let state = dir.path().join("state");
-        let listeners = (0..3).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
-        let ports = listeners.iter().map(|one| Ok(one.local_addr()?.port())).collect::<Result<Vec<u16>>>()?;
+        let listeners =
+            (0..3).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
+        let ports = listeners
+            .iter()
+            .map(|one| Ok(one.local_addr()?.port()))
+            .collect::<Result<Vec<u16>>>()?;
         drop(listeners);
         let mut command = Command::new(atlas());
-        command.args(["run", "--from", "clusters", "--state", "state", "--dns-port", "0", "--log-format", format]);
-        command.args([format!("--xds-port={}", ports[0]), format!("--metrics-port={}", ports[1]), format!("--web-port={}", ports[2])]);
+        command.args([
+            "run",
+            "--from",
+            "clusters",
+            "--state",
+            "state",
+            "--dns-port",
+            "0",
+            "--log-format",
+            format,
+        ]);
+        command.args([
+            format!("--xds-port={}", ports[0]),
+            format!("--metrics-port={}", ports[1]),
+            format!("--web-port={}", ports[2]),
+        ]);
         command.current_dir(dir.path()).env_clear();
         let process = Proc::spawn("atlas", dir.path(), &command)?;
         // Its files are there before it is told.
@@ -105,7 +147,10 @@ fn a_running_atlas_shows_nothing_hidden_of_manifests() -> Result<()> {
         for line in log.lines().filter(|_| format == "json") {
             serde_json::from_str::<serde_json::Value>(line).with_context(|| line.to_owned())?;
         }
-        ensure!(log.lines().all(|line| line.starts_with(['2', '{'])), "each event is one line: {log}");
+        ensure!(
+            log.lines().all(|line| line.starts_with(['2', '{'])),
+            "each event is one line: {log}"
+        );
     }
     Ok(())
 }

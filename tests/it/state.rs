@@ -15,7 +15,8 @@ use crate::atlas;
 
 /// Three ports that were free a moment ago.
 fn ports() -> Result<Vec<String>> {
-    let listeners = (0..3).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
+    let listeners =
+        (0..3).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
     listeners.iter().map(|listener| Ok(listener.local_addr()?.port().to_string())).collect()
 }
 
@@ -24,7 +25,13 @@ fn run(from: &Path, state: &Path, extra: &[&str]) -> Result<Child> {
     let mut command = Command::new(atlas());
     // Relative, as people write it.
     command.current_dir(from.parent().context("a directory within another")?);
-    command.arg("run").arg("--from").arg(from.file_name().context("a name")?).arg("--state").arg(state).args(extra);
+    command
+        .arg("run")
+        .arg("--from")
+        .arg(from.file_name().context("a name")?)
+        .arg("--state")
+        .arg(state)
+        .args(extra);
     for (flag, port) in ["--xds-port", "--metrics-port", "--web-port"].iter().zip(&ports) {
         command.args([*flag, port]);
     }
@@ -53,7 +60,8 @@ fn check(state: &Path) -> Result<usize> {
         let text = fs::read_to_string(&path)?;
         if path.extension().is_some_and(|extension| extension == "pem") {
             ensure!(
-                text.contains("BEGIN CERTIFICATE") && text.trim_end().ends_with("-----END PRIVATE KEY-----"),
+                text.contains("BEGIN CERTIFICATE")
+                    && text.trim_end().ends_with("-----END PRIVATE KEY-----"),
                 "{} is half",
                 path.display()
             );
@@ -62,7 +70,10 @@ fn check(state: &Path) -> Result<usize> {
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("bootstrap.")) {
             let der = <rustls_pki_types::CertificateDer as rustls_pki_types::pem::PemObject>::from_pem_slice(text.as_bytes());
             let der = der.map_err(|error| anyhow::anyhow!("{error}"))?;
-            let fingerprint: String = <sha2::Sha256 as sha2::Digest>::digest(&der).iter().map(|byte| format!("{byte:02x}")).collect();
+            let fingerprint: String = <sha2::Sha256 as sha2::Digest>::digest(&der)
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
             ensure!(ledger.contains(&fingerprint), "{} is in nobody's list", path.display());
         }
     }
@@ -89,10 +100,14 @@ fn killed_at_any_moment_it_starts_again() -> Result<()> {
         }
     }
     println!("certificates on disk after each kill: {seen:?}");
-    assert!(seen.windows(2).any(|pair| pair[0] != pair[1]), "no kill came while it was writing: {seen:?}");
+    assert!(
+        seen.windows(2).any(|pair| pair[0] != pair[1]),
+        "no kill came while it was writing: {seen:?}"
+    );
     let mut child = run(&from, &state, &[])?;
-    let result =
-        wait_until("all clusters have their files", Duration::from_secs(20), || Ok(state.join("nodes/c59/tls.key").exists().then_some(())));
+    let result = wait_until("all clusters have their files", Duration::from_secs(20), || {
+        Ok(state.join("nodes/c59/tls.key").exists().then_some(()))
+    });
     // Ending a child that this test started.
     child.kill()?;
     child.wait()?;
@@ -107,7 +122,9 @@ fn a_second_atlas_is_turned_away() -> Result<()> {
     let (from, state) = (dir.path().join("clusters"), dir.path().join("state"));
     fs::create_dir(&from)?;
     let mut first = run(&from, &state, &[])?;
-    wait_until("the first runs", Duration::from_secs(20), || Ok(state.join("status.sock").exists().then_some(())))?;
+    wait_until("the first runs", Duration::from_secs(20), || {
+        Ok(state.join("status.sock").exists().then_some(()))
+    })?;
     let second = run(&from, &state, &[])?.wait_with_output()?;
     first.kill()?;
     first.wait()?;
@@ -132,8 +149,12 @@ fn restarted_while_a_manifest_is_wrong_it_keeps_the_cluster() -> Result<()> {
     let (from, state) = (dir.path().join("clusters"), dir.path().join("state"));
     fs::create_dir(&from)?;
     fs::write(from.join("tokyo.yaml"), manifest("tokyo"))?;
-    let lists = |name: &str| fs::read_to_string(state.join("endpoints.yaml")).is_ok_and(|text| text.contains(name));
-    run_until(&from, &state, "tokyo is kept", || lists("tokyo-") && state.join("last-good/tokyo.yaml").exists())?;
+    let lists = |name: &str| {
+        fs::read_to_string(state.join("endpoints.yaml")).is_ok_and(|text| text.contains(name))
+    };
+    run_until(&from, &state, "tokyo is kept", || {
+        lists("tokyo-") && state.join("last-good/tokyo.yaml").exists()
+    })?;
     let half = "apiVersion: v1\nkind: Service\nmetadata: {name: tok".to_owned();
     let rejected = manifest("tokyo").replace("\"true\"", "\"true\", goatlas.io/replicas: x");
     for (n, spoilt) in [half, rejected, String::new()].iter().enumerate() {
@@ -143,11 +164,15 @@ fn restarted_while_a_manifest_is_wrong_it_keeps_the_cluster() -> Result<()> {
         fs::remove_dir_all(state.join("nodes"))?;
         fs::remove_file(state.join("endpoints.yaml"))?;
         let tokyo = state.join("nodes/tokyo/envoy.yaml");
-        run_until(&from, &state, "tokyo's files", || lists(&format!("other{n}-")) && tokyo.exists())?;
+        run_until(&from, &state, "tokyo's files", || {
+            lists(&format!("other{n}-")) && tokyo.exists()
+        })?;
         assert!(lists("tokyo-"), "spoilt: {spoilt:?}");
     }
     fs::remove_file(from.join("tokyo.yaml"))?;
-    run_until(&from, &state, "tokyo is gone", || !lists("tokyo-") && !state.join("last-good/tokyo.yaml").exists())
+    run_until(&from, &state, "tokyo is gone", || {
+        !lists("tokyo-") && !state.join("last-good/tokyo.yaml").exists()
+    })
 }
 
 /// Ten clusters in one file, with addresses in this range.
@@ -163,7 +188,8 @@ fn fleet(range: &str) -> String {
 
 /// The clusters in force, each with its addresses.
 fn in_force(state: &Path) -> Result<Vec<Vec<String>>> {
-    let output = Command::new(atlas()).args(["status", "-o", "json", "--state"]).arg(state).output()?;
+    let output =
+        Command::new(atlas()).args(["status", "-o", "json", "--state"]).arg(state).output()?;
     let status: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     let clusters = status["clusters"].as_array().context("clusters")?;
     let addresses = |cluster: &serde_json::Value| {
@@ -192,11 +218,14 @@ fn a_manifest_that_is_written_slowly_counts_once_it_is_whole() -> Result<()> {
     fs::create_dir(&from)?;
     let file = from.join("all.yaml");
     fs::write(&file, fleet("192.0.2"))?;
-    let is =
-        |range: &str| -> Vec<Vec<String>> { (0..10).map(|n| vec![format!("{range}.1:11901"), format!("{range}.12{n}:11901")]).collect() };
+    let is = |range: &str| -> Vec<Vec<String>> {
+        (0..10).map(|n| vec![format!("{range}.1:11901"), format!("{range}.12{n}:11901")]).collect()
+    };
     let start = || -> Result<Child> {
         let child = run(&from, &state, &["--hub-address=10.0.0.9"])?;
-        wait_until("ten clusters", Duration::from_secs(30), || Ok(in_force(&state).is_ok_and(|all| all.len() == 10).then_some(())))?;
+        wait_until("ten clusters", Duration::from_secs(30), || {
+            Ok(in_force(&state).is_ok_and(|all| all.len() == 10).then_some(()))
+        })?;
         Ok(child)
     };
     let mut child = start()?;
@@ -205,7 +234,11 @@ fn a_manifest_that_is_written_slowly_counts_once_it_is_whole() -> Result<()> {
         for range in ["198.51.100", "203.0.113", "192.0.2"] {
             let (text, now) = (fleet(range), is(range));
             // What is there at each pause is a right manifest, and in the end an address is cut.
-            let ends = text.match_indices("---").map(|(start, _)| start).filter(|start| *start > 0).chain([text.len() - 3]);
+            let ends = text
+                .match_indices("---")
+                .map(|(start, _)| start)
+                .filter(|start| *start > 0)
+                .chain([text.len() - 3]);
             let ends: Vec<usize> = ends.collect();
             let writer = std::thread::spawn({
                 let (file, text) = (file.clone(), text.clone());
@@ -234,7 +267,9 @@ fn a_manifest_that_is_written_slowly_counts_once_it_is_whole() -> Result<()> {
             out.write_all(&text.as_bytes()[..half])?;
             let written = Instant::now();
             child = run(&from, &state, &["--hub-address=10.0.0.9"])?;
-            let all = wait_until("it has read", Duration::from_secs(30), || Ok(in_force(&state).ok().filter(|all| !all.is_empty())))?;
+            let all = wait_until("it has read", Duration::from_secs(30), || {
+                Ok(in_force(&state).ok().filter(|all| !all.is_empty()))
+            })?;
             let slow = written.elapsed() >= Duration::from_secs(9);
             if all == is("192.0.2") {
                 out.write_all(&text.as_bytes()[half..])?;
@@ -243,13 +278,19 @@ fn a_manifest_that_is_written_slowly_counts_once_it_is_whole() -> Result<()> {
             ensure!(slow && attempt < 5, "{all:?}");
             // This machine took so long to start it that the half counts: once more, from the start.
             fs::write(&file, fleet("192.0.2"))?;
-            wait_until("the old addresses", Duration::from_secs(30), || Ok((in_force(&state)? == is("192.0.2")).then_some(())))?;
+            wait_until("the old addresses", Duration::from_secs(30), || {
+                Ok((in_force(&state)? == is("192.0.2")).then_some(()))
+            })?;
         }
-        wait_until("the new addresses", Duration::from_secs(30), || Ok((in_force(&state)? == is("203.0.113")).then_some(())))?;
+        wait_until("the new addresses", Duration::from_secs(30), || {
+            Ok((in_force(&state)? == is("203.0.113")).then_some(()))
+        })?;
         // A removal is one, after a while in which it is told.
         let nine = text.rfind("---\n").context("a document")?;
         fs::write(&file, &text[..nine])?;
-        wait_until("one less", Duration::from_secs(30), || Ok((in_force(&state)? == is("203.0.113")[..9]).then_some(())))
+        wait_until("one less", Duration::from_secs(30), || {
+            Ok((in_force(&state)? == is("203.0.113")[..9]).then_some(()))
+        })
     };
     let result = tests();
     child.kill()?;
@@ -273,19 +314,35 @@ fn a_restore_that_opened_it_to_others_and_lost_leaves_is_mended_and_told() -> Re
     let mut child = run(&from, &state, &[])?;
     let shown = wait_until("it serves", Duration::from_secs(30), || {
         let output = Command::new(atlas()).args(["status", "--state"]).arg(&state).output()?;
-        Ok((output.status.code() == Some(3)).then(|| String::from_utf8_lossy(&output.stdout).into_owned()))
+        Ok((output.status.code() == Some(3))
+            .then(|| String::from_utf8_lossy(&output.stdout).into_owned()))
     });
     child.kill()?;
     let log = String::from_utf8(child.wait_with_output()?.stderr)?;
     let shown = shown?;
     for file in ["hub.pem", "cluster.tokyo.pem"] {
-        ensure!(shown.contains(&format!("{file}.broken-1 was broken, so it was set aside and issued anew")), "{shown}");
+        ensure!(
+            shown.contains(&format!(
+                "{file}.broken-1 was broken, so it was set aside and issued anew"
+            )),
+            "{shown}"
+        );
         ensure!(log.contains("a certificate's file is broken: it is set aside"), "{log}");
     }
     ensure!(check(&state)? == 3 + 2 + 2, "all are there and whole, and all are private");
     ensure!(fs::read(state.join("pki/issued/tokyo.json"))? == issued, "what was handed out counts");
-    ensure!(log.contains("others could read files in the state directory; now they can't"), "{log}");
-    for secret in ["nodes/hub/tls.key", "nodes/tokyo/tls.key", "last-good/tokyo.yaml", "status.sock", "lock", "endpoints.yaml"] {
+    ensure!(
+        log.contains("others could read files in the state directory; now they can't"),
+        "{log}"
+    );
+    for secret in [
+        "nodes/hub/tls.key",
+        "nodes/tokyo/tls.key",
+        "last-good/tokyo.yaml",
+        "status.sock",
+        "lock",
+        "endpoints.yaml",
+    ] {
         let mode = fs::metadata(state.join(secret))?.permissions().mode() & 0o777;
         ensure!(mode & 0o077 == 0, "{secret} has mode {mode:o}");
     }
@@ -303,7 +360,9 @@ fn one_node_s_trouble_stops_no_other() -> Result<()> {
         fs::write(from.join(format!("{name}.yaml")), manifest(name))?;
     }
     let file = |path: &str| state.join(path).exists();
-    run_until(&from, &state, "the others", || file("nodes/tokyo/tls.key") && file("nodes/hub/tls.key") && file("last-good/tokyo.yaml"))?;
+    run_until(&from, &state, "the others", || {
+        file("nodes/tokyo/tls.key") && file("nodes/hub/tls.key") && file("last-good/tokyo.yaml")
+    })?;
     assert!(fs::read_to_string(state.join("endpoints.yaml"))?.contains("bad-"));
     // Once nothing is in the way, it has its files too.
     fs::remove_file(state.join("nodes/bad"))?;
@@ -316,7 +375,9 @@ fn without_the_list_of_credentials_it_does_not_start() -> Result<()> {
     let (from, state) = (dir.path().join("clusters"), dir.path().join("state"));
     fs::create_dir(&from)?;
     fs::write(from.join("tokyo.yaml"), manifest("tokyo"))?;
-    run_until(&from, &state, "tokyo's credential", || state.join("pki/bootstrap.tokyo.pem").exists())?;
+    run_until(&from, &state, "tokyo's credential", || {
+        state.join("pki/bootstrap.tokyo.pem").exists()
+    })?;
     fs::remove_file(state.join("pki/issued/tokyo.json"))?;
     let output = run(&from, &state, &[])?.wait_with_output()?;
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

@@ -51,24 +51,34 @@ impl ServerCertVerifier for AnyServer {
         Ok(HandshakeSignatureValid::assertion())
     }
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+        rustls::crypto::ring::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
 /// A PEM file of certificates and a key, as Atlas keeps them.
 fn credential(pem: &str) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
-    let chain = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().map_err(|e| anyhow::anyhow!("{e}"))?;
+    let chain = CertificateDer::pem_slice_iter(pem.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|e| anyhow::anyhow!("{e}"))?;
     Ok((chain, PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|e| anyhow::anyhow!("{e}"))?))
 }
 
 type Tls = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
 
 /// A connection whose handshake happens with the first byte.
-fn dial(at: SocketAddr, pem: Option<&str>, version: &'static SupportedProtocolVersion, alpn: &[&[u8]]) -> Result<Tls> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(&[version])?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyServer));
+fn dial(
+    at: SocketAddr,
+    pem: Option<&str>,
+    version: &'static SupportedProtocolVersion,
+    alpn: &[&[u8]],
+) -> Result<Tls> {
+    let builder =
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[version])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyServer));
     let mut config = match pem {
         None => builder.with_no_client_auth(),
         Some(pem) => {
@@ -83,7 +93,11 @@ fn dial(at: SocketAddr, pem: Option<&str>, version: &'static SupportedProtocolVe
 }
 
 /// Connects, shakes hands, and speaks HTTP/2 until the server answers. With TLS 1.3 a refusal comes after the handshake.
-fn connect(at: SocketAddr, pem: Option<&str>, version: &'static SupportedProtocolVersion) -> Result<()> {
+fn connect(
+    at: SocketAddr,
+    pem: Option<&str>,
+    version: &'static SupportedProtocolVersion,
+) -> Result<()> {
     let mut tls = dial(at, pem, version, &[b"h2"])?;
     tls.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").context("handshake")?;
     tls.flush()?;
@@ -96,7 +110,10 @@ fn connect(at: SocketAddr, pem: Option<&str>, version: &'static SupportedProtoco
 fn request(at: SocketAddr, pem: &str, method: &str, path: &str, body: &str) -> Result<u16> {
     let mut tls = dial(at, Some(pem), &rustls::version::TLS13, &[])?;
     let length = body.len();
-    write!(tls, "{method} {path} HTTP/1.1\r\nHost: hub\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}")?;
+    write!(
+        tls,
+        "{method} {path} HTTP/1.1\r\nHost: hub\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )?;
     let mut head = [0; 12];
     tls.read_exact(&mut head).context("the status line")?;
     String::from_utf8_lossy(&head[9..]).parse().context("a status")

@@ -47,7 +47,8 @@ fn every_golden_fleet_is_accepted() {
 #[test]
 fn random_fleets_are_accepted() {
     let judge = Judge::new();
-    let mut runner = TestRunner::new(Config { cases: RANDOM_FLEETS, max_shrink_iters: 64, ..Config::default() });
+    let mut runner =
+        TestRunner::new(Config { cases: RANDOM_FLEETS, max_shrink_iters: 64, ..Config::default() });
     let accepted = runner.run(&random::facts(), |facts| {
         let mut all = Configurations::default();
         all.add("random", &intake(&cases::settings(), &facts, None).fleet, judge.dir.path());
@@ -61,11 +62,18 @@ fn random_fleets_are_accepted() {
 fn the_longest_path_of_a_web_url_is_accepted() {
     let judge = Judge::new();
     let path = format!("/a.b-c_d~/{}", "x".repeat(WEB_PATH_MAX - 10));
-    let settings = Settings { web_url: Some(format!("https://tools.example.com{path}").parse().expect("a URL")), ..cases::settings() };
-    let fleet = random::facts().new_tree(&mut TestRunner::deterministic()).expect("a fleet").current();
+    let settings = Settings {
+        web_url: Some(format!("https://tools.example.com{path}").parse().expect("a URL")),
+        ..cases::settings()
+    };
+    let fleet =
+        random::facts().new_tree(&mut TestRunner::deterministic()).expect("a fleet").current();
     let mut all = Configurations::default();
     all.add("a long path", &intake(&settings, &fleet, None).fleet, judge.dir.path());
-    assert!(all.texts.keys().any(|text| text.contains(&"x".repeat(WEB_PATH_MAX - 10))), "the path is in a route");
+    assert!(
+        all.texts.keys().any(|text| text.contains(&"x".repeat(WEB_PATH_MAX - 10))),
+        "the path is in a route"
+    );
     let refusals = judge.refusals(&all);
     assert!(refusals.is_empty(), "{}", refusals.join("\n\n"));
     assert!(format!("https://tools.example.com{path}x").parse::<WebUrl>().is_err());
@@ -74,12 +82,21 @@ fn the_longest_path_of_a_web_url_is_accepted() {
 #[test]
 fn what_envoy_refuses_is_noticed() {
     let judge = Judge::new();
-    let fleet = random::facts().new_tree(&mut TestRunner::deterministic()).expect("a fleet").current();
+    let fleet =
+        random::facts().new_tree(&mut TestRunner::deterministic()).expect("a fleet").current();
     let mut all = Configurations::default();
     all.add("broken", &intake(&cases::settings(), &fleet, None).fleet, judge.dir.path());
-    all.texts = all.texts.into_iter().map(|(text, label)| (text.replace("cluster_name: ", "cluster_nam: "), label)).collect();
+    all.texts = all
+        .texts
+        .into_iter()
+        .map(|(text, label)| (text.replace("cluster_name: ", "cluster_nam: "), label))
+        .collect();
     let refusals = judge.refusals(&all);
-    assert!(refusals.len() == 2 * all.texts.len() && refusals[0].contains("cluster_nam"), "{}", refusals.join("\n\n"));
+    assert!(
+        refusals.len() == 2 * all.texts.len() && refusals[0].contains("cluster_nam"),
+        "{}",
+        refusals.join("\n\n")
+    );
 }
 
 /// Different configurations, each with the names of those who have it.
@@ -94,7 +111,10 @@ impl Configurations {
         let dir = credential_dir.to_str().expect("BUG: a temporary directory has a name in UTF-8");
         let trust = cases::trust(fleet);
         for (node, snapshot) in &plan(fleet, &trust).nodes {
-            self.texts.entry(render::static_yaml(snapshot, dir)).or_default().push(format!("{case}: {node}"));
+            self.texts
+                .entry(render::static_yaml(snapshot, dir))
+                .or_default()
+                .push(format!("{case}: {node}"));
             if let Ok(bootstrap) = nodefiles::node_bootstrap(fleet, &trust, node, dir) {
                 let text = render::yaml(&bootstrap, Secrets::Show);
                 self.texts.entry(text).or_default().push(format!("{case}: {node}: bootstrap"));
@@ -111,7 +131,8 @@ struct Judge {
 
 impl Judge {
     fn new() -> Self {
-        let envoys = [Part::Envoy, Part::EnvoyOldest].map(|part| parts::get(part).expect("Envoy is there"));
+        let envoys =
+            [Part::Envoy, Part::EnvoyOldest].map(|part| parts::get(part).expect("Envoy is there"));
         let dir = TempDir::new().expect("a directory");
         write_credential(dir.path()).expect("a credential");
         Self { envoys, dir }
@@ -119,15 +140,22 @@ impl Judge {
 
     /// What any Envoy says against any of the configurations.
     fn refusals(&self, all: &Configurations) -> Vec<String> {
-        let jobs = self.envoys.iter().flat_map(|envoy| all.texts.iter().map(move |(text, labels)| (envoy, text, labels)));
+        let jobs = self
+            .envoys
+            .iter()
+            .flat_map(|envoy| all.texts.iter().map(move |(text, labels)| (envoy, text, labels)));
         let jobs = Mutex::new(jobs.enumerate());
         let refusals = Mutex::new(Vec::new());
         thread::scope(|scope| {
             for _ in 0..AT_ONCE {
                 scope.spawn(|| {
-                    while let Some((number, (envoy, text, labels))) = { jobs.lock().expect("no panic").next() } {
+                    while let Some((number, (envoy, text, labels))) =
+                        { jobs.lock().expect("no panic").next() }
+                    {
                         let refusal = self.refusal(envoy, &format!("{number}.yaml"), text);
-                        refusals.lock().expect("no panic").extend(refusal.map(|complaint| format!("{}: {complaint}", labels.join(", "))));
+                        refusals.lock().expect("no panic").extend(
+                            refusal.map(|complaint| format!("{}: {complaint}", labels.join(", "))),
+                        );
                     }
                 });
             }
@@ -147,7 +175,9 @@ impl Judge {
 fn write_credential(dir: &Path) -> anyhow::Result<()> {
     let key = rcgen::KeyPair::generate()?;
     let certificate = rcgen::CertificateParams::new(Vec::new())?.self_signed(&key)?.pem();
-    for (file, text) in [("tls.crt", &certificate), ("ca.crt", &certificate), ("tls.key", &key.serialize_pem())] {
+    for (file, text) in
+        [("tls.crt", &certificate), ("ca.crt", &certificate), ("tls.key", &key.serialize_pem())]
+    {
         std::fs::write(dir.join(file), text)?;
     }
     for (file, secret) in file_secrets(&dir.to_string_lossy()) {

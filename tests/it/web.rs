@@ -48,7 +48,11 @@ fn with_cookie(hub: &Hub, path: &str, cookie: &str) -> Result<Response> {
 /// Which replica answered, by its own word.
 pub(crate) fn replica(answer: &Response) -> Result<String> {
     let flags: serde_json::Value = answer.json()?;
-    Ok(flags["data"]["web.listen-address"].as_str().or(flags["data"]["web.listen-address"][0].as_str()).unwrap_or_default().to_owned())
+    Ok(flags["data"]["web.listen-address"]
+        .as_str()
+        .or(flags["data"]["web.listen-address"][0].as_str())
+        .unwrap_or_default()
+        .to_owned())
 }
 
 world_test! {
@@ -168,8 +172,13 @@ fn echo_websocket(listener: TcpListener) -> Result<()> {
         stream.read_exact(&mut byte)?;
         head.push(byte[0]);
     }
-    anyhow::ensure!(String::from_utf8_lossy(&head).to_lowercase().contains("upgrade: websocket"), "no upgrade");
-    stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n")?;
+    anyhow::ensure!(
+        String::from_utf8_lossy(&head).to_lowercase().contains("upgrade: websocket"),
+        "no upgrade"
+    );
+    stream.write_all(
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    )?;
     let mut line = [0; 6];
     stream.read_exact(&mut line)?;
     stream.write_all(&line)?;
@@ -226,6 +235,7 @@ world_test! {
 
 fn http_status_of_reload(prometheus: &atlas_lab::run::Prometheus) -> Result<u16> {
     // Without --web.enable-lifecycle it answers 403 itself, with it 200: its own word is what must come through.
-    let enabled = prometheus.get("/api/v1/status/flags")?.json::<serde_json::Value>()?["data"]["web.enable-lifecycle"] == "true";
+    let enabled = prometheus.get("/api/v1/status/flags")?.json::<serde_json::Value>()?["data"]["web.enable-lifecycle"]
+        == "true";
     Ok(if enabled { 200 } else { 403 })
 }

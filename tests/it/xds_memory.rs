@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use envoy_types::pb::envoy::service::discovery::v3::{
+    DeltaDiscoveryRequest, DeltaDiscoveryResponse,
+};
 use hyper_util::rt::TokioIo;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
@@ -67,18 +69,26 @@ impl Server {
         let from = dir.path().join("clusters");
         std::fs::create_dir(&from)?;
         for name in clusters {
-            std::fs::write(from.join(format!("{name}.yaml")), manifest(name, "prometheus.example.com"))?;
+            std::fs::write(
+                from.join(format!("{name}.yaml")),
+                manifest(name, "prometheus.example.com"),
+            )?;
         }
         let mut command = Command::new(atlas());
         command.arg("run").arg("--from").arg(&from).arg("--state").arg(dir.path().join("state"));
         command.args(["--hub-address=hub.example.com", "--log-level=warn"]);
-        for (flag, port) in ["--xds-port", "--metrics-port", "--web-port", "--dns-port"].iter().zip(&ports) {
+        for (flag, port) in
+            ["--xds-port", "--metrics-port", "--web-port", "--dns-port"].iter().zip(&ports)
+        {
             command.arg(format!("{flag}={port}"));
         }
         let child = command.stdout(Stdio::null()).spawn()?;
         let [xds, metrics, ..] = ports.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let server = Self { child, dir, xds, metrics };
-        wait_for("atlas is ready", async || Ok(server.get("/readyz").await.is_ok_and(|text| text.contains("200 OK")))).await?;
+        wait_for("atlas is ready", async || {
+            Ok(server.get("/readyz").await.is_ok_and(|text| text.contains("200 OK")))
+        })
+        .await?;
         Ok(server)
     }
 
@@ -92,7 +102,11 @@ impl Server {
     async fn get(&self, path: &str) -> Result<String> {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut tcp = TcpStream::connect(self.metrics).await?;
-        tcp.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+        tcp.write_all(
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                .as_bytes(),
+        )
+        .await?;
         let mut text = String::new();
         tcp.read_to_string(&mut text).await?;
         Ok(text)
@@ -148,14 +162,19 @@ async fn wait_for(what: &str, mut so: impl AsyncFnMut() -> Result<bool>) -> Resu
 }
 
 fn connector(dir: &Path) -> Result<TlsConnector> {
-    let read = |name: &str| std::fs::read(dir.join(name)).with_context(|| format!("cannot read {}/{name}", dir.display()));
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&read("tls.crt")?).collect::<Result<_, _>>()?;
+    let read = |name: &str| {
+        std::fs::read(dir.join(name))
+            .with_context(|| format!("cannot read {}/{name}", dir.display()))
+    };
+    let chain: Vec<_> =
+        CertificateDer::pem_slice_iter(&read("tls.crt")?).collect::<Result<_, _>>()?;
     let key = PrivateKeyDer::from_pem_slice(&read("tls.key")?)?;
-    let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyServer))
-        .with_client_auth_cert(chain, key)?;
+    let mut config =
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyServer))
+            .with_client_auth_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
 }
@@ -209,20 +228,33 @@ impl Stream {
     async fn open(channel: Channel) -> Result<Self> {
         let (requests, outgoing) = mpsc::channel(16);
         let mut client = AggregatedDiscoveryServiceClient::new(channel);
-        let responses = client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await?.into_inner();
+        let responses =
+            client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await?.into_inner();
         Ok(Self { requests, responses })
     }
 
     async fn say(&self, kind: usize, names: &[String]) -> Result<()> {
         let type_url = TYPES[kind].into();
-        Ok(self.requests.send(DeltaDiscoveryRequest { type_url, resource_names_subscribe: names.to_vec(), ..Default::default() }).await?)
+        Ok(self
+            .requests
+            .send(DeltaDiscoveryRequest {
+                type_url,
+                resource_names_subscribe: names.to_vec(),
+                ..Default::default()
+            })
+            .await?)
     }
 
     /// The names in the next response, which is acknowledged.
     async fn hears(&mut self) -> Result<Vec<String>> {
-        let response = tokio::time::timeout(SOON, self.responses.message()).await.context("nothing comes")??.context("the stream ended")?;
+        let response = tokio::time::timeout(SOON, self.responses.message())
+            .await
+            .context("nothing comes")??
+            .context("the stream ended")?;
         let (type_url, response_nonce) = (response.type_url, response.nonce);
-        self.requests.send(DeltaDiscoveryRequest { type_url, response_nonce, ..Default::default() }).await?;
+        self.requests
+            .send(DeltaDiscoveryRequest { type_url, response_nonce, ..Default::default() })
+            .await?;
         Ok(response.resources.into_iter().map(|resource| resource.name).collect())
     }
 }
@@ -284,7 +316,9 @@ async fn two_hostile_credentials_take_little_and_no_more_each_time() -> Result<(
     let watch = Watch::on(server.child.id());
     // As many as a stream may ask for; fewer, on as many connections as there may be; and again, for what isn't given back would add up.
     for (round, names) in [4090, 100, 4090, 100, 4090, 4090].into_iter().enumerate() {
-        let attack = async { tokio::try_join!(greedy(&server, "tokyo", names), greedy(&server, "paris", names)) };
+        let attack = async {
+            tokio::try_join!(greedy(&server, "tokyo", names), greedy(&server, "paris", names))
+        };
         let changes = async {
             for change in 0..5 {
                 server.change("oslo", &format!("prometheus-{round}-{change}.example.com"))?;
@@ -297,14 +331,29 @@ async fn two_hostile_credentials_take_little_and_no_more_each_time() -> Result<(
         let now = server.resident();
         println!("round {round}: {} MiB before, {} MiB at its end", before / MIB, now / MIB);
         drop(open);
-        wait_for("all but the honest stream are gone", async || Ok(server.metric("atlas_xds_streams").await? == 1)).await?;
+        wait_for("all but the honest stream are gone", async || {
+            Ok(server.metric("atlas_xds_streams").await? == 1)
+        })
+        .await?;
     }
     let peak = watch.peak.load(Ordering::Relaxed);
-    println!("{} MiB before, {} MiB at most, {} MiB now", before / MIB, peak / MIB, server.resident() / MIB);
+    println!(
+        "{} MiB before, {} MiB at most, {} MiB now",
+        before / MIB,
+        peak / MIB,
+        server.resident() / MIB
+    );
     ensure!(peak < before + 64 * MIB, "{} MiB", peak / MIB);
-    ensure!(server.metric("atlas_connections_dropped_total{limit=\"connections_per_node\"}").await? > 0, "connections made room");
-    ensure!(server.metric("atlas_xds_streams_ended_total{reason=\"memory\"}").await? > 0, "streams ended for their node's memory");
-    wait_for("what it took is free, or small", async || Ok(server.resident() < before + 32 * MIB)).await?;
+    ensure!(
+        server.metric("atlas_connections_dropped_total{limit=\"connections_per_node\"}").await? > 0,
+        "connections made room"
+    );
+    ensure!(
+        server.metric("atlas_xds_streams_ended_total{reason=\"memory\"}").await? > 0,
+        "streams ended for their node's memory"
+    );
+    wait_for("what it took is free, or small", async || Ok(server.resident() < before + 32 * MIB))
+        .await?;
     println!("{} MiB after", server.resident() / MIB);
     // A thief's flood over, that cluster's own Envoy is served as ever.
     let mut tokyo = Stream::open(server.channel(&server.credential("tokyo")?).await?).await?;

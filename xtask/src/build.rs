@@ -34,7 +34,9 @@ pub fn program(package: &str, profile: Profile) -> Result<PathBuf> {
     let messages = String::from_utf8_lossy(&output.stdout).into_owned();
     let mut program = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
-        (message["target"]["name"] == package).then(|| message["executable"].as_str().map(PathBuf::from)).flatten()
+        (message["target"]["name"] == package)
+            .then(|| message["executable"].as_str().map(PathBuf::from))
+            .flatten()
     });
     program.next().with_context(|| format!("cargo built no program called {package}"))
 }

@@ -55,7 +55,10 @@ impl Demo {
     fn outside(self) -> Result<()> {
         parts::get_all(PARTS)?;
         let atlas = build::program("atlas", Profile::Dev)?;
-        let temporary = tempfile::Builder::new().prefix("atlas-demo-").tempdir().context("cannot make a temporary directory")?;
+        let temporary = tempfile::Builder::new()
+            .prefix("atlas-demo-")
+            .tempdir()
+            .context("cannot make a temporary directory")?;
         let dir = match &self.keep {
             Some(dir) => std::path::absolute(dir).context("--keep")?,
             None => temporary.path().to_owned(),
@@ -97,11 +100,16 @@ impl Demo {
 
     fn inside(self, dir: &Path) -> Result<()> {
         let (stop, stopped) = mpsc::channel();
-        ctrlc::set_handler(move || stop.send(()).unwrap_or_default()).context("cannot handle Ctrl-C")?;
+        ctrlc::set_handler(move || stop.send(()).unwrap_or_default())
+            .context("cannot handle Ctrl-C")?;
         let _dump = Dump::on_panic(dir);
-        let program = PathBuf::from(std::env::var_os("ATLAS_DEMO_PROGRAM").context("BUG: the demo doesn't know Atlas's program")?);
+        let program = PathBuf::from(
+            std::env::var_os("ATLAS_DEMO_PROGRAM")
+                .context("BUG: the demo doesn't know Atlas's program")?,
+        );
         let began = Instant::now();
-        let proved = start(dir, &program).and_then(|mut scene| prove_all(&mut scene).map(|()| scene));
+        let proved =
+            start(dir, &program).and_then(|mut scene| prove_all(&mut scene).map(|()| scene));
         let scene = match proved {
             Ok(scene) => scene,
             Err(error) => {
@@ -123,7 +131,10 @@ impl Demo {
 /// Ctrl-C in a terminal reaches everyone, and the world ends by itself while this process waits for it. A signal to this
 /// process alone reaches nobody else, so the world is ended from here if it doesn't end by itself.
 fn end_with_us(world: u32) -> Result<()> {
-    let world = i32::try_from(world).ok().and_then(rustix::process::Pid::from_raw).context("BUG: a child without a process id")?;
+    let world = i32::try_from(world)
+        .ok()
+        .and_then(rustix::process::Pid::from_raw)
+        .context("BUG: a child without a process id")?;
     let handler = move || {
         ASKED_TO_END.store(true, Ordering::Relaxed);
         std::thread::sleep(END);
@@ -135,18 +146,29 @@ fn end_with_us(world: u32) -> Result<()> {
 fn start(dir: &Path, atlas: &Path) -> Result<Scene> {
     let step = |what: &str| println!("starting {what}");
     let hub_place = Place::on_loopback(dir, "hub", HUB);
-    let places: Vec<(&str, Place)> = CLUSTERS.iter().map(|(name, number)| (*name, Place::on_loopback(dir, name, *number))).collect();
+    let places: Vec<(&str, Place)> = CLUSTERS
+        .iter()
+        .map(|(name, number)| (*name, Place::on_loopback(dir, name, *number)))
+        .collect();
     write_hosts(dir, &hub_place, &places)?;
     for place in places.iter().map(|(_, place)| place).chain([&hub_place]) {
         std::fs::create_dir_all(place.host.dir())?;
     }
     step("the hub: Atlas, Envoy, two Alertmanagers, Thanos Query");
-    let options = HubOptions { atlas_extra: vec!["--allow-local-addresses".into()], write_hosts: false, ..HubOptions::new(atlas) };
+    let options = HubOptions {
+        atlas_extra: vec!["--allow-local-addresses".into()],
+        write_hosts: false,
+        ..HubOptions::new(atlas)
+    };
     let mut hub = Hub::start(hub_place, options)?;
     let mut clusters = Vec::new();
     for (name, place) in places {
         step(&format!("{name}: Envoy, two Prometheus with a Thanos sidecar each, an Alertmanager"));
-        let options = ClusterOptions { prometheus: Part::PrometheusClassic, own_dns: false, ..ClusterOptions::new(name) };
+        let options = ClusterOptions {
+            prometheus: Part::PrometheusClassic,
+            own_dns: false,
+            ..ClusterOptions::new(name)
+        };
         clusters.push(Cluster::start(place, &mut hub, options)?);
     }
     let mut scene = Scene { hub, clusters };
@@ -157,16 +179,24 @@ fn start(dir: &Path, atlas: &Path) -> Result<Scene> {
 
 /// Puts a hosts file of the demo's own over this machine's, for the demo's processes alone.
 fn write_hosts(dir: &Path, hub: &Place, clusters: &[(&str, Place)]) -> Result<()> {
-    let mut entries: Vec<(IpAddr, String)> = vec![(IpAddr::from([127, 0, 0, 1]), "localhost".into())];
+    let mut entries: Vec<(IpAddr, String)> =
+        vec![(IpAddr::from([127, 0, 0, 1]), "localhost".into())];
     for (name, place) in clusters {
         entries.extend(demo_names(place, name));
-        entries.extend((0..2).map(|n| (hub.envoy, format!("{name}-thanos-sidecar{n}.sidecars.thanos.atlas"))));
+        entries.extend(
+            (0..2).map(|n| (hub.envoy, format!("{name}-thanos-sidecar{n}.sidecars.thanos.atlas"))),
+        );
     }
     // Envoy asks with a dot at the end, and its resolver takes a hosts file to the letter.
     let text: String = entries.iter().map(|(ip, name)| format!("{ip} {name} {name}.\n")).collect();
     let file = dir.join("hosts");
     std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
-    let status = Command::new("mount").arg("--bind").arg(&file).arg("/etc/hosts").status().context("cannot start mount")?;
+    let status = Command::new("mount")
+        .arg("--bind")
+        .arg(&file)
+        .arg("/etc/hosts")
+        .status()
+        .context("cannot start mount")?;
     ensure!(status.success(), "cannot put {} over /etc/hosts", file.display());
     Ok(())
 }
@@ -188,17 +218,31 @@ fn prove_all(scene: &mut Scene) -> Result<()> {
 
 fn places(scene: &Scene) -> String {
     let hub = &scene.hub;
-    let mut lines =
-        vec![format!("{:<26}{}", "Atlas, all clusters", hub.web_url("/")), format!("{:<26}{}", "Thanos Query", hub.query.url())];
+    let mut lines = vec![
+        format!("{:<26}{}", "Atlas, all clusters", hub.web_url("/")),
+        format!("{:<26}{}", "Thanos Query", hub.query.url()),
+    ];
     for (name, _) in CLUSTERS {
-        lines.push(format!("{:<26}{}", format!("Prometheus in {name}"), hub.web_url(&format!("/prom/{name}/"))));
-        lines.push(format!("{:<26}{}", format!("Alertmanager in {name}"), hub.web_url(&format!("/alertmanager/{name}/"))));
+        lines.push(format!(
+            "{:<26}{}",
+            format!("Prometheus in {name}"),
+            hub.web_url(&format!("/prom/{name}/"))
+        ));
+        lines.push(format!(
+            "{:<26}{}",
+            format!("Alertmanager in {name}"),
+            hub.web_url(&format!("/alertmanager/{name}/"))
+        ));
     }
     for (n, alertmanager) in hub.alertmanagers.iter().enumerate() {
         lines.push(format!("{:<26}{}", format!("the hub's Alertmanager {n}"), alertmanager.url()));
     }
     let state = hub.atlas.options.state.display();
     lines.push(format!("{:<26}{}", "manifests (edit them)", hub.atlas.options.from.display()));
-    lines.push(format!("{:<26}{} status --state {state}", "how everything stands", hub.atlas.options.program.display()));
+    lines.push(format!(
+        "{:<26}{} status --state {state}",
+        "how everything stands",
+        hub.atlas.options.program.display()
+    ));
     format!("\n{}\n", lines.join("\n"))
 }

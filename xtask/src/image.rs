@@ -71,7 +71,12 @@ impl Image {
         let about = About::of(&here.source, package(&metadata)?)?;
         let out = match &self.out {
             Some(out) => out.clone(),
-            None => PathBuf::from(metadata["target_directory"].as_str().context("cargo metadata has no target_directory")?).join("image"),
+            None => PathBuf::from(
+                metadata["target_directory"]
+                    .as_str()
+                    .context("cargo metadata has no target_directory")?,
+            )
+            .join("image"),
         };
         // Said before a build of minutes, not after it.
         layout::check_replaceable(&out)?;
@@ -88,14 +93,18 @@ impl Image {
         ensure!(Layout::read(&out)? == layout, "{}: is not what was written there", out.display());
         if let Some(path) = &self.archive {
             let archive = pack::archive(&made.about, &made.parts, &self.name)?;
-            fs::write(path, archive).with_context(|| format!("--archive {}: cannot write", path.display()))?;
+            fs::write(path, archive)
+                .with_context(|| format!("--archive {}: cannot write", path.display()))?;
         }
         if self.check {
             check(&here, &toolchain, &platforms, &made, &layout)?;
         }
         for image in &contents.images {
             let (pulled, unpacked) = (megabytes(image.pulled), megabytes(image.unpacked));
-            println!("{:<14}  {pulled} MiB pulled, {unpacked} MiB on disk  {}", image.platform, image.digest);
+            println!(
+                "{:<14}  {pulled} MiB pulled, {unpacked} MiB on disk  {}",
+                image.platform, image.digest
+            );
         }
         println!("{}:{}", out.display(), made.about.version);
         Ok(())
@@ -104,28 +113,54 @@ impl Image {
     fn platforms(&self, toolchain: &Toolchain) -> Result<Vec<Platform>> {
         let own = std::slice::from_ref(&toolchain.host);
         let wanted = if self.target.is_empty() { own } else { &self.target };
-        let platforms = wanted.iter().map(|triple| Platform::of(triple)).collect::<Result<Vec<_>>>()?;
+        let platforms =
+            wanted.iter().map(|triple| Platform::of(triple)).collect::<Result<Vec<_>>>()?;
         for (at, platform) in platforms.iter().enumerate() {
             toolchain.check_target(platform)?;
             let twice = platforms[..at].iter().find(|other| other.name() == platform.name());
-            ensure!(twice.is_none(), "--target {}: there is an image for {} already", platform.triple, platform.name());
+            ensure!(
+                twice.is_none(),
+                "--target {}: there is an image for {} already",
+                platform.triple,
+                platform.name()
+            );
         }
         Ok(platforms)
     }
 }
 
 /// Builds all targets at a place.
-fn make(place: &Place, toolchain: &Toolchain, platforms: &[Platform], about: About) -> Result<Made> {
+fn make(
+    place: &Place,
+    toolchain: &Toolchain,
+    platforms: &[Platform],
+    about: About,
+) -> Result<Made> {
     let mut parts = Vec::new();
     for platform in platforms {
-        step(&format!("building {} for {} in {}", about.version, platform.triple, place.source.display()));
+        step(&format!(
+            "building {} for {} in {}",
+            about.version,
+            platform.triple,
+            place.source.display()
+        ));
         let start = Instant::now();
         let metadata = place.metadata(platform)?;
         let built = build::build(place, platform, toolchain, &metadata)?;
         check::tells_no_paths(&built.program, &built.paths)?;
-        let of = sbom::Of { about: &about, platform, program: sha256(&built.program), rust: &toolchain.version };
+        let of = sbom::Of {
+            about: &about,
+            platform,
+            program: sha256(&built.program),
+            rust: &toolchain.version,
+        };
         let sbom = sbom::sbom(&of, &metadata, &built.packages)?;
-        step(&format!("built in {} s: {} crates, {} MiB", start.elapsed().as_secs(), built.packages.len(), megabytes(built.program.len())));
+        step(&format!(
+            "built in {} s: {} crates, {} MiB",
+            start.elapsed().as_secs(),
+            built.packages.len(),
+            megabytes(built.program.len())
+        ));
         parts.push(Part { platform: platform.clone(), program: built.program, sbom });
     }
     Ok(Made { about, parts })
@@ -143,22 +178,39 @@ impl Made {
 }
 
 /// Starts what can be started here, and builds everything again elsewhere.
-fn check(here: &Place, toolchain: &Toolchain, platforms: &[Platform], made: &Made, layout: &Layout) -> Result<()> {
+fn check(
+    here: &Place,
+    toolchain: &Toolchain,
+    platforms: &[Platform],
+    made: &Made,
+    layout: &Layout,
+) -> Result<()> {
     let own = Platform::of(&toolchain.host).ok();
     for part in &made.parts {
         if own.as_ref().is_some_and(|own| own.machine == part.platform.machine) {
             step(&format!("starting the program for {} alone", part.platform.name()));
             check::starts_alone(&part.program, &made.about.version)?;
         } else {
-            step(&format!("the program for {} can't be started on this machine: left out", part.platform.name()));
+            step(&format!(
+                "the program for {} can't be started on this machine: left out",
+                part.platform.name()
+            ));
         }
     }
     step("once more, elsewhere");
     let elsewhere = Elsewhere::new(here)?;
     let again = make(&elsewhere.place, toolchain, platforms, made.about.clone())?;
     for (first, second) in made.parts.iter().zip(&again.parts) {
-        check::same(&format!("the program for {}", first.platform.name()), &first.program, &second.program)?;
-        check::same(&format!("the bill of materials for {}", first.platform.name()), &first.sbom, &second.sbom)?;
+        check::same(
+            &format!("the program for {}", first.platform.name()),
+            &first.program,
+            &second.program,
+        )?;
+        check::same(
+            &format!("the bill of materials for {}", first.platform.name()),
+            &first.sbom,
+            &second.sbom,
+        )?;
     }
     let index = |layout: &Layout| layout.files()["index.json"].clone();
     check::same("index.json", &index(layout), &index(&pack::layout(&again.about, &again.parts)?))?;
@@ -169,7 +221,10 @@ fn check(here: &Place, toolchain: &Toolchain, platforms: &[Platform], made: &Mad
 /// What cargo says of the package `atlas`.
 fn package(metadata: &Value) -> Result<&Value> {
     let packages = metadata["packages"].as_array().context("cargo metadata has no packages")?;
-    packages.iter().find(|package| package["name"] == pack::PROGRAM && package["source"].is_null()).context("the workspace has no atlas")
+    packages
+        .iter()
+        .find(|package| package["name"] == pack::PROGRAM && package["source"].is_null())
+        .context("the workspace has no atlas")
 }
 
 /// What is being done, for people who wait.

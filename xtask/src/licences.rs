@@ -81,21 +81,35 @@ fn metadata() -> Result<Value> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", PLATFORM])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--locked",
+            "--offline",
+            "--filter-platform",
+            PLATFORM,
+        ])
         .output()
         .context("cannot start cargo")?;
     if !output.status.success() {
         let reason = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        bail!("cargo metadata: {reason}\nif crates are missing here: cargo fetch --locked --target {PLATFORM}");
+        bail!(
+            "cargo metadata: {reason}\nif crates are missing here: cargo fetch --locked --target {PLATFORM}"
+        );
     }
     serde_json::from_slice(&output.stdout).context("cargo metadata printed no JSON")
 }
 
 impl Graph {
     fn of(metadata: &Value) -> Result<Self> {
-        let nodes = metadata["resolve"]["nodes"].as_array().context("cargo metadata has no resolve.nodes")?;
-        let needs: BTreeMap<String, Vec<String>> = nodes.iter().map(|node| (text(&node["id"]), texts(&node["dependencies"]))).collect();
-        let described = metadata["packages"].as_array().context("cargo metadata has no packages")?;
+        let nodes = metadata["resolve"]["nodes"]
+            .as_array()
+            .context("cargo metadata has no resolve.nodes")?;
+        let needs: BTreeMap<String, Vec<String>> =
+            nodes.iter().map(|node| (text(&node["id"]), texts(&node["dependencies"]))).collect();
+        let described =
+            metadata["packages"].as_array().context("cargo metadata has no packages")?;
         // Packages of other platforms are described too, but nobody needs them.
         let packages = described.iter().map(|package| (text(&package["id"]), Package::of(package)));
         let packages = packages.filter(|(id, _)| needs.contains_key(id)).collect();
@@ -104,21 +118,37 @@ impl Graph {
 
     /// Every crate whose licence is not among `allowed`, as lines for people.
     fn offences(&self, allowed: &BTreeSet<&str>) -> Vec<String> {
-        let wrong = self.packages.iter().filter_map(|(id, package)| Some((id, package, package.problem(allowed)?)));
-        wrong.map(|(id, package, why)| format!("  - {}: {why}\n    {}\n    {}", package.title, self.way_to(id), package.manifest)).collect()
+        let wrong = self
+            .packages
+            .iter()
+            .filter_map(|(id, package)| Some((id, package, package.problem(allowed)?)));
+        wrong
+            .map(|(id, package, why)| {
+                format!(
+                    "  - {}: {why}\n    {}\n    {}",
+                    package.title,
+                    self.way_to(id),
+                    package.manifest
+                )
+            })
+            .collect()
     }
 
     /// The shortest way from a crate of the workspace: `atlas 0.4.0 → axum 0.8.0 → matchit 0.8.4`.
     fn way_to(&self, wanted: &str) -> String {
-        let mut ways: VecDeque<Vec<&str>> = self.members.iter().map(|id| vec![id.as_str()]).collect();
+        let mut ways: VecDeque<Vec<&str>> =
+            self.members.iter().map(|id| vec![id.as_str()]).collect();
         let mut seen: BTreeSet<&str> = self.members.iter().map(String::as_str).collect();
         while let Some(way) = ways.pop_front() {
             let last = way.last().copied().unwrap_or_default();
             if last == wanted {
-                let titles = way.iter().map(|id| self.packages.get(*id).map_or(*id, |package| package.title.as_str()));
+                let titles = way
+                    .iter()
+                    .map(|id| self.packages.get(*id).map_or(*id, |package| package.title.as_str()));
                 return titles.collect::<Vec<_>>().join(" → ");
             }
-            for next in self.needs.get(last).into_iter().flatten().filter(|next| seen.insert(next)) {
+            for next in self.needs.get(last).into_iter().flatten().filter(|next| seen.insert(next))
+            {
                 ways.push_back([way.as_slice(), &[next.as_str()]].concat());
             }
         }
@@ -141,7 +171,9 @@ impl Package {
         // Lax: `MIT/Apache-2.0` is how `OR` used to be written.
         match Expression::parse_mode(licence, ParseMode::LAX) {
             Err(error) => Some(format!("{licence:?} is no SPDX expression: {}", error.reason)),
-            Ok(expression) => (!expression.evaluate(|req| permits(allowed, req))).then(|| licence.clone()),
+            Ok(expression) => {
+                (!expression.evaluate(|req| permits(allowed, req))).then(|| licence.clone())
+            }
         }
     }
 }
@@ -176,21 +208,36 @@ mod tests {
         for (licence, why) in ALLOWED {
             assert!(Expression::parse(licence).is_ok() && !why.is_empty(), "{licence}");
             let others = allowed().into_iter().filter(|other| other != licence).collect();
-            assert!(!graph.offences(&others).is_empty(), "{licence} is allowed, and everything is fine without");
+            assert!(
+                !graph.offences(&others).is_empty(),
+                "{licence} is allowed, and everything is fine without"
+            );
         }
     }
 
     #[test]
     fn expressions_are_evaluated_and_not_compared() {
         let allowed = BTreeSet::from(["MIT", "Apache-2.0"]);
-        let problem =
-            |licence: &str| Package { title: "x 1".into(), licence: Some(licence.into()), manifest: "x".into() }.problem(&allowed);
-        for fine in
-            ["MIT", "MIT/Apache-2.0", "GPL-3.0-only OR MIT", "MIT AND (Apache-2.0 OR Zlib)", "Apache-2.0 WITH LLVM-exception OR MIT"]
-        {
+        let problem = |licence: &str| {
+            Package { title: "x 1".into(), licence: Some(licence.into()), manifest: "x".into() }
+                .problem(&allowed)
+        };
+        for fine in [
+            "MIT",
+            "MIT/Apache-2.0",
+            "GPL-3.0-only OR MIT",
+            "MIT AND (Apache-2.0 OR Zlib)",
+            "Apache-2.0 WITH LLVM-exception OR MIT",
+        ] {
             assert_eq!(problem(fine), None, "{fine}");
         }
-        for wrong in ["GPL-3.0-only", "MIT AND GPL-3.0-only", "Apache-2.0 WITH LLVM-exception", "LicenseRef-own", "free"] {
+        for wrong in [
+            "GPL-3.0-only",
+            "MIT AND GPL-3.0-only",
+            "Apache-2.0 WITH LLVM-exception",
+            "LicenseRef-own",
+            "free",
+        ] {
             assert!(problem(wrong).is_some_and(|problem| problem.contains(wrong)), "{wrong}");
         }
     }

@@ -46,7 +46,13 @@ pub struct Scale {
     #[arg(long, value_delimiter = ',', default_value = "1000", value_name = "N,…")]
     clusters: Vec<usize>,
     /// Variants of the protocol.
-    #[arg(long, value_delimiter = ',', default_value = "delta", value_enum, value_name = "VARIANT,…")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "delta",
+        value_enum,
+        value_name = "VARIANT,…"
+    )]
     variant: Vec<Variant>,
     /// What to measure; `remove` removes what `add` added.
     #[arg(
@@ -130,7 +136,10 @@ impl Scale {
     /// Measures and prints.
     pub fn run(self) -> Result<()> {
         let most = self.clusters.iter().max().copied().unwrap_or_default();
-        ensure!((1..=20_000).contains(&most) && self.clusters.iter().all(|n| *n > 0), "--clusters: from 1 to 20000");
+        ensure!(
+            (1..=20_000).contains(&most) && self.clusters.iter().all(|n| *n > 0),
+            "--clusters: from 1 to 20000"
+        );
         // The hub's Envoy has two connections for each stream, and tries to reach each cluster.
         raise_file_limit(if self.through_hub { 3 * most } else { most })?;
         if cfg!(debug_assertions) && std::env::var_os(OPTIMISED).is_none() {
@@ -140,9 +149,17 @@ impl Scale {
             return runtime()?.block_on(self.aim(server));
         }
         if self.through_hub {
-            return world::run_with(self.atlas.as_deref(), &[Part::Envoy], LIMIT, |world, atlas| self.compare(atlas, None, Some(world)));
+            return world::run_with(
+                self.atlas.as_deref(),
+                &[Part::Envoy],
+                LIMIT,
+                |world, atlas| self.compare(atlas, None, Some(world)),
+            );
         }
-        let peer = self.peer.map(|PeerKind::GoControlPlane| parts::get(Part::GoControlPlane)).transpose()?;
+        let peer = self
+            .peer
+            .map(|PeerKind::GoControlPlane| parts::get(Part::GoControlPlane))
+            .transpose()?;
         let atlas = match &self.atlas {
             Some(program) => program.clone(),
             None => build::program("atlas", Profile::Release)?,
@@ -162,7 +179,8 @@ impl Scale {
             Some(file) if file == Path::new("-") => print!("{json}"),
             file => {
                 if let Some(file) = file {
-                    std::fs::write(file, json).with_context(|| format!("cannot write {}", file.display()))?;
+                    std::fs::write(file, json)
+                        .with_context(|| format!("cannot write {}", file.display()))?;
                 }
                 println!("{}", table::table(&rows));
                 if peer.is_some() {
@@ -173,12 +191,25 @@ impl Scale {
         Ok(())
     }
 
-    async fn measure(&self, atlas: &Path, peer: Option<&Path>, world: Option<&World>, clusters: usize) -> Result<Vec<Row>> {
+    async fn measure(
+        &self,
+        atlas: &Path,
+        peer: Option<&Path>,
+        world: Option<&World>,
+        clusters: usize,
+    ) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
         let temporary = tempfile::tempdir()?;
-        let dir = self.keep.as_ref().map_or(temporary.path().to_owned(), |keep| keep.join(clusters.to_string()));
+        let dir = self
+            .keep
+            .as_ref()
+            .map_or(temporary.path().to_owned(), |keep| keep.join(clusters.to_string()));
         for variant in &self.variant {
-            eprintln!("{clusters} clusters, {}: {}", variant.name(), if world.is_some() { BEHIND_HUB } else { ATLAS });
+            eprintln!(
+                "{clusters} clusters, {}: {}",
+                variant.name(),
+                if world.is_some() { BEHIND_HUB } else { ATLAS }
+            );
             let mut bench = Bench::atlas(atlas, &dir, clusters, *variant, world).await?;
             for case in &self.cases {
                 rows.push(bench.run(*case, self.repeats).await?);
@@ -186,7 +217,9 @@ impl Scale {
             let (changes, state) = bench.end().await?;
             if let Some(peer) = peer {
                 eprintln!("{clusters} clusters, {}: {PEER}", variant.name());
-                let mut bench = Bench::peer(peer, changes, &state, &dir.join("peer"), clusters, *variant).await?;
+                let mut bench =
+                    Bench::peer(peer, changes, &state, &dir.join("peer"), clusters, *variant)
+                        .await?;
                 for case in &self.cases {
                     rows.push(bench.run(*case, self.repeats).await?);
                 }
@@ -200,11 +233,21 @@ impl Scale {
         let tls = match (&self.credential, self.plaintext) {
             (_, true) => None,
             (Some(dir), false) => Some(tls::connector(dir)?),
-            (None, false) => bail!("--addr: say --plaintext, or --credential DIR with tls.crt, tls.key and ca.crt"),
+            (None, false) => bail!(
+                "--addr: say --plaintext, or --credential DIR with tls.crt, tls.key and ca.crt"
+            ),
         };
         for variant in &self.variant {
             for clusters in &self.clusters {
-                aim::aim(server, tls.clone(), *variant, &self.node_prefix, *clusters, Duration::from_secs(self.seconds)).await?;
+                aim::aim(
+                    server,
+                    tls.clone(),
+                    *variant,
+                    &self.node_prefix,
+                    *clusters,
+                    Duration::from_secs(self.seconds),
+                )
+                .await?;
             }
         }
         Ok(())
@@ -212,7 +255,10 @@ impl Scale {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("cannot make a runtime")
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot make a runtime")
 }
 
 /// Two ends of each connection, but in two processes; and some for everything else.
@@ -221,8 +267,12 @@ fn raise_file_limit(clusters: usize) -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
     let needed = clusters as u64 + 512;
     let most = limit.maximum.unwrap_or(u64::MAX);
-    ensure!(most >= needed, "{clusters} connections need {needed} open files, and this user may have {most} (ulimit -Hn)");
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).context("cannot raise the limit of open files")
+    ensure!(
+        most >= needed,
+        "{clusters} connections need {needed} open files, and this user may have {most} (ulimit -Hn)"
+    );
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+        .context("cannot raise the limit of open files")
 }
 
 /// Set for the process that measures.
@@ -231,7 +281,8 @@ const OPTIMISED: &str = "ATLAS_SCALE_OPTIMISED";
 /// Measures with an optimised build of this program: thousands of clients share the processors with the server.
 fn run_optimised() -> Result<()> {
     let program = build::program("xtask", Profile::Release)?;
-    let ended = Command::new(program).args(std::env::args_os().skip(1)).env(OPTIMISED, "1").status()?;
+    let ended =
+        Command::new(program).args(std::env::args_os().skip(1)).env(OPTIMISED, "1").status()?;
     ensure!(ended.success(), "measuring ended with {ended}");
     Ok(())
 }

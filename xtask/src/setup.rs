@@ -11,10 +11,14 @@ use atlas_lab::parts::{self, Part};
 /// # Errors
 /// When a name is not a part's, a prerequisite is missing, or a download or build fails.
 pub fn run(only: Vec<String>) -> Result<()> {
-    let wanted =
-        if only.is_empty() { Part::ALL.to_vec() } else { only.iter().map(|name| Part::from_name(name)).collect::<Result<Vec<_>>>()? };
+    let wanted = if only.is_empty() {
+        Part::ALL.to_vec()
+    } else {
+        only.iter().map(|name| Part::from_name(name)).collect::<Result<Vec<_>>>()?
+    };
     parts::get_all(&wanted)?;
-    let rows = wanted.iter().map(|&part| row(part, &parts::get(part)?)).collect::<Result<Vec<_>>>()?;
+    let rows =
+        wanted.iter().map(|&part| row(part, &parts::get(part)?)).collect::<Result<Vec<_>>>()?;
     print!("{}", table(&rows));
     Ok(())
 }
@@ -27,12 +31,15 @@ struct Row {
 }
 
 fn row(part: Part, program: &Path) -> Result<Row> {
-    let file = fs::metadata(program).with_context(|| format!("cannot look at {}", program.display()))?;
+    let file =
+        fs::metadata(program).with_context(|| format!("cannot look at {}", program.display()))?;
     Ok(Row { part, megabytes: file.len().div_ceil(1_000_000), program: program.to_path_buf() })
 }
 
 fn table(rows: &[Row]) -> String {
-    let line = |name: &str, version: &str, size: &str, path: &str| format!("{name:<18}  {version:<14}  {size:>6}  {path}\n");
+    let line = |name: &str, version: &str, size: &str, path: &str| {
+        format!("{name:<18}  {version:<14}  {size:>6}  {path}\n")
+    };
     let head = line("PART", "VERSION", "SIZE", "PROGRAM");
     let body = rows.iter().map(|row| {
         let size = format!("{} MB", row.megabytes);

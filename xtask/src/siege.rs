@@ -52,10 +52,12 @@ impl Siege {
     /// What didn't start; an attack that isn't there; an honest request that failed.
     pub fn run(self) -> Result<()> {
         if self.list {
-            let rows: Vec<Vec<String>> =
-                siege::attacks().map(|attack| vec![attack.name.into(), attack.bound.into(), attack.does.into()]).collect();
+            let rows: Vec<Vec<String>> = siege::attacks()
+                .map(|attack| vec![attack.name.into(), attack.bound.into(), attack.does.into()])
+                .collect();
             let width = rows.iter().map(|row| row[0].len()).max().unwrap_or_default();
-            rows.iter().for_each(|row| println!("{:<width$}  {}; at most {}", row[0], row[2], row[1]));
+            rows.iter()
+                .for_each(|row| println!("{:<width$}  {}; at most {}", row[0], row[2], row[1]));
             return Ok(());
         }
         let attacks: Vec<&Attack> = match self.attack.as_slice() {
@@ -64,7 +66,9 @@ impl Siege {
         };
         let each = self.length + self.quiet + BESIDE;
         let limit = BESIDE + each * u32::try_from(attacks.len()).unwrap_or(u32::MAX);
-        world::run_with(self.atlas.as_deref(), siege::PARTS, limit, |world, atlas| self.besiege(world, atlas, &attacks))
+        world::run_with(self.atlas.as_deref(), siege::PARTS, limit, |world, atlas| {
+            self.besiege(world, atlas, &attacks)
+        })
     }
 
     fn besiege(&self, world: &World, atlas: &Path, attacks: &[&Attack]) -> Result<()> {
@@ -73,7 +77,10 @@ impl Siege {
         siege::recover(&field)?;
         let (mut rows, mut bad) = (Vec::new(), 0);
         for attack in attacks {
-            eprintln!("{}: quiet for {:?}, then for {:?}: {}; at most {}", attack.name, self.quiet, self.length, attack.does, attack.bound);
+            eprintln!(
+                "{}: quiet for {:?}, then for {:?}: {}; at most {}",
+                attack.name, self.quiet, self.length, attack.does, attack.bound
+            );
             let quiet = attack.quiet(&field, self.quiet)?;
             // Then the attack before has done more than it seemed, or the machine is too busy to tell.
             let restless = quiet.failures();
@@ -86,7 +93,9 @@ impl Siege {
             // No program has what an earlier attack made it take.
             field.start_again()?;
             siege::recover(&field)?;
-            bad += usize::from(!restless.is_empty() || row.failures > 0 || row.recovered_after.is_none());
+            bad += usize::from(
+                !restless.is_empty() || row.failures > 0 || row.recovered_after.is_none(),
+            );
             rows.push(row);
             self.keep(&rows)?;
         }
@@ -103,7 +112,8 @@ impl Siege {
     /// Writes all so far: a long siege that fails late has not been for nothing.
     fn keep(&self, rows: &[Row]) -> Result<()> {
         let Some(file) = &self.json else { return Ok(()) };
-        let rows: Vec<serde_json::Value> = rows.iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
+        let rows: Vec<serde_json::Value> =
+            rows.iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
         report::write_json(file, &rows)
     }
 }
@@ -119,8 +129,10 @@ fn table(rows: &[Row]) -> String {
     );
     for row in rows {
         let (p50, p99) = row.worst();
-        let memory = |of: fn(&Memory) -> u64| format!("{} → {}", of(&row.before) >> 20, of(&row.peak) >> 20);
-        let recovered = row.recovered_after.map_or("no".into(), |seconds| format!("{seconds:.1} s"));
+        let memory =
+            |of: fn(&Memory) -> u64| format!("{} → {}", of(&row.before) >> 20, of(&row.peak) >> 20);
+        let recovered =
+            row.recovered_after.map_or("no".into(), |seconds| format!("{seconds:.1} s"));
         let held = &row.held;
         text += &format!(
             "| {} | {} | {} | {p50:.1} | {p99:.1} | {} | {} | {} | {} | {} | {} | {recovered} |\n",

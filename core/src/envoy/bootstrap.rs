@@ -48,8 +48,15 @@ impl Node<'_> {
 pub fn bootstrap(node: &Node<'_>) -> Bootstrap {
     let admin = node.admin();
     Bootstrap {
-        node: Some(core::Node { id: node.name.to_owned(), cluster: node.name.to_owned(), ..Default::default() }),
-        admin: Some(bootstrap::Admin { address: super::address(admin.host.to_string(), admin.port), ..Default::default() }),
+        node: Some(core::Node {
+            id: node.name.to_owned(),
+            cluster: node.name.to_owned(),
+            ..Default::default()
+        }),
+        admin: Some(bootstrap::Admin {
+            address: super::address(admin.host.to_string(), admin.port),
+            ..Default::default()
+        }),
         dynamic_resources: Some(bootstrap::bootstrap::DynamicResources {
             ads_config: Some(ads_stream()),
             cds_config: Some(ads()),
@@ -57,7 +64,11 @@ pub fn bootstrap(node: &Node<'_>) -> Bootstrap {
             ..Default::default()
         }),
         static_resources: Some(bootstrap::bootstrap::StaticResources {
-            clusters: [cluster::xds(XDS, node.xds, node.atlas, &by_files(node.credential_dir)), cluster::admin(ADMIN, &admin)].concat(),
+            clusters: [
+                cluster::xds(XDS, node.xds, node.atlas, &by_files(node.credential_dir)),
+                cluster::admin(ADMIN, &admin),
+            ]
+            .concat(),
             listeners: vec![listener::status(node.bind, route::status("status", ADMIN))],
             ..Default::default()
         }),
@@ -72,11 +83,17 @@ fn runtime() -> bootstrap::LayeredRuntime {
     let on = Value { kind: Some(value::Kind::BoolValue(true)) };
     let flags = Struct { fields: [(dns::RUNTIME_FLAG.to_owned(), on)].into() };
     let layer = bootstrap::runtime_layer::LayerSpecifier::StaticLayer(flags);
-    bootstrap::LayeredRuntime { layers: vec![bootstrap::RuntimeLayer { name: "atlas".into(), layer_specifier: Some(layer) }] }
+    bootstrap::LayeredRuntime {
+        layers: vec![bootstrap::RuntimeLayer {
+            name: "atlas".into(),
+            layer_specifier: Some(layer),
+        }],
+    }
 }
 
 fn ads_stream() -> core::ApiConfigSource {
-    let envoy_grpc = core::grpc_service::EnvoyGrpc { cluster_name: XDS.into(), ..Default::default() };
+    let envoy_grpc =
+        core::grpc_service::EnvoyGrpc { cluster_name: XDS.into(), ..Default::default() };
     core::ApiConfigSource {
         api_type: core::api_config_source::ApiType::DeltaGrpc.into(),
         transport_api_version: core::ApiVersion::V3.into(),
@@ -96,11 +113,18 @@ fn by_files(dir: &str) -> Source {
         name: name.to_owned(),
         sds_config: Some(core::ConfigSource {
             resource_api_version: core::ApiVersion::V3.into(),
-            config_source_specifier: Some(core::config_source::ConfigSourceSpecifier::PathConfigSource(core::PathConfigSource {
-                path: format!("{dir}/{name}.yaml"),
-                watched_directory: Some(core::WatchedDirectory { path: dir.clone(), ..Default::default() }),
-                ..Default::default()
-            })),
+            config_source_specifier: Some(
+                core::config_source::ConfigSourceSpecifier::PathConfigSource(
+                    core::PathConfigSource {
+                        path: format!("{dir}/{name}.yaml"),
+                        watched_directory: Some(core::WatchedDirectory {
+                            path: dir.clone(),
+                            ..Default::default()
+                        }),
+                        ..Default::default()
+                    },
+                ),
+            ),
             ..Default::default()
         }),
     })
@@ -110,7 +134,10 @@ fn by_files(dir: &str) -> Source {
 /// files as the Envoy sees it.
 pub fn file_secrets(keys: &str) -> [(String, tls::Secret); 2] {
     let file = |name: &str| {
-        Some(core::DataSource { specifier: Some(core::data_source::Specifier::Filename(format!("{keys}/{name}"))), ..Default::default() })
+        Some(core::DataSource {
+            specifier: Some(core::data_source::Specifier::Filename(format!("{keys}/{name}"))),
+            ..Default::default()
+        })
     };
     let watched = || Some(core::WatchedDirectory { path: keys.to_owned(), ..Default::default() });
     let leaf = tls::TlsCertificate {
@@ -119,9 +146,25 @@ pub fn file_secrets(keys: &str) -> [(String, tls::Secret); 2] {
         watched_directory: watched(),
         ..Default::default()
     };
-    let trust = tls::CertificateValidationContext { trusted_ca: file("ca.crt"), watched_directory: watched(), ..Default::default() };
+    let trust = tls::CertificateValidationContext {
+        trusted_ca: file("ca.crt"),
+        watched_directory: watched(),
+        ..Default::default()
+    };
     [
-        (format!("{LEAF}.yaml"), tls::Secret { name: LEAF.into(), r#type: Some(tls::secret::Type::TlsCertificate(leaf)) }),
-        (format!("{TRUST}.yaml"), tls::Secret { name: TRUST.into(), r#type: Some(tls::secret::Type::ValidationContext(trust)) }),
+        (
+            format!("{LEAF}.yaml"),
+            tls::Secret {
+                name: LEAF.into(),
+                r#type: Some(tls::secret::Type::TlsCertificate(leaf)),
+            },
+        ),
+        (
+            format!("{TRUST}.yaml"),
+            tls::Secret {
+                name: TRUST.into(),
+                r#type: Some(tls::secret::Type::ValidationContext(trust)),
+            },
+        ),
     ]
 }

@@ -29,7 +29,10 @@ pub const CLUSTER_PREFIX: &str = "cluster/";
 /// link, so one set of addresses, the same TLS connections, and one verdict on whether it is alive.
 pub fn downstream_cluster(name: &str, at: &[HostPort], peer: &str) -> Vec<EnvoyCluster> {
     followed(EnvoyCluster {
-        circuit_breakers: Some(UpstreamLimits::circuit_breakers_by_priority(&limits::LINK_WEB, &limits::LINK_STORES)),
+        circuit_breakers: Some(UpstreamLimits::circuit_breakers_by_priority(
+            &limits::LINK_WEB,
+            &limits::LINK_STORES,
+        )),
         ..link(format!("{CLUSTER_PREFIX}{name}"), at, peer, &limits::LINK_STORES, &BETWEEN_CLUSTERS)
     })
 }
@@ -41,7 +44,13 @@ pub fn hub_alerts(at: &[HostPort], peer: &str) -> Vec<EnvoyCluster> {
 
 /// A link between two Envoys of different clusters. Health checks alone decide whether an address counts: what backends behind the
 /// other Envoy answer, or that they break off, says nothing about it.
-fn link(name: String, at: &[HostPort], peer: &str, limits: &UpstreamLimits, timing: &Timing) -> EnvoyCluster {
+fn link(
+    name: String,
+    at: &[HostPort],
+    peer: &str,
+    limits: &UpstreamLimits,
+    timing: &Timing,
+) -> EnvoyCluster {
     let check = core::health_check::HttpHealthCheck {
         host: super::route::WEB_AUTHORITY.into(),
         path: super::route::HEALTH_PATH.into(),
@@ -69,11 +78,16 @@ fn link(name: String, at: &[HostPort], peer: &str, limits: &UpstreamLimits, timi
 
 /// On the hub: one replica of the hub's Alertmanager. `path_prefix` is its `--web.route-prefix`.
 pub fn alertmanager_on_hub(index: u32, at: &[HostPort], path_prefix: &str) -> Vec<EnvoyCluster> {
-    let check =
-        core::health_check::HttpHealthCheck { host: "alertmanager".into(), path: format!("{path_prefix}/-/healthy"), ..Default::default() };
+    let check = core::health_check::HttpHealthCheck {
+        host: "alertmanager".into(),
+        path: format!("{path_prefix}/-/healthy"),
+        ..Default::default()
+    };
     followed(EnvoyCluster {
         // One that accepts connections and answers nothing would hold every cluster's posts.
-        health_checks: vec![health_check(core::health_check::HealthChecker::HttpHealthCheck(check))],
+        health_checks: vec![health_check(core::health_check::HealthChecker::HttpHealthCheck(
+            check,
+        ))],
         ..base(format!("alertmanager/{index}"), &[at], &limits::ALERTMANAGER)
     })
 }
@@ -91,9 +105,11 @@ pub fn atlas_web(at: &HostPort) -> Vec<EnvoyCluster> {
 /// In a cluster: one Thanos sidecar. Each of `otherwise` counts only while nothing before it has a healthy address.
 pub fn store_in_cluster(label: &str, at: &HostPort, otherwise: &[HostPort]) -> Vec<EnvoyCluster> {
     // By default it would be the Envoy cluster's name, which is no authority: servers that check it reset the stream.
-    let authority = core::health_check::GrpcHealthCheck { authority: label.into(), ..Default::default() };
+    let authority =
+        core::health_check::GrpcHealthCheck { authority: label.into(), ..Default::default() };
     let check = core::health_check::HealthChecker::GrpcHealthCheck(authority);
-    let tiers: Vec<&[HostPort]> = [at].into_iter().chain(otherwise).map(std::slice::from_ref).collect();
+    let tiers: Vec<&[HostPort]> =
+        [at].into_iter().chain(otherwise).map(std::slice::from_ref).collect();
     followed(EnvoyCluster {
         typed_extension_protocol_options: http2(LOCAL_STREAM_WINDOW, keepalive(30_000, 10_000)),
         health_checks: vec![health_check(check)],
@@ -104,7 +120,9 @@ pub fn store_in_cluster(label: &str, at: &HostPort, otherwise: &[HostPort]) -> V
 /// In a cluster: the backend of a web UI (`prometheus`, `alertmanager`).
 pub fn backend(kind: &str, at: &HostPort) -> Vec<EnvoyCluster> {
     // Whether it can be reached, and no more: a Prometheus that is starting shows its own page.
-    let check = core::health_check::HealthChecker::TcpHealthCheck(core::health_check::TcpHealthCheck::default());
+    let check = core::health_check::HealthChecker::TcpHealthCheck(
+        core::health_check::TcpHealthCheck::default(),
+    );
     followed(EnvoyCluster {
         health_checks: vec![health_check(check)],
         // One replica for one client: see `by_replica_cookie` in `super::route`.
@@ -114,7 +132,12 @@ pub fn backend(kind: &str, at: &HostPort) -> Vec<EnvoyCluster> {
 }
 
 /// In an Envoy's own files: Atlas's xDS server, spoken to with the credential beside it.
-pub(super) fn xds(name: &str, at: &[HostPort], peer: &str, source: &tls::Source) -> Vec<EnvoyCluster> {
+pub(super) fn xds(
+    name: &str,
+    at: &[HostPort],
+    peer: &str,
+    source: &tls::Source,
+) -> Vec<EnvoyCluster> {
     followed(EnvoyCluster {
         transport_socket: tls::client(&Peer::Exactly(peer), source),
         typed_extension_protocol_options: http2(LINK_STREAM_WINDOW, pings(&XDS)),
@@ -126,17 +149,28 @@ pub(super) fn xds(name: &str, at: &[HostPort], peer: &str, source: &tls::Source)
 pub(super) fn admin(name: &str, at: &HostPort) -> Vec<EnvoyCluster> {
     followed(EnvoyCluster {
         // Probes have high priority, so that who reads statistics slowly takes nothing from them.
-        circuit_breakers: Some(UpstreamLimits::circuit_breakers_by_priority(&limits::ADMIN, &limits::ADMIN)),
+        circuit_breakers: Some(UpstreamLimits::circuit_breakers_by_priority(
+            &limits::ADMIN,
+            &limits::ADMIN,
+        )),
         ..base(name.into(), &[std::slice::from_ref(at)], &limits::ADMIN)
     })
 }
 
 /// What those have in common whose connections cross the distance between clusters.
-fn across_the_distance(name: String, at: &[HostPort], limits: &UpstreamLimits, timing: &Timing) -> EnvoyCluster {
+fn across_the_distance(
+    name: String,
+    at: &[HostPort],
+    limits: &UpstreamLimits,
+    timing: &Timing,
+) -> EnvoyCluster {
     EnvoyCluster {
         connect_timeout: millis(timing.connect_ms),
         upstream_bind_config: Some(socket::across_the_distance(timing)),
-        upstream_connection_options: Some(tcp_keepalive(timing.probe_interval_ms / 1000, timing.probe_interval_ms.div_ceil(3000))),
+        upstream_connection_options: Some(tcp_keepalive(
+            timing.probe_interval_ms / 1000,
+            timing.probe_interval_ms.div_ceil(3000),
+        )),
         ..base(name, &[at], limits)
     }
 }
@@ -179,7 +213,11 @@ fn endpoints(name: &str, tiers: &[&[HostPort]]) -> endpoint::ClusterLoadAssignme
     };
     endpoint::ClusterLoadAssignment {
         cluster_name: name.to_owned(),
-        endpoints: (0..).zip(tiers).map(group).filter(|group| !group.lb_endpoints.is_empty()).collect(),
+        endpoints: (0..)
+            .zip(tiers)
+            .map(group)
+            .filter(|group| !group.lb_endpoints.is_empty())
+            .collect(),
         ..Default::default()
     }
 }
@@ -190,10 +228,9 @@ fn lb_endpoint(at: &HostPort) -> endpoint::LbEndpoint {
         Host::Name(name) => absolute(name),
     };
     endpoint::LbEndpoint {
-        host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint::Endpoint {
-            address: address(host, at.port),
-            ..Default::default()
-        })),
+        host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(
+            endpoint::Endpoint { address: address(host, at.port), ..Default::default() },
+        )),
         ..Default::default()
     }
 }
@@ -225,16 +262,29 @@ fn pings(timing: &Timing) -> core::KeepaliveSettings {
 }
 
 fn keepalive(interval_ms: i64, timeout_ms: i64) -> core::KeepaliveSettings {
-    core::KeepaliveSettings { interval: millis(interval_ms), timeout: millis(timeout_ms), ..Default::default() }
+    core::KeepaliveSettings {
+        interval: millis(interval_ms),
+        timeout: millis(timeout_ms),
+        ..Default::default()
+    }
 }
 
-fn http2(stream_window: u32, keepalive: core::KeepaliveSettings) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
+fn http2(
+    stream_window: u32,
+    keepalive: core::KeepaliveSettings,
+) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
     let http2 = limits::http2_client(stream_window, keepalive);
     let explicit = http::http_protocol_options::ExplicitHttpConfig {
-        protocol_config: Some(http::http_protocol_options::explicit_http_config::ProtocolConfig::Http2ProtocolOptions(http2)),
+        protocol_config: Some(
+            http::http_protocol_options::explicit_http_config::ProtocolConfig::Http2ProtocolOptions(
+                http2,
+            ),
+        ),
     };
     let options = http::HttpProtocolOptions {
-        upstream_protocol_options: Some(http::http_protocol_options::UpstreamProtocolOptions::ExplicitHttpConfig(explicit)),
+        upstream_protocol_options: Some(
+            http::http_protocol_options::UpstreamProtocolOptions::ExplicitHttpConfig(explicit),
+        ),
         ..Default::default()
     };
     [("envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(), any(&options))].into()

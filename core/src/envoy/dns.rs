@@ -30,9 +30,12 @@ pub(super) const RUNTIME_FLAG: &str = "envoy.reloadable_features.enable_new_dns_
 pub(super) fn followed(whole: EnvoyCluster) -> Vec<EnvoyCluster> {
     let groups = whole.load_assignment.iter().flat_map(|assignment| &assignment.endpoints);
     let endpoints = groups.flat_map(|group| &group.lb_endpoints);
-    let named: Vec<endpoint::LbEndpoint> = endpoints.filter(|endpoint| has_name(endpoint)).cloned().collect();
+    let named: Vec<endpoint::LbEndpoint> =
+        endpoints.filter(|endpoint| has_name(endpoint)).cloned().collect();
     if named.is_empty() {
-        let static_type = cluster::cluster::ClusterDiscoveryType::Type(cluster::cluster::DiscoveryType::Static.into());
+        let static_type = cluster::cluster::ClusterDiscoveryType::Type(
+            cluster::cluster::DiscoveryType::Static.into(),
+        );
         return vec![EnvoyCluster { cluster_discovery_type: Some(static_type), ..whole }];
     }
     let now = EnvoyCluster {
@@ -42,15 +45,23 @@ pub(super) fn followed(whole: EnvoyCluster) -> Vec<EnvoyCluster> {
     };
     let last = (0..).zip(named).map(|(place, endpoint): (u32, _)| {
         let name = format!("dns-last/{}/{place}", whole.name);
-        let group = endpoint::LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..Default::default() };
-        let assignment = endpoint::ClusterLoadAssignment { cluster_name: name.clone(), endpoints: vec![group], ..Default::default() };
+        let group =
+            endpoint::LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..Default::default() };
+        let assignment = endpoint::ClusterLoadAssignment {
+            cluster_name: name.clone(),
+            endpoints: vec![group],
+            ..Default::default()
+        };
         EnvoyCluster { load_assignment: Some(assignment), ..resolving(&whole, name, true) }
     });
     let parts: Vec<EnvoyCluster> = std::iter::once(now).chain(last).collect();
     let clusters = parts.iter().map(|part| part.name.clone()).collect();
     let aggregate = EnvoyCluster {
         name: whole.name,
-        cluster_discovery_type: Some(custom("envoy.clusters.aggregate", &ClusterConfig { clusters })),
+        cluster_discovery_type: Some(custom(
+            "envoy.clusters.aggregate",
+            &ClusterConfig { clusters },
+        )),
         lb_policy: cluster::cluster::LbPolicy::ClusterProvided.into(),
         connect_timeout: whole.connect_timeout,
         circuit_breakers: whole.circuit_breakers,
@@ -63,7 +74,10 @@ pub(super) fn followed(whole: EnvoyCluster) -> Vec<EnvoyCluster> {
 }
 
 fn has_name(endpoint: &endpoint::LbEndpoint) -> bool {
-    let Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint)) = &endpoint.host_identifier else { return false };
+    let Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint)) = &endpoint.host_identifier
+    else {
+        return false;
+    };
     match endpoint.address.as_ref().and_then(|address| address.address.as_ref()) {
         Some(SocketAddress(at)) => at.address.parse::<std::net::IpAddr>().is_err(),
         _ => false,
@@ -71,7 +85,11 @@ fn has_name(endpoint: &endpoint::LbEndpoint) -> bool {
 }
 
 /// `whole` under another name, by DNS.
-fn resolving(whole: &EnvoyCluster, name: String, all_addresses_in_single_endpoint: bool) -> EnvoyCluster {
+fn resolving(
+    whole: &EnvoyCluster,
+    name: String,
+    all_addresses_in_single_endpoint: bool,
+) -> EnvoyCluster {
     let dns = DnsCluster {
         dns_refresh_rate: seconds(15),
         respect_dns_ttl: true,
@@ -82,7 +100,10 @@ fn resolving(whole: &EnvoyCluster, name: String, all_addresses_in_single_endpoin
     let assignment = whole.load_assignment.clone();
     EnvoyCluster {
         cluster_discovery_type: Some(custom("envoy.clusters.dns", &dns)),
-        load_assignment: assignment.map(|assignment| endpoint::ClusterLoadAssignment { cluster_name: name.clone(), ..assignment }),
+        load_assignment: assignment.map(|assignment| endpoint::ClusterLoadAssignment {
+            cluster_name: name.clone(),
+            ..assignment
+        }),
         // Otherwise an address that DNS no longer names would stay for as long as it answers.
         ignore_health_on_host_removal: true,
         name,
@@ -121,8 +142,18 @@ mod tests {
     fn each_name_has_the_address_that_it_had_last() {
         let three = ["a.example:1", "10.0.0.1:1", "b.example:1"].map(at);
         let of = downstream_cluster("tokyo", &three, "spiffe://a/b");
-        assert_eq!(names(&of), ["dns/cluster/tokyo", "dns-last/cluster/tokyo/0", "dns-last/cluster/tokyo/1", "cluster/tokyo"]);
-        let hosts = |of: &super::EnvoyCluster| format!("{:?}", of.load_assignment).matches("PortValue").count();
+        assert_eq!(
+            names(&of),
+            [
+                "dns/cluster/tokyo",
+                "dns-last/cluster/tokyo/0",
+                "dns-last/cluster/tokyo/1",
+                "cluster/tokyo"
+            ]
+        );
+        let hosts = |of: &super::EnvoyCluster| {
+            format!("{:?}", of.load_assignment).matches("PortValue").count()
+        };
         assert_eq!(of.iter().map(hosts).collect::<Vec<_>>(), [3, 1, 1, 0]);
         assert!(of[0].ignore_health_on_host_removal && of[0].alt_stat_name == "cluster/tokyo");
     }
@@ -130,6 +161,9 @@ mod tests {
     #[test]
     fn an_address_that_counts_only_otherwise_is_followed_too() {
         let of = store_in_cluster("x", &at("pod-0.svc:1"), &[at("svc.ns:1")]);
-        assert_eq!(names(&of), ["dns/store/x", "dns-last/store/x/0", "dns-last/store/x/1", "store/x"]);
+        assert_eq!(
+            names(&of),
+            ["dns/store/x", "dns-last/store/x/0", "dns-last/store/x/1", "store/x"]
+        );
     }
 }

@@ -7,7 +7,9 @@
 //! process really has.
 
 use envoy_types::pb::envoy::config::cluster::v3 as cluster;
-use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::{Thresholds, thresholds::RetryBudget};
+use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::{
+    Thresholds, thresholds::RetryBudget,
+};
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::r#type::v3::Percent;
 
@@ -70,7 +72,12 @@ pub struct ListenerLimits {
 impl ListenerLimits {
     /// The same where a request may take so many seconds: it may be silent for as long.
     pub(super) fn for_requests_of(self, seconds: u32) -> Self {
-        Self { stream_idle: self.stream_idle.max(i64::from(seconds) + super::CLUSTER_WAITS_LONGER_SECONDS), ..self }
+        Self {
+            stream_idle: self
+                .stream_idle
+                .max(i64::from(seconds) + super::CLUSTER_WAITS_LONGER_SECONDS),
+            ..self
+        }
     }
 }
 
@@ -184,36 +191,55 @@ pub struct UpstreamLimits {
 }
 
 /// On the hub: the stores of one downstream cluster.
-pub const LINK_STORES: UpstreamLimits = UpstreamLimits { connections: 128, pending: 512, requests: 512, retries: 128 };
+pub const LINK_STORES: UpstreamLimits =
+    UpstreamLimits { connections: 128, pending: 512, requests: 512, retries: 128 };
 /// On the hub: the web UIs of one downstream cluster.
-pub const LINK_WEB: UpstreamLimits = UpstreamLimits { connections: 64, pending: 128, requests: 256, retries: 64 };
+pub const LINK_WEB: UpstreamLimits =
+    UpstreamLimits { connections: 64, pending: 128, requests: 256, retries: 64 };
 /// On the hub: Atlas's xDS server, by 10900.
-pub const ATLAS_XDS: UpstreamLimits = UpstreamLimits { connections: 40_000, pending: 4096, requests: 1, retries: 1 };
+pub const ATLAS_XDS: UpstreamLimits =
+    UpstreamLimits { connections: 40_000, pending: 4096, requests: 1, retries: 1 };
 /// On the hub: Atlas's page. Atlas takes 256 connections.
-pub const ATLAS_WEB: UpstreamLimits = UpstreamLimits { connections: 128, pending: 256, requests: 256, retries: 32 };
+pub const ATLAS_WEB: UpstreamLimits =
+    UpstreamLimits { connections: 128, pending: 256, requests: 256, retries: 32 };
 /// On the hub: one Alertmanager replica. Every cluster posts there, each within its share.
-pub const ALERTMANAGER: UpstreamLimits = UpstreamLimits { connections: 512, pending: 4096, requests: 4096, retries: 512 };
+pub const ALERTMANAGER: UpstreamLimits =
+    UpstreamLimits { connections: 512, pending: 4096, requests: 4096, retries: 512 };
 /// In a cluster: one Thanos sidecar.
-pub const STORE: UpstreamLimits = UpstreamLimits { connections: 64, pending: 256, requests: 256, retries: 64 };
+pub const STORE: UpstreamLimits =
+    UpstreamLimits { connections: 64, pending: 256, requests: 256, retries: 64 };
 /// In a cluster: Prometheus or Alertmanager. Prometheus takes 512 connections by default.
-pub const BACKEND: UpstreamLimits = UpstreamLimits { connections: 256, pending: 256, requests: 256, retries: 64 };
+pub const BACKEND: UpstreamLimits =
+    UpstreamLimits { connections: 256, pending: 256, requests: 256, retries: 64 };
 /// In a cluster: the hub's alert entry.
-pub const TO_HUB_ALERTS: UpstreamLimits = UpstreamLimits { connections: 64, pending: 256, requests: 256, retries: 64 };
+pub const TO_HUB_ALERTS: UpstreamLimits =
+    UpstreamLimits { connections: 64, pending: 256, requests: 256, retries: 64 };
 /// In every Envoy: its ADS stream.
-pub const XDS_STREAM: UpstreamLimits = UpstreamLimits { connections: 8, pending: 8, requests: 16, retries: 1 };
+pub const XDS_STREAM: UpstreamLimits =
+    UpstreamLimits { connections: 8, pending: 8, requests: 16, retries: 1 };
 /// In every Envoy: its own admin page, by 9001.
-pub const ADMIN: UpstreamLimits = UpstreamLimits { connections: 64, pending: 64, requests: 64, retries: 1 };
+pub const ADMIN: UpstreamLimits =
+    UpstreamLimits { connections: 64, pending: 64, requests: 64, retries: 1 };
 
 impl UpstreamLimits {
     /// As Envoy wants it said.
     pub(super) fn circuit_breakers(&self) -> cluster::CircuitBreakers {
-        cluster::CircuitBreakers { thresholds: vec![self.thresholds(core::RoutingPriority::Default)], ..Default::default() }
+        cluster::CircuitBreakers {
+            thresholds: vec![self.thresholds(core::RoutingPriority::Default)],
+            ..Default::default()
+        }
     }
 
     /// Limits of requests of the usual priority, and others for those of high priority: neither takes what the other has. Each
     /// has connections of its own, too.
-    pub(super) fn circuit_breakers_by_priority(usual: &Self, high: &Self) -> cluster::CircuitBreakers {
-        let thresholds = vec![usual.thresholds(core::RoutingPriority::Default), high.thresholds(core::RoutingPriority::High)];
+    pub(super) fn circuit_breakers_by_priority(
+        usual: &Self,
+        high: &Self,
+    ) -> cluster::CircuitBreakers {
+        let thresholds = vec![
+            usual.thresholds(core::RoutingPriority::Default),
+            high.thresholds(core::RoutingPriority::High),
+        ];
         cluster::CircuitBreakers { thresholds, ..Default::default() }
     }
 
@@ -242,13 +268,20 @@ pub(super) fn http2_server(limits: &ListenerLimits) -> core::Http2ProtocolOption
         initial_stream_window_size: number(limits.stream_window),
         initial_connection_window_size: number(limits.connection_window),
         // Ends connections whose other end is gone without a word.
-        connection_keepalive: Some(core::KeepaliveSettings { interval: seconds(60), timeout: seconds(20), ..Default::default() }),
+        connection_keepalive: Some(core::KeepaliveSettings {
+            interval: seconds(60),
+            timeout: seconds(20),
+            ..Default::default()
+        }),
         ..http2_floods()
     }
 }
 
 /// HTTP/2 as a client.
-pub(super) fn http2_client(stream_window: u32, keepalive: core::KeepaliveSettings) -> core::Http2ProtocolOptions {
+pub(super) fn http2_client(
+    stream_window: u32,
+    keepalive: core::KeepaliveSettings,
+) -> core::Http2ProtocolOptions {
     core::Http2ProtocolOptions {
         max_concurrent_streams: number(UPSTREAM_STREAMS),
         initial_stream_window_size: number(stream_window),

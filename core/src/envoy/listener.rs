@@ -13,7 +13,9 @@ use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::H
 use envoy_types::pb::envoy::extensions::filters::network::connection_limit::v3::ConnectionLimit;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
-use envoy_types::pb::envoy::r#type::matcher::v3::{PathMatcher, StringMatcher, path_matcher, string_matcher::MatchPattern};
+use envoy_types::pb::envoy::r#type::matcher::v3::{
+    PathMatcher, StringMatcher, path_matcher, string_matcher::MatchPattern,
+};
 use envoy_types::pb::google::protobuf::{Any, UInt64Value};
 use prost::{Message, Name};
 
@@ -24,7 +26,9 @@ use super::matcher::{all_but, header_regex, literally, method, safe_regex};
 use super::route::HEALTH_PATH;
 use super::tls::{self, Peer};
 use super::web::WebEntry;
-use super::{DENY_LIST, LUA, NO_HOST, ads, any, bind_address, flag, inline, number, script, seconds};
+use super::{
+    DENY_LIST, LUA, NO_HOST, ads, any, bind_address, flag, inline, number, script, seconds,
+};
 use crate::keys::port;
 
 pub use listener::Listener;
@@ -39,7 +43,8 @@ pub fn stores_on_hub(bind: IpAddr, longest: u32) -> Listener {
         "Atlas knows no such store. Thanos Query must ask by the names in endpoints.yaml (or dnssrvnoa+), which reach the hub's Envoy as the \
          authority; dns+ and dnssrv+ send an address instead.",
     );
-    let dead = plain("Atlas: the hub's Envoy has no connection to the Envoy of this store's cluster.");
+    let dead =
+        plain("Atlas: the hub's Envoy has no connection to the Envoy of this store's cluster.");
     let manager = hcm::HttpConnectionManager {
         codec_type: hcm::http_connection_manager::CodecType::Http2.into(),
         local_reply_config: Some(local_reply::stores(unknown, dead, longest)),
@@ -76,17 +81,25 @@ fn only_posting_alerts() -> Rbac {
         permission(Rule::UrlPath(PathMatcher { rule: Some(path_matcher::Rule::Path(path)) }))
     };
     let both = |name: &str, path| {
-        permission(Rule::AndRules(rbac_rules::permission::Set { rules: vec![permission(Rule::Header(method(name))), path] }))
+        permission(Rule::AndRules(rbac_rules::permission::Set {
+            rules: vec![permission(Rule::Header(method(name))), path],
+        }))
     };
     let policy = rbac_rules::Policy {
         permissions: vec![
-            both("POST", path(MatchPattern::SafeRegex(safe_regex("/alertmanager/[0-9]+/api/v2/alerts")))),
+            both(
+                "POST",
+                path(MatchPattern::SafeRegex(safe_regex("/alertmanager/[0-9]+/api/v2/alerts"))),
+            ),
             both("GET", path(MatchPattern::Exact(HEALTH_PATH.into()))),
         ],
         principals: vec![rbac_rules::Principal { identifier: Some(Identifier::Any(true)) }],
         ..Default::default()
     };
-    let rules = rbac_rules::Rbac { policies: [("post-alerts".to_owned(), policy)].into(), ..Default::default() };
+    let rules = rbac_rules::Rbac {
+        policies: [("post-alerts".to_owned(), policy)].into(),
+        ..Default::default()
+    };
     Rbac { rules: Some(rules), ..Default::default() }
 }
 
@@ -97,7 +110,9 @@ pub fn web_on_hub(entry: &WebEntry<'_>, longest: u32) -> Listener {
     let unknown = page(
         "404 Not Found",
         "There is no such cluster",
-        &format!("Atlas knows no downstream cluster of this name. <a href=\"{home}\">These are the clusters.</a>"),
+        &format!(
+            "Atlas knows no downstream cluster of this name. <a href=\"{home}\">These are the clusters.</a>"
+        ),
     );
     let dead = page(
         "503 Service Unavailable",
@@ -112,13 +127,20 @@ pub fn web_on_hub(entry: &WebEntry<'_>, longest: u32) -> Listener {
         "This is Atlas's own page, and the hub's Envoy gets no answer from Atlas. The clusters' web UIs, queries and alerts go on without it: \
          <code>/prom/&lt;cluster&gt;/</code> and <code>/alertmanager/&lt;cluster&gt;/</code> work as before.",
     );
-    let of_cluster = header_regex(":path", &format!("({})?/(prom|alertmanager)/.*", literally(entry.path)));
-    let filters = vec![lua(entry.script_without_a_route()), whole_request(limits::WEB_REQUEST_BYTES), router()];
+    let of_cluster =
+        header_regex(":path", &format!("({})?/(prom|alertmanager)/.*", literally(entry.path)));
+    let filters = vec![
+        lua(entry.script_without_a_route()),
+        whole_request(limits::WEB_REQUEST_BYTES),
+        router(),
+    ];
     let manager = hcm::HttpConnectionManager {
         xff_num_trusted_hops: entry.trusted_hops,
         // A backend that is told the host that people asked for (x-forwarded-host) needs its port too.
         strip_port_mode: None,
-        local_reply_config: Some(local_reply::pages(unknown, dead, of_cluster, atlas, longest, &home)),
+        local_reply_config: Some(local_reply::pages(
+            unknown, dead, of_cluster, atlas, longest, &home,
+        )),
         http_protocol_options: Some(http1(Some("websocket"))),
         ..web(manager(limits, filters), script::websocket_answers_on_hub())
     };
@@ -172,8 +194,11 @@ pub fn alerts_in_cluster(bind: IpAddr) -> Listener {
     let limits = &limits::CLUSTER_ALERTS;
     let filters = vec![lua(String::new()), whole_request(limits::ALERT_POST_BYTES), router()];
     // The authority keeps its port, since the list of targets repeats it.
-    let manager =
-        hcm::HttpConnectionManager { strip_port_mode: None, http_protocol_options: Some(http1(None)), ..manager(limits, filters) };
+    let manager = hcm::HttpConnectionManager {
+        strip_port_mode: None,
+        http_protocol_options: Some(http1(None)),
+        ..manager(limits, filters)
+    };
     http(limits, bind, manager)
 }
 
@@ -186,11 +211,18 @@ pub(super) fn status(bind: IpAddr, routes: super::route::RouteConfiguration) -> 
         http_protocol_options: Some(http1(None)),
         ..manager(limits, vec![router()])
     };
-    Listener { ignore_global_conn_limit: true, bypass_overload_manager: true, ..http(limits, bind, manager) }
+    Listener {
+        ignore_global_conn_limit: true,
+        bypass_overload_manager: true,
+        ..http(limits, bind, manager)
+    }
 }
 
 /// What every HTTP listener has in common; routes come by RDS under the listener's name.
-fn manager(limits: &ListenerLimits, http_filters: Vec<hcm::HttpFilter>) -> hcm::HttpConnectionManager {
+fn manager(
+    limits: &ListenerLimits,
+    http_filters: Vec<hcm::HttpFilter>,
+) -> hcm::HttpConnectionManager {
     hcm::HttpConnectionManager {
         stat_prefix: limits.name.to_owned(),
         route_specifier: Some(hcm::http_connection_manager::RouteSpecifier::Rds(hcm::Rds {
@@ -201,18 +233,23 @@ fn manager(limits: &ListenerLimits, http_filters: Vec<hcm::HttpFilter>) -> hcm::
         strip_port_mode: Some(hcm::http_connection_manager::StripPortMode::StripAnyHostPort(true)),
         normalize_path: flag(true),
         merge_slashes: true,
-        path_with_escaped_slashes_action: hcm::http_connection_manager::PathWithEscapedSlashesAction::RejectRequest.into(),
+        path_with_escaped_slashes_action:
+            hcm::http_connection_manager::PathWithEscapedSlashesAction::RejectRequest.into(),
         // Strips x-envoy-* headers that come from outside.
         use_remote_address: flag(true),
         stream_idle_timeout: seconds(limits.stream_idle),
         request_headers_timeout: seconds(limits.headers),
         request_timeout: seconds(limits.request),
         max_request_headers_kb: number(60),
-        http2_protocol_options: Some(core::Http2ProtocolOptions { allow_connect: true, ..limits::http2_server(limits) }),
+        http2_protocol_options: Some(core::Http2ProtocolOptions {
+            allow_connect: true,
+            ..limits::http2_server(limits)
+        }),
         common_http_protocol_options: Some(core::HttpProtocolOptions {
             // Behind a proxy that writes them (`OIDC_CLAIM_email`) a refusal would lock everybody out. They go no further, since some
             // servers take `a_b` for `a-b`.
-            headers_with_underscores_action: core::http_protocol_options::HeadersWithUnderscoresAction::DropHeader.into(),
+            headers_with_underscores_action:
+                core::http_protocol_options::HeadersWithUnderscoresAction::DropHeader.into(),
             idle_timeout: seconds(limits.idle),
             max_headers_count: number(100),
             ..Default::default()
@@ -225,7 +262,10 @@ fn manager(limits: &ListenerLimits, http_filters: Vec<hcm::HttpFilter>) -> hcm::
 /// protocol may be ignored (RFC 9110 §7.8), and is, but for the `known` one; Envoy would answer 403.
 fn http1(known: Option<&str>) -> core::Http1ProtocolOptions {
     let ignored = known.map_or_else(|| vec![".*".to_owned()], all_but);
-    let matcher = |regex: &String| StringMatcher { match_pattern: Some(MatchPattern::SafeRegex(safe_regex(regex))), ..Default::default() };
+    let matcher = |regex: &String| StringMatcher {
+        match_pattern: Some(MatchPattern::SafeRegex(safe_regex(regex))),
+        ..Default::default()
+    };
     core::Http1ProtocolOptions {
         accept_http_10: true,
         default_host_for_http_10: NO_HOST.into(),
@@ -238,13 +278,15 @@ fn http1(known: Option<&str>) -> core::Http1ProtocolOptions {
 fn web(manager: hcm::HttpConnectionManager, answers: String) -> hcm::HttpConnectionManager {
     let answers = script_filter("atlas.websocket_answers", answers);
     // A WebSocket has no end to wait for.
-    let mut filters: Vec<_> = manager.http_filters.iter().filter(|filter| filter.name != BUFFER).cloned().collect();
+    let mut filters: Vec<_> =
+        manager.http_filters.iter().filter(|filter| filter.name != BUFFER).cloned().collect();
     // First with an answer, whose headers from the other Envoy no other script lets pass; the router is the last.
     let offers = script_filter(long_lived::OFFER_REMOVED, script::offer_removed());
     let router = filters.len().saturating_sub(1);
     filters.splice(router..router, [answers, offers]);
     hcm::HttpConnectionManager {
-        path_with_escaped_slashes_action: hcm::http_connection_manager::PathWithEscapedSlashesAction::UnescapeAndRedirect.into(),
+        path_with_escaped_slashes_action:
+            hcm::http_connection_manager::PathWithEscapedSlashesAction::UnescapeAndRedirect.into(),
         upgrade_configs: vec![hcm::http_connection_manager::UpgradeConfig {
             upgrade_type: "websocket".into(),
             filters,
@@ -258,10 +300,13 @@ fn http(limits: &ListenerLimits, bind: IpAddr, manager: hcm::HttpConnectionManag
     let manager = network_filter("envoy.filters.network.http_connection_manager", &manager);
     let mut listener = listener(limits.name, bind, limits.port, limits.connections, manager);
     match limits.handshake {
-        Some(handshake) => listener.filter_chains[0].transport_socket_connect_timeout = seconds(handshake),
+        Some(handshake) => {
+            listener.filter_chains[0].transport_socket_connect_timeout = seconds(handshake)
+        }
         // Plain HTTP has no handshake: what waits for the first byte is a filter that looks at it.
         None => {
-            let look = listener::listener_filter::ConfigType::TypedConfig(any(&HttpInspector::default()));
+            let look =
+                listener::listener_filter::ConfigType::TypedConfig(any(&HttpInspector::default()));
             listener.listener_filters = vec![listener::ListenerFilter {
                 name: "envoy.filters.listener.http_inspector".into(),
                 config_type: Some(look),
@@ -273,9 +318,18 @@ fn http(limits: &ListenerLimits, bind: IpAddr, manager: hcm::HttpConnectionManag
     listener
 }
 
-fn listener(name: &str, bind: IpAddr, port: u16, connections: u64, filter: listener::Filter) -> Listener {
-    let limit =
-        ConnectionLimit { stat_prefix: name.to_owned(), max_connections: Some(UInt64Value { value: connections }), ..Default::default() };
+fn listener(
+    name: &str,
+    bind: IpAddr,
+    port: u16,
+    connections: u64,
+    filter: listener::Filter,
+) -> Listener {
+    let limit = ConnectionLimit {
+        stat_prefix: name.to_owned(),
+        max_connections: Some(UInt64Value { value: connections }),
+        ..Default::default()
+    };
     Listener {
         name: name.to_owned(),
         address: bind_address(bind, port),
@@ -289,7 +343,10 @@ fn listener(name: &str, bind: IpAddr, port: u16, connections: u64, filter: liste
 }
 
 fn network_filter<M: Message + Name>(name: &str, config: &M) -> listener::Filter {
-    listener::Filter { name: name.to_owned(), config_type: Some(listener::filter::ConfigType::TypedConfig(any(config))) }
+    listener::Filter {
+        name: name.to_owned(),
+        config_type: Some(listener::filter::ConfigType::TypedConfig(any(config))),
+    }
 }
 
 fn filter<M: Message + Name>(name: &str, config: &M) -> hcm::HttpFilter {
@@ -297,7 +354,11 @@ fn filter<M: Message + Name>(name: &str, config: &M) -> hcm::HttpFilter {
 }
 
 fn typed_filter(name: &str, config: Any) -> hcm::HttpFilter {
-    hcm::HttpFilter { name: name.to_owned(), config_type: Some(hcm::http_filter::ConfigType::TypedConfig(config)), ..Default::default() }
+    hcm::HttpFilter {
+        name: name.to_owned(),
+        config_type: Some(hcm::http_filter::ConfigType::TypedConfig(config)),
+        ..Default::default()
+    }
 }
 
 /// The filter that runs scripts; `script` where a route doesn't bring its own. None of them changes where a request goes, whatever it
@@ -309,7 +370,10 @@ fn lua(script: String) -> hcm::HttpFilter {
 /// The same by another name, beside it.
 fn script_filter(name: &str, script: String) -> hcm::HttpFilter {
     let source = if script.is_empty() { None } else { inline(script) };
-    filter(name, &Lua { default_source_code: source, clear_route_cache: flag(false), ..Default::default() })
+    filter(
+        name,
+        &Lua { default_source_code: source, clear_route_cache: flag(false), ..Default::default() },
+    )
 }
 
 fn router() -> hcm::HttpFilter {

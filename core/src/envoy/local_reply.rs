@@ -2,7 +2,9 @@
 
 use envoy_types::pb::envoy::config::accesslog::v3 as accesslog;
 use envoy_types::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
-use envoy_types::pb::envoy::config::core::v3::{self as core, SubstitutionFormatString, substitution_format_string::Format};
+use envoy_types::pb::envoy::config::core::v3::{
+    self as core, SubstitutionFormatString, substitution_format_string::Format,
+};
 use envoy_types::pb::envoy::config::route::v3::HeaderMatcher;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 
@@ -18,10 +20,15 @@ const TOO_MANY: &[&str] = &["UO"];
 /// Envoy's answer to a request that takes longer than it may, for which it has no flag. No route has a timeout that would be answered so.
 const TOO_LONG: u32 = 504;
 /// What is said then.
-const TOO_MANY_TEXT: &str = "Atlas: as many requests as may be are under way there already; try again later.";
+const TOO_MANY_TEXT: &str =
+    "Atlas: as many requests as may be are under way there already; try again later.";
 
 /// What a gRPC request to a store hears: of a name that nothing has, of a cluster that can't be reached, and of an answer that takes too long.
-pub(super) fn stores(unknown: SubstitutionFormatString, dead: SubstitutionFormatString, longest: u32) -> hcm::LocalReplyConfig {
+pub(super) fn stores(
+    unknown: SubstitutionFormatString,
+    dead: SubstitutionFormatString,
+    longest: u32,
+) -> hcm::LocalReplyConfig {
     config(vec![
         mapper(flags(UNKNOWN), unknown),
         mapper(flags(UNREACHABLE), dead),
@@ -44,7 +51,10 @@ pub(super) fn pages(
     config(vec![
         mapper(flags(UNKNOWN), unknown),
         mapper(of_cluster(flags(UNREACHABLE)), dead),
-        mapper(of_cluster(status(TOO_LONG)), page("504 Gateway Timeout", "This took too long", &text)),
+        mapper(
+            of_cluster(status(TOO_LONG)),
+            page("504 Gateway Timeout", "This took too long", &text),
+        ),
         mapper(flags(UNREACHABLE), atlas.clone()),
         hcm::ResponseMapper { status_code: number(503), ..mapper(status(TOO_LONG), atlas) },
         mapper(flags(TOO_MANY), plain(TOO_MANY_TEXT)),
@@ -52,9 +62,16 @@ pub(super) fn pages(
 }
 
 /// What a gRPC request hears in a cluster whose store can't be reached, and a person whose web UI can't.
-pub(super) fn stores_and_pages(store: SubstitutionFormatString, page: SubstitutionFormatString, longest: u32) -> hcm::LocalReplyConfig {
+pub(super) fn stores_and_pages(
+    store: SubstitutionFormatString,
+    page: SubstitutionFormatString,
+    longest: u32,
+) -> hcm::LocalReplyConfig {
     config(vec![
-        mapper(both(headers(starting("content-type", "application/grpc")), flags(UNREACHABLE)), store),
+        mapper(
+            both(headers(starting("content-type", "application/grpc")), flags(UNREACHABLE)),
+            store,
+        ),
         mapper(flags(UNREACHABLE), page),
         // The hub's Envoy says it first.
         mapper(status(TOO_LONG), plain(&too_long_text(longest))),
@@ -104,15 +121,23 @@ fn flags(flags: &[&str]) -> accesslog::AccessLogFilter {
 fn status(code: u32) -> accesslog::AccessLogFilter {
     // A runtime key must be there; nobody sets it.
     let value = core::RuntimeUInt32 { default_value: code, runtime_key: "atlas.status".into() };
-    let comparison = accesslog::ComparisonFilter { op: accesslog::comparison_filter::Op::Eq.into(), value: Some(value) };
-    filter(FilterSpecifier::StatusCodeFilter(accesslog::StatusCodeFilter { comparison: Some(comparison) }))
+    let comparison = accesslog::ComparisonFilter {
+        op: accesslog::comparison_filter::Op::Eq.into(),
+        value: Some(value),
+    };
+    filter(FilterSpecifier::StatusCodeFilter(accesslog::StatusCodeFilter {
+        comparison: Some(comparison),
+    }))
 }
 
 fn headers(matcher: HeaderMatcher) -> accesslog::AccessLogFilter {
     filter(FilterSpecifier::HeaderFilter(accesslog::HeaderFilter { header: Some(matcher) }))
 }
 
-fn both(one: accesslog::AccessLogFilter, other: accesslog::AccessLogFilter) -> accesslog::AccessLogFilter {
+fn both(
+    one: accesslog::AccessLogFilter,
+    other: accesslog::AccessLogFilter,
+) -> accesslog::AccessLogFilter {
     filter(FilterSpecifier::AndFilter(accesslog::AndFilter { filters: vec![one, other] }))
 }
 
@@ -120,6 +145,13 @@ fn filter(specifier: FilterSpecifier) -> accesslog::AccessLogFilter {
     accesslog::AccessLogFilter { filter_specifier: Some(specifier) }
 }
 
-fn mapper(filter: accesslog::AccessLogFilter, body: SubstitutionFormatString) -> hcm::ResponseMapper {
-    hcm::ResponseMapper { filter: Some(filter), body_format_override: Some(body), ..Default::default() }
+fn mapper(
+    filter: accesslog::AccessLogFilter,
+    body: SubstitutionFormatString,
+) -> hcm::ResponseMapper {
+    hcm::ResponseMapper {
+        filter: Some(filter),
+        body_format_override: Some(body),
+        ..Default::default()
+    }
 }

@@ -45,7 +45,11 @@ fn long(margin: i64) -> Limit {
 }
 
 /// On the hub: routes for offers, for event streams and for all the rest. `longest` is in seconds.
-pub(super) fn on_hub(matches: Option<route::RouteMatch>, longest: i64, action: impl Fn(Limit) -> route::RouteAction) -> Vec<Route> {
+pub(super) fn on_hub(
+    matches: Option<route::RouteMatch>,
+    longest: i64,
+    action: impl Fn(Limit) -> route::RouteAction,
+) -> Vec<Route> {
     let matches = matches.unwrap_or_default();
     // What RFC 6455 and RFC 8441 both ask for. All else is an ordinary request with a header too many.
     let handshake = [
@@ -77,25 +81,41 @@ pub(super) fn in_cluster(
     let matches = matches.unwrap_or_default();
     let second = saying(ATTEMPT, MatchPattern::Exact("2".into()));
     let first = route::HeaderMatcher { invert_match: true, ..second };
-    let mut routes = vec![passes_offers(to(with_headers(&matches, [offer(), first]), action(long(margin))))];
+    let mut routes =
+        vec![passes_offers(to(with_headers(&matches, [offer(), first]), action(long(margin))))];
     routes.extend(streams_and_the_rest(matches, margin, longest, action));
     routes
 }
 
 /// A path that is an event stream whatever the client says it accepts.
-pub(super) fn events(matches: Option<route::RouteMatch>, margin: i64, action: impl Fn(Limit) -> route::RouteAction) -> Route {
+pub(super) fn events(
+    matches: Option<route::RouteMatch>,
+    margin: i64,
+    action: impl Fn(Limit) -> route::RouteAction,
+) -> Route {
     to(matches.unwrap_or_default(), action(long(margin)))
 }
 
-fn streams_and_the_rest(matches: route::RouteMatch, margin: i64, longest: i64, action: impl Fn(Limit) -> route::RouteAction) -> [Route; 2] {
+fn streams_and_the_rest(
+    matches: route::RouteMatch,
+    margin: i64,
+    longest: i64,
+    action: impl Fn(Limit) -> route::RouteAction,
+) -> [Route; 2] {
     // As every browser's EventSource says.
     let accepted = saying("accept", MatchPattern::Contains("text/event-stream".into()));
-    [to(with_headers(&matches, [accepted]), action(long(margin))), to(matches, action(Limit { longest: longest + margin, idle: None }))]
+    [
+        to(with_headers(&matches, [accepted]), action(long(margin))),
+        to(matches, action(Limit { longest: longest + margin, idle: None })),
+    ]
 }
 
 /// Passes offers of a WebSocket on.
 fn passes_offers(route: Route) -> Route {
-    let kept = LuaPerRoute { r#override: Some(lua_per_route::Override::Disabled(true)), ..Default::default() };
+    let kept = LuaPerRoute {
+        r#override: Some(lua_per_route::Override::Disabled(true)),
+        ..Default::default()
+    };
     Route { typed_per_filter_config: [(OFFER_REMOVED.to_owned(), any(&kept))].into(), ..route }
 }
 
@@ -109,10 +129,17 @@ fn saying(name: &str, pattern: MatchPattern) -> route::HeaderMatcher {
     header(name, StringMatcher { match_pattern: Some(pattern), ignore_case: true })
 }
 
-fn with_headers<const N: usize>(matches: &route::RouteMatch, headers: [route::HeaderMatcher; N]) -> route::RouteMatch {
+fn with_headers<const N: usize>(
+    matches: &route::RouteMatch,
+    headers: [route::HeaderMatcher; N],
+) -> route::RouteMatch {
     route::RouteMatch { headers: headers.into(), ..matches.clone() }
 }
 
 fn to(matches: route::RouteMatch, action: route::RouteAction) -> Route {
-    Route { r#match: Some(matches), action: Some(route::route::Action::Route(action)), ..Default::default() }
+    Route {
+        r#match: Some(matches),
+        action: Some(route::route::Action::Route(action)),
+        ..Default::default()
+    }
 }

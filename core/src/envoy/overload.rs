@@ -9,7 +9,9 @@
 //! | 99 % | new requests are answered with 503 |
 
 use envoy_types::pb::envoy::config::overload::v3 as overload;
-use envoy_types::pb::envoy::config::overload::v3::scale_timers_overload_action_config::{ScaleTimer, TimerType, scale_timer};
+use envoy_types::pb::envoy::config::overload::v3::scale_timers_overload_action_config::{
+    ScaleTimer, TimerType, scale_timer,
+};
 use envoy_types::pb::envoy::extensions::resource_monitors::downstream_connections::v3::DownstreamConnectionsConfig;
 use envoy_types::pb::envoy::extensions::resource_monitors::fixed_heap::v3::FixedHeapConfig;
 use envoy_types::pb::envoy::r#type::v3::Percent;
@@ -28,14 +30,25 @@ const COUNTED_STREAM: u32 = 17;
 
 /// For a process that may take so many bytes.
 pub(super) fn manager(memory: u64) -> overload::OverloadManager {
-    let heap = FixedHeapConfig { max_heap_size_bytes: memory.saturating_sub(BESIDE_THE_HEAP).max(memory / 2), ..Default::default() };
+    let heap = FixedHeapConfig {
+        max_heap_size_bytes: memory.saturating_sub(BESIDE_THE_HEAP).max(memory / 2),
+        ..Default::default()
+    };
     // Each listener has its own limit; that of the stores and 9001 count by themselves.
-    let most =
-        HUB_XDS_CONNECTIONS + HUB_ALERTS.connections + HUB_WEB.connections + CLUSTER_INBOUND.connections + CLUSTER_ALERTS.connections;
-    let connections = DownstreamConnectionsConfig { max_active_downstream_connections: i64::try_from(most).unwrap_or(i64::MAX) };
+    let most = HUB_XDS_CONNECTIONS
+        + HUB_ALERTS.connections
+        + HUB_WEB.connections
+        + CLUSTER_INBOUND.connections
+        + CLUSTER_ALERTS.connections;
+    let connections = DownstreamConnectionsConfig {
+        max_active_downstream_connections: i64::try_from(most).unwrap_or(i64::MAX),
+    };
     overload::OverloadManager {
         refresh_interval: millis(250),
-        resource_monitors: vec![monitor(HEAP, &heap), monitor("envoy.resource_monitors.global_downstream_max_connections", &connections)],
+        resource_monitors: vec![
+            monitor(HEAP, &heap),
+            monitor("envoy.resource_monitors.global_downstream_max_connections", &connections),
+        ],
         actions: vec![
             overload::OverloadAction {
                 typed_config: Some(any(&shorter_timeouts())),
@@ -46,7 +59,9 @@ pub(super) fn manager(memory: u64) -> overload::OverloadManager {
             action("envoy.overload_actions.reject_incoming_connections", at(0.95)),
             action("envoy.overload_actions.stop_accepting_requests", at(0.99)),
         ],
-        buffer_factory_config: Some(overload::BufferFactoryConfig { minimum_account_to_track_power_of_two: COUNTED_STREAM }),
+        buffer_factory_config: Some(overload::BufferFactoryConfig {
+            minimum_account_to_track_power_of_two: COUNTED_STREAM,
+        }),
         ..Default::default()
     }
 }
@@ -57,17 +72,27 @@ fn shorter_timeouts() -> overload::ScaleTimersOverloadActionConfig {
         overload_adjust: Some(scale_timer::OverloadAdjust::MinScale(Percent { value: 10.0 })),
     };
     overload::ScaleTimersOverloadActionConfig {
-        timer_scale_factors: vec![scaled(TimerType::HttpDownstreamConnectionIdle), scaled(TimerType::TransportSocketConnect)],
+        timer_scale_factors: vec![
+            scaled(TimerType::HttpDownstreamConnectionIdle),
+            scaled(TimerType::TransportSocketConnect),
+        ],
     }
 }
 
 fn monitor<M: Message + Name>(name: &str, config: &M) -> overload::ResourceMonitor {
-    overload::ResourceMonitor { name: name.to_owned(), config_type: Some(overload::resource_monitor::ConfigType::TypedConfig(any(config))) }
+    overload::ResourceMonitor {
+        name: name.to_owned(),
+        config_type: Some(overload::resource_monitor::ConfigType::TypedConfig(any(config))),
+    }
 }
 
 fn action(name: &str, when: overload::trigger::TriggerOneof) -> overload::OverloadAction {
     let trigger = overload::Trigger { name: HEAP.to_owned(), trigger_oneof: Some(when) };
-    overload::OverloadAction { name: name.to_owned(), triggers: vec![trigger], ..Default::default() }
+    overload::OverloadAction {
+        name: name.to_owned(),
+        triggers: vec![trigger],
+        ..Default::default()
+    }
 }
 
 fn at(value: f64) -> overload::trigger::TriggerOneof {
@@ -75,5 +100,8 @@ fn at(value: f64) -> overload::trigger::TriggerOneof {
 }
 
 fn between(scaling_threshold: f64, saturation_threshold: f64) -> overload::trigger::TriggerOneof {
-    overload::trigger::TriggerOneof::Scaled(overload::ScaledTrigger { scaling_threshold, saturation_threshold })
+    overload::trigger::TriggerOneof::Scaled(overload::ScaledTrigger {
+        scaling_threshold,
+        saturation_threshold,
+    })
 }

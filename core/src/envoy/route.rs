@@ -15,9 +15,14 @@ use envoy_types::pb::google::protobuf::Any;
 
 use super::limits::{ALERT_POST_FROM_CLUSTER_SECONDS, ALERT_POST_SECONDS, HUB_ALERTS};
 use super::long_lived::{self, Limit};
-use super::matcher::{exact_path, grpc, literally, method, path_prefix, path_regex, path_segments, posted, rewrite};
+use super::matcher::{
+    exact_path, grpc, literally, method, path_prefix, path_regex, path_segments, posted, rewrite,
+};
 use super::web::{WebEntry, WebUi};
-use super::{ATLAS_AUTHORITY, CLUSTER_WAITS_LONGER_SECONDS, DENY_LIST, LUA, any, extension, inline, millis, number, script, seconds};
+use super::{
+    ATLAS_AUTHORITY, CLUSTER_WAITS_LONGER_SECONDS, DENY_LIST, LUA, any, extension, inline, millis,
+    number, script, seconds,
+};
 
 pub use route::{Route, RouteConfiguration, VirtualHost};
 
@@ -36,7 +41,8 @@ const RETRY_UNSENT: &str = "connect-failure,refused-stream,reset-before-request"
 
 /// What web UIs refuse by default, relative to their own root: they stop, reload or change a server, take in data or
 /// show its memory.
-pub const REFUSED_PATHS: &[&str] = &["/-/quit", "/-/reload", "/api/v1/admin", "/api/v1/write", "/api/v1/otlp", "/debug"];
+pub const REFUSED_PATHS: &[&str] =
+    &["/-/quit", "/-/reload", "/api/v1/admin", "/api/v1/write", "/api/v1/otlp", "/debug"];
 
 /// 10901 on the hub: a store's cluster by the authority's first label, whatever its domain. The authority goes on to that
 /// cluster's Envoy, which picks the store by it. `longest` is how long a request may take, in seconds.
@@ -45,7 +51,8 @@ pub fn stores_on_hub(name: &str, longest: u32) -> RouteConfiguration {
         r#match: grpc(),
         action: Some(route::route::Action::Route(route::RouteAction {
             // UNAVAILABLE, whose text Thanos logs; it swallows that of UNIMPLEMENTED, which NOT_FOUND would become.
-            cluster_not_found_response_code: route::route_action::ClusterNotFoundResponseCode::ServiceUnavailable.into(),
+            cluster_not_found_response_code:
+                route::route_action::ClusterNotFoundResponseCode::ServiceUnavailable.into(),
             // Circuit breakers and connections of their own, so that web UIs of the same cluster take nothing from stores.
             priority: RoutingPriority::High.into(),
             retry_policy: Some(retries(RETRY_STORES)),
@@ -68,7 +75,9 @@ pub fn web_on_hub(name: &str, entry: &WebEntry<'_>, longest: u32) -> RouteConfig
     routes.push(answer(exact_path("/favicon.ico"), 204, ""));
     let before: BTreeSet<&str> = ["", entry.path].into();
     // The longer one first, since `/` matches everything.
-    routes.extend(before.into_iter().rev().flat_map(|before| web_on_hub_below(before, entry, longest)));
+    routes.extend(
+        before.into_iter().rev().flat_map(|before| web_on_hub_below(before, entry, longest)),
+    );
     let host = VirtualHost {
         // By it a cluster's Envoy knows a WebSocket's second attempt.
         include_request_attempt_count: true,
@@ -88,16 +97,26 @@ fn web_on_hub_below(before: &str, entry: &WebEntry<'_>, longest: u32) -> Vec<Rou
     for prefix in ["/prom/", "/alertmanager/"] {
         let action = |limit: Limit| route::RouteAction {
             regex_rewrite: without.clone(),
-            host_rewrite_specifier: Some(route::route_action::HostRewriteSpecifier::HostRewriteLiteral(WEB_AUTHORITY.into())),
+            host_rewrite_specifier: Some(
+                route::route_action::HostRewriteSpecifier::HostRewriteLiteral(WEB_AUTHORITY.into()),
+            ),
             // The backend behind should still know what the person's browser asked for.
             append_x_forwarded_host: true,
             retry_policy: Some(retries(RETRY_UNSENT)),
             ..within(limit, specified_by(&script::cluster_of_web_ui(entry.path)))
         };
         if prefix == "/prom/" {
-            routes.push(long_lived::events(path_regex(&format!("{literal}/prom/[^/]+{LIVE_PATH}")), 0, action));
+            routes.push(long_lived::events(
+                path_regex(&format!("{literal}/prom/[^/]+{LIVE_PATH}")),
+                0,
+                action,
+            ));
         }
-        routes.extend(long_lived::on_hub(path_prefix(&format!("{before}{prefix}")), longest.into(), action));
+        routes.extend(long_lived::on_hub(
+            path_prefix(&format!("{before}{prefix}")),
+            longest.into(),
+            action,
+        ));
     }
     let paths = match before {
         "" => vec![path_prefix("/")],
@@ -108,7 +127,11 @@ fn web_on_hub_below(before: &str, entry: &WebEntry<'_>, longest: u32) -> Vec<Rou
             r#match: path,
             action: Some(route::route::Action::Route(route::RouteAction {
                 regex_rewrite: without.clone(),
-                host_rewrite_specifier: Some(route::route_action::HostRewriteSpecifier::HostRewriteLiteral(ATLAS_AUTHORITY.into())),
+                host_rewrite_specifier: Some(
+                    route::route_action::HostRewriteSpecifier::HostRewriteLiteral(
+                        ATLAS_AUTHORITY.into(),
+                    ),
+                ),
                 retry_policy: Some(retries(RETRY_UNSENT)),
                 ..to(cluster("atlas/web"), 30)
             })),
@@ -120,7 +143,11 @@ fn web_on_hub_below(before: &str, entry: &WebEntry<'_>, longest: u32) -> Vec<Rou
 }
 
 /// 10903 on the hub: alerts to each Alertmanager replica by its index. `path_prefix` is the Alertmanagers' own.
-pub fn alerts_on_hub(name: &str, indices: impl Iterator<Item = u32>, alertmanager_prefix: &str) -> RouteConfiguration {
+pub fn alerts_on_hub(
+    name: &str,
+    indices: impl Iterator<Item = u32>,
+    alertmanager_prefix: &str,
+) -> RouteConfiguration {
     let to_replica = |index: u32| Route {
         r#match: posted(&format!("/alertmanager/{index}/api/v2/alerts")),
         action: Some(route::route::Action::Route(route::RouteAction {
@@ -133,7 +160,11 @@ pub fn alerts_on_hub(name: &str, indices: impl Iterator<Item = u32>, alertmanage
         ..Default::default()
     };
     let health = answer(exact_path(HEALTH_PATH), 200, "ok\n");
-    let mut host = virtual_host("alerts", &["*".to_owned()], [health].into_iter().chain(indices.map(to_replica)).collect());
+    let mut host = virtual_host(
+        "alerts",
+        &["*".to_owned()],
+        [health].into_iter().chain(indices.map(to_replica)).collect(),
+    );
     // Denials must stand here and not in the listener: there they would not bite on live connections while they drain.
     host.typed_per_filter_config = [(DENY_LIST.to_owned(), any(&deny_list()))].into();
     configuration(name, vec![host])
@@ -141,7 +172,8 @@ pub fn alerts_on_hub(name: &str, indices: impl Iterator<Item = u32>, alertmanage
 
 /// Who may not post alerts any more, by exact SPIFFE ID: nobody, until there is revocation.
 fn deny_list() -> rbac::RbacPerRoute {
-    let rules = rbac_rules::Rbac { action: rbac_rules::rbac::Action::Deny.into(), ..Default::default() };
+    let rules =
+        rbac_rules::Rbac { action: rbac_rules::rbac::Action::Deny.into(), ..Default::default() };
     rbac::RbacPerRoute { rbac: Some(rbac::Rbac { rules: Some(rules), ..Default::default() }) }
 }
 
@@ -157,7 +189,9 @@ pub fn alerts_in_cluster(name: &str, indices: &[u32]) -> RouteConfiguration {
         ..Default::default()
     };
     let mut routes = vec![targets(indices)];
-    routes.extend(indices.iter().map(|index| forward(format!("/alertmanager/{index}/api/v2/alerts"), *index)));
+    routes.extend(
+        indices.iter().map(|index| forward(format!("/alertmanager/{index}/api/v2/alerts"), *index)),
+    );
     let mut hosts = vec![virtual_host("alerts", &["*".to_owned()], routes)];
     // Atlas 0.3 gave each Alertmanager a name of its own, `alertmanagerN`, and no path.
     for index in indices {
@@ -178,7 +212,10 @@ fn targets(indices: &[u32]) -> Route {
         )
     };
     let list: Vec<String> = indices.iter().map(target).collect();
-    scripted(script::alert_targets(&format!("[{}]\n", list.join(", "))), answer(exact_path("/alertmanagers"), 404, ""))
+    scripted(
+        script::alert_targets(&format!("[{}]\n", list.join(", "))),
+        answer(exact_path("/alertmanagers"), 404, ""),
+    )
 }
 
 /// A route with a script of its own.
@@ -199,7 +236,10 @@ pub fn store_host(label: &str, longest: u32) -> VirtualHost {
         r#match: grpc(),
         action: Some(route::route::Action::Route(route::RouteAction {
             retry_policy: Some(retries(RETRY_STORES)),
-            ..to(cluster(&format!("store/{label}")), i64::from(longest) + CLUSTER_WAITS_LONGER_SECONDS)
+            ..to(
+                cluster(&format!("store/{label}")),
+                i64::from(longest) + CLUSTER_WAITS_LONGER_SECONDS,
+            )
         })),
         ..Default::default()
     };
@@ -212,26 +252,45 @@ pub fn web_host(uis: &[WebUi<'_>], allowed: &[String], longest: u32) -> VirtualH
     let mut routes = vec![
         answer(exact_path(HEALTH_PATH), 200, "ok\n"),
         // A server decodes `%71uit` to `quit` after Envoy has matched the path. No browser encodes these characters.
-        answer(path_regex(ENCODED_NEEDLESSLY), 400, "Letters, digits and -._~ must not be percent-encoded in a path.\n"),
+        answer(
+            path_regex(ENCODED_NEEDLESSLY),
+            400,
+            "Letters, digits and -._~ must not be percent-encoded in a path.\n",
+        ),
     ];
     for ui in uis {
-        for path in allowed.iter().filter(|path| REFUSED_PATHS.iter().any(|refused| overlap(path, refused))) {
-            routes.extend(to_backend(ui, path_segments(&format!("{}{path}", ui.base)), path, longest));
+        for path in
+            allowed.iter().filter(|path| REFUSED_PATHS.iter().any(|refused| overlap(path, refused)))
+        {
+            routes.extend(to_backend(
+                ui,
+                path_segments(&format!("{}{path}", ui.base)),
+                path,
+                longest,
+            ));
         }
         let refusal = "Atlas refuses this path on web UIs; the cluster's annotation goatlas.io/allow-paths can allow it.\n";
-        routes.extend(REFUSED_PATHS.iter().map(|path| answer(path_segments(&format!("{}{path}", ui.base)), 403, refusal)));
+        routes.extend(
+            REFUSED_PATHS
+                .iter()
+                .map(|path| answer(path_segments(&format!("{}{path}", ui.base)), 403, refusal)),
+        );
         routes.extend(to_backend(ui, path_prefix(&format!("{}/", ui.base)), "/", longest));
     }
     VirtualHost {
         // Once for all routes: every cluster has its own. A second attempt has another hash, which may lead to the same replica.
-        retry_policy: Some(route::RetryPolicy { host_selection_retry_max_attempts: 10, ..retries(RETRY_UNSENT) }),
+        retry_policy: Some(route::RetryPolicy {
+            host_selection_retry_max_attempts: 10,
+            ..retries(RETRY_UNSENT)
+        }),
         typed_per_filter_config: with_script(script::web_in_cluster(uis)),
         ..virtual_host("web", &[WEB_AUTHORITY.to_owned()], routes)
     }
 }
 
 /// Unreserved characters (RFC 3986 §2.3) in percent-encoding, anywhere in a path.
-const ENCODED_NEEDLESSLY: &str = "[^?]*%(2[dDeE]|3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aAeE])[^?]*";
+const ENCODED_NEEDLESSLY: &str =
+    "[^?]*%(2[dDeE]|3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aAeE])[^?]*";
 
 /// Whether an allowed prefix lies within a refused one.
 fn overlap(allowed: &str, refused: &str) -> bool {
@@ -239,7 +298,12 @@ fn overlap(allowed: &str, refused: &str) -> bool {
 }
 
 /// `path` is what `matches` matched of the path, relative to the UI's root.
-fn to_backend(ui: &WebUi<'_>, matches: Option<route::RouteMatch>, path: &str, longest: u32) -> Vec<Route> {
+fn to_backend(
+    ui: &WebUi<'_>,
+    matches: Option<route::RouteMatch>,
+    path: &str,
+    longest: u32,
+) -> Vec<Route> {
     let host = ui.authority().map(route::route_action::HostRewriteSpecifier::HostRewriteLiteral);
     let to_path = |path: &str, limit: Limit| route::RouteAction {
         prefix_rewrite: format!("{}{path}", ui.backend_prefix),
@@ -247,10 +311,18 @@ fn to_backend(ui: &WebUi<'_>, matches: Option<route::RouteMatch>, path: &str, lo
         hash_policy: by_replica_cookie(),
         ..within(limit, cluster(&format!("backend/{}", ui.kind)))
     };
-    let mut routes = long_lived::in_cluster(matches, CLUSTER_WAITS_LONGER_SECONDS, longest.into(), |limit| to_path(path, limit));
+    let mut routes =
+        long_lived::in_cluster(matches, CLUSTER_WAITS_LONGER_SECONDS, longest.into(), |limit| {
+            to_path(path, limit)
+        });
     if (ui.kind, path) == ("prometheus", "/") {
         let live = exact_path(&format!("{}{LIVE_PATH}", ui.base));
-        routes.insert(0, long_lived::events(live, CLUSTER_WAITS_LONGER_SECONDS, |limit| to_path(LIVE_PATH, limit)));
+        routes.insert(
+            0,
+            long_lived::events(live, CLUSTER_WAITS_LONGER_SECONDS, |limit| {
+                to_path(LIVE_PATH, limit)
+            }),
+        );
     }
     routes
 }
@@ -258,7 +330,10 @@ fn to_backend(ui: &WebUi<'_>, matches: Option<route::RouteMatch>, path: &str, lo
 /// Keeps a person on one replica, so that graphs don't flicker between two: by a cookie that a script sees to (`lua/replica.lua`), and that
 /// says nothing of the replica. (Envoy's own filter for sticky sessions does nothing in front of an aggregate.)
 fn by_replica_cookie() -> Vec<route::route_action::HashPolicy> {
-    let cookie = route::route_action::hash_policy::Cookie { name: script::REPLICA_COOKIE.into(), ..Default::default() };
+    let cookie = route::route_action::hash_policy::Cookie {
+        name: script::REPLICA_COOKIE.into(),
+        ..Default::default()
+    };
     let policy = route::route_action::hash_policy::PolicySpecifier::Cookie(cookie);
     vec![route::route_action::HashPolicy { policy_specifier: Some(policy), ..Default::default() }]
 }
@@ -266,18 +341,31 @@ fn by_replica_cookie() -> Vec<route::route_action::HashPolicy> {
 /// 11901 in a cluster: all of it. A store that isn't among `hosts` hears so.
 pub fn inbound(name: &str, mut hosts: Vec<VirtualHost>) -> RouteConfiguration {
     let unknown = "Atlas: this cluster has no such store; goatlas.io/replicas and goatlas.io/shards say how many it has.";
-    hosts.push(virtual_host("unknown-store", &["*".to_owned()], vec![answer(grpc(), 503, unknown)]));
+    hosts.push(virtual_host(
+        "unknown-store",
+        &["*".to_owned()],
+        vec![answer(grpc(), 503, unknown)],
+    ));
     configuration(name, hosts)
 }
 
 /// 9001: what the kubelet and Prometheus may see of the admin page.
 pub(super) fn status(name: &str, admin: &str) -> RouteConfiguration {
     let to_admin = |path: &str, priority: RoutingPriority| Route {
-        r#match: Some(route::RouteMatch { headers: vec![method("GET")], ..exact_path(path).unwrap_or_default() }),
-        action: Some(route::route::Action::Route(route::RouteAction { priority: priority.into(), ..to(cluster(admin), 15) })),
+        r#match: Some(route::RouteMatch {
+            headers: vec![method("GET")],
+            ..exact_path(path).unwrap_or_default()
+        }),
+        action: Some(route::route::Action::Route(route::RouteAction {
+            priority: priority.into(),
+            ..to(cluster(admin), 15)
+        })),
         ..Default::default()
     };
-    let routes = vec![to_admin("/ready", RoutingPriority::High), to_admin("/stats/prometheus", RoutingPriority::Default)];
+    let routes = vec![
+        to_admin("/ready", RoutingPriority::High),
+        to_admin("/stats/prometheus", RoutingPriority::Default),
+    ];
     configuration(name, vec![virtual_host("status", &["*".to_owned()], routes)])
 }
 
@@ -295,17 +383,20 @@ fn cluster(name: &str) -> route::route_action::ClusterSpecifier {
 
 fn specified_by(lua: &str) -> route::route_action::ClusterSpecifier {
     let config = LuaConfig { source_code: inline(lua), default_cluster: NOWHERE.into() };
-    route::route_action::ClusterSpecifier::InlineClusterSpecifierPlugin(route::ClusterSpecifierPlugin {
-        extension: Some(extension("envoy.router.cluster_specifier_plugin.lua", &config)),
-        ..Default::default()
-    })
+    route::route_action::ClusterSpecifier::InlineClusterSpecifierPlugin(
+        route::ClusterSpecifierPlugin {
+            extension: Some(extension("envoy.router.cluster_specifier_plugin.lua", &config)),
+            ..Default::default()
+        },
+    )
 }
 
 /// Sends to an Envoy cluster. No timeout, since one would cut streams (Envoy's default: 15 s); the whole has a limit instead.
 fn to(specifier: route::route_action::ClusterSpecifier, limit_seconds: i64) -> route::RouteAction {
     route::RouteAction {
         cluster_specifier: Some(specifier),
-        cluster_not_found_response_code: route::route_action::ClusterNotFoundResponseCode::NotFound.into(),
+        cluster_not_found_response_code: route::route_action::ClusterNotFoundResponseCode::NotFound
+            .into(),
         timeout: seconds(0),
         max_stream_duration: Some(route::route_action::MaxStreamDuration {
             // A client's own limit (`grpc-timeout`) is left to the client, so that what is said at this one is true.
@@ -318,7 +409,10 @@ fn to(specifier: route::route_action::ClusterSpecifier, limit_seconds: i64) -> r
 
 /// The same for web UIs, with a time of its own without a byte.
 fn within(limit: Limit, specifier: route::route_action::ClusterSpecifier) -> route::RouteAction {
-    route::RouteAction { idle_timeout: limit.idle.and_then(seconds), ..to(specifier, limit.longest) }
+    route::RouteAction {
+        idle_timeout: limit.idle.and_then(seconds),
+        ..to(specifier, limit.longest)
+    }
 }
 
 fn retries(on: &str) -> route::RetryPolicy {

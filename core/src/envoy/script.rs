@@ -38,7 +38,12 @@ pub(super) fn alert_share() -> String {
 
 /// 11903 in a cluster: the list of targets, a JSON text with AUTHORITY in the authority's place.
 pub(super) fn alert_targets(json: &str) -> String {
-    format!("local no_host, targets = {}, {}\n{}", string(NO_HOST), string(json), code(include_str!("lua/alert_targets.lua")))
+    format!(
+        "local no_host, targets = {}, {}\n{}",
+        string(NO_HOST),
+        string(json),
+        code(include_str!("lua/alert_targets.lua"))
+    )
 }
 
 /// 10904 on the hub: every request that has a route, and its answer. The path of `--web-url`, the headers of requests and of answers that
@@ -108,7 +113,11 @@ pub(super) fn web_in_cluster(uis: &[WebUi<'_>]) -> String {
     };
     let table: String = uis.iter().map(entry).collect();
     // Whatever path stands before the hub's own, the hub's Envoy has taken it away.
-    format!("{}local uis = {{\n{table}}}\n{}", paths_and_urls(""), code(include_str!("lua/web_in_cluster.lua")))
+    format!(
+        "{}local uis = {{\n{table}}}\n{}",
+        paths_and_urls(""),
+        code(include_str!("lua/web_in_cluster.lua"))
+    )
 }
 
 /// What scripts for web UIs know of paths. `web_path` is the path of `--web-url`.
@@ -128,7 +137,11 @@ fn below_web_path(web_path: &str) -> String {
 
 /// A script without its comments, which no Envoy needs.
 fn code(script: &str) -> String {
-    script.lines().filter(|line| !line.trim_start().starts_with("--") && !line.is_empty()).flat_map(|line| [line, "\n"]).collect()
+    script
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("--") && !line.is_empty())
+        .flat_map(|line| [line, "\n"])
+        .collect()
 }
 
 /// A text as Lua writes it.
@@ -146,7 +159,8 @@ fn string(text: &str) -> String {
 
 /// A table in which each of these is `true`.
 fn set<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
-    let entries: Vec<String> = texts.into_iter().map(|text| format!("[{}] = true", string(text))).collect();
+    let entries: Vec<String> =
+        texts.into_iter().map(|text| format!("[{}] = true", string(text))).collect();
     format!("{{{}}}", entries.join(", "))
 }
 

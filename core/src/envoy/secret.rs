@@ -6,12 +6,17 @@ use super::{LEAF, TRUST, inline};
 
 /// The node's own certificate (leaf first, then its issuers) and key, PEM.
 pub fn leaf(chain: &str, key: &str) -> tls::Secret {
-    let certificate = tls::TlsCertificate { certificate_chain: inline(chain), private_key: inline(key), ..Default::default() };
+    let certificate = tls::TlsCertificate {
+        certificate_chain: inline(chain),
+        private_key: inline(key),
+        ..Default::default()
+    };
     tls::Secret { name: LEAF.into(), r#type: Some(tls::secret::Type::TlsCertificate(certificate)) }
 }
 
 /// The roots that the node trusts, PEM, one after the other.
 pub fn trust(roots: &str) -> tls::Secret {
-    let context = tls::CertificateValidationContext { trusted_ca: inline(roots), ..Default::default() };
+    let context =
+        tls::CertificateValidationContext { trusted_ca: inline(roots), ..Default::default() };
     tls::Secret { name: TRUST.into(), r#type: Some(tls::secret::Type::ValidationContext(context)) }
 }

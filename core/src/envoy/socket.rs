@@ -24,7 +24,10 @@ pub const LARGEST_SEGMENT: i64 = 1220;
 /// What a connection over the distance is made with.
 pub(super) fn across_the_distance(timing: &Timing) -> core::BindConfig {
     core::BindConfig {
-        socket_options: vec![option(TCP_USER_TIMEOUT, timing.unanswered_ms), option(TCP_MAXSEG, LARGEST_SEGMENT)],
+        socket_options: vec![
+            option(TCP_USER_TIMEOUT, timing.unanswered_ms),
+            option(TCP_MAXSEG, LARGEST_SEGMENT),
+        ],
         ..Default::default()
     }
 }

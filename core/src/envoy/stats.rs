@@ -1,7 +1,9 @@
 //! Which statistics an Envoy keeps: those that someone looks at, on 9001. Each costs memory for every Envoy cluster.
 
 use envoy_types::pb::envoy::config::metrics::v3 as metrics;
-use envoy_types::pb::envoy::r#type::matcher::v3::{ListStringMatcher, StringMatcher, string_matcher::MatchPattern};
+use envoy_types::pb::envoy::r#type::matcher::v3::{
+    ListStringMatcher, StringMatcher, string_matcher::MatchPattern,
+};
 
 use super::flag;
 use super::matcher::safe_regex;
@@ -53,13 +55,23 @@ const OF_OTHERS: &[&str] = &[
 
 /// The list. Names of statistics have no tags yet, and Envoy clusters no dots in theirs.
 pub(super) fn config() -> metrics::StatsConfig {
-    let mut patterns: Vec<StringMatcher> = OF_THE_ENVOY.iter().map(|prefix| matching(MatchPattern::Prefix((*prefix).to_owned()))).collect();
-    for (names, wanted) in [(DOWNSTREAM_CLUSTERS, OF_A_DOWNSTREAM_CLUSTER), (OTHER_CLUSTERS, OF_OTHERS)] {
-        patterns.push(matching(MatchPattern::SafeRegex(safe_regex(&format!("cluster\\.({names})\\.({})", wanted.join("|"))))));
+    let mut patterns: Vec<StringMatcher> = OF_THE_ENVOY
+        .iter()
+        .map(|prefix| matching(MatchPattern::Prefix((*prefix).to_owned())))
+        .collect();
+    for (names, wanted) in
+        [(DOWNSTREAM_CLUSTERS, OF_A_DOWNSTREAM_CLUSTER), (OTHER_CLUSTERS, OF_OTHERS)]
+    {
+        patterns.push(matching(MatchPattern::SafeRegex(safe_regex(&format!(
+            "cluster\\.({names})\\.({})",
+            wanted.join("|")
+        )))));
     }
     metrics::StatsConfig {
         stats_matcher: Some(metrics::StatsMatcher {
-            stats_matcher: Some(metrics::stats_matcher::StatsMatcher::InclusionList(ListStringMatcher { patterns })),
+            stats_matcher: Some(metrics::stats_matcher::StatsMatcher::InclusionList(
+                ListStringMatcher { patterns },
+            )),
         }),
         use_all_default_tags: flag(true),
         ..Default::default()

@@ -66,11 +66,21 @@ pub const BETWEEN_CLUSTERS: Timing = Timing::for_round_trip(LONGEST_ROUND_TRIP_M
 /// From a cluster's Envoy to the hub's alert entry: as above, but what is sent may take longer, since here the bodies go the way of
 /// the pings. Until a hub that is silent is known to be away, Prometheus waits for it and its other Alertmanagers wait too, so the
 /// check has less time: one round trip with a lost packet on its own connection, or a new connection without one.
-pub const ALERTS: Timing =
-    Timing { unanswered_ms: 10_000, probe_interval_ms: 5000, ping_interval_ms: 5000, check_timeout_ms: 4000, ..BETWEEN_CLUSTERS };
+pub const ALERTS: Timing = Timing {
+    unanswered_ms: 10_000,
+    probe_interval_ms: 5000,
+    ping_interval_ms: 5000,
+    check_timeout_ms: 4000,
+    ..BETWEEN_CLUSTERS
+};
 /// From an Envoy to Atlas: nobody waits for what comes on it.
-pub const XDS: Timing =
-    Timing { unanswered_ms: 10_000, probe_interval_ms: 30_000, ping_interval_ms: 30_000, ping_timeout_ms: 10_000, ..BETWEEN_CLUSTERS };
+pub const XDS: Timing = Timing {
+    unanswered_ms: 10_000,
+    probe_interval_ms: 30_000,
+    ping_interval_ms: 30_000,
+    ping_timeout_ms: 10_000,
+    ..BETWEEN_CLUSTERS
+};
 
 #[cfg(test)]
 mod tests {

@@ -55,7 +55,9 @@ fn common(peer: &Peer<'_>, source: &Source) -> tls::CommonTlsContext {
         }),
         tls_certificate_sds_secret_configs: vec![source(LEAF)],
         alpn_protocols: vec!["h2".into()],
-        validation_context_type: Some(tls::common_tls_context::ValidationContextType::CombinedValidationContext(validation)),
+        validation_context_type: Some(
+            tls::common_tls_context::ValidationContextType::CombinedValidationContext(validation),
+        ),
         ..Default::default()
     }
 }
@@ -77,12 +79,19 @@ pub fn server(peer: &Peer<'_>) -> Option<TransportSocket> {
         common_tls_context: Some(common(peer, &by_ads())),
         require_client_certificate: flag(true),
         disable_stateful_session_resumption: true,
-        session_ticket_keys_type: Some(tls::downstream_tls_context::SessionTicketKeysType::DisableStatelessSessionResumption(true)),
+        session_ticket_keys_type: Some(
+            tls::downstream_tls_context::SessionTicketKeysType::DisableStatelessSessionResumption(
+                true,
+            ),
+        ),
         ..Default::default()
     };
     Some(socket(any(&context)))
 }
 
 fn socket(context: envoy_types::pb::google::protobuf::Any) -> TransportSocket {
-    TransportSocket { name: "envoy.transport_sockets.tls".into(), config_type: Some(transport_socket::ConfigType::TypedConfig(context)) }
+    TransportSocket {
+        name: "envoy.transport_sockets.tls".into(),
+        config_type: Some(transport_socket::ConfigType::TypedConfig(context)),
+    }
 }

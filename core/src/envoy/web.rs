@@ -112,8 +112,10 @@ pub const RESPONSE_HEADERS: &[&str] = &[
 ];
 
 /// Headers by which an answer asks for a credential: they pass where that credential does.
-const CHALLENGES: &[(&str, &[&str])] =
-    &[("authorization", &["authentication-info", "www-authenticate"]), ("proxy-authorization", &["proxy-authenticate"])];
+const CHALLENGES: &[(&str, &[&str])] = &[
+    ("authorization", &["authentication-info", "www-authenticate"]),
+    ("proxy-authorization", &["proxy-authenticate"]),
+];
 
 /// Headers of requests that are removed behind the script too, in case that it fails: what proxies that log people in call their tokens.
 const TOKENS: &[&str] = &[
@@ -191,10 +193,19 @@ impl WebEntry<'_> {
     /// The script that looks at every request that has a route, and at its answer.
     pub(super) fn script(&self) -> String {
         let more: Vec<&str> = self.pass_headers.iter().map(HeaderPattern::as_str).collect();
-        let challenges = CHALLENGES.iter().filter(|(credential, _)| more.contains(credential)).flat_map(|(_, headers)| *headers);
+        let challenges = CHALLENGES
+            .iter()
+            .filter(|(credential, _)| more.contains(credential))
+            .flat_map(|(_, headers)| *headers);
         let requests: BTreeSet<&str> = REQUEST_HEADERS.iter().chain(&more).copied().collect();
-        let responses: BTreeSet<&str> = RESPONSE_HEADERS.iter().chain(&more).chain(challenges).copied().collect();
-        script::web_on_hub(self.path, &requests, &responses, self.pass_cookies.iter().map(CookieName::as_str))
+        let responses: BTreeSet<&str> =
+            RESPONSE_HEADERS.iter().chain(&more).chain(challenges).copied().collect();
+        script::web_on_hub(
+            self.path,
+            &requests,
+            &responses,
+            self.pass_cookies.iter().map(CookieName::as_str),
+        )
     }
 }
 
@@ -240,7 +251,11 @@ impl WebUi<'_> {
         let mut names: BTreeSet<String> = hosts.iter().cloned().chain(with_port).collect();
         if let HostHeader::Named(host) = self.host {
             names.insert(host.clone());
-            names.extend(host.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map(|(name, _)| name.to_owned()));
+            names.extend(
+                host.rsplit_once(':')
+                    .filter(|(_, port)| !port.ends_with(']'))
+                    .map(|(name, _)| name.to_owned()),
+            );
         }
         names.into_iter().map(|name| name.to_ascii_lowercase()).collect()
     }
@@ -269,10 +284,16 @@ mod tests {
             asked("prometheus.monitoring.svc.cluster.local:9090", HostHeader::Own).unwrap(),
             "prometheus.monitoring.svc.cluster.local:9090"
         );
-        assert_eq!(asked("prometheus.example.com", HostHeader::Own).unwrap(), "prometheus.example.com");
+        assert_eq!(
+            asked("prometheus.example.com", HostHeader::Own).unwrap(),
+            "prometheus.example.com"
+        );
         assert_eq!(asked("[fd00::1]:9090", HostHeader::Own).unwrap(), "[fd00::1]:9090");
         assert_eq!(asked("[fd00::1]", HostHeader::Own).unwrap(), "[fd00::1]");
-        assert_eq!(asked("10.0.0.1", HostHeader::Named("metrics.example.com".into())).unwrap(), "metrics.example.com");
+        assert_eq!(
+            asked("10.0.0.1", HostHeader::Named("metrics.example.com".into())).unwrap(),
+            "metrics.example.com"
+        );
         assert_eq!(asked("10.0.0.1", HostHeader::Hub), None);
     }
 
@@ -280,12 +301,17 @@ mod tests {
     fn it_may_call_itself_by_every_name_that_leads_to_it() {
         let at = HostPort::parse("Prom.monitoring.svc.cluster.local:9090", 80).unwrap();
         let names = ui(&at, &HostHeader::Named("metrics.example.com:8443".into())).names();
-        let short = ["prom", "prom.monitoring", "prom.monitoring.svc", "prom.monitoring.svc.cluster.local"];
-        let mut expected: BTreeSet<String> = short.iter().flat_map(|name| [(*name).to_owned(), format!("{name}:9090")]).collect();
+        let short =
+            ["prom", "prom.monitoring", "prom.monitoring.svc", "prom.monitoring.svc.cluster.local"];
+        let mut expected: BTreeSet<String> =
+            short.iter().flat_map(|name| [(*name).to_owned(), format!("{name}:9090")]).collect();
         expected.extend(["metrics.example.com", "metrics.example.com:8443"].map(str::to_owned));
         assert_eq!(names, expected);
         // A label of a name outside Kubernetes is somebody else's.
         let at = HostPort::parse("example.com.internal:9090", 80).unwrap();
-        assert_eq!(ui(&at, &HostHeader::Own).names(), ["example.com.internal", "example.com.internal:9090"].map(str::to_owned).into());
+        assert_eq!(
+            ui(&at, &HostHeader::Own).names(),
+            ["example.com.internal", "example.com.internal:9090"].map(str::to_owned).into()
+        );
     }
 }

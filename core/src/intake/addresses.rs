@@ -15,18 +15,31 @@ pub(super) fn addresses(reader: &mut Reader<'_>) -> Option<Vec<HostPort>> {
     }
     let ips = &reader.service.external_ips;
     if let Some(wrong) = ips.iter().find(|ip| ip.trim().parse::<std::net::IpAddr>().is_err()) {
-        let fix = format!("write an IPv4 or IPv6 address; names and ports go into the annotation {}", keys::ADDRESSES);
+        let fix = format!(
+            "write an IPv4 or IPv6 address; names and ports go into the annotation {}",
+            keys::ADDRESSES
+        );
         return reader.reject(keys::EXTERNAL_IPS, wrong, "is not an IP address", fix);
     }
-    let hosts = reader.parse_hosts(keys::EXTERNAL_IPS, ips.iter().map(String::as_str), port::CLUSTER_INBOUND)?;
+    let hosts = reader.parse_hosts(
+        keys::EXTERNAL_IPS,
+        ips.iter().map(String::as_str),
+        port::CLUSTER_INBOUND,
+    )?;
     if !hosts.is_empty() {
         return Some(hosts);
     }
     if let Some(name) = external_name(reader) {
         return match name.parse::<Host>() {
-            Ok(host) => Some(vec![reader.not_local(keys::EXTERNAL_NAME, HostPort::new(host, port::CLUSTER_INBOUND))?]),
+            Ok(host) => Some(vec![
+                reader
+                    .not_local(keys::EXTERNAL_NAME, HostPort::new(host, port::CLUSTER_INBOUND))?,
+            ]),
             Err(error) => {
-                let fix = format!("write one DNS name; several, and ports, go into the annotation {}", keys::ADDRESSES);
+                let fix = format!(
+                    "write one DNS name; several, and ports, go into the annotation {}",
+                    keys::ADDRESSES
+                );
                 reader.reject(keys::EXTERNAL_NAME, name, error, fix)
             }
         };
@@ -45,7 +58,9 @@ fn captured(reader: &mut Reader<'_>) {
         Some(_) => format!("leave it out, since {} says where the Envoy is", keys::ADDRESSES),
         None => format!("write the addresses into the annotation {} instead", keys::ADDRESSES),
     };
-    let fix = format!("{instead}, or delete the Service and create it with `clusterIP: None` (the field can't be changed)");
+    let fix = format!(
+        "{instead}, or delete the Service and create it with `clusterIP: None` (the field can't be changed)"
+    );
     let problem = "the Service has a cluster IP, so kube-proxy of the hub's nodes answers at these addresses itself (on the Service's ports, \
                    in IPVS mode on all), and what goes there doesn't reach the cluster";
     reader.report(Note, keys::EXTERNAL_IPS, &service.external_ips.join(","), problem, fix);
@@ -56,11 +71,21 @@ fn external_name<'a>(reader: &Reader<'a>) -> Option<&'a str> {
 }
 
 fn awaiting(reader: &mut Reader<'_>) {
-    let fix = format!("once its Envoy has one, write it into the annotation {} or into {}", keys::ADDRESSES, keys::EXTERNAL_IPS);
+    let fix = format!(
+        "once its Envoy has one, write it into the annotation {} or into {}",
+        keys::ADDRESSES,
+        keys::EXTERNAL_IPS
+    );
     if reader.service.load_balancer {
         let problem = "the cluster is awaiting its address: a load balancer of this Service would lead to the hub, so neither \
                        spec.loadBalancerIP nor status.loadBalancer is read";
-        return reader.report(Note, keys::SERVICE_TYPE, "LoadBalancer", problem, format!("leave the type out; {fix}"));
+        return reader.report(
+            Note,
+            keys::SERVICE_TYPE,
+            "LoadBalancer",
+            problem,
+            format!("leave the type out; {fix}"),
+        );
     }
     reader.report(Note, keys::ADDRESSES, "", "the cluster is awaiting its address", fix);
 }

@@ -44,47 +44,73 @@ pub(super) fn read<'a>(
     facts: impl IntoIterator<Item = &'a Fact>,
     findings: &mut Vec<Finding>,
 ) -> BTreeMap<u32, Alertmanager> {
-    let mut facts: Vec<&Fact> = facts.into_iter().filter(|fact| in_namespace(settings, fact)).collect();
+    let mut facts: Vec<&Fact> =
+        facts.into_iter().filter(|fact| in_namespace(settings, fact)).collect();
     // Findings are about the first that they can be about.
     facts.sort_by_key(|fact| &fact.meta().name);
     let (mut slices, mut services) = (Candidates::new(), Candidates::new());
     for fact in facts {
         match fact {
             Fact::EndpointSlice(slice) => from_slice(settings, slice, &mut slices, findings),
-            Fact::Service(service) if selected(settings, service) => from_service(settings, service, &mut services, findings),
+            Fact::Service(service) if selected(settings, service) => {
+                from_service(settings, service, &mut services, findings)
+            }
             Fact::Service(_) => {}
         }
     }
     let chosen = sets::choose(&settings.alertmanager_endpoints, &slices, &services);
     findings.extend(chosen.remarks.into_iter().map(|remark| {
-        let candidate = &if remark.source == Source::Slice { &slices } else { &services }[&remark.name];
-        let (kind, key) = if remark.source == Source::Slice { ("EndpointSlice", "endpoints") } else { ("Service", "metadata.name") };
+        let candidate =
+            &if remark.source == Source::Slice { &slices } else { &services }[&remark.name];
+        let (kind, key) = if remark.source == Source::Slice {
+            ("EndpointSlice", "endpoints")
+        } else {
+            ("Service", "metadata.name")
+        };
         let Remark { severity, value, problem, fix, .. } = remark;
         Finding { severity, problem, fix, ..about(settings, kind, candidate.meta, key, &value) }
     }));
     let replica = |(index, (source, name)): (u32, (Source, String))| {
-        let candidate = if source == Source::Slice { slices.remove(&name) } else { services.remove(&name) };
+        let candidate =
+            if source == Source::Slice { slices.remove(&name) } else { services.remove(&name) };
         Some((index, Alertmanager { name, addresses: candidate?.addresses }))
     };
     chosen.replicas.into_iter().filter_map(replica).collect()
 }
 
 fn in_namespace(settings: &Settings, fact: &Fact) -> bool {
-    fact.meta().namespace.as_deref().is_none_or(|namespace| namespace == settings.alertmanager_namespace)
+    fact.meta()
+        .namespace
+        .as_deref()
+        .is_none_or(|namespace| namespace == settings.alertmanager_namespace)
 }
 
 fn selected(settings: &Settings, service: &Service) -> bool {
-    settings.alertmanager_selector.iter().all(|(key, value)| service.meta.labels.get(key) == Some(value))
+    settings
+        .alertmanager_selector
+        .iter()
+        .all(|(key, value)| service.meta.labels.get(key) == Some(value))
 }
 
-fn from_slice<'a>(settings: &Settings, slice: &'a EndpointSlice, found: &mut Candidates<'a>, findings: &mut Vec<Finding>) {
+fn from_slice<'a>(
+    settings: &Settings,
+    slice: &'a EndpointSlice,
+    found: &mut Candidates<'a>,
+    findings: &mut Vec<Finding>,
+) {
     if slice.meta.labels.get(keys::SERVICE_NAME) != Some(&settings.alertmanager_endpoints) {
         return;
     }
     let port = web_port(&slice.ports);
     for (place, endpoint) in slice.endpoints.iter().enumerate() {
         let name = endpoint.hostname.clone().or_else(|| endpoint.target.clone());
-        let name = name.unwrap_or_else(|| endpoint.addresses.first().cloned().unwrap_or_else(|| format!("{}-{place}", slice.meta.name)));
+        let name = name.unwrap_or_else(|| {
+            endpoint
+                .addresses
+                .first()
+                .cloned()
+                .unwrap_or_else(|| format!("{}-{place}", slice.meta.name))
+        });
         for address in &endpoint.addresses {
             match host(settings, address) {
                 Ok(host) => add(found, &name, &slice.meta, HostPort::new(host, port)),
@@ -99,9 +125,17 @@ fn from_slice<'a>(settings: &Settings, slice: &'a EndpointSlice, found: &mut Can
     }
 }
 
-fn from_service<'a>(settings: &Settings, service: &'a Service, found: &mut Candidates<'a>, findings: &mut Vec<Finding>) {
+fn from_service<'a>(
+    settings: &Settings,
+    service: &'a Service,
+    found: &mut Candidates<'a>,
+    findings: &mut Vec<Finding>,
+) {
     let meta = &service.meta;
-    let default = format!("{}.{}.svc.{}", meta.name, settings.alertmanager_namespace, settings.cluster_domain);
+    let default = format!(
+        "{}.{}.svc.{}",
+        meta.name, settings.alertmanager_namespace, settings.cluster_domain
+    );
     let name = service.external_name.as_deref().unwrap_or(&default);
     match host(settings, name) {
         Ok(host) => add(found, &meta.name, meta, HostPort::new(host, web_port(&service.ports))),
@@ -129,7 +163,8 @@ fn fix(settings: &Settings, text: &str) -> String {
 }
 
 fn add<'a>(found: &mut Candidates<'a>, name: &str, meta: &'a Meta, at: HostPort) {
-    let candidate = found.entry(name.to_owned()).or_insert_with(|| Candidate { meta, addresses: Vec::new() });
+    let candidate =
+        found.entry(name.to_owned()).or_insert_with(|| Candidate { meta, addresses: Vec::new() });
     if !candidate.addresses.contains(&at) {
         candidate.addresses.push(at);
         candidate.addresses.sort();

@@ -22,7 +22,13 @@ pub(super) fn read(settings: &Settings, service: &Service) -> (Option<Cluster>, 
     let mut reader = Reader::new(settings, service);
     let cluster = cluster(&mut reader);
     if cluster.is_none() && !reader.rejected() {
-        reader.report(Rejected, "metadata.name", &service.meta.name, "BUG: rejected for no stated reason", "please report this");
+        reader.report(
+            Rejected,
+            "metadata.name",
+            &service.meta.name,
+            "BUG: rejected for no stated reason",
+            "please report this",
+        );
     }
     let cluster = cluster.filter(|_| !reader.rejected());
     if let Some(cluster) = &cluster {
@@ -41,13 +47,26 @@ fn cluster(reader: &mut Reader<'_>) -> Option<Cluster> {
     let stores = stores(reader, shards);
     let store_port_name = store_port_name(reader);
     let monitoring = |reader: &Reader<'_>, service: &str| {
-        format!("{service}.{}.svc.{}", reader.settings.downstream_namespace, reader.settings.cluster_domain)
+        format!(
+            "{service}.{}.svc.{}",
+            reader.settings.downstream_namespace, reader.settings.cluster_domain
+        )
     };
     let default = monitoring(reader, "prometheus-operated");
-    let prometheus = reader.backend(keys::PROMETHEUS_SERVICE, &default, keys::PROMETHEUS_SERVICE_PORT, port::PROMETHEUS);
+    let prometheus = reader.backend(
+        keys::PROMETHEUS_SERVICE,
+        &default,
+        keys::PROMETHEUS_SERVICE_PORT,
+        port::PROMETHEUS,
+    );
     let prometheus_prefix = reader.path_prefix(keys::PROMETHEUS_PATH_PREFIX);
     let default = monitoring(reader, "alertmanager-operated");
-    let alertmanager = reader.backend(keys::ALERTMANAGER_SERVICE, &default, keys::ALERTMANAGER_SERVICE_PORT, port::ALERTMANAGER);
+    let alertmanager = reader.backend(
+        keys::ALERTMANAGER_SERVICE,
+        &default,
+        keys::ALERTMANAGER_SERVICE_PORT,
+        port::ALERTMANAGER,
+    );
     let alertmanager_prefix = reader.path_prefix(keys::ALERTMANAGER_PATH_PREFIX);
     let prometheus_host = host_header(reader, keys::PROMETHEUS_HOST_HEADER);
     let alertmanager_host = host_header(reader, keys::ALERTMANAGER_HOST_HEADER);
@@ -55,7 +74,8 @@ fn cluster(reader: &mut Reader<'_>) -> Option<Cluster> {
     let bind = bind(reader);
     let allow_paths = allow_paths(reader);
     let envoy_selectors = envoy_selectors(reader);
-    let credential_revision = reader.number(keys::CREDENTIAL_REVISION, 1..=u64::from(u32::MAX), FellBack);
+    let credential_revision =
+        reader.number(keys::CREDENTIAL_REVISION, 1..=u64::from(u32::MAX), FellBack);
     let revoke_below = reader.number(keys::REVOKE_BELOW, 1..=u64::from(u32::MAX), Rejected);
     let envoy_replicas = reader.number(keys::ENVOY_REPLICAS, 1..=1000, FellBack);
     let envoy_memory = envoy_memory(reader);
@@ -87,7 +107,13 @@ fn envoy_memory(reader: &mut Reader<'_>) -> Memory {
         Ok(_) => "is less than an Envoy needs".to_owned(),
         Err(error) => error.to_string(),
     };
-    reader.report(FellBack, keys::ENVOY_MEMORY, value, problem, format!("write at least {least}, for example {default}"));
+    reader.report(
+        FellBack,
+        keys::ENVOY_MEMORY,
+        value,
+        problem,
+        format!("write at least {least}, for example {default}"),
+    );
     default
 }
 
@@ -95,7 +121,12 @@ fn name(reader: &mut Reader<'_>) -> Option<ClusterName> {
     let name = &reader.service.meta.name;
     match name.parse() {
         Ok(name) => Some(name),
-        Err(error) => reader.reject("metadata.name", name, error, "rename the Service, after which the cluster is called"),
+        Err(error) => reader.reject(
+            "metadata.name",
+            name,
+            error,
+            "rename the Service, after which the cluster is called",
+        ),
     }
 }
 
@@ -103,13 +134,24 @@ fn name(reader: &mut Reader<'_>) -> Option<ClusterName> {
 fn misspelt_keys(reader: &mut Reader<'_>) {
     let meta = &reader.service.meta;
     let known: Vec<&str> = [keys::CLUSTER_LABELS, keys::CLUSTER_ANNOTATIONS].concat();
-    let kinds = [("label", &meta.labels, keys::CLUSTER_LABELS), ("annotation", &meta.annotations, keys::CLUSTER_ANNOTATIONS)];
+    let kinds = [
+        ("label", &meta.labels, keys::CLUSTER_LABELS),
+        ("annotation", &meta.annotations, keys::CLUSTER_ANNOTATIONS),
+    ];
     for (kind, written, wanted) in kinds {
-        for (key, value) in written.iter().filter(|(key, _)| key.starts_with("goatlas.io/") && !wanted.contains(&key.as_str())) {
+        for (key, value) in written
+            .iter()
+            .filter(|(key, _)| key.starts_with("goatlas.io/") && !wanted.contains(&key.as_str()))
+        {
             let fix = if known.contains(&key.as_str()) {
-                format!("it is read as {} only: move it there", if kind == "label" { "an annotation" } else { "a label" })
+                format!(
+                    "it is read as {} only: move it there",
+                    if kind == "label" { "an annotation" } else { "a label" }
+                )
             } else {
-                let nearest = known.iter().max_by(|a, b| strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key)));
+                let nearest = known.iter().max_by(|a, b| {
+                    strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key))
+                });
                 format!("did you mean {}?", nearest.copied().unwrap_or(keys::CLUSTER))
             };
             reader.report(Note, key, value, format!("no such {kind} is read"), fix);
@@ -120,7 +162,13 @@ fn misspelt_keys(reader: &mut Reader<'_>) {
 fn not_yet_effective(reader: &mut Reader<'_>) {
     for key in [keys::CREDENTIAL_REVISION, keys::REVOKE_BELOW] {
         if let Some(value) = reader.value(key) {
-            reader.report(Note, key, value, "is checked, but not yet effective in this version", "");
+            reader.report(
+                Note,
+                key,
+                value,
+                "is checked, but not yet effective in this version",
+                "",
+            );
         }
     }
 }
@@ -130,9 +178,17 @@ fn connect(reader: &mut Reader<'_>) {
         None | Some("direct") => {}
         Some("reverse") => {
             let problem = "is reserved, since a cluster Envoy that dials out is not built yet";
-            reader.report(Rejected, keys::CONNECT, "reverse", problem, "write `direct`, and let the hub reach the cluster's port 11901");
+            reader.report(
+                Rejected,
+                keys::CONNECT,
+                "reverse",
+                problem,
+                "write `direct`, and let the hub reach the cluster's port 11901",
+            );
         }
-        Some(other) => reader.report(Rejected, keys::CONNECT, other, "is no way to connect", "write `direct`"),
+        Some(other) => {
+            reader.report(Rejected, keys::CONNECT, other, "is no way to connect", "write `direct`")
+        }
     }
 }
 
@@ -142,7 +198,9 @@ fn host_header(reader: &mut Reader<'_>, key: &str) -> Option<HostHeader> {
         None => Some(HostHeader::Own),
         Some("hub") => Some(HostHeader::Hub),
         Some(value) => match HostPort::parse(value, 80) {
-            Ok(at) if value.contains("::") && !value.starts_with('[') => Some(HostHeader::Named(format!("[{}]", at.host))),
+            Ok(at) if value.contains("::") && !value.starts_with('[') => {
+                Some(HostHeader::Named(format!("[{}]", at.host)))
+            }
             Ok(_) => Some(HostHeader::Named(value.trim_end_matches('.').to_owned())),
             Err(error) => {
                 let fix = "write `hub` for the host that the person's browser asked for, or `host[:port]`; without the key it is the service's own";
@@ -154,13 +212,21 @@ fn host_header(reader: &mut Reader<'_>, key: &str) -> Option<HostHeader> {
 
 /// What the Service itself calls port 10901: Atlas 0.3 called the SRV records after it.
 fn store_port_name(reader: &mut Reader<'_>) -> String {
-    let port = reader.service.ports.iter().find(|written| written.port == port::HUB_STORES && !written.name.is_empty());
+    let port = reader
+        .service
+        .ports
+        .iter()
+        .find(|written| written.port == port::HUB_STORES && !written.name.is_empty());
     let name = port.map_or(DEFAULT_STORE_PORT_NAME, |port| port.name.as_str());
     if is_dns_label(name) && name.len() <= SERVICE_NAME_MAX {
         return name.to_owned();
     }
-    let problem = format!("names port {}, but is no service's name in DNS, so its SRV records are called `_grpc`", port::HUB_STORES);
-    let fix = format!("write at most {SERVICE_NAME_MAX} lower-case letters, digits and inner hyphens");
+    let problem = format!(
+        "names port {}, but is no service's name in DNS, so its SRV records are called `_grpc`",
+        port::HUB_STORES
+    );
+    let fix =
+        format!("write at most {SERVICE_NAME_MAX} lower-case letters, digits and inner hyphens");
     reader.report(Note, "spec.ports", name, problem, fix);
     DEFAULT_STORE_PORT_NAME.to_owned()
 }
@@ -193,7 +259,10 @@ fn bind(reader: &mut Reader<'_>) -> Option<std::net::IpAddr> {
     match reader.value(keys::BIND_ADDRESS) {
         None => Some(std::net::Ipv6Addr::UNSPECIFIED.into()),
         Some(value) => {
-            let ip = value.parse().map_err(|_| NameError("is not an IP address".into())).and_then(bindable);
+            let ip = value
+                .parse()
+                .map_err(|_| NameError("is not an IP address".into()))
+                .and_then(bindable);
             let fix = "write an IPv4 or IPv6 address of that Envoy's machine, or `::` or `0.0.0.0` for all of them";
             match ip {
                 Ok(ip) => Some(ip),
@@ -209,15 +278,21 @@ fn allow_paths(reader: &mut Reader<'_>) -> Vec<String> {
     let mut paths = Vec::new();
     for part in value.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         match path_prefix(part).filter(|path| !path.is_empty()) {
-            Some(path) if REFUSED_PATHS.iter().any(|refused| lies_within(&path, refused)) => paths.push(path),
+            Some(path) if REFUSED_PATHS.iter().any(|refused| lies_within(&path, refused)) => {
+                paths.push(path)
+            }
             Some(path) => {
-                let problem = "neither is nor lies below a path that is refused, so it has no effect";
+                let problem =
+                    "neither is nor lies below a path that is refused, so it has no effect";
                 reader.report(
                     Note,
                     keys::ALLOW_PATHS,
                     &path,
                     problem,
-                    format!("leave it out, or write one of {} or a path below", REFUSED_PATHS.join(", ")),
+                    format!(
+                        "leave it out, or write one of {} or a path below",
+                        REFUSED_PATHS.join(", ")
+                    ),
                 );
             }
             None => reader.report(
@@ -245,7 +320,13 @@ fn envoy_selectors(reader: &mut Reader<'_>) -> std::collections::BTreeMap<String
         None => default,
         Some((_, Ok(labels))) => labels,
         Some((value, Err(error))) => {
-            reader.report(FellBack, keys::ENVOY_SELECTORS, value, error, "write `key=value,key=value`");
+            reader.report(
+                FellBack,
+                keys::ENVOY_SELECTORS,
+                value,
+                error,
+                "write `key=value,key=value`",
+            );
             default
         }
     }

@@ -26,7 +26,11 @@ impl<'a> Reader<'a> {
     /// The value of a key, without surrounding blanks; an empty one counts as not given.
     pub(super) fn value(&self, key: &str) -> Option<&'a str> {
         let meta = &self.service.meta;
-        let value = if keys::CLUSTER_LABELS.contains(&key) { meta.labels.get(key) } else { meta.annotations.get(key) };
+        let value = if keys::CLUSTER_LABELS.contains(&key) {
+            meta.labels.get(key)
+        } else {
+            meta.annotations.get(key)
+        };
         value.map(|value| value.trim()).filter(|value| !value.is_empty())
     }
 
@@ -35,7 +39,14 @@ impl<'a> Reader<'a> {
         self.findings.iter().any(|finding| finding.severity == Severity::Rejected)
     }
 
-    pub(super) fn report(&mut self, severity: Severity, key: &str, value: &str, problem: impl Display, fix: impl Display) {
+    pub(super) fn report(
+        &mut self,
+        severity: Severity,
+        key: &str,
+        value: &str,
+        problem: impl Display,
+        fix: impl Display,
+    ) {
         self.findings.push(Finding {
             severity,
             problem: problem.to_string(),
@@ -44,13 +55,24 @@ impl<'a> Reader<'a> {
         });
     }
 
-    pub(super) fn reject<T>(&mut self, key: &str, value: &str, problem: impl Display, fix: impl Display) -> Option<T> {
+    pub(super) fn reject<T>(
+        &mut self,
+        key: &str,
+        value: &str,
+        problem: impl Display,
+        fix: impl Display,
+    ) -> Option<T> {
         self.report(Severity::Rejected, key, value, problem, fix);
         None
     }
 
     /// A decimal number within a range.
-    pub(super) fn number<N>(&mut self, key: &str, range: RangeInclusive<N>, severity: Severity) -> Option<N>
+    pub(super) fn number<N>(
+        &mut self,
+        key: &str,
+        range: RangeInclusive<N>,
+        severity: Severity,
+    ) -> Option<N>
     where
         N: FromStr + PartialOrd + Display,
     {
@@ -60,14 +82,26 @@ impl<'a> Reader<'a> {
             Ok(number) if digits && range.contains(&number) => Some(number),
             _ => {
                 let (low, high) = (range.start(), range.end());
-                self.report(severity, key, value, "is not a number in range", format!("write a whole number from {low} to {high}"));
+                self.report(
+                    severity,
+                    key,
+                    value,
+                    "is not a number in range",
+                    format!("write a whole number from {low} to {high}"),
+                );
                 None
             }
         }
     }
 
     /// A service inside the downstream cluster: a host by `key`, its port by `port_key`.
-    pub(super) fn backend(&mut self, key: &str, default: &str, port_key: &str, default_port: u16) -> Option<HostPort> {
+    pub(super) fn backend(
+        &mut self,
+        key: &str,
+        default: &str,
+        port_key: &str,
+        default_port: u16,
+    ) -> Option<HostPort> {
         let port = self.number(port_key, 1..=u16::MAX, Severity::Rejected).unwrap_or(default_port);
         let host = match self.value(key) {
             None => default.parse().map_err(|error: NameError| (default, error)),
@@ -78,7 +112,12 @@ impl<'a> Reader<'a> {
                 let at = self.not_local(key, HostPort::new(host, port))?;
                 Some(HostPort::new(self.complete(at.host), port))
             }
-            Err((value, error)) => self.reject(key, value, error, "write the service's DNS name or IP address, without a port"),
+            Err((value, error)) => self.reject(
+                key,
+                value,
+                error,
+                "write the service's DNS name or IP address, without a port",
+            ),
         }
     }
 
@@ -90,7 +129,12 @@ impl<'a> Reader<'a> {
     }
 
     /// The same for texts that are apart already.
-    pub(super) fn parse_hosts<'t>(&mut self, key: &str, parts: impl Iterator<Item = &'t str>, default_port: u16) -> Option<Vec<HostPort>> {
+    pub(super) fn parse_hosts<'t>(
+        &mut self,
+        key: &str,
+        parts: impl Iterator<Item = &'t str>,
+        default_port: u16,
+    ) -> Option<Vec<HostPort>> {
         let mut hosts = Vec::new();
         for part in parts {
             let host = match HostPort::parse(part, default_port) {
@@ -109,7 +153,8 @@ impl<'a> Reader<'a> {
     /// Refuses addresses that lead to the Envoy's own machine, its neighbours or a metadata service.
     pub(super) fn not_local(&mut self, key: &str, at: HostPort) -> Option<HostPort> {
         if is_refused(self.settings, &at.host) {
-            let fix = "write the cluster's real address (or start Atlas with --allow-local-addresses)";
+            let fix =
+                "write the cluster's real address (or start Atlas with --allow-local-addresses)";
             return self.reject(key, &at.to_string(), LOCAL, fix);
         }
         Some(at)
@@ -120,7 +165,9 @@ impl<'a> Reader<'a> {
         let Host::Name(name) = &host else { return host };
         let domain = &self.settings.cluster_domain;
         match name.split('.').collect::<Vec<_>>().as_slice() {
-            [service, namespace] if is_dns_label(service) && is_dns_label(namespace) => Host::Name(format!("{name}.svc.{domain}")),
+            [service, namespace] if is_dns_label(service) && is_dns_label(namespace) => {
+                Host::Name(format!("{name}.svc.{domain}"))
+            }
             [.., "svc"] => Host::Name(format!("{name}.{domain}")),
             _ => host,
         }
@@ -132,7 +179,10 @@ impl<'a> Reader<'a> {
     pub(super) fn complete_before_a_pod(&self, service: &str) -> String {
         match service.contains('.') {
             true => service.to_owned(),
-            false => format!("{service}.{}.svc.{}", self.settings.downstream_namespace, self.settings.cluster_domain),
+            false => format!(
+                "{service}.{}.svc.{}",
+                self.settings.downstream_namespace, self.settings.cluster_domain
+            ),
         }
     }
 
@@ -142,7 +192,12 @@ impl<'a> Reader<'a> {
             None => Some(String::new()),
             Some(value) => match path_prefix(value) {
                 Some(prefix) => Some(prefix),
-                None => self.reject(key, value, "is not a path prefix", "write an absolute path such as `/prometheus`"),
+                None => self.reject(
+                    key,
+                    value,
+                    "is not a path prefix",
+                    "write an absolute path such as `/prometheus`",
+                ),
             },
         }
     }
@@ -152,7 +207,10 @@ impl<'a> Reader<'a> {
 pub fn path_prefix(text: &str) -> Option<String> {
     let prefix = text.trim_end_matches('/');
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-._~".contains(&b);
-    let segments_fine = prefix.split('/').skip(1).all(|segment| !segment.is_empty() && segment != "." && segment != "..");
+    let segments_fine = prefix
+        .split('/')
+        .skip(1)
+        .all(|segment| !segment.is_empty() && segment != "." && segment != "..");
     (text.starts_with('/') && prefix.bytes().all(plain) && segments_fine).then(|| prefix.to_owned())
 }
 
@@ -167,7 +225,11 @@ pub fn selector(text: &str) -> Result<BTreeMap<String, String>, NameError> {
         let (key, value) = part.split_once('=').ok_or_else(wrong)?;
         let value = value.strip_prefix('=').unwrap_or(value);
         let fine = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
-        if key.is_empty() || key.ends_with('!') || !key.bytes().all(fine) || !value.bytes().all(fine) {
+        if key.is_empty()
+            || key.ends_with('!')
+            || !key.bytes().all(fine)
+            || !value.bytes().all(fine)
+        {
             return Err(wrong());
         }
         labels.insert(key.to_owned(), value.to_owned());

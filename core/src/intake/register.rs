@@ -6,7 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::{Finding, Severity, about, alertmanagers, as_cluster, is_cluster, one_cluster, zone_without_addresses};
+use super::{
+    Finding, Severity, about, alertmanagers, as_cluster, is_cluster, one_cluster,
+    zone_without_addresses,
+};
 use crate::fact::{Fact, Service};
 use crate::manifest;
 use crate::model::{Cluster, Fleet, Settings};
@@ -79,7 +82,10 @@ impl Register {
     }
 
     /// Takes what facts are now (`None`: gone).
-    pub fn apply(&mut self, changes: impl IntoIterator<Item = (FactKey, Option<Arc<Fact>>)>) -> Touched {
+    pub fn apply(
+        &mut self,
+        changes: impl IntoIterator<Item = (FactKey, Option<Arc<Fact>>)>,
+    ) -> Touched {
         let mut touched = Touched::default();
         let (mut names, mut of_alertmanagers) = (BTreeSet::new(), false);
         for (key, fact) in changes {
@@ -100,7 +106,11 @@ impl Register {
         self.before.clear();
         if of_alertmanagers {
             let mut findings = Vec::new();
-            let alertmanagers = alertmanagers::read(&self.fleet.settings, self.alertmanagers.values().map(|fact| &**fact), &mut findings);
+            let alertmanagers = alertmanagers::read(
+                &self.fleet.settings,
+                self.alertmanagers.values().map(|fact| &**fact),
+                &mut findings,
+            );
             touched.alertmanagers = alertmanagers != self.fleet.alertmanagers;
             touched.findings |= findings != self.of_alertmanagers;
             (self.fleet.alertmanagers, self.of_alertmanagers) = (alertmanagers, findings);
@@ -112,18 +122,22 @@ impl Register {
     fn note_alertmanager(&mut self, key: &FactKey, fact: Option<&Arc<Fact>>) -> bool {
         let was = self.alertmanagers.remove(key).is_some();
         let matters = fact.filter(|fact| alertmanagers::matters(&self.fleet.settings, fact));
-        let is = matters.map(|fact| self.alertmanagers.insert(key.clone(), Arc::clone(fact))).is_some();
+        let is =
+            matters.map(|fact| self.alertmanagers.insert(key.clone(), Arc::clone(fact))).is_some();
         was || is
     }
 
     /// The name of the cluster that it claims or claimed to be.
     fn note_claim(&mut self, key: &FactKey, fact: Option<&Arc<Fact>>) -> Option<String> {
         let claims = self.claims.get_mut(&key.name);
-        let was = claims.is_some_and(|claims| claims.extract_if(.., |(claim, _)| claim == key).count() > 0);
-        let claim = fact.filter(|fact| matches!(&***fact, Fact::Service(service) if is_cluster(service)));
+        let was = claims
+            .is_some_and(|claims| claims.extract_if(.., |(claim, _)| claim == key).count() > 0);
+        let claim =
+            fact.filter(|fact| matches!(&***fact, Fact::Service(service) if is_cluster(service)));
         if let Some(fact) = claim {
             // Nearly always there is one: a map would take ten times the room.
-            let claims = self.claims.entry(key.name.clone()).or_insert_with(|| Vec::with_capacity(1));
+            let claims =
+                self.claims.entry(key.name.clone()).or_insert_with(|| Vec::with_capacity(1));
             claims.push((key.clone(), Arc::clone(fact)));
             claims.sort_by(|(one, _), (other, _)| one.cmp(other));
         }
@@ -135,10 +149,13 @@ impl Register {
 
     fn read_cluster(&mut self, name: &str, touched: &mut Touched) {
         let mut findings = Vec::new();
-        let services = self.claims.get(name).into_iter().flatten().filter_map(|(_, fact)| as_cluster(fact));
-        let known = |name: &ClusterName| self.fleet.clusters.get(name).or(self.before.get(name)).cloned();
+        let services =
+            self.claims.get(name).into_iter().flatten().filter_map(|(_, fact)| as_cluster(fact));
+        let known =
+            |name: &ClusterName| self.fleet.clusters.get(name).or(self.before.get(name)).cloned();
         let cluster = one_cluster(&self.fleet.settings, services, known, &mut findings);
-        touched.findings |= self.findings.get(name).is_none_or(|before| *before != findings) && !findings.is_empty();
+        touched.findings |= self.findings.get(name).is_none_or(|before| *before != findings)
+            && !findings.is_empty();
         touched.findings |= findings.is_empty() && self.findings.remove(name).is_some();
         if !findings.is_empty() {
             findings.shrink_to_fit();
@@ -146,7 +163,9 @@ impl Register {
         }
         // A name that is none is rejected, and has no cluster.
         let Ok(name) = name.parse::<ClusterName>() else { return };
-        let addressed = |cluster: Option<&Arc<Cluster>>| usize::from(cluster.is_some_and(|cluster| !cluster.addresses.is_empty()));
+        let addressed = |cluster: Option<&Arc<Cluster>>| {
+            usize::from(cluster.is_some_and(|cluster| !cluster.addresses.is_empty()))
+        };
         let before = self.fleet.clusters.get(&name);
         if before == cluster.as_ref() {
             return;
@@ -176,7 +195,11 @@ impl Register {
 
     /// The Services that claim to be this cluster, right or wrong.
     pub fn claims(&self, cluster: &ClusterName) -> impl Iterator<Item = &Service> {
-        self.claims.get(cluster.as_str()).into_iter().flatten().filter_map(|(_, fact)| as_cluster(fact))
+        self.claims
+            .get(cluster.as_str())
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, fact)| as_cluster(fact))
     }
 
     /// Every name that a Service claims, right or wrong.
@@ -192,15 +215,29 @@ impl Register {
     /// Whether a finding rejects what this fact says, as it was read in its place.
     pub fn is_rejected(&self, fact: &Fact) -> bool {
         let about = about(&self.fleet.settings, fact.kind(), fact.meta(), "", "");
-        let of_file = |place: &str| place.rsplit_once(':').map(|(file, _)| file) == about.place.rsplit_once(':').map(|(file, _)| file);
+        let of_file = |place: &str| {
+            place.rsplit_once(':').map(|(file, _)| file)
+                == about.place.rsplit_once(':').map(|(file, _)| file)
+        };
         let mut findings = self.findings_of(&fact.meta().name).iter().chain(&self.of_alertmanagers);
-        findings.any(|finding| finding.severity == Severity::Rejected && finding.object == about.object && of_file(&finding.place))
+        findings.any(|finding| {
+            finding.severity == Severity::Rejected
+                && finding.object == about.object
+                && of_file(&finding.place)
+        })
     }
 
     /// What people should know, in a stable order.
     pub fn findings(&self) -> Vec<Finding> {
         let of_zone = zone_without_addresses(&self.fleet.settings, self.addressed > 0);
-        let mut all: Vec<Finding> = self.findings.values().flatten().chain(&self.of_alertmanagers).cloned().chain(of_zone).collect();
+        let mut all: Vec<Finding> = self
+            .findings
+            .values()
+            .flatten()
+            .chain(&self.of_alertmanagers)
+            .cloned()
+            .chain(of_zone)
+            .collect();
         all.sort();
         all.dedup();
         all

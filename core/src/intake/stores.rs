@@ -15,8 +15,12 @@ const GOVERNING: &str = "prometheus-operated";
 
 /// Expands replicas, shards and names into stores: N = shard × replicas + replica.
 pub(super) fn stores(reader: &mut Reader<'_>, shards: Option<u32>) -> Option<Vec<Store>> {
-    let default = format!("{GOVERNING}.{}.svc.{}", reader.settings.downstream_namespace, reader.settings.cluster_domain);
-    let service = reader.backend(keys::THANOS_SERVICE, &default, keys::THANOS_SERVICE_PORT, port::THANOS);
+    let default = format!(
+        "{GOVERNING}.{}.svc.{}",
+        reader.settings.downstream_namespace, reader.settings.cluster_domain
+    );
+    let service =
+        reader.backend(keys::THANOS_SERVICE, &default, keys::THANOS_SERVICE_PORT, port::THANOS);
     let replicas = reader.number(keys::REPLICAS, 1..=keys::MAX_STORES, Rejected);
     let count = u64::from(replicas.unwrap_or(1)) * u64::from(shards.unwrap_or(1));
     if count > u64::from(keys::MAX_STORES) {
@@ -31,12 +35,21 @@ pub(super) fn stores(reader: &mut Reader<'_>, shards: Option<u32>) -> Option<Vec
     let service = service?;
     if reader.value(keys::THANOS_REPLICA_HOSTS).is_some() {
         let hosts = reader.hosts(keys::THANOS_REPLICA_HOSTS, service.port)?;
-        return replica_hosts(reader, hosts, (replicas.is_some() || shards.is_some()).then_some(count));
+        return replica_hosts(
+            reader,
+            hosts,
+            (replicas.is_some() || shards.is_some()).then_some(count),
+        );
     }
     let named = reader.value(keys::PROMETHEUS_NAME);
     if let Some(name) = named.filter(|name| !is_dns_label(name)) {
         let fix = "write the name of the Prometheus resource, as `kubectl get prometheus` shows it";
-        return reader.reject(keys::PROMETHEUS_NAME, name, "is not the name of a Prometheus resource", fix);
+        return reader.reject(
+            keys::PROMETHEUS_NAME,
+            name,
+            "is not the name of a Prometheus resource",
+            fix,
+        );
     }
     if count == 1 && named.is_none() {
         return Some(vec![Store { index: 0, at: service, otherwise: Vec::new(), exact: false }]);
@@ -44,15 +57,30 @@ pub(super) fn stores(reader: &mut Reader<'_>, shards: Option<u32>) -> Option<Vec
     pods(reader, named, &service, replicas.unwrap_or(1), shards.unwrap_or(1))
 }
 
-fn replica_hosts(reader: &mut Reader<'_>, hosts: Vec<HostPort>, expected: Option<u64>) -> Option<Vec<Store>> {
+fn replica_hosts(
+    reader: &mut Reader<'_>,
+    hosts: Vec<HostPort>,
+    expected: Option<u64>,
+) -> Option<Vec<Store>> {
     let value = reader.value(keys::THANOS_REPLICA_HOSTS).unwrap_or_default();
     let count = hosts.len() as u64;
     if count == 0 || count > u64::from(keys::MAX_STORES) {
-        let fix = format!("write one host per store, from 1 to {}, separated by commas", keys::MAX_STORES);
-        return reader.reject(keys::THANOS_REPLICA_HOSTS, value, format!("names {count} different hosts"), fix);
+        let fix = format!(
+            "write one host per store, from 1 to {}, separated by commas",
+            keys::MAX_STORES
+        );
+        return reader.reject(
+            keys::THANOS_REPLICA_HOSTS,
+            value,
+            format!("names {count} different hosts"),
+            fix,
+        );
     }
     if expected.is_some_and(|expected| expected != count) {
-        let problem = format!("names {count} different hosts, but replicas × shards is {}", expected.unwrap_or_default());
+        let problem = format!(
+            "names {count} different hosts, but replicas × shards is {}",
+            expected.unwrap_or_default()
+        );
         return reader.reject(
             keys::THANOS_REPLICA_HOSTS,
             value,
@@ -73,7 +101,9 @@ fn replica_hosts(reader: &mut Reader<'_>, hosts: Vec<HostPort>, expected: Option
 pub(super) fn note_inexact(reader: &mut Reader<'_>, stores: &[Store]) {
     let Some(store) = stores.first().filter(|store| !store.exact) else { return };
     let problem = match store.otherwise.is_empty() {
-        true => format!("isn't given, so any replica behind {} may answer: not exact", store.at.host),
+        true => {
+            format!("isn't given, so any replica behind {} may answer: not exact", store.at.host)
+        }
         false => format!(
             "isn't given, so the pods are taken to be prometheus-{}-N; where they aren't, any replica may answer: not exact",
             keys::DEFAULT_PROMETHEUS_NAME
@@ -87,7 +117,13 @@ pub(super) fn note_inexact(reader: &mut Reader<'_>, stores: &[Store]) {
 }
 
 /// The operator's pods: `prometheus-<name>[-shard-S]-N.<service>`; shard 0 goes without its number.
-fn pods(reader: &mut Reader<'_>, named: Option<&str>, service: &HostPort, replicas: u32, shards: u32) -> Option<Vec<Store>> {
+fn pods(
+    reader: &mut Reader<'_>,
+    named: Option<&str>,
+    service: &HostPort,
+    replicas: u32,
+    shards: u32,
+) -> Option<Vec<Store>> {
     let Host::Name(given) = &service.host else {
         let problem = "is one address, behind which single replicas can't be named";
         let fix = format!("list the replicas in {}", keys::THANOS_REPLICA_HOSTS);
@@ -108,12 +144,19 @@ fn pods(reader: &mut Reader<'_>, named: Option<&str>, service: &HostPort, replic
                     "shorten the name",
                 );
             }
-            let names: Vec<String> = domains.iter().map(|domain| format!("{pod}.{domain}")).collect();
+            let names: Vec<String> =
+                domains.iter().map(|domain| format!("{pod}.{domain}")).collect();
             if names.iter().any(|name| !is_dns_name(name)) {
                 let problem = format!("is too long to stand behind the pod's name {pod:?} in DNS");
-                return reader.reject(keys::THANOS_SERVICE, given, problem, "a name has at most 253 characters: use a shorter one");
+                return reader.reject(
+                    keys::THANOS_SERVICE,
+                    given,
+                    problem,
+                    "a name has at most 253 characters: use a shorter one",
+                );
             }
-            let mut at = names.into_iter().map(|name| HostPort::new(Host::Name(name), service.port));
+            let mut at =
+                names.into_iter().map(|name| HostPort::new(Host::Name(name), service.port));
             stores.push(Store {
                 index: shard * replicas + replica,
                 at: at.next()?,
@@ -129,7 +172,9 @@ fn pods(reader: &mut Reader<'_>, named: Option<&str>, service: &HostPort, replic
 fn domains(reader: &Reader<'_>, given: &str) -> Vec<String> {
     let given = reader.complete_before_a_pod(given);
     let governing = match given.split_once('.') {
-        Some((service, rest)) if service != GOVERNING && rest.split('.').nth(1) == Some("svc") => Some(format!("{GOVERNING}.{rest}")),
+        Some((service, rest)) if service != GOVERNING && rest.split('.').nth(1) == Some("svc") => {
+            Some(format!("{GOVERNING}.{rest}"))
+        }
         _ => None,
     };
     [given].into_iter().chain(governing).collect()

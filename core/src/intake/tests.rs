@@ -36,7 +36,13 @@ pub(super) fn take(services: Vec<Service>) -> Intake {
 pub(super) fn only(service: Service) -> Cluster {
     let intake = take(vec![service]);
     assert!(intake.findings.iter().all(|f| f.severity == Severity::Note), "{:?}", intake.findings);
-    intake.fleet.clusters.into_values().next().map(std::sync::Arc::unwrap_or_clone).expect("a cluster")
+    intake
+        .fleet
+        .clusters
+        .into_values()
+        .next()
+        .map(std::sync::Arc::unwrap_or_clone)
+        .expect("a cluster")
 }
 
 pub(super) fn rejection(service: Service) -> Finding {
@@ -54,42 +60,70 @@ fn a_bare_service_is_a_cluster_with_one_store() {
     let cluster = only(cluster("tokyo"));
     assert_eq!(stores(&cluster), ["prometheus-operated.monitoring.svc.cluster.local:10901"]);
     assert_eq!(cluster.addresses, [HostPort::parse("10.0.0.1:11901", 1).unwrap()]);
-    assert_eq!(cluster.alertmanager.at.to_string(), "alertmanager-operated.monitoring.svc.cluster.local:9093");
+    assert_eq!(
+        cluster.alertmanager.at.to_string(),
+        "alertmanager-operated.monitoring.svc.cluster.local:9093"
+    );
 }
 
 #[test]
 fn replicas_are_addressed_by_their_pods_with_the_service_as_last_resort() {
     let cluster = only(cluster("tokyo").label(keys::REPLICAS, "2"));
-    assert_eq!(stores(&cluster)[1], "prometheus-kube-prometheus-stack-prometheus-1.prometheus-operated.monitoring.svc.cluster.local:10901");
-    let service = HostPort::parse("prometheus-operated.monitoring.svc.cluster.local:10901", 1).unwrap();
-    assert!(cluster.stores.iter().all(|store| store.otherwise == [service.clone()] && !store.exact));
+    assert_eq!(
+        stores(&cluster)[1],
+        "prometheus-kube-prometheus-stack-prometheus-1.prometheus-operated.monitoring.svc.cluster.local:10901"
+    );
+    let service =
+        HostPort::parse("prometheus-operated.monitoring.svc.cluster.local:10901", 1).unwrap();
+    assert!(
+        cluster.stores.iter().all(|store| store.otherwise == [service.clone()] && !store.exact)
+    );
 }
 
 #[test]
 fn a_given_name_is_exact_even_for_one_replica() {
     let cluster = only(cluster("tokyo").annotation(keys::PROMETHEUS_NAME, "k8s"));
-    assert_eq!(stores(&cluster), ["prometheus-k8s-0.prometheus-operated.monitoring.svc.cluster.local:10901"]);
+    assert_eq!(
+        stores(&cluster),
+        ["prometheus-k8s-0.prometheus-operated.monitoring.svc.cluster.local:10901"]
+    );
     assert!(cluster.stores[0].exact && cluster.stores[0].otherwise.is_empty());
 }
 
 #[test]
 fn shards_number_their_replicas_one_after_the_other() {
-    let cluster = only(cluster("t").label(keys::REPLICAS, "2").annotation(keys::SHARDS, "2").annotation(keys::PROMETHEUS_NAME, "k"));
-    let pods: Vec<String> = stores(&cluster).iter().map(|s| s.split('.').next().unwrap().to_owned()).collect();
-    assert_eq!(pods, ["prometheus-k-0", "prometheus-k-1", "prometheus-k-shard-1-0", "prometheus-k-shard-1-1"]);
+    let cluster = only(
+        cluster("t")
+            .label(keys::REPLICAS, "2")
+            .annotation(keys::SHARDS, "2")
+            .annotation(keys::PROMETHEUS_NAME, "k"),
+    );
+    let pods: Vec<String> =
+        stores(&cluster).iter().map(|s| s.split('.').next().unwrap().to_owned()).collect();
+    assert_eq!(
+        pods,
+        ["prometheus-k-0", "prometheus-k-1", "prometheus-k-shard-1-0", "prometheus-k-shard-1-1"]
+    );
 }
 
 #[test]
 fn listed_hosts_are_the_stores() {
-    let hosts = cluster("t").annotation(keys::THANOS_REPLICA_HOSTS, "a.example.org, b.example.org:1234");
+    let hosts =
+        cluster("t").annotation(keys::THANOS_REPLICA_HOSTS, "a.example.org, b.example.org:1234");
     assert_eq!(stores(&only(hosts)), ["a.example.org:10901", "b.example.org:1234"]);
-    let finding = rejection(cluster("t").label(keys::REPLICAS, "3").annotation(keys::THANOS_REPLICA_HOSTS, "a.example.org,b.example.org"));
+    let finding = rejection(
+        cluster("t")
+            .label(keys::REPLICAS, "3")
+            .annotation(keys::THANOS_REPLICA_HOSTS, "a.example.org,b.example.org"),
+    );
     assert_eq!(finding.key, keys::THANOS_REPLICA_HOSTS);
 }
 
 #[test]
 fn addresses_win_over_external_ips() {
-    let cluster = only(cluster("t").annotation(keys::ADDRESSES, "edge.example.com:31901, [fd00::1], 10.0.0.9"));
+    let cluster = only(
+        cluster("t").annotation(keys::ADDRESSES, "edge.example.com:31901, [fd00::1], 10.0.0.9"),
+    );
     let addresses: Vec<String> = cluster.addresses.iter().map(ToString::to_string).collect();
     assert_eq!(addresses, ["edge.example.com:31901", "[fd00::1]:11901", "10.0.0.9:11901"]);
 }
@@ -100,12 +134,21 @@ fn a_cluster_without_addresses_awaits_its_own() {
     service.external_ips.clear();
     let intake = take(vec![service]);
     assert!(intake.fleet.clusters.values().next().unwrap().addresses.is_empty());
-    assert!(intake.findings.iter().any(|f| f.severity == Severity::Note && f.problem.contains("awaiting")));
+    assert!(
+        intake
+            .findings
+            .iter()
+            .any(|f| f.severity == Severity::Note && f.problem.contains("awaiting"))
+    );
 }
 
 #[test]
 fn short_service_names_are_completed() {
-    let cluster = only(cluster("t").annotation(keys::PROMETHEUS_SERVICE, "prom.obs.svc").annotation(keys::THANOS_SERVICE, "side.obs"));
+    let cluster = only(
+        cluster("t")
+            .annotation(keys::PROMETHEUS_SERVICE, "prom.obs.svc")
+            .annotation(keys::THANOS_SERVICE, "side.obs"),
+    );
     assert_eq!(cluster.prometheus.at.to_string(), "prom.obs.svc.cluster.local:9090");
     assert_eq!(stores(&cluster), ["side.obs.svc.cluster.local:10901"]);
 }
@@ -121,22 +164,40 @@ fn every_mistake_names_its_key_and_a_fix() {
         (cluster("t").annotation(keys::THANOS_SERVICE, "a b"), keys::THANOS_SERVICE),
         (cluster("t").annotation(keys::THANOS_SERVICE_PORT, "0"), keys::THANOS_SERVICE_PORT),
         (cluster("t").annotation(keys::PROMETHEUS_SERVICE, "x:9090"), keys::PROMETHEUS_SERVICE),
-        (cluster("t").annotation(keys::PROMETHEUS_SERVICE_PORT, "http"), keys::PROMETHEUS_SERVICE_PORT),
+        (
+            cluster("t").annotation(keys::PROMETHEUS_SERVICE_PORT, "http"),
+            keys::PROMETHEUS_SERVICE_PORT,
+        ),
         (cluster("t").annotation(keys::ALERTMANAGER_SERVICE, "-"), keys::ALERTMANAGER_SERVICE),
-        (cluster("t").annotation(keys::ALERTMANAGER_SERVICE_PORT, "99999"), keys::ALERTMANAGER_SERVICE_PORT),
+        (
+            cluster("t").annotation(keys::ALERTMANAGER_SERVICE_PORT, "99999"),
+            keys::ALERTMANAGER_SERVICE_PORT,
+        ),
         (cluster("t").annotation(keys::ADDRESSES, "10.0.0.300"), keys::ADDRESSES),
         (cluster("t").annotation(keys::ADDRESSES, "169.254.169.254"), keys::ADDRESSES),
         (cluster("t").annotation(keys::ADDRESSES, "localhost:1"), keys::ADDRESSES),
         (cluster("t").annotation(keys::PROMETHEUS_NAME, "Not_A_Name"), keys::PROMETHEUS_NAME),
         (cluster("t").annotation(keys::THANOS_REPLICA_HOSTS, "a,,b:x"), keys::THANOS_REPLICA_HOSTS),
-        (cluster("t").annotation(keys::PROMETHEUS_PATH_PREFIX, "prom"), keys::PROMETHEUS_PATH_PREFIX),
-        (cluster("t").annotation(keys::ALERTMANAGER_PATH_PREFIX, "/a/../b"), keys::ALERTMANAGER_PATH_PREFIX),
+        (
+            cluster("t").annotation(keys::PROMETHEUS_PATH_PREFIX, "prom"),
+            keys::PROMETHEUS_PATH_PREFIX,
+        ),
+        (
+            cluster("t").annotation(keys::ALERTMANAGER_PATH_PREFIX, "/a/../b"),
+            keys::ALERTMANAGER_PATH_PREFIX,
+        ),
         (cluster("t").annotation(keys::HUB_ADDRESSES, "hub:port"), keys::HUB_ADDRESSES),
         (cluster("t").annotation(keys::HUB_ADDRESSES, "169.254.169.254"), keys::HUB_ADDRESSES),
         (cluster("t").annotation(keys::ADDRESSES, "64:ff9b::a9fe:a9fe"), keys::ADDRESSES),
         (cluster("t").annotation(keys::ADDRESSES, "0x7f000001"), keys::ADDRESSES),
-        (cluster("t").annotation(keys::PROMETHEUS_SERVICE, "localhost.localdomain"), keys::PROMETHEUS_SERVICE),
-        (cluster("t").annotation(keys::THANOS_REPLICA_HOSTS, "metadata.goog"), keys::THANOS_REPLICA_HOSTS),
+        (
+            cluster("t").annotation(keys::PROMETHEUS_SERVICE, "localhost.localdomain"),
+            keys::PROMETHEUS_SERVICE,
+        ),
+        (
+            cluster("t").annotation(keys::THANOS_REPLICA_HOSTS, "metadata.goog"),
+            keys::THANOS_REPLICA_HOSTS,
+        ),
         (cluster("t").annotation(keys::BIND_ADDRESS, "eth0"), keys::BIND_ADDRESS),
         (cluster("t").annotation(keys::BIND_ADDRESS, "224.0.0.1"), keys::BIND_ADDRESS),
         (cluster("t").annotation(keys::BIND_ADDRESS, "::ffff:0.0.0.0"), keys::BIND_ADDRESS),
@@ -150,27 +211,53 @@ fn every_mistake_names_its_key_and_a_fix() {
         let finding = rejection(service);
         assert_eq!(finding.key, key);
         assert!(!finding.problem.is_empty() && !finding.fix.is_empty(), "{finding}");
-        assert!(!finding.problem.contains(&format!("{:?}", finding.value)), "the value stands there twice: {finding}");
+        assert!(
+            !finding.problem.contains(&format!("{:?}", finding.value)),
+            "the value stands there twice: {finding}"
+        );
     }
 }
 
 #[test]
 fn harmless_mistakes_fall_back() {
-    let service = cluster("t").annotation(keys::ALLOW_PATHS, "/-/reload,debug").annotation(keys::ENVOY_SELECTORS, "nonsense");
-    let intake = take(vec![service.annotation(keys::ENVOY_REPLICAS, "many").annotation(keys::CREDENTIAL_REVISION, "0")]);
+    let service = cluster("t")
+        .annotation(keys::ALLOW_PATHS, "/-/reload,debug")
+        .annotation(keys::ENVOY_SELECTORS, "nonsense");
+    let intake = take(vec![
+        service.annotation(keys::ENVOY_REPLICAS, "many").annotation(keys::CREDENTIAL_REVISION, "0"),
+    ]);
     assert_eq!(intake.fleet.clusters.values().next().unwrap().allow_paths, ["/-/reload"]);
-    let fell: Vec<&str> = intake.findings.iter().filter(|f| f.severity == Severity::FellBack).map(|f| f.key.as_str()).collect();
-    for key in [keys::ALLOW_PATHS, keys::ENVOY_SELECTORS, keys::ENVOY_REPLICAS, keys::CREDENTIAL_REVISION] {
+    let fell: Vec<&str> = intake
+        .findings
+        .iter()
+        .filter(|f| f.severity == Severity::FellBack)
+        .map(|f| f.key.as_str())
+        .collect();
+    for key in
+        [keys::ALLOW_PATHS, keys::ENVOY_SELECTORS, keys::ENVOY_REPLICAS, keys::CREDENTIAL_REVISION]
+    {
         assert!(fell.contains(&key), "{key} in {fell:?}");
     }
 }
 
 #[test]
 fn an_allowed_path_that_was_never_refused_is_noticed() {
-    let intake = take(vec![cluster("t").annotation(keys::ALLOW_PATHS, "/-,/api/v1/,/graph,/-/reload,/debug/pprof,/debugger")]);
-    assert_eq!(intake.fleet.clusters.values().next().unwrap().allow_paths, ["/-/reload", "/debug/pprof"]);
-    let noted: Vec<&Finding> = intake.findings.iter().filter(|f| f.key == keys::ALLOW_PATHS).collect();
-    assert!(noted.iter().all(|f| f.severity == Severity::Note && f.fix.contains("/-/quit") && f.fix.contains("/debug")), "{noted:?}");
+    let intake = take(vec![
+        cluster("t")
+            .annotation(keys::ALLOW_PATHS, "/-,/api/v1/,/graph,/-/reload,/debug/pprof,/debugger"),
+    ]);
+    assert_eq!(
+        intake.fleet.clusters.values().next().unwrap().allow_paths,
+        ["/-/reload", "/debug/pprof"]
+    );
+    let noted: Vec<&Finding> =
+        intake.findings.iter().filter(|f| f.key == keys::ALLOW_PATHS).collect();
+    assert!(
+        noted.iter().all(|f| f.severity == Severity::Note
+            && f.fix.contains("/-/quit")
+            && f.fix.contains("/debug")),
+        "{noted:?}"
+    );
     let values: Vec<&str> = noted.iter().map(|f| f.value.as_str()).collect();
     assert_eq!(values, ["/-", "/api/v1", "/debugger", "/graph"]);
 }
@@ -179,11 +266,16 @@ fn an_allowed_path_that_was_never_refused_is_noticed() {
 fn a_zone_without_addresses_is_noticed_once_it_has_stores() {
     let noted = |services: Vec<Service>, settings: &Settings| {
         let facts: Vec<Fact> = services.into_iter().map(Fact::Service).collect();
-        intake(settings, &facts, None).findings.into_iter().filter(|f| f.key == HUB_STORE_ADDRESS).count()
+        intake(settings, &facts, None)
+            .findings
+            .into_iter()
+            .filter(|f| f.key == HUB_STORE_ADDRESS)
+            .count()
     };
     let mut awaiting = cluster("t");
     awaiting.external_ips.clear();
-    let with_stores = Settings { hub_stores: vec!["10.0.0.9".parse().unwrap()], ..Settings::default() };
+    let with_stores =
+        Settings { hub_stores: vec!["10.0.0.9".parse().unwrap()], ..Settings::default() };
     assert_eq!(noted(vec![cluster("t"), cluster("u")], &Settings::default()), 1);
     assert_eq!(noted(vec![awaiting], &Settings::default()), 0);
     assert_eq!(noted(vec![cluster("t")], &with_stores), 0);
@@ -192,7 +284,10 @@ fn a_zone_without_addresses_is_noticed_once_it_has_stores() {
 #[test]
 fn the_service_s_own_name_for_a_store_s_port_is_kept() {
     let named = |ports: &[(&str, u16)]| {
-        let ports = ports.iter().map(|(name, port)| ServicePort { name: (*name).into(), port: *port }).collect();
+        let ports = ports
+            .iter()
+            .map(|(name, port)| ServicePort { name: (*name).into(), port: *port })
+            .collect();
         let cluster = Service { ports, ..cluster("t") };
         let intake = take(vec![cluster]);
         let notes = intake.findings.iter().filter(|f| f.key == "spec.ports").count();
@@ -209,9 +304,14 @@ fn the_service_s_own_name_for_a_store_s_port_is_kept() {
 
 #[test]
 fn a_misspelt_key_is_noticed() {
-    let intake = take(vec![cluster("t").annotation("goatlas.io/prometheus-nam", "x").annotation(keys::REPLICAS, "2")]);
+    let intake = take(vec![
+        cluster("t").annotation("goatlas.io/prometheus-nam", "x").annotation(keys::REPLICAS, "2"),
+    ]);
     let fixes: Vec<&str> = intake.findings.iter().map(|f| f.fix.as_str()).collect();
-    assert!(fixes.iter().any(|fix| fix.contains("did you mean goatlas.io/prometheus-name?")), "{fixes:?}");
+    assert!(
+        fixes.iter().any(|fix| fix.contains("did you mean goatlas.io/prometheus-name?")),
+        "{fixes:?}"
+    );
     assert!(fixes.iter().any(|fix| fix.contains("a label only")), "{fixes:?}");
 }
 
@@ -228,10 +328,19 @@ fn a_mistake_in_a_known_cluster_leaves_its_last_good_configuration() {
 fn replica_services_false_labels_and_other_namespaces_are_no_clusters() {
     let mut elsewhere = cluster("far");
     elsewhere.meta.namespace = Some("default".into());
-    let services = vec![cluster("a").label(keys::THANOS_SIDECAR, "true"), cluster("b").label(keys::CLUSTER, "false"), elsewhere];
+    let services = vec![
+        cluster("a").label(keys::THANOS_SIDECAR, "true"),
+        cluster("b").label(keys::CLUSTER, "false"),
+        elsewhere,
+    ];
     let intake = take(services);
     assert!(intake.fleet.clusters.is_empty());
-    assert_eq!(intake.findings.len(), 1, "only the one elsewhere is worth a word: {:?}", intake.findings);
+    assert_eq!(
+        intake.findings.len(),
+        1,
+        "only the one elsewhere is worth a word: {:?}",
+        intake.findings
+    );
 }
 
 #[test]
@@ -245,15 +354,25 @@ fn slice(hostnames: &[&str]) -> Fact {
     let mut slice = EndpointSlice::default();
     slice.meta.name = "alertmanager-operated-x".into();
     slice.meta.labels.insert(keys::SERVICE_NAME.into(), "alertmanager-operated".into());
-    slice.ports = vec![ServicePort { name: "http-web".into(), port: 9093 }, ServicePort { name: "mesh-tcp".into(), port: 9094 }];
-    let endpoint =
-        |(n, host): (usize, &&str)| Endpoint { addresses: vec![format!("10.1.0.{n}")], hostname: Some((*host).into()), target: None };
+    slice.ports = vec![
+        ServicePort { name: "http-web".into(), port: 9093 },
+        ServicePort { name: "mesh-tcp".into(), port: 9094 },
+    ];
+    let endpoint = |(n, host): (usize, &&str)| Endpoint {
+        addresses: vec![format!("10.1.0.{n}")],
+        hostname: Some((*host).into()),
+        target: None,
+    };
     slice.endpoints = hostnames.iter().enumerate().map(endpoint).collect();
     Fact::EndpointSlice(slice)
 }
 
 fn alertmanager_service(name: &str) -> Fact {
-    Fact::Service(Service { ports: vec![], ..Service::default() }.label("app", "kube-prometheus-stack-alertmanager").named(name))
+    Fact::Service(
+        Service { ports: vec![], ..Service::default() }
+            .label("app", "kube-prometheus-stack-alertmanager")
+            .named(name),
+    )
 }
 
 trait Named {
@@ -281,17 +400,28 @@ fn alertmanagers_are_indexed_by_their_pods_ordinals() {
 
 #[test]
 fn an_alertmanager_without_slices_is_its_service() {
-    assert_eq!(alertmanagers(&[alertmanager_service("kps-alertmanager")]), [(0, "kps-alertmanager".into())]);
+    assert_eq!(
+        alertmanagers(&[alertmanager_service("kps-alertmanager")]),
+        [(0, "kps-alertmanager".into())]
+    );
 }
 
 #[test]
 fn two_alertmanagers_behind_one_service_are_named() {
     let facts = [slice(&["alertmanager-main-0", "alertmanager-main-1", "alertmanager-test-0"])];
-    assert_eq!(alertmanagers(&facts), [(0, "alertmanager-main-0".into()), (1, "alertmanager-main-1".into())]);
+    assert_eq!(
+        alertmanagers(&facts),
+        [(0, "alertmanager-main-0".into()), (1, "alertmanager-main-1".into())]
+    );
     let finding = intake(&Settings::default(), &facts, None).findings.remove(0).to_string();
-    for part in
-        ["EndpointSlice", "alertmanager-operated-x", "endpoints", "alertmanager-main-N", "alertmanager-test-N", "--alertmanager-endpoints"]
-    {
+    for part in [
+        "EndpointSlice",
+        "alertmanager-operated-x",
+        "endpoints",
+        "alertmanager-main-N",
+        "alertmanager-test-N",
+        "--alertmanager-endpoints",
+    ] {
         assert!(finding.contains(part), "{part}: {finding}");
     }
 }
@@ -303,16 +433,27 @@ fn an_alertmanager_at_a_local_address_is_left_out() {
     let Fact::EndpointSlice(mut slice) = slice(&["am-0", "am-1"]) else { unreachable!() };
     slice.endpoints[0].addresses = vec!["169.254.169.254".into()];
     slice.endpoints[1].addresses.push("127.0.0.1".into());
-    for (facts, left) in [(vec![Fact::Service(service)], 0), (vec![Fact::EndpointSlice(slice)], 1)] {
+    for (facts, left) in [(vec![Fact::Service(service)], 0), (vec![Fact::EndpointSlice(slice)], 1)]
+    {
         let strict = intake(&Settings::default(), &facts, None);
-        let addresses: usize = strict.fleet.alertmanagers.values().map(|replica| replica.addresses.len()).sum();
+        let addresses: usize =
+            strict.fleet.alertmanagers.values().map(|replica| replica.addresses.len()).sum();
         assert_eq!(addresses, left, "{:?}", strict.fleet.alertmanagers);
         assert!(!strict.findings.is_empty());
         for finding in &strict.findings {
-            assert!(finding.problem.contains("this address is left out") && finding.fix.contains("--allow-local"), "{finding}");
+            assert!(
+                finding.problem.contains("this address is left out")
+                    && finding.fix.contains("--allow-local"),
+                "{finding}"
+            );
         }
-        let lenient = intake(&Settings { allow_local_addresses: true, ..Settings::default() }, &facts, None);
-        assert!(lenient.findings.is_empty() && lenient.fleet.alertmanagers.len() > left, "{:?}", lenient.findings);
+        let lenient =
+            intake(&Settings { allow_local_addresses: true, ..Settings::default() }, &facts, None);
+        assert!(
+            lenient.findings.is_empty() && lenient.fleet.alertmanagers.len() > left,
+            "{:?}",
+            lenient.findings
+        );
     }
 }
 

@@ -135,7 +135,9 @@ impl Elector {
         if read_at.is_some_and(|at| at <= now) {
             return Action::Read { attempt: self.begin(UnderWay::Read) };
         }
-        Action::Wait { until: write_at.into_iter().chain(read_at).min().unwrap_or(now + self.timing.retry) }
+        Action::Wait {
+            until: write_at.into_iter().chain(read_at).min().unwrap_or(now + self.timing.retry),
+        }
     }
 
     /// The Lease was read; `None`: there is none.
@@ -152,7 +154,8 @@ impl Elector {
             return;
         };
         let mine = record.holder == self.me;
-        self.epoch = self.epoch.max(if mine { record.transitions } else { record.transitions.next() });
+        self.epoch =
+            self.epoch.max(if mine { record.transitions } else { record.transitions.next() });
         if !mine {
             self.held = None;
         }
@@ -198,7 +201,9 @@ impl Elector {
     /// Who held the lease when it was last seen, for people.
     pub fn holder(&self) -> Option<&str> {
         match &self.seen {
-            Seen::Is { record, .. } => Some(record.holder.as_str()).filter(|holder| !holder.is_empty()),
+            Seen::Is { record, .. } => {
+                Some(record.holder.as_str()).filter(|holder| !holder.is_empty())
+            }
             Seen::Never | Seen::Absent { .. } => None,
         }
     }
@@ -242,7 +247,9 @@ impl Elector {
         match &self.seen {
             Seen::Never => Duration::ZERO,
             Seen::Absent { free_from } => *free_from,
-            Seen::Is { record, .. } if record.holder.is_empty() || record.holder == self.me => Duration::ZERO,
+            Seen::Is { record, .. } if record.holder.is_empty() || record.holder == self.me => {
+                Duration::ZERO
+            }
             Seen::Is { record, since, .. } => *since + record.duration.unwrap_or(self.timing.lease),
         }
     }
@@ -253,14 +260,25 @@ impl Elector {
 
     fn write(&mut self, now: Duration) -> Action {
         let (expected, acquires) = match &self.seen {
-            Seen::Is { version, record, .. } => (Some(version.clone()), record.holder != self.me || record.transitions != self.epoch),
+            Seen::Is { version, record, .. } => (
+                Some(version.clone()),
+                record.holder != self.me || record.transitions != self.epoch,
+            ),
             Seen::Never | Seen::Absent { .. } => (None, true),
         };
         let record = if self.stopping {
             // As client-go does it: for one second, by nobody.
-            Record { holder: String::new(), duration: Some(Duration::from_secs(1)), transitions: self.epoch.min(Epoch::MAX) }
+            Record {
+                holder: String::new(),
+                duration: Some(Duration::from_secs(1)),
+                transitions: self.epoch.min(Epoch::MAX),
+            }
         } else {
-            Record { holder: self.me.clone(), duration: Some(self.timing.lease), transitions: self.epoch }
+            Record {
+                holder: self.me.clone(),
+                duration: Some(self.timing.lease),
+                transitions: self.epoch,
+            }
         };
         self.write_from = now + self.timing.retry;
         let attempt = self.begin(UnderWay::Write { record: record.clone(), started: now });
@@ -288,7 +306,9 @@ impl Elector {
     /// Up to a fifth more, so that candidates that started together don't stay together: a hash (FNV-1a) of name and count.
     fn jittered(&self, time: Duration) -> Duration {
         let bytes = self.me.bytes().chain(self.attempts.to_le_bytes());
-        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
         time + time / 5 * ((hash >> 32) as u32 % 1000) / 1000
     }
 }

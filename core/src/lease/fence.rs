@@ -74,7 +74,9 @@ impl Known {
     fn permit(&self, term: &Term, leads: Option<&Term>) -> Result<Permit, Refusal> {
         let expected = match self {
             Self::Unread => return Err(Refusal::Unread),
-            Self::Is { term: Some(by), .. } if by > term => return Err(Refusal::Overtaken { by: by.clone(), term: term.clone() }),
+            Self::Is { term: Some(by), .. } if by > term => {
+                return Err(Refusal::Overtaken { by: by.clone(), term: term.clone() });
+            }
             Self::Is { version, .. } => Some(version.clone()),
             Self::Absent => None,
         };

@@ -123,7 +123,11 @@ fn schedule(rates: std::ops::RangeInclusive<u64>, wild: bool) -> BoxedStrategy<S
         1 => Just(if wild { Trouble::DeletedLease } else { Trouble::TouchedLease }),
         1 => Just(Trouble::TouchedLease),
     ];
-    let fault = (0..CHAOS, 0..4_usize, trouble).prop_map(|(at, machine, trouble)| Fault { at, machine, trouble });
+    let fault = (0..CHAOS, 0..4_usize, trouble).prop_map(|(at, machine, trouble)| Fault {
+        at,
+        machine,
+        trouble,
+    });
     let odds = (0..20_u8, 0..15_u8, 0..4_u8);
     (any::<u64>(), prop::collection::vec(rates, 2..=4), odds, prop::collection::vec(fault, 0..12))
         .prop_map(move |(seed, rates, (loss, slow, hiccup), faults)| Schedule {
@@ -140,14 +144,8 @@ fn schedule(rates: std::ops::RangeInclusive<u64>, wild: bool) -> BoxedStrategy<S
 
 /// A world in which nothing goes wrong; clocks differ by up to 5 %.
 fn healthy() -> impl Strategy<Value = Schedule> {
-    (any::<u64>(), prop::collection::vec(950..=1050_u64, 2..=4)).prop_map(|(seed, rates)| Schedule {
-        seed,
-        rates,
-        loss: 0,
-        slow: 0,
-        hiccup: 0,
-        clocks_stop: false,
-        faults: vec![],
+    (any::<u64>(), prop::collection::vec(950..=1050_u64, 2..=4)).prop_map(|(seed, rates)| {
+        Schedule { seed, rates, loss: 0, slow: 0, hiccup: 0, clocks_stop: false, faults: vec![] }
     })
 }
 
@@ -160,15 +158,22 @@ fn run(schedule: &Schedule, timing: Timing, broken: Break) -> Vec<Broken> {
     // clock takes for 30 s.
     world.run(CHAOS + 60_000);
     let state = server::check(&world.server.history).err().map(Broken::State);
-    let stuck = settled(&world).err().map(|why| Broken::Stuck(format!("a minute after the last trouble, {why}")));
+    let stuck = settled(&world)
+        .err()
+        .map(|why| Broken::Stuck(format!("a minute after the last trouble, {why}")));
     world.two_led.map(Broken::TwoLed).into_iter().chain(state).chain(stuck).collect()
 }
 
 /// One leads, has claimed the issuers, and all certificates are by the CA in force.
 fn settled(world: &World) -> Result<(), String> {
     let [leader] = world.leaders()[..] else { return Err(format!("{:?} lead", world.leaders())) };
-    let records: Vec<_> = (0..RECORDS).filter_map(|place| world.server.state(place)).map(|entry| &entry.state).collect();
-    if records.len() < RECORDS || records.iter().any(|state| state.issuer != records[ISSUERS].issuer) {
+    let records: Vec<_> = (0..RECORDS)
+        .filter_map(|place| world.server.state(place))
+        .map(|entry| &entry.state)
+        .collect();
+    if records.len() < RECORDS
+        || records.iter().any(|state| state.issuer != records[ISSUERS].issuer)
+    {
         return Err(format!("certificates aren't by the CA in force: {records:?}"));
     }
     if world.term(leader).as_ref() != Some(&records[ISSUERS].term) {
@@ -237,7 +242,12 @@ proptest! {
 }
 
 /// How the first schedule ended that broke a promise, of as many as the properties are tried on.
-fn first_broken(schedules: &BoxedStrategy<Schedule>, timing: Timing, broken: Break, counts: fn(&Broken) -> bool) -> Option<(u32, Broken)> {
+fn first_broken(
+    schedules: &BoxedStrategy<Schedule>,
+    timing: Timing,
+    broken: Break,
+    counts: fn(&Broken) -> bool,
+) -> Option<(u32, Broken)> {
     let mut runner = TestRunner::deterministic();
     (0..SCHEDULES).find_map(|number| {
         let schedule = schedules.new_tree(&mut runner).expect("a schedule").current();
@@ -247,8 +257,11 @@ fn first_broken(schedules: &BoxedStrategy<Schedule>, timing: Timing, broken: Bre
 
 #[test]
 fn a_lease_with_a_broken_rule_has_two_leaders() {
-    for broken in [Break::LeaseWithoutCompare, Break::CountsFromTheEnd, Break::TakesUnknownForDone] {
-        let found = first_broken(&orderly(), Timing::default(), broken, |broken| matches!(broken, Broken::TwoLed(_)));
+    for broken in [Break::LeaseWithoutCompare, Break::CountsFromTheEnd, Break::TakesUnknownForDone]
+    {
+        let found = first_broken(&orderly(), Timing::default(), broken, |broken| {
+            matches!(broken, Broken::TwoLed(_))
+        });
         println!("{broken:?}: {found:?}");
         assert!(found.is_some(), "{broken:?} wasn't found on {SCHEDULES} schedules");
     }
@@ -256,12 +269,18 @@ fn a_lease_with_a_broken_rule_has_two_leaders() {
 
 #[test]
 fn a_fence_with_a_broken_rule_has_two_writers() {
-    for (broken, how) in
-        [(Break::StateWithoutCompare, "lost update"), (Break::IgnoresGreaterTerms, "terms decrease"), (Break::NeverClaims, "two writers")]
-    {
-        let found = first_broken(&wild(), Timing::default(), broken, |broken| matches!(broken, Broken::State(_)));
+    for (broken, how) in [
+        (Break::StateWithoutCompare, "lost update"),
+        (Break::IgnoresGreaterTerms, "terms decrease"),
+        (Break::NeverClaims, "two writers"),
+    ] {
+        let found = first_broken(&wild(), Timing::default(), broken, |broken| {
+            matches!(broken, Broken::State(_))
+        });
         println!("{broken:?}: {found:?}");
-        let Some((_, Broken::State(why))) = found else { panic!("{broken:?} wasn't found on {SCHEDULES} schedules") };
+        let Some((_, Broken::State(why))) = found else {
+            panic!("{broken:?} wasn't found on {SCHEDULES} schedules")
+        };
         assert!(why.starts_with(how), "{broken:?}: {why}");
     }
 }
@@ -272,12 +291,21 @@ fn the_wild_schedules_reach_what_the_fence_is_for() {
     let mut runner = TestRunner::deterministic();
     let (mut two_led, mut late) = (0, 0);
     for _ in 0..SCHEDULES / 5 {
-        let mut world = World::new(&wild().new_tree(&mut runner).expect("a schedule").current(), Timing::default(), Break::Nothing);
+        let mut world = World::new(
+            &wild().new_tree(&mut runner).expect("a schedule").current(),
+            Timing::default(),
+            Break::Nothing,
+        );
         world.run(CHAOS);
         two_led += u32::from(world.two_led.is_some());
-        late += u32::from(world.server.history.windows(2).any(|pair| pair[1].state.term < pair[0].state.term));
+        late += u32::from(
+            world.server.history.windows(2).any(|pair| pair[1].state.term < pair[0].state.term),
+        );
     }
-    println!("of {} schedules, two led in {two_led}, and a lesser term wrote after a greater in {late}", SCHEDULES / 5);
+    println!(
+        "of {} schedules, two led in {two_led}, and a lesser term wrote after a greater in {late}",
+        SCHEDULES / 5
+    );
     assert!(two_led > 0 && late > 0);
 }
 

@@ -39,7 +39,8 @@ pub fn render_cluster(spec: &NewCluster) -> String {
     if !spec.addresses.is_empty() {
         annotations.insert(keys::ADDRESSES.to_owned(), spec.addresses.join(","));
     }
-    let mut text = format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: {}\n", scalar(&spec.name));
+    let mut text =
+        format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: {}\n", scalar(&spec.name));
     if let Some(namespace) = &spec.namespace {
         line(&mut text, format_args!("  namespace: {}", scalar(namespace)));
     }
@@ -69,7 +70,8 @@ fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
 
 /// Text as a YAML scalar, quoted where it must be.
 fn scalar(text: &str) -> String {
-    let word = text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/'));
+    let word =
+        text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/'));
     let begins_well = text.starts_with(|c: char| c.is_ascii_alphanumeric());
     if word && begins_well && resolve(text) == Kind::Text { text.to_owned() } else { quoted(text) }
 }
@@ -98,7 +100,11 @@ fn quoted(text: &str) -> String {
 ///
 /// # Errors
 /// What [`super::parse`] finds wrong; or why this Service cannot be cut out, with what to do by hand.
-pub fn remove_document(file: &str, text: &str, name: &str) -> Result<Option<String>, Vec<ManifestError>> {
+pub fn remove_document(
+    file: &str,
+    text: &str,
+    name: &str,
+) -> Result<Option<String>, Vec<ManifestError>> {
     let documents = read(file, text)?;
     let index = find(file, &documents, name).map_err(|error| vec![error])?;
     if documents.iter().enumerate().all(|(i, document)| i == index || document.empty) {
@@ -106,9 +112,12 @@ pub fn remove_document(file: &str, text: &str, name: &str) -> Result<Option<Stri
     }
     let rest = cut(text, &documents, index);
     let line = documents[index].line;
-    let expected = documents.iter().enumerate().filter(|(i, _)| *i != index).map(|(_, document)| document);
+    let expected =
+        documents.iter().enumerate().filter(|(i, _)| *i != index).map(|(_, document)| document);
     if !read(file, &rest).is_ok_and(|rest| same(expected, &rest)) {
-        let message = format!("Service {name:?} cannot be cut out without changing other documents: remove it by hand");
+        let message = format!(
+            "Service {name:?} cannot be cut out without changing other documents: remove it by hand"
+        );
         return Err(vec![error(file, line, message)]);
     }
     Ok(Some(rest))
@@ -117,7 +126,10 @@ pub fn remove_document(file: &str, text: &str, name: &str) -> Result<Option<Stri
 /// The document that is the Service called `name`.
 fn find(file: &str, documents: &[Document], name: &str) -> Result<usize, ManifestError> {
     let mut found = documents.iter().enumerate().flat_map(|(index, document)| {
-        let services = document.facts.iter().filter(|fact| matches!(fact, Fact::Service(service) if service.meta.name == name));
+        let services = document
+            .facts
+            .iter()
+            .filter(|fact| matches!(fact, Fact::Service(service) if service.meta.name == name));
         services.map(move |fact| (index, document.list, fact.meta()))
     });
     let Some((index, list, meta)) = found.next() else {
@@ -125,7 +137,9 @@ fn find(file: &str, documents: &[Document], name: &str) -> Result<usize, Manifes
     };
     if let Some((_, _, other)) = found.next() {
         let (first, second) = (meta.origin.line, other.origin.line);
-        let message = format!("Service {name:?} is in two namespaces, on lines {first} and {second}: remove the right one by hand");
+        let message = format!(
+            "Service {name:?} is in two namespaces, on lines {first} and {second}: remove the right one by hand"
+        );
         return Err(error(file, second, message));
     }
     if list {
@@ -235,12 +249,23 @@ spec:
     fn a_document_is_cut_from_its_dashes_to_the_next() {
         let text = "# ours\n---\n# one\nTOKYO# end\n---\n# two\nOSAKA---\n\nKYOTO# last";
         let fill = |text: &str| {
-            ["TOKYO", "OSAKA", "KYOTO"].iter().fold(text.to_owned(), |text, name| text.replace(name, &cluster(&name.to_lowercase())))
+            ["TOKYO", "OSAKA", "KYOTO"].iter().fold(text.to_owned(), |text, name| {
+                text.replace(name, &cluster(&name.to_lowercase()))
+            })
         };
         let text = fill(text);
-        assert_eq!(remove(&text, "tokyo"), Some(fill("# ours\n---\n# two\nOSAKA---\n\nKYOTO# last")));
-        assert_eq!(remove(&text, "osaka"), Some(fill("# ours\n---\n# one\nTOKYO# end\n---\n\nKYOTO# last")));
-        assert_eq!(remove(&text, "kyoto"), Some(fill("# ours\n---\n# one\nTOKYO# end\n---\n# two\nOSAKA")));
+        assert_eq!(
+            remove(&text, "tokyo"),
+            Some(fill("# ours\n---\n# two\nOSAKA---\n\nKYOTO# last"))
+        );
+        assert_eq!(
+            remove(&text, "osaka"),
+            Some(fill("# ours\n---\n# one\nTOKYO# end\n---\n\nKYOTO# last"))
+        );
+        assert_eq!(
+            remove(&text, "kyoto"),
+            Some(fill("# ours\n---\n# one\nTOKYO# end\n---\n# two\nOSAKA"))
+        );
     }
 
     #[test]
@@ -248,7 +273,10 @@ spec:
         let text = format!("# tokyo\n{}---\n{}", cluster("tokyo"), cluster("osaka"));
         assert_eq!(remove(&text, "tokyo"), Some(format!("---\n{}", cluster("osaka"))));
         let windows = text.replace('\n', "\r\n");
-        assert_eq!(remove(&windows, "osaka"), Some(format!("# tokyo\n{}", cluster("tokyo")).replace('\n', "\r\n")));
+        assert_eq!(
+            remove(&windows, "osaka"),
+            Some(format!("# tokyo\n{}", cluster("tokyo")).replace('\n', "\r\n"))
+        );
     }
 
     #[test]
@@ -268,7 +296,10 @@ spec:
     #[test]
     fn nothing_but_comments_is_nothing() {
         assert_eq!(remove(&cluster("tokyo"), "tokyo"), None);
-        assert_eq!(remove(&format!("# ours\n---\n{}---\n# more\n...\n", cluster("tokyo")), "tokyo"), None);
+        assert_eq!(
+            remove(&format!("# ours\n---\n{}---\n# more\n...\n", cluster("tokyo")), "tokyo"),
+            None
+        );
     }
 
     #[test]
@@ -297,7 +328,12 @@ spec:
 
     fn any_cluster() -> impl Strategy<Value = NewCluster> {
         let word = || {
-            prop_oneof!["[a-z0-9.:-]{1,12}", any::<String>(), "[a-z]+: [#&*!|>'\"%@`{}\\[\\]-]", "true|yes|null|~|1_0|0x1|\\.inf|<<|---"]
+            prop_oneof![
+                "[a-z0-9.:-]{1,12}",
+                any::<String>(),
+                "[a-z]+: [#&*!|>'\"%@`{}\\[\\]-]",
+                "true|yes|null|~|1_0|0x1|\\.inf|<<|---"
+            ]
         };
         let name = word().prop_filter("a name is not empty", |name| !name.is_empty());
         let annotations = prop::collection::btree_map(word(), word(), 0..4);

@@ -88,12 +88,15 @@ impl Node {
 
 /// Depth and weight of a collection of these nodes.
 fn measure<'a>(nodes: impl Iterator<Item = &'a Rc<Node>>, own_text: usize) -> (usize, usize) {
-    nodes.fold((1, 1 + own_text), |(depth, weight), node| (depth.max(node.depth + 1), weight.saturating_add(node.weight)))
+    nodes.fold((1, 1 + own_text), |(depth, weight), node| {
+        (depth.max(node.depth + 1), weight.saturating_add(node.weight))
+    })
 }
 
 /// `metadata.labels` and `app` → `metadata.labels.app`; keys that are no plain word go into brackets.
 pub(super) fn join(path: &str, key: &str) -> String {
-    let plain = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+    let plain =
+        !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
     match (plain, path.is_empty()) {
         (true, true) => key.to_owned(),
         (true, false) => format!("{path}.{key}"),

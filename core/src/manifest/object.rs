@@ -51,7 +51,9 @@ pub(super) fn is_list(root: &Node) -> bool {
 /// What an object of this kind is; or the key that is written wrong, and how it is written right.
 fn lookup(api_version: &str, kind: &str) -> Result<Wanted, (&'static str, String)> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let Some((right, versions, name, wanted)) = KINDS.iter().find(|(_, _, name, _)| name.eq_ignore_ascii_case(kind)) else {
+    let Some((right, versions, name, wanted)) =
+        KINDS.iter().find(|(_, _, name, _)| name.eq_ignore_ascii_case(kind))
+    else {
         return Ok(Wanted::Other);
     };
     // Other projects have kinds of the same names, such as Knative's Service.
@@ -83,9 +85,15 @@ fn object(reader: &mut Reader<'_>, at: &At<'_>, of: Option<(&str, &str)>, facts:
     match wanted {
         Wanted::Service => facts.extend(service(reader, at).map(Fact::Service)),
         Wanted::EndpointSlice => facts.extend(endpoint_slice(reader, at).map(Fact::EndpointSlice)),
-        Wanted::Endpoints => facts.extend(endpoints(reader, at).into_iter().map(Fact::EndpointSlice)),
+        Wanted::Endpoints => {
+            facts.extend(endpoints(reader, at).into_iter().map(Fact::EndpointSlice))
+        }
         Wanted::List | Wanted::ListOf(_) => {
-            let of = if let Wanted::ListOf(kind) = wanted { Some((api_version.as_str(), kind)) } else { None };
+            let of = if let Wanted::ListOf(kind) = wanted {
+                Some((api_version.as_str(), kind))
+            } else {
+                None
+            };
             for item in reader.list(at, "items") {
                 object(reader, &item, of, facts);
             }
@@ -94,10 +102,20 @@ fn object(reader: &mut Reader<'_>, at: &At<'_>, of: Option<(&str, &str)>, facts:
     }
 }
 
-fn wanted(reader: &mut Reader<'_>, at: &At<'_>, of: Option<(&str, &str)>) -> Option<(String, Wanted)> {
+fn wanted(
+    reader: &mut Reader<'_>,
+    at: &At<'_>,
+    of: Option<(&str, &str)>,
+) -> Option<(String, Wanted)> {
     const ELSEWHERE: &str = "if this is no Kubernetes object, move it out of this directory";
     if !matches!(at.node.value, Value::Map(_)) {
-        reader.fail(at, format!("must be a Kubernetes object with apiVersion and kind, is {}: {ELSEWHERE}", describe(at.node)));
+        reader.fail(
+            at,
+            format!(
+                "must be a Kubernetes object with apiVersion and kind, is {}: {ELSEWHERE}",
+                describe(at.node)
+            ),
+        );
         return None;
     }
     let left_out = at.get("apiVersion").is_none() && at.get("kind").is_none();
@@ -130,13 +148,17 @@ fn service(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Service> {
     let Some(spec) = reader.mapping(at, "spec") else {
         return meta.map(|meta| Service { meta, ..Service::default() });
     };
-    let is_type = |wanted: &str| spec.get("type").is_some_and(|at| text_of(at.node) == Some(wanted));
+    let is_type =
+        |wanted: &str| spec.get("type").is_some_and(|at| text_of(at.node) == Some(wanted));
     let external_name = reader.text(&spec, "externalName");
     let service = Service {
         meta: Meta::default(),
         external_ips: if cluster { reader.strings(&spec, "externalIPs") } else { Vec::new() },
-        external_name: external_name.filter(|_| spec.get("type").is_none() || is_type("ExternalName")),
-        cluster_ip: spec.get("clusterIP").is_some_and(|at| text_of(at.node).is_some_and(|ip| ip.parse::<IpAddr>().is_ok())),
+        external_name: external_name
+            .filter(|_| spec.get("type").is_none() || is_type("ExternalName")),
+        cluster_ip: spec
+            .get("clusterIP")
+            .is_some_and(|at| text_of(at.node).is_some_and(|ip| ip.parse::<IpAddr>().is_ok())),
         load_balancer: is_type("LoadBalancer"),
         ports: ports(reader, &spec, Ports::Service),
     };
@@ -163,7 +185,8 @@ fn text_of(node: &Node) -> Option<&str> {
 
 fn endpoint_slice(reader: &mut Reader<'_>, at: &At<'_>) -> Option<EndpointSlice> {
     let meta = metadata(reader, at, Of::Other);
-    let endpoints = reader.mappings(at, "endpoints").iter().map(|item| endpoint(reader, item)).collect();
+    let endpoints =
+        reader.mappings(at, "endpoints").iter().map(|item| endpoint(reader, item)).collect();
     let ports = ports(reader, at, Ports::EndpointSlice);
     meta.map(|meta| EndpointSlice { meta, endpoints, ports })
 }
@@ -176,7 +199,10 @@ fn endpoints(reader: &mut Reader<'_>, at: &At<'_>) -> Vec<EndpointSlice> {
         let mut endpoints = Vec::new();
         for key in ["addresses", "notReadyAddresses"] {
             for item in reader.mappings(subset, key) {
-                let endpoint = Endpoint { addresses: reader.text(&item, "ip").into_iter().collect(), ..endpoint(reader, &item) };
+                let endpoint = Endpoint {
+                    addresses: reader.text(&item, "ip").into_iter().collect(),
+                    ..endpoint(reader, &item)
+                };
                 endpoints.push(endpoint);
             }
         }
@@ -215,7 +241,9 @@ fn ports(reader: &mut Reader<'_>, parent: &At<'_>, of: Ports) -> Vec<ServicePort
         let name = reader.text(&at, "name").unwrap_or_default();
         match at.get("port") {
             Some(port) => ports.extend(reader.port(&port).map(|port| ServicePort { name, port })),
-            None if of == Ports::Service => reader.missing(&at, "port", "is missing: write a number from 1 to 65535"),
+            None if of == Ports::Service => {
+                reader.missing(&at, "port", "is missing: write a number from 1 to 65535")
+            }
             None => {}
         }
     }
@@ -232,7 +260,8 @@ enum Of {
 }
 
 fn metadata(reader: &mut Reader<'_>, at: &At<'_>, of: Of) -> Option<Meta> {
-    let mut origin = Origin { file: Some(reader.file().to_owned()), line: at.line, lines: Default::default() };
+    let mut origin =
+        Origin { file: Some(reader.file().to_owned()), line: at.line, lines: Default::default() };
     if at.get("metadata").is_none() {
         reader.missing(at, "metadata", "is missing, and with it metadata.name");
     }
@@ -245,11 +274,14 @@ fn metadata(reader: &mut Reader<'_>, at: &At<'_>, of: Of) -> Option<Meta> {
         }
     }
     let labels = reader.string_map(&metadata, "labels");
-    let annotations = if of == Of::Cluster { reader.string_map(&metadata, "annotations") } else { Vec::new() };
+    let annotations =
+        if of == Of::Cluster { reader.string_map(&metadata, "annotations") } else { Vec::new() };
     for (key, _, line) in labels.iter().chain(&annotations) {
         origin.lines.entry(key.clone()).or_insert(*line);
     }
-    let without_lines = |entries: Vec<(String, String, u32)>| entries.into_iter().map(|(key, value, _)| (key, value)).collect();
+    let without_lines = |entries: Vec<(String, String, u32)>| {
+        entries.into_iter().map(|(key, value, _)| (key, value)).collect()
+    };
     let (labels, annotations) = (without_lines(labels), without_lines(annotations));
     name.map(|name| Meta { name, namespace, labels, annotations, uid: None, origin })
 }
@@ -268,7 +300,11 @@ fn name(reader: &mut Reader<'_>, metadata: &At<'_>, of: Of) -> Option<String> {
             let prefix = reader.text(metadata, "generateName")?;
             if of == Of::Other {
                 // An API server would put letters behind it. No other object can have this name.
-                return Some(format!("{prefix}(nameless object {} of {})", reader.count_nameless(), reader.file()));
+                return Some(format!(
+                    "{prefix}(nameless object {} of {})",
+                    reader.count_nameless(),
+                    reader.file()
+                ));
             }
             let name = prefix.trim_end_matches('-');
             let message = format!(

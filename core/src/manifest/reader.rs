@@ -87,10 +87,17 @@ impl<'f> Reader<'f> {
     pub fn list<'n>(&mut self, parent: &At<'n>, key: &str) -> Vec<At<'n>> {
         let Some(at) = parent.get(key) else { return Vec::new() };
         let Value::List(items) = &at.node.value else {
-            self.fail(&at, format!("must be a list, is {}: begin each item with '- '", describe(at.node)));
+            self.fail(
+                &at,
+                format!("must be a list, is {}: begin each item with '- '", describe(at.node)),
+            );
             return Vec::new();
         };
-        let item = |(index, node): (usize, &'n std::rc::Rc<Node>)| At { path: format!("{}[{index}]", at.path), line: node.line, node };
+        let item = |(index, node): (usize, &'n std::rc::Rc<Node>)| At {
+            path: format!("{}[{index}]", at.path),
+            line: node.line,
+            node,
+        };
         items.iter().enumerate().map(item).collect()
     }
 
@@ -121,7 +128,9 @@ impl<'f> Reader<'f> {
     pub fn string_map(&mut self, parent: &At<'_>, key: &str) -> Vec<(String, String, u32)> {
         let Some(at) = self.mapping(parent, key) else { return Vec::new() };
         let Value::Map(entries) = &at.node.value else { return Vec::new() };
-        let read = |entry: &Entry| self.string(&at.child(entry)).map(|value| (entry.key.clone(), value, entry.line));
+        let read = |entry: &Entry| {
+            self.string(&at.child(entry)).map(|value| (entry.key.clone(), value, entry.line))
+        };
         entries.iter().filter_map(read).collect()
     }
 
@@ -161,11 +170,14 @@ impl<'f> Reader<'f> {
 /// A value in words: `the number 2`.
 pub(super) fn describe(node: &Node) -> String {
     let Value::Scalar(Scalar { kind, text }) = &node.value else {
-        return if matches!(node.value, Value::List(_)) { "a list" } else { "a mapping" }.to_owned();
+        return if matches!(node.value, Value::List(_)) { "a list" } else { "a mapping" }
+            .to_owned();
     };
     match kind {
         Kind::Null => "empty".to_owned(),
-        Kind::Boolean if scalar::is_boolean_of_yaml_1_1(text) => format!("{text}, which Kubernetes takes for a boolean"),
+        Kind::Boolean if scalar::is_boolean_of_yaml_1_1(text) => {
+            format!("{text}, which Kubernetes takes for a boolean")
+        }
         Kind::Boolean => format!("the boolean {text}"),
         Kind::Number => format!("the number {}", shorten(text)),
         Kind::Text | Kind::Merge => format!("the string {}", quote(text)),

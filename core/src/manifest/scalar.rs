@@ -29,7 +29,9 @@ pub(super) fn resolve(plain: &str) -> Kind {
 
 /// Whether a boolean is one to Kubernetes only, not in YAML 1.2, so that a message should say so.
 pub(super) fn is_boolean_of_yaml_1_1(plain: &str) -> bool {
-    resolve(plain) == Kind::Boolean && !plain.eq_ignore_ascii_case("true") && !plain.eq_ignore_ascii_case("false")
+    resolve(plain) == Kind::Boolean
+        && !plain.eq_ignore_ascii_case("true")
+        && !plain.eq_ignore_ascii_case("false")
 }
 
 fn is_number(plain: &str) -> bool {
@@ -49,14 +51,18 @@ fn is_number(plain: &str) -> bool {
 }
 
 fn is_radix(text: &str, prefixes: [&str; 2], digit: fn(char) -> bool) -> bool {
-    prefixes.iter().any(|prefix| text.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty() && rest.chars().all(digit)))
+    prefixes.iter().any(|prefix| {
+        text.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty() && rest.chars().all(digit))
+    })
 }
 
 /// Digits with at most one point among them, and perhaps an exponent.
 fn is_decimal(text: &str) -> bool {
     let all_digits = |part: &str| part.chars().all(|c| c.is_ascii_digit());
     let (mantissa, exponent) = match text.split_once(['e', 'E']) {
-        Some((mantissa, exponent)) => (mantissa, Some(exponent.strip_prefix(['-', '+']).unwrap_or(exponent))),
+        Some((mantissa, exponent)) => {
+            (mantissa, Some(exponent.strip_prefix(['-', '+']).unwrap_or(exponent)))
+        }
         None => (text, None),
     };
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -72,18 +78,35 @@ mod tests {
 
     #[test]
     fn numbers_are_what_kubernetes_takes_for_numbers() {
-        for number in
-            ["0", "2", "-1", "+7", "010", "0x1F", "0o17", "0b101", "1_000", "1.5", ".5", "1.", "1e3", "12e-4", "1.0E+9", ".inf", ".NaN"]
-        {
+        for number in [
+            "0", "2", "-1", "+7", "010", "0x1F", "0o17", "0b101", "1_000", "1.5", ".5", "1.",
+            "1e3", "12e-4", "1.0E+9", ".inf", ".NaN",
+        ] {
             assert_eq!(resolve(number), Kind::Number, "{number}");
         }
     }
 
     #[test]
     fn words_addresses_versions_and_dates_are_text() {
-        for text in
-            ["a", "1.2.3", "192.0.2.1", "::1", "0x", "0xg", "e3", "1e", ".", "-", "+", "_1", "2024-01-01", "1:30", "1e3e4", "inf", "yEs"]
-        {
+        for text in [
+            "a",
+            "1.2.3",
+            "192.0.2.1",
+            "::1",
+            "0x",
+            "0xg",
+            "e3",
+            "1e",
+            ".",
+            "-",
+            "+",
+            "_1",
+            "2024-01-01",
+            "1:30",
+            "1e3e4",
+            "inf",
+            "yEs",
+        ] {
             assert_eq!(resolve(text), Kind::Text, "{text}");
         }
     }
@@ -93,6 +116,10 @@ mod tests {
         for boolean in ["true", "False", "yes", "No", "on", "OFF", "y", "N"] {
             assert_eq!(resolve(boolean), Kind::Boolean, "{boolean}");
         }
-        assert!(is_boolean_of_yaml_1_1("yes") && !is_boolean_of_yaml_1_1("true") && !is_boolean_of_yaml_1_1("text"));
+        assert!(
+            is_boolean_of_yaml_1_1("yes")
+                && !is_boolean_of_yaml_1_1("true")
+                && !is_boolean_of_yaml_1_1("text")
+        );
     }
 }

@@ -9,14 +9,18 @@ pub(super) fn control_character(text: &str) -> Option<(u32, String)> {
     let control = |c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{85}');
     let (index, found) = text.char_indices().find(|(_, c)| control(*c))?;
     let line = line_number(line_starts(&text[..index]).count());
-    Some((line, format!("contains the control character U+{:04X}: is this a text file?", u32::from(found))))
+    Some((
+        line,
+        format!("contains the control character U+{:04X}: is this a text file?", u32::from(found)),
+    ))
 }
 
 /// Line and explanation of what the parser says.
 pub(super) fn explain(text: &str, error: &ScanError) -> (u32, String) {
     let line = error.marker().line();
     // The parser may notice a tab only when it has given up on the line before.
-    if let Some(tabbed) = [line, line + 1].into_iter().find(|line| is_indented_by_tab(text, *line)) {
+    if let Some(tabbed) = [line, line + 1].into_iter().find(|line| is_indented_by_tab(text, *line))
+    {
         return (line_number(tabbed), "is indented with a tab: YAML wants spaces there".to_owned());
     }
     let info = error.info();
@@ -29,7 +33,10 @@ pub(super) fn explain(text: &str, error: &ScanError) -> (u32, String) {
 
 fn hint(info: &str, line: &str) -> Option<&'static str> {
     let hints = [
-        ("mapping values are not allowed", "check the indentation of this line and the one above; text that contains ': ' needs quotes"),
+        (
+            "mapping values are not allowed",
+            "check the indentation of this line and the one above; text that contains ': ' needs quotes",
+        ),
         ("illegal placement of ':'", "is a bracket or quote above this line not closed?"),
         ("in flow construct", "is a bracket or quote above this line not closed?"),
         ("did not find expected key", "check the indentation of this line"),
@@ -37,7 +44,10 @@ fn hint(info: &str, line: &str) -> Option<&'static str> {
         ("quoted scalar", "is a quote not closed?"),
         ("invalid indentation", "indent this line further"),
         ("valid YAML whitespace", "write a space there, not a tab"),
-        ("unknown anchor", "an alias (*name) must name an anchor (&name) above it; text that begins with * needs quotes"),
+        (
+            "unknown anchor",
+            "an alias (*name) must name an anchor (&name) above it; text that begins with * needs quotes",
+        ),
         ("unexpected character", "text that begins with this character needs quotes"),
         ("recursion limit", "it nests too deep"),
     ];

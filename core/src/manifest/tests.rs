@@ -29,7 +29,9 @@ spec:
 
 /// A cluster's Service with these lines in place of its spec.
 fn service(lines: &str) -> String {
-    format!("apiVersion: v1\nkind: Service\nmetadata: {{name: tokyo, labels: {{goatlas.io/cluster: \"true\"}}}}\n{lines}")
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: tokyo, labels: {{goatlas.io/cluster: \"true\"}}}}\n{lines}"
+    )
 }
 
 fn facts(text: &str) -> Vec<Fact> {
@@ -46,7 +48,10 @@ fn only_service(text: &str) -> Service {
 /// The errors as people see them, without the file's name.
 fn errors(text: &str) -> Vec<String> {
     let errors = parse("a.yaml", text).expect_err("the manifest is wrong");
-    errors.iter().map(|error| error.to_string().strip_prefix("a.yaml:").expect("a place").to_owned()).collect()
+    errors
+        .iter()
+        .map(|error| error.to_string().strip_prefix("a.yaml:").expect("a place").to_owned())
+        .collect()
 }
 
 fn only_error(text: &str) -> String {
@@ -67,7 +72,8 @@ fn a_service_is_read_with_the_line_of_every_key() {
     assert_eq!(service.ports, [ServicePort { name: "grpc".into(), port: 10901 }]);
     let origin = &service.meta.origin;
     assert_eq!((origin.file.as_deref(), origin.line), (Some("a.yaml"), 1));
-    let lines: Vec<(&str, u32)> = origin.lines.iter().map(|(key, line)| (key.as_str(), *line)).collect();
+    let lines: Vec<(&str, u32)> =
+        origin.lines.iter().map(|(key, line)| (key.as_str(), *line)).collect();
     let expected = [
         ("goatlas.io/cluster", 7),
         ("goatlas.io/replicas", 8),
@@ -93,14 +99,18 @@ fn lines_count_on_through_documents_and_any_line_break() {
 
 #[test]
 fn an_external_name_is_read() {
-    let service = only_service(&service("spec:\n  type: ExternalName\n  externalName: envoy.tokyo.example\n"));
+    let service = only_service(&service(
+        "spec:\n  type: ExternalName\n  externalName: envoy.tokyo.example\n",
+    ));
     assert_eq!(service.external_name.as_deref(), Some("envoy.tokyo.example"));
     assert_eq!(service.meta.origin.line_of("spec.externalName"), 6);
 }
 
 #[test]
 fn what_is_empty_has_no_facts() {
-    for text in ["", "\n", "# nothing yet\n", "---\n", "---\n# nothing\n---\n...\n", "\u{feff}", "null\n"] {
+    for text in
+        ["", "\n", "# nothing yet\n", "---\n", "---\n# nothing\n---\n...\n", "\u{feff}", "null\n"]
+    {
         assert_eq!(facts(text), [], "{text:?}");
     }
 }
@@ -134,7 +144,10 @@ stringData:
 fn mappings_and_lists_with_nothing_behind_them_are_empty() {
     let text = "apiVersion: v1\nkind: Service\nmetadata:\n  name: tokyo\n  namespace:\n  labels:\n  annotations: ~\nspec:\n  externalIPs:\n  ports: null\n";
     let service = only_service(text);
-    assert_eq!((service.meta.labels.len(), service.meta.annotations.len(), service.meta.namespace), (0, 0, None));
+    assert_eq!(
+        (service.meta.labels.len(), service.meta.annotations.len(), service.meta.namespace),
+        (0, 0, None)
+    );
     assert_eq!(only_service(&self::service("spec:\n")).ports, []);
 }
 
@@ -169,30 +182,48 @@ fn aliases_must_name_what_ends_above_them_in_the_same_document() {
         only_error("a: *x\n"),
         "1: a: is not YAML: while parsing node, found unknown anchor: an alias (*name) must name an anchor (&name) above it; text that begins with * needs quotes"
     );
-    let message = "an alias (*name) must name an anchor (&name) that ends above it in the same document";
+    let message =
+        "an alias (*name) must name an anchor (&name) that ends above it in the same document";
     assert_eq!(only_error("a: &x 1\n---\nb: *x\n"), format!("3: b: {message}"));
     assert_eq!(only_error("a: &x\n  b: *x\n"), format!("2: a.b: {message}"));
 }
 
 #[test]
 fn merging_something_else_than_a_mapping_is_refused() {
-    assert_eq!(only_error("a:\n  <<: text\n"), r#"2: a["<<"]: must be a mapping to merge, or a list of mappings"#);
-    assert_eq!(only_error("<<: [{}, 1]\n"), r#"1: ["<<"]: must be a mapping to merge, or a list of mappings"#);
+    assert_eq!(
+        only_error("a:\n  <<: text\n"),
+        r#"2: a["<<"]: must be a mapping to merge, or a list of mappings"#
+    );
+    assert_eq!(
+        only_error("<<: [{}, 1]\n"),
+        r#"1: ["<<"]: must be a mapping to merge, or a list of mappings"#
+    );
 }
 
 #[test]
 fn a_value_that_yaml_takes_for_something_else_than_text_needs_quotes() {
     let label = |value: &str| {
-        only_error(&format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: tokyo\n  labels:\n    goatlas.io/replicas: {value}\n"))
+        only_error(&format!(
+            "apiVersion: v1\nkind: Service\nmetadata:\n  name: tokyo\n  labels:\n    goatlas.io/replicas: {value}\n"
+        ))
     };
     let key = r#"6: metadata.labels["goatlas.io/replicas"]: must be a string, "#;
     assert_eq!(label("2"), format!(r#"{key}is the number 2: write "2" in quotes"#));
     assert_eq!(label("1_0.5"), format!(r#"{key}is the number 1_0.5: write "1_0.5" in quotes"#));
     assert_eq!(label("true"), format!(r#"{key}is the boolean true: write "true" in quotes"#));
-    assert_eq!(label("yes"), format!(r#"{key}is yes, which Kubernetes takes for a boolean: write "yes" in quotes"#));
+    assert_eq!(
+        label("yes"),
+        format!(r#"{key}is yes, which Kubernetes takes for a boolean: write "yes" in quotes"#)
+    );
     assert_eq!(label(""), format!(r#"{key}has no value: write one, or """#));
-    assert_eq!(label("[a]"), format!("{key}is a list: write the items into one string, separated by commas"));
-    assert_eq!(label("{a: b}"), format!("{key}is a mapping: text that contains ': ' or ends in ':' needs quotes"));
+    assert_eq!(
+        label("[a]"),
+        format!("{key}is a list: write the items into one string, separated by commas")
+    );
+    assert_eq!(
+        label("{a: b}"),
+        format!("{key}is a mapping: text that contains ': ' or ends in ':' needs quotes")
+    );
 }
 
 #[test]

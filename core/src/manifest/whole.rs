@@ -32,7 +32,12 @@ pub enum Doubt {
 }
 
 /// Whether there is a reason to wait before `after`, the facts of `text`, take the place of `before`.
-pub fn doubt<'a>(before: impl IntoIterator<Item = &'a Fact>, after: &[Fact], text: &str, arrival: Arrival) -> Option<Doubt> {
+pub fn doubt<'a>(
+    before: impl IntoIterator<Item = &'a Fact>,
+    after: &[Fact],
+    text: &str,
+    arrival: Arrival,
+) -> Option<Doubt> {
     let before: Vec<&Fact> = before.into_iter().collect();
     // Who says the same may go on, but then as before.
     let is_same = !before.is_empty() && before.iter().copied().eq(after);
@@ -61,18 +66,44 @@ fn lost_part(old: &Fact, new: &Fact) -> Option<String> {
     }
     let shrinks = |old: usize, new: usize, what: &str| (new < old).then(|| what.to_owned());
     match (old, new) {
-        (Fact::Service(old), Fact::Service(new)) => shrinks(old.external_ips.len(), new.external_ips.len(), "a spec.externalIPs")
-            .or_else(|| shrinks(old.external_name.iter().len(), new.external_name.iter().len(), "spec.externalName"))
-            .or_else(|| shrinks(old.ports.len(), new.ports.len(), "a port in spec.ports")),
-        (Fact::EndpointSlice(old), Fact::EndpointSlice(new)) => shrinks(old.endpoints.len(), new.endpoints.len(), "an endpoint")
-            .or_else(|| {
-                old.endpoints.iter().zip(&new.endpoints).find_map(|(old, new)| {
-                    shrinks(old.addresses.len(), new.addresses.len(), "an address of an endpoint")
-                        .or_else(|| shrinks(old.hostname.iter().len(), new.hostname.iter().len(), "the hostname of an endpoint"))
-                        .or_else(|| shrinks(old.target.iter().len(), new.target.iter().len(), "the targetRef of an endpoint"))
+        (Fact::Service(old), Fact::Service(new)) => {
+            shrinks(old.external_ips.len(), new.external_ips.len(), "a spec.externalIPs")
+                .or_else(|| {
+                    shrinks(
+                        old.external_name.iter().len(),
+                        new.external_name.iter().len(),
+                        "spec.externalName",
+                    )
                 })
-            })
-            .or_else(|| shrinks(old.ports.len(), new.ports.len(), "a port")),
+                .or_else(|| shrinks(old.ports.len(), new.ports.len(), "a port in spec.ports"))
+        }
+        (Fact::EndpointSlice(old), Fact::EndpointSlice(new)) => {
+            shrinks(old.endpoints.len(), new.endpoints.len(), "an endpoint")
+                .or_else(|| {
+                    old.endpoints.iter().zip(&new.endpoints).find_map(|(old, new)| {
+                        shrinks(
+                            old.addresses.len(),
+                            new.addresses.len(),
+                            "an address of an endpoint",
+                        )
+                        .or_else(|| {
+                            shrinks(
+                                old.hostname.iter().len(),
+                                new.hostname.iter().len(),
+                                "the hostname of an endpoint",
+                            )
+                        })
+                        .or_else(|| {
+                            shrinks(
+                                old.target.iter().len(),
+                                new.target.iter().len(),
+                                "the targetRef of an endpoint",
+                            )
+                        })
+                    })
+                })
+                .or_else(|| shrinks(old.ports.len(), new.ports.len(), "a port"))
+        }
         // The kind is part of what makes it the same object.
         _ => None,
     }
@@ -84,7 +115,9 @@ fn lost_key(old: &Meta, new: &Meta) -> Option<String> {
     let annotations = old.annotations.iter().map(|(key, old)| (key, old, new.annotations.get(key)));
     labels.chain(annotations).find_map(|(key, old, new)| match new.map(|new| new.trim()) {
         None => Some(key.clone()),
-        Some(new) if new.len() < old.trim().len() && old.trim().starts_with(new) => Some(format!("all of {key}")),
+        Some(new) if new.len() < old.trim().len() && old.trim().starts_with(new) => {
+            Some(format!("all of {key}"))
+        }
         Some(_) => None,
     })
 }
@@ -164,7 +197,10 @@ metadata:
             }
             let doubt = |arrival| doubt(&self::facts(FLEET), &facts, half, arrival);
             assert!(doubt(Arrival::Closed).is_some(), "{half}");
-            assert!(matches!(doubt(Arrival::Unknown), Some(Doubt::SaysLess(_) | Doubt::CutShort)), "{half}");
+            assert!(
+                matches!(doubt(Arrival::Unknown), Some(Doubt::SaysLess(_) | Doubt::CutShort)),
+                "{half}"
+            );
             right += 1;
         }
         assert!(right > 20, "{right} beginnings are right manifests");
@@ -183,28 +219,51 @@ metadata:
     #[test]
     fn what_says_as_much_or_was_moved_into_its_place_is_not_doubted() {
         assert_eq!(doubt_of(FLEET, FLEET, Arrival::Unknown), None);
-        let more = format!("# changed\n{}", FLEET.replace(": k8s", ": main").replace("203.0.113.7", "203.0.113.8\n  - 203.0.113.9"));
-        for (arrival, expected) in [(Arrival::Closed, None), (Arrival::Moved, None), (Arrival::Unknown, Some(Doubt::MayGoOn))] {
+        let more = format!(
+            "# changed\n{}",
+            FLEET.replace(": k8s", ": main").replace("203.0.113.7", "203.0.113.8\n  - 203.0.113.9")
+        );
+        for (arrival, expected) in [
+            (Arrival::Closed, None),
+            (Arrival::Moved, None),
+            (Arrival::Unknown, Some(Doubt::MayGoOn)),
+        ] {
             assert_eq!(doubt_of(FLEET, &more, arrival), expected);
         }
         assert_eq!(doubt_of(FLEET, "# nothing\n", Arrival::Moved), None);
-        assert_eq!(doubt_of(FLEET, "# nothing\n", Arrival::Closed), Some(Doubt::SaysLess("Service tokyo".into())));
+        assert_eq!(
+            doubt_of(FLEET, "# nothing\n", Arrival::Closed),
+            Some(Doubt::SaysLess("Service tokyo".into()))
+        );
         assert_eq!(doubt_of("", "# nothing", Arrival::Unknown), Some(Doubt::CutShort));
     }
 
     #[test]
     fn what_is_missing_is_named() {
         let cases = [
-            ("    goatlas.io/prometheus-name: k8s\n", "goatlas.io/prometheus-name of Service tokyo"),
+            (
+                "    goatlas.io/prometheus-name: k8s\n",
+                "goatlas.io/prometheus-name of Service tokyo",
+            ),
             ("  - 203.0.113.7\n", "a spec.externalIPs of Service tokyo"),
             ("  - {name: grpc, port: 10901}\n", "a port in spec.ports of Service tokyo"),
-            ("- hostname: alertmanager-0\n  addresses:\n  - 10.0.0.8\n", "an endpoint of EndpointSlice alertmanager-operated-1"),
+            (
+                "- hostname: alertmanager-0\n  addresses:\n  - 10.0.0.8\n",
+                "an endpoint of EndpointSlice alertmanager-operated-1",
+            ),
             (",\n      three.example.com", "all of goatlas.io/addresses of Service osaka"),
-            ("  - 10.0.0.8\n", "an address of an endpoint of EndpointSlice alertmanager-operated-1"),
+            (
+                "  - 10.0.0.8\n",
+                "an address of an endpoint of EndpointSlice alertmanager-operated-1",
+            ),
             ("- name: http-web\n  port: 9093\n", "a port of EndpointSlice alertmanager-operated-1"),
         ];
         for (part, expected) in cases {
-            assert_eq!(doubt_of(FLEET, &FLEET.replace(part, ""), Arrival::Closed), Some(Doubt::SaysLess(expected.into())), "{part}");
+            assert_eq!(
+                doubt_of(FLEET, &FLEET.replace(part, ""), Arrival::Closed),
+                Some(Doubt::SaysLess(expected.into())),
+                "{part}"
+            );
         }
     }
 }

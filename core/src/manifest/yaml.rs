@@ -87,7 +87,14 @@ type Outcome<T = ()> = Result<T, ManifestError>;
 
 impl<'a> Builder<'a> {
     fn new(file: &'a str) -> Self {
-        Self { file, documents: Vec::new(), open: Vec::new(), start: (1, false), anchors: HashMap::new(), repeated: 0 }
+        Self {
+            file,
+            documents: Vec::new(),
+            open: Vec::new(),
+            start: (1, false),
+            anchors: HashMap::new(),
+            repeated: 0,
+        }
     }
 
     fn take(&mut self, event: Event<'_>, span: Span) -> Outcome {
@@ -104,7 +111,11 @@ impl<'a> Builder<'a> {
             }
             Event::Alias(anchor) => self.repeat(anchor, line),
             Event::SequenceStart(anchor, _) => self.begin(line, anchor, Parts::List(Vec::new())),
-            Event::MappingStart(anchor, _) => self.begin(line, anchor, Parts::Map { entries: Vec::new(), merges: Vec::new(), key: None }),
+            Event::MappingStart(anchor, _) => self.begin(
+                line,
+                anchor,
+                Parts::Map { entries: Vec::new(), merges: Vec::new(), key: None },
+            ),
             Event::SequenceEnd | Event::MappingEnd => self.end(),
             Event::DocumentEnd | Event::StreamStart | Event::StreamEnd | Event::Nothing => Ok(()),
         }
@@ -135,7 +146,10 @@ impl<'a> Builder<'a> {
         };
         self.repeated = self.repeated.saturating_add(node.weight);
         if self.repeated > MAX_REPEATED {
-            return Err(self.error(line, "the aliases (*name) of this file repeat more than 1 MiB: write less by alias"));
+            return Err(self.error(
+                line,
+                "the aliases (*name) of this file repeat more than 1 MiB: write less by alias",
+            ));
         }
         self.check_depth(line, node.depth)?;
         self.put(node, 0, line)
@@ -161,7 +175,11 @@ impl<'a> Builder<'a> {
             Some(Parts::List(items)) => items.push(node),
             Some(Parts::Map { entries, merges, key }) => match key.take() {
                 Some(Key { text, line, merge }) => {
-                    if merge { merges } else { entries }.push(Entry { key: text, line, value: node });
+                    if merge { merges } else { entries }.push(Entry {
+                        key: text,
+                        line,
+                        value: node,
+                    });
                 }
                 None => match key_of(&node, line) {
                     Ok(found) => *key = Some(found),
@@ -178,7 +196,13 @@ impl<'a> Builder<'a> {
             if let Some(first) = lines.insert(key.as_str(), *line) {
                 let (first, second) = (first.min(*line), first.max(*line));
                 let key = join(&self.path(), key);
-                return Err(ManifestError { key, ..self.error(second, &format!("is already on line {first}: remove one of the two")) });
+                return Err(ManifestError {
+                    key,
+                    ..self.error(
+                        second,
+                        &format!("is already on line {first}: remove one of the two"),
+                    )
+                });
             }
         }
         Ok(())
@@ -223,7 +247,12 @@ impl<'a> Builder<'a> {
     }
 
     fn error(&self, line: u32, message: &str) -> ManifestError {
-        ManifestError { file: self.file.to_owned(), line, key: self.path(), message: message.to_owned() }
+        ManifestError {
+            file: self.file.to_owned(),
+            line,
+            key: self.path(),
+            message: message.to_owned(),
+        }
     }
 }
 
@@ -234,7 +263,9 @@ fn kind_of(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Kind {
 
 fn key_of(node: &Node, line: u32) -> Result<Key, &'static str> {
     let Value::Scalar(scalar) = &node.value else {
-        return Err("a key must be text, is a list or a mapping: if this file is a template ({{ … }}), render it first");
+        return Err(
+            "a key must be text, is a list or a mapping: if this file is a template ({{ … }}), render it first",
+        );
     };
     if scalar.kind == Kind::Null && scalar.text.is_empty() {
         return Err("a key is missing before ':'");

@@ -5,9 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{Host, NameError, bad};
 
 /// Metadata services outside the link-local networks: Alibaba Cloud's and Azure's.
-const METADATA_V4: [Ipv4Addr; 2] = [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16)];
+const METADATA_V4: [Ipv4Addr; 2] =
+    [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(168, 63, 129, 16)];
 /// The same of IPv6: Amazon's and Google's.
-const METADATA_V6: [Ipv6Addr; 2] = [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
+const METADATA_V6: [Ipv6Addr; 2] = [
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+];
 /// Names of the machine itself, of its links and of its container host in hosts files as they are delivered (Debian, Red Hat,
 /// SUSE, Alpine, macOS, kubelet, Docker, Podman), and names of metadata services.
 const LOCAL_NAMES: &[&str] = &[
@@ -50,7 +54,9 @@ impl Host {
     pub fn is_local(&self) -> bool {
         match self {
             Host::Ip(IpAddr::V4(ip)) => is_local_v4(*ip),
-            Host::Ip(IpAddr::V6(ip)) => is_local_v6(*ip) || embedded(*ip).into_iter().flatten().any(is_local_v4),
+            Host::Ip(IpAddr::V6(ip)) => {
+                is_local_v6(*ip) || embedded(*ip).into_iter().flatten().any(is_local_v4)
+            }
             Host::Name(name) => {
                 let name = name.to_ascii_lowercase();
                 name.ends_with(".localhost") || LOCAL_NAMES.contains(&name.as_str())
@@ -61,27 +67,39 @@ impl Host {
 
 fn is_local_v4(ip: Ipv4Addr) -> bool {
     let this_network = ip.octets()[0] == 0;
-    this_network || ip.is_loopback() || ip.is_link_local() || ip.is_multicast() || ip.is_broadcast() || METADATA_V4.contains(&ip)
+    this_network
+        || ip.is_loopback()
+        || ip.is_link_local()
+        || ip.is_multicast()
+        || ip.is_broadcast()
+        || METADATA_V4.contains(&ip)
 }
 
 fn is_local_v6(ip: Ipv6Addr) -> bool {
-    ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || ip.is_unicast_link_local() || METADATA_V6.contains(&ip)
+    ip.is_loopback()
+        || ip.is_unspecified()
+        || ip.is_multicast()
+        || ip.is_unicast_link_local()
+        || METADATA_V6.contains(&ip)
 }
 
 /// The IPv4 addresses that an IPv6 address may stand for, or be carried to.
 fn embedded(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 4] {
-    let v4 = |high: u16, low: u16| Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
+    let v4 =
+        |high: u16, low: u16| Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
     match ip.segments() {
         // Compatible `::/96` (RFC 4291), mapped `::ffff:0:0/96`, translated `::ffff:0:0:0/96` (RFC 2765), NAT64 `64:ff9b::/96` (RFC 6052).
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0, 0, 0, 0, 0xffff, 0, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
-            [v4(high, low), None, None, None]
-        }
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
+        | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => [v4(high, low), None, None, None],
         // NAT64 of one's own, `64:ff9b:1::/48` (RFC 8215): nobody says how long its prefix is.
         [0x64, 0xff9b, 1, ..] => translated(ip.octets()),
         // 6to4, `2002::/16` (RFC 3056).
         [0x2002, high, low, ..] => [v4(high, low), None, None, None],
         // Teredo, `2001::/32` (RFC 4380): its server, and its client with all bits turned.
-        [0x2001, 0, server_high, server_low, _, _, high, low] => [v4(server_high, server_low), v4(!high, !low), None, None],
+        [0x2001, 0, server_high, server_low, _, _, high, low] => {
+            [v4(server_high, server_low), v4(!high, !low), None, None]
+        }
         // ISATAP (RFC 5214), behind any prefix.
         [.., 0 | 0x200, 0x5efe, high, low] => [v4(high, low), None, None, None],
         _ => [None; 4],

@@ -10,12 +10,28 @@ fn cluster_names_leave_room_for_their_stores() {
     assert!("tokyo".parse::<ClusterName>().is_ok());
     assert!("a".repeat(46).parse::<ClusterName>().is_ok());
     assert!("a".repeat(47).parse::<ClusterName>().is_err());
-    for wrong in ["", "Tokyo", "-a", "a-", "a.b", "hub", "atlas", "tokyo-thanos-sidecar0", "tokyo-thanos-sidecar"] {
+    for wrong in [
+        "",
+        "Tokyo",
+        "-a",
+        "a-",
+        "a.b",
+        "hub",
+        "atlas",
+        "tokyo-thanos-sidecar0",
+        "tokyo-thanos-sidecar",
+    ] {
         assert!(wrong.parse::<ClusterName>().is_err(), "{wrong}");
     }
     // Services of the hub's Envoys.
-    assert!("atlas-hub-stores".parse::<ClusterName>().is_err() && "atlas-hub-stores-0123456789".parse::<ClusterName>().is_err());
-    assert!("atlas-hub-stores2".parse::<ClusterName>().is_ok() && "atlas-hub".parse::<ClusterName>().is_ok());
+    assert!(
+        "atlas-hub-stores".parse::<ClusterName>().is_err()
+            && "atlas-hub-stores-0123456789".parse::<ClusterName>().is_err()
+    );
+    assert!(
+        "atlas-hub-stores2".parse::<ClusterName>().is_ok()
+            && "atlas-hub".parse::<ClusterName>().is_ok()
+    );
 }
 
 #[test]
@@ -27,7 +43,9 @@ fn hosts_and_ports_are_read_in_every_usual_spelling() {
     assert_eq!(read("[fd00::1]").unwrap(), "[fd00::1]:11901");
     assert_eq!(read("[fd00::1]:5").unwrap(), "[fd00::1]:5");
     assert_eq!(read("edge.example.com.:443").unwrap(), "edge.example.com:443");
-    for wrong in ["", "a b", "10.0.0.300", "host:0", "host:70000", "host:+5", "http://host", "host/path"] {
+    for wrong in
+        ["", "a b", "10.0.0.300", "host:0", "host:70000", "host:+5", "http://host", "host/path"]
+    {
         assert!(read(wrong).is_err(), "{wrong}");
     }
 }
@@ -36,8 +54,28 @@ fn hosts_and_ports_are_read_in_every_usual_spelling() {
 fn brackets_come_in_pairs() {
     let read = |text| HostPort::parse(text, 11901).map(|at| at.to_string());
     assert_eq!(read("[10.0.0.1]:5").unwrap(), "10.0.0.1:5");
-    let unpaired = ["[10.0.0.1", "10.0.0.1]", "[fd00::1", "fd00::1]", "[[fd00::1]]", "][fd00::1", "[]", "[fd00::1]]:5", "[[fd00::1]:5"];
-    let others = ["[host]", "[host]:5", "[host:5", "{fd00::1}", "<10.0.0.1>", "(10.0.0.1)", "[fd00::1]5", "[fd00::1:5", "[fe80::1%eth0]:5"];
+    let unpaired = [
+        "[10.0.0.1",
+        "10.0.0.1]",
+        "[fd00::1",
+        "fd00::1]",
+        "[[fd00::1]]",
+        "][fd00::1",
+        "[]",
+        "[fd00::1]]:5",
+        "[[fd00::1]:5",
+    ];
+    let others = [
+        "[host]",
+        "[host]:5",
+        "[host:5",
+        "{fd00::1}",
+        "<10.0.0.1>",
+        "(10.0.0.1)",
+        "[fd00::1]5",
+        "[fd00::1:5",
+        "[fe80::1%eth0]:5",
+    ];
     for wrong in unpaired.iter().chain(&others) {
         assert!(read(wrong).is_err(), "{wrong}: {:?}", read(wrong));
     }
@@ -46,14 +84,33 @@ fn brackets_come_in_pairs() {
 /// What the C library takes for an address where Rust doesn't, and zones, which mean something on one machine only.
 #[test]
 fn addresses_have_one_notation() {
-    for wrong in ["127.1", "127.0.1", "0x7f.1", "0177.0.0.1", "127.0.0.01", "2130706433", "10.0.0.1.", "fe80::1%eth0", "::ffff:127.1"] {
+    for wrong in [
+        "127.1",
+        "127.0.1",
+        "0x7f.1",
+        "0177.0.0.1",
+        "127.0.0.01",
+        "2130706433",
+        "10.0.0.1.",
+        "fe80::1%eth0",
+        "::ffff:127.1",
+    ] {
         assert!(HostPort::parse(wrong, 1).is_err(), "{wrong}: {:?}", HostPort::parse(wrong, 1));
     }
 }
 
 #[test]
 fn a_number_is_no_name() {
-    for wrong in ["0x7f000001", "0X7F.1", "0x", "127.0.0x1", "2130706433", "017700000001", "10.0.0.300", "1.2.3."] {
+    for wrong in [
+        "0x7f000001",
+        "0X7F.1",
+        "0x",
+        "127.0.0x1",
+        "2130706433",
+        "017700000001",
+        "10.0.0.300",
+        "1.2.3.",
+    ] {
         assert!(wrong.parse::<Host>().is_err(), "{wrong}");
     }
     for right in ["0x7f.example", "0xide", "1e3", "3com.com"] {
@@ -63,16 +120,56 @@ fn a_number_is_no_name() {
 
 #[test]
 fn loopback_link_local_and_metadata_addresses_are_local() {
-    let addresses = ["127.0.0.2", "0.0.0.0", "169.254.169.254", "255.255.255.255", "100.100.100.200", "168.63.129.16", "224.0.0.1"];
+    let addresses = [
+        "127.0.0.2",
+        "0.0.0.0",
+        "169.254.169.254",
+        "255.255.255.255",
+        "100.100.100.200",
+        "168.63.129.16",
+        "224.0.0.1",
+    ];
     let in_ipv6 = ["::1", "::", "fe80::1", "ff02::1", "fd00:ec2::254", "fd20:ce::254"];
-    let embedded = ["::ffff:127.0.0.1", "::127.0.0.1", "::ffff:100.100.100.200", "64:ff9b::a9fe:a9fe", "64:ff9b::127.0.0.1"];
-    let names = ["localhost", "LOCALHOST.", "a.localhost", "localhost.localdomain", "ip6-localhost", "ip6-loopback"];
-    let metadata = ["metadata", "metadata.goog", "metadata.google.internal.", "instance-data", "instance-data.ec2.internal"];
+    let embedded = [
+        "::ffff:127.0.0.1",
+        "::127.0.0.1",
+        "::ffff:100.100.100.200",
+        "64:ff9b::a9fe:a9fe",
+        "64:ff9b::127.0.0.1",
+    ];
+    let names = [
+        "localhost",
+        "LOCALHOST.",
+        "a.localhost",
+        "localhost.localdomain",
+        "ip6-localhost",
+        "ip6-loopback",
+    ];
+    let metadata = [
+        "metadata",
+        "metadata.goog",
+        "metadata.google.internal.",
+        "instance-data",
+        "instance-data.ec2.internal",
+    ];
     for local in [&addresses[..], &in_ipv6, &embedded, &names, &metadata].concat() {
         assert!(local.parse::<Host>().unwrap().is_local(), "{local}");
     }
-    let far = ["10.0.0.1", "203.0.113.7", "100.100.100.201", "fd00::1", "64:ff9b::10.0.0.1", "::ffff:10.0.0.1", "::10.0.0.1"];
-    for far in [&far[..], &["edge.example.com", "metadata.example.com", "nolocalhost", "loopback.example.com"]].concat() {
+    let far = [
+        "10.0.0.1",
+        "203.0.113.7",
+        "100.100.100.201",
+        "fd00::1",
+        "64:ff9b::10.0.0.1",
+        "::ffff:10.0.0.1",
+        "::10.0.0.1",
+    ];
+    for far in [
+        &far[..],
+        &["edge.example.com", "metadata.example.com", "nolocalhost", "loopback.example.com"],
+    ]
+    .concat()
+    {
         assert!(!far.parse::<Host>().unwrap().is_local(), "{far}");
     }
 }
@@ -134,7 +231,10 @@ fn servers_listen_at_addresses_of_machines() {
 fn errors_follow_the_value_and_do_not_repeat_it() {
     let error = |text: &str| text.parse::<ClusterName>().unwrap_err().to_string();
     assert_eq!(error("hub"), "is reserved for Atlas itself");
-    assert_eq!(HostPort::parse("host:0", 1).unwrap_err().to_string(), "has the port \"0\", which is not a number from 1 to 65535");
+    assert_eq!(
+        HostPort::parse("host:0", 1).unwrap_err().to_string(),
+        "has the port \"0\", which is not a number from 1 to 65535"
+    );
 }
 
 #[test]

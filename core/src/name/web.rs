@@ -40,10 +40,15 @@ impl FromStr for WebUrl {
         };
         let scheme = scheme.to_ascii_lowercase();
         if scheme != "https" && scheme != "http" {
-            return bad(format!("has the scheme {scheme:?}, which is neither https nor http: {FORM}"));
+            return bad(format!(
+                "has the scheme {scheme:?}, which is neither https nor http: {FORM}"
+            ));
         }
         if let Some(at) = rest.find(['?', '#']) {
-            return bad(format!("has {:?} at its end, before which nothing can be put: leave that out", &rest[at..]));
+            return bad(format!(
+                "has {:?} at its end, before which nothing can be put: leave that out",
+                &rest[at..]
+            ));
         }
         let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
         if authority.contains('@') {
@@ -52,11 +57,17 @@ impl FromStr for WebUrl {
         let authority = authority.to_ascii_lowercase();
         let bare_ipv6 = authority.matches(':').count() > 1 && !authority.starts_with('[');
         if bare_ipv6 || HostPort::parse(&authority, 443).is_err() || authority.trim() != authority {
-            return bad(format!("has the host {authority:?}, which is none: {FORM}, an IPv6 address in brackets"));
+            return bad(format!(
+                "has the host {authority:?}, which is none: {FORM}, an IPv6 address in brackets"
+            ));
         }
         let trimmed = path.trim_end_matches('/');
-        let Some(path) = (if trimmed.is_empty() { Some(String::new()) } else { path_prefix(trimmed) }) else {
-            return bad(format!("has the path {path:?}: between single slashes write letters, digits and `-._~` only"));
+        let Some(path) =
+            (if trimmed.is_empty() { Some(String::new()) } else { path_prefix(trimmed) })
+        else {
+            return bad(format!(
+                "has the path {path:?}: between single slashes write letters, digits and `-._~` only"
+            ));
         };
         if path.len() > WEB_PATH_MAX {
             let length = path.len();
@@ -108,7 +119,9 @@ impl FromStr for HeaderPattern {
         let pattern = text.trim().to_ascii_lowercase();
         let name = pattern.strip_suffix('*').unwrap_or(&pattern);
         if name.len() < 2 || !name.bytes().all(is_token) {
-            return bad("is not a header's name, nor the beginning of names with `*` behind it, such as `x-grafana-*`");
+            return bad(
+                "is not a header's name, nor the beginning of names with `*` behind it, such as `x-grafana-*`",
+            );
         }
         if name.contains('_') {
             return bad("has an underscore, and Envoy removes headers whose names have one");
@@ -167,7 +180,11 @@ mod tests {
             ("https://hub.example.com", "https://hub.example.com", ""),
             ("https://hub.example.com/", "https://hub.example.com", ""),
             ("HTTPS://Hub.example.com:8443//", "https://hub.example.com:8443", ""),
-            ("https://tools.example.com/observability", "https://tools.example.com/observability", "/observability"),
+            (
+                "https://tools.example.com/observability",
+                "https://tools.example.com/observability",
+                "/observability",
+            ),
             ("https://tools.example.com/a/B_c/", "https://tools.example.com/a/B_c", "/a/B_c"),
             ("http://[fd00::1]:10904/x", "http://[fd00::1]:10904/x", "/x"),
             ("http://10.0.0.1/promenade", "http://10.0.0.1/promenade", "/promenade"),
@@ -196,7 +213,10 @@ mod tests {
             ("https://tools.example.com/a/../b", "the path"),
             ("https://tools.example.com/%61", "the path"),
             ("https://tools.example.com/a\"b", "the path"),
-            ("https://tools.example.com/platform/observability/production/eu-west-1", "a path of 44 characters"),
+            (
+                "https://tools.example.com/platform/observability/production/eu-west-1",
+                "a path of 44 characters",
+            ),
             ("https://tools.example.com/prom/tokyo", "begins with /prom"),
             ("https://tools.example.com/alertmanager", "begins with /alertmanager"),
         ] {

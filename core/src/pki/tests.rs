@@ -14,7 +14,10 @@ fn apply(inventory: &mut Inventory, orders: &[Order]) -> Result<(), TestCaseErro
             }
             Order::Identity(identity, validity) => {
                 let issuer = inventory.authorities[&Authority::of(identity)];
-                prop_assert!(validity.not_after <= issuer.not_after, "{identity:?} outlives its issuer");
+                prop_assert!(
+                    validity.not_after <= issuer.not_after,
+                    "{identity:?} outlives its issuer"
+                );
                 inventory.identities.insert(identity.clone(), *validity);
             }
         }

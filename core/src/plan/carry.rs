@@ -51,7 +51,9 @@ pub enum Chart {
 
 /// Why a text says nothing of where a chart is.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("says nothing of where the chart is: write oci://REGISTRY/PATH/NAME, or https://REPOSITORY/NAME")]
+#[error(
+    "says nothing of where the chart is: write oci://REGISTRY/PATH/NAME, or https://REPOSITORY/NAME"
+)]
 pub struct NoChart;
 
 impl std::str::FromStr for Chart {
@@ -60,10 +62,15 @@ impl std::str::FromStr for Chart {
     fn from_str(text: &str) -> Result<Self, NoChart> {
         let whole = text.chars().all(|c| c.is_ascii_graphic());
         let (scheme, rest) = text.split_once("://").filter(|_| whole).ok_or(NoChart)?;
-        let (at, name) = rest.rsplit_once('/').filter(|(at, name)| !at.is_empty() && !name.is_empty()).ok_or(NoChart)?;
+        let (at, name) = rest
+            .rsplit_once('/')
+            .filter(|(at, name)| !at.is_empty() && !name.is_empty())
+            .ok_or(NoChart)?;
         match scheme {
             "oci" => Ok(Self::Oci(text.to_owned())),
-            "https" | "http" => Ok(Self::Repository { url: format!("{scheme}://{at}"), name: name.to_owned() }),
+            "https" | "http" => {
+                Ok(Self::Repository { url: format!("{scheme}://{at}"), name: name.to_owned() })
+            }
             _ => Err(NoChart),
         }
     }
@@ -122,7 +129,8 @@ pub fn helm_release(to: &Delivery, values: &str) -> String {
         }
         Chart::Repository { url, name } => {
             let source = json!({"kind": "HelmRepository", "name": to.release});
-            spec["chart"] = json!({"spec": {"chart": name, "version": to.version, "sourceRef": source}});
+            spec["chart"] =
+                json!({"spec": {"chart": name, "version": to.version, "sourceRef": source}});
             json!({
                 "apiVersion": "source.toolkit.fluxcd.io/v1", "kind": "HelmRepository", "metadata": metadata,
                 "spec": {"interval": "1h", "url": url},
@@ -138,7 +146,8 @@ pub fn helm_release(to: &Delivery, values: &str) -> String {
 
 /// The Secret that the chart mounts as it is, by its value `existingSecret`.
 pub fn secret(to: &Delivery, files: &BTreeMap<String, String>) -> String {
-    let files: BTreeMap<_, _> = files.iter().filter(|(name, _)| FILES.contains(&name.as_str())).collect();
+    let files: BTreeMap<_, _> =
+        files.iter().filter(|(name, _)| FILES.contains(&name.as_str())).collect();
     documents(&[opaque(&to.secret, &to.namespace, json!(files))])
 }
 
@@ -163,7 +172,11 @@ pub fn files_of(values: &str) -> BTreeMap<String, String> {
 ///
 /// # Errors
 /// One of them is not YAML.
-pub fn relocated(files: BTreeMap<String, String>, from: &str, to: &str) -> Result<BTreeMap<String, String>, serde_yaml_ng::Error> {
+pub fn relocated(
+    files: BTreeMap<String, String>,
+    from: &str,
+    to: &str,
+) -> Result<BTreeMap<String, String>, serde_yaml_ng::Error> {
     let one = |(name, text): (String, String)| {
         let text = if name.ends_with(".yaml") { relocate(&text, from, to)? } else { text };
         Ok((name, text))
@@ -181,12 +194,18 @@ fn relocate(text: &str, from: &str, to: &str) -> Result<String, serde_yaml_ng::E
 fn relocate_tree(tree: &mut serde_yaml_ng::Value, from: &str, to: &str) {
     match tree {
         serde_yaml_ng::Value::String(text) => {
-            if let Some(rest) = text.strip_prefix(from).filter(|rest| rest.is_empty() || rest.starts_with('/')) {
+            if let Some(rest) =
+                text.strip_prefix(from).filter(|rest| rest.is_empty() || rest.starts_with('/'))
+            {
                 *text = format!("{to}{rest}");
             }
         }
-        serde_yaml_ng::Value::Sequence(items) => items.iter_mut().for_each(|item| relocate_tree(item, from, to)),
-        serde_yaml_ng::Value::Mapping(map) => map.iter_mut().for_each(|(_, item)| relocate_tree(item, from, to)),
+        serde_yaml_ng::Value::Sequence(items) => {
+            items.iter_mut().for_each(|item| relocate_tree(item, from, to))
+        }
+        serde_yaml_ng::Value::Mapping(map) => {
+            map.iter_mut().for_each(|(_, item)| relocate_tree(item, from, to))
+        }
         _ => {}
     }
 }
@@ -212,7 +231,10 @@ fn document(value: &Value) -> String {
 
 fn documents(objects: &[Value]) -> String {
     let text: Vec<String> = objects.iter().map(document).collect();
-    format!("# Written by `atlas cluster-values`. It holds a private key: encrypt it before you store it.\n{}", text.join("---\n"))
+    format!(
+        "# Written by `atlas cluster-values`. It holds a private key: encrypt it before you store it.\n{}",
+        text.join("---\n")
+    )
 }
 
 #[cfg(test)]

@@ -14,10 +14,15 @@ pub(super) fn own(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> Option<Vec
     use ResourceType as T;
     let leaf = trust.leaves.get(&NodeId::Cluster(cluster.name.clone()))?;
     let hub = Identity::Hub.spiffe_id(&trust.domain);
-    let (prom, alertmanager) = (format!("/prom/{}", cluster.name), format!("/alertmanager/{}", cluster.name));
-    let uis = [web_ui("prometheus", &prom, &cluster.prometheus), web_ui("alertmanager", &alertmanager, &cluster.alertmanager)];
+    let (prom, alertmanager) =
+        (format!("/prom/{}", cluster.name), format!("/alertmanager/{}", cluster.name));
+    let uis = [
+        web_ui("prometheus", &prom, &cluster.prometheus),
+        web_ui("alertmanager", &alertmanager, &cluster.alertmanager),
+    ];
     let longest = fleet.settings.max_request_seconds;
-    let labels: Vec<String> = cluster.stores.iter().map(|store| cluster.name.store(store.index)).collect();
+    let labels: Vec<String> =
+        cluster.stores.iter().map(|store| cluster.name.store(store.index)).collect();
     let mut hosts: Vec<_> = labels.iter().map(|label| route::store_host(label, longest)).collect();
     hosts.push(route::web_host(&uis, &cluster.allow_paths, longest));
     let hub_alerts = cluster.hub.as_ref().map_or(&fleet.settings.hub_alerts, |hub| &hub.alerts);
@@ -25,14 +30,21 @@ pub(super) fn own(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> Option<Vec
     let mut resources = vec![
         Resource::new(T::Secret, crate::envoy::LEAF, &secret::leaf(&leaf.chain, leaf.key.expose())),
         Resource::new(T::Secret, crate::envoy::TRUST, &secret::trust(&trust.bundle())),
-        Resource::new(T::Listener, "inbound", &listener::inbound(cluster.bind, &hub, fleet.settings.trusted_hops, longest)),
+        Resource::new(
+            T::Listener,
+            "inbound",
+            &listener::inbound(cluster.bind, &hub, fleet.settings.trusted_hops, longest),
+        ),
         Resource::new(T::Listener, "alerts", &listener::alerts_in_cluster(cluster.bind)),
         Resource::new(T::Route, "inbound", &route::inbound("inbound", hosts)),
         alerts(fleet),
     ];
     let stores = cluster.stores.iter().zip(&labels);
-    let mut clusters: Vec<_> =
-        stores.flat_map(|(store, label)| self::cluster::store_in_cluster(label, &store.at, &store.otherwise)).collect();
+    let mut clusters: Vec<_> = stores
+        .flat_map(|(store, label)| {
+            self::cluster::store_in_cluster(label, &store.at, &store.otherwise)
+        })
+        .collect();
     clusters.extend(self::cluster::backend("prometheus", &cluster.prometheus.at));
     clusters.extend(self::cluster::backend("alertmanager", &cluster.alertmanager.at));
     clusters.extend(self::cluster::hub_alerts(hub_alerts, &hub));

@@ -21,7 +21,8 @@ pub(super) fn service_host(service: &str, settings: &Settings) -> String {
 
 /// The file. Clusters that are awaiting their address are left out: Query would complain of them for nothing.
 pub fn endpoints(fleet: &Fleet) -> String {
-    let pieces: Vec<String> = fleet.clusters.values().map(|cluster| of_cluster(&fleet.settings, cluster)).collect();
+    let pieces: Vec<String> =
+        fleet.clusters.values().map(|cluster| of_cluster(&fleet.settings, cluster)).collect();
     file(0, pieces.iter().map(String::as_str))
 }
 
@@ -29,7 +30,9 @@ pub fn endpoints(fleet: &Fleet) -> String {
 pub(super) fn of_cluster(settings: &Settings, cluster: &Cluster) -> String {
     let stores = if cluster.addresses.is_empty() { &[] } else { cluster.stores.as_slice() };
     let labels = stores.iter().map(|store| cluster.name.store(store.index));
-    labels.map(|label| format!("- address: {}:{}\n", store_name(&label, settings), port::HUB_STORES)).collect()
+    labels
+        .map(|label| format!("- address: {}:{}\n", store_name(&label, settings), port::HUB_STORES))
+        .collect()
 }
 
 /// `length`: about how long the pieces are together.

@@ -32,12 +32,22 @@ pub(super) fn constant(fleet: &Fleet, trust: &Trust) -> Option<Vec<Arc<Resource>
         Resource::new(T::Listener, "alerts", &listener::alerts_on_hub(bind, &peers)),
         Resource::new(T::Listener, "web", &listener::web_on_hub(&web, longest)),
         Resource::new(T::Route, "stores", &route::stores_on_hub("stores", longest)),
-        Resource::new(T::Route, "alerts", &route::alerts_on_hub("alerts", indices, &settings.alertmanager_path_prefix)),
+        Resource::new(
+            T::Route,
+            "alerts",
+            &route::alerts_on_hub("alerts", indices, &settings.alertmanager_path_prefix),
+        ),
         Resource::new(T::Route, "web", &route::web_on_hub("web", &web, longest)),
     ];
-    let mut clusters = [cluster::atlas_xds_entry(&settings.atlas_xds), cluster::atlas_web(&settings.atlas_web)].concat();
+    let mut clusters =
+        [cluster::atlas_xds_entry(&settings.atlas_xds), cluster::atlas_web(&settings.atlas_web)]
+            .concat();
     for (index, alertmanager) in &fleet.alertmanagers {
-        clusters.extend(cluster::alertmanager_on_hub(*index, &alertmanager.addresses, &settings.alertmanager_path_prefix));
+        clusters.extend(cluster::alertmanager_on_hub(
+            *index,
+            &alertmanager.addresses,
+            &settings.alertmanager_path_prefix,
+        ));
     }
     resources.extend(clusters.iter().map(super::envoy_cluster));
     Some(resources)
@@ -46,7 +56,8 @@ pub(super) fn constant(fleet: &Fleet, trust: &Trust) -> Option<Vec<Arc<Resource>
 /// What one cluster adds: its link. Without addresses that has no endpoints, so that people see that the cluster can't be
 /// reached, not that it doesn't exist.
 pub(super) fn of_cluster(cluster: &Cluster, trust: &Trust) -> Vec<Arc<Resource>> {
-    let peer = Identity::Cluster(cluster.name.clone(), trust.revision(&cluster.name)).spiffe_id(&trust.domain);
+    let peer = Identity::Cluster(cluster.name.clone(), trust.revision(&cluster.name))
+        .spiffe_id(&trust.domain);
     let link = self::cluster::downstream_cluster(cluster.name.as_str(), &cluster.addresses, &peer);
     link.iter().map(super::envoy_cluster).collect()
 }

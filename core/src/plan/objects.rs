@@ -28,14 +28,30 @@ use crate::pki::{Leaf, Trust};
 
 /// The objects of one cluster. Of the fleet they depend on the settings alone. `opener` is what its Envoy opens its stream
 /// with; without it there are no values yet.
-pub fn of_cluster(fleet: &Fleet, cluster: &Cluster, trust: &Trust, opener: Option<&Leaf>) -> Vec<Object> {
-    let mut objects: Vec<Object> = cluster.stores.iter().map(|store| service(fleet, cluster, store.index)).collect();
+pub fn of_cluster(
+    fleet: &Fleet,
+    cluster: &Cluster,
+    trust: &Trust,
+    opener: Option<&Leaf>,
+) -> Vec<Object> {
+    let mut objects: Vec<Object> =
+        cluster.stores.iter().map(|store| service(fleet, cluster, store.index)).collect();
     let node = NodeId::Cluster(cluster.name.clone());
     // Without a bootstrap the values would install an Envoy that can't start: a finding says what is missing.
-    if let (Some(opener), Ok(bootstrap)) = (opener, node_bootstrap(fleet, trust, &node, keys::ENVOY_DIR)) {
+    if let (Some(opener), Ok(bootstrap)) =
+        (opener, node_bootstrap(fleet, trust, &node, keys::ENVOY_DIR))
+    {
         let files = node_files(Some(&bootstrap), trust, opener, keys::ENVOY_DIR);
         let mut data = BTreeMap::from([
-            (values::VALUES.to_owned(), values::envoy(&node.to_string(), cluster.envoy_replicas, cluster.envoy_memory, &files)),
+            (
+                values::VALUES.to_owned(),
+                values::envoy(
+                    &node.to_string(),
+                    cluster.envoy_replicas,
+                    cluster.envoy_memory,
+                    &files,
+                ),
+            ),
             (values::PROMETHEUS_VALUES.to_owned(), values::prometheus(&fleet.settings, cluster)),
         ]);
         data.extend(files);
@@ -51,7 +67,13 @@ pub fn of_cluster(fleet: &Fleet, cluster: &Cluster, trust: &Trust, opener: Optio
 }
 
 /// The objects of the hub. The texts are the plan's.
-pub fn of_hub(fleet: &Fleet, trust: &Trust, opener: Option<&Leaf>, zone: String, endpoints: String) -> Vec<Object> {
+pub fn of_hub(
+    fleet: &Fleet,
+    trust: &Trust,
+    opener: Option<&Leaf>,
+    zone: String,
+    endpoints: String,
+) -> Vec<Object> {
     let config_map = |(name, key): (&str, &str), part, text| Object {
         name: name.to_owned(),
         part,
@@ -60,11 +82,20 @@ pub fn of_hub(fleet: &Fleet, trust: &Trust, opener: Option<&Leaf>, zone: String,
         content: Content::ConfigMap([(key.to_owned(), text)].into()),
     };
     let mut objects = hub_stores(fleet);
-    objects
-        .extend([config_map(keys::ZONE_CONFIG_MAP, Part::Dns, zone), config_map(keys::ENDPOINTS_CONFIG_MAP, Part::Endpoints, endpoints)]);
-    if let (Some(opener), Ok(bootstrap)) = (opener, node_bootstrap(fleet, trust, &NodeId::Hub, keys::ENVOY_DIR)) {
+    objects.extend([
+        config_map(keys::ZONE_CONFIG_MAP, Part::Dns, zone),
+        config_map(keys::ENDPOINTS_CONFIG_MAP, Part::Endpoints, endpoints),
+    ]);
+    if let (Some(opener), Ok(bootstrap)) =
+        (opener, node_bootstrap(fleet, trust, &NodeId::Hub, keys::ENVOY_DIR))
+    {
         let files = node_files(Some(&bootstrap), trust, opener, keys::ENVOY_DIR);
-        let values = values::envoy(&NodeId::Hub.to_string(), keys::DEFAULT_ENVOY_REPLICAS, fleet.settings.hub_envoy_memory, &files);
+        let values = values::envoy(
+            &NodeId::Hub.to_string(),
+            keys::DEFAULT_ENVOY_REPLICAS,
+            fleet.settings.hub_envoy_memory,
+            &files,
+        );
         let secret = |name: &str, part, owner, data| Object {
             name: name.to_owned(),
             part,
@@ -72,7 +103,12 @@ pub fn of_hub(fleet: &Fleet, trust: &Trust, opener: Option<&Leaf>, zone: String,
             labels: BTreeMap::new(),
             content: Content::Secret(data),
         };
-        objects.push(secret(keys::HUB_VALUES, Part::Values, Owner::Atlas, [(values::VALUES.to_owned(), values)].into()));
+        objects.push(secret(
+            keys::HUB_VALUES,
+            Part::Values,
+            Owner::Atlas,
+            [(values::VALUES.to_owned(), values)].into(),
+        ));
         // It stays when Atlas is uninstalled, as every credential does.
         objects.push(secret(keys::HUB_SECRET, Part::Hub, Owner::Nobody, files));
     }
@@ -103,20 +139,29 @@ fn service(fleet: &Fleet, cluster: &Cluster, index: u32) -> Object {
 fn hub_stores(fleet: &Fleet) -> Vec<Object> {
     let settings = &fleet.settings;
     let named = fleet.clusters.values().map(|cluster| selector(settings, cluster));
-    let selectors: BTreeSet<&BTreeMap<String, String>> = named.chain([&settings.envoy_selectors]).collect();
+    let selectors: BTreeSet<&BTreeMap<String, String>> =
+        named.chain([&settings.envoy_selectors]).collect();
     let service = |selector: &BTreeMap<String, String>| Object {
         name: hub_stores_name(settings, selector),
         part: Part::HubStores,
         owner: Owner::Atlas,
         labels: BTreeMap::new(),
-        content: Content::Headless { selector: selector.clone(), port_name: "stores".into(), port: port::HUB_STORES },
+        content: Content::Headless {
+            selector: selector.clone(),
+            port_name: "stores".into(),
+            port: port::HUB_STORES,
+        },
     };
     selectors.into_iter().map(service).collect()
 }
 
 /// Labels of the hub's Envoys that serve a cluster's stores.
 fn selector<'a>(settings: &'a Settings, cluster: &'a Cluster) -> &'a BTreeMap<String, String> {
-    if cluster.envoy_selectors.is_empty() { &settings.envoy_selectors } else { &cluster.envoy_selectors }
+    if cluster.envoy_selectors.is_empty() {
+        &settings.envoy_selectors
+    } else {
+        &cluster.envoy_selectors
+    }
 }
 
 /// A hash, since labels fit no name; of the settings' own there is none, so that a change to them changes one Service.
@@ -125,7 +170,8 @@ fn hub_stores_name(settings: &Settings, selector: &BTreeMap<String, String>) -> 
         return keys::HUB_STORES.to_owned();
     }
     let text: String = selector.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
-    let hash: String = Sha256::digest(text).iter().take(5).map(|byte| format!("{byte:02x}")).collect();
+    let hash: String =
+        Sha256::digest(text).iter().take(5).map(|byte| format!("{byte:02x}")).collect();
     format!("{}-{hash}", keys::HUB_STORES)
 }
 
@@ -140,32 +186,59 @@ mod tests {
         let service = |(number, selector): (usize, &&str)| {
             let mut service = Service::default();
             service.meta.name = format!("cluster-{number}");
-            service.meta.labels = [(keys::CLUSTER, "true"), (keys::REPLICAS, "2")].map(|(key, value)| (key.into(), value.into())).into();
+            service.meta.labels = [(keys::CLUSTER, "true"), (keys::REPLICAS, "2")]
+                .map(|(key, value)| (key.into(), value.into()))
+                .into();
             service.meta.annotations.insert(keys::ENVOY_SELECTORS.into(), (*selector).into());
             Fact::Service(service)
         };
-        intake(&Settings::default(), &selectors.iter().enumerate().map(service).collect::<Vec<_>>(), None).fleet
+        intake(
+            &Settings::default(),
+            &selectors.iter().enumerate().map(service).collect::<Vec<_>>(),
+            None,
+        )
+        .fleet
     }
 
     #[test]
     fn services_that_select_pods_are_as_many_as_there_are_kinds_of_hub_envoys() {
-        let fleet = fleet(&["", "app=edge,zone=a", "app=edge", "zone=a,app=edge", "release=atlas,app=envoy", "app=edge"]);
+        let fleet = fleet(&[
+            "",
+            "app=edge,zone=a",
+            "app=edge",
+            "zone=a,app=edge",
+            "release=atlas,app=envoy",
+            "app=edge",
+        ]);
         let domain = fleet.settings.trust_domain.clone();
-        let trust = Trust { domain, roots: Vec::new(), leaves: BTreeMap::new(), revisions: BTreeMap::new() };
-        let clusters = fleet.clusters.values().flat_map(|cluster| of_cluster(&fleet, cluster, &trust, None));
+        let trust = Trust {
+            domain,
+            roots: Vec::new(),
+            leaves: BTreeMap::new(),
+            revisions: BTreeMap::new(),
+        };
+        let clusters =
+            fleet.clusters.values().flat_map(|cluster| of_cluster(&fleet, cluster, &trust, None));
         let (mut led, mut stores) = (BTreeSet::new(), 0);
         for store in clusters {
             let Content::ExternalName(host) = store.content else { panic!("{store:?}") };
             led.insert(host);
             stores += 1;
         }
-        let selecting = of_hub(&fleet, &trust, None, String::new(), String::new()).into_iter().filter_map(|object| match object.content {
-            Content::Headless { selector, .. } => Some((service_host(&object.name, &fleet.settings), selector)),
-            _ => None,
-        });
+        let selecting = of_hub(&fleet, &trust, None, String::new(), String::new())
+            .into_iter()
+            .filter_map(|object| match object.content {
+                Content::Headless { selector, .. } => {
+                    Some((service_host(&object.name, &fleet.settings), selector))
+                }
+                _ => None,
+            });
         let selecting: BTreeMap<_, _> = selecting.collect();
         assert_eq!((stores, selecting.len()), (12, 3), "{selecting:#?}");
         assert_eq!(led, selecting.keys().cloned().collect(), "each is led to, and nothing else is");
-        assert_eq!(selecting["atlas-hub-stores.monitoring.svc.cluster.local"], fleet.settings.envoy_selectors);
+        assert_eq!(
+            selecting["atlas-hub-stores.monitoring.svc.cluster.local"],
+            fleet.settings.envoy_selectors
+        );
     }
 }

@@ -72,7 +72,12 @@ impl Planner {
     }
 
     /// Plans what is in scope. Of `trust` it reads the hub's leaf, and the leaves and revisions of clusters in scope.
-    pub fn update(&mut self, fleet: &Fleet, trust: &Trust, scope: &Scope) -> Vec<(NodeId, NodeChange)> {
+    pub fn update(
+        &mut self,
+        fleet: &Fleet,
+        trust: &Trust,
+        scope: &Scope,
+    ) -> Vec<(NodeId, NodeChange)> {
         let mut changes = Vec::new();
         let mut hub_changes = Vec::new();
         let clusters: BTreeSet<&ClusterName> = match scope.all {
@@ -80,14 +85,17 @@ impl Planner {
             false => scope.clusters.iter().collect(),
         };
         for name in clusters.into_iter().cloned().collect::<Vec<_>>() {
-            let planned = fleet.clusters.get(&name).map(|cluster| plan_cluster(fleet, cluster, trust));
-            let (own, on_hub) = planned.map_or((None, Vec::new()), |planned| (planned.own, planned.on_hub));
+            let planned =
+                fleet.clusters.get(&name).map(|cluster| plan_cluster(fleet, cluster, trust));
+            let (own, on_hub) =
+                planned.map_or((None, Vec::new()), |planned| (planned.own, planned.on_hub));
             hub_changes.extend(self.on_hub(&name, on_hub));
             match &own {
                 Some(_) => self.planned.insert(name.clone()),
                 None => self.planned.remove(&name),
             };
-            let change = own.map_or(NodeChange::Gone, |own| NodeChange::All(self.pool.share_all(own)));
+            let change =
+                own.map_or(NodeChange::Gone, |own| NodeChange::All(self.pool.share_all(own)));
             changes.push((NodeId::Cluster(name), change));
         }
         if scope.alertmanagers && !scope.all {
@@ -106,9 +114,14 @@ impl Planner {
     /// Takes what a cluster adds to the hub; returns how that differs.
     fn on_hub(&mut self, name: &ClusterName, resources: Vec<Arc<Resource>>) -> Vec<Change> {
         let before = self.on_hub.remove(name).unwrap_or_default();
-        let gone = before.iter().filter(|old| resources.iter().all(|new| (new.kind, &new.name) != (old.kind, &old.name)));
+        let gone = before.iter().filter(|old| {
+            resources.iter().all(|new| (new.kind, &new.name) != (old.kind, &old.name))
+        });
         let gone = gone.map(|old| Change::Remove(old.kind, Arc::clone(&old.name)));
-        let new = resources.iter().filter(|new| !before.contains(new)).map(|new| Change::Set(Arc::clone(new)));
+        let new = resources
+            .iter()
+            .filter(|new| !before.contains(new))
+            .map(|new| Change::Set(Arc::clone(new)));
         let changes = gone.chain(new).collect();
         if !resources.is_empty() {
             self.on_hub.insert(name.clone(), resources.into());
@@ -116,12 +129,20 @@ impl Planner {
         changes
     }
 
-    fn hub(&mut self, fleet: &Fleet, trust: &Trust, scope: &Scope, mut changes: Vec<Change>) -> Option<NodeChange> {
+    fn hub(
+        &mut self,
+        fleet: &Fleet,
+        trust: &Trust,
+        scope: &Scope,
+        mut changes: Vec<Change>,
+    ) -> Option<NodeChange> {
         if scope.all || scope.hub || scope.alertmanagers {
             let constant = hub::constant(fleet, trust);
             match (&self.constant, &constant) {
                 (Some(before), Some(now)) if !scope.all => {
-                    let gone = before.iter().filter(|old| now.iter().all(|new| (new.kind, &new.name) != (old.kind, &old.name)));
+                    let gone = before.iter().filter(|old| {
+                        now.iter().all(|new| (new.kind, &new.name) != (old.kind, &old.name))
+                    });
                     changes.extend(gone.map(|old| Change::Remove(old.kind, Arc::clone(&old.name))));
                     changes.extend(now.iter().cloned().map(Change::Set));
                 }

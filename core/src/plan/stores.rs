@@ -36,10 +36,15 @@ impl Stores {
     }
 
     /// Takes what these clusters are now; returns whether anything differs.
-    pub fn update<'a>(&mut self, fleet: &Fleet, clusters: impl IntoIterator<Item = &'a ClusterName>) -> bool {
+    pub fn update<'a>(
+        &mut self,
+        fleet: &Fleet,
+        clusters: impl IntoIterator<Item = &'a ClusterName>,
+    ) -> bool {
         let mut differs = false;
         for name in clusters {
-            let piece = fleet.clusters.get(name).and_then(|cluster| piece(&fleet.settings, cluster));
+            let piece =
+                fleet.clusters.get(name).and_then(|cluster| piece(&fleet.settings, cluster));
             if self.pieces.get(name) == piece.as_ref() {
                 continue;
             }
@@ -79,6 +84,10 @@ impl Stores {
 fn piece(settings: &Settings, cluster: &Cluster) -> Option<Piece> {
     let records = zone::of_cluster(settings, cluster);
     let zone: String = records.iter().map(|record| format!("{record}\n")).collect();
-    let piece = Piece { endpoints: endpoints::of_cluster(settings, cluster).into(), hash: zone::hash(&zone), zone: zone.into() };
+    let piece = Piece {
+        endpoints: endpoints::of_cluster(settings, cluster).into(),
+        hash: zone::hash(&zone),
+        zone: zone.into(),
+    };
     (!piece.endpoints.is_empty()).then_some(piece)
 }

@@ -17,12 +17,23 @@ fn fleet(names: &[String]) -> Fleet {
         service.external_ips = vec![format!("10.0.0.{}", name.len())];
         Fact::Service(service)
     };
-    let settings = Settings { hub_alerts: vec![HostPort::parse("hub.example:10903", 1).unwrap()], ..Settings::default() };
+    let settings = Settings {
+        hub_alerts: vec![HostPort::parse("hub.example:10903", 1).unwrap()],
+        ..Settings::default()
+    };
     intake(&settings, &names.iter().map(service).collect::<Vec<_>>(), None).fleet
 }
 
 fn trust(fleet: &Fleet) -> Trust {
-    let leaf = |node: NodeId| (node.clone(), Leaf { chain: format!("chain of {node}"), key: PrivateKey::new(format!("key of {node}")) });
+    let leaf = |node: NodeId| {
+        (
+            node.clone(),
+            Leaf {
+                chain: format!("chain of {node}"),
+                key: PrivateKey::new(format!("key of {node}")),
+            },
+        )
+    };
     let nodes = fleet.clusters.keys().cloned().map(NodeId::Cluster).chain([NodeId::Hub]);
     Trust {
         domain: fleet.settings.trust_domain.clone(),
@@ -42,7 +53,8 @@ fn adding_a_cluster_touches_nothing_but_that_cluster() {
     let (before, after) = (plan(&before, &trust(&before)), plan(&after, &trust(&after)));
     assert_eq!(before.nodes[&"tokyo".parse().unwrap()], after.nodes[&"tokyo".parse().unwrap()]);
     let (old, new) = (&before.nodes[&NodeId::Hub], &after.nodes[&NodeId::Hub]);
-    let changed: Vec<&str> = new.iter().filter(|r| old.get(r.kind, &r.name) != Some(r)).map(|r| &*r.name).collect();
+    let changed: Vec<&str> =
+        new.iter().filter(|r| old.get(r.kind, &r.name) != Some(r)).map(|r| &*r.name).collect();
     assert_eq!(changed, ["cluster/paris"]);
 }
 
@@ -64,7 +76,10 @@ fn keys_stay_with_their_node() {
         for resource in snapshot.iter() {
             let text = String::from_utf8_lossy(resource.wire());
             for other in plan.nodes.keys().filter(|other| *other != node) {
-                assert!(!text.contains(&format!("key of {other}")), "{node} has the key of {other}");
+                assert!(
+                    !text.contains(&format!("key of {other}")),
+                    "{node} has the key of {other}"
+                );
             }
         }
     }
@@ -102,7 +117,9 @@ impl Followers {
         let mut counts = BTreeMap::new();
         for (node, change) in changes {
             let count = match change {
-                NodeChange::All(resources) => self.0.entry(node.clone()).or_default().become_these(resources),
+                NodeChange::All(resources) => {
+                    self.0.entry(node.clone()).or_default().become_these(resources)
+                }
                 NodeChange::Some(changes) => self.0.entry(node.clone()).or_default().apply(changes),
                 NodeChange::Gone => self.0.remove(&node).map_or(0, |snapshot| snapshot.len()),
             };
@@ -124,7 +141,11 @@ fn a_change_to_one_cluster_looks_at_that_cluster_alone() {
     let counts = followers.take(planner.update(&after, &trust(&after), &scope));
     assert_eq!(counts.len(), 2, "{counts:?}");
     assert_eq!(counts[&NodeId::Hub], 1);
-    assert_eq!(planner.update(&after, &trust(&after), &scope).len(), 1, "the hub has nothing to hear of the same again");
+    assert_eq!(
+        planner.update(&after, &trust(&after), &scope).len(),
+        1,
+        "the hub has nothing to hear of the same again"
+    );
 }
 
 #[test]
@@ -132,7 +153,11 @@ fn what_is_equal_everywhere_is_kept_once() {
     let fleet = fleet(&names(&["paris", "tokyo"]));
     let mut followers = Followers::default();
     followers.take(Planner::new().update(&fleet, &trust(&fleet), &Scope::everything()));
-    let alerts = |node: &str| Arc::clone(followers.0[&node.parse().unwrap()].get(ResourceType::Listener, "alerts").unwrap());
+    let alerts = |node: &str| {
+        Arc::clone(
+            followers.0[&node.parse().unwrap()].get(ResourceType::Listener, "alerts").unwrap(),
+        )
+    };
     assert!(Arc::ptr_eq(&alerts("paris"), &alerts("tokyo")));
 }
 

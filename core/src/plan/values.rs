@@ -15,10 +15,19 @@ pub const VALUES: &str = "values.yaml";
 pub const PROMETHEUS_VALUES: &str = "prometheus-values.yaml";
 
 /// Values for the Envoy of `node`. They hold its key. The limit of its memory is the one in its bootstrap, by which it sheds load.
-pub fn envoy(node: &str, replicas: u32, memory: Memory, files: &BTreeMap<String, String>) -> String {
+pub fn envoy(
+    node: &str,
+    replicas: u32,
+    memory: Memory,
+    files: &BTreeMap<String, String>,
+) -> String {
     let resources = json!({"limits": {"memory": memory.to_string()}});
-    let values = json!({"cluster": node, "replicaCount": replicas, "resources": resources, "files": files});
-    format!("# Written by Atlas for the chart of the Envoy of {node}. It holds a private key.\n{}", document(&values))
+    let values =
+        json!({"cluster": node, "replicaCount": replicas, "resources": resources, "files": files});
+    format!(
+        "# Written by Atlas for the chart of the Envoy of {node}. It holds a private key.\n{}",
+        document(&values)
+    )
 }
 
 /// Values for kube-prometheus-stack in a downstream cluster: what it must say there for everything to work, and nothing that
@@ -50,7 +59,9 @@ pub fn prometheus(settings: &Settings, cluster: &Cluster) -> String {
     });
     let hint = match settings.web_url {
         Some(_) => "",
-        None => "# With --web-url, Atlas would say here under which URL people see this Prometheus and this Alertmanager (externalUrl).\n",
+        None => {
+            "# With --web-url, Atlas would say here under which URL people see this Prometheus and this Alertmanager (externalUrl).\n"
+        }
     };
     format!("# Written by Atlas for kube-prometheus-stack in {name}.\n{hint}{}", document(&values))
 }

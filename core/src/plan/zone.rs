@@ -99,7 +99,9 @@ pub struct Soa {
 /// The zone of a fleet: the same stores as in [`super::endpoints::endpoints`].
 pub fn zone(fleet: &Fleet, serial: u32) -> Zone {
     let settings = &fleet.settings;
-    let records = of_zone(settings).into_iter().chain(fleet.clusters.values().flat_map(|cluster| of_cluster(settings, cluster)));
+    let records = of_zone(settings)
+        .into_iter()
+        .chain(fleet.clusters.values().flat_map(|cluster| of_cluster(settings, cluster)));
     Zone { serial, origin: origin(settings), records: records.collect() }
 }
 
@@ -109,7 +111,9 @@ pub(super) fn of_cluster(settings: &Settings, cluster: &Cluster) -> Vec<Record> 
     let mut records = Vec::new();
     for store in if cluster.addresses.is_empty() { &[] } else { cluster.stores.as_slice() } {
         let name = store_name(&cluster.name.store(store.index), settings) + ".";
-        records.extend([SERVICE, &cluster.store_port_name].map(|service| srv(service, &name, &origin)));
+        records.extend(
+            [SERVICE, &cluster.store_port_name].map(|service| srv(service, &name, &origin)),
+        );
         if settings.store_names == StoreNames::Zone {
             records.extend(settings.hub_stores.iter().map(|ip| address(&name, *ip)));
         }
@@ -176,7 +180,12 @@ impl Written {
 }
 
 /// The master file (RFC 1035 §5), given the text of each cluster's records, which are about `length` long together.
-pub(super) fn file<'a>(settings: &Settings, serial: u32, length: usize, pieces: impl Iterator<Item = &'a str>) -> String {
+pub(super) fn file<'a>(
+    settings: &Settings,
+    serial: u32,
+    length: usize,
+    pieces: impl Iterator<Item = &'a str>,
+) -> String {
     let zone = Zone { origin: origin(settings), serial, records: Vec::new() };
     let mut text = String::with_capacity(length + 512);
     text.push_str(&format!(
@@ -214,7 +223,12 @@ fn name_server(origin: &str) -> String {
 }
 
 fn srv(service: &str, target: &str, origin: &str) -> Record {
-    let data = Data::Srv { priority: PRIORITY, weight: WEIGHT, port: port::HUB_STORES, target: target.to_owned() };
+    let data = Data::Srv {
+        priority: PRIORITY,
+        weight: WEIGHT,
+        port: port::HUB_STORES,
+        target: target.to_owned(),
+    };
     Record { name: format!("_{service}._tcp.sidecars.thanos.{origin}"), data }
 }
 
@@ -256,7 +270,9 @@ impl fmt::Display for Data {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Data::Ns(name) => write!(f, "NS {name}"),
-            Data::Srv { priority, weight, port, target } => write!(f, "SRV {priority} {weight} {port} {target}"),
+            Data::Srv { priority, weight, port, target } => {
+                write!(f, "SRV {priority} {weight} {port} {target}")
+            }
             Data::A(ip) => write!(f, "A {ip}"),
             Data::Aaaa(ip) => write!(f, "AAAA {ip}"),
         }

@@ -9,7 +9,9 @@ fn key(name: &str) -> Key {
 
 fn manifest(name: &str, text: &str) -> Arc<Value> {
     let labels = json!({"app.kubernetes.io/managed-by": "atlas", "goatlas.io/part": "dns"});
-    Arc::new(json!({"kind": "ConfigMap", "metadata": {"name": name, "labels": labels}, "data": {"text": text}}))
+    Arc::new(
+        json!({"kind": "ConfigMap", "metadata": {"name": name, "labels": labels}, "data": {"text": text}}),
+    )
 }
 
 fn want(reconciler: &mut Reconciler, objects: &[(&str, &str)]) {
@@ -64,7 +66,10 @@ fn only_what_differs_is_written() {
     want(&mut reconciler, &[("a", "1"), ("b", "2")]);
     assert_eq!(server.settle(&mut reconciler, 0), 1);
     want(&mut reconciler, &[("a", "1"), ("b", "2")]);
-    assert_eq!((server.settle(&mut reconciler, 0), reconciler.unsettled(), reconciler.due()), (0, 0, None));
+    assert_eq!(
+        (server.settle(&mut reconciler, 0), reconciler.unsettled(), reconciler.due()),
+        (0, 0, None)
+    );
     assert_eq!(server.0.keys().cloned().collect::<Vec<_>>(), [key("a"), key("b")]);
 }
 
@@ -155,7 +160,9 @@ fn a_change_while_another_is_under_way_is_written_after_it() {
     let mut live = (*manifest("a", "1")).clone();
     reconciler.done(&first[0], Outcome::Applied(&live), 0);
     let second = reconciler.next(0, 9);
-    assert!(matches!(&second[..], [Action::Apply { manifest, ours: true, .. }] if manifest["data"]["text"] == "2"));
+    assert!(
+        matches!(&second[..], [Action::Apply { manifest, ours: true, .. }] if manifest["data"]["text"] == "2")
+    );
     live["data"]["text"] = "2".into();
     reconciler.done(&second[0], Outcome::Applied(&live), 0);
     assert_eq!(reconciler.next(0, 9), []);
@@ -176,7 +183,10 @@ fn a_list_tells_what_is_gone() {
 fn nothing_is_deleted_before_anything_was_wanted() {
     let mut reconciler = Reconciler::default();
     reconciler.seen(&key("a"), &manifest("a", "1"), 0);
-    assert_eq!((reconciler.next(0, 9), reconciler.due(), reconciler.unsettled()), (vec![], None, 0));
+    assert_eq!(
+        (reconciler.next(0, 9), reconciler.due(), reconciler.unsettled()),
+        (vec![], None, 0)
+    );
     want(&mut reconciler, &[]);
     assert_eq!(reconciler.next(0, 9).len(), 1);
 }
@@ -216,12 +226,20 @@ fn service(name: &str) -> Key {
 
 fn spec(name: &str, spec: Value) -> (Key, Arc<Value>) {
     let labels = json!({"app.kubernetes.io/managed-by": "atlas", "goatlas.io/part": "store"});
-    (service(name), Arc::new(json!({"kind": "Service", "metadata": {"name": name, "labels": labels}, "spec": spec})))
+    (
+        service(name),
+        Arc::new(
+            json!({"kind": "Service", "metadata": {"name": name, "labels": labels}, "spec": spec}),
+        ),
+    )
 }
 
 /// Another name of a Service.
 fn name_of(name: &str, of: &str) -> (Key, Arc<Value>) {
-    spec(name, json!({"type": "ExternalName", "externalName": format!("{of}.monitoring.svc.cluster.local")}))
+    spec(
+        name,
+        json!({"type": "ExternalName", "externalName": format!("{of}.monitoring.svc.cluster.local")}),
+    )
 }
 
 /// A Service that selects pods.
@@ -243,13 +261,24 @@ fn a_name_that_leads_to_pods_is_led_elsewhere_once_there_are_pods() {
     want_services(&mut reconciler, &[selecting("tokyo-thanos-sidecar0")]);
     server.settle(&mut reconciler, 0);
 
-    let wanted = [name_of("tokyo-thanos-sidecar0", "atlas-hub-stores"), name_of("new", "atlas-hub-stores"), selecting("atlas-hub-stores")];
+    let wanted = [
+        name_of("tokyo-thanos-sidecar0", "atlas-hub-stores"),
+        name_of("new", "atlas-hub-stores"),
+        selecting("atlas-hub-stores"),
+    ];
     want_services(&mut reconciler, &wanted);
     assert_eq!(server.settle(&mut reconciler, 0), 2, "what is new has nothing to lose");
     assert_eq!(leads_to(&server, "tokyo-thanos-sidecar0"), None);
     assert_eq!(leads_to(&server, "new").as_deref(), Some("atlas-hub-stores"));
-    assert_eq!((reconciler.unsettled(), reconciler.due()), (1, None), "nobody turns in circles meanwhile");
-    assert_eq!(reconciler.waiting().collect::<Vec<_>>(), [(&service("tokyo-thanos-sidecar0"), "atlas-hub-stores")]);
+    assert_eq!(
+        (reconciler.unsettled(), reconciler.due()),
+        (1, None),
+        "nobody turns in circles meanwhile"
+    );
+    assert_eq!(
+        reconciler.waiting().collect::<Vec<_>>(),
+        [(&service("tokyo-thanos-sidecar0"), "atlas-hub-stores")]
+    );
 
     reconciler.with_pods(["another".to_owned()].into());
     assert_eq!(server.settle(&mut reconciler, 0), 0);
@@ -272,11 +301,18 @@ fn a_service_goes_after_the_last_name_that_leads_to_it() {
     let (mut reconciler, mut server) = (Reconciler::default(), Server::default());
     want_services(
         &mut reconciler,
-        &[selecting("atlas-hub-stores-a"), name_of("paris", "atlas-hub-stores-a"), name_of("tokyo", "atlas-hub-stores-a")],
+        &[
+            selecting("atlas-hub-stores-a"),
+            name_of("paris", "atlas-hub-stores-a"),
+            name_of("tokyo", "atlas-hub-stores-a"),
+        ],
     );
     server.settle(&mut reconciler, 0);
 
-    want_services(&mut reconciler, &[selecting("atlas-hub-stores-b"), name_of("tokyo", "atlas-hub-stores-b")]);
+    want_services(
+        &mut reconciler,
+        &[selecting("atlas-hub-stores-b"), name_of("tokyo", "atlas-hub-stores-b")],
+    );
     assert_eq!(server.settle(&mut reconciler, 0), 2, "b comes, paris goes");
     assert_eq!(leads_to(&server, "tokyo").as_deref(), Some("atlas-hub-stores-a"));
     assert!(server.0.contains_key(&service("atlas-hub-stores-a")), "tokyo leads to it");
@@ -284,6 +320,9 @@ fn a_service_goes_after_the_last_name_that_leads_to_it() {
     reconciler.with_pods(["atlas-hub-stores-b".to_owned()].into());
     server.settle(&mut reconciler, 0);
     assert_eq!(leads_to(&server, "tokyo").as_deref(), Some("atlas-hub-stores-b"));
-    assert_eq!(server.0.keys().cloned().collect::<Vec<_>>(), [service("atlas-hub-stores-b"), service("tokyo")]);
+    assert_eq!(
+        server.0.keys().cloned().collect::<Vec<_>>(),
+        [service("atlas-hub-stores-b"), service("tokyo")]
+    );
     assert_eq!((reconciler.unsettled(), reconciler.due()), (0, None));
 }

@@ -11,7 +11,10 @@ const ENCODED: &[u8] = include_bytes!(env!("ENVOY_DESCRIPTORS"));
 /// The descriptors of Envoy's whole API. The first call decodes them, which takes some 10 ms (130 ms in a debug build).
 pub fn descriptors() -> &'static DescriptorPool {
     static POOL: OnceLock<DescriptorPool> = OnceLock::new();
-    POOL.get_or_init(|| DescriptorPool::decode(ENCODED).expect("BUG: envoy-types ships a descriptor set that can't be decoded"))
+    POOL.get_or_init(|| {
+        DescriptorPool::decode(ENCODED)
+            .expect("BUG: envoy-types ships a descriptor set that can't be decoded")
+    })
 }
 
 /// The message in `any`, with names; `None` where it is not of Envoy's API, or broken.
@@ -28,15 +31,20 @@ const FEW: &[u8] = include_bytes!(env!("BOOTSTRAP_DESCRIPTORS"));
 /// fields are sensitive.
 pub(super) fn decode_by_few(any: &Any) -> Option<DynamicMessage> {
     static POOL: OnceLock<DescriptorPool> = OnceLock::new();
-    let pool = POOL.get_or_init(|| DescriptorPool::decode(FEW).expect("BUG: the build has made descriptors that can't be decoded"));
+    let pool = POOL.get_or_init(|| {
+        DescriptorPool::decode(FEW)
+            .expect("BUG: the build has made descriptors that can't be decoded")
+    });
     let (_, name) = any.type_url.rsplit_once('/')?;
-    let message = DynamicMessage::decode(pool.get_message_by_name(name)?, any.value.as_slice()).ok()?;
+    let message =
+        DynamicMessage::decode(pool.get_message_by_name(name)?, any.value.as_slice()).ok()?;
     is_whole(&message).then_some(message)
 }
 
 /// Whether every field is known, however deep.
 fn is_whole(message: &DynamicMessage) -> bool {
-    message.unknown_fields().next().is_none() && message.fields().all(|(_, value)| is_whole_value(value))
+    message.unknown_fields().next().is_none()
+        && message.fields().all(|(_, value)| is_whole_value(value))
 }
 
 fn is_whole_value(value: &Value) -> bool {

@@ -12,10 +12,16 @@ const NODE: &str = "atlas-static";
 pub(super) fn configuration(snapshot: &Snapshot, secrets_dir: &str) -> Value {
     let without_xds = WithoutXds { snapshot, secrets_dir };
     let all = |kind| {
-        let trees = snapshot.of(kind).iter().map(|resource| tree::untyped(&resource.body(), Secrets::Redact));
+        let trees = snapshot
+            .of(kind)
+            .iter()
+            .map(|resource| tree::untyped(&resource.body(), Secrets::Redact));
         Value::Sequence(trees.map(|tree| without_xds.value(tree)).collect())
     };
-    let resources = mapping([("listeners", all(ResourceType::Listener)), ("clusters", all(ResourceType::Cluster))]);
+    let resources = mapping([
+        ("listeners", all(ResourceType::Listener)),
+        ("clusters", all(ResourceType::Cluster)),
+    ]);
     // Envoy wants a name where it reads secrets, even from files.
     let node = mapping([("id", NODE.into()), ("cluster", NODE.into())]);
     mapping([("node", node), ("static_resources", resources)])
@@ -31,7 +37,9 @@ impl WithoutXds<'_> {
     fn value(&self, value: Value) -> Value {
         match value {
             Value::Mapping(fields) => self.fields(fields),
-            Value::Sequence(list) => Value::Sequence(list.into_iter().map(|value| self.value(value)).collect()),
+            Value::Sequence(list) => {
+                Value::Sequence(list.into_iter().map(|value| self.value(value)).collect())
+            }
             other => other,
         }
     }
@@ -48,15 +56,23 @@ impl WithoutXds<'_> {
 
     /// The route configuration of that name; a name that there isn't stays, for Envoy to complain of.
     fn routes(&self, rds: Value) -> (Value, Value) {
-        let resource = rds["route_config_name"].as_str().and_then(|name| self.snapshot.get(ResourceType::Route, name));
+        let resource = rds["route_config_name"]
+            .as_str()
+            .and_then(|name| self.snapshot.get(ResourceType::Route, name));
         match resource {
-            Some(resource) => ("route_config".into(), self.value(tree::untyped(&resource.body(), Secrets::Redact))),
+            Some(resource) => (
+                "route_config".into(),
+                self.value(tree::untyped(&resource.body(), Secrets::Redact)),
+            ),
             None => ("rds".into(), rds),
         }
     }
 
     fn file(&self, secret: &str) -> Value {
         let path = format!("{}/{secret}.yaml", self.secrets_dir);
-        mapping([("resource_api_version", "V3".into()), ("path_config_source", mapping([("path", path.into())]))])
+        mapping([
+            ("resource_api_version", "V3".into()),
+            ("path_config_source", mapping([("path", path.into())])),
+        ])
     }
 }

@@ -20,7 +20,8 @@ fn read(yaml: &str) -> Value {
 
 #[test]
 fn fields_have_the_names_of_the_api_and_any_is_unpacked() {
-    let listener = crate::envoy::listener::xds_on_hub("xds", std::net::Ipv4Addr::UNSPECIFIED.into());
+    let listener =
+        crate::envoy::listener::xds_on_hub("xds", std::net::Ipv4Addr::UNSPECIFIED.into());
     let expected = "\
 name: xds
 address:
@@ -47,8 +48,14 @@ per_connection_buffer_limit_bytes: 131072
 
 #[test]
 fn text_of_several_lines_is_a_block() {
-    let secret = yaml(&secret::leaf("-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n", KEY), Secrets::Show);
-    assert!(secret.contains("inline_string: |\n      -----BEGIN CERTIFICATE-----\n      MII\n"), "{secret}");
+    let secret = yaml(
+        &secret::leaf("-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n", KEY),
+        Secrets::Show,
+    );
+    assert!(
+        secret.contains("inline_string: |\n      -----BEGIN CERTIFICATE-----\n      MII\n"),
+        "{secret}"
+    );
     let routes = yaml(&crate::envoy::route::stores_on_hub("stores", 150), Secrets::Show);
     assert!(routes.contains("inline_string: |\n"), "{routes}");
 }
@@ -56,10 +63,14 @@ fn text_of_several_lines_is_a_block() {
 #[test]
 fn resources_are_listed_in_sending_order_by_name() {
     let trust = |name: &str| Resource::new(ResourceType::Secret, name, &secret::trust(name));
-    let listener = crate::envoy::listener::xds_on_hub("xds", std::net::Ipv4Addr::UNSPECIFIED.into());
+    let listener =
+        crate::envoy::listener::xds_on_hub("xds", std::net::Ipv4Addr::UNSPECIFIED.into());
     let all = [Resource::new(ResourceType::Listener, "a", &listener), trust("z"), trust("b")];
     let text = resources_yaml(all.iter().map(AsRef::as_ref), Secrets::Redact);
-    let places: Vec<_> = ["inline_string: b", "inline_string: z", "name: xds"].iter().map(|what| text.find(what).expect(what)).collect();
+    let places: Vec<_> = ["inline_string: b", "inline_string: z", "name: xds"]
+        .iter()
+        .map(|what| text.find(what).expect(what))
+        .collect();
     assert!(places.is_sorted(), "{text}");
     assert!(text.starts_with("resources:\n- '@type': type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret\n"), "{text}");
 }
@@ -71,7 +82,10 @@ fn keys_are_redacted_however_deep_they_lie() {
     let shown = yaml(&nested, Secrets::Show);
     assert!(shown.contains("SECRET"), "{shown}");
     let within = bootstrap::Bootstrap {
-        static_resources: Some(bootstrap::bootstrap::StaticResources { secrets: vec![secret], ..Default::default() }),
+        static_resources: Some(bootstrap::bootstrap::StaticResources {
+            secrets: vec![secret],
+            ..Default::default()
+        }),
         ..Default::default()
     };
     for text in [yaml(&nested, Secrets::Redact), yaml(&within, Secrets::Redact)] {
@@ -89,7 +103,10 @@ fn the_names_of_key_files_are_no_secret() {
 
 #[test]
 fn what_is_not_of_the_api_is_shown_as_it_is_but_not_where_keys_are_redacted() {
-    let strange = extension(Any { type_url: "type.googleapis.com/no.such.Message".into(), value: b"SECRET".to_vec() });
+    let strange = extension(Any {
+        type_url: "type.googleapis.com/no.such.Message".into(),
+        value: b"SECRET".to_vec(),
+    });
     let text = yaml(&strange, Secrets::Show);
     assert!(text.contains("base64: U0VDUkVU\n") && text.contains("no.such.Message"), "{text}");
     assert!(!yaml(&strange, Secrets::Redact).contains("U0VDUkVU"));
@@ -100,9 +117,13 @@ fn maps_are_sorted() {
     let json = |text: &str| Json { kind: Some(Kind::StringValue(text.into())) };
     let names = ["e", "a", "d", "b", "c"];
     let inner = Struct { fields: names.map(|name| (name.to_owned(), json(name))).into() };
-    let message = Metadata { filter_metadata: names.map(|name| (name.to_owned(), inner.clone())).into(), ..Default::default() };
+    let message = Metadata {
+        filter_metadata: names.map(|name| (name.to_owned(), inner.clone())).into(),
+        ..Default::default()
+    };
     let text = yaml(&message, Secrets::Show);
-    let keys: Vec<&str> = text.lines().filter(|line| line.starts_with("  ") && line.ends_with(':')).collect();
+    let keys: Vec<&str> =
+        text.lines().filter(|line| line.starts_with("  ") && line.ends_with(':')).collect();
     assert_eq!(keys, ["  a:", "  b:", "  c:", "  d:", "  e:"]);
     assert!(text.contains("  a:\n    a: a\n    b: b\n    c: c\n    d: d\n    e: e\n"), "{text}");
 }
@@ -126,8 +147,8 @@ fn a_broken_message_is_shown_as_bytes() {
 #[test]
 fn text_that_could_be_something_else_is_quoted() {
     for id in [
-        "on", "off", "y", "n", "yes", "No", "true", "null", "~", "1e3", "0x1f", "0o7", "0777", "12", "-1", ".5", "1.", "+1", ".inf", "nan",
-        "1e400",
+        "on", "off", "y", "n", "yes", "No", "true", "null", "~", "1e3", "0x1f", "0o7", "0777",
+        "12", "-1", ".5", "1.", "+1", ".inf", "nan", "1e400",
     ] {
         let text = yaml(&Node { id: id.into(), ..Default::default() }, Secrets::Show);
         assert!(text == format!("id: '{id}'\n") || text == format!("id: \"{id}\"\n"), "{text}");
@@ -163,7 +184,8 @@ fn a_bootstrap_needs_few_descriptors() {
         memory: 256 << 20,
         credential_dir: "/credential",
     };
-    let secrets = file_secrets("/credential").into_iter().map(|(_, secret)| crate::envoy::any(&secret));
+    let secrets =
+        file_secrets("/credential").into_iter().map(|(_, secret)| crate::envoy::any(&secret));
     for any in [crate::envoy::any(&bootstrap(&node))].into_iter().chain(secrets) {
         assert!(descriptors::decode_by_few(&any).is_some(), "{}", any.type_url);
     }

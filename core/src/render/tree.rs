@@ -3,7 +3,9 @@
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use envoy_types::pb::google::protobuf::Any;
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessage, SerializeOptions, Value as Field};
+use prost_reflect::{
+    DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessage, SerializeOptions, Value as Field,
+};
 use serde_yaml_ng::{Mapping, Value};
 
 use super::descriptors::decode_by_few;
@@ -51,7 +53,9 @@ impl Walk {
         let inner = Walk { nesting: self.nesting + 1, ..self };
         let type_url = (Value::from("@type"), Value::from(any.type_url.as_str()));
         match inner.message(&message) {
-            Value::Mapping(fields) if !is_well_known(&message) => Value::Mapping([type_url].into_iter().chain(fields).collect()),
+            Value::Mapping(fields) if !is_well_known(&message) => {
+                Value::Mapping([type_url].into_iter().chain(fields).collect())
+            }
             value => Value::Mapping([type_url, ("value".into(), value)].into_iter().collect()),
         }
     }
@@ -62,8 +66,15 @@ impl Walk {
             Secrets::Show => BASE64_STANDARD.encode(&any.value),
             Secrets::Redact => REDACTED.to_owned(),
         };
-        let note = format!("{} bytes that are no message of the Envoy API that Atlas knows, in base64", any.value.len());
-        mapping([("@type", any.type_url.as_str().into()), ("note", note.into()), ("base64", bytes.into())])
+        let note = format!(
+            "{} bytes that are no message of the Envoy API that Atlas knows, in base64",
+            any.value.len()
+        );
+        mapping([
+            ("@type", any.type_url.as_str().into()),
+            ("note", note.into()),
+            ("base64", bytes.into()),
+        ])
     }
 
     fn message(self, message: &DynamicMessage) -> Value {
@@ -75,18 +86,28 @@ impl Walk {
         }
         let mut fields: Vec<(FieldDescriptor, &Field)> = message.fields().collect();
         fields.sort_by_key(|(field, _)| (field.name() != "name", declared(field)));
-        let entry = |(field, value): (FieldDescriptor, &Field)| (Value::from(field.name()), self.field(&field, value));
+        let entry = |(field, value): (FieldDescriptor, &Field)| {
+            (Value::from(field.name()), self.field(&field, value))
+        };
         Value::Mapping(fields.into_iter().map(entry).collect())
     }
 
     fn field(self, field: &FieldDescriptor, value: &Field) -> Value {
         match value {
-            Field::List(list) => Value::Sequence(list.iter().map(|value| self.single(field, value)).collect()),
+            Field::List(list) => {
+                Value::Sequence(list.iter().map(|value| self.single(field, value)).collect())
+            }
             Field::Map(map) => {
-                let mut entries: Vec<(String, &Field)> = map.iter().map(|(key, value)| (map_key(key), value)).collect();
+                let mut entries: Vec<(String, &Field)> =
+                    map.iter().map(|(key, value)| (map_key(key), value)).collect();
                 entries.sort_by(|(a, _), (b, _)| a.cmp(b));
                 let of = map_value(field).unwrap_or_else(|| field.clone());
-                Value::Mapping(entries.into_iter().map(|(key, value)| (Value::from(key), self.single(&of, value))).collect())
+                Value::Mapping(
+                    entries
+                        .into_iter()
+                        .map(|(key, value)| (Value::from(key), self.single(&of, value)))
+                        .collect(),
+                )
             }
             single => self.single(field, single),
         }
@@ -94,7 +115,9 @@ impl Walk {
 
     fn single(self, field: &FieldDescriptor, value: &Field) -> Value {
         match value {
-            Field::Message(source) if self.secrets == Secrets::Redact && is_secret(field) => redacted(source),
+            Field::Message(source) if self.secrets == Secrets::Redact && is_secret(field) => {
+                redacted(source)
+            }
             Field::Message(message) => self.message(message),
             Field::EnumNumber(number) => enum_value(field, *number),
             Field::Bytes(bytes) => BASE64_STANDARD.encode(bytes).into(),
@@ -149,7 +172,8 @@ fn well_known(message: &DynamicMessage) -> Value {
 fn sorted(value: Value) -> Value {
     match value {
         Value::Mapping(entries) => {
-            let mut entries: Vec<(Value, Value)> = entries.into_iter().map(|(key, value)| (key, sorted(value))).collect();
+            let mut entries: Vec<(Value, Value)> =
+                entries.into_iter().map(|(key, value)| (key, sorted(value))).collect();
             entries.sort_by(|(a, _), (b, _)| a.as_str().cmp(&b.as_str()));
             Value::Mapping(entries.into_iter().collect::<Mapping>())
         }

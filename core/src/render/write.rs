@@ -86,7 +86,9 @@ fn flat(value: &Value) -> String {
         Value::Bool(value) => value.to_string(),
         Value::Number(number) => number.to_string(),
         Value::String(text) if is_plain(text) => text.clone(),
-        Value::String(text) if text.chars().all(is_plain_char) => format!("'{}'", text.replace('\'', "''")),
+        Value::String(text) if text.chars().all(is_plain_char) => {
+            format!("'{}'", text.replace('\'', "''"))
+        }
         Value::String(text) => escaped(text),
         Value::Sequence(_) => "[]".into(),
         Value::Mapping(_) => "{}".into(),
@@ -95,21 +97,26 @@ fn flat(value: &Value) -> String {
 }
 
 /// What YAML 1.1 or a lenient parser reads as something else than text, though it begins with a letter.
-const AMBIGUOUS: &[&str] = &["y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf", "infinity"];
+const AMBIGUOUS: &[&str] =
+    &["y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf", "infinity"];
 
 /// Whether nobody can take the text for anything but text.
 fn is_plain(text: &str) -> bool {
     let begins = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
     let inside = |c: char| c.is_ascii_alphanumeric() || "_-./:,;=+()^$*?%\\\" ".contains(c);
     let ends = !text.ends_with([' ', ':']) && !text.contains(": ");
-    let safe = begins && ends && text.chars().all(inside) && !AMBIGUOUS.contains(&text.to_ascii_lowercase().as_str());
+    let safe = begins
+        && ends
+        && text.chars().all(inside)
+        && !AMBIGUOUS.contains(&text.to_ascii_lowercase().as_str());
     safe || is_duration(text) || text.parse::<Ipv4Addr>().is_ok()
 }
 
 /// `5s`, `0.250s`
 fn is_duration(text: &str) -> bool {
     let number = text.strip_suffix('s').unwrap_or_default();
-    number.starts_with(|c: char| c.is_ascii_digit()) && number.chars().all(|c| c.is_ascii_digit() || c == '.')
+    number.starts_with(|c: char| c.is_ascii_digit())
+        && number.chars().all(|c| c.is_ascii_digit() || c == '.')
 }
 
 /// Whether the text is best shown as lines, and needs none of the finer rules of blocks.

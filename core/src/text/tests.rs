@@ -7,14 +7,23 @@ const HIDDEN: &[(&str, &str)] = &[
     ("C0", "\0\x07\x08\x09\x0a\x0b\x0c\x0d\x1b\x1f"),
     ("delete", "\x7f"),
     ("C1", "\u{80}\u{85}\u{90}\u{9b}\u{9d}\u{9f}"),
-    ("bidirectional controls", "\u{61c}\u{200e}\u{200f}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}"),
-    ("zero width", "\u{200b}\u{200c}\u{200d}\u{2060}\u{2061}\u{2062}\u{2063}\u{2064}\u{180e}\u{ad}"),
+    (
+        "bidirectional controls",
+        "\u{61c}\u{200e}\u{200f}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}\u{2066}\u{2067}\u{2068}\u{2069}",
+    ),
+    (
+        "zero width",
+        "\u{200b}\u{200c}\u{200d}\u{2060}\u{2061}\u{2062}\u{2063}\u{2064}\u{180e}\u{ad}",
+    ),
     ("byte order mark", "\u{feff}"),
     ("line and paragraph separators", "\u{2028}\u{2029}"),
     ("blanks", "\u{a0}\u{1680}\u{2000}\u{2003}\u{200a}\u{202f}\u{205f}\u{3000}"),
     ("tags", "\u{e0000}\u{e0001}\u{e0020}\u{e0041}\u{e007f}"),
     ("variation selectors", "\u{fe00}\u{fe0e}\u{fe0f}\u{180b}\u{180f}\u{e0100}\u{e01ef}"),
-    ("letters and signs that nobody sees", "\u{34f}\u{115f}\u{1160}\u{17b4}\u{17b5}\u{2800}\u{3164}\u{ffa0}"),
+    (
+        "letters and signs that nobody sees",
+        "\u{34f}\u{115f}\u{1160}\u{17b4}\u{17b5}\u{2800}\u{3164}\u{ffa0}",
+    ),
     ("interlinear annotations, deprecated controls", "\u{fff9}\u{fffa}\u{fffb}\u{206a}\u{206f}"),
     ("musical controls", "\u{1d173}\u{1d17a}"),
     ("private use", "\u{e000}\u{f8ff}\u{f0000}\u{10fffd}"),
@@ -33,15 +42,25 @@ fn what_is_hidden_or_moves_anything_is_shown_as_its_number() {
             let shown = log_line(&format!("a{c}b\n"), true);
             assert!(c == '\t' || shown == format!("a{number}b\n"), "{class}: {shown:?}");
             let shown = lines(&format!("a{c}b")).into_owned();
-            assert!(matches!(c, '\n' | '\t') || shown == format!("a{number}b"), "{class}: {shown:?}");
+            assert!(
+                matches!(c, '\n' | '\t') || shown == format!("a{number}b"),
+                "{class}: {shown:?}"
+            );
         }
     }
 }
 
 #[test]
 fn what_people_write_stays_as_it_is() {
-    let plain =
-        ["", "tokyo-1 {}\"'\\ ~", "São Paulo, Zürich", "東京 서울 Ελλάδα Москва", "ירושלים القاهرة", "e\u{301}a\u{323}\u{302}", "→ … ✓ 🌍"];
+    let plain = [
+        "",
+        "tokyo-1 {}\"'\\ ~",
+        "São Paulo, Zürich",
+        "東京 서울 Ελλάδα Москва",
+        "ירושלים القاهرة",
+        "e\u{301}a\u{323}\u{302}",
+        "→ … ✓ 🌍",
+    ];
     for text in plain {
         assert!(is_plain(text), "{text}");
         assert_eq!((line(text, LONGEST).as_str(), &*lines(text), &*json(text)), (text, text, text));
@@ -83,7 +102,12 @@ fn json_says_the_same_and_hides_nothing() {
     let value = serde_json::json!({"id": "a\u{202e}\u{200b}\u{2028}\u{e0041}\u{9b}\x1b\x7f\n", "plain": "東京"});
     let text = serde_json::to_string_pretty(&value).unwrap();
     let shown = json(&text);
-    assert!(is_plain(&shown.replace('\n', "")) && shown.contains("\\u202e") && shown.contains("\\udb40\\udc41"), "{shown}");
+    assert!(
+        is_plain(&shown.replace('\n', ""))
+            && shown.contains("\\u202e")
+            && shown.contains("\\udb40\\udc41"),
+        "{shown}"
+    );
     assert_eq!(serde_json::from_str::<serde_json::Value>(&shown).unwrap(), value);
 }
 

@@ -57,14 +57,21 @@ impl Quarantine {
     /// Drops what the snapshot doesn't have any more. Every request does so; who shows the entries when no Envoy is there may, too.
     pub fn follow(&mut self, snapshot: &Snapshot) {
         if !self.entries.is_empty() {
-            let is_current =
-                |kind, name: &str, refusal: &Refusal| snapshot.get(kind, name).is_some_and(|resource| resource.version == refusal.version);
+            let is_current = |kind, name: &str, refusal: &Refusal| {
+                snapshot.get(kind, name).is_some_and(|resource| resource.version == refusal.version)
+            };
             match snapshot.since(self.followed) {
-                None => self.entries.retain(|(kind, name), refusal| is_current(*kind, name, refusal)),
+                None => {
+                    self.entries.retain(|(kind, name), refusal| is_current(*kind, name, refusal))
+                }
                 Some(changes) => {
                     for (kind, name) in changes {
                         let key = (kind, Arc::clone(name));
-                        if self.entries.get(&key).is_some_and(|refusal| !is_current(kind, name, refusal)) {
+                        if self
+                            .entries
+                            .get(&key)
+                            .is_some_and(|refusal| !is_current(kind, name, refusal))
+                        {
                             self.entries.remove(&key);
                         }
                     }
@@ -80,9 +87,15 @@ impl Quarantine {
     }
 
     /// Of which resources of a type something was refused after the refusal of this number.
-    pub(super) fn refused_since(&self, kind: ResourceType, number: u64) -> impl Iterator<Item = &Arc<str>> {
+    pub(super) fn refused_since(
+        &self,
+        kind: ResourceType,
+        number: u64,
+    ) -> impl Iterator<Item = &Arc<str>> {
         let entries = (self.count > number).then_some(&self.entries).into_iter().flatten();
-        entries.filter(move |((of, _), refusal)| *of == kind && refusal.number > number).map(|((_, name), _)| name)
+        entries
+            .filter(move |((of, _), refusal)| *of == kind && refusal.number > number)
+            .map(|((_, name), _)| name)
     }
 
     /// Changes whenever something that was barred is not any more.
@@ -100,13 +113,23 @@ impl Quarantine {
     }
 
     /// Takes what was refused, and what its client had before.
-    pub(super) fn add(&mut self, bad: &Resource, message: Arc<str>, fallback: Option<Arc<Resource>>) {
+    pub(super) fn add(
+        &mut self,
+        bad: &Resource,
+        message: Arc<str>,
+        fallback: Option<Arc<Resource>>,
+    ) {
         let key = (bad.kind, Arc::clone(&bad.name));
         let fallback = fallback.or_else(|| self.entries.get(&key)?.fallback.clone());
         self.count += 1;
-        self.entries.insert(key, Refusal { version: bad.version, message, fallback, number: self.count });
+        self.entries
+            .insert(key, Refusal { version: bad.version, message, fallback, number: self.count });
         if self.entries.len() > MAX_ENTRIES {
-            let oldest = self.entries.iter().min_by_key(|(_, refusal)| refusal.number).map(|(key, _)| key.clone());
+            let oldest = self
+                .entries
+                .iter()
+                .min_by_key(|(_, refusal)| refusal.number)
+                .map(|(key, _)| key.clone());
             oldest.and_then(|key| self.entries.remove(&key));
             self.released += 1;
         }

@@ -100,13 +100,17 @@ pub struct Response {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Abuse {
     /// More names than [`Limits::names`].
-    #[error("{0} subscriptions to one type are more than the {1} that a stream may have: subscribe to fewer, or raise the limit")]
+    #[error(
+        "{0} subscriptions to one type are more than the {1} that a stream may have: subscribe to fewer, or raise the limit"
+    )]
     TooManyNames(usize, usize),
     /// A name, version or type longer than [`Limits::name_length`].
     #[error("a name, version or type of {0} bytes is longer than the {1} that one may have")]
     LongName(usize, usize),
     /// Names and versions longer than [`Limits::bytes`] altogether.
-    #[error("{0} bytes of names of one type are more than the {1} that a stream may have: subscribe to fewer, or raise the limit")]
+    #[error(
+        "{0} bytes of names of one type are more than the {1} that a stream may have: subscribe to fewer, or raise the limit"
+    )]
     TooManyBytes(usize, usize),
 }
 
@@ -147,7 +151,17 @@ impl Session {
     pub fn new(variant: Variant, only: Option<ResourceType>) -> Self {
         let types = BTreeMap::new();
         let limits = Limits::default();
-        Self { variant, only, limits, types, nonces: 0, nacks: 0, holding: false, tolerated: 0, returning: false }
+        Self {
+            variant,
+            only,
+            limits,
+            types,
+            nonces: 0,
+            nacks: 0,
+            holding: false,
+            tolerated: 0,
+            returning: false,
+        }
     }
 
     /// With other limits.
@@ -173,7 +187,12 @@ impl Session {
     ///
     /// # Errors
     /// The client asks for more than anyone may; end the stream.
-    pub fn on_request(&mut self, request: Request, snapshot: &Snapshot, quarantine: &mut Quarantine) -> Result<Vec<Response>, Abuse> {
+    pub fn on_request(
+        &mut self,
+        request: Request,
+        snapshot: &Snapshot,
+        quarantine: &mut Quarantine,
+    ) -> Result<Vec<Response>, Abuse> {
         let limits = self.limits.with_room_for(snapshot.len());
         limits.check(&request)?;
         quarantine.follow(snapshot);
@@ -184,7 +203,8 @@ impl Session {
         if first {
             self.meet(&request, quarantine);
         }
-        let subscription = self.types.entry(kind).or_insert_with(|| Box::new(Subscription::new(kind)));
+        let subscription =
+            self.types.entry(kind).or_insert_with(|| Box::new(Subscription::new(kind)));
         let is_answer = subscription.is_latest(&request.nonce);
         if self.variant == Variant::StateOfTheWorld && !first && !is_answer {
             // Written before the latest response was read; the answer to that one will say it all again.
@@ -195,7 +215,9 @@ impl Session {
         }
         match self.variant {
             Variant::Delta => subscription.subscribe(first, request, snapshot, &limits)?,
-            Variant::StateOfTheWorld => subscription.become_subscribed(&request.names, snapshot, &limits)?,
+            Variant::StateOfTheWorld => {
+                subscription.become_subscribed(&request.names, snapshot, &limits)?
+            }
         }
         Ok(self.on_change(snapshot, quarantine))
     }
@@ -206,7 +228,11 @@ impl Session {
         let mut responses = Vec::new();
         let mut more_to_come = false;
         for (kind, subscription) in &mut self.types {
-            let waits = more_to_come && matches!(kind, ResourceType::Cluster | ResourceType::Listener | ResourceType::Route);
+            let waits = more_to_come
+                && matches!(
+                    kind,
+                    ResourceType::Cluster | ResourceType::Listener | ResourceType::Route
+                );
             if !waits && !subscription.is_under_way() {
                 responses.extend(subscription.advance(&view, &mut self.nonces));
             }
@@ -215,16 +241,26 @@ impl Session {
             }
         }
         if !self.types.values().any(|subscription| subscription.is_under_way()) {
-            let sweep = self.types.values_mut().filter_map(|subscription| subscription.sweep(&view, &mut self.nonces));
+            let sweep = self
+                .types
+                .values_mut()
+                .filter_map(|subscription| subscription.sweep(&view, &mut self.nonces));
             responses.extend(sweep);
         }
         responses
     }
 
     /// How each type that the client asked for stands.
-    pub fn standing(&self, snapshot: &Snapshot, quarantine: &Quarantine) -> BTreeMap<ResourceType, Standing> {
+    pub fn standing(
+        &self,
+        snapshot: &Snapshot,
+        quarantine: &Quarantine,
+    ) -> BTreeMap<ResourceType, Standing> {
         let view = self.view(snapshot, quarantine);
-        self.types.iter().map(|(kind, subscription)| (*kind, subscription.standing(&view))).collect()
+        self.types
+            .iter()
+            .map(|(kind, subscription)| (*kind, subscription.standing(&view)))
+            .collect()
     }
 
     /// How many responses the client has refused.
@@ -234,7 +270,14 @@ impl Session {
 
     fn view<'a>(&self, snapshot: &'a Snapshot, quarantine: &'a Quarantine) -> View<'a> {
         let response_bytes = self.limits.response_bytes;
-        View { snapshot, quarantine, variant: self.variant, tolerated: self.tolerated, holding: self.holding, response_bytes }
+        View {
+            snapshot,
+            quarantine,
+            variant: self.variant,
+            tolerated: self.tolerated,
+            holding: self.holding,
+            response_bytes,
+        }
     }
 
     /// The type that a URL means on this stream.
@@ -267,9 +310,16 @@ impl Session {
             return None;
         }
         self.nonces += 1;
-        let version_info = if self.variant == Variant::Delta { String::new() } else { whole::version(&[]) };
+        let version_info =
+            if self.variant == Variant::Delta { String::new() } else { whole::version(&[]) };
         let removed = request.subscribe.into_iter().map(Arc::from).collect();
-        Some(Response { type_url: request.type_url.into(), version_info, nonce: self.nonces.to_string(), resources: Vec::new(), removed })
+        Some(Response {
+            type_url: request.type_url.into(),
+            version_info,
+            nonce: self.nonces.to_string(),
+            resources: Vec::new(),
+            removed,
+        })
     }
 }
 

@@ -33,7 +33,8 @@ pub enum ResourceType {
 
 impl ResourceType {
     /// All, in sending order.
-    pub const ALL: [Self; 5] = [Self::Secret, Self::Cluster, Self::Endpoints, Self::Listener, Self::Route];
+    pub const ALL: [Self; 5] =
+        [Self::Secret, Self::Cluster, Self::Endpoints, Self::Listener, Self::Route];
 
     /// The type URL on the wire.
     pub const fn url(self) -> &'static str {
@@ -97,7 +98,8 @@ impl FromStr for Version {
     type Err = NotAVersion;
 
     fn from_str(text: &str) -> Result<Self, NotAVersion> {
-        let digits = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let digits =
+            text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         let number = digits.then(|| u128::from_str_radix(text, 16).ok()).flatten();
         number.map(Self).ok_or(NotAVersion)
     }
@@ -125,7 +127,11 @@ const NAME: u32 = 3;
 
 impl Resource {
     /// Packs a message.
-    pub fn new<M: Message + Name>(kind: ResourceType, name: impl Into<Arc<str>>, message: &M) -> Arc<Self> {
+    pub fn new<M: Message + Name>(
+        kind: ResourceType,
+        name: impl Into<Arc<str>>,
+        message: &M,
+    ) -> Arc<Self> {
         let body = crate::envoy::any(message);
         debug_assert_eq!(body.type_url, kind.url(), "BUG: a resource under another type's name");
         let version = Version::of(&body.value);
@@ -133,7 +139,12 @@ impl Resource {
     }
 
     /// Packs what another has made, under a version of one's own.
-    pub fn with_version(kind: ResourceType, name: impl Into<Arc<str>>, version: Version, body: &Any) -> Arc<Self> {
+    pub fn with_version(
+        kind: ResourceType,
+        name: impl Into<Arc<str>>,
+        version: Version,
+        body: &Any,
+    ) -> Arc<Self> {
         let name = name.into();
         let (version_text, name_text) = (version.to_string(), name.to_string());
         let length = body.encoded_len();
@@ -275,7 +286,8 @@ impl Snapshot {
     /// As [`Snapshot::apply_one`] for each, without moving the rest for each.
     fn apply_many(&mut self, changes: Vec<Change>) {
         let key = |resource: &Arc<Resource>| (resource.kind, Arc::clone(&resource.name));
-        let mut all: BTreeMap<_, Arc<Resource>> = self.resources.drain(..).map(|resource| (key(&resource), resource)).collect();
+        let mut all: BTreeMap<_, Arc<Resource>> =
+            self.resources.drain(..).map(|resource| (key(&resource), resource)).collect();
         for change in changes {
             let (key, differs) = match change {
                 Change::Set(resource) => {
@@ -299,9 +311,16 @@ impl Snapshot {
 
     /// Becomes exactly these.
     pub fn become_these(&mut self, wanted: Vec<Arc<Resource>>) -> usize {
-        let wanted: BTreeMap<_, _> = wanted.into_iter().map(|resource| ((resource.kind, Arc::clone(&resource.name)), resource)).collect();
-        let gone = self.resources.iter().filter(|old| !wanted.contains_key(&(old.kind, Arc::clone(&old.name))));
-        let gone: Vec<Change> = gone.map(|old| Change::Remove(old.kind, Arc::clone(&old.name))).collect();
+        let wanted: BTreeMap<_, _> = wanted
+            .into_iter()
+            .map(|resource| ((resource.kind, Arc::clone(&resource.name)), resource))
+            .collect();
+        let gone = self
+            .resources
+            .iter()
+            .filter(|old| !wanted.contains_key(&(old.kind, Arc::clone(&old.name))));
+        let gone: Vec<Change> =
+            gone.map(|old| Change::Remove(old.kind, Arc::clone(&old.name))).collect();
         self.apply(gone.into_iter().chain(wanted.into_values().map(Change::Set)).collect())
     }
 
@@ -322,7 +341,8 @@ impl Snapshot {
     }
 
     fn find(&self, kind: ResourceType, name: &str) -> Result<usize, usize> {
-        self.resources.binary_search_by(|resource| (resource.kind, &*resource.name).cmp(&(kind, name)))
+        self.resources
+            .binary_search_by(|resource| (resource.kind, &*resource.name).cmp(&(kind, name)))
     }
 
     /// All resources of a type, by name.
@@ -378,7 +398,10 @@ impl Eq for Snapshot {}
 /// A new snapshot, which remembers no changes. Of several resources of one name the last counts.
 impl FromIterator<Arc<Resource>> for Snapshot {
     fn from_iter<I: IntoIterator<Item = Arc<Resource>>>(resources: I) -> Self {
-        let all: BTreeMap<_, _> = resources.into_iter().map(|resource| ((resource.kind, Arc::clone(&resource.name)), resource)).collect();
+        let all: BTreeMap<_, _> = resources
+            .into_iter()
+            .map(|resource| ((resource.kind, Arc::clone(&resource.name)), resource))
+            .collect();
         Self::new(all.into_values().collect())
     }
 }

@@ -43,8 +43,12 @@ impl Case {
 
 /// All cases, by name.
 pub fn all(golden: &Path) -> Vec<Case> {
-    let entries = std::fs::read_dir(golden).unwrap_or_else(|error| panic!("{}: {error}", golden.display()));
-    let mut dirs: Vec<PathBuf> = entries.map(|entry| entry.expect("a directory entry").path()).filter(|path| path.is_dir()).collect();
+    let entries =
+        std::fs::read_dir(golden).unwrap_or_else(|error| panic!("{}: {error}", golden.display()));
+    let mut dirs: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("a directory entry").path())
+        .filter(|path| path.is_dir())
+        .collect();
     dirs.sort();
     assert!(!dirs.is_empty(), "{} has no cases", golden.display());
     dirs.into_iter().map(case).collect()
@@ -54,7 +58,9 @@ fn case(dir: PathBuf) -> Case {
     let read = |file: &str| std::fs::read_to_string(dir.join(file));
     let fleet = read(FLEET).unwrap_or_else(|error| panic!("{}: {FLEET}: {error}", dir.display()));
     let settings = match read(SETTINGS) {
-        Ok(text) => written(&text).unwrap_or_else(|error| panic!("{}: {SETTINGS}: {error}", dir.display())),
+        Ok(text) => {
+            written(&text).unwrap_or_else(|error| panic!("{}: {SETTINGS}: {error}", dir.display()))
+        }
         Err(_) => settings(),
     };
     let (facts, unreadable) = match manifest::parse(FLEET, &fleet) {
@@ -109,19 +115,35 @@ struct Written {
 fn written(text: &str) -> Result<Settings, Box<dyn std::error::Error>> {
     let written: Written = serde_yaml_ng::from_str(text)?;
     let default = settings();
-    let host = |text: Option<String>, port, default| text.map_or(Ok(default), |text| HostPort::parse(&text, port));
-    let list = |list: Option<Vec<String>>, port, default| list.map_or(Ok(default), |list| hosts(&list, port));
+    let host = |text: Option<String>, port, default| {
+        text.map_or(Ok(default), |text| HostPort::parse(&text, port))
+    };
+    let list = |list: Option<Vec<String>>, port, default| {
+        list.map_or(Ok(default), |list| hosts(&list, port))
+    };
     Ok(Settings {
         trust_domain: written.trust_domain.map_or(Ok(default.trust_domain), |text| text.parse())?,
         namespace: written.namespace.unwrap_or(default.namespace),
-        alertmanager_namespace: written.alertmanager_namespace.unwrap_or(default.alertmanager_namespace),
-        alertmanager_selector: written.alertmanager_selector.unwrap_or(default.alertmanager_selector),
-        alertmanager_endpoints: written.alertmanager_endpoints.unwrap_or(default.alertmanager_endpoints),
-        alertmanager_path_prefix: written.alertmanager_path_prefix.unwrap_or(default.alertmanager_path_prefix),
+        alertmanager_namespace: written
+            .alertmanager_namespace
+            .unwrap_or(default.alertmanager_namespace),
+        alertmanager_selector: written
+            .alertmanager_selector
+            .unwrap_or(default.alertmanager_selector),
+        alertmanager_endpoints: written
+            .alertmanager_endpoints
+            .unwrap_or(default.alertmanager_endpoints),
+        alertmanager_path_prefix: written
+            .alertmanager_path_prefix
+            .unwrap_or(default.alertmanager_path_prefix),
         downstream_namespace: written.downstream_namespace.unwrap_or(default.downstream_namespace),
         cluster_domain: written.cluster_domain.unwrap_or(default.cluster_domain),
         dns_zone: written.dns_zone.unwrap_or(default.dns_zone),
-        store_names: if written.services.unwrap_or_default() { StoreNames::Services } else { default.store_names },
+        store_names: if written.services.unwrap_or_default() {
+            StoreNames::Services
+        } else {
+            default.store_names
+        },
         web_url: written.web_url.map(|text| text.parse()).transpose()?.or(default.web_url),
         web_pass_headers: names(written.web_pass_headers)?,
         web_pass_cookies: names(written.web_pass_cookies)?,
@@ -131,10 +153,14 @@ fn written(text: &str) -> Result<Settings, Box<dyn std::error::Error>> {
         hub_bind: written.hub_bind.unwrap_or(default.hub_bind),
         atlas_xds: host(written.atlas_xds, 6305, default.atlas_xds)?,
         atlas_web: host(written.atlas_web, 6310, default.atlas_web)?,
-        hub_envoy_memory: written.hub_envoy_memory.map_or(Ok(default.hub_envoy_memory), |text| text.parse())?,
+        hub_envoy_memory: written
+            .hub_envoy_memory
+            .map_or(Ok(default.hub_envoy_memory), |text| text.parse())?,
         max_request_seconds: written.max_request_seconds.unwrap_or(default.max_request_seconds),
         trusted_hops: written.trusted_hops.unwrap_or(default.trusted_hops),
-        allow_local_addresses: written.allow_local_addresses.unwrap_or(default.allow_local_addresses),
+        allow_local_addresses: written
+            .allow_local_addresses
+            .unwrap_or(default.allow_local_addresses),
         envoy_selectors: written.envoy_selectors.unwrap_or(default.envoy_selectors),
     })
 }
@@ -143,16 +169,27 @@ fn names<T: FromStr<Err = NameError> + Ord>(texts: Vec<String>) -> Result<BTreeS
     texts.iter().map(|text| text.parse()).collect()
 }
 
-fn hosts<T: AsRef<str>>(list: &[T], port: u16) -> Result<Vec<HostPort>, atlas_core::name::NameError> {
+fn hosts<T: AsRef<str>>(
+    list: &[T],
+    port: u16,
+) -> Result<Vec<HostPort>, atlas_core::name::NameError> {
     list.iter().map(|text| HostPort::parse(text.as_ref(), port)).collect()
 }
 
 /// Certificates that are only text: enough for everything but a TLS handshake.
 pub fn trust(fleet: &Fleet) -> Trust {
-    let pem = |what: &str, whose: &str| format!("-----BEGIN {what}-----\n{whose}\n-----END {what}-----\n");
+    let pem = |what: &str, whose: &str| {
+        format!("-----BEGIN {what}-----\n{whose}\n-----END {what}-----\n")
+    };
     let leaf = |node: NodeId| {
         let whose = node.to_string();
-        (node, Leaf { chain: pem("CERTIFICATE", &whose), key: PrivateKey::new(pem("PRIVATE KEY", &whose)) })
+        (
+            node,
+            Leaf {
+                chain: pem("CERTIFICATE", &whose),
+                key: PrivateKey::new(pem("PRIVATE KEY", &whose)),
+            },
+        )
     };
     let nodes = fleet.clusters.keys().cloned().map(NodeId::Cluster).chain([NodeId::Hub]);
     Trust {

@@ -33,7 +33,10 @@ pub fn directory() -> PathBuf {
 #[test]
 fn every_case_renders_as_its_golden_files_say() {
     let update = std::env::var_os("UPDATE_GOLDEN").is_some_and(|value| value != "0");
-    let differences: Vec<String> = cases::all(&directory()).iter().flat_map(|case| compare(case, &outputs(case), update)).collect();
+    let differences: Vec<String> = cases::all(&directory())
+        .iter()
+        .flat_map(|case| compare(case, &outputs(case), update))
+        .collect();
     assert!(
         differences.is_empty(),
         "{}\n{} golden files differ. If that is as it should be:\n    UPDATE_GOLDEN=1 cargo test -p atlas-core --test it golden\nand read the diff before you commit it.",
@@ -49,7 +52,11 @@ fn outputs(case: &Case) -> BTreeMap<String, String> {
     let plan = plan(fleet, &trust);
     let mut files: BTreeMap<String, String> = BTreeMap::new();
     for (node, snapshot) in &plan.nodes {
-        for (what, kind) in [("clusters", ResourceType::Cluster), ("listeners", ResourceType::Listener), ("routes", ResourceType::Route)] {
+        for (what, kind) in [
+            ("clusters", ResourceType::Cluster),
+            ("listeners", ResourceType::Listener),
+            ("routes", ResourceType::Route),
+        ] {
             files.insert(format!("{node}.{what}.yaml"), resources(snapshot, kind));
         }
         if case.name == WITH_SECRETS {
@@ -72,23 +79,44 @@ fn objects(fleet: &Fleet, trust: &Trust) -> String {
     let stores = Stores::of(fleet);
     let opener = |node: &NodeId| trust.leaves.get(node);
     let clusters = fleet.clusters.values();
-    let of_clusters = clusters.flat_map(|cluster| of_cluster(fleet, cluster, trust, opener(&NodeId::Cluster(cluster.name.clone()))));
-    let of_hub = of_hub(fleet, trust, opener(&NodeId::Hub), stores.zone_file(&fleet.settings, SERIAL), stores.endpoints());
+    let of_clusters = clusters.flat_map(|cluster| {
+        of_cluster(fleet, cluster, trust, opener(&NodeId::Cluster(cluster.name.clone())))
+    });
+    let of_hub = of_hub(
+        fleet,
+        trust,
+        opener(&NodeId::Hub),
+        stores.zone_file(&fleet.settings, SERIAL),
+        stores.endpoints(),
+    );
     let mut text = String::new();
     for object in of_clusters.chain(of_hub) {
         let owner = match &object.owner {
-            Owner::Cluster(name) => Some(OwnerRef { kind: "Service", name: name.to_string(), uid: "uid-of-the-service".into() }),
-            Owner::Atlas => Some(OwnerRef { kind: "ServiceAccount", name: "atlas".into(), uid: "uid-of-the-account".into() }),
+            Owner::Cluster(name) => Some(OwnerRef {
+                kind: "Service",
+                name: name.to_string(),
+                uid: "uid-of-the-service".into(),
+            }),
+            Owner::Atlas => Some(OwnerRef {
+                kind: "ServiceAccount",
+                name: "atlas".into(),
+                uid: "uid-of-the-account".into(),
+            }),
             Owner::Nobody => None,
         };
         let mut manifest = object.manifest(&fleet.settings.namespace, owner.as_ref());
         if let Content::Secret(data) = &object.content {
             manifest.as_object_mut().expect("an object").remove("data");
             let shown = |(key, value): (&String, &String)| {
-                let shown = if nodefiles::FILES.contains(&key.as_str()) { "[see the bootstrap]".to_owned() } else { without_keys(value) };
+                let shown = if nodefiles::FILES.contains(&key.as_str()) {
+                    "[see the bootstrap]".to_owned()
+                } else {
+                    without_keys(value)
+                };
                 (key.clone(), serde_json::Value::from(shown))
             };
-            manifest["stringData"] = data.iter().map(shown).collect::<serde_json::Map<_, _>>().into();
+            manifest["stringData"] =
+                data.iter().map(shown).collect::<serde_json::Map<_, _>>().into();
         }
         text += "---\n";
         text += &render::document(&serde_yaml_ng::to_value(manifest).expect("JSON is YAML"));
@@ -100,7 +128,9 @@ fn objects(fleet: &Fleet, trust: &Trust) -> String {
 fn without_keys(text: &str) -> String {
     let mut lines: Vec<&str> = text.lines().take_while(|line| *line != "files:").collect();
     if lines.len() < text.lines().count() {
-        let names = text.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   ") && line.contains(": |"));
+        let names = text.lines().filter(|line| {
+            line.starts_with("  ") && !line.starts_with("   ") && line.contains(": |")
+        });
         lines.push("files:");
         lines.extend(names);
     }
@@ -125,7 +155,8 @@ fn findings(case: &Case, findings: &[Finding]) -> String {
         Severity::Note => "note",
     };
     let unreadable = case.unreadable.iter().map(|error| format!("unreadable: {error}\n"));
-    let findings = findings.iter().map(|finding| format!("{}: {finding}\n", severity(finding.severity)));
+    let findings =
+        findings.iter().map(|finding| format!("{}: {finding}\n", severity(finding.severity)));
     let lines: String = unreadable.chain(findings).collect();
     if lines.is_empty() { "none\n".into() } else { lines }
 }
@@ -137,7 +168,8 @@ fn compare(case: &Case, outputs: &BTreeMap<String, String>, update: bool) -> Vec
         if update {
             std::fs::remove_file(case.dir.join(&name)).expect("a stale file can be deleted");
         } else {
-            differences.push(format!("{}/{name}: is there, but nothing renders it any more", case.name));
+            differences
+                .push(format!("{}/{name}: is there, but nothing renders it any more", case.name));
         }
     }
     for (name, text) in outputs {
@@ -154,13 +186,21 @@ fn compare(case: &Case, outputs: &BTreeMap<String, String>, update: bool) -> Vec
 
 fn stale(case: &Case, outputs: &BTreeMap<String, String>) -> BTreeSet<String> {
     let entries = std::fs::read_dir(&case.dir).expect("the case's directory can be read");
-    let names = entries.map(|entry| entry.expect("a directory entry").file_name().to_string_lossy().into_owned());
-    names.filter(|name| name != cases::FLEET && name != cases::SETTINGS && !outputs.contains_key(name)).collect()
+    let names = entries
+        .map(|entry| entry.expect("a directory entry").file_name().to_string_lossy().into_owned());
+    names
+        .filter(|name| {
+            name != cases::FLEET && name != cases::SETTINGS && !outputs.contains_key(name)
+        })
+        .collect()
 }
 
 fn difference(name: &str, golden: &str, rendered: &str) -> String {
     let diff = TextDiff::from_lines(golden, rendered);
-    diff.unified_diff().context_radius(4).header(&format!("{name} (golden)"), &format!("{name} (rendered)")).to_string()
+    diff.unified_diff()
+        .context_radius(4)
+        .header(&format!("{name} (golden)"), &format!("{name} (rendered)"))
+        .to_string()
 }
 
 #[test]
@@ -172,9 +212,17 @@ fn a_difference_is_shown_by_its_lines() {
 #[test]
 fn every_key_is_written_in_some_case() {
     let cases = cases::all(&directory());
-    let texts: Vec<String> = cases.iter().map(|case| std::fs::read_to_string(case.dir.join(cases::FLEET)).unwrap()).collect();
-    let keys = [keys::CLUSTER_LABELS, keys::CLUSTER_ANNOTATIONS, &[keys::THANOS_SIDECAR, "externalIPs"]].concat();
-    let missing: Vec<&str> = keys.into_iter().filter(|key| !texts.iter().any(|text| text.contains(&format!("{key}:")))).collect();
+    let texts: Vec<String> = cases
+        .iter()
+        .map(|case| std::fs::read_to_string(case.dir.join(cases::FLEET)).unwrap())
+        .collect();
+    let keys =
+        [keys::CLUSTER_LABELS, keys::CLUSTER_ANNOTATIONS, &[keys::THANOS_SIDECAR, "externalIPs"]]
+            .concat();
+    let missing: Vec<&str> = keys
+        .into_iter()
+        .filter(|key| !texts.iter().any(|text| text.contains(&format!("{key}:"))))
+        .collect();
     assert!(missing.is_empty(), "no case in core/tests/golden has {missing:?}");
 }
 
@@ -185,7 +233,10 @@ fn every_setting_differs_from_its_default_in_some_case() {
         let mut fields = BTreeMap::new();
         let mut name = String::new();
         for line in text.lines().filter(|line| line.starts_with("    ")) {
-            if let Some((field, _)) = line[4..].split_once(": ").filter(|(field, _)| !field.starts_with([' ', '}', ']', ')'])) {
+            if let Some((field, _)) = line[4..]
+                .split_once(": ")
+                .filter(|(field, _)| !field.starts_with([' ', '}', ']', ')']))
+            {
                 name = field.to_owned();
             }
             fields.entry(name.clone()).or_insert_with(String::new).push_str(line);
@@ -194,7 +245,13 @@ fn every_setting_differs_from_its_default_in_some_case() {
     };
     let default = fields(&Settings::default());
     let cases = cases::all(&directory());
-    let differs = |(name, value): (&String, &String)| cases.iter().any(|case| fields(&case.settings).get(name) != Some(value));
-    let missing: Vec<&String> = default.iter().filter(|field| !differs(*field)).map(|(name, _)| name).collect();
-    assert!(missing.is_empty() && default.len() > 15, "no case in core/tests/golden sets {missing:?}");
+    let differs = |(name, value): (&String, &String)| {
+        cases.iter().any(|case| fields(&case.settings).get(name) != Some(value))
+    };
+    let missing: Vec<&String> =
+        default.iter().filter(|field| !differs(*field)).map(|(name, _)| name).collect();
+    assert!(
+        missing.is_empty() && default.len() > 15,
+        "no case in core/tests/golden sets {missing:?}"
+    );
 }

@@ -24,7 +24,11 @@ pub fn facts() -> impl Strategy<Value = Vec<Fact>> {
 
 /// Also names that YAML takes for something else, and the longest.
 fn name() -> impl Strategy<Value = String> {
-    prop_oneof!["[a-z][a-z0-9-]{0,12}[a-z0-9]", select(vec!["on", "y", "null", "0x1f", "1e3", "12"]).prop_map(str::to_owned), "[a-z]{46}"]
+    prop_oneof![
+        "[a-z][a-z0-9-]{0,12}[a-z0-9]",
+        select(vec!["on", "y", "null", "0x1f", "1e3", "12"]).prop_map(str::to_owned),
+        "[a-z]{46}"
+    ]
 }
 
 fn cluster() -> impl Strategy<Value = Service> {
@@ -34,7 +38,10 @@ fn cluster() -> impl Strategy<Value = Service> {
     (labels, annotations(), ips, external_name, any::<bool>()).prop_map(
         |(replicas, annotations, external_ips, external_name, cluster_ip)| {
             let labels = [(keys::CLUSTER, Some("true".to_owned())), (keys::REPLICAS, replicas)];
-            let labels = labels.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
+            let labels = labels
+                .into_iter()
+                .filter_map(|(key, value)| Some((key.to_owned(), value?)))
+                .collect();
             let meta = Meta { labels, annotations, ..Meta::default() };
             Service { meta, external_ips, external_name, cluster_ip, ..Service::default() }
         },
@@ -62,9 +69,12 @@ fn annotations() -> impl Strategy<Value = BTreeMap<String, String>> {
         (keys::BIND_ADDRESS, text(&["0.0.0.0", "::", "127.0.0.2", "10.2.0.1", "fd00::2"])),
         (
             keys::ALLOW_PATHS,
-            prop::collection::vec(prop_oneof![path(), text(&["/-/reload", "/debug/pprof", "/api/v1/admin"])], 0..4)
-                .prop_map(|paths| paths.join(","))
-                .boxed(),
+            prop::collection::vec(
+                prop_oneof![path(), text(&["/-/reload", "/debug/pprof", "/api/v1/admin"])],
+                0..4,
+            )
+            .prop_map(|paths| paths.join(","))
+            .boxed(),
         ),
         (keys::CREDENTIAL_REVISION, text(&["1", "7"])),
         (keys::REVOKE_BELOW, text(&["1", "7"])),
@@ -73,15 +83,21 @@ fn annotations() -> impl Strategy<Value = BTreeMap<String, String>> {
         (keys::ENVOY_SELECTORS, text(&["app=envoy", "app=envoy,release=other"])),
         (keys::CONNECT, text(&["direct"])),
     ];
-    let optional: Vec<_> = wanted.into_iter().map(|(key, value)| weighted(0.4, value).prop_map(move |value| (key, value))).collect();
-    let entries =
-        |pairs: Vec<(&str, Option<String>)>| pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
+    let optional: Vec<_> = wanted
+        .into_iter()
+        .map(|(key, value)| weighted(0.4, value).prop_map(move |value| (key, value)))
+        .collect();
+    let entries = |pairs: Vec<(&str, Option<String>)>| {
+        pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect()
+    };
     optional.prop_map(entries)
 }
 
 fn ipv4() -> BoxedStrategy<String> {
     (1..224u8, 0..=255u8, 0..=255u8)
-        .prop_filter("neither loopback nor link-local", |(a, b, _)| *a != 127 && (*a, *b) != (169, 254))
+        .prop_filter("neither loopback nor link-local", |(a, b, _)| {
+            *a != 127 && (*a, *b) != (169, 254)
+        })
         .prop_map(|(a, b, c)| format!("{a}.{b}.{c}.7"))
         .boxed()
 }
@@ -97,7 +113,8 @@ fn dns_name() -> BoxedStrategy<String> {
 /// One to three hosts, some with a port.
 fn hosts() -> BoxedStrategy<String> {
     let host = prop_oneof![dns_name(), ipv4(), ipv6().prop_map(|ip| format!("[{ip}]"))];
-    let with_port = (host, weighted(0.5, 1..=u16::MAX)).prop_map(|(host, port)| port.map_or(host.clone(), |port| format!("{host}:{port}")));
+    let with_port = (host, weighted(0.5, 1..=u16::MAX))
+        .prop_map(|(host, port)| port.map_or(host.clone(), |port| format!("{host}:{port}")));
     prop::collection::vec(with_port, 1..4).prop_map(|hosts| hosts.join(", ")).boxed()
 }
 

@@ -16,7 +16,10 @@ use crate::{cases, golden, random};
 
 /// Fleets of all golden cases, by the case's name.
 fn fleets() -> Vec<(String, Fleet)> {
-    cases::all(&golden::directory()).into_iter().map(|case| (case.name.clone(), case.intake().fleet)).collect()
+    cases::all(&golden::directory())
+        .into_iter()
+        .map(|case| (case.name.clone(), case.intake().fleet))
+        .collect()
 }
 
 /// Everything that any Envoy of a fleet gets: resources and bootstraps, with the name of the node.
@@ -25,7 +28,9 @@ fn everything(fleet: &Fleet) -> Vec<(String, Any)> {
     let plan = plan(fleet, &trust);
     let mut all = Vec::new();
     for (node, snapshot) in &plan.nodes {
-        all.extend(snapshot.iter().map(|resource| (format!("{node}: {} {}", resource.kind, resource.name), resource.body())));
+        all.extend(snapshot.iter().map(|resource| {
+            (format!("{node}: {} {}", resource.kind, resource.name), resource.body())
+        }));
         if let Ok(bootstrap) = nodefiles::node_bootstrap(fleet, &trust, node, "/credential") {
             all.push((format!("{node}: bootstrap"), atlas_core::envoy::any(&bootstrap)));
         }
@@ -37,14 +42,18 @@ fn everything(fleet: &Fleet) -> Vec<(String, Any)> {
 fn complaints(fleet: &Fleet, complain: impl Fn(&Set<'_>) -> Option<String>) -> Vec<String> {
     let mut found = Vec::new();
     for (whose, any) in everything(fleet) {
-        walk(&any, &mut |set| found.extend(complain(set).map(|text| format!("{whose}: {}: {text}", set.path))));
+        walk(&any, &mut |set| {
+            found.extend(complain(set).map(|text| format!("{whose}: {}: {text}", set.path)))
+        });
     }
     found
 }
 
 fn deprecated(set: &Set<'_>) -> Option<String> {
     let value = || match (set.field.kind(), set.value) {
-        (Kind::Enum(of), Value::EnumNumber(number)) if is_deprecated_value(&of, *number) => Some(format!("value {number}")),
+        (Kind::Enum(of), Value::EnumNumber(number)) if is_deprecated_value(&of, *number) => {
+            Some(format!("value {number}"))
+        }
         _ => None,
     };
     let field = is_deprecated(&set.field).then(|| format!("field {}", set.full_name()));
@@ -52,12 +61,22 @@ fn deprecated(set: &Set<'_>) -> Option<String> {
 }
 
 fn is_deprecated(field: &FieldDescriptor) -> bool {
-    field.field_descriptor_proto().options.as_ref().is_some_and(|options| options.deprecated == Some(true))
+    field
+        .field_descriptor_proto()
+        .options
+        .as_ref()
+        .is_some_and(|options| options.deprecated == Some(true))
 }
 
 fn is_deprecated_value(of: &EnumDescriptor, number: i32) -> bool {
     let value = of.get_value(number);
-    value.is_some_and(|value| value.enum_value_descriptor_proto().options.as_ref().is_some_and(|options| options.deprecated == Some(true)))
+    value.is_some_and(|value| {
+        value
+            .enum_value_descriptor_proto()
+            .options
+            .as_ref()
+            .is_some_and(|options| options.deprecated == Some(true))
+    })
 }
 
 /// Protobuf maps have no order, and a resource's version is the hash of its bytes.
@@ -68,7 +87,9 @@ fn unordered(set: &Set<'_>) -> Option<String> {
 
 #[test]
 fn the_descriptors_say_what_is_deprecated() {
-    let field = |message: &str, name: &str| render::descriptors().get_message_by_name(message).unwrap().get_field_by_name(name).unwrap();
+    let field = |message: &str, name: &str| {
+        render::descriptors().get_message_by_name(message).unwrap().get_field_by_name(name).unwrap()
+    };
     assert!(is_deprecated(&field("envoy.config.cluster.v3.Cluster", "http2_protocol_options")));
     assert!(!is_deprecated(&field("envoy.config.cluster.v3.Cluster", "name")));
     let of = render::descriptors().get_enum_by_name("envoy.config.core.v3.HealthStatus").unwrap();
@@ -91,7 +112,9 @@ fn a_resource_is_called_as_its_message_is() {
         for (node, snapshot) in &plan(&fleet, &cases::trust(&fleet)).nodes {
             for resource in snapshot.iter() {
                 let message = render::decode(&resource.body()).expect("a message of the API");
-                let name = message.get_field_by_name("name").and_then(|name| name.as_str().map(str::to_owned));
+                let name = message
+                    .get_field_by_name("name")
+                    .and_then(|name| name.as_str().map(str::to_owned));
                 assert_eq!(name.as_deref(), Some(&*resource.name), "{case}: {node}: {resource:?}");
             }
         }
@@ -104,9 +127,15 @@ fn reference(set: &Set<'_>) -> Option<(ResourceType, String)> {
     match set.full_name() {
         "envoy.config.route.v3.RouteAction.cluster"
         | "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy.cluster"
-        | "envoy.config.core.v3.GrpcService.EnvoyGrpc.cluster_name" => Some((ResourceType::Cluster, name()?)),
-        "envoy.extensions.filters.network.http_connection_manager.v3.Rds.route_config_name" => Some((ResourceType::Route, name()?)),
-        "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig.sds_config" => Some((ResourceType::Secret, set.sibling("name")?)),
+        | "envoy.config.core.v3.GrpcService.EnvoyGrpc.cluster_name" => {
+            Some((ResourceType::Cluster, name()?))
+        }
+        "envoy.extensions.filters.network.http_connection_manager.v3.Rds.route_config_name" => {
+            Some((ResourceType::Route, name()?))
+        }
+        "envoy.extensions.transport_sockets.tls.v3.SdsSecretConfig.sds_config" => {
+            Some((ResourceType::Secret, set.sibling("name")?))
+        }
         _ => None,
     }
 }
@@ -114,9 +143,13 @@ fn reference(set: &Set<'_>) -> Option<(ResourceType, String)> {
 /// The Envoy clusters that an aggregate leads to.
 fn parts(set: &Set<'_>) -> Vec<String> {
     match set.full_name() {
-        "envoy.extensions.clusters.aggregate.v3.ClusterConfig.clusters" => {
-            set.value.as_list().into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect()
-        }
+        "envoy.extensions.clusters.aggregate.v3.ClusterConfig.clusters" => set
+            .value
+            .as_list()
+            .into_iter()
+            .flatten()
+            .filter_map(|name| name.as_str().map(str::to_owned))
+            .collect(),
         _ => Vec::new(),
     }
 }
@@ -140,10 +173,18 @@ fn loose_ends(snapshot: &Snapshot) -> Vec<String> {
     let missing = missing.map(|(kind, name)| format!("{kind} {name} is named, but isn't there"));
     let unused = snapshot.iter().filter(|resource| match resource.kind {
         ResourceType::Listener => false,
-        ResourceType::Cluster if ["cluster/", "hub/alerts"].iter().any(|kind| resource.name.starts_with(kind)) => false,
+        ResourceType::Cluster
+            if ["cluster/", "hub/alerts"].iter().any(|kind| resource.name.starts_with(kind)) =>
+        {
+            false
+        }
         kind => !references.contains(&(kind, resource.name.to_string())),
     });
-    missing.chain(unused.map(|resource| format!("{} {} is there, but never named", resource.kind, resource.name))).collect()
+    missing
+        .chain(unused.map(|resource| {
+            format!("{} {} is there, but never named", resource.kind, resource.name)
+        }))
+        .collect()
 }
 
 #[test]
@@ -152,7 +193,10 @@ fn every_reference_leads_to_a_resource_of_the_same_node() {
         for (node, snapshot) in &plan(&fleet, &cases::trust(&fleet)).nodes {
             let loose = loose_ends(snapshot);
             assert!(loose.is_empty(), "{case}: {node}:\n{}", loose.join("\n"));
-            assert!(references(snapshot).len() > 4, "{case}: {node}: the references are looked for in the wrong fields");
+            assert!(
+                references(snapshot).len() > 4,
+                "{case}: {node}: the references are looked for in the wrong fields"
+            );
         }
     }
 }
@@ -162,11 +206,15 @@ fn a_static_configuration_asks_nobody_and_shows_no_key() {
     for (case, fleet) in fleets() {
         for (node, snapshot) in &plan(&fleet, &cases::trust(&fleet)).nodes {
             let text = render::static_yaml(snapshot, "/credential");
-            let keys: Vec<&str> = text.lines().map(|line| line.trim_start_matches([' ', '-'])).collect();
+            let keys: Vec<&str> =
+                text.lines().map(|line| line.trim_start_matches([' ', '-'])).collect();
             for absent in ["rds:", "ads: {}", "-----BEGIN PRIVATE KEY-----"] {
                 assert!(!keys.contains(&absent), "{case}: {node}: {absent}\n{text}");
             }
-            assert!(keys.contains(&"path: /credential/leaf.yaml") && keys.contains(&"route_config:"), "{case}: {node}:\n{text}");
+            assert!(
+                keys.contains(&"path: /credential/leaf.yaml") && keys.contains(&"route_config:"),
+                "{case}: {node}:\n{text}"
+            );
         }
     }
 }
@@ -223,7 +271,9 @@ fn types(any: &Any, found: &mut BTreeSet<String>) {
     fn of_value(value: &prost_reflect::Value, found: &mut BTreeSet<String>) {
         match value {
             prost_reflect::Value::Message(message) => of_message(message, found),
-            prost_reflect::Value::List(list) => list.iter().for_each(|value| of_value(value, found)),
+            prost_reflect::Value::List(list) => {
+                list.iter().for_each(|value| of_value(value, found))
+            }
             prost_reflect::Value::Map(map) => map.values().for_each(|value| of_value(value, found)),
             _ => {}
         }

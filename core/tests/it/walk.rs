@@ -34,7 +34,8 @@ pub fn walk(any: &Any, visit: &mut dyn FnMut(&Set<'_>)) {
 }
 
 fn within(any: &Any, path: &str, visit: &mut dyn FnMut(&Set<'_>)) {
-    let message = render::decode(any).unwrap_or_else(|| panic!("{path}: {} is no message of the Envoy API", any.type_url));
+    let message = render::decode(any)
+        .unwrap_or_else(|| panic!("{path}: {} is no message of the Envoy API", any.type_url));
     fields(&message, path, visit);
 }
 
@@ -49,12 +50,19 @@ fn fields(message: &DynamicMessage, path: &str, visit: &mut dyn FnMut(&Set<'_>))
         match value {
             Value::Message(message) => fields(message, &path, visit),
             Value::List(list) => {
-                let messages = list.iter().enumerate().filter_map(|(place, value)| Some((place, value.as_message()?)));
-                messages.for_each(|(place, message)| fields(message, &format!("{path}[{place}]"), visit));
+                let messages = list
+                    .iter()
+                    .enumerate()
+                    .filter_map(|(place, value)| Some((place, value.as_message()?)));
+                messages.for_each(|(place, message)| {
+                    fields(message, &format!("{path}[{place}]"), visit)
+                });
             }
             Value::Map(map) => {
-                let messages = map.iter().filter_map(|(key, value)| Some((key, value.as_message()?)));
-                messages.for_each(|(key, message)| fields(message, &format!("{path}[{key:?}]"), visit));
+                let messages =
+                    map.iter().filter_map(|(key, value)| Some((key, value.as_message()?)));
+                messages
+                    .for_each(|(key, message)| fields(message, &format!("{path}[{key:?}]"), visit));
             }
             _ => {}
         }

@@ -30,7 +30,8 @@ pub(super) fn read(performance: &[Value], console: &[Value]) -> Result<Seen> {
     let mut urls = BTreeMap::new();
     for entry in performance {
         let message = entry["message"].as_str().context("an entry without a message")?;
-        let message: Value = serde_json::from_str(message).context("an entry's message is no JSON")?;
+        let message: Value =
+            serde_json::from_str(message).context("an entry's message is no JSON")?;
         note(&message["message"], &mut urls, &mut seen);
     }
     let severe = console.iter().filter(|entry| entry["level"] == "SEVERE");
@@ -48,7 +49,10 @@ fn note(event: &Value, urls: &mut BTreeMap<String, String>, seen: &mut Seen) {
         }
         Some("Network.responseReceived") => {
             let response = &parameters["response"];
-            let status = response["status"].as_u64().and_then(|status| status.try_into().ok()).unwrap_or_default();
+            let status = response["status"]
+                .as_u64()
+                .and_then(|status| status.try_into().ok())
+                .unwrap_or_default();
             let answer = Answer { status, url: text(&response["url"]) };
             if status >= 400 {
                 seen.errors.push(format!("{status} {}", answer.url));
@@ -80,10 +84,17 @@ mod tests {
 
     #[test]
     fn what_is_missing_refused_or_thrown_is_an_error_and_what_is_canceled_is_not() {
-        let request = |id: &str, url: &str| event("Network.requestWillBeSent", json!({"requestId": id, "request": {"url": url}}));
-        let response = |status: u16, url: &str| event("Network.responseReceived", json!({"response": {"status": status, "url": url}}));
+        let request = |id: &str, url: &str| {
+            event("Network.requestWillBeSent", json!({"requestId": id, "request": {"url": url}}))
+        };
+        let response = |status: u16, url: &str| {
+            event("Network.responseReceived", json!({"response": {"status": status, "url": url}}))
+        };
         let failed = |id: &str, canceled: bool| {
-            event("Network.loadingFailed", json!({"requestId": id, "errorText": "net::ERR_CONNECTION_REFUSED", "canceled": canceled}))
+            event(
+                "Network.loadingFailed",
+                json!({"requestId": id, "errorText": "net::ERR_CONNECTION_REFUSED", "canceled": canceled}),
+            )
         };
         let performance = [
             request("1", "http://hub/a.js"),
@@ -93,10 +104,21 @@ mod tests {
             failed("2", true),
             event("Page.frameNavigated", json!({})),
         ];
-        let console = [json!({"level": "SEVERE", "message": "Uncaught TypeError"}), json!({"level": "WARNING", "message": "old"})];
+        let console = [
+            json!({"level": "SEVERE", "message": "Uncaught TypeError"}),
+            json!({"level": "WARNING", "message": "old"}),
+        ];
         let seen = read(&performance, &console).unwrap();
-        assert_eq!(seen.errors, ["404 http://hub/b.css", "net::ERR_CONNECTION_REFUSED http://hub/a.js", "console: Uncaught TypeError"]);
-        let answers: Vec<_> = seen.answers.iter().map(|answer| (answer.status, answer.url.as_str())).collect();
+        assert_eq!(
+            seen.errors,
+            [
+                "404 http://hub/b.css",
+                "net::ERR_CONNECTION_REFUSED http://hub/a.js",
+                "console: Uncaught TypeError"
+            ]
+        );
+        let answers: Vec<_> =
+            seen.answers.iter().map(|answer| (answer.status, answer.url.as_str())).collect();
         assert_eq!(answers, [(200, "http://hub/"), (404, "http://hub/b.css")]);
     }
 }

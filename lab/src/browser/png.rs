@@ -11,7 +11,11 @@ pub(super) fn decode(base64: &str) -> Result<Vec<u8>> {
     // Bits that don't make a byte yet, and how many they are.
     let (mut bits, mut count) = (0_u16, 0);
     for character in base64.trim_end_matches('=').bytes() {
-        bits = bits << 6 | u16::from(value(character).with_context(|| format!("{:?} in base64", char::from(character)))?);
+        bits = bits << 6
+            | u16::from(
+                value(character)
+                    .with_context(|| format!("{:?} in base64", char::from(character)))?,
+            );
         count += 6;
         if count >= 8 {
             count -= 8;

@@ -34,9 +34,14 @@ pub(super) struct Bench {
 impl Cache {
     /// The cache that the environment names. Creates nothing yet.
     pub fn open() -> Result<Cache> {
-        let root = choose_root(env::var_os("ATLAS_CACHE"), env::var_os("XDG_CACHE_HOME"), env::home_dir())?;
+        let root = choose_root(
+            env::var_os("ATLAS_CACHE"),
+            env::var_os("XDG_CACHE_HOME"),
+            env::home_dir(),
+        )?;
         // Tools are run from other working directories.
-        let root = std::path::absolute(&root).with_context(|| format!("the cache directory {}", root.display()))?;
+        let root = std::path::absolute(&root)
+            .with_context(|| format!("the cache directory {}", root.display()))?;
         Ok(Cache { root })
     }
 
@@ -54,7 +59,8 @@ impl Cache {
     /// somebody else holds it.
     pub fn lock(&self, name: &str, waiting: impl FnOnce()) -> Result<File> {
         let path = self.directory("locks")?.join(name);
-        let file = File::create(&path).with_context(|| format!("cannot create the lock file {}", path.display()))?;
+        let file = File::create(&path)
+            .with_context(|| format!("cannot create the lock file {}", path.display()))?;
         let locked = match file.try_lock() {
             Err(TryLockError::WouldBlock) => {
                 waiting();
@@ -72,13 +78,16 @@ impl Cache {
         let work = self.directory("work")?.join(key);
         remove(&work)?;
         let bench = Bench { part: work.join("part"), log: self.log(key)?, work };
-        fs::create_dir_all(&bench.part).with_context(|| format!("cannot create {}", bench.part.display()))?;
-        fs::write(&bench.log, "").with_context(|| format!("cannot write {}", bench.log.display()))?;
+        fs::create_dir_all(&bench.part)
+            .with_context(|| format!("cannot create {}", bench.part.display()))?;
+        fs::write(&bench.log, "")
+            .with_context(|| format!("cannot write {}", bench.log.display()))?;
         let moved = build(&bench).and_then(|()| {
             self.directory("parts")?;
             let target = self.part(key);
             remove(&target)?;
-            fs::rename(&bench.part, &target).with_context(|| format!("cannot move the part to {}", target.display()))
+            fs::rename(&bench.part, &target)
+                .with_context(|| format!("cannot move the part to {}", target.display()))
         });
         remove(&bench.work)?;
         moved
@@ -86,21 +95,29 @@ impl Cache {
 
     fn directory(&self, name: &str) -> Result<PathBuf> {
         let path = self.root.join(name);
-        fs::create_dir_all(&path).with_context(|| format!("cannot create {}; ATLAS_CACHE names another place", path.display()))?;
+        fs::create_dir_all(&path).with_context(|| {
+            format!("cannot create {}; ATLAS_CACHE names another place", path.display())
+        })?;
         Ok(path)
     }
 }
 
 /// The first of the three places that is set; empty variables count as unset, and so does a relative
 /// `XDG_CACHE_HOME` (XDG Base Directory Specification).
-fn choose_root(atlas: Option<OsString>, xdg: Option<OsString>, home: Option<PathBuf>) -> Result<PathBuf> {
+fn choose_root(
+    atlas: Option<OsString>,
+    xdg: Option<OsString>,
+    home: Option<PathBuf>,
+) -> Result<PathBuf> {
     if let Some(atlas) = atlas.filter(|value| !value.is_empty()) {
         return Ok(atlas.into());
     }
     if let Some(xdg) = xdg.map(PathBuf::from).filter(|path| path.is_absolute()) {
         return Ok(xdg.join("atlas"));
     }
-    let home = home.context("there is no home directory for the cache of parts; set ATLAS_CACHE to a directory")?;
+    let home = home.context(
+        "there is no home directory for the cache of parts; set ATLAS_CACHE to a directory",
+    )?;
     Ok(home.join(".cache/atlas"))
 }
 
@@ -119,7 +136,9 @@ pub(super) fn fingerprint(inputs: &[impl AsRef<[u8]>]) -> String {
 
 fn remove(directory: &Path) -> Result<()> {
     match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).with_context(|| format!("cannot remove {}", directory.display())),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", directory.display()))
+        }
         _ => Ok(()),
     }
 }
@@ -130,7 +149,9 @@ mod tests {
 
     #[test]
     fn the_environment_chooses_the_place() {
-        let choose = |atlas: &str, xdg: &str| choose_root(Some(atlas.into()), Some(xdg.into()), Some("/home/ada".into())).unwrap();
+        let choose = |atlas: &str, xdg: &str| {
+            choose_root(Some(atlas.into()), Some(xdg.into()), Some("/home/ada".into())).unwrap()
+        };
         assert_eq!(choose("/big/disk", "/xdg"), Path::new("/big/disk"));
         assert_eq!(choose("", "/xdg"), Path::new("/xdg/atlas"));
         assert_eq!(choose("", "relative"), Path::new("/home/ada/.cache/atlas"));

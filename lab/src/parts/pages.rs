@@ -41,7 +41,10 @@ impl Pages {
         let node = Recipe::of(Part::Node).key(Part::Node)?.into_bytes();
         let own = match self {
             Pages::Prometheus => vec![EMBED.as_bytes().to_vec()],
-            Pages::Alertmanager => ALERTMANAGERS.iter().map(|file| pin(&format!("{directory}/{file}"))).collect::<Result<_>>()?,
+            Pages::Alertmanager => ALERTMANAGERS
+                .iter()
+                .map(|file| pin(&format!("{directory}/{file}")))
+                .collect::<Result<_>>()?,
         };
         Ok([vec![node], own].concat())
     }
@@ -69,7 +72,9 @@ impl Pages {
                 };
                 // Its pages, and the two packages beside them that these need; the pages of Prometheus 2 are a tree of their own.
                 let only = ["--filter", "@prometheus-io/mantine-ui..."];
-                run(with_node("pnpm").args(["install", "--frozen-lockfile", "--ignore-scripts"]).args(only))?;
+                run(with_node("pnpm")
+                    .args(["install", "--frozen-lockfile", "--ignore-scripts"])
+                    .args(only))?;
                 run(with_node("bash").args(["build_ui.sh", "--mantine-ui"]))?;
                 fs::write(ui.join("embed.go"), EMBED).context("cannot write embed.go")?;
             }
@@ -91,17 +96,24 @@ impl Pages {
 pub(super) fn npm_ci(node: &Path, directory: &Path, work: &Path) -> Command {
     let mut npm = Command::new(node.join("bin/node"));
     prepare(&mut npm, node, directory, work);
-    npm.arg(node.join("npm/bin/npm-cli.js")).args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]);
+    npm.arg(node.join("npm/bin/npm-cli.js")).args([
+        "ci",
+        "--ignore-scripts",
+        "--no-audit",
+        "--no-fund",
+    ]);
     npm
 }
 
 /// Puts `package.json` and its lock file into `directory`, in the place of any that are there.
 pub(super) fn lay_over(pins: &Path, directory: &Path) -> Result<()> {
-    fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+    fs::create_dir_all(directory)
+        .with_context(|| format!("cannot create {}", directory.display()))?;
     for file in ["package.json", "package-lock.json"] {
         let from = pins.join(file);
         let text = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
-        fs::write(directory.join(file), text).with_context(|| format!("cannot write {file} into {}", directory.display()))?;
+        fs::write(directory.join(file), text)
+            .with_context(|| format!("cannot write {file} into {}", directory.display()))?;
     }
     Ok(())
 }
@@ -115,7 +127,11 @@ fn prepare(command: &mut Command, node: &Path, directory: &Path, work: &Path) {
         path.push(":");
     }
     path.push(env::var_os("PATH").unwrap_or_default());
-    command.current_dir(directory).env("PATH", path).env("CI", "true").env("npm_config_cache", work.join("npm"));
+    command
+        .current_dir(directory)
+        .env("PATH", path)
+        .env("CI", "true")
+        .env("npm_config_cache", work.join("npm"));
     for kept in ["XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"] {
         command.env(kept, work.join("kept"));
     }
@@ -124,9 +140,15 @@ fn prepare(command: &mut Command, node: &Path, directory: &Path, work: &Path) {
 /// Copies the module out of Go's cache, which fetches and checks it first if it has to.
 fn copy_of_module(bench: &Bench, directory: &Path, module: &str, still: &str) -> Result<PathBuf> {
     tool::run(fetch::go_in(directory).args(["mod", "download", module]), &bench.log, still)?;
-    let listed = fetch::go_in(directory).args(["list", "-m", "-f", "{{.Dir}}", module]).output().context("cannot run go")?;
+    let listed = fetch::go_in(directory)
+        .args(["list", "-m", "-f", "{{.Dir}}", module])
+        .output()
+        .context("cannot run go")?;
     let from = String::from_utf8(listed.stdout).context("the path of Go's cache is not UTF-8")?;
-    ensure!(listed.status.success() && !from.trim().is_empty(), "go does not say where it keeps {module}");
+    ensure!(
+        listed.status.success() && !from.trim().is_empty(),
+        "go does not say where it keeps {module}"
+    );
     let copy = bench.work.join("module");
     // Go's cache is read-only, and a copy of that could not be written to.
     let mut cp = Command::new("cp");
@@ -140,7 +162,8 @@ fn replaced(bench: &Bench, directory: &Path, module: &str, copy: &Path) -> Resul
     let pins = fs::read_to_string(directory.join("go.mod")).context("cannot read go.mod")?;
     let copy = copy.to_str().context("the path of the cache is not UTF-8")?;
     let file = bench.work.join("go.mod");
-    fs::write(&file, format!("{pins}\nreplace {module} => {copy:?}\n")).context("cannot write go.mod")?;
+    fs::write(&file, format!("{pins}\nreplace {module} => {copy:?}\n"))
+        .context("cannot write go.mod")?;
     fs::copy(directory.join("go.sum"), bench.work.join("go.sum")).context("cannot copy go.sum")?;
     Ok(file)
 }
@@ -163,7 +186,10 @@ mod tests {
             let packages = lock["packages"].as_object().unwrap();
             assert!(packages.len() > 1);
             for (name, package) in packages.iter().filter(|(name, _)| !name.is_empty()) {
-                assert!(package["integrity"].is_string() && package["resolved"].is_null(), "{name}: {package}");
+                assert!(
+                    package["integrity"].is_string() && package["resolved"].is_null(),
+                    "{name}: {package}"
+                );
             }
         }
     }
@@ -179,7 +205,11 @@ mod tests {
         let bench = Bench { part: work.join("part"), log: work.join("log"), work };
         let file = replaced(&bench, &pins, "example.com/p", Path::new("/a b/module")).unwrap();
         let text = fs::read_to_string(&file).unwrap();
-        assert!(text.starts_with("module m\n") && text.ends_with("replace example.com/p => \"/a b/module\"\n"), "{text}");
+        assert!(
+            text.starts_with("module m\n")
+                && text.ends_with("replace example.com/p => \"/a b/module\"\n"),
+            "{text}"
+        );
         assert!(file.with_file_name("go.sum").is_file());
     }
 }

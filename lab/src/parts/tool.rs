@@ -21,12 +21,17 @@ const TAIL_LINES: usize = 20;
 /// "thanos 0.42.0: still building".
 pub(super) fn run(command: &mut Command, log: &Path, still: &str) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let status = start_and_wait(command, log, still).with_context(|| format!("cannot run {program}"))?;
+    let status =
+        start_and_wait(command, log, still).with_context(|| format!("cannot run {program}"))?;
     if status.success() {
         return Ok(());
     }
     let output = fs::read_to_string(log).unwrap_or_default();
-    bail!("{program} failed ({status}); all it said is in {}, and this is its end:\n{}", log.display(), tail(&output, TAIL_LINES))
+    bail!(
+        "{program} failed ({status}); all it said is in {}, and this is its end:\n{}",
+        log.display(),
+        tail(&output, TAIL_LINES)
+    )
 }
 
 fn start_and_wait(command: &mut Command, log: &Path, still: &str) -> Result<ExitStatus> {
@@ -45,7 +50,9 @@ fn start_and_wait(command: &mut Command, log: &Path, still: &str) -> Result<Exit
                 Err(RecvTimeoutError::Timeout) => {
                     eprintln!("{still}, {} s", start.elapsed().as_secs());
                 }
-                Err(RecvTimeoutError::Disconnected) => bail!("BUG: the thread that waits for the tool is gone"),
+                Err(RecvTimeoutError::Disconnected) => {
+                    bail!("BUG: the thread that waits for the tool is gone")
+                }
             }
         }
     })
@@ -70,14 +77,18 @@ mod tests {
         command.args(["-c", "seq 100; echo no such module >&2; exit 3"]);
         let error = run(&mut command, &log, "").unwrap_err().to_string();
         assert!(error.contains("sh failed (exit status: 3)"), "{error}");
-        assert!(error.contains("x.log") && error.ends_with("    100\n    no such module"), "{error}");
+        assert!(
+            error.contains("x.log") && error.ends_with("    100\n    no such module"),
+            "{error}"
+        );
         assert!(!error.contains("    50\n"), "{error}");
     }
 
     #[test]
     fn a_tool_that_is_not_there_is_named() {
         let directory = tempfile::tempdir().unwrap();
-        let error = run(&mut Command::new("no-such-tool"), &directory.path().join("log"), "").unwrap_err();
+        let error =
+            run(&mut Command::new("no-such-tool"), &directory.path().join("log"), "").unwrap_err();
         assert!(error.to_string().contains("cannot run no-such-tool"), "{error}");
     }
 }

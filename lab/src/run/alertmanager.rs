@@ -41,7 +41,12 @@ pub struct Alertmanager {
 
 impl Alertmanager {
     /// Starts `bin` on `host`. `name` is its log's and its directory's.
-    pub fn start(host: &Host, name: &str, bin: &Path, options: &AlertmanagerOptions) -> Result<Self> {
+    pub fn start(
+        host: &Host,
+        name: &str,
+        bin: &Path,
+        options: &AlertmanagerOptions,
+    ) -> Result<Self> {
         let config = host.write(&format!("{name}/alertmanager.yml"), &options.config)?;
         let mut command = Command::new(bin);
         command.arg(format!("--config.file={}", config.display()));
@@ -56,7 +61,8 @@ impl Alertmanager {
             command.arg(format!("--web.route-prefix={prefix}"));
         }
         let process = host.spawn(name, &command)?;
-        let prefix = super::prefix(options.route_prefix.as_deref(), options.external_url.as_deref());
+        let prefix =
+            super::prefix(options.route_prefix.as_deref(), options.external_url.as_deref());
         Ok(Self { process, listen: options.listen, web: Web::new(host, options.listen, &prefix) })
     }
 

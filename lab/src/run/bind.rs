@@ -40,7 +40,11 @@ fn command(named: &Path, program: &str) -> Result<Command> {
 /// # Errors
 /// It wouldn't load; the error is what it says.
 pub fn check_zone(named: &Path, zone: &str, file: &Path) -> Result<String> {
-    let output = command(named, "bin/named-checkzone")?.arg(zone).arg(file).output().context("named-checkzone doesn't start")?;
+    let output = command(named, "bin/named-checkzone")?
+        .arg(zone)
+        .arg(file)
+        .output()
+        .context("named-checkzone doesn't start")?;
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     ensure!(output.status.success(), "{text}");
     Ok(text)
@@ -51,13 +55,24 @@ impl Named {
     ///
     /// # Errors
     /// It doesn't start.
-    pub fn start(host: &Host, name: &str, named: &Path, ip: IpAddr, zone: &str, role: &Role<'_>) -> Result<Self> {
+    pub fn start(
+        host: &Host,
+        name: &str,
+        named: &Path,
+        ip: IpAddr,
+        zone: &str,
+        role: &Role<'_>,
+    ) -> Result<Self> {
         let dir = host.dir().join(name);
         let of_zone = match role {
             Role::Primary(file, secondary) => {
-                format!("type primary; file {file:?}; notify explicit; also-notify {{ {secondary}; }}; allow-transfer {{ {secondary}; }};")
+                format!(
+                    "type primary; file {file:?}; notify explicit; also-notify {{ {secondary}; }}; allow-transfer {{ {secondary}; }};"
+                )
             }
-            Role::SecondaryOf(primary) => format!("type secondary; primaries {{ {primary}; }}; file \"copy\"; masterfile-format text;"),
+            Role::SecondaryOf(primary) => format!(
+                "type secondary; primaries {{ {primary}; }}; file \"copy\"; masterfile-format text;"
+            ),
         };
         let config = format!(
             "options {{\n  directory {dir:?};\n  listen-on {{ {ip}; }};\n  listen-on-v6 {{ none; }};\n  query-source address {ip};\n  \

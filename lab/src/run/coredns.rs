@@ -25,7 +25,13 @@ pub struct CoreDns {
 impl CoreDns {
     /// Starts `bin` on `host`. Its `corefile` must say the same as `listen`: `.:53 { bind 10.91.2.1 … }`. Files named in
     /// it are relative to the directory `name` on the host.
-    pub fn start(host: &Host, name: &str, bin: &Path, listen: SocketAddr, corefile: &str) -> Result<Self> {
+    pub fn start(
+        host: &Host,
+        name: &str,
+        bin: &Path,
+        listen: SocketAddr,
+        corefile: &str,
+    ) -> Result<Self> {
         let corefile = host.write(&format!("{name}/Corefile"), corefile)?;
         let mut command = Command::new(bin);
         command.arg("-conf").arg(&corefile);
@@ -37,16 +43,26 @@ impl CoreDns {
     }
 
     /// A Corefile that answers from a list of names and knows nothing else.
-    pub fn corefile<'a>(listen: SocketAddr, names: impl IntoIterator<Item = (IpAddr, &'a str)>) -> String {
-        let lines: String = names.into_iter().map(|(address, name)| format!("        {address} {name}\n")).collect();
+    pub fn corefile<'a>(
+        listen: SocketAddr,
+        names: impl IntoIterator<Item = (IpAddr, &'a str)>,
+    ) -> String {
+        let lines: String = names
+            .into_iter()
+            .map(|(address, name)| format!("        {address} {name}\n"))
+            .collect();
         let (port, ip) = (listen.port(), listen.ip());
-        format!(".:{port} {{\n    bind {ip}\n    hosts {{\n        ttl 1\n{lines}    }}\n    errors\n}}\n")
+        format!(
+            ".:{port} {{\n    bind {ip}\n    hosts {{\n        ttl 1\n{lines}    }}\n    errors\n}}\n"
+        )
     }
 
     /// Waits until it answers over UDP. Where it serves a Kubernetes, that has been read by then, unless it took over 5 s.
     pub fn wait_ready(&mut self) -> Result<()> {
         let Self { process, listen, host } = self;
-        process.wait_until(&format!("DNS on {listen} answers"), super::START, || host.within(|| probe(*listen)).map(Some))
+        process.wait_until(&format!("DNS on {listen} answers"), super::START, || {
+            host.within(|| probe(*listen)).map(Some)
+        })
     }
 }
 
@@ -70,7 +86,13 @@ impl Corefile {
     /// The Services and Pods of a Kubernetes, by a kubeconfig whose user may list and watch them. Clients are told to ask again
     /// after a second.
     pub fn kubernetes(self, zone: &str, kubeconfig: &Path) -> Self {
-        self.zone(zone, &format!("kubernetes {zone} {{\n        kubeconfig {}\n        ttl 1\n    }}", kubeconfig.display()))
+        self.zone(
+            zone,
+            &format!(
+                "kubernetes {zone} {{\n        kubeconfig {}\n        ttl 1\n    }}",
+                kubeconfig.display()
+            ),
+        )
     }
 
     /// A zone file, relative to CoreDNS's own directory, read again every second.
@@ -86,7 +108,8 @@ impl Corefile {
     /// Any plugins for a zone, as lines of a Corefile.
     pub fn zone(mut self, zone: &str, plugins: &str) -> Self {
         let (port, ip) = (self.listen.port(), self.listen.ip());
-        self.text.push_str(&format!("{zone}:{port} {{\n    bind {ip}\n    errors\n    {plugins}\n}}\n"));
+        self.text
+            .push_str(&format!("{zone}:{port} {{\n    bind {ip}\n    errors\n    {plugins}\n}}\n"));
         self
     }
 
@@ -97,7 +120,11 @@ impl Corefile {
 }
 
 fn probe(server: SocketAddr) -> Result<()> {
-    let any = if server.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED) };
+    let any = if server.is_ipv4() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED)
+    };
     let socket = UdpSocket::bind((any, 0))?;
     socket.set_read_timeout(Some(Duration::from_secs(1)))?;
     socket.connect(server)?;

@@ -58,7 +58,12 @@ impl Envoy {
     pub fn start(host: &Host, name: &str, bin: &Path, options: &EnvoyOptions) -> Result<Self> {
         let mut command = Command::new(bin);
         command.arg("--config-path").arg(&options.config);
-        command.args(["--concurrency", &options.concurrency.to_string(), "--log-level", &options.log_level]);
+        command.args([
+            "--concurrency",
+            &options.concurrency.to_string(),
+            "--log-level",
+            &options.log_level,
+        ]);
         // Hot restart shares memory by a number that worlds on one machine would have to agree on.
         command.arg("--disable-hot-restart");
         if !options.component_log_level.is_empty() {
@@ -90,7 +95,9 @@ impl Envoy {
     /// Waits until its admin interface answers at all, live or not.
     pub fn wait_admin(&mut self) -> Result<()> {
         let web = self.web.clone();
-        self.process.wait_until("the admin interface answers", super::START, || web.get("/ready", Duration::from_secs(2)).map(|_| Some(())))
+        self.process.wait_until("the admin interface answers", super::START, || {
+            web.get("/ready", Duration::from_secs(2)).map(|_| Some(()))
+        })
     }
 
     /// The value of one counter or gauge by its full name, such as `listener_manager.lds.update_rejected`; 0 if Envoy
@@ -98,8 +105,13 @@ impl Envoy {
     pub fn stat(&self, name: &str) -> Result<u64> {
         // The filter is a regular expression; the names of statistics hold no other special character than the dot.
         let filter = format!("^{}$", name.replace('.', "\\."));
-        let text = self.admin_get(&format!("/stats?filter={}", super::percent_encoded(&filter)))?.ok()?.text();
-        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")?.trim().parse().ok());
+        let text = self
+            .admin_get(&format!("/stats?filter={}", super::percent_encoded(&filter)))?
+            .ok()?
+            .text();
+        let value = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")?.trim().parse().ok());
         Ok(value.unwrap_or(0))
     }
 }
@@ -108,11 +120,22 @@ impl Envoy {
 /// deprecated is a complaint too.
 pub fn validate(bin: &Path, config: &Path) -> Result<(), String> {
     let output = Command::new(bin)
-        .args(["--mode", "validate", "--disable-hot-restart", "--log-level", "warning", "--config-path"])
+        .args([
+            "--mode",
+            "validate",
+            "--disable-hot-restart",
+            "--log-level",
+            "warning",
+            "--config-path",
+        ])
         .arg(config)
         .output()
         .map_err(|error| format!("cannot start {}: {error}", bin.display()))?;
     let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     let deprecated = text.lines().any(|line| line.to_ascii_lowercase().contains("deprecated"));
-    if output.status.success() && !deprecated { Ok(()) } else { Err(format!("{}: {}", output.status, text.trim())) }
+    if output.status.success() && !deprecated {
+        Ok(())
+    } else {
+        Err(format!("{}: {}", output.status, text.trim()))
+    }
 }

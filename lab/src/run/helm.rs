@@ -17,7 +17,13 @@ use crate::parts::{self, Part};
 ///
 /// # Errors
 /// Helm refuses the chart or the values; the error carries its words.
-pub fn helm_template(part: Part, chart: &Path, release: &str, namespace: &str, values: &[&str]) -> Result<Vec<Value>> {
+pub fn helm_template(
+    part: Part,
+    chart: &Path,
+    release: &str,
+    namespace: &str,
+    values: &[&str],
+) -> Result<Vec<Value>> {
     manifest::parse(&helm_template_text(part, chart, release, namespace, values, &[])?)
 }
 
@@ -25,7 +31,14 @@ pub fn helm_template(part: Part, chart: &Path, release: &str, namespace: &str, v
 ///
 /// # Errors
 /// As [`helm_template`].
-pub fn helm_template_text(part: Part, chart: &Path, release: &str, namespace: &str, values: &[&str], more: &[&str]) -> Result<String> {
+pub fn helm_template_text(
+    part: Part,
+    chart: &Path,
+    release: &str,
+    namespace: &str,
+    values: &[&str],
+    more: &[&str],
+) -> Result<String> {
     let mut helm = Helm::new(part)?;
     helm.command.args(["template", release]).arg(chart).args(["--namespace", namespace]).args(more);
     helm.values(values)?.run()
@@ -45,9 +58,20 @@ pub fn helm_lint(part: Part, chart: &Path, values: &[&str]) -> Result<String> {
 ///
 /// # Errors
 /// Helm or the API server refuses something.
-pub fn helm_install(part: Part, kube: &Kube, chart: &Path, release: &str, namespace: &str, values: &[&str]) -> Result<String> {
+pub fn helm_install(
+    part: Part,
+    kube: &Kube,
+    chart: &Path,
+    release: &str,
+    namespace: &str,
+    values: &[&str],
+) -> Result<String> {
     let mut helm = Helm::new(part)?;
-    helm.command.args(["upgrade", "--install", release]).arg(chart).args(["--namespace", namespace, "--create-namespace"]);
+    helm.command.args(["upgrade", "--install", release]).arg(chart).args([
+        "--namespace",
+        namespace,
+        "--create-namespace",
+    ]);
     helm.values(values)?.run_with(kube)
 }
 
@@ -95,12 +119,20 @@ impl Helm {
     }
 
     fn run(mut self) -> Result<String> {
-        let output = self.command.output().with_context(|| format!("cannot start {}", self.part))?;
+        let output =
+            self.command.output().with_context(|| format!("cannot start {}", self.part))?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         let arguments: Vec<_> = self.command.get_args().map(OsStr::to_string_lossy).collect();
         // helm lint says what is wrong on standard output.
         let words = || format!("{}\n{}", text(&output.stderr), text(&output.stdout));
-        ensure!(output.status.success(), "{} {}: {}: {}", self.part, arguments.join(" "), output.status, words());
+        ensure!(
+            output.status.success(),
+            "{} {}: {}: {}",
+            self.part,
+            arguments.join(" "),
+            output.status,
+            words()
+        );
         Ok(String::from_utf8(output.stdout)?)
     }
 
@@ -120,8 +152,11 @@ mod tests {
     /// A chart with one ConfigMap of its values.
     fn chart() -> TempDir {
         let chart = tempfile::tempdir().unwrap();
-        fs::write(chart.path().join("Chart.yaml"), "apiVersion: v2\nname: small\nversion: 0.1.0\nicon: https://example.org/i.svg\n")
-            .unwrap();
+        fs::write(
+            chart.path().join("Chart.yaml"),
+            "apiVersion: v2\nname: small\nversion: 0.1.0\nicon: https://example.org/i.svg\n",
+        )
+        .unwrap();
         fs::create_dir(chart.path().join("templates")).unwrap();
         let template = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: {{ .Release.Name }}, namespace: {{ .Release.Namespace }}}\n\
                         data: {who: {{ required \"who is needed\" .Values.who | quote }}}\n---\n# nothing\n";
@@ -135,11 +170,25 @@ mod tests {
     fn both_helms_render_and_lint_the_same() {
         let chart = chart();
         for part in [Part::Helm, Part::Helm3] {
-            let documents = helm_template(part, chart.path(), "atlas", "monitoring", &["who: you", "who: they"]).unwrap();
+            let documents = helm_template(
+                part,
+                chart.path(),
+                "atlas",
+                "monitoring",
+                &["who: you", "who: they"],
+            )
+            .unwrap();
             let metadata = json!({"name": "atlas", "namespace": "monitoring"});
-            assert_eq!(documents, [json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"who": "they"}})]);
+            assert_eq!(
+                documents,
+                [
+                    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"who": "they"}})
+                ]
+            );
             assert!(helm_lint(part, chart.path(), &[]).unwrap().contains("0 chart(s) failed"));
-            let error = helm_template(part, chart.path(), "atlas", "monitoring", &["who: ''"]).unwrap_err().to_string();
+            let error = helm_template(part, chart.path(), "atlas", "monitoring", &["who: ''"])
+                .unwrap_err()
+                .to_string();
             assert!(error.contains("who is needed"), "{part}: {error}");
         }
     }

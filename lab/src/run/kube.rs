@@ -83,13 +83,18 @@ impl Kube {
         let client = Client::new(host, address, &files.ca, files::ADMIN_TOKEN)?;
         let etcd = host.spawn("etcd", &programs::etcd(&data(host))?)?;
         // It waits for etcd by itself.
-        let mut api = host.spawn("kube-apiserver", &programs::api_server(host, address, &files)?)?;
+        let mut api =
+            host.spawn("kube-apiserver", &programs::api_server(host, address, &files)?)?;
         wait_api(&mut api, &client)?;
         client.make_node()?;
         // This one does not wait for long.
-        let mut controllers = host.spawn("kube-controller-manager", &programs::controller_manager(&files, pace)?)?;
+        let mut controllers =
+            host.spawn("kube-controller-manager", &programs::controller_manager(&files, pace)?)?;
         wait_controllers(&mut controllers, &client)?;
-        eprintln!("Kubernetes is ready on {address} after {:.1} s", started.elapsed().as_secs_f32());
+        eprintln!(
+            "Kubernetes is ready on {address} after {:.1} s",
+            started.elapsed().as_secs_f32()
+        );
         Ok(Self { controllers, api, etcd, host: host.clone(), files, client })
     }
 
@@ -170,7 +175,9 @@ impl Kube {
         self.etcd.kill()?;
         let data = data(&self.host);
         match fs::remove_dir_all(&data) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error).with_context(|| format!("cannot remove {}", data.display()))?,
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot remove {}", data.display()))?
+            }
             _ => {}
         }
         self.etcd.restart()?;
@@ -206,13 +213,17 @@ fn wait_api(api: &mut Proc, client: &Client) -> Result<()> {
 
 /// It has no health port; the first thing that its controllers do is this.
 fn wait_controllers(controllers: &mut Proc, client: &Client) -> Result<()> {
-    controllers.wait_until("the controllers work", START, || client.find(&default_service_account("default")).map(|found| found.map(drop)))
+    controllers.wait_until("the controllers work", START, || {
+        client.find(&default_service_account("default")).map(|found| found.map(drop))
+    })
 }
 
 /// A Pod without a ServiceAccount of its own needs its namespace's, which a controller makes.
 fn wait_default_service_account(client: &Client, namespace: &str) -> Result<()> {
     let path = default_service_account(namespace);
-    wait_until(&format!("{path} is there"), START, || client.find(&path).map(|found| found.map(drop)))
+    wait_until(&format!("{path} is there"), START, || {
+        client.find(&path).map(|found| found.map(drop))
+    })
 }
 
 fn default_service_account(namespace: &str) -> String {

@@ -98,7 +98,13 @@ impl Kubelet {
     ///
     /// # Errors
     /// The Pod is refused, names something that this imitation can't do, or a Secret that it mounts does not come.
-    pub fn run(kube: &Kube, host: &Host, deployment: &Value, pod_name: &str, program: &Path) -> Result<Pod> {
+    pub fn run(
+        kube: &Kube,
+        host: &Host,
+        deployment: &Value,
+        pod_name: &str,
+        program: &Path,
+    ) -> Result<Pod> {
         Self::run_with(kube, host, deployment, pod_name, program, &PodOptions::default())
     }
 
@@ -106,13 +112,30 @@ impl Kubelet {
     ///
     /// # Errors
     /// As [`Kubelet::run`].
-    pub fn run_with(kube: &Kube, host: &Host, deployment: &Value, pod_name: &str, program: &Path, options: &PodOptions) -> Result<Pod> {
-        run(kube.client(), host, deployment, pod_name, program, options).with_context(|| format!("the Pod {pod_name}"))
+    pub fn run_with(
+        kube: &Kube,
+        host: &Host,
+        deployment: &Value,
+        pod_name: &str,
+        program: &Path,
+        options: &PodOptions,
+    ) -> Result<Pod> {
+        run(kube.client(), host, deployment, pod_name, program, options)
+            .with_context(|| format!("the Pod {pod_name}"))
     }
 }
 
-fn run(client: &Client, host: &Host, deployment: &Value, name: &str, program: &Path, options: &PodOptions) -> Result<Pod> {
-    let namespace = deployment["metadata"]["namespace"].as_str().context("the Deployment names no metadata.namespace")?;
+fn run(
+    client: &Client,
+    host: &Host,
+    deployment: &Value,
+    name: &str,
+    program: &Path,
+    options: &PodOptions,
+) -> Result<Pod> {
+    let namespace = deployment["metadata"]["namespace"]
+        .as_str()
+        .context("the Deployment names no metadata.namespace")?;
     let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
     // One that a dropped `Pod` left.
     if client.find(&path)?.is_some() {
@@ -120,7 +143,10 @@ fn run(client: &Client, host: &Host, deployment: &Value, name: &str, program: &P
         client.wait_gone(&path, PATIENCE)?;
     }
     let pod = client.pod_of_template(namespace, name, &deployment["spec"]["template"])?;
-    ensure!(pod["spec"]["initContainers"].is_null(), "this imitation of a kubelet runs no init containers");
+    ensure!(
+        pod["spec"]["initContainers"].is_null(),
+        "this imitation of a kubelet runs no init containers"
+    );
     let container = &pod["spec"]["containers"][0];
     let ip = options.ip.unwrap_or(host.ip().into());
 
@@ -132,8 +158,10 @@ fn run(client: &Client, host: &Host, deployment: &Value, name: &str, program: &P
     }
 
     let api = client.address();
-    let service =
-        [("KUBERNETES_SERVICE_HOST".to_owned(), api.ip().to_string()), ("KUBERNETES_SERVICE_PORT".into(), api.port().to_string())];
+    let service = [
+        ("KUBERNETES_SERVICE_HOST".to_owned(), api.ip().to_string()),
+        ("KUBERNETES_SERVICE_PORT".into(), api.port().to_string()),
+    ];
     let mut env = spec::env(&pod, container, ip, service)?;
     env.extend(options.env.iter().cloned());
     let arguments = spec::arguments(container, &env);
@@ -154,12 +182,16 @@ fn run(client: &Client, host: &Host, deployment: &Value, name: &str, program: &P
         ended: AtomicBool::new(false),
     });
     shared.report()?;
-    let mounted = volumes.iter().map(|volume| (volume.mount_path.clone(), volume.directory.clone())).collect();
+    let mounted = volumes
+        .iter()
+        .map(|volume| (volume.mount_path.clone(), volume.directory.clone()))
+        .collect();
     let thread = thread::spawn({
         let shared = Arc::clone(&shared);
         move || shared.keep(&mut volumes)
     });
-    let grace = Duration::from_secs(pod["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap_or(30));
+    let grace =
+        Duration::from_secs(pod["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap_or(30));
     Ok(Pod { process, shared, state, volumes: mounted, grace, thread: Some(thread) })
 }
 
@@ -175,7 +207,9 @@ impl Shared {
     /// Tells the API whether it is ready, if that is news.
     fn report(&self) -> Result<()> {
         let mut readiness = self.readiness();
-        let ready = readiness.forced.unwrap_or_else(|| readiness.alive && self.host.within(|| Ok(self.probe.succeeds())).unwrap_or(false));
+        let ready = readiness.forced.unwrap_or_else(|| {
+            readiness.alive && self.host.within(|| Ok(self.probe.succeeds())).unwrap_or(false)
+        });
         if readiness.reported != Some(ready) {
             self.client.report_pod(&self.namespace, &self.name, self.ip, ready)?;
             readiness.reported = Some(ready);
@@ -216,7 +250,10 @@ impl Pod {
 
     /// Where the test itself sees what is mounted at `mount_path`, in the container.
     pub fn volume(&self, mount_path: &str) -> Option<&Path> {
-        self.volumes.iter().find(|(at, _)| at == Path::new(mount_path)).map(|(_, directory)| directory.as_path())
+        self.volumes
+            .iter()
+            .find(|(at, _)| at == Path::new(mount_path))
+            .map(|(_, directory)| directory.as_path())
     }
 
     /// Waits until the API says that it is ready.
@@ -225,7 +262,9 @@ impl Pod {
     /// It isn't in time, or the process ended.
     pub fn wait_ready(&mut self, timeout: Duration) -> Result<()> {
         let shared = &self.shared;
-        self.process.wait_until("the Pod is ready", timeout, || Ok((shared.readiness().reported == Some(true)).then_some(())))
+        self.process.wait_until("the Pod is ready", timeout, || {
+            Ok((shared.readiness().reported == Some(true)).then_some(()))
+        })
     }
 
     /// Reports it as ready or not, whatever its probe says, until [`Pod::follow_probe`].

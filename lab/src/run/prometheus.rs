@@ -56,7 +56,9 @@ impl PrometheusOptions {
 
     /// The configuration file. Strings are quoted as JSON, which is YAML.
     fn config(&self, rules: Option<&Path>) -> String {
-        let mut text = String::from("global:\n  scrape_interval: 1s\n  scrape_timeout: 1s\n  evaluation_interval: 1s\n");
+        let mut text = String::from(
+            "global:\n  scrape_interval: 1s\n  scrape_timeout: 1s\n  evaluation_interval: 1s\n",
+        );
         let external_labels = serde_json::json!(self.external_labels);
         let rule_files = serde_json::json!(rules.into_iter().collect::<Vec<_>>());
         let own_job = serde_json::json!({
@@ -91,7 +93,8 @@ impl Prometheus {
         let config = write_config(host, name, options)?;
         let mut command = Command::new(bin);
         command.arg(format!("--config.file={}", config.display()));
-        command.arg(format!("--storage.tsdb.path={}", host.dir().join(name).join("data").display()));
+        command
+            .arg(format!("--storage.tsdb.path={}", host.dir().join(name).join("data").display()));
         command.arg(format!("--web.listen-address={}", options.listen));
         command.args([
             // A sidecar wants equal block durations; nothing here lives for two hours.
@@ -133,7 +136,11 @@ impl Prometheus {
     /// An instant query; the answer is `data.result`.
     pub fn query(&self, promql: &str) -> Result<Value> {
         let body = format!("query={}", super::percent_encoded(promql));
-        let answer = self.web.post("/api/v1/query", "application/x-www-form-urlencoded", body.into_bytes())?;
+        let answer = self.web.post(
+            "/api/v1/query",
+            "application/x-www-form-urlencoded",
+            body.into_bytes(),
+        )?;
         let mut json: Value = answer.ok()?.json()?;
         Ok(json["data"]["result"].take())
     }
@@ -142,7 +149,10 @@ impl Prometheus {
     pub fn reload(&mut self, options: &PrometheusOptions) -> Result<()> {
         write_config(&self.host, &self.name, options)?;
         let answer = self.web.post("/-/reload", "text/plain", Vec::new())?;
-        answer.ok().map(drop).with_context(|| format!("{} does not take its new configuration", self.name))
+        answer
+            .ok()
+            .map(drop)
+            .with_context(|| format!("{} does not take its new configuration", self.name))
     }
 
     /// Writes other rules in the place of those it was started with, and has them read.
@@ -159,8 +169,11 @@ impl Prometheus {
 
     /// The Alertmanagers it sends to at present, as URLs.
     pub fn active_alertmanagers(&self) -> Result<Vec<String>> {
-        let json: Value = self.web.get("/api/v1/alertmanagers", Duration::from_secs(5))?.ok()?.json()?;
-        let active = json["data"]["activeAlertmanagers"].as_array().context("no list of active Alertmanagers")?;
+        let json: Value =
+            self.web.get("/api/v1/alertmanagers", Duration::from_secs(5))?.ok()?.json()?;
+        let active = json["data"]["activeAlertmanagers"]
+            .as_array()
+            .context("no list of active Alertmanagers")?;
         Ok(active.iter().filter_map(|one| one["url"].as_str().map(str::to_owned)).collect())
     }
 }
@@ -173,6 +186,10 @@ fn local_assets(bin: &Path) -> Option<PathBuf> {
 }
 
 fn write_config(host: &Host, name: &str, options: &PrometheusOptions) -> Result<PathBuf> {
-    let rules = options.rules.as_ref().map(|rules| host.write(&format!("{name}/rules.yml"), rules)).transpose()?;
+    let rules = options
+        .rules
+        .as_ref()
+        .map(|rules| host.write(&format!("{name}/rules.yml"), rules))
+        .transpose()?;
     host.write(&format!("{name}/prometheus.yml"), options.config(rules.as_deref()))
 }

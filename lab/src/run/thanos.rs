@@ -50,7 +50,12 @@ impl Sidecar {
         command.arg(format!("--tsdb.path={}", data.display()));
         command.args(&options.extra);
         let process = host.spawn(name, &command)?;
-        Ok(Self { process, grpc: options.grpc, http: options.http, web: Web::new(host, options.http, "") })
+        Ok(Self {
+            process,
+            grpc: options.grpc,
+            http: options.http,
+            web: Web::new(host, options.http, ""),
+        })
     }
 
     /// Waits for `/-/ready`: its Prometheus has been asked for its labels.
@@ -85,7 +90,11 @@ pub struct QueryOptions {
 }
 
 impl QueryOptions {
-    pub fn new(grpc: SocketAddr, http: SocketAddr, endpoints: impl IntoIterator<Item = Endpoints>) -> Self {
+    pub fn new(
+        grpc: SocketAddr,
+        http: SocketAddr,
+        endpoints: impl IntoIterator<Item = Endpoints>,
+    ) -> Self {
         Self {
             grpc,
             http,
@@ -138,16 +147,27 @@ impl Query {
     /// Starts Thanos's `bin` on `host`, with partial responses on. `name` is its log's.
     pub fn start(host: &Host, name: &str, bin: &Path, options: &QueryOptions) -> Result<Self> {
         let mut command = thanos(bin, "query", options.grpc, options.http);
-        command.args(["--query.partial-response", "--endpoint.sd-config-reload-interval=1s", "--store.sd-dns-interval=1s"]);
+        command.args([
+            "--query.partial-response",
+            "--endpoint.sd-config-reload-interval=1s",
+            "--store.sd-dns-interval=1s",
+        ]);
         for endpoints in &options.endpoints {
             match endpoints {
-                Endpoints::File(file) => command.arg(format!("--endpoint.sd-config-file={}", file.display())),
+                Endpoints::File(file) => {
+                    command.arg(format!("--endpoint.sd-config-file={}", file.display()))
+                }
                 Endpoints::Address(address) => command.arg(format!("--endpoint={address}")),
             };
         }
-        command.args(options.replica_labels.iter().map(|label| format!("--query.replica-label={label}")));
+        command.args(
+            options.replica_labels.iter().map(|label| format!("--query.replica-label={label}")),
+        );
         if let Some(prefix) = &options.prefix {
-            command.args([format!("--web.route-prefix={prefix}"), format!("--web.external-prefix={prefix}")]);
+            command.args([
+                format!("--web.route-prefix={prefix}"),
+                format!("--web.external-prefix={prefix}"),
+            ]);
         }
         command.args(&options.extra).envs(options.env.iter().map(|(key, value)| (key, value)));
         let process = host.spawn(name, &command)?;
@@ -204,8 +224,11 @@ impl Query {
 fn stores(web: &Web) -> Result<Vec<StoreInfo>> {
     let json: Value = web.get("/api/v1/stores", crate::http::TIMEOUT)?.ok()?.json()?;
     let kinds = json["data"].as_object().into_iter().flatten();
-    let mut stores: Vec<StoreInfo> =
-        kinds.flat_map(|(kind, stores)| stores.as_array().into_iter().flatten().map(move |store| store_info(kind, store))).collect();
+    let mut stores: Vec<StoreInfo> = kinds
+        .flat_map(|(kind, stores)| {
+            stores.as_array().into_iter().flatten().map(move |store| store_info(kind, store))
+        })
+        .collect();
     stores.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(stores)
 }
@@ -213,7 +236,11 @@ fn stores(web: &Web) -> Result<Vec<StoreInfo>> {
 fn store_info(kind: &str, store: &Value) -> StoreInfo {
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let label_set = |set: &Value| -> BTreeMap<String, String> {
-        set.as_object().into_iter().flatten().map(|(name, value)| (name.clone(), text(value))).collect()
+        set.as_object()
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| (name.clone(), text(value)))
+            .collect()
     };
     StoreInfo {
         kind: kind.to_owned(),

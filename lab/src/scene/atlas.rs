@@ -79,7 +79,8 @@ impl Atlas {
     /// # Errors
     /// The command fails, but for "something is rejected".
     pub fn status(&self) -> Result<Value> {
-        serde_json::from_str(&self.command(&["status", "-o", "json"])?).context("atlas status printed no JSON")
+        serde_json::from_str(&self.command(&["status", "-o", "json"])?)
+            .context("atlas status printed no JSON")
     }
 
     /// Runs another command of Atlas on the same state directory; returns what it prints.
@@ -87,9 +88,17 @@ impl Atlas {
     /// # Errors
     /// Exit codes other than 0 (done) and 3 (done, something is rejected).
     pub fn command(&self, arguments: &[&str]) -> Result<String> {
-        let output = Command::new(&self.options.program).args(arguments).arg("--state").arg(&self.options.state).output()?;
+        let output = Command::new(&self.options.program)
+            .args(arguments)
+            .arg("--state")
+            .arg(&self.options.state)
+            .output()?;
         let code = output.status.code();
-        ensure!(matches!(code, Some(0 | 3)), "atlas {arguments:?} ended with {code:?}: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            matches!(code, Some(0 | 3)),
+            "atlas {arguments:?} ended with {code:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
@@ -110,7 +119,9 @@ impl Atlas {
     pub fn write_manifest(&self, name: &str, text: &str) -> Result<()> {
         let path = self.options.from.join(name);
         let half = self.options.from.join(format!(".{name}.new"));
-        std::fs::write(&half, text).and_then(|()| std::fs::rename(&half, &path)).with_context(|| format!("cannot write {}", path.display()))
+        std::fs::write(&half, text)
+            .and_then(|()| std::fs::rename(&half, &path))
+            .with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Removes a manifest.

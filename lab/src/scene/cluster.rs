@@ -10,7 +10,8 @@ use super::{Hub, Place, program, wait_status};
 use crate::http::{self, Response};
 use crate::parts::Part;
 use crate::run::{
-    Alertmanager, AlertmanagerOptions, CoreDns, Envoy, EnvoyOptions, Prometheus, PrometheusOptions, Sidecar, SidecarOptions, labels,
+    Alertmanager, AlertmanagerOptions, CoreDns, Envoy, EnvoyOptions, Prometheus, PrometheusOptions,
+    Sidecar, SidecarOptions, labels,
 };
 use crate::world::Host;
 
@@ -78,7 +79,10 @@ pub struct Cluster {
 pub fn demo_names(place: &Place, name: &str) -> Vec<(IpAddr, String)> {
     let pods = (0..2).flat_map(|n| {
         let ip = place.programs[n];
-        [(ip, format!("prometheus-k8s-{n}.prometheus.{name}.demo")), (ip, format!("prometheus.{name}.demo"))]
+        [
+            (ip, format!("prometheus-k8s-{n}.prometheus.{name}.demo")),
+            (ip, format!("prometheus.{name}.demo")),
+        ]
     });
     pods.chain([(place.programs[2], format!("alertmanager.{name}.demo"))]).collect()
 }
@@ -103,15 +107,25 @@ impl Cluster {
         }
         let alerting = Value::from(alerting);
         let web_url = |path: &str| hub.web_url(path);
-        let Programs { prometheus, mut sidecars, mut alertmanager } =
-            Programs::start(&place, name, (options.prometheus, options.alertmanager), options.replicas, &alerting, web_url)?;
-        hub.atlas.write_manifest(&format!("{name}.yaml"), &manifest(&place, &options).to_string())?;
+        let Programs { prometheus, mut sidecars, mut alertmanager } = Programs::start(
+            &place,
+            name,
+            (options.prometheus, options.alertmanager),
+            options.replicas,
+            &alerting,
+            web_url,
+        )?;
+        hub.atlas
+            .write_manifest(&format!("{name}.yaml"), &manifest(&place, &options).to_string())?;
         wait_status(&hub.atlas, "the cluster in Atlas's status", |status| {
-            status["clusters"].as_array().is_some_and(|clusters| clusters.iter().any(|cluster| cluster["name"] == name))
+            status["clusters"]
+                .as_array()
+                .is_some_and(|clusters| clusters.iter().any(|cluster| cluster["name"] == name))
         })?;
         hub.resolve_stores()?;
         let envoy = EnvoyOptions::new(carry(&hub.atlas, &place.host, name)?, admin(&place));
-        let mut envoy = Envoy::start(&place.host, &format!("{name}-envoy"), &program(options.envoy)?, &envoy)?;
+        let mut envoy =
+            Envoy::start(&place.host, &format!("{name}-envoy"), &program(options.envoy)?, &envoy)?;
         envoy.wait_live()?;
         alertmanager.wait_ready()?;
         for sidecar in &mut sidecars {
@@ -136,7 +150,12 @@ impl Cluster {
 /// `atlas bootstrap` fails.
 fn carry(atlas: &super::Atlas, host: &Host, name: &str) -> Result<std::path::PathBuf> {
     let out = host.dir().join(format!("envoy-{name}"));
-    let path = atlas.command(&["bootstrap", name, "--out", out.to_str().context("a directory's name is UTF-8")?])?;
+    let path = atlas.command(&[
+        "bootstrap",
+        name,
+        "--out",
+        out.to_str().context("a directory's name is UTF-8")?,
+    ])?;
     Ok(path.trim().into())
 }
 
@@ -164,41 +183,82 @@ impl Programs {
     ) -> Result<Self> {
         // The replicas' alerts must be equal, or each arrives once per replica; the operator writes the same.
         let relabel = json!([{"regex": "prometheus_replica", "action": "labeldrop"}]);
-        let alerting = json!({"alert_relabel_configs": relabel, "alertmanagers": alertmanagers}).to_string();
+        let alerting =
+            json!({"alert_relabel_configs": relabel, "alertmanagers": alertmanagers}).to_string();
         let mut prometheus = Vec::new();
         for n in 0..replicas {
             let replica = format!("prometheus-{n}");
             let options = PrometheusOptions {
-                external_labels: labels([("cluster", name), ("prometheus_replica", replica.as_str())]),
+                external_labels: labels([
+                    ("cluster", name),
+                    ("prometheus_replica", replica.as_str()),
+                ]),
                 external_url: Some(web_url(&format!("/prom/{name}"))),
                 route_prefix: Some("/".into()),
                 alerting: Some(alerting.clone()),
                 rules: Some(rules()),
                 ..PrometheusOptions::new(SocketAddr::new(place.programs[n], 9090))
             };
-            prometheus.push(Prometheus::start(&place.host, &format!("{name}-prometheus-{n}"), &program(parts.0)?, &options)?);
+            prometheus.push(Prometheus::start(
+                &place.host,
+                &format!("{name}-prometheus-{n}"),
+                &program(parts.0)?,
+                &options,
+            )?);
         }
         let external_url = Some(web_url(&format!("/alertmanager/{name}")));
         let listen = SocketAddr::new(alertmanager_ip(place), 9093);
-        let options = AlertmanagerOptions { external_url, route_prefix: Some("/".into()), ..AlertmanagerOptions::new(listen) };
-        let alertmanager = Alertmanager::start(&place.host, &format!("{name}-alertmanager"), &program(parts.1)?, &options)?;
+        let options = AlertmanagerOptions {
+            external_url,
+            route_prefix: Some("/".into()),
+            ..AlertmanagerOptions::new(listen)
+        };
+        let alertmanager = Alertmanager::start(
+            &place.host,
+            &format!("{name}-alertmanager"),
+            &program(parts.1)?,
+            &options,
+        )?;
         let mut sidecars = Vec::new();
         for (n, server) in prometheus.iter_mut().enumerate() {
             // A sidecar that starts before its Prometheus tries again only after 30 s.
             server.wait_ready()?;
             let ip = place.programs[n];
-            let sidecar = SidecarOptions::new(SocketAddr::new(ip, 10901), SocketAddr::new(ip, 10902), server.url());
-            sidecars.push(Sidecar::start(&place.host, &format!("{name}-sidecar-{n}"), &program(Part::Thanos)?, &sidecar)?);
+            let sidecar = SidecarOptions::new(
+                SocketAddr::new(ip, 10901),
+                SocketAddr::new(ip, 10902),
+                server.url(),
+            );
+            sidecars.push(Sidecar::start(
+                &place.host,
+                &format!("{name}-sidecar-{n}"),
+                &program(Part::Thanos)?,
+                &sidecar,
+            )?);
         }
         Ok(Self { prometheus, sidecars, alertmanager })
     }
 }
 
 /// The names that kube-prometheus-stack's services and pods have in `namespace` of a cluster with this DNS domain.
-pub(super) fn names(place: &Place, replicas: usize, namespace: &str, domain: &str) -> Vec<(IpAddr, String)> {
+pub(super) fn names(
+    place: &Place,
+    replicas: usize,
+    namespace: &str,
+    domain: &str,
+) -> Vec<(IpAddr, String)> {
     let operated = format!("prometheus-operated.{namespace}.svc.{domain}");
-    let pods = (0..replicas).flat_map(|n| [(place.programs[n], operated.clone()), (place.programs[n], format!("{POD}-{n}.{operated}"))]);
-    pods.chain([(alertmanager_ip(place), format!("alertmanager-operated.{namespace}.svc.{domain}"))]).collect()
+    let pods = (0..replicas).flat_map(|n| {
+        [
+            (place.programs[n], operated.clone()),
+            (place.programs[n], format!("{POD}-{n}.{operated}")),
+        ]
+    });
+    pods.chain([(
+        alertmanager_ip(place),
+        format!("alertmanager-operated.{namespace}.svc.{domain}"),
+    )])
+    .collect()
 }
 
 fn alertmanager_ip(place: &Place) -> IpAddr {
@@ -247,7 +307,8 @@ fn own_dns(place: &Place, replicas: usize) -> Result<CoreDns> {
     let names = names(place, replicas, "monitoring", "cluster.local");
     let listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 53);
     let corefile = CoreDns::corefile(listen, names.iter().map(|(ip, name)| (*ip, name.as_str())));
-    let mut dns = CoreDns::start(&place.host, "coredns", &program(Part::CoreDns)?, listen, &corefile)?;
+    let mut dns =
+        CoreDns::start(&place.host, "coredns", &program(Part::CoreDns)?, listen, &corefile)?;
     dns.wait_ready()?;
     place.host.write_resolv_conf("nameserver 127.0.0.1\n")?;
     Ok(dns)

@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use super::{Atlas, AtlasOptions, Place, program, wait_status};
 use crate::http::{self, Response};
 use crate::parts::Part;
-use crate::run::{Alertmanager, AlertmanagerOptions, Endpoints, Envoy, EnvoyOptions, Query, QueryOptions};
+use crate::run::{
+    Alertmanager, AlertmanagerOptions, Endpoints, Envoy, EnvoyOptions, Query, QueryOptions,
+};
 
 /// What may differ from hub to hub.
 #[derive(Clone, Debug)]
@@ -27,7 +29,12 @@ pub struct HubOptions {
 impl HubOptions {
     /// The newest Envoy, no further arguments.
     pub fn new(atlas: &Path) -> Self {
-        Self { atlas: atlas.to_owned(), atlas_extra: Vec::new(), envoy: Part::Envoy, write_hosts: true }
+        Self {
+            atlas: atlas.to_owned(),
+            atlas_extra: Vec::new(),
+            envoy: Part::Envoy,
+            write_hosts: true,
+        }
     }
 }
 
@@ -80,7 +87,10 @@ impl Hub {
             )?);
         }
         std::fs::write(from.join("alertmanagers.json"), alertmanager_slice(&place.programs[1..3]))?;
-        let mut extra = vec![format!("--hub-address={}", place.envoy), format!("--hub-store-address={}", place.envoy)];
+        let mut extra = vec![
+            format!("--hub-address={}", place.envoy),
+            format!("--hub-store-address={}", place.envoy),
+        ];
         if let Some(bind) = place.bind {
             extra.push(format!("--bind-address={bind}"));
         }
@@ -90,13 +100,21 @@ impl Hub {
             extra.push(format!("--atlas-address={listen}"));
         }
         let state = host.dir().join("state");
-        let atlas = Atlas::start(host, "atlas", AtlasOptions { program: options.atlas, from, state, listen, extra })?;
+        let atlas = Atlas::start(
+            host,
+            "atlas",
+            AtlasOptions { program: options.atlas, from, state, listen, extra },
+        )?;
         let envoy = EnvoyOptions::new(atlas.bootstrap("hub"), admin(&place));
         let mut envoy = Envoy::start(host, "hub-envoy", &program(options.envoy)?, &envoy)?;
         envoy.wait_live()?;
-        let (grpc, web) = (SocketAddr::new(place.programs[0], 10911), SocketAddr::new(place.programs[0], 10902));
+        let (grpc, web) =
+            (SocketAddr::new(place.programs[0], 10911), SocketAddr::new(place.programs[0], 10902));
         let endpoints = [Endpoints::File(atlas.options.state.join("endpoints.yaml"))];
-        let query = QueryOptions { replica_labels: vec!["prometheus_replica".into()], ..QueryOptions::new(grpc, web, endpoints) };
+        let query = QueryOptions {
+            replica_labels: vec!["prometheus_replica".into()],
+            ..QueryOptions::new(grpc, web, endpoints)
+        };
         let mut query = Query::start(host, "thanos-query", &program(Part::Thanos)?, &query)?;
         query.wait_ready()?;
         for alertmanager in &mut alertmanagers {
@@ -114,7 +132,8 @@ impl Hub {
             return Ok(());
         }
         let text = std::fs::read_to_string(self.atlas.options.state.join("endpoints.yaml"))?;
-        let names = text.lines().filter_map(|line| line.strip_prefix("- address: ")?.split(':').next());
+        let names =
+            text.lines().filter_map(|line| line.strip_prefix("- address: ")?.split(':').next());
         self.place.host.write_hosts(names.map(|name| (self.place.envoy, name)))
     }
 
@@ -124,7 +143,9 @@ impl Hub {
     /// It takes too long; the status is in the error.
     pub fn wait_synced<'a>(&self, clusters: impl IntoIterator<Item = &'a str>) -> Result<()> {
         let nodes: Vec<&str> = clusters.into_iter().chain(["hub"]).collect();
-        wait_status(&self.atlas, "every Envoy in sync", |status| nodes.iter().all(|node| synced([status], node)))
+        wait_status(&self.atlas, "every Envoy in sync", |status| {
+            nodes.iter().all(|node| synced([status], node))
+        })
     }
 
     /// `GET` on the hub's web port, as a browser would.
@@ -151,11 +172,16 @@ pub(super) fn admin(place: &Place) -> SocketAddr {
 /// Atlas.
 pub(super) fn synced<'a>(statuses: impl IntoIterator<Item = &'a Value>, node: &str) -> bool {
     let nodes = statuses.into_iter().filter_map(|status| status["nodes"].as_array()).flatten();
-    let instances = nodes.filter(|entry| entry["node"] == node).filter_map(|entry| entry["instances"].as_array()).flatten();
+    let instances = nodes
+        .filter(|entry| entry["node"] == node)
+        .filter_map(|entry| entry["instances"].as_array())
+        .flatten();
     let mut instances = instances.peekable();
     let in_sync = |instance: &Value| {
         let types = instance["types"].as_object();
-        types.is_some_and(|types| types.contains_key("RDS") && types.values().all(|of_type| of_type["state"] == "SYNCED"))
+        types.is_some_and(|types| {
+            types.contains_key("RDS") && types.values().all(|of_type| of_type["state"] == "SYNCED")
+        })
     };
     instances.peek().is_some() && instances.all(in_sync)
 }

@@ -67,7 +67,14 @@ impl KubeOptions {
     /// Names as they are by default, Atlas's own DNS, the SD file.
     pub fn new(atlas: &Path) -> Self {
         let (namespace, domain) = ("monitoring".into(), "cluster.local".into());
-        Self { atlas: atlas.to_owned(), namespace, domain, zone: Zone::Atlas, stores: Stores::File, by_commands: false }
+        Self {
+            atlas: atlas.to_owned(),
+            namespace,
+            domain,
+            zone: Zone::Atlas,
+            stores: Stores::File,
+            by_commands: false,
+        }
     }
 }
 
@@ -87,7 +94,10 @@ impl KubeScene {
     /// What didn't start.
     pub fn start(world: &World, options: KubeOptions) -> Result<Self> {
         let hub = KubeHub::start(world, options)?;
-        let clusters = ["tokyo", "paris"].into_iter().map(|name| KubeCluster::start(world, &hub, name, 2)).collect::<Result<_>>()?;
+        let clusters = ["tokyo", "paris"]
+            .into_iter()
+            .map(|name| KubeCluster::start(world, &hub, name, 2))
+            .collect::<Result<_>>()?;
         let mut scene = Self { clusters, hub };
         scene.wait_connected()?;
         Ok(scene)
@@ -108,7 +118,10 @@ impl KubeScene {
     /// # Panics
     /// There is none.
     pub fn cluster(&mut self, name: &str) -> &mut KubeCluster {
-        self.clusters.iter_mut().find(|cluster| cluster.name == name).expect("a cluster of this name")
+        self.clusters
+            .iter_mut()
+            .find(|cluster| cluster.name == name)
+            .expect("a cluster of this name")
     }
 }
 
@@ -116,7 +129,13 @@ impl KubeScene {
 ///
 /// # Errors
 /// Helm or the API server refuses something.
-pub fn install(kube: &Kube, chart: &str, release: &str, namespace: &str, values: &[&str]) -> Result<()> {
+pub fn install(
+    kube: &Kube,
+    chart: &str,
+    release: &str,
+    namespace: &str,
+    values: &[&str],
+) -> Result<()> {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts").join(chart);
     helm_install(Part::Helm, kube, &chart, release, namespace, values).map(drop)
 }
@@ -126,7 +145,12 @@ pub fn install(kube: &Kube, chart: &str, release: &str, namespace: &str, values:
 ///
 /// # Errors
 /// Helm refuses something.
-pub fn rendered(chart: &str, release: &str, namespace: &str, values: &[&str]) -> Result<Vec<Value>> {
+pub fn rendered(
+    chart: &str,
+    release: &str,
+    namespace: &str,
+    values: &[&str],
+) -> Result<Vec<Value>> {
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts").join(chart);
     let mut objects = helm_template(Part::Helm, &chart, release, namespace, values)?;
     objects.retain(|object| object["metadata"]["annotations"]["helm.sh/hook"].is_null());
@@ -135,6 +159,7 @@ pub fn rendered(chart: &str, release: &str, namespace: &str, values: &[&str]) ->
 
 /// A rendered Deployment by name.
 fn deployment<'a>(objects: &'a [Value], name: &str) -> Result<&'a Value> {
-    let is_it = |object: &&Value| object["kind"] == "Deployment" && object["metadata"]["name"] == name;
+    let is_it =
+        |object: &&Value| object["kind"] == "Deployment" && object["metadata"]["name"] == name;
     objects.iter().find(is_it).ok_or_else(|| anyhow::anyhow!("the chart has no Deployment {name}"))
 }

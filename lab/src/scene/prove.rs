@@ -78,7 +78,10 @@ impl Whole for KubeScene {
     }
 
     fn clusters(&self) -> Vec<(String, usize)> {
-        self.clusters.iter().map(|cluster| (cluster.name.clone(), cluster.programs.sidecars.len())).collect()
+        self.clusters
+            .iter()
+            .map(|cluster| (cluster.name.clone(), cluster.programs.sidecars.len()))
+            .collect()
     }
 }
 
@@ -87,7 +90,8 @@ impl Whole for KubeScene {
 /// # Errors
 /// A store is missing, or answers with another's labels.
 pub fn stores(scene: &mut impl Whole) -> Result<String> {
-    let wanted: Vec<(String, String, String)> = scene.clusters().into_iter().flat_map(wanted_stores).collect();
+    let wanted: Vec<(String, String, String)> =
+        scene.clusters().into_iter().flat_map(wanted_stores).collect();
     let query = scene.hub().query();
     let lines = wait_until("every store with its own labels", PROOF, || {
         let stores = query.stores()?;
@@ -98,18 +102,26 @@ pub fn stores(scene: &mut impl Whole) -> Result<String> {
             ensure!(store.last_error.is_none(), "{name}: {:?}", store.last_error);
             let labels = store.labels.first().cloned().unwrap_or_default();
             ensure!(
-                labels.get("cluster") == Some(cluster) && labels.get("prometheus_replica") == Some(replica),
+                labels.get("cluster") == Some(cluster)
+                    && labels.get("prometheus_replica") == Some(replica),
                 "{name} answers with {labels:?}"
             );
             lines.push(format!("    {name}: {labels:?}"));
         }
         Ok(Some(lines))
     })?;
-    Ok(format!("Thanos Query reaches {} of {} stores, each exactly:\n{}", lines.len(), wanted.len(), lines.join("\n")))
+    Ok(format!(
+        "Thanos Query reaches {} of {} stores, each exactly:\n{}",
+        lines.len(),
+        wanted.len(),
+        lines.join("\n")
+    ))
 }
 
 fn wanted_stores((name, stores): (String, usize)) -> Vec<(String, String, String)> {
-    (0..stores).map(|n| (format!("{name}-thanos-sidecar{n}"), name.clone(), format!("prometheus-{n}"))).collect()
+    (0..stores)
+        .map(|n| (format!("{name}-thanos-sidecar{n}"), name.clone(), format!("prometheus-{n}")))
+        .collect()
 }
 
 /// One PromQL query answers for every cluster.
@@ -138,7 +150,11 @@ pub fn alert(hub: &impl Centre, cluster: &str) -> Result<String> {
     wait_until("the alert at every Alertmanager of the hub", PROOF, || {
         for (n, alertmanager) in hub.alertmanagers().iter().enumerate() {
             let alerts = alertmanager.alerts()?;
-            ensure!(alerts.iter().any(|alert| alert["labels"]["cluster"] == cluster), "Alertmanager {n} has {}", json!(alerts));
+            ensure!(
+                alerts.iter().any(|alert| alert["labels"]["cluster"] == cluster),
+                "Alertmanager {n} has {}",
+                json!(alerts)
+            );
         }
         Ok(Some(()))
     })?;
@@ -150,7 +166,11 @@ pub fn alert(hub: &impl Centre, cluster: &str) -> Result<String> {
 /// # Errors
 /// One doesn't.
 pub fn web(hub: &impl Centre, cluster: &str) -> Result<String> {
-    for path in [format!("/prom/{cluster}/-/healthy"), format!("/alertmanager/{cluster}/-/healthy"), format!("/alertmanager/{cluster}/")] {
+    for path in [
+        format!("/prom/{cluster}/-/healthy"),
+        format!("/alertmanager/{cluster}/-/healthy"),
+        format!("/alertmanager/{cluster}/"),
+    ] {
         wait_until("a web UI through the hub", PROOF, || {
             let answer = hub.web(&path)?;
             ensure!(answer.status == 200, "{path} answers {}: {}", answer.status, answer.text());

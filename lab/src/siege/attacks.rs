@@ -10,5 +10,11 @@ mod slow;
 use super::Attack;
 
 /// Every attack.
-pub(super) const ALL: &[&[Attack]] =
-    &[connections::ATTACKS, requests::ATTACKS, names::ATTACKS, slow::ATTACKS, http2::ATTACKS, faults::ATTACKS];
+pub(super) const ALL: &[&[Attack]] = &[
+    connections::ATTACKS,
+    requests::ATTACKS,
+    names::ATTACKS,
+    slow::ATTACKS,
+    http2::ATTACKS,
+    faults::ATTACKS,
+];

@@ -37,13 +37,19 @@ const MESSAGE: usize = 256 << 10;
 /// Starts it in the network of a host, until this process ends.
 pub(super) fn start(host: &Host, at: SocketAddr) -> Result<()> {
     let listener = host.within(|| {
-        let listener = std::net::TcpListener::bind(at).with_context(|| format!("cannot listen at {at}"))?;
+        let listener =
+            std::net::TcpListener::bind(at).with_context(|| format!("cannot listen at {at}"))?;
         listener.set_nonblocking(true)?;
         Ok(listener)
     })?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot make a runtime")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot make a runtime")?;
     // Outside of the host's network: an accepted connection is of the listener's.
-    thread::Builder::new().name("siege-backend".into()).spawn(move || runtime.block_on(serve(listener)))?;
+    thread::Builder::new()
+        .name("siege-backend".into())
+        .spawn(move || runtime.block_on(serve(listener)))?;
     Ok(())
 }
 
@@ -89,7 +95,9 @@ async fn call(request: Request<RecvStream>, mut answer: SendResponse<Bytes>) -> 
         while !message.is_empty() {
             // As much as the reader takes: what is buffered then is buffered on the way.
             body.reserve_capacity(message.len());
-            let room = std::future::poll_fn(|context| body.poll_capacity(context)).await.context("the reader is gone")??;
+            let room = std::future::poll_fn(|context| body.poll_capacity(context))
+                .await
+                .context("the reader is gone")??;
             body.send_data(message.split_to(room.min(message.len())), false)?;
         }
     }

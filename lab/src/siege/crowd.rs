@@ -74,15 +74,23 @@ where
     V: Fn(Arc<Visitor>) -> F + Send + Sync + 'static,
     F: Future<Output = Result<()>> + Send,
 {
-    let (until, counts, visit) = (Instant::from_std(until), Arc::new(Counts::default()), Arc::new(visit));
+    let (until, counts, visit) =
+        (Instant::from_std(until), Arc::new(Counts::default()), Arc::new(visit));
     let connecting = Arc::new(Semaphore::new(AT_ONCE));
     let mut all = JoinSet::new();
     for number in 0..size {
-        let (counts, visit, connecting) = (Arc::clone(&counts), Arc::clone(&visit), Arc::clone(&connecting));
+        let (counts, visit, connecting) =
+            (Arc::clone(&counts), Arc::clone(&visit), Arc::clone(&connecting));
         all.spawn(async move {
             loop {
                 let (counts, connecting) = (Arc::clone(&counts), Arc::clone(&connecting));
-                let visitor = Arc::new(Visitor { number, counts, connecting, until, opened: AtomicU64::new(0) });
+                let visitor = Arc::new(Visitor {
+                    number,
+                    counts,
+                    connecting,
+                    until,
+                    opened: AtomicU64::new(0),
+                });
                 let ended = visit(Arc::clone(&visitor)).await;
                 let counts = &visitor.counts;
                 match (ended, visitor.opened.load(Ordering::Relaxed)) {
@@ -95,7 +103,12 @@ where
     }
     sleep_until(until).await;
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let held = Held { opened: count(&counts.opened), refused: count(&counts.refused), closed: count(&counts.closed), late: 0 };
+    let held = Held {
+        opened: count(&counts.opened),
+        refused: count(&counts.refused),
+        closed: count(&counts.closed),
+        late: 0,
+    };
     all.abort_all();
     Ok(held)
 }

@@ -46,7 +46,8 @@ impl Door {
         let tcp = tcp(self.at).await?;
         let Some(tls) = &self.tls else { return Ok(Box::new(tcp)) };
         let shaken = timeout(PATIENCE, tls.connect(ServerName::from(self.at.ip()), tcp)).await;
-        let tls = shaken.with_context(|| format!("{}: no TLS handshake within {PATIENCE:?}", self.at))?;
+        let tls =
+            shaken.with_context(|| format!("{}: no TLS handshake within {PATIENCE:?}", self.at))?;
         Ok(Box::new(tls.with_context(|| format!("{}: TLS", self.at))?))
     }
 }
@@ -54,7 +55,9 @@ impl Door {
 /// Connects.
 pub(super) async fn tcp(at: SocketAddr) -> Result<TcpStream> {
     let connected = timeout(PATIENCE, TcpStream::connect(at)).await;
-    let tcp = connected.with_context(|| format!("{at}: no connection within {PATIENCE:?}"))?.with_context(|| format!("{at}: connect"))?;
+    let tcp = connected
+        .with_context(|| format!("{at}: no connection within {PATIENCE:?}"))?
+        .with_context(|| format!("{at}: connect"))?;
     tcp.set_nodelay(true)?;
     Ok(tcp)
 }
@@ -66,9 +69,15 @@ pub(super) async fn until_closed(io: &mut (impl AsyncRead + Unpin)) {
 }
 
 /// Runs a future in the network of a host, on one thread.
-pub(super) fn run<T: Send, F: Future<Output = Result<T>>>(host: &Host, future: impl FnOnce() -> F + Send) -> Result<T> {
+pub(super) fn run<T: Send, F: Future<Output = Result<T>>>(
+    host: &Host,
+    future: impl FnOnce() -> F + Send,
+) -> Result<T> {
     host.within(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot make a runtime")?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot make a runtime")?;
         let ended = runtime.block_on(future());
         // Thousands of connections may be open.
         runtime.shutdown_background();
@@ -77,16 +86,20 @@ pub(super) fn run<T: Send, F: Future<Output = Result<T>>>(host: &Host, future: i
 }
 
 fn connector(credential: Option<&str>) -> Result<TlsConnector> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(AnyServer));
+    let builder =
+        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyServer));
     let mut config = match credential {
         None => builder.with_no_client_auth(),
         Some(pem) => {
             let chain = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>();
             let key = PrivateKeyDer::from_pem_slice(pem.as_bytes());
-            builder.with_client_auth_cert(chain.map_err(|e| anyhow!("certificates: {e}"))?, key.map_err(|e| anyhow!("key: {e}"))?)?
+            builder.with_client_auth_cert(
+                chain.map_err(|e| anyhow!("certificates: {e}"))?,
+                key.map_err(|e| anyhow!("key: {e}"))?,
+            )?
         }
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
@@ -128,6 +141,8 @@ impl ServerCertVerifier for AnyServer {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider().signature_verification_algorithms.supported_schemes()
+        rustls::crypto::ring::default_provider()
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

@@ -28,7 +28,14 @@ use crate::scene::{Cluster, ClusterOptions, Hub, HubOptions, Place};
 use crate::world::{Host, World};
 
 /// The parts that a siege needs.
-pub const PARTS: &[Part] = &[Part::Envoy, Part::Thanos, Part::Prometheus, Part::PrometheusClassic, Part::Alertmanager, Part::CoreDns];
+pub const PARTS: &[Part] = &[
+    Part::Envoy,
+    Part::Thanos,
+    Part::Prometheus,
+    Part::PrometheusClassic,
+    Part::Alertmanager,
+    Part::CoreDns,
+];
 
 /// Clusters that are only credentials.
 pub(super) const CAMPS: usize = 24;
@@ -90,7 +97,8 @@ impl Field {
         let paris = Cluster::start(Place::in_world(world, "paris")?, &mut hub, paris)?;
         let (osaka, osaka_dns) = hostile(&hub, Place::in_world(world, "osaka")?)?;
         hub.resolve_stores()?;
-        let second_alertmanager = hub.alertmanagers.pop().context("BUG: a hub with two Alertmanagers")?;
+        let second_alertmanager =
+            hub.alertmanagers.pop().context("BUG: a hub with two Alertmanagers")?;
         let field = Self {
             hub,
             tokyo,
@@ -122,7 +130,11 @@ impl Field {
         let alerts = Door::secure(self.hub_port(10903), Some(&self.credential("cluster.osaka")?))?;
         let xds = Door::secure(self.hub_port(10900), Some(&self.credential("bootstrap.osaka")?))?;
         Ok(vec![
-            Target { door: Door::plain(self.hub_port(10901)), authority: "osaka-thanos-sidecar0", path: backend::STREAMS },
+            Target {
+                door: Door::plain(self.hub_port(10901)),
+                authority: "osaka-thanos-sidecar0",
+                path: backend::STREAMS,
+            },
             Target { door: alerts, authority: "hub", path: ALERTS },
             Target { door: xds, authority: "atlas", path: grpc::DELTA },
         ])
@@ -147,7 +159,13 @@ impl Field {
     /// What doesn't start, or is not in sync in time.
     pub fn start_again(&mut self) -> Result<()> {
         self.hub.atlas.kill_and_restart()?;
-        for envoy in [&mut self.hub.envoy, &mut self.tokyo.envoy, &mut self.tokyo_b.1, &mut self.paris.envoy, &mut self.osaka] {
+        for envoy in [
+            &mut self.hub.envoy,
+            &mut self.tokyo.envoy,
+            &mut self.tokyo_b.1,
+            &mut self.paris.envoy,
+            &mut self.osaka,
+        ] {
             envoy.process.kill()?;
             envoy.process.restart()?;
             envoy.wait_live()?;
@@ -157,7 +175,8 @@ impl Field {
 
     /// Resets the peaks of all processes that are watched.
     pub(super) fn forget_peaks(&self) -> Result<()> {
-        let envoys = self.cluster_envoys().into_iter().chain([&self.hub.envoy]).map(|envoy| &envoy.process);
+        let envoys =
+            self.cluster_envoys().into_iter().chain([&self.hub.envoy]).map(|envoy| &envoy.process);
         envoys.chain([&self.hub.atlas.process]).try_for_each(|process| process.forget_peak())
     }
 
@@ -174,8 +193,10 @@ pub(super) fn camp(number: usize) -> String {
 
 /// A cluster's Service.
 pub(super) fn service(name: &str, annotations: &[(&str, String)]) -> String {
-    let annotations: serde_json::Map<String, serde_json::Value> =
-        annotations.iter().map(|(key, value)| (format!("goatlas.io/{key}"), json!(value))).collect();
+    let annotations: serde_json::Map<String, serde_json::Value> = annotations
+        .iter()
+        .map(|(key, value)| (format!("goatlas.io/{key}"), json!(value)))
+        .collect();
     let labels = json!({"goatlas.io/cluster": "true", "goatlas.io/replicas": "1"});
     let metadata = json!({"name": name, "namespace": "monitoring", "labels": labels, "annotations": annotations});
     json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"clusterIP": "None"}}).to_string()
@@ -193,7 +214,13 @@ fn second_envoy(hub: &Hub, tokyo: &Cluster, host: &Host) -> Result<(Envoy, CoreD
 /// A host's DNS, which knows these names.
 fn dns<'a>(host: &Host, names: impl IntoIterator<Item = (IpAddr, &'a str)>) -> Result<CoreDns> {
     let listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 53);
-    let mut dns = CoreDns::start(host, "coredns", &parts::get(Part::CoreDns)?, listen, &CoreDns::corefile(listen, names))?;
+    let mut dns = CoreDns::start(
+        host,
+        "coredns",
+        &parts::get(Part::CoreDns)?,
+        listen,
+        &CoreDns::corefile(listen, names),
+    )?;
     dns.wait_ready()?;
     host.write_resolv_conf("nameserver 127.0.0.1\n")?;
     Ok(dns)
@@ -220,9 +247,12 @@ fn start_envoy(hub: &Hub, cluster: &str, host: &Host) -> Result<Envoy> {
     let out = host.dir().join(format!("envoy-{cluster}"));
     let out = out.to_str().context("a directory's name is UTF-8")?;
     // The manifest may not have been read yet.
-    let path = wait_until("the bootstrap files", START, || hub.atlas.command(&["bootstrap", cluster, "--out", out]).map(Some))?;
+    let path = wait_until("the bootstrap files", START, || {
+        hub.atlas.command(&["bootstrap", cluster, "--out", out]).map(Some)
+    })?;
     let options = EnvoyOptions::new(path.trim(), "127.0.0.1:9000".parse()?);
-    let mut envoy = Envoy::start(host, &format!("{cluster}-envoy"), &parts::get(Part::Envoy)?, &options)?;
+    let mut envoy =
+        Envoy::start(host, &format!("{cluster}-envoy"), &parts::get(Part::Envoy)?, &options)?;
     envoy.wait_live()?;
     Ok(envoy)
 }

@@ -13,8 +13,12 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// SETTINGS, each an identifier and a value.
 pub(super) fn settings(values: &[(u16, u32)]) -> Vec<u8> {
-    let payload: Vec<u8> =
-        values.iter().flat_map(|(identifier, value)| [&identifier.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
+    let payload: Vec<u8> = values
+        .iter()
+        .flat_map(|(identifier, value)| {
+            [&identifier.to_be_bytes()[..], &value.to_be_bytes()].concat()
+        })
+        .collect();
     frame(4, 0, 0, &payload)
 }
 
@@ -29,7 +33,13 @@ pub(super) fn reset(stream: u32) -> Vec<u8> {
 }
 
 /// HEADERS of a request, which has no body if it `ends`.
-pub(super) fn request(stream: u32, method: &str, authority: &str, path: &str, ends: bool) -> Vec<u8> {
+pub(super) fn request(
+    stream: u32,
+    method: &str,
+    authority: &str,
+    path: &str,
+    ends: bool,
+) -> Vec<u8> {
     // `:scheme http` is entry 6 of HPACK's static table; names of 2, 4 and 1 with literal values, never indexed.
     let mut block = vec![0x86];
     for (name, value) in [(2, method), (4, path), (1, authority)] {

@@ -20,7 +20,8 @@ use super::dial::{Door, Io};
 pub(super) const CLUSTERS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 
 /// The path of incremental aggregated discovery.
-pub(super) const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+pub(super) const DELTA: &str =
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
 /// HTTP/2 on a connection. It ends with the runtime, or when all handles are dropped.
 pub(super) async fn http2(io: Box<dyn Io>) -> Result<SendRequest<Bytes>> {
@@ -28,7 +29,10 @@ pub(super) async fn http2(io: Box<dyn Io>) -> Result<SendRequest<Bytes>> {
 }
 
 /// The same, with settings.
-pub(super) async fn http2_with(io: Box<dyn Io>, settings: &h2::client::Builder) -> Result<SendRequest<Bytes>> {
+pub(super) async fn http2_with(
+    io: Box<dyn Io>,
+    settings: &h2::client::Builder,
+) -> Result<SendRequest<Bytes>> {
     let (sender, connection) = settings.handshake(io).await.context("HTTP/2")?;
     tokio::spawn(connection);
     Ok(sender)
@@ -44,13 +48,21 @@ pub(super) fn framed(message: &[u8]) -> Bytes {
 }
 
 /// Sends a request when the connection has room for it; the body follows.
-pub(super) async fn begin(sender: &mut SendRequest<Bytes>, authority: &str, path: &str) -> Result<(ResponseFuture, SendStream<Bytes>)> {
+pub(super) async fn begin(
+    sender: &mut SendRequest<Bytes>,
+    authority: &str,
+    path: &str,
+) -> Result<(ResponseFuture, SendStream<Bytes>)> {
     sender.clone().ready().await.context("no stream")?;
     begin_now(sender, authority, path)
 }
 
 /// Sends a request.
-pub(super) fn begin_now(sender: &mut SendRequest<Bytes>, authority: &str, path: &str) -> Result<(ResponseFuture, SendStream<Bytes>)> {
+pub(super) fn begin_now(
+    sender: &mut SendRequest<Bytes>,
+    authority: &str,
+    path: &str,
+) -> Result<(ResponseFuture, SendStream<Bytes>)> {
     let request = Request::post(format!("http://{authority}{path}"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
@@ -107,7 +119,8 @@ pub(super) async fn unary(door: &Door, authority: &str, path: &str, message: &[u
     }
     let mut answer = answer.into_body();
     read(&mut answer).await?;
-    let trailers = answer.trailers().await.context("no trailers")?.context("an answer without trailers")?;
+    let trailers =
+        answer.trailers().await.context("no trailers")?.context("an answer without trailers")?;
     status(&trailers).context("an answer without a status")?
 }
 
@@ -142,7 +155,12 @@ pub(super) async fn read(body: &mut RecvStream) -> Result<()> {
 
 /// What headers or trailers say of the call.
 fn status(headers: &HeaderMap) -> Option<Result<()>> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let text =
+        |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let code = text("grpc-status")?;
-    Some(if code == "0" { Ok(()) } else { Err(anyhow::anyhow!("gRPC status {code}: {}", text("grpc-message").unwrap_or_default())) })
+    Some(if code == "0" {
+        Ok(())
+    } else {
+        Err(anyhow::anyhow!("gRPC status {code}: {}", text("grpc-message").unwrap_or_default()))
+    })
 }

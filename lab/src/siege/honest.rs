@@ -92,7 +92,14 @@ impl Honest {
 
     /// Whether it asks from the strangers' host.
     pub(super) fn is_asked_by_strangers(self) -> bool {
-        matches!(self, Honest::Prometheus(_) | Honest::Alertmanager(_) | Honest::Page | Honest::HubChange | Honest::ClusterChange)
+        matches!(
+            self,
+            Honest::Prometheus(_)
+                | Honest::Alertmanager(_)
+                | Honest::Page
+                | Honest::HubChange
+                | Honest::ClusterChange
+        )
     }
 
     /// Waits until what it asks for has been promised: local alerting may stand still until it is known that nobody at the hub answers.
@@ -103,7 +110,9 @@ impl Honest {
         // The attack begins at the same time.
         thread::sleep(Duration::from_millis(500));
         let known = *field.known.lock().unwrap_or_else(PoisonError::into_inner);
-        thread::sleep(known.map_or(Duration::ZERO, |known| known.saturating_duration_since(Instant::now())));
+        thread::sleep(
+            known.map_or(Duration::ZERO, |known| known.saturating_duration_since(Instant::now())),
+        );
     }
 
     /// Asks once; an error is a failure.
@@ -118,18 +127,31 @@ impl Honest {
                 within(hub, move || async move { grpc::unary(&door, &authority, INFO, &[]).await })
             }
             Honest::Prometheus(cluster) => page(field, &format!("/prom/{cluster}/-/healthy")),
-            Honest::Alertmanager(cluster) => page(field, &format!("/alertmanager/{cluster}/-/healthy")),
+            Honest::Alertmanager(cluster) => {
+                page(field, &format!("/alertmanager/{cluster}/-/healthy"))
+            }
             Honest::Page => page(field, "/"),
             Honest::Alert(index) => alert(field, index, round),
             Honest::Connect => {
-                let door = Door::secure(field.hub_port(10900), Some(&field.credential("bootstrap.kyoto")?))?;
+                let door = Door::secure(
+                    field.hub_port(10900),
+                    Some(&field.credential("bootstrap.kyoto")?),
+                )?;
                 within(&field.paris.place.host, move || async move { connect(&door).await })
             }
             Honest::HubChange => hub_change(field),
             Honest::ClusterChange => cluster_change(field),
-            Honest::HubProbe => probe(hub, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9001), "/ready"),
-            Honest::ClusterProbe => probe(&field.paris.place.host, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9001), "/ready"),
-            Honest::AtlasProbe => probe(hub, SocketAddr::new(field.hub.atlas.options.listen, 6309), "/readyz"),
+            Honest::HubProbe => {
+                probe(hub, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9001), "/ready")
+            }
+            Honest::ClusterProbe => probe(
+                &field.paris.place.host,
+                SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9001),
+                "/ready",
+            ),
+            Honest::AtlasProbe => {
+                probe(hub, SocketAddr::new(field.hub.atlas.options.listen, 6309), "/readyz")
+            }
             Honest::LocalAlerts => local_alerts(field, round),
         }
     }
@@ -139,8 +161,15 @@ impl Honest {
 static ROUND: AtomicUsize = AtomicUsize::new(0);
 
 /// Runs a future in a host's network, for as long as an honest client waits.
-fn within<F: Future<Output = Result<()>>>(host: &Host, future: impl FnOnce() -> F + Send) -> Result<()> {
-    dial::run(host, || async { tokio::time::timeout(PATIENCE, future()).await.with_context(|| format!("no answer within {PATIENCE:?}"))? })
+fn within<F: Future<Output = Result<()>>>(
+    host: &Host,
+    future: impl FnOnce() -> F + Send,
+) -> Result<()> {
+    dial::run(host, || async {
+        tokio::time::timeout(PATIENCE, future())
+            .await
+            .with_context(|| format!("no answer within {PATIENCE:?}"))?
+    })
 }
 
 /// So often an Envoy may be turned away when it connects, and between two tries it waits so long (its backoff begins there). When very many
@@ -169,7 +198,11 @@ fn query(field: &Field, cluster: &str) -> Result<()> {
     let url = format!("{}/api/v1/query?query={promql}", field.hub.query.url());
     let answer = get(&field.hub.place.host, &url)?.ok()?;
     let json: serde_json::Value = answer.json()?;
-    ensure!(json["data"]["result"].as_array().is_some_and(|series| series.len() == 1), "{}", answer.text());
+    ensure!(
+        json["data"]["result"].as_array().is_some_and(|series| series.len() == 1),
+        "{}",
+        answer.text()
+    );
     ensure!(!json["warnings"].to_string().contains(cluster), "{}", answer.text());
     Ok(())
 }
@@ -184,10 +217,15 @@ fn probe(host: &Host, at: SocketAddr, path: &str) -> Result<()> {
 
 fn alert(field: &Field, index: usize, round: usize) -> Result<()> {
     let place = &field.paris.place;
-    let url = format!("http://{}/alertmanager/{index}/api/v2/alerts", SocketAddr::new(place.envoy, 11903));
+    let url = format!(
+        "http://{}/alertmanager/{index}/api/v2/alerts",
+        SocketAddr::new(place.envoy, 11903)
+    );
     let body = json!([{"labels": {"alertname": "Siege", "cluster": "paris", "round": (round % 10).to_string()}}]);
     let post = || {
-        let request = Request::new("POST", url)?.header("content-type", "application/json").body(serde_json::to_vec(&body)?);
+        let request = Request::new("POST", url)?
+            .header("content-type", "application/json")
+            .body(serde_json::to_vec(&body)?);
         request.timeout(PATIENCE).send()?.ok().map(drop)
     };
     place.host.within(post)
@@ -198,23 +236,26 @@ fn hub_change(field: &Field) -> Result<()> {
     let there = !field.hub.atlas.options.from.join("nara.yaml").exists();
     if there {
         // Nothing answers there, and nothing is asked but for its page.
-        field.hub.atlas.write_manifest("nara.yaml", &service("nara", &[("addresses", IpAddr::from([10, 91, 250, 1]).to_string())]))?;
+        field.hub.atlas.write_manifest(
+            "nara.yaml",
+            &service("nara", &[("addresses", IpAddr::from([10, 91, 250, 1]).to_string())]),
+        )?;
     } else {
         field.hub.atlas.remove_manifest("nara.yaml")?;
     }
     let url = field.hub.web_url("/prom/nara/-/healthy");
-    wait_until(
-        "the hub's Envoy routes by the change",
-        PATIENCE,
-        || Ok(((get(&field.stranger, &url)?.status != 404) == there).then_some(())),
-    )
+    wait_until("the hub's Envoy routes by the change", PATIENCE, || {
+        Ok(((get(&field.stranger, &url)?.status != 404) == there).then_some(()))
+    })
 }
 
 /// Paris's Envoy refuses a path, or doesn't.
 fn cluster_change(field: &Field) -> Result<()> {
     let path = field.hub.atlas.options.from.join("paris.yaml");
     let mut manifest: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path)?)?;
-    let annotations = manifest["metadata"]["annotations"].as_object_mut().context("BUG: paris has no annotations")?;
+    let annotations = manifest["metadata"]["annotations"]
+        .as_object_mut()
+        .context("BUG: paris has no annotations")?;
     let allowed = annotations.remove("goatlas.io/allow-paths").is_none();
     if allowed {
         annotations.insert("goatlas.io/allow-paths".into(), json!("/debug"));
@@ -238,7 +279,8 @@ fn local_alerts(field: &Field, round: usize) -> Result<()> {
     let generation = format!("{}-{round}", std::process::id());
     let rules: Vec<_> =
         (0..ALERTS).map(|n| json!({"alert": format!("Siege{n}"), "expr": "vector(1)", "labels": {"generation": generation}})).collect();
-    let rules = json!({"groups": [{"name": "siege", "interval": "1s", "rules": rules}]}).to_string();
+    let rules =
+        json!({"groups": [{"name": "siege", "interval": "1s", "rules": rules}]}).to_string();
     field.tokyo.prometheus[0].reload_rules(&rules)?;
     let path = format!("/api/v2/alerts?filter=generation%3D%22{generation}%22");
     let began = Instant::now();

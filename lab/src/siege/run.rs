@@ -62,12 +62,17 @@ impl Row {
     pub fn failures(&self) -> Vec<String> {
         let failed = self.kinds.iter().filter(|kind| kind.failures > 0);
         let late = self.held.late;
-        let late = (late > 0).then(|| format!("{}: {late} posts that had to fail waited for more than 3 s", self.attack));
+        let late = (late > 0).then(|| {
+            format!("{}: {late} posts that had to fail waited for more than 3 s", self.attack)
+        });
         failed
             .map(|kind| {
                 let why = kind.first_failure.as_deref().unwrap_or_default();
                 let why: String = why.chars().take(300).collect();
-                format!("{}: {}: {} of {} failed, first: {why}", self.attack, kind.name, kind.failures, kind.requests)
+                format!(
+                    "{}: {}: {} of {} failed, first: {why}",
+                    self.attack, kind.name, kind.failures, kind.requests
+                )
             })
             .chain(late)
             .collect()
@@ -82,7 +87,12 @@ impl Quiet {
     pub fn failures(&self) -> Vec<String> {
         let line = |seen: &Seen| {
             let first = seen.failures.first()?;
-            Some(format!("quiet: {}: {} of {} failed, first: {first}", seen.kind.name(), seen.failures.len(), seen.times.len()))
+            Some(format!(
+                "quiet: {}: {} of {} failed, first: {first}",
+                seen.kind.name(),
+                seen.failures.len(),
+                seen.times.len()
+            ))
         };
         self.0.iter().filter_map(line).collect()
     }
@@ -107,7 +117,8 @@ impl Attack {
             attack: self.name.into(),
             seconds,
             requests: kinds.iter().map(|kind| kind.requests).sum(),
-            failures: kinds.iter().map(|kind| kind.failures).sum::<usize>() + usize::try_from(held.late).unwrap_or(usize::MAX),
+            failures: kinds.iter().map(|kind| kind.failures).sum::<usize>()
+                + usize::try_from(held.late).unwrap_or(usize::MAX),
             kinds,
             held,
             before,
@@ -138,7 +149,10 @@ const IN_A_ROW: usize = 2;
 /// Somebody isn't, in time.
 pub fn recover(field: &Field) -> Result<()> {
     thread::scope(|scope| {
-        let waiting: Vec<_> = super::honest::ALL.iter().map(|&kind| scope.spawn(move || wait_served(field, kind))).collect();
+        let waiting: Vec<_> = super::honest::ALL
+            .iter()
+            .map(|&kind| scope.spawn(move || wait_served(field, kind)))
+            .collect();
         waiting.into_iter().try_for_each(|one| one.join().expect("waiting doesn't panic"))
     })
 }
@@ -154,7 +168,9 @@ fn wait_served(field: &Field, kind: Honest) -> Result<()> {
 
 fn kind(seen: &Seen, quiet: Option<&Quiet>) -> Kind {
     let before = quiet.and_then(|quiet| quiet.0.iter().find(|before| before.kind == seen.kind));
-    let ratio = |share| before.map_or(0.0, |before| ratio(seen.percentile(share), before.percentile(share)));
+    let ratio = |share| {
+        before.map_or(0.0, |before| ratio(seen.percentile(share), before.percentile(share)))
+    };
     Kind {
         name: seen.kind.name(),
         requests: seen.times.len(),

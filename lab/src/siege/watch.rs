@@ -63,18 +63,28 @@ impl Memory {
     fn of(field: &Field, bytes: impl Fn(&crate::process::Proc) -> u64) -> Self {
         Self {
             hub_envoy: bytes(&field.hub.envoy.process),
-            cluster_envoy: field.cluster_envoys().iter().map(|envoy| bytes(&envoy.process)).max().unwrap_or_default(),
+            cluster_envoy: field
+                .cluster_envoys()
+                .iter()
+                .map(|envoy| bytes(&envoy.process))
+                .max()
+                .unwrap_or_default(),
             atlas: bytes(&field.hub.atlas.process),
         }
     }
 }
 
 /// Lets clients of these kinds ask, one for each in the list, while `body` runs; each asks at least once.
-pub(super) fn while_asking<T>(field: &Field, kinds: &[Honest], body: impl FnOnce() -> Result<T>) -> Result<(T, Vec<Seen>)> {
+pub(super) fn while_asking<T>(
+    field: &Field,
+    kinds: &[Honest],
+    body: impl FnOnce() -> Result<T>,
+) -> Result<(T, Vec<Seen>)> {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
         let over = &over;
-        let asking: Vec<_> = kinds.iter().map(|&kind| scope.spawn(move || ask_until(field, kind, over))).collect();
+        let asking: Vec<_> =
+            kinds.iter().map(|&kind| scope.spawn(move || ask_until(field, kind, over))).collect();
         let result = body();
         over.store(true, Ordering::Relaxed);
         let mut seen: Vec<Seen> = Vec::new();

@@ -55,7 +55,12 @@ impl Host {
     }
 
     /// A host with namespaces of its own, joined to the bridge: see [`World::host`], and with a seed [`World::far_host`].
-    pub(super) fn joined(world_dir: &Path, name: &str, number: u8, far: Option<u64>) -> Result<Self> {
+    pub(super) fn joined(
+        world_dir: &Path,
+        name: &str,
+        number: u8,
+        far: Option<u64>,
+    ) -> Result<Self> {
         let make = || -> Result<Self> {
             ensure!(!world_dir.join(name).exists(), "there is a host or a file of that name");
             let holder = hold_namespaces()?;
@@ -68,7 +73,8 @@ impl Host {
                     Some(Link::between(own, port, seed))
                 }
             };
-            let host = Self::new(name, world_dir.join(name), Place::Joined { number, holder, link });
+            let host =
+                Self::new(name, world_dir.join(name), Place::Joined { number, holder, link });
             host.within(net::bring_up)?;
             host.add_address(host.ip().into())?;
             host.add_address(host.ip6().into())?;
@@ -173,7 +179,9 @@ impl Host {
         let file = "/proc/sys/net/ipv4/tcp_congestion_control";
         self.within(|| {
             fs::write(file, name).with_context(|| {
-                let allowed = fs::read_to_string("/proc/sys/net/ipv4/tcp_allowed_congestion_control").unwrap_or_default();
+                let allowed =
+                    fs::read_to_string("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
+                        .unwrap_or_default();
                 format!("cannot write {name} to {file}; this machine allows: {}", allowed.trim())
             })
         })
@@ -202,9 +210,15 @@ impl Host {
     }
 
     /// Replaces its `/etc/hosts`, beside the lines for `localhost`. Running programs see it at once.
-    pub fn write_hosts<'a>(&self, entries: impl IntoIterator<Item = (IpAddr, &'a str)>) -> Result<()> {
+    pub fn write_hosts<'a>(
+        &self,
+        entries: impl IntoIterator<Item = (IpAddr, &'a str)>,
+    ) -> Result<()> {
         let lines = entries.into_iter().map(|(address, name)| format!("{address} {name}\n"));
-        let text: String = ["127.0.0.1 localhost\n".to_owned(), "::1 localhost\n".to_owned()].into_iter().chain(lines).collect();
+        let text: String = ["127.0.0.1 localhost\n".to_owned(), "::1 localhost\n".to_owned()]
+            .into_iter()
+            .chain(lines)
+            .collect();
         self.write_etc("hosts", &text)
     }
 
@@ -215,7 +229,10 @@ impl Host {
     }
 
     fn write_etc(&self, file: &str, text: &str) -> Result<()> {
-        ensure!(!matches!(self.0.place, Place::Here), "the lab writes no /etc/{file} outside private worlds");
+        ensure!(
+            !matches!(self.0.place, Place::Here),
+            "the lab writes no /etc/{file} outside private worlds"
+        );
         // In place: the bind mount is on this very inode.
         self.write(&format!("etc/{file}"), text).map(drop)
     }
@@ -226,7 +243,10 @@ impl Host {
         self.write_resolv_conf("")?;
         for file in ["hosts", "resolv.conf"] {
             let mut mount = Command::new("mount");
-            mount.arg("--bind").arg(self.dir().join("etc").join(file)).arg(Path::new("/etc").join(file));
+            mount
+                .arg("--bind")
+                .arg(self.dir().join("etc").join(file))
+                .arg(Path::new("/etc").join(file));
             self.run(&mount)?;
         }
         Ok(())
@@ -235,7 +255,8 @@ impl Host {
     /// Starts a process here; its log is `<name>.log` in [`Host::dir`], so give each a name of its own. Redirections set
     /// on `command` are lost. It ends when its [`Proc`] is dropped.
     pub fn spawn(&self, name: &str, command: &Command) -> Result<Proc> {
-        Proc::spawn(name, self.dir(), &self.entering(command)).with_context(|| format!("on host {}", self.name()))
+        Proc::spawn(name, self.dir(), &self.entering(command))
+            .with_context(|| format!("on host {}", self.name()))
     }
 
     /// Runs a command here to its end and yields its standard output; a failure carries what it wrote to standard error.
@@ -258,7 +279,13 @@ impl Host {
             return process::wrapped(&["env"], command);
         };
         let target = format!("--target={}", holder.id());
-        let mut wrapper = vec!["nsenter".to_owned(), target, "--net".to_owned(), "--mount".to_owned(), "--".to_owned()];
+        let mut wrapper = vec![
+            "nsenter".to_owned(),
+            target,
+            "--net".to_owned(),
+            "--mount".to_owned(),
+            "--".to_owned(),
+        ];
         // nsenter leaves the working directory at the new namespace's root.
         let dir = command.get_current_dir().unwrap_or(self.dir());
         wrapper.extend(["env".to_owned(), format!("--chdir={}", dir.display())]);
@@ -284,7 +311,8 @@ fn within<T: Send>(pid: u32, body: impl FnOnce() -> Result<T> + Send) -> Result<
     let namespace = format!("/proc/{pid}/ns/net");
     let enter_and_run = || -> Result<T> {
         let file = File::open(&namespace).with_context(|| format!("cannot open {namespace}"))?;
-        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network)).with_context(|| format!("cannot enter {namespace}"))?;
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+            .with_context(|| format!("cannot enter {namespace}"))?;
         body()
     };
     let ended = thread::scope(|scope| scope.spawn(enter_and_run).join());

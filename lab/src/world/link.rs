@@ -82,9 +82,15 @@ impl Link {
     /// Carries frames between both devices until the link is closed. `seed` decides which packets are lost.
     pub(super) fn between(host: SyncDevice, world: SyncDevice, seed: u64) -> Self {
         // Two directions with one sequence of random numbers would lose in step.
-        let shared = Arc::new(Shared { from_host: Way::new(seed), to_host: Way::new(!seed), gone: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            from_host: Way::new(seed),
+            to_host: Way::new(!seed),
+            gone: AtomicBool::new(false),
+        });
         let (host, world) = (Arc::new(host), Arc::new(world));
-        for (direction, from, to) in [(Direction::FromHost, &host, &world), (Direction::ToHost, &world, &host)] {
+        for (direction, from, to) in
+            [(Direction::FromHost, &host, &world), (Direction::ToHost, &world, &host)]
+        {
             let (link, from, to) = (Self(Arc::clone(&shared)), Arc::clone(from), Arc::clone(to));
             thread::spawn(move || link.carry(direction, &from, &to));
         }
@@ -132,10 +138,13 @@ impl Link {
         let mut under_way: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
         let mut buffer = [0; FRAME];
         while !self.0.gone.load(Ordering::Relaxed) {
-            let wait = under_way.front().map_or(LOOK, |(out, _)| out.saturating_duration_since(Instant::now()).min(LOOK));
+            let wait = under_way
+                .front()
+                .map_or(LOOK, |(out, _)| out.saturating_duration_since(Instant::now()).min(LOOK));
             let timeout = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
             // An interrupted wait is one that was short.
-            let _ = poll(&mut [PollFd::from_borrowed_fd(from.as_fd(), PollFlags::IN)], Some(&timeout));
+            let _ =
+                poll(&mut [PollFd::from_borrowed_fd(from.as_fd(), PollFlags::IN)], Some(&timeout));
             for _ in 0..BATCH {
                 let frame = match from.recv(&mut buffer) {
                     Ok(length) => &buffer[..length],

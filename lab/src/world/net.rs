@@ -94,13 +94,16 @@ pub fn enable_port(number: u8, enabled: bool) -> Result<()> {
 /// neither nftables nor traffic control's filters are in every kernel; it has to stand before the rule of local addresses,
 /// and open connections must be looked up too (early demultiplexing would pass them by).
 pub fn drop_port(port: u16) -> Result<()> {
-    fs::write("/proc/sys/net/ipv4/ip_early_demux", "0").context("cannot turn early demultiplexing off")?;
+    fs::write("/proc/sys/net/ipv4/ip_early_demux", "0")
+        .context("cannot turn early demultiplexing off")?;
     for family in ["-4", "-6"] {
         if !ip(&format!("{family} rule show pref {LOCAL_RULE}"))?.contains("local") {
             ip(&format!("{family} rule add pref {LOCAL_RULE} lookup local"))?;
             ip(&format!("{family} rule del pref 0"))?;
         }
-        ip(&format!("{family} rule add pref {DROP_RULE} iif {INTERFACE} ipproto tcp dport {port} blackhole"))?;
+        ip(&format!(
+            "{family} rule add pref {DROP_RULE} iif {INTERFACE} ipproto tcp dport {port} blackhole"
+        ))?;
     }
     Ok(())
 }
@@ -108,7 +111,9 @@ pub fn drop_port(port: u16) -> Result<()> {
 /// Ends [`drop_port`].
 pub fn pass_port(port: u16) -> Result<()> {
     for family in ["-4", "-6"] {
-        ip(&format!("{family} rule del pref {DROP_RULE} iif {INTERFACE} ipproto tcp dport {port} blackhole"))?;
+        ip(&format!(
+            "{family} rule del pref {DROP_RULE} iif {INTERFACE} ipproto tcp dport {port} blackhole"
+        ))?;
     }
     Ok(())
 }

@@ -14,7 +14,17 @@ use super::{ENTERED, VARIABLE};
 use crate::process;
 
 /// Everything a world has of its own. `--kill-child` ends its first process, and with it all others, when unshare ends.
-const UNSHARE: [&str; 9] = ["unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"];
+const UNSHARE: [&str; 9] = [
+    "unshare",
+    "--user",
+    "--map-root-user",
+    "--net",
+    "--mount",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--mount-proc",
+];
 
 /// Longest part of the test's own output that is repeated on failure, in bytes.
 const MAX_OUTPUT: usize = 100_000;
@@ -22,13 +32,19 @@ const MAX_OUTPUT: usize = 100_000;
 /// Runs the test `test_name` of this executable in a new world and waits for its end.
 pub fn run(test_name: &str, limit: Duration) -> Result<()> {
     worlds_are_possible()?;
-    let mut dir = tempfile::Builder::new().prefix("atlas-world-").tempdir().context("no directory for the world")?;
+    let mut dir = tempfile::Builder::new()
+        .prefix("atlas-world-")
+        .tempdir()
+        .context("no directory for the world")?;
     dir.disable_cleanup(std::env::var_os("ATLAS_LAB_KEEP").is_some());
     let started = Instant::now();
     let ended = start_and_wait(test_name, dir.path(), limit)?;
     if ended.is_some_and(|status| status.success()) {
         let entered = dir.path().join(ENTERED).exists();
-        ensure!(entered, "this executable has no test named {test_name:?}: give world::inside the test's whole path");
+        ensure!(
+            entered,
+            "this executable has no test named {test_name:?}: give world::inside the test's whole path"
+        );
         return Ok(());
     }
     let how = match ended {
@@ -43,7 +59,9 @@ fn start_and_wait(test_name: &str, dir: &Path, limit: Duration) -> Result<Option
     let exe = std::env::current_exe().context("the test's own executable")?;
     let mut command = Command::new(UNSHARE[0]);
     command.args(&UNSHARE[1..]).arg("--").arg(exe);
-    command.args(["--exact", test_name, "--include-ignored", "--nocapture", "--test-threads=1"]).env(VARIABLE, dir);
+    command
+        .args(["--exact", test_name, "--include-ignored", "--nocapture", "--test-threads=1"])
+        .env(VARIABLE, dir);
     let mut command = process::dying_with_parent(&command);
     command.stdin(Stdio::null());
     if !is_shown_live() {
@@ -77,19 +95,28 @@ fn output(dir: &Path) -> String {
         // What could be read before an error is still worth showing.
         let _ = file.read_to_end(&mut bytes);
     }
-    let text = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(MAX_OUTPUT)..]).into_owned();
-    if text.is_empty() { text } else { format!("──── the test's own output ────\n{text}") }
+    let text =
+        String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(MAX_OUTPUT)..]).into_owned();
+    if text.is_empty() {
+        text
+    } else {
+        format!("──── the test's own output ────\n{text}")
+    }
 }
 
 /// Tries once per process; an error says which of the machine's settings to look at.
 fn worlds_are_possible() -> Result<()> {
     static TRIED: OnceLock<Result<(), String>> = OnceLock::new();
-    TRIED.get_or_init(|| try_a_world().map_err(|error| format!("{error:#}"))).clone().map_err(|error| anyhow!(error))
+    TRIED
+        .get_or_init(|| try_a_world().map_err(|error| format!("{error:#}")))
+        .clone()
+        .map_err(|error| anyhow!(error))
 }
 
 fn try_a_world() -> Result<()> {
     for program in ["setpriv", "nsenter"] {
-        super::net::run(Command::new(program).arg("--version")).context("private worlds need util-linux")?;
+        super::net::run(Command::new(program).arg("--version"))
+            .context("private worlds need util-linux")?;
     }
     super::net::run(Command::new("ip").arg("-V")).context("private worlds need iproute2")?;
     let output = Command::new(UNSHARE[0])
@@ -105,7 +132,9 @@ fn try_a_world() -> Result<()> {
         "/proc/sys/kernel/apparmor_restrict_unprivileged_userns",
         "/proc/sys/user/max_user_namespaces",
     ];
-    let values = settings.map(|file| format!("{file}: {}", fs::read_to_string(file).as_deref().unwrap_or("not there").trim()));
+    let values = settings.map(|file| {
+        format!("{file}: {}", fs::read_to_string(file).as_deref().unwrap_or("not there").trim())
+    });
     bail!(
         "no private world can be made here: {}\nUnprivileged user namespaces need the sysctls kernel.unprivileged_userns_clone=1, \
          kernel.apparmor_restrict_unprivileged_userns=0 (where they exist) and user.max_user_namespaces above 0; a container \

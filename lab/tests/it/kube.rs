@@ -153,7 +153,11 @@ world_test! {
 /// The IPv4 addresses of a name, as `host` resolves it.
 fn addresses(host: &Host, name: &str) -> anyhow::Result<Vec<String>> {
     let answer = host.run(Command::new("getent").args(["ahostsv4", name]))?;
-    let mut addresses: Vec<String> = answer.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect();
+    let mut addresses: Vec<String> = answer
+        .lines()
+        .filter_map(|line| line.split_whitespace().next())
+        .map(str::to_owned)
+        .collect();
     addresses.dedup();
     Ok(addresses)
 }

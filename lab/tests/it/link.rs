@@ -24,7 +24,8 @@ fn echo(host: &Host, ip: IpAddr) -> anyhow::Result<()> {
 
 /// How long a datagram of this size takes there and back; `None` if it is lost.
 fn round_trip(from: &Host, to: IpAddr, size: usize) -> anyhow::Result<Option<Duration>> {
-    let socket = from.within(|| Ok(UdpSocket::bind((if to.is_ipv4() { "0.0.0.0" } else { "::" }, 0))?))?;
+    let socket =
+        from.within(|| Ok(UdpSocket::bind((if to.is_ipv4() { "0.0.0.0" } else { "::" }, 0))?))?;
     socket.set_read_timeout(Some(Duration::from_secs(2)))?;
     let began = Instant::now();
     socket.send_to(&vec![0; size], (to, PORT))?;

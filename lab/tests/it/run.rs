@@ -6,8 +6,8 @@ use std::time::Duration;
 use atlas_lab::parts::{self, Part};
 use atlas_lab::process::wait_until;
 use atlas_lab::run::{
-    Alertmanager, AlertmanagerOptions, CoreDns, Endpoints, Envoy, EnvoyOptions, Prometheus, PrometheusOptions, Query, QueryOptions,
-    Sidecar, SidecarOptions, labels, validate,
+    Alertmanager, AlertmanagerOptions, CoreDns, Endpoints, Envoy, EnvoyOptions, Prometheus,
+    PrometheusOptions, Query, QueryOptions, Sidecar, SidecarOptions, labels, validate,
 };
 use atlas_lab::world::Host;
 use atlas_lab::{http, world_test};
@@ -18,7 +18,11 @@ fn at(ip: impl Into<IpAddr>, port: u16) -> SocketAddr {
 }
 
 /// A Prometheus with the labels of a cluster, and its sidecar; both ready.
-fn prometheus_and_sidecar(host: &Host, part: Part, options: &PrometheusOptions) -> anyhow::Result<(Prometheus, Sidecar)> {
+fn prometheus_and_sidecar(
+    host: &Host,
+    part: Part,
+    options: &PrometheusOptions,
+) -> anyhow::Result<(Prometheus, Sidecar)> {
     let mut prometheus = Prometheus::start(host, "prometheus", &parts::get(part)?, options)?;
     prometheus.wait_ready()?;
     let options = SidecarOptions::new(at(host.ip(), 10901), at(host.ip(), 10902), prometheus.url());

@@ -125,12 +125,17 @@ fn failure(name: &str, limit: Duration, body: impl FnOnce()) -> Option<String> {
 fn a_failure_shows_the_logs() {
     let body = || {
         let world = world::World::new().unwrap();
-        let mut process = world.root().spawn("talker", Command::new("echo").arg("something to say")).unwrap();
+        let mut process =
+            world.root().spawn("talker", Command::new("echo").arg("something to say")).unwrap();
         while process.is_running() {}
         panic!("the reason");
     };
     if let Some(text) = failure("world::a_failure_shows_the_logs", Duration::from_secs(60), body) {
-        assert!(text.contains("the reason") || std::env::args().any(|argument| argument == "--nocapture"), "{text}");
+        assert!(
+            text.contains("the reason")
+                || std::env::args().any(|argument| argument == "--nocapture"),
+            "{text}"
+        );
         assert!(text.contains("talker.log") && text.contains("something to say"), "{text}");
     }
 }
@@ -138,7 +143,9 @@ fn a_failure_shows_the_logs() {
 #[test]
 fn a_hanging_test_is_killed_with_its_world() {
     let body = || thread::sleep(Duration::from_secs(60));
-    if let Some(text) = failure("world::a_hanging_test_is_killed_with_its_world", Duration::from_secs(1), body) {
+    if let Some(text) =
+        failure("world::a_hanging_test_is_killed_with_its_world", Duration::from_secs(1), body)
+    {
         assert!(text.contains("time limit of 1s"), "{text}");
     }
 }

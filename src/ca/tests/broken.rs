@@ -32,7 +32,11 @@ const DAMAGES: &[Damage] = &[
         "not a certificate",
     ),
     ("another's key", |path| swapped(path, "atlas.pem", true), "belongs to another certificate"),
-    ("another's file", |path| swapped(path, "atlas.pem", false), "it holds the certificate of spiffe://atlas/atlas"),
+    (
+        "another's file",
+        |path| swapped(path, "atlas.pem", false),
+        "it holds the certificate of spiffe://atlas/atlas",
+    ),
 ];
 
 #[test]
@@ -55,17 +59,39 @@ fn a_broken_file_of_a_leaf_is_set_aside_and_issued_anew() {
             damage(&path);
             let broken = std::fs::read(&path).unwrap();
             // Who reads beside a running Atlas changes nothing.
-            Pki::load(Directory::beside(StateDir::at(dir.path()).unwrap()), "atlas".parse().unwrap(), Lifetimes::default()).unwrap();
+            Pki::load(
+                Directory::beside(StateDir::at(dir.path()).unwrap()),
+                "atlas".parse().unwrap(),
+                Lifetimes::default(),
+            )
+            .unwrap();
             assert_eq!(std::fs::read(&path).unwrap(), broken);
 
             let (mut second, _lock) = pki(dir.path());
             let kept = path.with_file_name(format!("{file}.broken-1"));
-            assert_eq!((path.exists(), std::fs::read(&kept).unwrap()), (false, broken), "{file}: {what}");
+            assert_eq!(
+                (path.exists(), std::fs::read(&kept).unwrap()),
+                (false, broken),
+                "{file}: {what}"
+            );
             let done = issue(&mut second, &["tokyo"], &[], NOW + 60).unwrap();
-            assert_eq!(done.changed, [identity.clone()].into(), "{file}: {what}: nothing else is issued");
+            assert_eq!(
+                done.changed,
+                [identity.clone()].into(),
+                "{file}: {what}: nothing else is issued"
+            );
             let told = done.troubles().join("; ");
-            assert!(told.contains(&format!("{file}.broken-1 was broken, so it was set aside and issued anew")), "{told}");
-            assert!(second.leaf(&identity).is_some() && carried.iter().all(|one| second.ledger().counts(one)), "{file}: {what}");
+            assert!(
+                told.contains(&format!(
+                    "{file}.broken-1 was broken, so it was set aside and issued anew"
+                )),
+                "{told}"
+            );
+            assert!(
+                second.leaf(&identity).is_some()
+                    && carried.iter().all(|one| second.ledger().counts(one)),
+                "{file}: {what}"
+            );
             let again = load(dir.path()).unwrap();
             assert!(again.leaf(&identity).is_some());
             // Until somebody has looked.
@@ -79,16 +105,26 @@ fn a_broken_file_of_a_leaf_is_set_aside_and_issued_anew() {
 fn what_was_set_aside_of_a_cluster_goes_with_it() {
     let dir = tempfile::tempdir().unwrap();
     ensure(&mut pki(dir.path()).0, &["tokyo", "tokyo2"], NOW);
-    let files = || std::fs::read_dir(dir.path().join("pki")).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    let files = || {
+        std::fs::read_dir(dir.path().join("pki"))
+            .unwrap()
+            .map(|file| file.unwrap().file_name().into_string().unwrap())
+    };
     for file in ["cluster.tokyo.pem", "bootstrap.tokyo.pem", "cluster.tokyo2.pem"] {
         half(&dir.path().join("pki").join(file));
     }
     let (mut second, _lock) = pki(dir.path());
-    assert_eq!(issue(&mut second, &["tokyo", "tokyo2"], &[], NOW + 60).unwrap().troubles().len(), 3);
+    assert_eq!(
+        issue(&mut second, &["tokyo", "tokyo2"], &[], NOW + 60).unwrap().troubles().len(),
+        3
+    );
     second.forget(&names(&["tokyo"])[0]).unwrap();
     assert_eq!(files().filter(|file| file.contains(".tokyo.")).collect::<Vec<_>>(), [""; 0]);
     let troubles = issue(&mut second, &["tokyo2"], &[], NOW + 120).unwrap().troubles().join("; ");
-    assert!(troubles.contains("cluster.tokyo2.pem.broken-1") && !troubles.contains("tokyo.pem"), "{troubles}");
+    assert!(
+        troubles.contains("cluster.tokyo2.pem.broken-1") && !troubles.contains("tokyo.pem"),
+        "{troubles}"
+    );
 }
 
 #[test]
@@ -103,7 +139,12 @@ fn what_is_broken_says_how() {
         damage(&path);
         let text = String::from_utf8(std::fs::read(&path).unwrap()).unwrap_or_default();
         let root = first.contents.authorities.get(&Authority::Root);
-        let error = directory::understood(&text, "pki/cluster.tokyo.pem", &"atlas".parse().unwrap(), &mut pem::Trusted::new(root));
+        let error = directory::understood(
+            &text,
+            "pki/cluster.tokyo.pem",
+            &"atlas".parse().unwrap(),
+            &mut pem::Trusted::new(root),
+        );
         let error = format!("{:#}", error.unwrap_err());
         assert!(error.contains(why), "{what}: {error}");
     }
@@ -117,22 +158,36 @@ fn a_leaf_below_another_root_is_set_aside() {
     }
     // A restore of some files of a directory that was another's.
     for file in ["hub.pem", "bootstrap.tokyo.pem"] {
-        std::fs::copy(other.path().join("pki").join(file), dir.path().join("pki").join(file)).unwrap();
+        std::fs::copy(other.path().join("pki").join(file), dir.path().join("pki").join(file))
+            .unwrap();
     }
     let (mut pki, _lock) = pki(dir.path());
     let done = issue(&mut pki, &["tokyo"], &[], NOW + 60).unwrap();
-    assert_eq!(done.changed, [Identity::Hub, Identity::Bootstrap("tokyo".parse().unwrap(), 1)].into());
+    assert_eq!(
+        done.changed,
+        [Identity::Hub, Identity::Bootstrap("tokyo".parse().unwrap(), 1)].into()
+    );
     assert!(dir.path().join("pki/hub.pem.broken-1").exists());
     // One that an earlier authority below the same root issued is as good as ever.
     let later = NOW + 50 * DAY;
     assert!(issue(&mut pki, &["tokyo"], &[], later).unwrap().authorities);
     let restarted = load(dir.path()).unwrap();
-    assert_eq!(restarted.contents.identities.len(), 4, "{:?}", restarted.contents.identities.keys());
+    assert_eq!(
+        restarted.contents.identities.len(),
+        4,
+        "{:?}",
+        restarted.contents.identities.keys()
+    );
 }
 
 #[test]
 fn authorities_and_the_list_are_never_set_aside() {
-    for (file, damage) in [("root.pem", true), ("issuing.pem", true), ("bootstrap-ca.pem", true), ("issued/tokyo.json", false)] {
+    for (file, damage) in [
+        ("root.pem", true),
+        ("issuing.pem", true),
+        ("bootstrap-ca.pem", true),
+        ("issued/tokyo.json", false),
+    ] {
         for text in ["", "half"] {
             let dir = tempfile::tempdir().unwrap();
             ensure(&mut pki(dir.path()).0, &["tokyo"], NOW);

@@ -48,7 +48,12 @@ pub struct ClusterAdd {
     #[arg(long = "address", value_name = "HOST[:PORT]", value_delimiter = ',', value_parser = address, env = "ATLAS_ADDRESS")]
     addresses: Vec<String>,
     /// The same as spec.externalIPs, which is what Atlas 0.3 read; addresses win over it.
-    #[arg(long = "external-ip", value_name = "IP", value_delimiter = ',', env = "ATLAS_EXTERNAL_IP")]
+    #[arg(
+        long = "external-ip",
+        value_name = "IP",
+        value_delimiter = ',',
+        env = "ATLAS_EXTERNAL_IP"
+    )]
     external_ips: Vec<IpAddr>,
     /// Prometheus (and so Thanos sidecar) replicas there.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(keys::MAX_STORES)), env = "ATLAS_REPLICAS")]
@@ -77,7 +82,9 @@ pub struct ClusterAdd {
 }
 
 fn address(text: &str) -> Result<String, String> {
-    HostPort::parse(text, port::CLUSTER_INBOUND).map(|_| text.trim().to_owned()).map_err(|error| error.to_string())
+    HostPort::parse(text, port::CLUSTER_INBOUND)
+        .map(|_| text.trim().to_owned())
+        .map_err(|error| error.to_string())
 }
 
 fn annotation(text: &str) -> Result<(String, String), String> {
@@ -95,7 +102,12 @@ impl ClusterAdd {
             let namespace = self.namespace.get_or_insert_with(|| NAMESPACE.to_owned()).clone();
             let text = render_cluster(&self.spec(&name)?);
             let findings = self.check(&name, &text)?;
-            let how = hub::Add { name: &name, text: &text, overwrite: self.overwrite, dry_run: self.dry_run };
+            let how = hub::Add {
+                name: &name,
+                text: &text,
+                overwrite: self.overwrite,
+                dry_run: self.dry_run,
+            };
             hub::add(&Admin::connect(&self.kube, &namespace)?, &how)?;
             return Ok(complain(&[], &findings, Severity::Note));
         };
@@ -110,7 +122,8 @@ impl ClusterAdd {
             return Ok(outcome);
         }
         if !from.is_dir() {
-            std::fs::create_dir(&from).with_context(|| format!("--from: cannot make the directory {}", from.display()))?;
+            std::fs::create_dir(&from)
+                .with_context(|| format!("--from: cannot make the directory {}", from.display()))?;
         }
         edit.apply()?;
         print(&format!("{}\n", edit.path().display()))?;
@@ -130,7 +143,9 @@ impl ClusterAdd {
         for (key, value) in named.chain(given) {
             let twice = annotations.insert(key.to_owned(), value.to_owned()).is_some();
             if twice || (key == keys::ADDRESSES && !self.addresses.is_empty()) {
-                return Err(wrong_usage(format!("the annotation {key} is given twice: leave out one of them")));
+                return Err(wrong_usage(format!(
+                    "the annotation {key} is given twice: leave out one of them"
+                )));
             }
         }
         Ok(NewCluster {
@@ -146,35 +161,57 @@ impl ClusterAdd {
     /// What a running Atlas would say of the manifest. Places are left out: the file isn't there yet. So is what nobody has
     /// said of the hub: that is told to the running Atlas, not to this command.
     fn check(&self, name: &ClusterName, text: &str) -> anyhow::Result<Vec<Finding>> {
-        let mut settings = Settings { allow_local_addresses: self.allow_local_addresses, ..Settings::default() };
+        let mut settings =
+            Settings { allow_local_addresses: self.allow_local_addresses, ..Settings::default() };
         if let Some(namespace) = &self.namespace {
             settings.namespace.clone_from(namespace);
         }
-        let facts = manifest::parse("the new manifest", text).map_err(|errors| anyhow!(edit::lines(&errors)))?;
+        let facts = manifest::parse("the new manifest", text)
+            .map_err(|errors| anyhow!(edit::lines(&errors)))?;
         let mut findings = intake(&settings, &facts, None).findings;
-        let of_the_hub = |finding: &Finding| [keys::HUB_ADDRESSES, HUB_STORE_ADDRESS].contains(&finding.key.as_str());
+        let of_the_hub = |finding: &Finding| {
+            [keys::HUB_ADDRESSES, HUB_STORE_ADDRESS].contains(&finding.key.as_str())
+        };
         findings.retain(|finding| finding.severity != Severity::Note || !of_the_hub(finding));
         findings.iter_mut().for_each(|finding| finding.place.clear());
         let rejected = findings.iter().filter(|finding| finding.severity == Severity::Rejected);
         let reasons: Vec<String> = rejected.map(ToString::to_string).collect();
-        ensure!(reasons.is_empty(), "nothing was written, since {name} would be rejected:\n{}", reasons.join("\n"));
+        ensure!(
+            reasons.is_empty(),
+            "nothing was written, since {name} would be rejected:\n{}",
+            reasons.join("\n")
+        );
         Ok(findings)
     }
 
-    fn edit(&self, from: &Path, report: &Report, name: &ClusterName, text: &str) -> anyhow::Result<Edit> {
+    fn edit(
+        &self,
+        from: &Path,
+        report: &Report,
+        name: &ClusterName,
+        text: &str,
+    ) -> anyhow::Result<Edit> {
         let there: Vec<_> = services(report, name).collect();
         if let Some(other) = there.iter().find(|service| !is_cluster(service)) {
-            bail!("{}: a Service called {name} is there already, and is no cluster: choose another name", place(from, other));
+            bail!(
+                "{}: a Service called {name} is there already, and is no cluster: choose another name",
+                place(from, other)
+            );
         }
         match there.as_slice() {
             [] => new_file(from, report, name, text),
             [one] if self.overwrite => Edit::substitute(from, file(one), name.as_str(), text),
             [one] => {
-                bail!("{}: there is a cluster {name} already: choose another name, or replace it with --overwrite", place(from, one))
+                bail!(
+                    "{}: there is a cluster {name} already: choose another name, or replace it with --overwrite",
+                    place(from, one)
+                )
             }
             [first, second, ..] => {
                 let (first, second) = (place(from, first), place(from, second));
-                bail!("{first} and {second}: there are two clusters called {name} already: remove one of them first")
+                bail!(
+                    "{first} and {second}: there are two clusters called {name} already: remove one of them first"
+                )
             }
         }
     }
@@ -189,9 +226,14 @@ fn new_file(dir: &Path, report: &Report, name: &ClusterName, text: &str) -> anyh
     let file = format!("{name}.yaml");
     let path = dir.join(&file);
     if std::fs::symlink_metadata(&path).is_ok() {
-        let errors: Vec<_> = report.errors.iter().filter(|error| error.file == file).cloned().collect();
-        let reason = if errors.is_empty() { String::new() } else { format!(":\n{}", edit::lines(&errors)) };
-        bail!("{} is there already, and holds no readable cluster {name}: mend, move or delete that file first{reason}", path.display());
+        let errors: Vec<_> =
+            report.errors.iter().filter(|error| error.file == file).cloned().collect();
+        let reason =
+            if errors.is_empty() { String::new() } else { format!(":\n{}", edit::lines(&errors)) };
+        bail!(
+            "{} is there already, and holds no readable cluster {name}: mend, move or delete that file first{reason}",
+            path.display()
+        );
     }
     Ok(Edit::Create(path, text.to_owned()))
 }
@@ -216,22 +258,42 @@ mod tests {
 
     #[test]
     fn nothing_is_said_of_the_hub_which_a_running_atlas_knows() {
-        assert_eq!(check("tokyo --from clusters --address tokyo.example.com --prometheus-name k8s").unwrap(), [""; 0]);
-        assert_eq!(check("tokyo --from clusters --external-ip 203.0.113.7 --prometheus-name k8s").unwrap(), [""; 0]);
+        assert_eq!(
+            check("tokyo --from clusters --address tokyo.example.com --prometheus-name k8s")
+                .unwrap(),
+            [""; 0]
+        );
+        assert_eq!(
+            check("tokyo --from clusters --external-ip 203.0.113.7 --prometheus-name k8s").unwrap(),
+            [""; 0]
+        );
         let awaiting = check("tokyo --from clusters --prometheus-name k8s").unwrap();
         assert!(awaiting.len() == 1 && awaiting[0].contains("awaiting"), "{awaiting:?}");
-        let wrong = check("tokyo --from clusters --annotation goatlas.io/hub-addresses=hub:0").unwrap_err().to_string();
-        assert!(wrong.contains("goatlas.io/hub-addresses: \"hub:0\": has the port \"0\""), "{wrong}");
+        let wrong = check("tokyo --from clusters --annotation goatlas.io/hub-addresses=hub:0")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            wrong.contains("goatlas.io/hub-addresses: \"hub:0\": has the port \"0\""),
+            "{wrong}"
+        );
     }
 
     #[test]
     fn what_makes_addressing_exact_is_said_from_the_start() {
         let inexact = check("tokyo --from clusters --address tokyo.example.com").unwrap();
-        assert!(inexact.len() == 1 && inexact[0].contains("goatlas.io/prometheus-name: isn't given"), "{inexact:?}");
+        assert!(
+            inexact.len() == 1 && inexact[0].contains("goatlas.io/prometheus-name: isn't given"),
+            "{inexact:?}"
+        );
     }
 
     #[test]
     fn a_namespace_is_a_dns_label() {
-        assert!(check("tokyo --from clusters --namespace a.b").unwrap_err().to_string().contains("DNS label"));
+        assert!(
+            check("tokyo --from clusters --namespace a.b")
+                .unwrap_err()
+                .to_string()
+                .contains("DNS label")
+        );
     }
 }

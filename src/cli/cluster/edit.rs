@@ -43,7 +43,8 @@ impl Edit {
             Some(rest) if rest.ends_with('\n') => format!("{rest}---\n{document}"),
             Some(rest) => format!("{rest}\n---\n{document}"),
         };
-        manifest::parse(file, &text).map_err(|errors| anyhow!("BUG: the new text is wrong: {}", lines(&errors)))?;
+        manifest::parse(file, &text)
+            .map_err(|errors| anyhow!("BUG: the new text is wrong: {}", lines(&errors)))?;
         Ok(Self::Replace(path, text))
     }
 
@@ -60,16 +61,23 @@ impl Edit {
     /// The file can't be written, or a new one is there meanwhile.
     pub fn apply(&self) -> anyhow::Result<()> {
         match self {
-            Self::Create(path, text) => create(path, text).with_context(|| format!("cannot make {}", path.display())),
-            Self::Replace(path, text) => replace(path, text).with_context(|| format!("cannot write {}", path.display())),
-            Self::Delete(path) => fs::remove_file(path).with_context(|| format!("cannot delete {}", path.display())),
+            Self::Create(path, text) => {
+                create(path, text).with_context(|| format!("cannot make {}", path.display()))
+            }
+            Self::Replace(path, text) => {
+                replace(path, text).with_context(|| format!("cannot write {}", path.display()))
+            }
+            Self::Delete(path) => {
+                fs::remove_file(path).with_context(|| format!("cannot delete {}", path.display()))
+            }
         }
     }
 }
 
 /// What remains of a file without the Service called `name`.
 fn rest(path: &Path, file: &str, name: &str) -> anyhow::Result<Option<String>> {
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     manifest::remove_document(file, &text, name).map_err(|errors| anyhow!(lines(&errors)))
 }
 
@@ -97,9 +105,14 @@ fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
 }
 
 /// A temporary file in the same directory, hidden from whoever reads manifests there; new files obey the umask.
-fn beside(path: &Path, permissions: Permissions, text: &str) -> anyhow::Result<tempfile::NamedTempFile> {
+fn beside(
+    path: &Path,
+    permissions: Permissions,
+    text: &str,
+) -> anyhow::Result<tempfile::NamedTempFile> {
     let dir = path.parent().context("BUG: a file without a directory")?;
-    let mut file = tempfile::Builder::new().prefix(".atlas-").permissions(permissions).tempfile_in(dir)?;
+    let mut file =
+        tempfile::Builder::new().prefix(".atlas-").permissions(permissions).tempfile_in(dir)?;
     file.write_all(text.as_bytes())?;
     file.as_file().sync_all()?;
     Ok(file)

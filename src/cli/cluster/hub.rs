@@ -28,7 +28,8 @@ pub struct Add<'a> {
 /// There is one already that may not be changed, or the API server refuses.
 pub fn add(hub: &Admin, how: &Add<'_>) -> anyhow::Result<()> {
     let (name, namespace) = (how.name, &hub.namespace);
-    let mut manifest: Value = serde_yaml_ng::from_str(how.text).context("BUG: the new manifest is not YAML")?;
+    let mut manifest: Value =
+        serde_yaml_ng::from_str(how.text).context("BUG: the new manifest is not YAML")?;
     let there = hub.service(name.as_str())?;
     if let Some(live) = &there {
         ensure_cluster(hub, name, live, "choose another name")?;
@@ -75,7 +76,10 @@ fn already(namespace: &str, name: &ClusterName, differences: &[String]) -> Strin
     if differences.is_empty() {
         return format!("{there}, and it says the same");
     }
-    format!("{there}, and it differs:\n  {}\nchoose another name, or change it with --overwrite", differences.join("\n  "))
+    format!(
+        "{there}, and it differs:\n  {}\nchoose another name, or change it with --overwrite",
+        differences.join("\n  ")
+    )
 }
 
 fn ensure_cluster(hub: &Admin, name: &ClusterName, live: &Live, fix: &str) -> anyhow::Result<()> {
@@ -92,12 +96,19 @@ fn ensure_cluster(hub: &Admin, name: &ClusterName, live: &Live, fix: &str) -> an
 ///
 /// # Errors
 /// There is no such cluster, or the API server refuses.
-pub fn remove(hub: &Admin, name: &ClusterName, domain: &TrustDomain, dry_run: bool) -> anyhow::Result<Outcome> {
+pub fn remove(
+    hub: &Admin,
+    name: &ClusterName,
+    domain: &TrustDomain,
+    dry_run: bool,
+) -> anyhow::Result<Outcome> {
     let there = hub.service(name.as_str())?;
     let known = hub.has_credential(name, domain)?;
     match &there {
         Some(live) => ensure_cluster(hub, name, live, "delete it with kubectl, if you mean it")?,
-        None if known => say(format_args!("there is no Service {name} in {} any more", hub.namespace)),
+        None if known => {
+            say(format_args!("there is no Service {name} in {} any more", hub.namespace))
+        }
         None => bail!("there is no cluster {name} in {}: {}", hub.namespace, others(hub)?),
     }
     if dry_run {
@@ -110,10 +121,16 @@ pub fn remove(hub: &Admin, name: &ClusterName, domain: &TrustDomain, dry_run: bo
         hub.delete_service(name.as_str(), live.service.meta.uid)?;
         print(&format!("deleted service/{name}\n"))?;
     }
-    let gone = || format!("the Service {name} is gone, but its credential still counts: run the same command again");
+    let gone = || {
+        format!(
+            "the Service {name} is gone, but its credential still counts: run the same command again"
+        )
+    };
     match hub.forget(name, domain).with_context(gone)? {
         Forgotten::Yes => print(&format!("forgot the credential of {name}\n"))?,
-        Forgotten::NothingKnown => say(format_args!("there was no credential of {name} in {} to forget", hub.namespace)),
+        Forgotten::NothingKnown => {
+            say(format_args!("there was no credential of {name} in {} to forget", hub.namespace))
+        }
     }
     Ok(Outcome::Done)
 }
@@ -121,7 +138,11 @@ pub fn remove(hub: &Admin, name: &ClusterName, domain: &TrustDomain, dry_run: bo
 /// Which clusters there are.
 fn others(hub: &Admin) -> anyhow::Result<String> {
     let names: Vec<String> = hub.clusters()?.iter().map(|fact| fact.meta().name.clone()).collect();
-    Ok(if names.is_empty() { "there is none at all".into() } else { format!("there are {}", names.join(", ")) })
+    Ok(if names.is_empty() {
+        "there is none at all".into()
+    } else {
+        format!("there are {}", names.join(", "))
+    })
 }
 
 #[cfg(test)]
@@ -132,7 +153,8 @@ mod tests {
 
     #[test]
     fn what_cannot_or_should_not_change_is_left_as_it_is() {
-        let ours = json!({"spec": {"clusterIP": "None", "ports": [{"name": "grpc", "port": 10901}]}});
+        let ours =
+            json!({"spec": {"clusterIP": "None", "ports": [{"name": "grpc", "port": 10901}]}});
         let of_03 = json!({
             "metadata": {"uid": "1"},
             "spec": {"clusterIP": "10.0.0.7", "ports": [{"name": "prometheus", "port": 9090}, {"name": "thanos", "port": 10901}]},
@@ -141,7 +163,10 @@ mod tests {
         adapt(&mut manifest, &of_03);
         assert_eq!(manifest["spec"], json!({"ports": [{"name": "thanos", "port": 10901}]}));
         let mut manifest = ours.clone();
-        adapt(&mut manifest, &json!({"metadata": {"uid": "1"}, "spec": {"clusterIP": "None", "ports": [{"port": 10901}]}}));
+        adapt(
+            &mut manifest,
+            &json!({"metadata": {"uid": "1"}, "spec": {"clusterIP": "None", "ports": [{"port": 10901}]}}),
+        );
         assert_eq!(manifest["spec"], ours["spec"]);
     }
 }

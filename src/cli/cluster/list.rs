@@ -66,12 +66,18 @@ struct StoreEntry {
 impl ClusterList {
     /// Reads and prints.
     pub fn run(self) -> anyhow::Result<Outcome> {
-        let mut settings = self.settings.settings(port::XDS, port::WEB).map_err(|error| wrong_usage(format!("{error:#}")))?;
+        let mut settings = self
+            .settings
+            .settings(port::XDS, port::WEB)
+            .map_err(|error| wrong_usage(format!("{error:#}")))?;
         let report = match &self.from {
             Some(from) => files::read_once(from)?,
             None => {
                 settings.store_names = StoreNames::Services;
-                Report { facts: Admin::connect(&self.kube, &settings.namespace)?.clusters()?, ..Report::default() }
+                Report {
+                    facts: Admin::connect(&self.kube, &settings.namespace)?.clusters()?,
+                    ..Report::default()
+                }
             }
         };
         let taken = intake(&settings, &report.facts, None);
@@ -86,7 +92,8 @@ impl ClusterList {
 fn rows(fleet: &Fleet) -> Vec<Vec<String>> {
     let row = |cluster: &Cluster| {
         let addresses: Vec<String> = cluster.addresses.iter().map(ToString::to_string).collect();
-        let addresses = if addresses.is_empty() { "awaiting its address".into() } else { addresses.join(",") };
+        let addresses =
+            if addresses.is_empty() { "awaiting its address".into() } else { addresses.join(",") };
         vec![cluster.name.to_string(), cluster.stores.len().to_string(), addresses]
     };
     let head = ["CLUSTER", "STORES", "ADDRESSES"].map(String::from).to_vec();

@@ -88,7 +88,14 @@ impl ClusterRemove {
         let (Some(from), Some(state)) = (self.from, self.state) else {
             return hub::remove(&self.hub.connect()?, &name, &self.trust_domain, self.dry_run);
         };
-        Desk { from, state, namespace: self.hub.namespace, trust_domain: self.trust_domain, dry_run: self.dry_run }.remove(&name)
+        Desk {
+            from,
+            state,
+            namespace: self.hub.namespace,
+            trust_domain: self.trust_domain,
+            dry_run: self.dry_run,
+        }
+        .remove(&name)
     }
 }
 
@@ -114,7 +121,10 @@ impl Desk {
                 .with_context(|| format!("the manifest of {name} is gone, but its credential still counts: run the same command again"))?;
             show(&format!("forgot the credential of {name}\n"))?;
         } else {
-            say(format_args!("there was no credential of {name} in {} to forget", memory.state.root().display()));
+            say(format_args!(
+                "there was no credential of {name} in {} to forget",
+                memory.state.root().display()
+            ));
         }
         Ok(complain(&report.errors, &[], Severity::Rejected))
     }
@@ -123,21 +133,34 @@ impl Desk {
         let state = StateDir::at(&self.state)?;
         let running = socket::is_running(&state);
         // Taking the lock makes the directory, which is none of a removal's business.
-        let lock = if running || self.dry_run || !state.path("pki").is_dir() { None } else { Some(state.lock()?) };
+        let lock = if running || self.dry_run || !state.path("pki").is_dir() {
+            None
+        } else {
+            Some(state.lock()?)
+        };
         let directory = if lock.is_some() { Directory::new } else { Directory::beside };
-        let pki = Pki::load(directory(state.clone()), self.trust_domain.clone(), Lifetimes::default())?;
+        let pki =
+            Pki::load(directory(state.clone()), self.trust_domain.clone(), Lifetimes::default())?;
         Ok(Memory { state, running, pki, _lock: lock })
     }
 
     /// How the first manifest of the cluster that there is would go.
     fn next_edit(&self, report: &Report, name: &ClusterName) -> anyhow::Result<Option<Edit>> {
-        let in_namespace = |namespace: &Option<String>| namespace.as_ref().is_none_or(|namespace| *namespace == self.namespace);
-        let found = services(report, name).find(|service| is_cluster(service) && in_namespace(&service.meta.namespace));
+        let in_namespace = |namespace: &Option<String>| {
+            namespace.as_ref().is_none_or(|namespace| *namespace == self.namespace)
+        };
+        let found = services(report, name)
+            .find(|service| is_cluster(service) && in_namespace(&service.meta.namespace));
         found.map(|service| Edit::remove(&self.from, file(service), name.as_str())).transpose()
     }
 
     /// Removes the manifest, and then those that only counted less. Returns what there is afterwards.
-    fn remove_all(&self, first: Option<Edit>, mut report: Report, name: &ClusterName) -> anyhow::Result<Report> {
+    fn remove_all(
+        &self,
+        first: Option<Edit>,
+        mut report: Report,
+        name: &ClusterName,
+    ) -> anyhow::Result<Report> {
         let mut next = first;
         while let Some(edit) = next {
             edit.apply()?;
@@ -149,7 +172,12 @@ impl Desk {
     }
 
     /// Without a manifest, there must be something else to remove, and no doubt that there is no manifest.
-    fn check_known(&self, report: &Report, memory: &Memory, name: &ClusterName) -> anyhow::Result<()> {
+    fn check_known(
+        &self,
+        report: &Report,
+        memory: &Memory,
+        name: &ClusterName,
+    ) -> anyhow::Result<()> {
         ensure!(
             report.errors.is_empty(),
             "no manifest of {name} can be read from {}, but it may be in what can't be read: mend that first:\n{}",
@@ -157,19 +185,36 @@ impl Desk {
             edit::lines(&report.errors)
         );
         if memory.knows(name) {
-            say(format_args!("there is no manifest of {name} in {}, but Atlas still has its credential", self.from.display()));
+            say(format_args!(
+                "there is no manifest of {name} in {}, but Atlas still has its credential",
+                self.from.display()
+            ));
             return Ok(());
         }
-        let elsewhere = services(report, name).filter(|service| is_cluster(service)).find_map(|service| service.meta.namespace.as_deref());
+        let elsewhere = services(report, name)
+            .filter(|service| is_cluster(service))
+            .find_map(|service| service.meta.namespace.as_deref());
         if let Some(other) = elsewhere {
-            bail!("there is no cluster {name} in the namespace {}, but one in {other}: say --namespace {other}", self.namespace);
+            bail!(
+                "there is no cluster {name} in the namespace {}, but one in {other}: say --namespace {other}",
+                self.namespace
+            );
         }
         let there: Vec<String> = names(report).union(&memory.names()).cloned().collect();
-        let there = if there.is_empty() { "there is none at all".to_owned() } else { format!("there are {}", there.join(", ")) };
+        let there = if there.is_empty() {
+            "there is none at all".to_owned()
+        } else {
+            format!("there are {}", there.join(", "))
+        };
         bail!("there is no cluster {name} in {}: {there}", self.from.display())
     }
 
-    fn say(&self, manifest: Option<&Edit>, memory: &Memory, name: &ClusterName) -> anyhow::Result<Outcome> {
+    fn say(
+        &self,
+        manifest: Option<&Edit>,
+        memory: &Memory,
+        name: &ClusterName,
+    ) -> anyhow::Result<Outcome> {
         if let Some(edit) = manifest {
             show(&format!("would have {}\n", done(edit, name)))?;
         }
@@ -191,7 +236,8 @@ fn done(edit: &Edit, name: &ClusterName) -> String {
 impl Memory {
     /// Whether there is something to forget.
     fn knows(&self, name: &ClusterName) -> bool {
-        self.names().contains(name.as_str()) || self.pki.opener(&NodeId::Cluster(name.clone())).is_some()
+        self.names().contains(name.as_str())
+            || self.pki.opener(&NodeId::Cluster(name.clone())).is_some()
     }
 
     /// The clusters that have a credential.

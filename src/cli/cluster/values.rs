@@ -145,10 +145,14 @@ impl ClusterValues {
     pub fn run(self) -> anyhow::Result<Outcome> {
         let node = self.node()?;
         if self.prometheus && self.format != Format::Raw {
-            return Err(wrong_usage("--prometheus prints a values file, for which there is no other --format than raw"));
+            return Err(wrong_usage(
+                "--prometheus prints a values file, for which there is no other --format than raw",
+            ));
         }
         if self.prometheus && node == NodeId::Hub {
-            return Err(wrong_usage("--prometheus: there are values for a cluster's Prometheus, and none for the hub's"));
+            return Err(wrong_usage(
+                "--prometheus: there are values for a cluster's Prometheus, and none for the hub's",
+            ));
         }
         let data = match &self.state {
             Some(state) => self.of_state(state, &node)?,
@@ -168,19 +172,33 @@ impl ClusterValues {
     }
 
     fn node(&self) -> anyhow::Result<NodeId> {
-        let from_environment = |name: &NodeId| std::env::var("ATLAS_NAME").is_ok_and(|value| node(&value).is_ok_and(|node| node == *name));
+        let from_environment = |name: &NodeId| {
+            std::env::var("ATLAS_NAME")
+                .is_ok_and(|value| node(&value).is_ok_and(|node| node == *name))
+        };
         match (&self.node, &self.name) {
             (Some(node), Some(name)) if node != name && !from_environment(name) => {
-                Err(wrong_usage(format!("two names are given, {node} and {name}: leave out one of them")))
+                Err(wrong_usage(format!(
+                    "two names are given, {node} and {name}: leave out one of them"
+                )))
             }
             (Some(name), _) | (None, Some(name)) => Ok(name.clone()),
             (None, None) => Err(wrong_usage("NAME is missing")),
         }
     }
 
-    fn values<'a>(&self, node: &NodeId, data: &'a BTreeMap<String, String>) -> anyhow::Result<&'a str> {
+    fn values<'a>(
+        &self,
+        node: &NodeId,
+        data: &'a BTreeMap<String, String>,
+    ) -> anyhow::Result<&'a str> {
         let key = if self.prometheus { PROMETHEUS_VALUES } else { VALUES };
-        let missing = || format!("the Secret {} has no key {key}: is an Atlas of this version running?", values_secret(node));
+        let missing = || {
+            format!(
+                "the Secret {} has no key {key}: is an Atlas of this version running?",
+                values_secret(node)
+            )
+        };
         Ok(data.get(key).with_context(missing)?)
     }
 
@@ -206,7 +224,8 @@ impl ClusterValues {
     }
 
     fn manifests(&self) -> String {
-        let default = if self.format == Format::HelmChart { "kube-system" } else { &self.target_namespace };
+        let default =
+            if self.format == Format::HelmChart { "kube-system" } else { &self.target_namespace };
         self.manifest_namespace.as_deref().unwrap_or(default).to_owned()
     }
 
@@ -219,16 +238,26 @@ impl ClusterValues {
     fn of_state(&self, state: &Path, node: &NodeId) -> anyhow::Result<BTreeMap<String, String>> {
         let dir = nodefiles::existing(&StateDir::at(state)?, node)?;
         let files = read_swapped(&dir, &FILES)?.into_iter().collect();
-        let files =
-            carry::relocated(files, &dir.display().to_string(), keys::ENVOY_DIR).context("BUG: Atlas has written what is not YAML")?;
-        let settings = Settings { namespace: self.hub.namespace.clone(), web_url: self.web_url.clone(), ..Settings::default() };
-        let cluster = self.from.as_ref().map(|from| cluster(&settings, from, node)).transpose()?.flatten();
+        let files = carry::relocated(files, &dir.display().to_string(), keys::ENVOY_DIR)
+            .context("BUG: Atlas has written what is not YAML")?;
+        let settings = Settings {
+            namespace: self.hub.namespace.clone(),
+            web_url: self.web_url.clone(),
+            ..Settings::default()
+        };
+        let cluster =
+            self.from.as_ref().map(|from| cluster(&settings, from, node)).transpose()?.flatten();
         let (replicas, memory) = match (&cluster, node) {
             (Some(cluster), _) => (cluster.envoy_replicas, cluster.envoy_memory),
             (None, NodeId::Hub) => (keys::DEFAULT_ENVOY_REPLICAS, settings.hub_envoy_memory),
-            (None, NodeId::Cluster(_)) => (keys::DEFAULT_ENVOY_REPLICAS, keys::DEFAULT_ENVOY_MEMORY),
+            (None, NodeId::Cluster(_)) => {
+                (keys::DEFAULT_ENVOY_REPLICAS, keys::DEFAULT_ENVOY_MEMORY)
+            }
         };
-        let mut data = BTreeMap::from([(VALUES.to_owned(), values::envoy(&node.to_string(), replicas, memory, &files))]);
+        let mut data = BTreeMap::from([(
+            VALUES.to_owned(),
+            values::envoy(&node.to_string(), replicas, memory, &files),
+        )]);
         if self.prometheus {
             let cluster =
                 cluster.context("--prometheus: add --from with the directory of manifests, where what it depends on is written")?;
@@ -242,12 +271,20 @@ fn cluster(settings: &Settings, from: &Path, node: &NodeId) -> anyhow::Result<Op
     let NodeId::Cluster(name) = node else { return Ok(None) };
     let mut fleet = intake(settings, &files::read_once(from)?.facts, None).fleet;
     let cluster = fleet.clusters.remove(name).map(std::sync::Arc::unwrap_or_clone);
-    ensure!(cluster.is_some(), "there is no cluster {name} in {} that is right: `atlas cluster-list` says what is wrong", from.display());
+    ensure!(
+        cluster.is_some(),
+        "there is no cluster {name} in {} that is right: `atlas cluster-list` says what is wrong",
+        from.display()
+    );
     Ok(cluster)
 }
 
 /// What Atlas wrote for a node, once it has.
-fn wait_for(hub: &Admin, node: &NodeId, wait: Duration) -> anyhow::Result<BTreeMap<String, String>> {
+fn wait_for(
+    hub: &Admin,
+    node: &NodeId,
+    wait: Duration,
+) -> anyhow::Result<BTreeMap<String, String>> {
     let (secret, namespace) = (values_secret(node), &hub.namespace);
     let deadline = Instant::now() + wait;
     let mut told = false;
@@ -256,7 +293,11 @@ fn wait_for(hub: &Admin, node: &NodeId, wait: Duration) -> anyhow::Result<BTreeM
             return Ok(data);
         }
         if Instant::now() >= deadline {
-            bail!("the Secret {secret} is not in {namespace}{}: {}", waited(wait), reason(hub, node)?);
+            bail!(
+                "the Secret {secret} is not in {namespace}{}: {}",
+                waited(wait),
+                reason(hub, node)?
+            );
         }
         if !std::mem::replace(&mut told, true) {
             say(format_args!(
@@ -269,14 +310,20 @@ fn wait_for(hub: &Admin, node: &NodeId, wait: Duration) -> anyhow::Result<BTreeM
 }
 
 fn waited(wait: Duration) -> String {
-    if wait.is_zero() { String::new() } else { format!(" after {}", humantime::format_duration(wait)) }
+    if wait.is_zero() {
+        String::new()
+    } else {
+        format!(" after {}", humantime::format_duration(wait))
+    }
 }
 
 fn reason(hub: &Admin, node: &NodeId) -> anyhow::Result<String> {
     if let NodeId::Cluster(name) = node
         && hub.service(name.as_str())?.is_none()
     {
-        return Ok(format!("there is no cluster {name} either: add it with `atlas cluster-add {name}`, or see `atlas cluster-list`"));
+        return Ok(format!(
+            "there is no cluster {name} either: add it with `atlas cluster-add {name}`, or see `atlas cluster-list`"
+        ));
     }
     Ok("does Atlas run, and was it told where the hub is (--hub-address)? `atlas status` says what is wrong".into())
 }
@@ -313,10 +360,22 @@ mod tests {
             let values = line(text).unwrap();
             (values.manifests(), values.secret())
         };
-        assert_eq!(names("tokyo --format helm-chart"), ("kube-system".into(), "atlas-envoy-helm-values".into()));
-        assert_eq!(names("tokyo --format helm-release --release e"), ("monitoring".into(), "e-helm-values".into()));
-        assert_eq!(names("tokyo --format secret --target-namespace o"), ("o".into(), "atlas-envoy-files".into()));
-        assert_eq!(names("tokyo --format helm-release --manifest-namespace flux-system").0, "flux-system");
+        assert_eq!(
+            names("tokyo --format helm-chart"),
+            ("kube-system".into(), "atlas-envoy-helm-values".into())
+        );
+        assert_eq!(
+            names("tokyo --format helm-release --release e"),
+            ("monitoring".into(), "e-helm-values".into())
+        );
+        assert_eq!(
+            names("tokyo --format secret --target-namespace o"),
+            ("o".into(), "atlas-envoy-files".into())
+        );
+        assert_eq!(
+            names("tokyo --format helm-release --manifest-namespace flux-system").0,
+            "flux-system"
+        );
         // Atlas's own Secret of the hub's values must stay another one.
         assert_ne!(names("hub --format helm-release").1, keys::HUB_VALUES);
     }
@@ -329,7 +388,10 @@ mod tests {
             let error = line(&format!("tokyo --web-url {url}")).unwrap_err();
             assert!(error.contains("--web-url") && error.contains(url), "{error}");
         }
-        assert_eq!(line("tokyo --web-url https://t/x/").unwrap().web_url.unwrap().to_string(), "https://t/x");
+        assert_eq!(
+            line("tokyo --web-url https://t/x/").unwrap().web_url.unwrap().to_string(),
+            "https://t/x"
+        );
         assert_eq!(line("tokyo --wait 0").unwrap().wait, Duration::ZERO);
     }
 }

@@ -13,7 +13,10 @@ pub fn ask(hub: &Admin, service: &str, port: u16) -> anyhow::Result<Status> {
     let mut answers = Vec::new();
     for pod in hub.pods_of(service)? {
         let answer = hub.ask_pod(&pod.name, port, "/api/v1/status")?;
-        let read = |text: String| serde_json::from_str(&text).map_err(|error| format!("its answer is not a status: {error}"));
+        let read = |text: String| {
+            serde_json::from_str(&text)
+                .map_err(|error| format!("its answer is not a status: {error}"))
+        };
         answers.push((pod, answer.and_then(read)));
     }
     merge(answers)
@@ -29,7 +32,9 @@ fn merge(answers: Vec<(PodRef, Result<Status, String>)>) -> anyhow::Result<Statu
             Err(reason) => silent.push(silence(&pod, &reason)),
         }
     }
-    let Some(base) = best(&statuses) else { anyhow::bail!("no replica of Atlas answers:\n{}", silent.join("\n")) };
+    let Some(base) = best(&statuses) else {
+        anyhow::bail!("no replica of Atlas answers:\n{}", silent.join("\n"))
+    };
     let mut merged = statuses.remove(&base).expect("BUG: the best of the answers is none of them");
     for (name, status) in statuses {
         add(&mut merged, &name, status);
@@ -40,7 +45,10 @@ fn merge(answers: Vec<(PodRef, Result<Status, String>)>) -> anyhow::Result<Statu
 
 fn silence(pod: &PodRef, reason: &str) -> String {
     let ready = if pod.ready { "" } else { " (and says that it isn't ready)" };
-    format!("the replica {}{ready} doesn't answer, so its Envoys are missing here: {reason}", pod.name)
+    format!(
+        "the replica {}{ready} doesn't answer, so its Envoys are missing here: {reason}",
+        pod.name
+    )
 }
 
 /// Who knows most: the leader, else one that is ready. The Lease names a process: its pod, and a few random letters.
@@ -69,7 +77,9 @@ fn add(merged: &mut Status, pod: &str, status: Status) {
         }
     }
     // Every replica reads the same objects; what has come to its port only it knows.
-    merged.findings.extend(status.findings.into_iter().filter(|finding| finding.object.starts_with("port ")));
+    merged
+        .findings
+        .extend(status.findings.into_iter().filter(|finding| finding.object.starts_with("port ")));
     let troubles = status.troubles.into_iter().filter(|trouble| !merged.troubles.contains(trouble));
     let troubles: Vec<String> = troubles.map(|trouble| format!("{pod}: {trouble}")).collect();
     merged.troubles.extend(troubles);
@@ -77,7 +87,10 @@ fn add(merged: &mut Status, pod: &str, status: Status) {
 
 /// The hub stays first, the others by name.
 fn insert(nodes: &mut Vec<NodeStatus>, node: NodeStatus) {
-    let place = nodes.iter().position(|known| known.node != "hub" && known.node > node.node).unwrap_or(nodes.len());
+    let place = nodes
+        .iter()
+        .position(|known| known.node != "hub" && known.node > node.node)
+        .unwrap_or(nodes.len());
     nodes.insert(place, node);
 }
 
@@ -98,14 +111,24 @@ mod tests {
         })
     }
 
-    fn status(leader: &str, instances: &[(&str, &str)], troubles: &[&str]) -> Result<Status, String> {
+    fn status(
+        leader: &str,
+        instances: &[(&str, &str)],
+        troubles: &[&str],
+    ) -> Result<Status, String> {
         let node = |name: &str| {
-            let own: Vec<Value> = instances.iter().filter(|(node, _)| *node == name).map(|(_, id)| instance(id)).collect();
+            let own: Vec<Value> = instances
+                .iter()
+                .filter(|(node, _)| *node == name)
+                .map(|(_, id)| instance(id))
+                .collect();
             json!({"node": name, "instances": own, "leaf_not_after": null, "credential_not_after": null, "revision": null})
         };
         let connected = instances.iter().filter(|(node, _)| *node == "tokyo").count();
         let mut nodes = vec![node("hub"), node("tokyo")];
-        nodes.extend(instances.iter().filter(|(name, _)| *name == "lost").map(|(name, _)| node(name)));
+        nodes.extend(
+            instances.iter().filter(|(name, _)| *name == "lost").map(|(name, _)| node(name)),
+        );
         Ok(serde_json::from_value(json!({
             "version": "0.4.0", "now": 0, "ready": true, "leader": leader, "nodes": nodes,
             "clusters": [{"name": "tokyo", "addresses": [], "stores": [], "connected": connected}],
@@ -117,13 +140,21 @@ mod tests {
     #[test]
     fn instances_are_united_and_the_rest_is_the_leader_s() {
         let answers = vec![
-            (pod("atlas-0"), status("atlas-1_x", &[("tokyo", "a"), ("lost", "c")], &["only here", "both"])),
+            (
+                pod("atlas-0"),
+                status("atlas-1_x", &[("tokyo", "a"), ("lost", "c")], &["only here", "both"]),
+            ),
             (pod("atlas-1"), status("atlas-1_x", &[("tokyo", "b"), ("hub", "h")], &["both"])),
         ];
         let merged = merge(answers).unwrap();
         assert_eq!(merged.clusters[0].connected, 2);
-        let nodes: Vec<(&str, Vec<&str>)> =
-            merged.nodes.iter().map(|node| (node.node.as_str(), node.instances.iter().map(|one| one.id.as_str()).collect())).collect();
+        let nodes: Vec<(&str, Vec<&str>)> = merged
+            .nodes
+            .iter()
+            .map(|node| {
+                (node.node.as_str(), node.instances.iter().map(|one| one.id.as_str()).collect())
+            })
+            .collect();
         assert_eq!(nodes, [("hub", vec!["h"]), ("lost", vec!["c"]), ("tokyo", vec!["b", "a"])]);
         assert_eq!(merged.troubles, ["both", "atlas-0: only here"]);
     }
@@ -131,9 +162,15 @@ mod tests {
     #[test]
     fn a_replica_that_does_not_answer_is_named() {
         let silent = || (PodRef { ready: false, ..pod("atlas-1") }, Err("timeout".to_owned()));
-        let merged = merge(vec![(pod("atlas-0"), status("atlas-1_x", &[("tokyo", "a")], &[])), silent()]).unwrap();
+        let merged =
+            merge(vec![(pod("atlas-0"), status("atlas-1_x", &[("tokyo", "a")], &[])), silent()])
+                .unwrap();
         assert_eq!(merged.clusters[0].connected, 1);
-        assert!(merged.troubles[0].contains("atlas-1") && merged.troubles[0].contains("timeout"), "{:?}", merged.troubles);
+        assert!(
+            merged.troubles[0].contains("atlas-1") && merged.troubles[0].contains("timeout"),
+            "{:?}",
+            merged.troubles
+        );
         assert!(merge(vec![silent()]).unwrap_err().to_string().contains("atlas-1"));
     }
 }

@@ -37,7 +37,8 @@ impl Scene {
         register.apply(keys.iter().map(|key| (key.clone(), shelf.fact(key).cloned())));
         files.iter().for_each(|file| last_good.keep(file, &shelf, &register).unwrap());
         let clusters = register.fleet().clusters.values();
-        let stores = clusters.map(|cluster| format!("{} {}", cluster.name, cluster.stores.len())).collect();
+        let stores =
+            clusters.map(|cluster| format!("{} {}", cluster.name, cluster.stores.len())).collect();
         (stores, shelf.errors().iter().map(ToString::to_string).collect())
     }
 
@@ -142,7 +143,9 @@ fn a_blank_file_keeps_what_it_said_and_a_forgotten_cluster_is_gone() {
     scene.start();
     scene.write("a.yaml", "\n");
     assert_eq!(scene.start().0, ["paris 1", "tokyo 2"]);
-    LastGood::load(StateDir::at(scene.state.path()).unwrap()).forget(&"paris".parse().unwrap()).unwrap();
+    LastGood::load(StateDir::at(scene.state.path()).unwrap())
+        .forget(&"paris".parse().unwrap())
+        .unwrap();
     assert_eq!(scene.start().0, ["tokyo 2"]);
 }
 

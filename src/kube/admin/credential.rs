@@ -45,7 +45,9 @@ impl Admin {
     pub fn forget(&self, name: &ClusterName, domain: &TrustDomain) -> anyhow::Result<Forgotten> {
         self.wait_until_noticed(name, domain)?;
         for _ in 0..TRIES {
-            let Some((stored, contents)) = self.record(name, domain)? else { return Ok(Forgotten::NothingKnown) };
+            let Some((stored, contents)) = self.record(name, domain)? else {
+                return Ok(Forgotten::NothingKnown);
+            };
             if !contents.ledger.has(name) {
                 return Ok(Forgotten::NothingKnown);
             }
@@ -54,7 +56,10 @@ impl Admin {
                 Written::Conflict => std::thread::sleep(POLL),
             }
         }
-        bail!("others wrote the Secret {} {TRIES} times meanwhile: run the same command again", Record::Cluster(name.clone()).secret())
+        bail!(
+            "others wrote the Secret {} {TRIES} times meanwhile: run the same command again",
+            Record::Cluster(name.clone()).secret()
+        )
     }
 
     /// Whether there is a credential to forget.
@@ -70,7 +75,9 @@ impl Admin {
         let deadline = Instant::now() + NOTICING;
         while Instant::now() < deadline {
             match self.record(name, domain)? {
-                Some((Stored { parsed: Ok(parsed), .. }, _)) if parsed.service.is_some() => std::thread::sleep(POLL),
+                Some((Stored { parsed: Ok(parsed), .. }, _)) if parsed.service.is_some() => {
+                    std::thread::sleep(POLL)
+                }
                 _ => return Ok(()),
             }
         }
@@ -80,7 +87,11 @@ impl Admin {
         Ok(())
     }
 
-    fn record(&self, name: &ClusterName, domain: &TrustDomain) -> anyhow::Result<Option<(Stored, Contents)>> {
+    fn record(
+        &self,
+        name: &ClusterName,
+        domain: &TrustDomain,
+    ) -> anyhow::Result<Option<(Stored, Contents)>> {
         let record = Record::Cluster(name.clone());
         let Some(secret) = self.get_secret(&record.secret())? else { return Ok(None) };
         let stored = Stored::read(secret, domain);
@@ -90,10 +101,20 @@ impl Admin {
         Ok(Some((stored, contents)))
     }
 
-    fn empty(&self, name: &ClusterName, stored: &Stored, mut contents: Contents) -> anyhow::Result<Written> {
+    fn empty(
+        &self,
+        name: &ClusterName,
+        stored: &Stored,
+        mut contents: Contents,
+    ) -> anyhow::Result<Written> {
         let record = Record::Cluster(name.clone());
         contents.ledger.forget(name);
-        let lacks = || format!("the Secret {} lacks Atlas's annotation {TERM}: restore it from a backup", record.secret());
+        let lacks = || {
+            format!(
+                "the Secret {} lacks Atlas's annotation {TERM}: restore it from a backup",
+                record.secret()
+            )
+        };
         let term = stored.term.clone().with_context(lacks)?;
         // Neither certificate is of the new revision, so both keys go.
         let data = record.data(&contents, None)?;
@@ -103,7 +124,9 @@ impl Admin {
         let write = async {
             match secrets.patch(&record.secret(), &params, &Patch::Merge(&patch)).await {
                 Ok(_) => Ok(Written::Yes),
-                Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => Ok(Written::Conflict),
+                Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => {
+                    Ok(Written::Conflict)
+                }
                 Err(error) => Err(error),
             }
         };

@@ -36,11 +36,17 @@ impl Admin {
     pub fn pods_of(&self, service: &str) -> anyhow::Result<Vec<PodRef>> {
         let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &self.namespace);
         let selector = format!("{}={service}", keys::SERVICE_NAME);
-        let slices = self.block("list the EndpointSlices", api.list(&ListParams::default().labels(&selector)))?;
+        let slices = self
+            .block("list the EndpointSlices", api.list(&ListParams::default().labels(&selector)))?;
         let mut pods = BTreeMap::new();
         for endpoint in slices.items.into_iter().flat_map(|slice| slice.endpoints) {
-            let ready = endpoint.conditions.is_none_or(|conditions| conditions.ready.unwrap_or(true));
-            let Some(target) = endpoint.target_ref.filter(|target| target.kind.as_deref() == Some("Pod")) else { continue };
+            let ready =
+                endpoint.conditions.is_none_or(|conditions| conditions.ready.unwrap_or(true));
+            let Some(target) =
+                endpoint.target_ref.filter(|target| target.kind.as_deref() == Some("Pod"))
+            else {
+                continue;
+            };
             if let Some(name) = target.name {
                 *pods.entry(name).or_insert(false) |= ready;
             }
@@ -61,7 +67,9 @@ impl Admin {
         let uri = format!("/api/v1/namespaces/{}/pods/{pod}:{port}/proxy{path}", self.namespace);
         let answer = match self.get(&uri, None) {
             // The API server hands on the name by which it was called, and Atlas answers only to addresses and to its own name.
-            Err(kube::Error::Api(status)) if status.code == 421 => self.get(&uri, Some(atlas_core::envoy::ATLAS_AUTHORITY)),
+            Err(kube::Error::Api(status)) if status.code == 421 => {
+                self.get(&uri, Some(atlas_core::envoy::ATLAS_AUTHORITY))
+            }
             other => other,
         };
         match answer {
@@ -82,8 +90,13 @@ impl Admin {
             request = request.header(header::HOST, host);
         }
         let request = request.body(Vec::new()).map_err(kube::Error::HttpError)?;
-        let late = || kube::Error::Service(format!("no answer within {} s", ANSWER.as_secs()).into());
-        let answer = async { tokio::time::timeout(ANSWER, self.client.request_text(request)).await.unwrap_or_else(|_| Err(late())) };
+        let late =
+            || kube::Error::Service(format!("no answer within {} s", ANSWER.as_secs()).into());
+        let answer = async {
+            tokio::time::timeout(ANSWER, self.client.request_text(request))
+                .await
+                .unwrap_or_else(|_| Err(late()))
+        };
         self.runtime.block_on(answer)
     }
 }

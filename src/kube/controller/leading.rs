@@ -64,9 +64,14 @@ impl Leading {
             troubles: troubles_in,
             metrics: Arc::clone(&controller.publisher.metrics),
         };
-        let (nudge, mut changes, stopped) = (Arc::clone(&controller.mirrors.nudge), troubles.clone(), stop.clone());
+        let (nudge, mut changes, stopped) =
+            (Arc::clone(&controller.mirrors.nudge), troubles.clone(), stop.clone());
         tokio::spawn(async move {
-            while stopped.run_until_cancelled(changes.changed()).await.is_some_and(|changed| changed.is_ok()) {
+            while stopped
+                .run_until_cancelled(changes.changed())
+                .await
+                .is_some_and(|changed| changed.is_ok())
+            {
                 nudge.notify_one();
             }
         });
@@ -103,8 +108,15 @@ impl Leading {
         vault.keep_services(kept);
         let present: BTreeSet<ClusterName> = services(&view.facts).map(|(name, _)| name).collect();
         let held = self.pki.bootstrap_ends();
-        let sound: BTreeSet<ClusterName> = register.fleet().clusters.keys().filter(|name| !broken.contains(*name)).cloned().collect();
-        let ensured = self.pki.ensure(&Due { clusters: &sound, present: &present, only: None }, clock::now());
+        let sound: BTreeSet<ClusterName> = register
+            .fleet()
+            .clusters
+            .keys()
+            .filter(|name| !broken.contains(*name))
+            .cloned()
+            .collect();
+        let ensured =
+            self.pki.ensure(&Due { clusters: &sound, present: &present, only: None }, clock::now());
         let ensured = ensured.context("cannot issue certificates")?;
         controller.rounds.extend(ensured.concerns());
         failed.extend(ensured.failed);
@@ -121,10 +133,12 @@ impl Leading {
         let stores = &controller.rounds.stores;
         // What this leader wants may not have been written yet.
         let before = Written::latest(self.zone, view.zone);
-        let zone = Written::next(before, clock::now(), |serial| stores.zone_file(&fleet.settings, serial));
+        let zone =
+            Written::next(before, clock::now(), |serial| stores.zone_file(&fleet.settings, serial));
         self.zone = Written::of(&zone);
         let files = StoreFiles { zone, endpoints: stores.endpoints() };
-        let wanted = self.objects.wanted(fleet, &trust, files, opener, &uids, controller.owner.as_ref());
+        let wanted =
+            self.objects.wanted(fleet, &trust, files, opener, &uids, controller.owner.as_ref());
         self.wanted.send_replace(Some(wanted));
         let due = self.pki.next_due(fleet.clusters.keys()).unwrap_or(i64::MAX);
         self.tell(controller, &findings, &uids, &held);
@@ -133,8 +147,17 @@ impl Leading {
     }
 
     /// Events: what is wrong and new, and what has just happened.
-    fn tell(&mut self, controller: &Controller, findings: &[Finding], uids: &BTreeMap<String, String>, before: &BTreeMap<String, i64>) {
-        let wrong = findings.iter().filter_map(|finding| Said::of_finding(finding, &controller.settings.namespace, uids)).collect();
+    fn tell(
+        &mut self,
+        controller: &Controller,
+        findings: &[Finding],
+        uids: &BTreeMap<String, String>,
+        before: &BTreeMap<String, i64>,
+    ) {
+        let wrong = findings
+            .iter()
+            .filter_map(|finding| Said::of_finding(finding, &controller.settings.namespace, uids))
+            .collect();
         let mut news = self.lasting.news(wrong);
         for (name, end) in self.pki.bootstrap_ends() {
             let Some(uid) = uids.get(&name) else { continue };
@@ -142,11 +165,15 @@ impl Leading {
                 Some(known) if *known == end => continue,
                 Some(_) => (
                     "CredentialRenewed",
-                    format!("The Secret {name}-envoy-values holds a fresh credential; the one in use counts until its end"),
+                    format!(
+                        "The Secret {name}-envoy-values holds a fresh credential; the one in use counts until its end"
+                    ),
                 ),
                 None => (
                     "Joined",
-                    format!("The cluster {name} has a credential: `atlas cluster-values --name {name}` prints the values of its Envoy"),
+                    format!(
+                        "The cluster {name} has a credential: `atlas cluster-values --name {name}` prints the values of its Envoy"
+                    ),
                 ),
             };
             news.push(Said { service: name, uid: uid.clone(), warning: false, reason, note });
@@ -164,7 +191,9 @@ fn cluster_of(record: &crate::kube::record::Record) -> Option<ClusterName> {
 
 /// The uids of the clusters' Services.
 fn uids(facts: &[Fact]) -> BTreeMap<String, String> {
-    services(facts).filter_map(|(name, fact)| Some((name.to_string(), fact.meta().uid.clone()?))).collect()
+    services(facts)
+        .filter_map(|(name, fact)| Some((name.to_string(), fact.meta().uid.clone()?)))
+        .collect()
 }
 
 /// What is to be kept of each Service: of one that is right, what it says; of one that is wrong, what is kept already; of
@@ -176,7 +205,8 @@ fn kept(
     known: &BTreeMap<ClusterName, String>,
 ) -> BTreeMap<ClusterName, Option<String>> {
     let rejected = rejected(findings);
-    let mut kept: BTreeMap<ClusterName, Option<String>> = known.keys().map(|name| (name.clone(), None)).collect();
+    let mut kept: BTreeMap<ClusterName, Option<String>> =
+        known.keys().map(|name| (name.clone(), None)).collect();
     for (name, fact) in services(&view.facts) {
         if rejected.contains(format!("Service {}/{name}", controller.settings.namespace).as_str()) {
             kept.remove(&name);

@@ -42,21 +42,40 @@ impl Rounds {
     }
 
     /// Takes in what has changed. `services`: what the clusters' Services said when they were last right.
-    pub fn take(&mut self, view: &View, settings: &Settings, services: &BTreeMap<ClusterName, String>) {
+    pub fn take(
+        &mut self,
+        view: &View,
+        settings: &Settings,
+        services: &BTreeMap<ClusterName, String>,
+    ) {
         let register = self.register.get_or_insert_with(|| {
             self.scope = Scope::everything();
-            let facts: Vec<Fact> = services.values().filter_map(|text| serde_json::from_str(text).ok()).collect();
+            let facts: Vec<Fact> =
+                services.values().filter_map(|text| serde_json::from_str(text).ok()).collect();
             Register::new(settings.clone(), intake(settings, &facts, None).fleet.clusters)
         });
-        let now: BTreeMap<FactKey, &Fact> = view.facts.iter().map(|fact| (FactKey::of(fact), fact)).collect();
-        let gone: Vec<_> = register.keys().filter(|key| !now.contains_key(key)).map(|key| (key.clone(), None)).collect();
-        let known = |key: &FactKey, fact: &Fact| register.fact(key).is_some_and(|known| **known == *fact);
-        let new = now.into_iter().filter(|(key, fact)| !known(key, fact)).map(|(key, fact)| (key, Some(Arc::new(fact.clone()))));
+        let now: BTreeMap<FactKey, &Fact> =
+            view.facts.iter().map(|fact| (FactKey::of(fact), fact)).collect();
+        let gone: Vec<_> = register
+            .keys()
+            .filter(|key| !now.contains_key(key))
+            .map(|key| (key.clone(), None))
+            .collect();
+        let known =
+            |key: &FactKey, fact: &Fact| register.fact(key).is_some_and(|known| **known == *fact);
+        let new = now
+            .into_iter()
+            .filter(|(key, fact)| !known(key, fact))
+            .map(|(key, fact)| (key, Some(Arc::new(fact.clone()))));
         let changes: Vec<_> = gone.into_iter().chain(new).collect();
         let Touched { clusters, alertmanagers, findings, .. } = register.apply(changes);
         self.findings |= findings || !clusters.is_empty();
         self.scope.extend(Scope { alertmanagers, clusters, ..Scope::default() });
-        let records: BTreeMap<String, Version> = view.records.iter().map(|(name, stored)| (name.clone(), stored.version.clone())).collect();
+        let records: BTreeMap<String, Version> = view
+            .records
+            .iter()
+            .map(|(name, stored)| (name.clone(), stored.version.clone()))
+            .collect();
         let names: BTreeSet<&String> = records.keys().chain(self.records.keys()).collect();
         for name in names.into_iter().filter(|name| records.get(*name) != self.records.get(*name)) {
             match Record::of_secret(name) {
@@ -100,10 +119,13 @@ impl Rounds {
         self.scope.all |= roots != self.roots || !publisher.board.is_ready();
         self.roots = roots;
         let scope = std::mem::take(&mut self.scope);
-        let all: BTreeSet<ClusterName> = if scope.all { fleet.clusters.keys().cloned().collect() } else { BTreeSet::new() };
+        let all: BTreeSet<ClusterName> =
+            if scope.all { fleet.clusters.keys().cloned().collect() } else { BTreeSet::new() };
         let planned = if scope.all { &all } else { &scope.clusters };
-        let changed = publisher.nodes.apply(self.planner.update(fleet, &pki.trust(planned), &scope));
-        let known: Vec<ClusterName> = if scope.all { self.stores.clusters().cloned().collect() } else { Vec::new() };
+        let changed =
+            publisher.nodes.apply(self.planner.update(fleet, &pki.trust(planned), &scope));
+        let known: Vec<ClusterName> =
+            if scope.all { self.stores.clusters().cloned().collect() } else { Vec::new() };
         self.stores.update(fleet, planned.iter().chain(&known));
         let findings = std::mem::take(&mut self.findings) || scope.all;
         let round = Round {
@@ -114,7 +136,10 @@ impl Rounds {
             errors: None,
             troubles,
             // Every replica says the number that is written, so they agree.
-            zone: ZoneVersion { records: self.stores.version(), serial: zone.map_or(0, |zone| zone.serial) },
+            zone: ZoneVersion {
+                records: self.stores.version(),
+                serial: zone.map_or(0, |zone| zone.serial),
+            },
         };
         publisher.publish(pki, round);
         Ok(())

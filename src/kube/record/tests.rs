@@ -24,7 +24,11 @@ fn contents() -> Contents {
     let _lock = state.lock().unwrap();
     let mut pki = Pki::load(Directory::new(state.clone()), domain(), Lifetimes::default()).unwrap();
     let clusters = [tokyo()].into();
-    pki.ensure(&crate::ca::Wanted { clusters: &clusters, present: &Default::default(), only: None }, NOW).unwrap();
+    pki.ensure(
+        &crate::ca::Wanted { clusters: &clusters, present: &Default::default(), only: None },
+        NOW,
+    )
+    .unwrap();
     Directory::new(state).load(&domain()).unwrap()
 }
 
@@ -34,7 +38,8 @@ fn term() -> Term {
 
 /// Writes a record and reads it back, as an API server would give it.
 fn stored(contents: &Contents, record: &Record) -> Stored {
-    let mut manifest = record.manifest(&record.data(contents, Some(&"{}".to_owned())).unwrap(), &term(), None);
+    let mut manifest =
+        record.manifest(&record.data(contents, Some(&"{}".to_owned())).unwrap(), &term(), None);
     manifest["metadata"]["resourceVersion"] = "1".into();
     Stored::read(serde_json::from_value(manifest).unwrap(), &domain())
 }
@@ -49,8 +54,13 @@ fn what_is_written_is_read_back() {
         adopt(&mut after, &record, stored.parsed.unwrap());
     }
     let texts = |contents: &Contents| {
-        let authorities: Vec<_> = contents.authorities.iter().map(|(who, signed)| (*who, ca::text(signed))).collect();
-        let identities: Vec<_> = contents.identities.iter().map(|(who, signed)| (who.clone(), ca::text(signed))).collect();
+        let authorities: Vec<_> =
+            contents.authorities.iter().map(|(who, signed)| (*who, ca::text(signed))).collect();
+        let identities: Vec<_> = contents
+            .identities
+            .iter()
+            .map(|(who, signed)| (who.clone(), ca::text(signed)))
+            .collect();
         (authorities, identities, contents.ledger.clone())
     };
     assert_eq!(texts(&after), texts(&before));
@@ -61,7 +71,10 @@ fn what_is_written_is_read_back() {
 fn what_everyone_reads_holds_no_authority_s_key() {
     let parsed = stored(&contents(), &Record::Leaves).parsed.unwrap();
     assert!(parsed.authorities[&Authority::Root].key.expose().is_empty());
-    assert_eq!(parsed.identities.keys().cloned().collect::<BTreeSet<_>>(), [Identity::Atlas, Identity::Hub].into());
+    assert_eq!(
+        parsed.identities.keys().cloned().collect::<BTreeSet<_>>(),
+        [Identity::Atlas, Identity::Hub].into()
+    );
 }
 
 #[test]
@@ -73,7 +86,10 @@ fn a_forgotten_cluster_keeps_its_revision_and_no_key() {
     let patch = record.manifest(&data, &term(), Some(&Version("5".into())));
     assert_eq!(patch["metadata"]["resourceVersion"], "5");
     for key in [LEAF, BOOTSTRAP, SERVICE, "leaf.pem.broken", "bootstrap.pem.broken"] {
-        assert!(patch["data"].get(key).is_some_and(Value::is_null), "{key}: a merge patch removes what is null");
+        assert!(
+            patch["data"].get(key).is_some_and(Value::is_null),
+            "{key}: a merge patch removes what is null"
+        );
     }
     let mut after = Contents::default();
     adopt(&mut after, &record, stored(&all, &record).parsed.unwrap());
@@ -86,7 +102,11 @@ fn a_cluster_s_record_says_nothing_of_another() {
     let osaka: ClusterName = "osaka".parse().unwrap();
     let parsed = stored(&all, &Record::Cluster(tokyo())).parsed.unwrap();
     adopt(&mut all, &Record::Cluster(osaka.clone()), parsed);
-    assert!(all.identities.keys().all(|identity| Record::of_identity(identity) != Record::Cluster(osaka.clone())));
+    assert!(
+        all.identities
+            .keys()
+            .all(|identity| Record::of_identity(identity) != Record::Cluster(osaka.clone()))
+    );
     assert!(!all.ledger.has(&osaka) && all.ledger.has(&tokyo()));
 }
 
@@ -97,12 +117,18 @@ fn another_s_certificate_is_broken() {
     for (record, key, identity, whose) in [
         (Record::Leaves, "hub.pem", Identity::Atlas, "spiffe://atlas/atlas"),
         (Record::Cluster(tokyo()), LEAF, Identity::Bootstrap(tokyo(), 1), "bootstrap/tokyo"),
-        (Record::Cluster("osaka".parse().unwrap()), LEAF, Identity::Cluster(tokyo(), 1), "cluster/tokyo"),
+        (
+            Record::Cluster("osaka".parse().unwrap()),
+            LEAF,
+            Identity::Cluster(tokyo(), 1),
+            "cluster/tokyo",
+        ),
     ] {
         let mut manifest = record.manifest(&record.data(&all, None).unwrap(), &term(), None);
         manifest["data"][key] = json!(text(identity));
         manifest["metadata"]["resourceVersion"] = "1".into();
-        let parsed = Stored::read(serde_json::from_value(manifest).unwrap(), &domain()).parsed.unwrap();
+        let parsed =
+            Stored::read(serde_json::from_value(manifest).unwrap(), &domain()).parsed.unwrap();
         let why = &parsed.broken[key].why;
         assert!(why.contains("it holds the certificate of") && why.contains(whose), "{why}");
     }
@@ -111,13 +137,19 @@ fn another_s_certificate_is_broken() {
 #[test]
 fn what_was_issued_below_another_root_is_broken() {
     let (ours, other) = (contents(), contents());
-    for (record, keys) in [(Record::Leaves, ["atlas.pem", "hub.pem"]), (Record::Cluster(tokyo()), [BOOTSTRAP, LEAF])] {
-        let (mut own, mut foreign) = (stored(&ours, &record).parsed.unwrap(), stored(&other, &record).parsed.unwrap());
+    for (record, keys) in
+        [(Record::Leaves, ["atlas.pem", "hub.pem"]), (Record::Cluster(tokyo()), [BOOTSTRAP, LEAF])]
+    {
+        let (mut own, mut foreign) =
+            (stored(&ours, &record).parsed.unwrap(), stored(&other, &record).parsed.unwrap());
         for parsed in [&mut own, &mut foreign] {
             parsed.doubt_foreign(&record, ours.authorities.get(&Authority::Root));
         }
         assert_eq!((own.identities.len(), own.broken.len()), (2, 0));
-        assert_eq!((foreign.identities.len(), foreign.broken.keys().copied().collect::<Vec<_>>()), (0, keys.to_vec()));
+        assert_eq!(
+            (foreign.identities.len(), foreign.broken.keys().copied().collect::<Vec<_>>()),
+            (0, keys.to_vec())
+        );
     }
 }
 
@@ -131,24 +163,49 @@ fn spoilt(record: &Record, key: &str) -> Result<Parsed, String> {
 
 #[test]
 fn what_cannot_be_made_again_is_broken_as_a_whole_and_says_what_to_do() {
-    let cases =
-        [(Record::Root, "root.pem"), (Record::Issuers, "issuing.pem"), (Record::Leaves, "roots.pem"), (Record::Cluster(tokyo()), LIST)];
+    let cases = [
+        (Record::Root, "root.pem"),
+        (Record::Issuers, "issuing.pem"),
+        (Record::Leaves, "roots.pem"),
+        (Record::Cluster(tokyo()), LIST),
+    ];
     for (record, key) in cases {
         let error = spoilt(&record, key).unwrap_err();
-        assert!(error.contains(&record.secret()) && error.contains(key) && error.contains("docs/backup.md"), "{error}");
+        assert!(
+            error.contains(&record.secret())
+                && error.contains(key)
+                && error.contains("docs/backup.md"),
+            "{error}"
+        );
     }
 }
 
 #[test]
 fn a_broken_certificate_is_set_aside_and_the_rest_counts() {
-    let cases = [(Record::Leaves, "hub.pem"), (Record::Cluster(tokyo()), LEAF), (Record::Cluster(tokyo()), BOOTSTRAP)];
+    let cases = [
+        (Record::Leaves, "hub.pem"),
+        (Record::Cluster(tokyo()), LEAF),
+        (Record::Cluster(tokyo()), BOOTSTRAP),
+    ];
     for (record, key) in cases {
         let parsed = spoilt(&record, key).unwrap();
-        assert_eq!(parsed.broken.iter().map(|(key, broken)| (*key, broken.text.as_str())).collect::<Vec<_>>(), [(key, "half")]);
+        assert_eq!(
+            parsed
+                .broken
+                .iter()
+                .map(|(key, broken)| (*key, broken.text.as_str()))
+                .collect::<Vec<_>>(),
+            [(key, "half")]
+        );
         assert_eq!((parsed.identities.len(), parsed.aside.len()), (1, 0), "the other one counts");
         let mut all = Contents::default();
         adopt(&mut all, &record, parsed);
-        assert!(record.identity(key, &all.ledger).is_some_and(|identity| !all.identities.contains_key(&identity)), "it is due");
+        assert!(
+            record
+                .identity(key, &all.ledger)
+                .is_some_and(|identity| !all.identities.contains_key(&identity)),
+            "it is due"
+        );
     }
 }
 

@@ -14,7 +14,9 @@ impl Secrets {
         for (key, broken) in std::mem::take(&mut parsed.broken) {
             self.keep_aside(record, key, broken.why, broken.text);
             let known = record.identity(key, &self.contents.ledger);
-            let known = known.and_then(|identity| self.contents.identities.get(&identity).map(|signed| (identity, signed.clone())));
+            let known = known.and_then(|identity| {
+                self.contents.identities.get(&identity).map(|signed| (identity, signed.clone()))
+            });
             parsed.identities.extend(known);
         }
     }
@@ -23,8 +25,9 @@ impl Secrets {
     pub(super) fn set_foreign_aside(&mut self) {
         let Contents { authorities, identities, ledger } = &self.contents;
         let mut trusted = Trusted::new(authorities.get(&Authority::Root));
-        let foreign =
-            identities.iter().filter_map(|(identity, signed)| Some((identity.clone(), ca::text(signed), trusted.check(signed).err()?)));
+        let foreign = identities.iter().filter_map(|(identity, signed)| {
+            Some((identity.clone(), ca::text(signed), trusted.check(signed).err()?))
+        });
         let foreign: Vec<_> = foreign.collect();
         let ledger = ledger.clone();
         for (identity, text, why) in foreign {
@@ -51,7 +54,10 @@ impl Secrets {
 
     /// What is kept for people to look at.
     pub(super) fn told_aside(&self) -> Vec<String> {
-        let kept = self.aside.iter().flat_map(|(record, keys)| keys.iter().map(|key| (record.secret(), *key)));
+        let kept = self
+            .aside
+            .iter()
+            .flat_map(|(record, keys)| keys.iter().map(|key| (record.secret(), *key)));
         let told = |(secret, key): (String, &str)| {
             let was = key.trim_end_matches(".broken");
             format!(

@@ -24,7 +24,10 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 /// would end every Envoy's trust. Nothing is written before this is known.
 pub async fn ensure_remembered(api: &Api<Secret>) -> anyhow::Result<()> {
     let name = Record::Root.secret();
-    let root = timeout(PATIENCE, api.get_opt(&name)).await.context("no answer")?.context("cannot read the Secret with the root")?;
+    let root = timeout(PATIENCE, api.get_opt(&name))
+        .await
+        .context("no answer")?
+        .context("cannot read the Secret with the root")?;
     ensure!(
         root.is_some(),
         "the API server no longer has the Secret {name}, below which everything that is in force was issued: it has lost its memory, or \
@@ -35,8 +38,14 @@ pub async fn ensure_remembered(api: &Api<Secret>) -> anyhow::Result<()> {
 }
 
 /// Writes nothing but the term into the issuers, so that no earlier leader can write them any more.
-pub async fn claim(api: &Api<Secret>, candidate: &Candidate, term: Term, domain: &TrustDomain) -> anyhow::Result<Fence> {
-    let read = timeout(PATIENCE, api.get_opt(&Record::Issuers.secret())).await.context("no answer")?;
+pub async fn claim(
+    api: &Api<Secret>,
+    candidate: &Candidate,
+    term: Term,
+    domain: &TrustDomain,
+) -> anyhow::Result<Fence> {
+    let read =
+        timeout(PATIENCE, api.get_opt(&Record::Issuers.secret())).await.context("no answer")?;
     let read = read.context("cannot read the Secret with the issuing authorities")?;
     let stored = read.map(|secret| Stored::read(secret, domain));
     if let Some(by) = stored.as_ref().and_then(|stored| stored.term.as_ref()) {
@@ -64,23 +73,41 @@ pub async fn write(
     let written = async {
         match &permit.expected {
             None => {
-                let secret: Secret = serde_json::from_value(manifest).map_err(kube::Error::SerdeError)?;
-                api.create(&PostParams { field_manager: Some(MANAGER.into()), ..Default::default() }, &secret).await
+                let secret: Secret =
+                    serde_json::from_value(manifest).map_err(kube::Error::SerdeError)?;
+                api.create(
+                    &PostParams { field_manager: Some(MANAGER.into()), ..Default::default() },
+                    &secret,
+                )
+                .await
             }
             Some(_) => {
-                let params = PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
+                let params =
+                    PatchParams { field_manager: Some(MANAGER.into()), ..Default::default() };
                 api.patch(&name, &params, &Patch::Merge(manifest)).await
             }
         }
     };
     let Ok(written) = timeout(PATIENCE, written).await else {
-        return Err((Outcome::Unknown, anyhow!("no answer to the write of the Secret {name}: it is read again")));
+        return Err((
+            Outcome::Unknown,
+            anyhow!("no answer to the write of the Secret {name}: it is read again"),
+        ));
     };
     match written {
         Ok(secret) => Ok(Version(secret.metadata.resource_version.unwrap_or_default())),
-        Err(kube::Error::Api(status)) if status.code == 409 || permit.expected.is_some() && status.code == 404 => {
-            Err((Outcome::Conflict, anyhow!("the Secret {name} is not as it was read: somebody else wrote it; it is read again")))
+        Err(kube::Error::Api(status))
+            if status.code == 409 || permit.expected.is_some() && status.code == 404 =>
+        {
+            Err((
+                Outcome::Conflict,
+                anyhow!(
+                    "the Secret {name} is not as it was read: somebody else wrote it; it is read again"
+                ),
+            ))
         }
-        Err(error) => Err((Outcome::Unknown, anyhow!("cannot write the Secret {name}: {}", chain(&error)))),
+        Err(error) => {
+            Err((Outcome::Unknown, anyhow!("cannot write the Secret {name}: {}", chain(&error))))
+        }
     }
 }

@@ -66,7 +66,9 @@ impl Sight {
     /// Whether all that was seen are files that are complete.
     pub fn is_complete(&self) -> bool {
         let seen = &lock(&self.state).seen;
-        !seen.is_nothing() && !seen.others && seen.files.values().all(|arrival| *arrival != Arrival::Unknown)
+        !seen.is_nothing()
+            && !seen.others
+            && seen.files.values().all(|arrival| *arrival != Arrival::Unknown)
     }
 
     pub fn note(&self, dir: &Path, event: notify::Result<Event>) {
@@ -101,13 +103,16 @@ impl State {
         };
         // Of mode, owner and times alone, which many set after they have closed a file.
         let is_metadata = matches!(event.kind, EventKind::Modify(ModifyKind::Metadata(_)));
-        let within: Vec<&Path> = event.paths.iter().filter_map(|path| path.strip_prefix(dir).ok()).collect();
+        let within: Vec<&Path> =
+            event.paths.iter().filter_map(|path| path.strip_prefix(dir).ok()).collect();
         let arrival = match event.kind {
             EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
                 within.iter().for_each(|path| _ = self.open.remove(*path));
                 Arrival::Closed
             }
-            EventKind::Modify(ModifyKind::Name(RenameMode::To)) => self.moved_to(&within, event.tracker()),
+            EventKind::Modify(ModifyKind::Name(RenameMode::To)) => {
+                self.moved_to(&within, event.tracker())
+            }
             EventKind::Modify(ModifyKind::Name(RenameMode::From)) => {
                 let was_open = within.iter().any(|path| self.open.contains(*path));
                 self.moving = event.tracker().map(|cookie| (cookie, was_open));
@@ -133,10 +138,16 @@ impl State {
         };
         // Of the directory itself, by whichever name.
         self.seen.others |= within.len() < event.paths.len();
-        for (path, within) in event.paths.iter().filter_map(|path| Some((path, path.strip_prefix(dir).ok()?))) {
+        for (path, within) in
+            event.paths.iter().filter_map(|path| Some((path, path.strip_prefix(dir).ok()?)))
+        {
             match walk::sort(within) {
-                walk::Sort::Manifest if is_metadata => _ = self.seen.files.entry(within.to_owned()).or_insert(arrival),
-                walk::Sort::Manifest if !path.is_dir() => _ = self.seen.files.insert(within.to_owned(), arrival),
+                walk::Sort::Manifest if is_metadata => {
+                    _ = self.seen.files.entry(within.to_owned()).or_insert(arrival)
+                }
+                walk::Sort::Manifest if !path.is_dir() => {
+                    _ = self.seen.files.insert(within.to_owned(), arrival)
+                }
                 walk::Sort::PassedOver => {}
                 // Any other file is none of ours.
                 walk::Sort::Other if path.is_file() && !within.as_os_str().is_empty() => {}
@@ -145,7 +156,11 @@ impl State {
                     self.seen.others = true;
                     if arrival == Arrival::Moved {
                         let is_mount = within.as_os_str().as_encoded_bytes().starts_with(b"..");
-                        self.seen.turned.insert(if is_mount { PathBuf::new() } else { within.to_owned() });
+                        self.seen.turned.insert(if is_mount {
+                            PathBuf::new()
+                        } else {
+                            within.to_owned()
+                        });
                     }
                 }
             }
@@ -154,7 +169,8 @@ impl State {
 
     /// A file that is moved while somebody still writes it is none that is complete.
     fn moved_to(&mut self, within: &[&Path], cookie: Option<usize>) -> Arrival {
-        let is_open = self.moving.take().is_some_and(|(moving, is_open)| Some(moving) == cookie && is_open);
+        let is_open =
+            self.moving.take().is_some_and(|(moving, is_open)| Some(moving) == cookie && is_open);
         self.not_there(within);
         if is_open {
             self.open.extend(within.iter().map(|path| (*path).to_owned()));

@@ -118,16 +118,24 @@ impl Known {
                 self.wait = Some(Wait::Quiet(due));
                 return;
             }
-            return self.keep(file, "is empty, perhaps because it is being written (to remove what it says, delete it)");
+            return self.keep(
+                file,
+                "is empty, perhaps because it is being written (to remove what it says, delete it)",
+            );
         }
         if self.hash == Some(hash) {
             return self.settle();
         }
         match manifest::parse(file, text) {
             Ok(facts) => {
-                let before = if self.was_right || !self.facts.is_empty() { Some(&self.facts) } else { news.earlier };
+                let before = if self.was_right || !self.facts.is_empty() {
+                    Some(&self.facts)
+                } else {
+                    news.earlier
+                };
                 let before = before.into_iter().flat_map(|facts| facts.iter().map(|fact| &**fact));
-                if let Some((why, due)) = manifest::doubt(before, &facts, text, arrival).and_then(|doubt| pending(&doubt, since, patience))
+                if let Some((why, due)) = manifest::doubt(before, &facts, text, arrival)
+                    .and_then(|doubt| pending(&doubt, since, patience))
                 {
                     return self.wait(file, &why, due);
                 }
@@ -151,7 +159,9 @@ impl Known {
             Some(look) if look.hash == hash => (look.since, look.arrival),
             Some(_) => (now, Arrival::Unknown),
             // At start it may be old. What is said of the future says nothing.
-            None if news.at_start => (now.checked_sub(text.age.min(LONG_AGO)).unwrap_or(now), Arrival::Unknown),
+            None if news.at_start => {
+                (now.checked_sub(text.age.min(LONG_AGO)).unwrap_or(now), Arrival::Unknown)
+            }
             // Later it came just now, whatever the clock of another machine says.
             None => (now, Arrival::Unknown),
         };
@@ -163,7 +173,8 @@ impl Known {
     /// It is open, and somebody has written to it.
     pub fn opens(&mut self, file: &str, patience: Patience) {
         let now = Instant::now();
-        let told = if let Some(Wait::Closing(told)) = self.wait { told } else { now + patience.quiet };
+        let told =
+            if let Some(Wait::Closing(told)) = self.wait { told } else { now + patience.quiet };
         if now >= told {
             self.keep(file, "is open, and being written: it counts once it is closed");
         }
@@ -177,11 +188,18 @@ impl Known {
 
     /// It is gone, and for a while that doesn't count; returns whether.
     pub fn goes(&mut self, file: &str, patience: Patience) -> bool {
-        let due = if let Some(Wait::Gone(due)) = self.wait { due } else { Instant::now() + patience.quiet_if_less };
+        let due = if let Some(Wait::Gone(due)) = self.wait {
+            due
+        } else {
+            Instant::now() + patience.quiet_if_less
+        };
         if due <= Instant::now() {
             return false;
         }
-        self.keep(file, "is gone, while other files may be half written: that counts once these count");
+        self.keep(
+            file,
+            "is gone, while other files may be half written: that counts once these count",
+        );
         self.wait = Some(Wait::Gone(due));
         true
     }
@@ -198,7 +216,12 @@ impl Known {
     /// It keeps what it said.
     pub fn keep(&mut self, file: &str, why: &str) {
         let stays = if self.facts.is_empty() { String::new() } else { format!(": {STAYS}") };
-        let trouble = Some(ManifestError { file: file.to_owned(), line: 0, key: String::new(), message: format!("{why}{stays}") });
+        let trouble = Some(ManifestError {
+            file: file.to_owned(),
+            line: 0,
+            key: String::new(),
+            message: format!("{why}{stays}"),
+        });
         self.differs |= self.trouble != trouble;
         (self.trouble, self.wait) = (trouble, None);
     }
@@ -226,11 +249,19 @@ impl Known {
 fn pending(doubt: &Doubt, since: Instant, patience: Patience) -> Option<(String, Instant)> {
     let (why, quiet) = match doubt {
         Doubt::MayGoOn => ("has just been changed".to_owned(), patience.quiet),
-        Doubt::CutShort => ("has just been changed, and its last line has no end".to_owned(), patience.quiet_if_less),
+        Doubt::CutShort => (
+            "has just been changed, and its last line has no end".to_owned(),
+            patience.quiet_if_less,
+        ),
         Doubt::SaysLess(what) => (format!("no longer says {what}"), patience.quiet_if_less),
     };
     let due = since + quiet;
-    let rule = || format!("{why}: that counts once nobody has changed it for {}, or a file is moved into its place", seconds(quiet));
+    let rule = || {
+        format!(
+            "{why}: that counts once nobody has changed it for {}, or a file is moved into its place",
+            seconds(quiet)
+        )
+    };
     (due > Instant::now()).then(|| (rule(), due))
 }
 

@@ -91,38 +91,59 @@ impl Memory {
 
     /// Whether a file may be half of which nothing was known before.
     pub fn lacks_something(&self) -> bool {
-        self.waiting.iter().filter_map(|path| Some((path, self.files.get(path)?))).any(|(path, known)| {
-            let earlier = self.earlier.get(&path.display().to_string());
-            known.may_be_half() && known.says_nothing() && earlier.is_none_or(|facts| facts.is_empty())
-        })
+        self.waiting.iter().filter_map(|path| Some((path, self.files.get(path)?))).any(
+            |(path, known)| {
+                let earlier = self.earlier.get(&path.display().to_string());
+                known.may_be_half()
+                    && known.says_nothing()
+                    && earlier.is_none_or(|facts| facts.is_empty())
+            },
+        )
     }
 
     /// Reads the directory again, and says what differs. `open` are the files that are being written.
     ///
     /// # Errors
     /// Where the directory itself cannot be read; nothing is forgotten then.
-    pub fn refresh(&mut self, seen: &Seen, open: &BTreeSet<PathBuf>, update: &mut Update) -> Result<(), ManifestError> {
+    pub fn refresh(
+        &mut self,
+        seen: &Seen,
+        open: &BTreeSet<PathBuf>,
+        update: &mut Update,
+    ) -> Result<(), ManifestError> {
         let real = fs::canonicalize(&self.dir).ok();
         let root_turned = self.real.is_some() && real.is_some() && real != self.real;
-        let turned = |path: &Path| root_turned || seen.turned.iter().any(|dir| path.starts_with(dir));
+        let turned =
+            |path: &Path| root_turned || seen.turned.iter().any(|dir| path.starts_with(dir));
         let read = self.list();
         self.trouble = read.as_ref().err().cloned();
         if let Ok(listing) = &read {
             self.real = real;
             for path in &listing.files {
-                let told = seen.files.get(path).copied().filter(|arrival| *arrival != Arrival::Unknown);
+                let told =
+                    seen.files.get(path).copied().filter(|arrival| *arrival != Arrival::Unknown);
                 self.read(path, told, turned(path), open, update);
             }
             let unreadable = listing.unreadable.iter();
-            self.unreadable = unreadable.map(|(path, error)| about(path, format!("cannot be read: {error}: {STAYS}"))).collect();
+            self.unreadable = unreadable
+                .map(|(path, error)| about(path, format!("cannot be read: {error}: {STAYS}")))
+                .collect();
             let there: BTreeSet<&PathBuf> = listing.files.iter().collect();
-            let may_be_there = |path: &Path| listing.unreadable.iter().any(|(dir, _)| path.starts_with(dir));
-            let gone: Vec<PathBuf> = self.files.keys().filter(|path| !there.contains(path) && !may_be_there(path)).cloned().collect();
+            let may_be_there =
+                |path: &Path| listing.unreadable.iter().any(|(dir, _)| path.starts_with(dir));
+            let gone: Vec<PathBuf> = self
+                .files
+                .keys()
+                .filter(|path| !there.contains(path) && !may_be_there(path))
+                .cloned()
+                .collect();
             self.part_with(gone, update);
             // What isn't there now was removed meanwhile. An empty directory may be one whose volume isn't mounted yet.
             let is_bare = listing.files.is_empty() && listing.unreadable.is_empty();
             if !self.has_started && !is_bare {
-                self.earlier.retain(|name, _| there.contains(&PathBuf::from(name)) || may_be_there(Path::new(name)));
+                self.earlier.retain(|name, _| {
+                    there.contains(&PathBuf::from(name)) || may_be_there(Path::new(name))
+                });
             }
             self.has_started = true;
         }
@@ -142,13 +163,24 @@ impl Memory {
     ///
     /// # Errors
     /// As [`Memory::refresh`], which it falls back to where the directory is another one.
-    pub fn refresh_some(&mut self, seen: &Seen, open: &BTreeSet<PathBuf>, update: &mut Update) -> Result<(), ManifestError> {
+    pub fn refresh_some(
+        &mut self,
+        seen: &Seen,
+        open: &BTreeSet<PathBuf>,
+        update: &mut Update,
+    ) -> Result<(), ManifestError> {
         if self.trouble.is_some() || self.identity_now() != self.identity {
             return self.refresh(seen, open, update);
         }
         let mut gone = Vec::new();
-        let waiting: Vec<PathBuf> = self.waiting.iter().filter(|path| !seen.files.contains_key(*path)).cloned().collect();
-        for (path, told) in seen.files.iter().map(|(path, arrival)| (path, Some(*arrival))).chain(waiting.iter().map(|path| (path, None))) {
+        let waiting: Vec<PathBuf> =
+            self.waiting.iter().filter(|path| !seen.files.contains_key(*path)).cloned().collect();
+        for (path, told) in seen
+            .files
+            .iter()
+            .map(|(path, arrival)| (path, Some(*arrival)))
+            .chain(waiting.iter().map(|path| (path, None)))
+        {
             if !self.read(path, told, false, open, update) {
                 gone.push(path.clone());
             }
@@ -162,7 +194,11 @@ impl Memory {
     ///
     /// # Errors
     /// As [`Memory::refresh_some`].
-    pub fn look_again(&mut self, open: &BTreeSet<PathBuf>, update: &mut Update) -> Result<(), ManifestError> {
+    pub fn look_again(
+        &mut self,
+        open: &BTreeSet<PathBuf>,
+        update: &mut Update,
+    ) -> Result<(), ManifestError> {
         if self.trouble.is_some() || self.identity_now() != self.identity {
             return self.refresh(&Seen::default(), open, update);
         }
@@ -194,7 +230,9 @@ impl Memory {
         if bare && !self.files.is_empty() && identity != self.identity {
             return Err(about(
                 &self.dir,
-                format!("is another directory than before and has no manifests (is a volume not mounted?): {STAYS}"),
+                format!(
+                    "is another directory than before and has no manifests (is a volume not mounted?): {STAYS}"
+                ),
             ));
         }
         self.identity = identity;
@@ -202,7 +240,14 @@ impl Memory {
     }
 
     /// Reads a file; returns whether it is there. `told`: what an event told of it. `turned`: another file in its place was moved there.
-    fn read(&mut self, path: &Path, told: Option<Arrival>, turned: bool, open: &BTreeSet<PathBuf>, update: &mut Update) -> bool {
+    fn read(
+        &mut self,
+        path: &Path,
+        told: Option<Arrival>,
+        turned: bool,
+        open: &BTreeSet<PathBuf>,
+        update: &mut Update,
+    ) -> bool {
         let name = path.display().to_string();
         let full = self.dir.join(path);
         let is_open = open.contains(path) && fs::metadata(&full).is_ok();
@@ -215,7 +260,8 @@ impl Memory {
             Reading::Text(text) => {
                 let moved = turned && !known.is(text.identity);
                 let told = if moved { Some(Arrival::Moved) } else { told };
-                let news = News { told, earlier: self.earlier.get(&name), at_start: !self.has_started };
+                let news =
+                    News { told, earlier: self.earlier.get(&name), at_start: !self.has_started };
                 known.take(&name, &text, &news, self.patience);
                 if known.was_right() {
                     self.earlier.remove(&name);
@@ -239,11 +285,14 @@ impl Memory {
 
     /// Forgets files that are no longer there. While others may be half they may have gone there: then for a while they stay.
     fn part_with(&mut self, gone: Vec<PathBuf>, update: &mut Update) {
-        let is_half = |path: &PathBuf| self.files.get(path).is_some_and(|known| known.is_waited_for() && !known.is_gone());
+        let is_half = |path: &PathBuf| {
+            self.files.get(path).is_some_and(|known| known.is_waited_for() && !known.is_gone())
+        };
         let others = self.waiting.iter().any(|path| !gone.contains(path) && is_half(path));
         for path in gone {
             let name = path.display().to_string();
-            let stays = others && self.files.get_mut(&path).is_some_and(|known| known.goes(&name, self.patience));
+            let stays = others
+                && self.files.get_mut(&path).is_some_and(|known| known.goes(&name, self.patience));
             if !stays {
                 self.waiting.remove(&path);
                 self.earlier.remove(&name);

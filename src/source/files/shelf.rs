@@ -52,7 +52,8 @@ impl Shelf {
             for fact in state.facts.iter() {
                 let key = FactKey::of(fact);
                 // Nearly always it is the only one.
-                let claims = self.claims.entry(key.clone()).or_insert_with(|| Vec::with_capacity(1));
+                let claims =
+                    self.claims.entry(key.clone()).or_insert_with(|| Vec::with_capacity(1));
                 claims.push(claim.clone());
                 claims.sort();
                 touched.insert(key);
@@ -103,14 +104,25 @@ impl Shelf {
     pub fn errors(&self) -> Vec<ManifestError> {
         let mut by_file: BTreeMap<&str, Vec<ManifestError>> = BTreeMap::new();
         for file in &self.wrong {
-            by_file.entry(file).or_default().extend(self.files.get(file).into_iter().flat_map(|state| state.mistakes.iter().cloned()));
+            by_file.entry(file).or_default().extend(
+                self.files.get(file).into_iter().flat_map(|state| state.mistakes.iter().cloned()),
+            );
         }
         for key in &self.doubled {
-            let claims: Vec<&Claim> = self.claims.get(key).into_iter().flatten().filter(|claim| !claim.is_remembered).collect();
+            let claims: Vec<&Claim> = self
+                .claims
+                .get(key)
+                .into_iter()
+                .flatten()
+                .filter(|claim| !claim.is_remembered)
+                .collect();
             let fact = |claim: &Claim| find(self.files.get(&claim.file)?, key);
             let Some(first) = claims.first().and_then(|claim| fact(claim)) else { continue };
             for claim in claims.iter().skip(1) {
-                by_file.entry(&claim.file).or_default().extend(fact(claim).map(|other| duplicate(other, &first.meta().origin)));
+                by_file
+                    .entry(&claim.file)
+                    .or_default()
+                    .extend(fact(claim).map(|other| duplicate(other, &first.meta().origin)));
             }
         }
         self.errors.iter().cloned().chain(by_file.into_values().flatten()).collect()
@@ -119,15 +131,23 @@ impl Shelf {
     /// Everything, for those who look once.
     pub fn report(&self) -> Report {
         let counts = |file: &str, fact: &&Arc<Fact>| {
-            self.claims.get(&FactKey::of(fact)).and_then(|claims| claims.first()).is_some_and(|claim| &*claim.file == file)
+            self.claims
+                .get(&FactKey::of(fact))
+                .and_then(|claims| claims.first())
+                .is_some_and(|claim| &*claim.file == file)
         };
-        let facts = self.files.iter().flat_map(|(file, state)| state.facts.iter().filter(move |fact| counts(file, fact)));
+        let facts = self
+            .files
+            .iter()
+            .flat_map(|(file, state)| state.facts.iter().filter(move |fact| counts(file, fact)));
         Report { facts: facts.map(|fact| (**fact).clone()).collect(), errors: self.errors() }
     }
 }
 
 fn find<'a>(file: &'a FileState, key: &FactKey) -> Option<&'a Arc<Fact>> {
-    file.facts.iter().find(|fact| manifest::identity(fact) == (key.kind, key.namespace.as_deref(), &*key.name))
+    file.facts
+        .iter()
+        .find(|fact| manifest::identity(fact) == (key.kind, key.namespace.as_deref(), &*key.name))
 }
 
 /// Whether a file lies in one of these directories.
@@ -140,6 +160,9 @@ fn duplicate(fact: &Fact, earlier: &Origin) -> ManifestError {
     let origin = &fact.meta().origin;
     let file = |origin: &Origin| origin.file.clone().unwrap_or_default();
     let place = format!("{}:{}", file(earlier), earlier.line_of(KEY));
-    let message = format!("{} is already in {place}, which counts: remove one of the two", manifest::title(fact));
+    let message = format!(
+        "{} is already in {place}, which counts: remove one of the two",
+        manifest::title(fact)
+    );
     ManifestError { file: file(origin), line: origin.line_of(KEY), key: KEY.into(), message }
 }

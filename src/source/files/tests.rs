@@ -14,12 +14,16 @@ mod half;
 mod patience;
 
 fn cluster(name: &str) -> String {
-    format!("apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  labels:\n    goatlas.io/cluster: \"true\"\n")
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata:\n  name: {name}\n  labels:\n    goatlas.io/cluster: \"true\"\n"
+    )
 }
 
 /// `clusters/a.yaml tokyo` of every fact, in order.
 fn clusters(report: &Report) -> Vec<String> {
-    let place = |fact: &Fact| format!("{} {}", fact.meta().origin.file.clone().unwrap_or_default(), fact.meta().name);
+    let place = |fact: &Fact| {
+        format!("{} {}", fact.meta().origin.file.clone().unwrap_or_default(), fact.meta().name)
+    };
     report.facts.iter().map(place).collect()
 }
 
@@ -78,8 +82,10 @@ impl Watched {
 
     /// After an earlier process.
     fn start_after(dir: &Path, timing: Timing, earlier: Earlier) -> Self {
-        let ((out, reports), cancel, feed) = (channel(None), CancellationToken::new(), Arc::new(Feed::default()));
-        let task = tokio::spawn(watch(dir.to_owned(), Arc::clone(&feed), timing, earlier, cancel.clone()));
+        let ((out, reports), cancel, feed) =
+            (channel(None), CancellationToken::new(), Arc::new(Feed::default()));
+        let task =
+            tokio::spawn(watch(dir.to_owned(), Arc::clone(&feed), timing, earlier, cancel.clone()));
         tokio::spawn(cancel.clone().run_until_cancelled_owned(async move {
             let (mut shelf, mut complete) = (Shelf::default(), false);
             loop {
@@ -98,7 +104,10 @@ impl Watched {
     /// The first report that fits.
     async fn until(&mut self, fits: impl Fn(&Report) -> bool) -> Report {
         let wait = self.reports.wait_for(|report| report.as_ref().is_some_and(&fits));
-        match tokio::time::timeout(Duration::from_secs(10), wait).await.map(|report| report.expect("the watch goes on").clone()) {
+        match tokio::time::timeout(Duration::from_secs(10), wait)
+            .await
+            .map(|report| report.expect("the watch goes on").clone())
+        {
             Ok(report) => report.expect("it fits"),
             Err(_) => panic!("not seen; the last report is {:#?}", self.reports.borrow()),
         }
@@ -130,22 +139,45 @@ fn manifests_are_found_in_directories_and_editors_files_are_not() {
     let dir = Dir::new();
     for name in ["b.yml", "a.yaml", "asia/c.json", "asia/south/d.YAML"] {
         let cluster = &name.to_lowercase().replace(['/', '.'], "-");
-        dir.write(name, format!("{{apiVersion: v1, kind: Service, metadata: {{name: {cluster}}}}}"));
+        dir.write(
+            name,
+            format!("{{apiVersion: v1, kind: Service, metadata: {{name: {cluster}}}}}"),
+        );
     }
-    for name in [".a.yaml.swp", ".hidden.yaml", "a.yaml~", "#a.yaml#", "a.yaml.bak", "README.md", ".git/e.yaml", "old~/f.yaml", ".#a.yaml"]
-    {
+    for name in [
+        ".a.yaml.swp",
+        ".hidden.yaml",
+        "a.yaml~",
+        "#a.yaml#",
+        "a.yaml.bak",
+        "README.md",
+        ".git/e.yaml",
+        "old~/f.yaml",
+        ".#a.yaml",
+    ] {
         dir.write(name, "not: [yaml");
     }
     let report = dir.read_once();
     assert_eq!(errors(&report), [""; 0]);
-    assert_eq!(clusters(&report), ["a.yaml a-yaml", "asia/c.json asia-c-json", "asia/south/d.YAML asia-south-d-yaml", "b.yml b-yml"]);
+    assert_eq!(
+        clusters(&report),
+        [
+            "a.yaml a-yaml",
+            "asia/c.json asia-c-json",
+            "asia/south/d.YAML asia-south-d-yaml",
+            "b.yml b-yml"
+        ]
+    );
 }
 
 #[test]
 fn a_directory_that_is_not_there_cannot_be_read_once() {
     let dir = Dir::new();
     let error = read_once(&dir.path("missing")).expect_err("it is missing");
-    assert!(format!("{error:#}").contains("cannot be read: No such file or directory"), "{error:#}");
+    assert!(
+        format!("{error:#}").contains("cannot be read: No such file or directory"),
+        "{error:#}"
+    );
 }
 
 #[test]
@@ -180,7 +212,12 @@ fn of_the_same_object_in_two_files_the_first_by_path_counts() {
     dir.write("a/z.yaml", cluster("tokyo"));
     let report = dir.read_once();
     assert_eq!(clusters(&report), ["a/z.yaml tokyo", "b.yaml osaka"]);
-    assert_eq!(errors(&report), ["b.yaml:5: metadata.name: Service tokyo is already in a/z.yaml:4, which counts: remove one of the two"]);
+    assert_eq!(
+        errors(&report),
+        [
+            "b.yaml:5: metadata.name: Service tokyo is already in a/z.yaml:4, which counts: remove one of the two"
+        ]
+    );
 }
 
 #[tokio::test]
@@ -246,7 +283,9 @@ async fn a_file_that_becomes_unreadable_keeps_what_it_said() {
     let mut watched = Watched::start(dir.0.path(), FAST);
     watched.until_clusters(&["a.yaml a"]).await;
     dir.write("a.yaml", b"\xff");
-    let report = watched.until_error("is not UTF-8: byte 1 is wrong: what was read before stays in force").await;
+    let report = watched
+        .until_error("is not UTF-8: byte 1 is wrong: what was read before stays in force")
+        .await;
     assert_eq!(clusters(&report), ["a.yaml a"]);
     dir.write("a.yaml", cluster("a"));
     assert_eq!(errors(&watched.until(|report| report.errors.is_empty()).await), [""; 0]);
@@ -271,7 +310,8 @@ async fn a_file_that_is_renamed_over_another_replaces_it() {
 async fn equal_content_publishes_nothing() {
     let dir = Dir::new();
     dir.write("a.yaml", cluster("a"));
-    let mut watched = Watched::start(dir.0.path(), Timing { rescan: Duration::from_millis(50), ..FAST });
+    let mut watched =
+        Watched::start(dir.0.path(), Timing { rescan: Duration::from_millis(50), ..FAST });
     watched.until_clusters(&["a.yaml a"]).await;
     dir.write("a.yaml", cluster("a"));
     dir.write("a.yaml~", cluster("b"));
@@ -292,7 +332,8 @@ async fn a_change_without_an_event_is_found_by_the_rescan() {
     watched.stays_quiet().await;
     watched.stop().await;
 
-    let mut watched = Watched::start(dir.0.path(), Timing { rescan: Duration::from_millis(50), ..FAST });
+    let mut watched =
+        Watched::start(dir.0.path(), Timing { rescan: Duration::from_millis(50), ..FAST });
     watched.until_clusters(&["a.yaml a2"]).await;
     outside.write("a.yaml", cluster("a3"));
     watched.until_clusters(&["a.yaml a3"]).await;
@@ -302,7 +343,10 @@ async fn a_change_without_an_event_is_found_by_the_rescan() {
 #[tokio::test]
 async fn a_burst_is_read_once_it_ends() {
     let dir = Dir::new();
-    let mut watched = Watched::start(dir.0.path(), Timing { idle: Duration::from_millis(300), longest: Duration::from_secs(100), ..FAST });
+    let mut watched = Watched::start(
+        dir.0.path(),
+        Timing { idle: Duration::from_millis(300), longest: Duration::from_secs(100), ..FAST },
+    );
     watched.until(|_| true).await;
     // The first file waits for nobody.
     dir.write("a.yaml", cluster("a"));
@@ -311,7 +355,10 @@ async fn a_burst_is_read_once_it_ends() {
     for name in ["b", "c", "d"] {
         dir.write(&format!("{name}.yaml"), cluster(name));
         tokio::time::sleep(Duration::from_millis(20)).await;
-        assert!(!watched.reports.has_changed().expect("the watch goes on"), "before the burst has ended");
+        assert!(
+            !watched.reports.has_changed().expect("the watch goes on"),
+            "before the burst has ended"
+        );
     }
     let report = watched.until(|report| report.facts.len() > 1).await;
     assert_eq!(report.facts.len(), 4);
@@ -322,14 +369,18 @@ async fn a_burst_is_read_once_it_ends() {
 async fn a_file_that_is_deleted_and_put_back_was_never_gone() {
     let dir = Dir::new();
     dir.write("a.yaml", cluster("a"));
-    let mut watched = Watched::start(dir.0.path(), Timing { idle: Duration::from_millis(300), ..FAST });
+    let mut watched =
+        Watched::start(dir.0.path(), Timing { idle: Duration::from_millis(300), ..FAST });
     watched.until_clusters(&["a.yaml a"]).await;
     watched.reports.mark_unchanged();
     dir.remove("a.yaml");
     tokio::time::sleep(Duration::from_millis(100)).await;
     dir.write("a.yaml", format!("{}---\n{}", cluster("a"), cluster("a2")));
     watched.reports.changed().await.expect("the watch goes on");
-    assert_eq!(clusters(watched.reports.borrow().as_ref().expect("a report")), ["a.yaml a", "a.yaml a2"]);
+    assert_eq!(
+        clusters(watched.reports.borrow().as_ref().expect("a report")),
+        ["a.yaml a", "a.yaml a2"]
+    );
     watched.stop().await;
 }
 
@@ -338,21 +389,34 @@ fn of_a_change_only_the_file_that_it_names_is_read() {
     let dir = Dir::new();
     (0..50).for_each(|n| dir.write(&format!("c{n}.yaml"), cluster(&format!("c{n}"))));
     let mut memory = Memory::new(dir.0.path(), Patience::none(), Earlier::new());
-    memory.refresh(&Seen::default(), &BTreeSet::new(), &mut Update::default()).expect("a readable directory");
+    memory
+        .refresh(&Seen::default(), &BTreeSet::new(), &mut Update::default())
+        .expect("a readable directory");
     dir.write("c7.yaml", cluster("seven"));
     dir.write("c8.yaml", cluster("eight"));
     let mut update = Update::default();
     memory
-        .refresh_some(&Seen { files: [("c7.yaml".into(), Arrival::Closed)].into(), ..Seen::default() }, &BTreeSet::new(), &mut update)
+        .refresh_some(
+            &Seen { files: [("c7.yaml".into(), Arrival::Closed)].into(), ..Seen::default() },
+            &BTreeSet::new(),
+            &mut update,
+        )
         .expect("a readable directory");
-    assert_eq!(update.files.keys().collect::<Vec<_>>(), ["c7.yaml"], "c8.yaml has not been named yet");
+    assert_eq!(
+        update.files.keys().collect::<Vec<_>>(),
+        ["c7.yaml"],
+        "c8.yaml has not been named yet"
+    );
     assert_eq!(update.directories, None);
 }
 
 #[tokio::test]
 async fn a_burst_without_end_is_read_after_the_longest_wait() {
     let dir = Dir::new();
-    let mut watched = Watched::start(dir.0.path(), Timing { idle: Duration::from_secs(100), longest: Duration::from_millis(100), ..FAST });
+    let mut watched = Watched::start(
+        dir.0.path(),
+        Timing { idle: Duration::from_secs(100), longest: Duration::from_millis(100), ..FAST },
+    );
     watched.until(|_| true).await;
     dir.write("a.yaml", cluster("a"));
     watched.until_clusters(&["a.yaml a"]).await;
@@ -364,7 +428,12 @@ async fn its_own_reading_does_not_make_it_read_again() {
     let dir = Dir::new();
     dir.write("a.yaml", cluster("a"));
     let sight = Arc::new(Sight::default());
-    let source = Source::new(dir.0.path(), Arc::clone(&sight), Timing { quiet: Duration::ZERO, ..FAST }, Earlier::new());
+    let source = Source::new(
+        dir.0.path(),
+        Arc::clone(&sight),
+        Timing { quiet: Duration::ZERO, ..FAST },
+        Earlier::new(),
+    );
     let (source, pass) = source.pass(Wake::Due);
     assert!(pass.update.files.len() == 1 && !pass.retry);
     let (_source, pass) = source.pass(Wake::Changed);

@@ -52,7 +52,12 @@ pub(super) fn list(dir: &Path) -> io::Result<Listing> {
 }
 
 /// Adds what is below `dir/within`; `above` are the directories on the way, so that a link to one of them ends there.
-fn list_below(dir: &Path, within: &Path, above: &[Identity], listing: &mut Listing) -> io::Result<()> {
+fn list_below(
+    dir: &Path,
+    within: &Path,
+    above: &[Identity],
+    listing: &mut Listing,
+) -> io::Result<()> {
     for entry in fs::read_dir(dir.join(within))? {
         let entry = entry?;
         let path = within.join(entry.file_name());
@@ -64,7 +69,9 @@ fn list_below(dir: &Path, within: &Path, above: &[Identity], listing: &mut Listi
             Some(identity) => {
                 let above = [above, &[identity]].concat();
                 match list_below(dir, &path, &above, listing) {
-                    Err(error) if error.kind() != ErrorKind::NotFound => listing.unreadable.push((path, error)),
+                    Err(error) if error.kind() != ErrorKind::NotFound => {
+                        listing.unreadable.push((path, error))
+                    }
                     // Gone since it was listed.
                     _ => {}
                 }
@@ -141,8 +148,12 @@ pub(super) fn read(path: &Path) -> Reading {
         Ok(Ok(Some(text))) => Reading::Text(text),
         Ok(Ok(None)) => Reading::Changing,
         Ok(Err(why)) => Reading::Unreadable(why),
-        Err(error) if error.kind() != ErrorKind::NotFound => Reading::Unreadable(format!("cannot be read: {error}")),
-        Err(_) if fs::symlink_metadata(path).is_ok() => Reading::Unreadable("cannot be read: it links to a file that is not there".into()),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Reading::Unreadable(format!("cannot be read: {error}"))
+        }
+        Err(_) if fs::symlink_metadata(path).is_ok() => {
+            Reading::Unreadable("cannot be read: it links to a file that is not there".into())
+        }
         Err(_) => Reading::Gone,
     }
 }
@@ -165,8 +176,14 @@ fn try_read(path: &Path) -> io::Result<Result<Option<Text>, String>> {
         return Ok(Err(format!("is larger than {} MiB: split it", MAX_BYTES >> 20)));
     }
     // Of its state, not of its text: who copies a file sets the time of its text to whatever that was elsewhere.
-    let changed = UNIX_EPOCH + Duration::new(after.ctime().try_into().unwrap_or(0), after.ctime_nsec().try_into().unwrap_or(0));
+    let changed = UNIX_EPOCH
+        + Duration::new(
+            after.ctime().try_into().unwrap_or(0),
+            after.ctime_nsec().try_into().unwrap_or(0),
+        );
     let age = SystemTime::now().duration_since(changed).unwrap_or_default();
     let text = |text| Some(Text { text, identity: Identity::of(&after), age });
-    Ok(String::from_utf8(bytes).map(text).map_err(|error| format!("is not UTF-8: byte {} is wrong", error.utf8_error().valid_up_to() + 1)))
+    Ok(String::from_utf8(bytes).map(text).map_err(|error| {
+        format!("is not UTF-8: byte {} is wrong", error.utf8_error().valid_up_to() + 1)
+    }))
 }

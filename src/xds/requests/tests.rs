@@ -20,7 +20,10 @@ impl Body for Frames {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         Poll::Ready(self.0.next().map(|data| Ok(Frame::data(data.into()))))
     }
 }
@@ -56,14 +59,18 @@ async fn messages_do_not_care_how_they_are_cut() {
 #[tokio::test]
 async fn what_is_too_large_is_refused_before_it_comes() {
     let (_, lost) = all(vec![framed(&[7; 101])[..HEADER].to_vec()]).await;
-    assert!(matches!(&lost, Some(Lost::TooLarge(status)) if status.message().contains("101 bytes")), "{lost:?}");
+    assert!(
+        matches!(&lost, Some(Lost::TooLarge(status)) if status.message().contains("101 bytes")),
+        "{lost:?}"
+    );
     let (_, lost) = all(vec![vec![0, 0xff, 0xff, 0xff, 0xff]]).await;
     assert!(matches!(lost, Some(Lost::TooLarge(_))), "{lost:?}");
 }
 
 #[tokio::test]
 async fn half_a_message_and_a_compressed_one_are_nonsense() {
-    for frames in [vec![framed(b"half")[..7].to_vec()], vec![vec![0, 0]], vec![vec![1, 0, 0, 0, 0]]] {
+    for frames in [vec![framed(b"half")[..7].to_vec()], vec![vec![0, 0]], vec![vec![1, 0, 0, 0, 0]]]
+    {
         let (read, lost) = all(frames).await;
         assert!(read.is_empty() && matches!(lost, Some(Lost::Nonsense(_))), "{lost:?}");
     }
@@ -72,9 +79,21 @@ async fn half_a_message_and_a_compressed_one_are_nonsense() {
 fn envoy() -> core::Node {
     let version = Number { major_number: 1, minor_number: 40, patch: 3 };
     let build = core::BuildVersion { version: Some(version), metadata: None };
-    let extensions = vec![core::Extension { name: "envoy.filters.http.router".into(), ..core::Extension::default() }; 3];
+    let extensions = vec![
+        core::Extension {
+            name: "envoy.filters.http.router".into(),
+            ..core::Extension::default()
+        };
+        3
+    ];
     let user_agent_version_type = Some(UserAgentVersionType::UserAgentBuildVersion(build));
-    core::Node { id: "tokyo".into(), cluster: "tokyo".into(), extensions, user_agent_version_type, ..core::Node::default() }
+    core::Node {
+        id: "tokyo".into(),
+        cluster: "tokyo".into(),
+        extensions,
+        user_agent_version_type,
+        ..core::Node::default()
+    }
 }
 
 fn refusal() -> rpc::Status {
@@ -149,8 +168,15 @@ fn what_a_request_lists_is_known_before_it_is_read() {
     let listed_of = |variant, bytes: &[u8]| listed(variant, bytes).unwrap();
     let bytes = request.encode_to_vec();
     assert_eq!(listed_of(Variant::Delta, &bytes), Listed { longest: 7, count: 12, bytes: 10 });
-    let request = discovery::DiscoveryRequest { node: Some(envoy()), resource_names: vec!["abc".into(); 4], ..Default::default() };
-    assert_eq!(listed_of(Variant::StateOfTheWorld, &request.encode_to_vec()), Listed { longest: 4, count: 4, bytes: 12 });
+    let request = discovery::DiscoveryRequest {
+        node: Some(envoy()),
+        resource_names: vec!["abc".into(); 4],
+        ..Default::default()
+    };
+    assert_eq!(
+        listed_of(Variant::StateOfTheWorld, &request.encode_to_vec()),
+        Listed { longest: 4, count: 4, bytes: 12 }
+    );
     // Whatever comes, it says how much there is or that it is nonsense.
     for end in 0..bytes.len() {
         let _ = listed(Variant::Delta, &bytes[..end]);

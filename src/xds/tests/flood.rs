@@ -8,7 +8,8 @@ use tonic::Code;
 
 use super::*;
 
-const DELTA: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
+const DELTA: &str =
+    "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 /// Types of HTTP/2's frames.
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -27,7 +28,13 @@ impl Raw {
         raw
     }
 
-    async fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) -> std::io::Result<()> {
+    async fn frame(
+        &mut self,
+        kind: u8,
+        flags: u8,
+        stream: u32,
+        payload: &[u8],
+    ) -> std::io::Result<()> {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
         let head = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
         self.0.write_all(&[&head, payload].concat()).await
@@ -36,7 +43,15 @@ impl Raw {
     /// A request's head; nothing of it enters a table (RFC 7541, 6.2.2).
     async fn head(&mut self, stream: u32, path: &str) -> std::io::Result<()> {
         let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
-        let block = [vec![0x83, 0x86, 0x04], text(path), vec![0x01], text("atlas"), vec![0x0f, 0x10], text("application/grpc")].concat();
+        let block = [
+            vec![0x83, 0x86, 0x04],
+            text(path),
+            vec![0x01],
+            text("atlas"),
+            vec![0x0f, 0x10],
+            text("application/grpc"),
+        ]
+        .concat();
         self.frame(HEADERS, 4, stream, &block).await
     }
 
@@ -95,11 +110,16 @@ async fn a_client_that_asks_without_reading_loses_its_stream() {
     let mut raw = Raw::new(&world, "tokyo", &[0, 4, 0, 0, 0, 0]).await;
     raw.head(1, DELTA).await.unwrap();
     // Every request for an unknown type is answered at once.
-    let request = DeltaDiscoveryRequest { type_url: "x".into(), resource_names_subscribe: vec!["n".into()], ..Default::default() };
+    let request = DeltaDiscoveryRequest {
+        type_url: "x".into(),
+        resource_names_subscribe: vec!["n".into()],
+        ..Default::default()
+    };
     for _ in 0..100 {
         raw.message(1, &prost::Message::encode_to_vec(&request)).await.unwrap();
     }
-    until("it is ended", || world.metric("atlas_xds_streams_ended_total{reason=\"slow\"}") == 1).await;
+    until("it is ended", || world.metric("atlas_xds_streams_ended_total{reason=\"slow\"}") == 1)
+        .await;
     assert_eq!(world.xds.streams.open().len(), 0);
 }
 
@@ -114,7 +134,11 @@ async fn answers_that_nobody_reads_are_its_nodes_memory_and_given_back() {
     let mut raw = Raw::new(&world, "tokyo", &[0, 4, 0, 0, 0, 0]).await;
     raw.head(1, DELTA).await.unwrap();
     let resource_names_subscribe = (0..100).map(|n| format!("name-{n}")).collect();
-    let request = DeltaDiscoveryRequest { type_url: "x".into(), resource_names_subscribe, ..Default::default() };
+    let request = DeltaDiscoveryRequest {
+        type_url: "x".into(),
+        resource_names_subscribe,
+        ..Default::default()
+    };
     let message = prost::Message::encode_to_vec(&request);
     for _ in 0..4 {
         raw.message(1, &message).await.unwrap();
@@ -123,7 +147,10 @@ async fn answers_that_nobody_reads_are_its_nodes_memory_and_given_back() {
     for _ in 0..20 {
         let _ = raw.message(1, &message).await;
     }
-    until("its connection ends", || world.metric("atlas_connections_ended_total{reason=\"memory\"}") == 1).await;
+    until("its connection ends", || {
+        world.metric("atlas_connections_ended_total{reason=\"memory\"}") == 1
+    })
+    .await;
     until("all is given back", || world.remembered() < 10_000).await;
     world.has("tokyo", &[(CDS, "a", "2")]);
     assert_eq!(honest.hears().await, pairs(&[("a", "2")]));
@@ -144,7 +171,10 @@ async fn nonsense_ends_its_stream_alone() {
         let (kind, stream, _) = raw.next().await.expect("the connection lives");
         answered = kind == DATA && stream == 3;
     }
-    until("the other one ends", || world.metric("atlas_xds_streams_ended_total{reason=\"nonsense\"}") == 1).await;
+    until("the other one ends", || {
+        world.metric("atlas_xds_streams_ended_total{reason=\"nonsense\"}") == 1
+    })
+    .await;
     assert_eq!(world.xds.streams.open().len(), 1);
     // Random bytes where frames should be: the connection is no loss.
     let mut bytes = Raw::new(&world, "tokyo", &[]).await;
@@ -193,7 +223,9 @@ async fn opening_and_resetting_in_a_hurry_ends_the_connection() {
     let mut cut = false;
     for n in 0..400 {
         let stream = 2 * n + 1;
-        cut = cut || raw.head(stream, DELTA).await.is_err() || raw.frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]).await.is_err();
+        cut = cut
+            || raw.head(stream, DELTA).await.is_err()
+            || raw.frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]).await.is_err();
     }
     let mut gone = cut;
     while let Ok(Some((kind, ..))) = tokio::time::timeout(A_WHILE, raw.next()).await {

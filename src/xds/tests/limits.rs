@@ -65,7 +65,8 @@ async fn revocation_ends_streams_and_connections_without_streams() {
     let world = World::new();
     world.has("tokyo", &[(CDS, "a", "1")]);
     world.has("paris", &[(CDS, "p", "1")]);
-    let (_idle, mut tokyo, mut paris) = (world.channel("tokyo").await, world.delta("tokyo").await, world.delta("paris").await);
+    let (_idle, mut tokyo, mut paris) =
+        (world.channel("tokyo").await, world.delta("tokyo").await, world.delta("paris").await);
     world.xds.gate.count_only(counting(&["paris"]));
     world.xds.streams.end(&"tokyo".parse().unwrap());
     let end = tokyo.ends().await;
@@ -111,7 +112,10 @@ async fn one_more_connection_of_a_node_takes_the_place_of_its_longest_silent_one
     again.subscribe(CDS, &["*"]).await;
     assert_eq!(again.hears().await, pairs(&[("a", "1")]), "who comes back gets in");
     assert!(open[1].responses.message().await.is_err(), "the longest silent one is gone");
-    until("its stream ends", || world.metric("atlas_xds_streams_ended_total{reason=\"replaced\"}") == 1).await;
+    until("its stream ends", || {
+        world.metric("atlas_xds_streams_ended_total{reason=\"replaced\"}") == 1
+    })
+    .await;
     assert_eq!(world.metric("atlas_connections_dropped_total{limit=\"connections_per_node\"}"), 1);
     // The others are served on, and so is another node.
     world.has("tokyo", &[(CDS, "a", "2")]);
@@ -133,7 +137,8 @@ async fn a_changed_number_of_envoys_changes_the_number_of_connections_at_once() 
             "apiVersion: v1\nkind: Service\nmetadata: {{name: tokyo, labels: {{goatlas.io/cluster: \"true\"}}, {annotations}}}\nspec: {{externalIPs: [10.0.0.1]}}\n"
         );
         let facts = atlas_core::manifest::parse("tokyo.yaml", &text).unwrap();
-        let fleet = atlas_core::intake::intake(&atlas_core::model::Settings::default(), &facts, None).fleet;
+        let fleet =
+            atlas_core::intake::intake(&atlas_core::model::Settings::default(), &facts, None).fleet;
         world.xds.board.change(|board| *board = Some(Published::new(fleet)));
     };
     says(20);
@@ -183,7 +188,11 @@ async fn the_streams_of_a_node_take_so_much_memory_together_and_no_more() {
 
 fn subscription(kind: ResourceType, names: &[&str]) -> DeltaDiscoveryRequest {
     let resource_names_subscribe = names.iter().map(ToString::to_string).collect();
-    DeltaDiscoveryRequest { type_url: kind.url().into(), resource_names_subscribe, ..Default::default() }
+    DeltaDiscoveryRequest {
+        type_url: kind.url().into(),
+        resource_names_subscribe,
+        ..Default::default()
+    }
 }
 
 #[tokio::test]
@@ -200,7 +209,10 @@ async fn a_request_that_is_too_large_ends_its_stream() {
     tokyo.say(long(200_000)).await;
     let end = tokyo.ends().await;
     assert_eq!(end.code(), Code::ResourceExhausted);
-    assert!(end.message().contains("--max-request-bytes") && end.message().contains("100000"), "{end}");
+    assert!(
+        end.message().contains("--max-request-bytes") && end.message().contains("100000"),
+        "{end}"
+    );
     assert_eq!(world.metric("atlas_xds_streams_ended_total{reason=\"request_bytes\"}"), 1);
     let mut hub = world.delta("hub").await;
     hub.say(long(200_000)).await;
@@ -215,14 +227,23 @@ async fn a_hub_of_ten_thousand_clusters_comes_back() {
     const EDS: ResourceType = ResourceType::Endpoints;
     let world = World::new();
     let name = |n: usize| format!("some-cluster-with-a-long-name-as-it-may-be-{n:05}");
-    let stores = (0..CLUSTERS * 4).map(|n| resource(CDS, &format!("store/{}-thanos-sidecar{}", name(n / 4), n % 4), b"store"));
+    let stores = (0..CLUSTERS * 4).map(|n| {
+        resource(CDS, &format!("store/{}-thanos-sidecar{}", name(n / 4), n % 4), b"store")
+    });
     let webs = (0..CLUSTERS).map(|n| resource(CDS, &format!("web/{}", name(n)), b"web"));
     let clusters: Vec<_> = stores.chain(webs).collect();
-    let endpoints: Vec<_> = (0..CLUSTERS).map(|n| resource(EDS, &format!("cluster/{}", name(n)), b"endpoints")).collect();
-    let has = |resources: &[Arc<Resource>]| resources.iter().map(|r| (r.name.to_string(), r.version.to_string())).collect();
+    let endpoints: Vec<_> = (0..CLUSTERS)
+        .map(|n| resource(EDS, &format!("cluster/{}", name(n)), b"endpoints"))
+        .collect();
+    let has = |resources: &[Arc<Resource>]| {
+        resources.iter().map(|r| (r.name.to_string(), r.version.to_string())).collect()
+    };
     let (has_clusters, has_endpoints) = (has(&clusters), has(&endpoints));
     let names: Vec<String> = endpoints.iter().map(|resource| resource.name.to_string()).collect();
-    world.xds.nodes.apply(vec![("hub".parse().unwrap(), NodeChange::All(clusters.into_iter().chain(endpoints).collect()))]);
+    world.xds.nodes.apply(vec![(
+        "hub".parse().unwrap(),
+        NodeChange::All(clusters.into_iter().chain(endpoints).collect()),
+    )]);
 
     let request = DeltaDiscoveryRequest {
         type_url: CDS.url().into(),
@@ -268,7 +289,9 @@ async fn a_hub_of_ten_thousand_clusters_comes_back() {
 async fn a_hub_that_was_much_larger_comes_back() {
     let world = World::new();
     world.has("hub", &[(CDS, "a", "1")]);
-    let old = (0..50_000).map(|n| (format!("store/some-cluster-with-a-long-name-{n}-thanos-sidecar0"), "0".repeat(32)));
+    let old = (0..50_000).map(|n| {
+        (format!("store/some-cluster-with-a-long-name-{n}-thanos-sidecar0"), "0".repeat(32))
+    });
     let request = DeltaDiscoveryRequest {
         type_url: CDS.url().into(),
         resource_names_subscribe: vec!["*".into()],

@@ -20,21 +20,42 @@ pub struct Full {
 impl Full {
     pub async fn ads(world: &World, node: &str) -> Self {
         let (requests, receiver) = mpsc::channel(16);
-        let mut client = AggregatedDiscoveryServiceClient::new(world.channel(node).await).max_decoding_message_size(64 << 20);
-        let responses = client.stream_aggregated_resources(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+        let mut client = AggregatedDiscoveryServiceClient::new(world.channel(node).await)
+            .max_decoding_message_size(64 << 20);
+        let responses = client
+            .stream_aggregated_resources(ReceiverStream::new(receiver))
+            .await
+            .unwrap()
+            .into_inner();
         Self { requests, responses }
     }
 
-    pub async fn say(&self, kind: ResourceType, names: &[&str], answered: Option<&DiscoveryResponse>) {
-        let (version_info, response_nonce) =
-            answered.map(|response| (response.version_info.clone(), response.nonce.clone())).unwrap_or_default();
+    pub async fn say(
+        &self,
+        kind: ResourceType,
+        names: &[&str],
+        answered: Option<&DiscoveryResponse>,
+    ) {
+        let (version_info, response_nonce) = answered
+            .map(|response| (response.version_info.clone(), response.nonce.clone()))
+            .unwrap_or_default();
         let resource_names = names.iter().map(ToString::to_string).collect();
-        let request = DiscoveryRequest { type_url: kind.url().into(), resource_names, version_info, response_nonce, ..Default::default() };
+        let request = DiscoveryRequest {
+            type_url: kind.url().into(),
+            resource_names,
+            version_info,
+            response_nonce,
+            ..Default::default()
+        };
         self.requests.send(request).await.unwrap();
     }
 
     pub async fn hears(&mut self) -> DiscoveryResponse {
-        tokio::time::timeout(SOON, self.responses.message()).await.expect("a response").unwrap().expect("a response")
+        tokio::time::timeout(SOON, self.responses.message())
+            .await
+            .expect("a response")
+            .unwrap()
+            .expect("a response")
     }
 
     async fn hears_nothing(&mut self) {
@@ -62,7 +83,10 @@ async fn a_change_to_one_node_is_sent_to_that_node_alone() {
     paris.hears_nothing().await;
     world.has("tokyo", &[(CDS, "a", "2")]);
     let gone = tokyo.next().await.unwrap().unwrap();
-    assert_eq!((gone.removed_resources.as_slice(), gone.resources.len()), (["b".to_owned()].as_slice(), 0));
+    assert_eq!(
+        (gone.removed_resources.as_slice(), gone.resources.len()),
+        (["b".to_owned()].as_slice(), 0)
+    );
     assert_eq!(world.metric("atlas_xds_resources_sent_total{type=\"CDS\"}"), 4);
 }
 
@@ -87,15 +111,23 @@ async fn a_refusal_is_counted_and_quarantined_and_the_good_ones_come_again() {
     let mut tokyo = world.delta("tokyo").await;
     tokyo.subscribe(CDS, &["*"]).await;
     let first = tokyo.next().await.unwrap().unwrap();
-    let error_detail = Some(rpc::Status { message: "Error adding/updating cluster(s) bad: no such thing".into(), ..Default::default() });
+    let error_detail = Some(rpc::Status {
+        message: "Error adding/updating cluster(s) bad: no such thing".into(),
+        ..Default::default()
+    });
     let (type_url, response_nonce) = (first.type_url, first.nonce);
-    tokyo.say(DeltaDiscoveryRequest { type_url, response_nonce, error_detail, ..Default::default() }).await;
+    tokyo
+        .say(DeltaDiscoveryRequest { type_url, response_nonce, error_detail, ..Default::default() })
+        .await;
     assert_eq!(tokyo.hears().await, pairs(&[("good", "1")]));
     tokyo.hears_nothing().await;
     assert_eq!(world.metric("atlas_xds_nacks_total{type=\"CDS\"}"), 1);
     let node = "tokyo".parse().unwrap();
     let held = quarantined(&world.xds.nodes, &node);
-    assert!(matches!(held.as_slice(), [one] if one.name == "bad" && one.message.contains("no such thing")), "{held:?}");
+    assert!(
+        matches!(held.as_slice(), [one] if one.name == "bad" && one.message.contains("no such thing")),
+        "{held:?}"
+    );
     // Its next version is tried at once.
     world.has("tokyo", &[(CDS, "good", "1"), (CDS, "bad", "2")]);
     assert_eq!(tokyo.hears().await, pairs(&[("bad", "2")]));
@@ -134,16 +166,26 @@ async fn secrets_have_a_service_of_their_own_in_both_variants() {
     let responses = client.delta_secrets(ReceiverStream::new(receiver)).await.unwrap().into_inner();
     let mut delta = Delta { requests, responses };
     // Without a type: here there is only one.
-    delta.say(DeltaDiscoveryRequest { resource_names_subscribe: names(), ..Default::default() }).await;
+    delta
+        .say(DeltaDiscoveryRequest { resource_names_subscribe: names(), ..Default::default() })
+        .await;
     assert_eq!(delta.hears().await, pairs(&[("leaf", "key")]));
     delta.subscribe(CDS, &["a"]).await;
     let other = delta.next().await.unwrap().unwrap();
-    assert_eq!((other.resources.len(), other.removed_resources), (0, vec!["a".to_owned()]), "clusters aren't served here");
+    assert_eq!(
+        (other.resources.len(), other.removed_resources),
+        (0, vec!["a".to_owned()]),
+        "clusters aren't served here"
+    );
 
     let (requests, receiver) = mpsc::channel(16);
-    let responses = client.stream_secrets(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+    let responses =
+        client.stream_secrets(ReceiverStream::new(receiver)).await.unwrap().into_inner();
     let mut full = Full { requests, responses };
-    full.requests.send(DiscoveryRequest { resource_names: names(), ..Default::default() }).await.unwrap();
+    full.requests
+        .send(DiscoveryRequest { resource_names: names(), ..Default::default() })
+        .await
+        .unwrap();
     assert_eq!(values(&full.hears().await), ["key"]);
 
     let fetched = client.fetch_secrets(DiscoveryRequest::default()).await.unwrap_err();
@@ -157,7 +199,8 @@ async fn other_types_have_services_of_their_own_too() {
     world.has("tokyo", &[(CDS, "a", "1")]);
     let mut client = ClusterDiscoveryServiceClient::new(world.channel("tokyo").await);
     let (requests, receiver) = mpsc::channel(16);
-    let responses = client.delta_clusters(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+    let responses =
+        client.delta_clusters(ReceiverStream::new(receiver)).await.unwrap().into_inner();
     let mut delta = Delta { requests, responses };
     delta.subscribe(CDS, &["*"]).await;
     assert_eq!(delta.hears().await, pairs(&[("a", "1")]));
@@ -185,26 +228,49 @@ async fn what_an_envoy_says_is_shown_with_nothing_hidden() {
     let mut tokyo = world.delta("tokyo").await;
     let hostile = "x\u{202e}\u{2066}\u{200b}\u{2028}\u{e0041}\u{1b}[2J\u{9b}\nSYNCED";
     let user_agent_version_type = Some(UserAgentVersionType::UserAgentVersion(hostile.into()));
-    let node = Some(Node { id: hostile.repeat(100), cluster: hostile.into(), user_agent_version_type, ..Default::default() });
-    tokyo.say(DeltaDiscoveryRequest { type_url: CDS.url().into(), node, ..Default::default() }).await;
+    let node = Some(Node {
+        id: hostile.repeat(100),
+        cluster: hostile.into(),
+        user_agent_version_type,
+        ..Default::default()
+    });
+    tokyo
+        .say(DeltaDiscoveryRequest { type_url: CDS.url().into(), node, ..Default::default() })
+        .await;
     let first = tokyo.next().await.unwrap().unwrap();
     let error_detail = Some(rpc::Status { message: hostile.into(), ..Default::default() });
     let (type_url, response_nonce) = (first.type_url, first.nonce);
-    tokyo.say(DeltaDiscoveryRequest { type_url, response_nonce, error_detail, ..Default::default() }).await;
-    until("it is refused", || !quarantined(&world.xds.nodes, &"tokyo".parse().unwrap()).is_empty()).await;
+    tokyo
+        .say(DeltaDiscoveryRequest { type_url, response_nonce, error_detail, ..Default::default() })
+        .await;
+    until("it is refused", || !quarantined(&world.xds.nodes, &"tokyo".parse().unwrap()).is_empty())
+        .await;
     let published = crate::published::Published::new(fleet());
     let status = crate::status::status(Some(&published), &world.xds.nodes, &world.xds.streams, 0);
     let node = status.nodes.iter().find(|node| node.node == "tokyo").unwrap();
     let instance = &node.instances[0];
-    let texts = [&instance.id, &instance.version, &instance.types["CDS"].message, &node.quarantined[0].message];
+    let texts = [
+        &instance.id,
+        &instance.version,
+        &instance.types["CDS"].message,
+        &node.quarantined[0].message,
+    ];
     for text in texts {
-        assert!(atlas_core::text::is_plain(text) && text.starts_with("x\\u{202e}\\u{2066}\\u{200b}\\u{2028}"), "{text:?}");
+        assert!(
+            atlas_core::text::is_plain(text)
+                && text.starts_with("x\\u{202e}\\u{2066}\\u{200b}\\u{2028}"),
+            "{text:?}"
+        );
     }
     assert!(instance.id.chars().count() <= 256);
 }
 
 fn fleet() -> atlas_core::model::Fleet {
-    atlas_core::model::Fleet { settings: Default::default(), clusters: Default::default(), alertmanagers: Default::default() }
+    atlas_core::model::Fleet {
+        settings: Default::default(),
+        clusters: Default::default(),
+        alertmanagers: Default::default(),
+    }
 }
 
 #[tokio::test]
@@ -214,7 +280,9 @@ async fn what_an_envoy_says_of_itself_is_shown_and_never_used() {
     world.has("paris", &[(CDS, "p", "1")]);
     let mut paris = world.delta("paris").await;
     let node = Some(Node { id: "tokyo".into(), ..Default::default() });
-    paris.say(DeltaDiscoveryRequest { type_url: CDS.url().into(), node, ..Default::default() }).await;
+    paris
+        .say(DeltaDiscoveryRequest { type_url: CDS.url().into(), node, ..Default::default() })
+        .await;
     assert_eq!(paris.hears().await, pairs(&[("p", "1")]));
     let open = world.xds.streams.open();
     assert_eq!(crate::lock::lock(&open[0].client).id, "tokyo");

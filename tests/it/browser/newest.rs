@@ -41,7 +41,10 @@ fn query(person: &Person, hub: &Hub) -> Result<()> {
     browser.click_text("button", "Execute")?;
     browser.wait_for_text("job=\"prometheus\"", DRAWN)?;
     let rows = browser.texts("tbody tr")?;
-    assert!(rows.len() == 1 && rows[0].starts_with("up{") && rows[0].trim_end().ends_with('1'), "{rows:?}");
+    assert!(
+        rows.len() == 1 && rows[0].starts_with("up{") && rows[0].trim_end().ends_with('1'),
+        "{rows:?}"
+    );
     person.picture("tokyo-prometheus-3")?;
     browser.click_text("[role=tab]", "Graph")?;
     // A graph of an hour has a point every 14 s, and a cluster that has just started nothing to show at the first of them.
@@ -51,8 +54,13 @@ fn query(person: &Person, hub: &Hub) -> Result<()> {
     })?;
     person.picture("tokyo-prometheus-3-graph")?;
     let answers = person.all_beneath(&base, &[])?;
-    for api in ["api/v1/query?query=up&", "api/v1/query_range?query=up&", "api/v1/notifications/live"] {
-        assert!(answers.iter().any(|answer| answer.url.starts_with(&format!("{base}{api}"))), "no {api}: {answers:?}");
+    for api in
+        ["api/v1/query?query=up&", "api/v1/query_range?query=up&", "api/v1/notifications/live"]
+    {
+        assert!(
+            answers.iter().any(|answer| answer.url.starts_with(&format!("{base}{api}"))),
+            "no {api}: {answers:?}"
+        );
     }
     Ok(())
 }
@@ -104,7 +112,10 @@ fn expression_of_the_alert(person: &Person, base: &str) -> Result<()> {
     let browser = &person.browser;
     browser.wait_for(EXPRESSION, DRAWN)?;
     let url = browser.url()?;
-    ensure!(url.starts_with(&format!("{base}query?g0.expr=vector")), "{url} is not the page of the alert's expression");
+    ensure!(
+        url.starts_with(&format!("{base}query?g0.expr=vector")),
+        "{url} is not the page of the alert's expression"
+    );
     browser.wait_for("tbody tr", DRAWN)?;
     let rows = browser.texts("tbody tr")?;
     ensure!(rows.len() == 1 && rows[0].trim_end().ends_with('1'), "{rows:?}");
@@ -125,11 +136,22 @@ fn alertmanager(person: &Person, hub: &Hub) -> Result<()> {
     browser.wait_for_text("receiver: nobody", DRAWN)?;
     // A browser asks for its icon at the root.
     let answers = person.nothing_failed(&[])?;
-    assert!(answers.iter().all(|one| one.url.starts_with(&base) || one.url == hub.web_url("/favicon.ico")), "{answers:?}");
-    assert!(answers.iter().any(|answer| answer.url.contains("status.v3alpha.StatusService/GetStatus")), "{answers:?}");
+    assert!(
+        answers
+            .iter()
+            .all(|one| one.url.starts_with(&base) || one.url == hub.web_url("/favicon.ico")),
+        "{answers:?}"
+    );
+    assert!(
+        answers.iter().any(|answer| answer.url.contains("status.v3alpha.StatusService/GetStatus")),
+        "{answers:?}"
+    );
 
     let script = "return fetch('/api/v2/status').then(async answer => [answer.url, (await answer.json()).versionInfo.version])";
-    assert_eq!(browser.evaluate(script)?, json!([format!("{base}api/v2/status"), Part::AlertmanagerNewest.version()]));
+    assert_eq!(
+        browser.evaluate(script)?,
+        json!([format!("{base}api/v2/status"), Part::AlertmanagerNewest.version()])
+    );
     let silence = json!({
         "matchers": [{"name": "alertname", "value": "Watchdog", "isRegex": false, "isEqual": true}],
         "startsAt": "2020-01-01T00:00:00Z", "endsAt": "2100-01-01T00:00:00Z", "createdBy": "somebody", "comment": "from the root",
@@ -153,10 +175,19 @@ fn root(hub: &Hub) -> Result<()> {
         Ok((answer.status, answer.header("location").map(str::to_owned)))
     };
     let sent = |to: &str| (307, Some(to.to_owned()));
-    assert_eq!(asked("/api/v2/status?a=b", "http://hub/alertmanager/tokyo/")?, sent("/alertmanager/tokyo/api/v2/status?a=b"));
-    assert_eq!(asked("/api/v2/x/../alerts", "https://hub/alertmanager/osaka/ui/x")?, sent("/alertmanager/osaka/api/v2/alerts"));
+    assert_eq!(
+        asked("/api/v2/status?a=b", "http://hub/alertmanager/tokyo/")?,
+        sent("/alertmanager/tokyo/api/v2/status?a=b")
+    );
+    assert_eq!(
+        asked("/api/v2/x/../alerts", "https://hub/alertmanager/osaka/ui/x")?,
+        sent("/alertmanager/osaka/api/v2/alerts")
+    );
     let behind = "https://tools.example.com/observability/alertmanager/tokyo/ui/";
-    assert_eq!(asked("/api/v2/status", behind)?, sent("/observability/alertmanager/tokyo/api/v2/status"));
+    assert_eq!(
+        asked("/api/v2/status", behind)?,
+        sent("/observability/alertmanager/tokyo/api/v2/status")
+    );
     for referer in [
         "",
         "http://hub/",

@@ -46,14 +46,18 @@ fn accepted(kube: &Kube, case: &Case) -> Result<usize> {
     let namespace = format!("{}-{}", case.chart, case.name.replace('.', "-"));
     let level = |level| [("pod-security.kubernetes.io/enforce", level)];
     kube.namespace(&namespace, &level("restricted"))?;
-    let nobody = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody"}});
+    let nobody =
+        json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody"}});
     kube.apply_objects(&namespace, &[nobody])?;
 
     let objects = case.objects(&[])?;
-    let known = objects.iter().filter(|object| !text(object, "apiVersion").starts_with("monitoring.coreos.com/"));
+    let known = objects
+        .iter()
+        .filter(|object| !text(object, "apiVersion").starts_with("monitoring.coreos.com/"));
     let objects: Vec<_> = known.map(|object| moved(object, &namespace)).collect::<Result<_>>()?;
     // A Pod of its own comes last, after the ServiceAccounts that it may name.
-    let (pods, others): (Vec<_>, Vec<_>) = objects.into_iter().partition(|object| object["kind"] == "Pod");
+    let (pods, others): (Vec<_>, Vec<_>) =
+        objects.into_iter().partition(|object| object["kind"] == "Pod");
     kube.apply_objects(&namespace, &others)?;
 
     let templates = others.iter().filter(|object| object["kind"] == "Deployment").map(pod_of);
@@ -65,8 +69,12 @@ fn accepted(kube: &Kube, case: &Case) -> Result<usize> {
             continue;
         }
         // What NOTES and values.yaml say of host ports.
-        let refused = kube.create(&path, pod).err().map(|error| format!("{error:#}")).unwrap_or_default();
-        ensure!(refused.contains("violates PodSecurity") && refused.contains("hostPort"), "host ports are not refused: {refused}");
+        let refused =
+            kube.create(&path, pod).err().map(|error| format!("{error:#}")).unwrap_or_default();
+        ensure!(
+            refused.contains("violates PodSecurity") && refused.contains("hostPort"),
+            "host ports are not refused: {refused}"
+        );
         let privileged = format!("{namespace}-privileged");
         kube.namespace(&privileged, &level("privileged"))?;
         let mut pod = pod.clone();
@@ -94,12 +102,17 @@ fn pod_of(deployment: &Json) -> Json {
     let mut pod = deployment["spec"]["template"].clone();
     pod["apiVersion"] = json!("v1");
     pod["kind"] = json!("Pod");
-    pod["metadata"]["name"] = json!(format!("{}-0", deployment["metadata"]["name"].as_str().unwrap_or_default()));
+    pod["metadata"]["name"] =
+        json!(format!("{}-0", deployment["metadata"]["name"].as_str().unwrap_or_default()));
     pod["metadata"]["namespace"] = deployment["metadata"]["namespace"].clone();
     pod
 }
 
 fn has_host_port(pod: &Json) -> bool {
-    let ports = pod["spec"]["containers"].as_array().into_iter().flatten().flat_map(|container| container["ports"].as_array());
+    let ports = pod["spec"]["containers"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .flat_map(|container| container["ports"].as_array());
     ports.flatten().any(|port| !port["hostPort"].is_null())
 }

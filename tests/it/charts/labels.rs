@@ -11,12 +11,17 @@ use super::*;
 const EVERYTHING: [&str; 2] = ["--set", "serviceMonitor.enabled=true,networkPolicy.enabled=true"];
 
 pub fn is_selected(selector: &Value, deployment: &Value) -> bool {
-    text(deployment, "kind") == "Deployment" && has_labels(selector, at(deployment, "spec/template/metadata/labels"))
+    text(deployment, "kind") == "Deployment"
+        && has_labels(selector, at(deployment, "spec/template/metadata/labels"))
 }
 
 pub fn is_monitored(monitor: &Value, service: &Value) -> bool {
-    assert!(at(monitor, "spec/selector/matchExpressions").is_null(), "this test knows no expressions");
-    text(service, "kind") == "Service" && has_labels(at(monitor, "spec/selector/matchLabels"), at(service, "metadata/labels"))
+    assert!(
+        at(monitor, "spec/selector/matchExpressions").is_null(),
+        "this test knows no expressions"
+    );
+    text(service, "kind") == "Service"
+        && has_labels(at(monitor, "spec/selector/matchLabels"), at(service, "metadata/labels"))
 }
 
 /// Whether `labels` has all of `wanted`, which must want something.
@@ -31,11 +36,17 @@ pub fn selections(objects: &[Value]) -> BTreeMap<String, BTreeSet<String>> {
     for object in objects {
         let what = format!("{} {}", text(object, "kind"), text(object, "metadata/name"));
         for (how, selector) in selectors(object) {
-            let found = objects.iter().filter(|other| is_selected(&selector, other)).map(|other| text(other, "metadata/name").to_owned());
+            let found = objects
+                .iter()
+                .filter(|other| is_selected(&selector, other))
+                .map(|other| text(other, "metadata/name").to_owned());
             all.insert(format!("{what}: {how}"), found.collect::<BTreeSet<_>>());
         }
         if text(object, "kind") == "ServiceMonitor" {
-            let found = objects.iter().filter(|other| is_monitored(object, other)).map(|other| text(other, "metadata/name").to_owned());
+            let found = objects
+                .iter()
+                .filter(|other| is_monitored(object, other))
+                .map(|other| text(other, "metadata/name").to_owned());
             all.insert(what, found.collect());
         }
     }
@@ -58,19 +69,31 @@ fn selectors(object: &Value) -> Vec<(String, Value)> {
         "PodDisruptionBudget" => add("selector".into(), at(object, "spec/selector/matchLabels")),
         "NetworkPolicy" => {
             add("podSelector".into(), at(object, "spec/podSelector/matchLabels"));
-            for (number, peer) in list(object, "spec/ingress").iter().flat_map(|rule| list(rule, "from")).enumerate() {
+            for (number, peer) in
+                list(object, "spec/ingress").iter().flat_map(|rule| list(rule, "from")).enumerate()
+            {
                 add(format!("from {number}"), at(peer, "podSelector/matchLabels"));
             }
         }
         "Deployment" => {
             add("selector".into(), at(object, "spec/selector/matchLabels"));
-            for (number, spread) in list(object, "spec/template/spec/topologySpreadConstraints").iter().enumerate() {
+            for (number, spread) in
+                list(object, "spec/template/spec/topologySpreadConstraints").iter().enumerate()
+            {
                 add(format!("spread {number}"), at(spread, "labelSelector/matchLabels"));
             }
             let variables = list(object, "spec/template/spec/containers/0/env").iter();
-            for told in variables.filter(|variable| text(variable, "name") == "ATLAS_ENVOY_SELECTORS") {
-                let labels = text(told, "value").split(',').map(|pair| pair.split_once('=').unwrap());
-                add("ATLAS_ENVOY_SELECTORS".into(), &Value::Mapping(labels.map(|(key, value)| (key.into(), value.into())).collect()));
+            for told in
+                variables.filter(|variable| text(variable, "name") == "ATLAS_ENVOY_SELECTORS")
+            {
+                let labels =
+                    text(told, "value").split(',').map(|pair| pair.split_once('=').unwrap());
+                add(
+                    "ATLAS_ENVOY_SELECTORS".into(),
+                    &Value::Mapping(
+                        labels.map(|(key, value)| (key.into(), value.into())).collect(),
+                    ),
+                );
             }
         }
         _ => {}
@@ -83,7 +106,9 @@ fn relabelled(objects: &[Value], labels: &[(&str, &str)]) -> Vec<Value> {
     let mut objects = objects.to_vec();
     for object in &mut objects {
         let metadata = object["metadata"].as_mapping_mut().unwrap();
-        let all = metadata.entry("labels".into()).or_insert_with(|| Value::Mapping(serde_yaml_ng::Mapping::new()));
+        let all = metadata
+            .entry("labels".into())
+            .or_insert_with(|| Value::Mapping(serde_yaml_ng::Mapping::new()));
         for (key, value) in labels {
             all[*key] = Value::from(*value);
         }
@@ -112,7 +137,13 @@ fn what_argo_cd_and_flux_write_on_top_of_labels_changes_nobodys_selection() {
         let before = selections(&objects);
         monitors += before.keys().filter(|what| what.starts_with("ServiceMonitor")).count();
         for labels in [&argo_cd[..], &flux] {
-            assert_eq!(selections(&relabelled(&objects, labels)), before, "{}/{}", case.chart, case.name);
+            assert_eq!(
+                selections(&relabelled(&objects, labels)),
+                before,
+                "{}/{}",
+                case.chart,
+                case.name
+            );
         }
     }
     assert!(monitors > 20, "{monitors}");
@@ -123,12 +154,15 @@ fn what_argo_cd_and_flux_write_on_top_of_labels_changes_nobodys_selection() {
 #[test]
 fn what_kustomize_writes_into_labels_and_selectors_changes_nobodys_selection() {
     let kubectl = parts::get(Part::Kubectl).unwrap();
-    for case in
-        CHARTS.into_iter().flat_map(|chart| cases(chart).unwrap()).filter(|case| ["defaults", "split"].contains(&case.name.as_str()))
+    for case in CHARTS
+        .into_iter()
+        .flat_map(|chart| cases(chart).unwrap())
+        .filter(|case| ["defaults", "split"].contains(&case.name.as_str()))
     {
         let objects = case.objects(&EVERYTHING).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let all: Vec<_> = objects.iter().map(|object| serde_yaml_ng::to_string(object).unwrap()).collect();
+        let all: Vec<_> =
+            objects.iter().map(|object| serde_yaml_ng::to_string(object).unwrap()).collect();
         fs::write(dir.path().join("all.yaml"), all.join("---\n")).unwrap();
         let labels = json!({
             "app.kubernetes.io/instance": "prod", "app.kubernetes.io/name": "observability", "app.kubernetes.io/managed-by": "kustomize",
@@ -147,10 +181,14 @@ fn what_kustomize_writes_into_labels_and_selectors_changes_nobodys_selection() {
 /// A user's labels on a Service: `release` is what kube-prometheus-stack's own selectors often ask for.
 #[test]
 fn labels_that_people_give_a_service_change_nobodys_selection() {
-    for (chart, service) in [("envoy", "alertsService"), ("atlas", "envoy.internalService"), ("atlas", "service")] {
+    for (chart, service) in
+        [("envoy", "alertsService"), ("atlas", "envoy.internalService"), ("atlas", "service")]
+    {
         let case = case(chart, "defaults").unwrap();
         let before = selections(&case.objects(&EVERYTHING).unwrap());
-        let own = format!(r#"{service}.labels={{"release":"stack","app.kubernetes.io/component":"mine","app.kubernetes.io/name":"mine"}}"#);
+        let own = format!(
+            r#"{service}.labels={{"release":"stack","app.kubernetes.io/component":"mine","app.kubernetes.io/name":"mine"}}"#
+        );
         let after = case.objects(&[&EVERYTHING[..], &["--set-json", &own]].concat()).unwrap();
         assert_eq!(selections(&after), before, "{chart}: {service}");
     }
@@ -161,18 +199,31 @@ fn labels_that_people_give_a_service_change_nobodys_selection() {
 fn a_deployments_selector_is_that_of_earlier_charts() {
     for case in CHARTS.into_iter().flat_map(|chart| cases(chart).unwrap()) {
         let release = &case.arguments[0];
-        for deployment in case.objects(&[]).unwrap().iter().filter(|object| text(object, "kind") == "Deployment") {
+        for deployment in
+            case.objects(&[]).unwrap().iter().filter(|object| text(object, "kind") == "Deployment")
+        {
             let labels = at(deployment, "spec/selector/matchLabels");
             let envoy = text(deployment, "spec/template/spec/containers/0/name") == "envoy";
-            let keys: BTreeSet<_> = labels.as_mapping().unwrap().keys().filter_map(Value::as_str).collect();
+            let keys: BTreeSet<_> =
+                labels.as_mapping().unwrap().keys().filter_map(Value::as_str).collect();
             let expected = if envoy {
                 ["app", "release"].into()
             } else {
-                BTreeSet::from(["app.kubernetes.io/component", "app.kubernetes.io/instance", "app.kubernetes.io/name"])
+                BTreeSet::from([
+                    "app.kubernetes.io/component",
+                    "app.kubernetes.io/instance",
+                    "app.kubernetes.io/name",
+                ])
             };
             assert_eq!(keys, expected, "{}/{}", case.chart, case.name);
             let key = if envoy { "release" } else { "app.kubernetes.io/instance" };
-            assert_eq!(labels[key].as_str(), Some(release.as_str()), "{}/{}", case.chart, case.name);
+            assert_eq!(
+                labels[key].as_str(),
+                Some(release.as_str()),
+                "{}/{}",
+                case.chart,
+                case.name
+            );
         }
     }
 }

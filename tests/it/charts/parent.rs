@@ -19,9 +19,15 @@ impl Parent {
         fs::write(dir.path().join("Chart.yaml"), chart.to_string()).unwrap();
         fs::create_dir(dir.path().join("charts")).unwrap();
         // Helm also takes what lies there undeclared.
-        let declared = |chart: &&str| dependencies.as_array().unwrap().iter().any(|dependency| dependency["name"] == **chart);
+        let declared = |chart: &&str| {
+            dependencies.as_array().unwrap().iter().any(|dependency| dependency["name"] == **chart)
+        };
         for chart in CHARTS.into_iter().filter(declared) {
-            std::os::unix::fs::symlink(root().join("charts").join(chart), dir.path().join("charts").join(chart)).unwrap();
+            std::os::unix::fs::symlink(
+                root().join("charts").join(chart),
+                dir.path().join("charts").join(chart),
+            )
+            .unwrap();
         }
         Self(dir)
     }
@@ -35,7 +41,11 @@ impl Parent {
     fn render(&self, helm: Part, release: &str, values: &serde_json::Value) -> Result<Vec<Value>> {
         let file = self.0.path().with_extension("values.json");
         fs::write(&file, values.to_string())?;
-        let rendered = template_at(helm, self.0.path(), &[release, "--namespace", "monitoring", "--values", &file.to_string_lossy()]);
+        let rendered = template_at(
+            helm,
+            self.0.path(),
+            &[release, "--namespace", "monitoring", "--values", &file.to_string_lossy()],
+        );
         fs::remove_file(&file)?;
         objects(&rendered?)
     }
@@ -49,7 +59,10 @@ fn files() -> serde_json::Value {
 /// With everything that selects something.
 fn envoy(more: &[(&str, serde_json::Value)]) -> serde_json::Value {
     let mut values = json!({"files": files(), "serviceMonitor": {"enabled": true}, "networkPolicy": {"enabled": true}});
-    values.as_object_mut().unwrap().extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
+    values
+        .as_object_mut()
+        .unwrap()
+        .extend(more.iter().map(|(key, value)| ((*key).to_owned(), value.clone())));
     values
 }
 
@@ -58,11 +71,21 @@ fn hub() -> serde_json::Value {
 }
 
 fn names(objects: &[Value]) -> Vec<(&str, &str, &str)> {
-    objects.iter().map(|object| (text(object, "kind"), text(object, "metadata/namespace"), text(object, "metadata/name"))).collect()
+    objects
+        .iter()
+        .map(|object| {
+            (
+                text(object, "kind"),
+                text(object, "metadata/namespace"),
+                text(object, "metadata/name"),
+            )
+        })
+        .collect()
 }
 
 fn sorted(objects: &[Value]) -> Vec<String> {
-    let mut all: Vec<_> = objects.iter().map(|object| serde_yaml_ng::to_string(object).unwrap()).collect();
+    let mut all: Vec<_> =
+        objects.iter().map(|object| serde_yaml_ng::to_string(object).unwrap()).collect();
     all.sort();
     all
 }
@@ -75,12 +98,22 @@ fn a_condition_decides_and_what_it_lets_in_renders_as_if_it_were_alone() {
             let mut values = json!({"atlas": hub(), "envoy": envoy(&[]), "tags": {"never": false}, "global": {"team": "metrics"}});
             values["atlas"]["enabled"] = json!(atlas);
             values["envoy"]["enabled"] = json!(envoys);
-            let rendered = parent.render(helm, "obs", &values).unwrap_or_else(|error| panic!("{helm}: {error:#}"));
+            let rendered = parent
+                .render(helm, "obs", &values)
+                .unwrap_or_else(|error| panic!("{helm}: {error:#}"));
             let mut alone = Vec::new();
-            for (chart, _) in [("atlas", atlas), ("envoy", envoys)].into_iter().filter(|(_, enabled)| *enabled) {
+            for (chart, _) in
+                [("atlas", atlas), ("envoy", envoys)].into_iter().filter(|(_, enabled)| *enabled)
+            {
                 let file = tempfile::NamedTempFile::new().unwrap();
                 fs::write(file.path(), values[chart].to_string()).unwrap();
-                let arguments = ["obs", "--namespace", "monitoring", "--values", &file.path().to_string_lossy()];
+                let arguments = [
+                    "obs",
+                    "--namespace",
+                    "monitoring",
+                    "--values",
+                    &file.path().to_string_lossy(),
+                ];
                 alone.extend(objects(&template(helm, chart, &arguments).unwrap()).unwrap());
             }
             assert_eq!(sorted(&rendered), sorted(&alone), "{helm}: atlas {atlas}, envoy {envoys}");
@@ -91,7 +124,11 @@ fn a_condition_decides_and_what_it_lets_in_renders_as_if_it_were_alone() {
 #[test]
 fn both_charts_and_two_aliases_in_one_release_meet_nowhere() {
     let dependency = |name: &str, alias: &str| json!({"name": name, "version": env!("CARGO_PKG_VERSION"), "alias": alias, "condition": format!("{alias}.enabled")});
-    let parent = Parent::new(&json!([dependency("atlas", "atlas"), dependency("envoy", "envoy"), dependency("envoy", "paris")]));
+    let parent = Parent::new(&json!([
+        dependency("atlas", "atlas"),
+        dependency("envoy", "envoy"),
+        dependency("envoy", "paris")
+    ]));
     let secret = json!({"alertmanagerConfigs": {"name": "paris-alertmanager-configs"}});
     let values = json!({"atlas": hub(), "envoy": envoy(&[]), "paris": envoy(&[("atlas", secret)])});
     for helm in HELMS {
@@ -102,10 +139,20 @@ fn both_charts_and_two_aliases_in_one_release_meet_nowhere() {
         assert!(all.len() > 25, "{all:#?}");
         for (what, found) in &all {
             // Two Deployments may select the same labels: each has Pods of its own by their owner.
-            assert!(found.len() == 1 || what.starts_with("Deployment obs-") && what.ends_with(": selector"), "{helm}: {what}: {found:?}");
+            assert!(
+                found.len() == 1
+                    || what.starts_with("Deployment obs-") && what.ends_with(": selector"),
+                "{helm}: {what}: {found:?}"
+            );
             let ours = |name: &str| found.iter().all(|one| one.starts_with(name));
-            let whose = ["obs-atlas", "obs-envoy", "obs-paris"].into_iter().find(|name| what.contains(name)).unwrap();
-            assert!(ours(whose) || what.ends_with(": selector") && what.starts_with("Deployment"), "{helm}: {what} selects {found:?}");
+            let whose = ["obs-atlas", "obs-envoy", "obs-paris"]
+                .into_iter()
+                .find(|name| what.contains(name))
+                .unwrap();
+            assert!(
+                ours(whose) || what.ends_with(": selector") && what.starts_with("Deployment"),
+                "{helm}: {what} selects {found:?}"
+            );
         }
     }
 }
@@ -113,14 +160,12 @@ fn both_charts_and_two_aliases_in_one_release_meet_nowhere() {
 #[test]
 fn globals_and_imported_values_are_those_of_the_parent() {
     let imported = json!({"child": "atlas", "parent": "imported"});
-    let dependency =
-        json!({"name": "atlas", "version": env!("CARGO_PKG_VERSION"), "condition": "atlas.enabled", "import-values": [imported]});
+    let dependency = json!({"name": "atlas", "version": env!("CARGO_PKG_VERSION"), "condition": "atlas.enabled", "import-values": [imported]});
     let parent = Parent::new(&json!([dependency]));
     fs::create_dir(parent.0.path().join("templates")).unwrap();
     let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: zone}\ndata: {zone: {{ .Values.imported.dnsZone }}}\n";
     fs::write(parent.0.path().join("templates/zone.yaml"), text).unwrap();
-    let mut values =
-        json!({"atlas": hub(), "global": {"imageRegistry": "registry.example.com", "imagePullSecrets": ["mirror"], "cattle": {"any": 1}}});
+    let mut values = json!({"atlas": hub(), "global": {"imageRegistry": "registry.example.com", "imagePullSecrets": ["mirror"], "cattle": {"any": 1}}});
     values["atlas"]["enabled"] = true.into();
     for helm in HELMS {
         let rendered = parent.render(helm, "obs", &values).unwrap();
@@ -140,7 +185,10 @@ fn enabled_false_without_a_condition_is_refused_with_what_is_missing() {
             let mut values = json!({"atlas": hub(), "envoy": envoy(&[])});
             values[chart]["enabled"] = false.into();
             let error = parent.render(helm, "obs", &values).unwrap_err().to_string();
-            assert!(error.contains("put `condition: <the chart's name there>.enabled`"), "{helm}, {chart}: {error}");
+            assert!(
+                error.contains("put `condition: <the chart's name there>.enabled`"),
+                "{helm}, {chart}: {error}"
+            );
             values[chart]["enabled"] = "yes".into();
             let error = parent.render(helm, "obs", &values).unwrap_err().to_string();
             assert!(error.contains("/enabled"), "{helm}, {chart}: {error}");
@@ -155,7 +203,8 @@ fn a_table_that_a_parent_sets_to_null_is_done_without_or_named() {
     let mut refused = BTreeSet::new();
     let mut tried = 0;
     for chart in CHARTS {
-        let text = fs::read_to_string(root().join("charts").join(chart).join("values.yaml")).unwrap();
+        let text =
+            fs::read_to_string(root().join("charts").join(chart).join("values.yaml")).unwrap();
         let mut paths = Vec::new();
         tables(&serde_yaml_ng::from_str(&text).unwrap(), &mut Vec::new(), &mut paths);
         for path in paths.iter().filter(|path| path[0] != "files") {
@@ -166,7 +215,8 @@ fn a_table_that_a_parent_sets_to_null_is_done_without_or_named() {
             }
             if chart == "atlas" {
                 values[chart]["coredns"] = json!({"enabled": true});
-                values[chart]["ingress"] = json!({"enabled": true, "hosts": [{"host": "hub.example.com"}]});
+                values[chart]["ingress"] =
+                    json!({"enabled": true, "hosts": [{"host": "hub.example.com"}]});
             }
             let mut place = &mut values[chart];
             for step in path {
@@ -187,7 +237,9 @@ fn a_table_that_a_parent_sets_to_null_is_done_without_or_named() {
 
 /// The paths of everything that is a table.
 fn tables(values: &Value, at: &mut Vec<String>, out: &mut Vec<Vec<String>>) {
-    for (key, value) in values.as_mapping().into_iter().flatten().filter(|(_, value)| value.is_mapping()) {
+    for (key, value) in
+        values.as_mapping().into_iter().flatten().filter(|(_, value)| value.is_mapping())
+    {
         at.push(key.as_str().unwrap().to_owned());
         out.push(at.clone());
         tables(value, at, out);

@@ -21,7 +21,11 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("envoy", "atlas: {alertmanagerCount: -1}", "/atlas/alertmanagerCount"),
     ("envoy", "existingSecret: Not_A_Name", "/existingSecret"),
     ("envoy", "networkPolicy: {prometheus: [{cidr: 192.0.2.0/24}]}", "'cidr' not allowed"),
-    ("envoy", "{}", "files: \"envoy.yaml\" is missing or empty. Give the values that Atlas generated"),
+    (
+        "envoy",
+        "{}",
+        "files: \"envoy.yaml\" is missing or empty. Give the values that Atlas generated",
+    ),
     ("atlas", "atlas: {hubAdress: hub.example.com}", "'hubAdress' not allowed"),
     ("atlas", "atlas: {logFormat: yaml}", "/atlas/logFormat"),
     ("atlas", "atlas: {alertmanagerPathPrefix: alerts}", "/atlas/alertmanagerPathPrefix"),
@@ -45,7 +49,10 @@ fn a_typing_mistake_or_a_wrong_type_is_refused_by_both_helms() {
             let path = file.path().to_string_lossy().into_owned();
             match template(helm, chart, &["x", "--values", &path]) {
                 Ok(_) => panic!("{helm} renders {chart} with {values}"),
-                Err(error) => assert!(error.to_string().contains(expected), "{helm}, {chart}, {values}: no {expected:?} in\n{error}"),
+                Err(error) => assert!(
+                    error.to_string().contains(expected),
+                    "{helm}, {chart}, {values}: no {expected:?} in\n{error}"
+                ),
             }
         }
     }

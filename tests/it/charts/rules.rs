@@ -43,9 +43,17 @@ fn alerts_use_metrics_that_there_are_and_say_what_to_do() {
             }
             let said = [text(rule, "annotations/summary"), text(rule, "annotations/description")];
             assert!(said.iter().all(|said| !said.is_empty()), "{name} does not say what is wrong");
-            assert!(["info", "warning", "critical"].contains(&text(rule, "labels/severity")), "{name}");
+            assert!(
+                ["info", "warning", "critical"].contains(&text(rule, "labels/severity")),
+                "{name}"
+            );
             let all = serde_yaml_ng::to_string(rule).unwrap();
-            assert!(!["NAMESPACE", "FULLNAME", "SERVICE", "LEASE"].iter().any(|word| all.contains(word)), "{all}");
+            assert!(
+                !["NAMESPACE", "FULLNAME", "SERVICE", "LEASE"]
+                    .iter()
+                    .any(|word| all.contains(word)),
+                "{all}"
+            );
         }
     }
 }
@@ -54,7 +62,8 @@ fn alerts_use_metrics_that_there_are_and_say_what_to_do() {
 fn alerts_are_left_out_and_get_labels_as_values_say() {
     let objects = case("envoy", "everything").unwrap().objects(&[]).unwrap();
     let rules = list(at(find(&objects, "PrometheusRule", "edge"), "spec/groups/0"), "rules");
-    assert!(rules.iter().all(|rule| text(rule, "alert") != "AtlasEnvoyBackendDown" && text(rule, "labels/severity") == "page"));
+    assert!(rules.iter().all(|rule| text(rule, "alert") != "AtlasEnvoyBackendDown"
+        && text(rule, "labels/severity") == "page"));
     assert!(rules.len() > 1);
 }
 
@@ -63,20 +72,31 @@ fn prometheus_accepts_the_alertmanagers_and_they_are_those_of_the_readme() {
     let objects = case("envoy", "other-namespace").unwrap().objects(&[]).unwrap();
     let secret = find(&objects, "Secret", "atlas-alertmanager-configs");
     assert_eq!(text(secret, "metadata/namespace"), "prometheus");
-    let mut written: Value = serde_yaml_ng::from_str(text(secret, "stringData/config.yaml")).unwrap();
-    let config = serde_yaml_ng::to_string(&serde_json::json!({"alerting": {"alertmanagers": written}})).unwrap();
+    let mut written: Value =
+        serde_yaml_ng::from_str(text(secret, "stringData/config.yaml")).unwrap();
+    let config =
+        serde_yaml_ng::to_string(&serde_json::json!({"alerting": {"alertmanagers": written}}))
+            .unwrap();
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), config).unwrap();
     promtool(&["check", "config", &file.path().to_string_lossy()]);
 
     let url = &mut written[0]["http_sd_configs"][0]["url"];
-    assert_eq!(url.as_str(), Some("http://edge-envoy-alerts.observability.svc:11903/alertmanagers"));
+    assert_eq!(
+        url.as_str(),
+        Some("http://edge-envoy-alerts.observability.svc:11903/alertmanagers")
+    );
     let service = find(&objects, "Service", "edge-envoy-alerts");
-    assert!(list(service, "spec/ports").iter().any(|port| at(port, "port").as_u64() == Some(11903)));
+    assert!(
+        list(service, "spec/ports").iter().any(|port| at(port, "port").as_u64() == Some(11903))
+    );
 
     // Prometheus's own file, in the README, says the same of another place.
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let shown = readme.split("```").find(|block| block.contains("http_sd_configs")).expect("a block with http_sd_configs");
+    let shown = readme
+        .split("```")
+        .find(|block| block.contains("http_sd_configs"))
+        .expect("a block with http_sd_configs");
     let shown: Value = serde_yaml_ng::from_str(shown.trim_start_matches("yaml")).unwrap();
     let shown = at(&shown, "alerting/alertmanagers");
     *url = shown[0]["http_sd_configs"][0]["url"].clone();
@@ -87,7 +107,10 @@ fn prometheus_accepts_the_alertmanagers_and_they_are_those_of_the_readme() {
 fn rules(chart: &'static str) -> Value {
     let set = ["--set", "prometheusRule.enabled=true"];
     let objects = case(chart, "defaults").unwrap().objects(&set).unwrap();
-    let rule = objects.iter().find(|object| text(object, "kind") == "PrometheusRule").expect("a PrometheusRule");
+    let rule = objects
+        .iter()
+        .find(|object| text(object, "kind") == "PrometheusRule")
+        .expect("a PrometheusRule");
     at(rule, "spec").clone()
 }
 
@@ -95,7 +118,10 @@ fn rules(chart: &'static str) -> Value {
 fn metrics(expression: &str) -> Vec<&str> {
     let before = expression.split('{').collect::<Vec<_>>();
     let before = &before[..before.len() - 1];
-    let name = |text: &&str| text.rfind(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_').map_or(0, |end| end + 1);
+    let name = |text: &&str| {
+        text.rfind(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_')
+            .map_or(0, |end| end + 1)
+    };
     before.iter().map(|text| &text[name(text)..]).filter(|name| !name.is_empty()).collect()
 }
 

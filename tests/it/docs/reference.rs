@@ -32,8 +32,10 @@ fn help(arguments: &[&str]) -> String {
 fn commands() -> Vec<String> {
     let help = help(&[]);
     let list = help.split("Commands:").nth(1).unwrap().split("\n\n").next().unwrap();
-    let names =
-        list.lines().filter(|line| line.starts_with("  ") && !line.starts_with("   ")).filter_map(|line| line.split_whitespace().next());
+    let names = list
+        .lines()
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next());
     names.filter(|name| *name != "help").map(str::to_owned).collect()
 }
 
@@ -42,11 +44,15 @@ fn taken(command: &str) -> (Vec<String>, Vec<String>) {
     let help = help(&[command]);
     let flag = |line: &str| {
         let line = line.trim_start();
-        let line = line.split_once(", ").filter(|(short, _)| short.len() == 2).map_or(line, |(_, long)| long);
+        let line = line
+            .split_once(", ")
+            .filter(|(short, _)| short.len() == 2)
+            .map_or(line, |(_, long)| long);
         line.starts_with("--").then(|| line.split_whitespace().next().unwrap().to_owned())
     };
     // Wrapped text may begin with a flag, but stands further in.
-    let flags = help.lines().filter(|line| line.len() - line.trim_start().len() <= 6).filter_map(flag);
+    let flags =
+        help.lines().filter(|line| line.len() - line.trim_start().len() <= 6).filter_map(flag);
     let variables = help.split("[env: ").skip(1).filter_map(|rest| rest.split(['=', ']']).next());
     (flags.collect(), variables.map(str::to_owned).collect())
 }
@@ -57,7 +63,10 @@ fn the_reference_has_every_command_flag_and_variable() {
     assert!(commands.len() > 9, "{commands:?}");
     let mut known = BTreeSet::new();
     for command in &commands {
-        assert!(reference().contains(&format!("`atlas {command}")), "docs/reference.md has no atlas {command}");
+        assert!(
+            reference().contains(&format!("`atlas {command}")),
+            "docs/reference.md has no atlas {command}"
+        );
         let (flags, variables) = taken(command);
         assert!(flags.len() > 2, "{command}: {flags:?}");
         for name in flags.iter().chain(&variables) {
@@ -66,7 +75,10 @@ fn the_reference_has_every_command_flag_and_variable() {
         known.extend(variables);
     }
     for name in names.iter().filter(|name| name.starts_with("ATLAS_")) {
-        assert!(known.contains(name) || OTHERS.contains(&name.as_str()), "docs/reference.md: no command reads {name}");
+        assert!(
+            known.contains(name) || OTHERS.contains(&name.as_str()),
+            "docs/reference.md: no command reads {name}"
+        );
     }
 }
 
@@ -81,8 +93,12 @@ fn the_reference_has_every_key() {
 
 /// Every page of the project.
 fn pages() -> Vec<PathBuf> {
-    let (mut pages, mut directories) = (Vec::new(), vec![root().join("docs"), root().join("charts")]);
-    let top = std::fs::read_dir(root()).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+    let (mut pages, mut directories) =
+        (Vec::new(), vec![root().join("docs"), root().join("charts")]);
+    let top = std::fs::read_dir(root())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file());
     pages.extend(top);
     while let Some(directory) = directories.pop() {
         for entry in std::fs::read_dir(directory).unwrap() {
@@ -97,7 +113,11 @@ fn pages() -> Vec<PathBuf> {
 /// A heading's name in links, as GitHub makes it.
 fn anchor(line: &str) -> String {
     let words = line.trim_start_matches('#').trim().to_lowercase();
-    words.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_')).collect::<String>().replace(' ', "-")
+    words
+        .chars()
+        .filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'))
+        .collect::<String>()
+        .replace(' ', "-")
 }
 
 #[test]
@@ -107,15 +127,26 @@ fn every_link_leads_somewhere() {
     for page in &pages {
         let text = std::fs::read_to_string(page).unwrap();
         for rest in text.split("](").skip(1) {
-            let (target, wanted) = rest.split(')').next().map(|link| link.split_once('#').unwrap_or((link, ""))).unwrap();
+            let (target, wanted) = rest
+                .split(')')
+                .next()
+                .map(|link| link.split_once('#').unwrap_or((link, "")))
+                .unwrap();
             if target.contains("://") {
                 continue;
             }
-            let path = if target.is_empty() { page.clone() } else { page.parent().unwrap().join(target.replace('\n', "")) };
+            let path = if target.is_empty() {
+                page.clone()
+            } else {
+                page.parent().unwrap().join(target.replace('\n', ""))
+            };
             assert!(path.exists(), "{}: {target} is not there", page.display());
             if !wanted.is_empty() {
                 let text = std::fs::read_to_string(&path).unwrap();
-                let found = text.lines().filter(|line| line.starts_with('#')).any(|line| anchor(line) == wanted);
+                let found = text
+                    .lines()
+                    .filter(|line| line.starts_with('#'))
+                    .any(|line| anchor(line) == wanted);
                 assert!(found, "{}: {target} has no heading #{wanted}", page.display());
             }
         }
@@ -125,9 +156,16 @@ fn every_link_leads_somewhere() {
 #[test]
 fn headers_that_pass_10904_are_listed() {
     let text = reference();
-    for headers in [atlas_core::envoy::web::REQUEST_HEADERS, atlas_core::envoy::web::RESPONSE_HEADERS] {
+    for headers in
+        [atlas_core::envoy::web::REQUEST_HEADERS, atlas_core::envoy::web::RESPONSE_HEADERS]
+    {
         let list: Vec<String> = headers.iter().map(|name| format!("`{name}`")).collect();
-        let paragraphs = text.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>());
-        assert!(paragraphs.into_iter().any(|words| words == list), "docs/reference.md should list: {}", list.join(" "));
+        let paragraphs =
+            text.split("\n\n").map(|paragraph| paragraph.split_whitespace().collect::<Vec<_>>());
+        assert!(
+            paragraphs.into_iter().any(|words| words == list),
+            "docs/reference.md should list: {}",
+            list.join(" ")
+        );
     }
 }

@@ -44,18 +44,31 @@ fn a_wrong_label_is_told_and_harms_nobody(scene: &mut KubeScene) -> Result<()> {
     let mut wrong = scene.clusters[0].service(hub, 2);
     wrong["metadata"]["labels"]["goatlas.io/replicas"] = json!("many");
     hub.kube.apply_objects(&hub.options.namespace, &[wrong])?;
-    let warning = wait_until("a Warning on the Service", 10 * SECOND, || Ok(warnings(hub, "tokyo")?.pop()))?;
+    let warning =
+        wait_until("a Warning on the Service", 10 * SECOND, || Ok(warnings(hub, "tokyo")?.pop()))?;
     let message = warning["message"].as_str().context("an Event without a message")?.to_owned();
     println!("{}: {message}", warning["reason"]);
-    ensure!(warning["involvedObject"]["kind"] == "Service" && warning["reason"] == "Rejected", "{warning:#}");
-    ensure!(message.contains("goatlas.io/replicas") && message.contains("many") && message.contains("write"), "key, value, fix: {message}");
+    ensure!(
+        warning["involvedObject"]["kind"] == "Service" && warning["reason"] == "Rejected",
+        "{warning:#}"
+    );
+    ensure!(
+        message.contains("goatlas.io/replicas")
+            && message.contains("many")
+            && message.contains("write"),
+        "key, value, fix: {message}"
+    );
 
     // It is as it was, and so is the other.
     prove::stores(scene)?;
     prove::query(scene)?;
     let hub = &scene.hub;
     std::thread::sleep(3 * SECOND);
-    for path in ["services/tokyo-thanos-sidecar0", "services/tokyo-thanos-sidecar1", "secrets/tokyo-envoy-values"] {
+    for path in [
+        "services/tokyo-thanos-sidecar0",
+        "services/tokyo-thanos-sidecar1",
+        "secrets/tokyo-envoy-values",
+    ] {
         hub.kube.get(&hub.at(path))?;
     }
     ensure!((since(hub, "tokyo")?, since(hub, "paris")?) == before, "no stream began anew");
@@ -81,10 +94,15 @@ fn deleted_secrets_come_back(hub: &KubeHub) -> Result<()> {
         let secret = hub.kube.get(&path)?;
         hub.kube.delete(&path)?;
         let deleted = Instant::now();
-        let back = hub.kube.wait_for(&path, 20 * SECOND, |back| back["metadata"]["uid"] != secret["metadata"]["uid"]);
+        let back = hub.kube.wait_for(&path, 20 * SECOND, |back| {
+            back["metadata"]["uid"] != secret["metadata"]["uid"]
+        });
         let back = back.with_context(|| format!("{name} was deleted by hand"))?;
         println!("the deleted Secret {name} is back after {:?}", deleted.elapsed());
-        ensure!(back["data"] == secret["data"], "{name} holds what it held: credentials, their fingerprints, all");
+        ensure!(
+            back["data"] == secret["data"],
+            "{name} holds what it held: credentials, their fingerprints, all"
+        );
     }
     ensure!(since(hub, "tokyo")? == before, "no stream began anew");
     Ok(())
@@ -105,10 +123,15 @@ fn broken_certificates_are_set_aside(hub: &KubeHub) -> Result<()> {
         let (path, kept) = (hub.at(&format!("secrets/{secret}")), format!("{key}.broken"));
         let good = hub.kube.get(&path)?["data"][key].clone();
         hub.kube.merge_patch(&path, &json!({"data": {key: spoilt}}))?;
-        let healed = hub.kube.wait_for(&path, 20 * SECOND, |now| now["data"][&kept] == *spoilt).context(kept.clone())?;
+        let healed = hub
+            .kube
+            .wait_for(&path, 20 * SECOND, |now| now["data"][&kept] == *spoilt)
+            .context(kept.clone())?;
         ensure!(healed["data"][key] == good, "{secret}: {key} is what it was: {healed:#}");
-        let told = format!("{key} in the Secret {secret} was broken, so it was set aside as {kept}");
-        let is_told = || hub.statuses().iter().any(|status| status["troubles"].to_string().contains(&told));
+        let told =
+            format!("{key} in the Secret {secret} was broken, so it was set aside as {kept}");
+        let is_told =
+            || hub.statuses().iter().any(|status| status["troubles"].to_string().contains(&told));
         wait_until("it is told", 10 * SECOND, || Ok(is_told().then_some(())))?;
         hub.kube.merge_patch(&path, &json!({"data": {&kept: null}}))?;
         wait_until("it is told no more", 10 * SECOND, || Ok((!is_told()).then_some(())))?;
@@ -122,7 +145,11 @@ fn a_service_is_deleted_and_created_again(scene: &mut KubeScene) -> Result<()> {
     let (pid, fingerprint) = (tokyo.envoy.process.pid(), fingerprint(hub, "tokyo")?);
     let service = tokyo.service(hub, 2);
     hub.kube.delete(&hub.at("services/tokyo"))?;
-    for path in ["services/tokyo-thanos-sidecar0", "services/tokyo-thanos-sidecar1", "secrets/tokyo-envoy-values"] {
+    for path in [
+        "services/tokyo-thanos-sidecar0",
+        "services/tokyo-thanos-sidecar1",
+        "secrets/tokyo-envoy-values",
+    ] {
         hub.kube.wait_gone(&hub.at(path), 20 * SECOND)?;
     }
     hub.query.wait_stores(2, 20 * SECOND)?;
@@ -134,7 +161,10 @@ fn a_service_is_deleted_and_created_again(scene: &mut KubeScene) -> Result<()> {
     hub.kube.wait_for(&hub.at("secrets/tokyo-envoy-values"), 20 * SECOND, |_| true)?;
     hub.wait_synced(["tokyo", "paris"])?;
     println!("deleted and created again: its Envoy is in sync after {:?}", created.elapsed());
-    ensure!(tokyo.envoy.process.is_running() && tokyo.envoy.process.pid() == pid, "the same process");
+    ensure!(
+        tokyo.envoy.process.is_running() && tokyo.envoy.process.pid() == pid,
+        "the same process"
+    );
     ensure!(self::fingerprint(hub, "tokyo")? == fingerprint, "with the same credential");
     hub.query.wait_stores(4, 30 * SECOND)?;
     println!("deleted and created again: its stores are back after {:?}", created.elapsed());
@@ -144,7 +174,9 @@ fn a_service_is_deleted_and_created_again(scene: &mut KubeScene) -> Result<()> {
 
 fn the_hubs_name_moves(scene: &mut KubeScene) -> Result<()> {
     let (hub, clusters) = (&mut scene.hub, &mut scene.clusters);
-    let values = |hub: &KubeHub| anyhow::Ok(hub.kube.get(&hub.at("secrets/tokyo-envoy-values"))?["data"].clone());
+    let values = |hub: &KubeHub| {
+        anyhow::Ok(hub.kube.get(&hub.at("secrets/tokyo-envoy-values"))?["data"].clone())
+    };
     let before = values(hub)?;
     hub.start_second_envoy()?;
     clusters.iter().try_for_each(|cluster| cluster.move_hub(hub.second.ip().into()))?;
@@ -154,7 +186,11 @@ fn the_hubs_name_moves(scene: &mut KubeScene) -> Result<()> {
     let stopped = Instant::now();
     hub.wait_synced(["tokyo", "paris"])?;
     hub.query.wait_stores(4, 30 * SECOND)?;
-    println!("the hub's name moved: all connected {:?} after the old Envoy ended, {:?} after the name", stopped.elapsed(), moved.elapsed());
+    println!(
+        "the hub's name moved: all connected {:?} after the old Envoy ended, {:?} after the name",
+        stopped.elapsed(),
+        moved.elapsed()
+    );
     ensure!(values(hub)? == before, "no cluster needs anything");
     prove::query(scene)?;
     for cluster in ["tokyo", "paris"] {
@@ -177,10 +213,16 @@ fn warnings(hub: &KubeHub, cluster: &str) -> Result<Vec<Value>> {
 
 /// When the stream of a node's Envoy began.
 fn since(hub: &KubeHub, node: &str) -> Result<Value> {
-    hub.instances(node).first().map(|instance| instance["since"].clone()).with_context(|| format!("{node} is not connected"))
+    hub.instances(node)
+        .first()
+        .map(|instance| instance["since"].clone())
+        .with_context(|| format!("{node} is not connected"))
 }
 
 /// Of the credential that a node's Envoy has.
 fn fingerprint(hub: &KubeHub, node: &str) -> Result<Value> {
-    hub.instances(node).first().map(|instance| instance["fingerprint"].clone()).with_context(|| format!("{node} is not connected"))
+    hub.instances(node)
+        .first()
+        .map(|instance| instance["fingerprint"].clone())
+        .with_context(|| format!("{node} is not connected"))
 }

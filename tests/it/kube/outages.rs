@@ -31,7 +31,11 @@ world_test! {
 }
 
 /// Runs `body` under load: no query may fail.
-fn unharmed(what: &str, query: &atlas_lab::run::Query, body: impl FnOnce() -> Result<()>) -> Result<()> {
+fn unharmed(
+    what: &str,
+    query: &atlas_lab::run::Query,
+    body: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let (asked, bad) = under_load(query, body)?;
     println!("{what}: {asked} queries, {} of them not complete", bad.len());
     ensure!(bad.is_empty() && asked > 20, "{what}: {} of {asked}: {bad:#?}", bad.len());
@@ -39,7 +43,12 @@ fn unharmed(what: &str, query: &atlas_lab::run::Query, body: impl FnOnce() -> Re
 }
 
 /// How long it takes until a cluster that is added now has its values.
-fn added(kube: &Kube, hub_at: impl Fn(&str) -> String, namespace: &str, name: &str) -> Result<std::time::Duration> {
+fn added(
+    kube: &Kube,
+    hub_at: impl Fn(&str) -> String,
+    namespace: &str,
+    name: &str,
+) -> Result<std::time::Duration> {
     let began = Instant::now();
     kube.apply_objects(namespace, &[waiting_cluster(name)])?;
     kube.wait_for(&hub_at(&format!("secrets/{name}-envoy-values")), 60 * SECOND, |_| true)?;
@@ -53,22 +62,40 @@ fn the_leader_is_killed(hub: &mut KubeHub) -> Result<()> {
     let other = 1 - leader;
     let streams = |status: &Value| -> Vec<Value> {
         let nodes = status["nodes"].as_array().cloned().unwrap_or_default();
-        let instances = nodes.iter().flat_map(|node| node["instances"].as_array().cloned().unwrap_or_default());
-        instances.map(|instance| serde_json::json!([instance["spiffe_id"], instance["address"], instance["since"]])).collect()
+        let instances =
+            nodes.iter().flat_map(|node| node["instances"].as_array().cloned().unwrap_or_default());
+        instances
+            .map(|instance| {
+                serde_json::json!([instance["spiffe_id"], instance["address"], instance["since"]])
+            })
+            .collect()
     };
     let before = streams(&hub.status(other)?);
-    let (namespace, at) = (hub.options.namespace.clone(), format!("/api/v1/namespaces/{}/", hub.options.namespace));
+    let (namespace, at) =
+        (hub.options.namespace.clone(), format!("/api/v1/namespaces/{}/", hub.options.namespace));
     let (kube, atlas) = (&hub.kube, &mut hub.atlas);
     unharmed("the leader is killed", &hub.query, || {
         atlas[leader].kill()?;
         let took = added(kube, |path| format!("{at}{path}"), &namespace, "osaka")?;
-        println!("the leader is killed: another one has written a new cluster's values after {took:?}");
-        ensure!(took < 30 * SECOND, "promised: 20 s; asserted, since other tests run beside: 30 s; it took {took:?}");
+        println!(
+            "the leader is killed: another one has written a new cluster's values after {took:?}"
+        );
+        ensure!(
+            took < 30 * SECOND,
+            "promised: 20 s; asserted, since other tests run beside: 30 s; it took {took:?}"
+        );
         Ok(())
     })?;
     let after = streams(&hub.status(other)?);
-    println!("the leader is killed: the other Atlas had {} streams, now {}", before.len(), after.len());
-    ensure!(before.iter().all(|stream| after.contains(stream)), "the streams of the other Atlas go on: {before:#?} {after:#?}");
+    println!(
+        "the leader is killed: the other Atlas had {} streams, now {}",
+        before.len(),
+        after.len()
+    );
+    ensure!(
+        before.iter().all(|stream| after.contains(stream)),
+        "the streams of the other Atlas go on: {before:#?} {after:#?}"
+    );
     hub.wait_synced(["tokyo", "paris"])?;
     ensure!(hub.leader()? == other, "the other one leads");
     hub.atlas[leader].restart()?;
@@ -79,12 +106,21 @@ fn the_leader_is_killed(hub: &mut KubeHub) -> Result<()> {
 /// Another content of the DNS zone, and the first one again: each has a later serial number than the one before.
 fn the_zone_goes_there_and_back(hub: &KubeHub, mut serial: u32) -> Result<u32> {
     for name in ["other", "grpc"] {
-        hub.kube.merge_patch(&hub.at("services/paris"), &json!({"spec": {"ports": [{"name": name, "port": 10901}]}}))?;
-        let is_so = |map: &Value| map["data"]["atlas.zone"].as_str().is_some_and(|zone| zone.contains("_other._tcp") == (name == "other"));
+        hub.kube.merge_patch(
+            &hub.at("services/paris"),
+            &json!({"spec": {"ports": [{"name": name, "port": 10901}]}}),
+        )?;
+        let is_so = |map: &Value| {
+            map["data"]["atlas.zone"]
+                .as_str()
+                .is_some_and(|zone| zone.contains("_other._tcp") == (name == "other"))
+        };
         hub.kube.wait_for(&hub.at("configmaps/atlas-coredns"), 30 * SECOND, is_so)?;
         let next = agreed_serial(hub)?;
         ensure!(is_later(next, serial), "{next} after {serial}");
-        println!("the zone has another content: serial number {next} after {serial}, in the ConfigMap and of every Atlas");
+        println!(
+            "the zone has another content: serial number {next} after {serial}, in the ConfigMap and of every Atlas"
+        );
         serial = next;
     }
     Ok(serial)
@@ -105,7 +141,8 @@ fn agreed_serial(hub: &KubeHub) -> Result<u32> {
 
 fn the_api_is_slow(hub: &mut KubeHub) -> Result<()> {
     let names = ["kyoto", "nara", "kobe", "sendai"];
-    let (client, namespace, at) = (hub.kube.client().clone(), hub.options.namespace.clone(), hub.at("secrets/"));
+    let (client, namespace, at) =
+        (hub.kube.client().clone(), hub.options.namespace.clone(), hub.at("secrets/"));
     let kube = &mut hub.kube;
     unharmed("the API is slow", &hub.query, || {
         let done = AtomicBool::new(false);
@@ -120,7 +157,11 @@ fn the_api_is_slow(hub: &mut KubeHub) -> Result<()> {
                         })?;
                     }
                     for name in names {
-                        client.wait_for(&format!("{at}{name}-envoy-values"), 60 * SECOND, |_| true)?;
+                        client.wait_for(
+                            &format!("{at}{name}-envoy-values"),
+                            60 * SECOND,
+                            |_| true,
+                        )?;
                     }
                     Ok(())
                 };
@@ -139,7 +180,10 @@ fn the_api_is_slow(hub: &mut KubeHub) -> Result<()> {
             }
             adding.join().expect("no panic")
         });
-        println!("the API answers in a quarter of the time: four clusters are added after {:?}", began.elapsed());
+        println!(
+            "the API answers in a quarter of the time: four clusters are added after {:?}",
+            began.elapsed()
+        );
         written
     })
 }
@@ -161,7 +205,8 @@ fn the_api_is_away_for_a_minute(scene: &mut KubeScene) -> Result<()> {
     println!("the API is away: an Envoy that starts is in sync after {:?}", restarted.elapsed());
     hub.query.wait_stores(4, 60 * SECOND)?;
     let kube = &mut hub.kube;
-    let (namespace, at) = (hub.options.namespace.clone(), format!("/api/v1/namespaces/{}/", hub.options.namespace));
+    let (namespace, at) =
+        (hub.options.namespace.clone(), format!("/api/v1/namespaces/{}/", hub.options.namespace));
     unharmed("the API comes back", &hub.query, || {
         kube.start_api()?;
         let took = added(kube, |path| format!("{at}{path}"), &namespace, "nagoya")?;
@@ -180,7 +225,8 @@ fn the_api_comes_back_empty(hub: &mut KubeHub) -> Result<()> {
         Ok(statuses.iter().map(of).collect())
     };
     let names = |all: &[(Value, Value)]| -> Vec<String> {
-        let names = all.iter().flat_map(|(clusters, _)| clusters.as_array().cloned().unwrap_or_default());
+        let names =
+            all.iter().flat_map(|(clusters, _)| clusters.as_array().cloned().unwrap_or_default());
         names.map(|cluster| cluster["name"].to_string()).collect()
     };
     let before = clusters(hub)?;
@@ -188,7 +234,10 @@ fn the_api_comes_back_empty(hub: &mut KubeHub) -> Result<()> {
     // Atlas's tokens are refused, as those of Pods that are gone are. `many` has the case in which it is let in.
     thread::sleep(5 * SECOND);
     let after = clusters(hub)?;
-    ensure!(names(&before) == names(&after), "every cluster is still there: {before:#?} {after:#?}");
+    ensure!(
+        names(&before) == names(&after),
+        "every cluster is still there: {before:#?} {after:#?}"
+    );
     hub.wait_synced(["tokyo", "paris"])?;
     for cluster in ["tokyo", "paris"] {
         prove::web(hub, cluster).with_context(|| format!("{cluster} is still served"))?;

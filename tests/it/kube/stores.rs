@@ -237,11 +237,19 @@ fn address(number: u8) -> IpAddr {
 /// A Pod of the hub's Envoys. No Envoy is in it: only its address counts here.
 fn envoy(kube: &Kube, number: u8) -> Result<()> {
     let labels = [("app", "envoy"), ("release", "atlas")];
-    kube.pod_with_ip(NAMESPACE, &format!("atlas-envoy-{number}"), &labels, address(number), &[("stores", 10901)]).map(drop)
+    kube.pod_with_ip(
+        NAMESPACE,
+        &format!("atlas-envoy-{number}"),
+        &labels,
+        address(number),
+        &[("stores", 10901)],
+    )
+    .map(drop)
 }
 
 fn edge(kube: &Kube, app: &str, number: u8) -> Result<()> {
-    kube.pod_with_ip(NAMESPACE, app, &[("app", app)], address(number), &[("stores", 10901)]).map(drop)
+    kube.pod_with_ip(NAMESPACE, app, &[("app", app)], address(number), &[("stores", 10901)])
+        .map(drop)
 }
 
 /// Of which chart.
@@ -253,19 +261,36 @@ enum Rights {
 }
 
 /// Atlas with the rights that the chart gives it and no others.
-fn with_the_charts_rights(host: &Host, kube: &Kube, rights: Rights, arguments: &[&str]) -> Result<Proc> {
-    let mut objects = rendered("atlas", "atlas", NAMESPACE, &["atlas: {hubAddress: hub.example.com}"])?;
-    objects.retain(|object| ["ServiceAccount", "Role", "RoleBinding"].map(Value::from).contains(&object["kind"]));
+fn with_the_charts_rights(
+    host: &Host,
+    kube: &Kube,
+    rights: Rights,
+    arguments: &[&str],
+) -> Result<Proc> {
+    let mut objects =
+        rendered("atlas", "atlas", NAMESPACE, &["atlas: {hubAddress: hub.example.com}"])?;
+    objects.retain(|object| {
+        ["ServiceAccount", "Role", "RoleBinding"].map(Value::from).contains(&object["kind"])
+    });
     if rights == Rights::Earlier {
-        let role = objects.iter_mut().find(|object| object["kind"] == "Role").context("the chart has no Role")?;
+        let role = objects
+            .iter_mut()
+            .find(|object| object["kind"] == "Role")
+            .context("the chart has no Role")?;
         let rules = role["rules"].as_array_mut().context("the Role has no rules")?;
         rules.retain(|rule| rule["resources"] != json!(["endpoints"]));
-        let slices = rules.iter_mut().find(|rule| rule["resources"] == json!(["endpointslices"])).context("no rule for slices")?;
+        let slices = rules
+            .iter_mut()
+            .find(|rule| rule["resources"] == json!(["endpointslices"]))
+            .context("no rule for slices")?;
         slices["verbs"] = json!(["get", "list", "watch"]);
     }
     kube.apply_as("helm", true, NAMESPACE, &objects)?;
     let mut command = std::process::Command::new(atlas());
-    command.arg("run").arg("--kubeconfig").arg(kube.kubeconfig_for_service_account(NAMESPACE, "atlas")?);
+    command
+        .arg("run")
+        .arg("--kubeconfig")
+        .arg(kube.kubeconfig_for_service_account(NAMESPACE, "atlas")?);
     command.args(["--hub-address", "hub.example.com"]).args(arguments);
     host.spawn("atlas", &command)
 }
@@ -274,15 +299,23 @@ fn with_the_charts_rights(host: &Host, kube: &Kube, rights: Rights, arguments: &
 fn writes(kube: &Kube) -> Result<u64> {
     let metrics = kube.request("GET", "/metrics", None)?.ok()?.text();
     let counts = metrics.lines().filter(|line| {
-        let of = |key: &str, values: &[&str]| values.iter().any(|value| line.contains(&format!("{key}=\"{value}\"")));
+        let of = |key: &str, values: &[&str]| {
+            values.iter().any(|value| line.contains(&format!("{key}=\"{value}\"")))
+        };
         line.starts_with("apiserver_request_total{")
             && of("resource", &["endpointslices", "endpoints"])
             && of("verb", &["POST", "PUT", "PATCH", "APPLY", "DELETE", "DELETECOLLECTION"])
     });
-    counts.map(|line| line.rsplit(' ').next().unwrap_or_default().parse::<f64>().context("a counter")).try_fold(0, |sum, count| {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count of requests")]
-        Ok(sum + count? as u64)
-    })
+    counts
+        .map(|line| line.rsplit(' ').next().unwrap_or_default().parse::<f64>().context("a counter"))
+        .try_fold(0, |sum, count| {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a count of requests"
+            )]
+            Ok(sum + count? as u64)
+        })
 }
 
 /// A cluster's DNS: the real CoreDNS with the Services of a Kubernetes, and somebody who asks it.
@@ -296,7 +329,8 @@ impl Dns {
         let host = world.host("dns")?;
         let listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 53);
         let corefile = Corefile::new(listen).kubernetes("cluster.local", &kube.admin_kubeconfig());
-        let mut process = CoreDns::start(&host, "coredns", &parts::get(Part::CoreDns)?, listen, corefile.text())?;
+        let mut process =
+            CoreDns::start(&host, "coredns", &parts::get(Part::CoreDns)?, listen, corefile.text())?;
         process.wait_ready()?;
         let socket = host.within(|| Ok(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?))?;
         socket.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -313,7 +347,8 @@ impl Dns {
         self.socket.send(&question.to_vec()?)?;
         let mut bytes = [0; 4096];
         let answer = loop {
-            let length = self.socket.recv(&mut bytes).with_context(|| format!("no answer for {name}"))?;
+            let length =
+                self.socket.recv(&mut bytes).with_context(|| format!("no answer for {name}"))?;
             let answer = Message::from_vec(&bytes[..length])?;
             // Not that of an earlier question which took too long.
             if answer.metadata.id == question.metadata.id {
@@ -341,7 +376,13 @@ impl Dns {
                 wrong.push((name, found));
             }
         }
-        ensure!(wrong.is_empty(), "{} of {} names lead elsewhere, such as {:?}", wrong.len(), names.len(), wrong[0]);
+        ensure!(
+            wrong.is_empty(),
+            "{} of {} names lead elsewhere, such as {:?}",
+            wrong.len(),
+            names.len(),
+            wrong[0]
+        );
         Ok(())
     }
 }

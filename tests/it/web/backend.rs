@@ -59,19 +59,31 @@ fn serve(mut stream: TcpStream, seen: &Mutex<Vec<String>>, headers: &Mutex<Strin
     seen.lock().expect("no panic").push(head);
     let headers = headers.lock().expect("no panic").clone();
     if websocket {
-        write!(stream, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{headers}\r\n")?;
+        write!(
+            stream,
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{headers}\r\n"
+        )?;
         let mut line = [0; 6];
         stream.read_exact(&mut line)?;
         stream.write_all(&line)?;
         return Ok(());
     }
     let status = if headers.to_lowercase().contains("location:") { "302 Found" } else { "200 OK" };
-    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 3\r\nConnection: close\r\n{headers}\r\nok\n")?;
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Length: 3\r\nConnection: close\r\n{headers}\r\nok\n"
+    )?;
     Ok(())
 }
 
 /// The Service of a cluster whose web UIs are at `prometheus` and `alertmanager`, with more annotations.
-pub fn manifest(place: &Place, name: &str, prometheus: SocketAddr, alertmanager: SocketAddr, more: &[(&str, &str)]) -> String {
+pub fn manifest(
+    place: &Place,
+    name: &str,
+    prometheus: SocketAddr,
+    alertmanager: SocketAddr,
+    more: &[(&str, &str)],
+) -> String {
     let mut annotations = json!({
         "goatlas.io/addresses": place.envoy.to_string(),
         "goatlas.io/prometheus-service": prometheus.ip().to_string(),
@@ -93,7 +105,11 @@ pub fn spare(place: &Place) -> IpAddr {
 }
 
 /// Waits until a web UI answers as `holds` wants.
-pub fn wait_web(hub: &Hub, path: &str, holds: impl Fn(&atlas_lab::http::Response) -> bool) -> Result<()> {
+pub fn wait_web(
+    hub: &Hub,
+    path: &str,
+    holds: impl Fn(&atlas_lab::http::Response) -> bool,
+) -> Result<()> {
     wait_until(&format!("{path} as it shall be"), Duration::from_secs(30), || {
         let answer = hub.web(path)?;
         ensure!(holds(&answer), "{} {:?} {}", answer.status, answer.headers, answer.text());

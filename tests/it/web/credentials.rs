@@ -27,7 +27,11 @@ const HOSTILE: &str = "Set-Cookie: sid=7; Path=/; Domain=hub; HttpOnly\r\nset-co
 
 /// The cookies that an answer sets, but for that of the replica.
 fn set_cookies(answer: &str) -> Vec<&str> {
-    answer.lines().filter_map(|line| line.strip_prefix("set-cookie: ")).filter(|cookie| !cookie.starts_with("atlas-replica=")).collect()
+    answer
+        .lines()
+        .filter_map(|line| line.strip_prefix("set-cookie: "))
+        .filter(|cookie| !cookie.starts_with("atlas-replica="))
+        .collect()
 }
 
 fn is_confined(answer: &str) {
@@ -38,9 +42,17 @@ fn is_confined(answer: &str) {
     ];
     assert_eq!(set_cookies(answer), expected, "{answer}");
     let lower = answer.to_lowercase();
-    for header in
-        ["clear-site-data", "service-worker", "strict-transport", "alt-svc", "nel:", "report-to", "www-auth", "x-accel", "domain="]
-    {
+    for header in [
+        "clear-site-data",
+        "service-worker",
+        "strict-transport",
+        "alt-svc",
+        "nel:",
+        "report-to",
+        "www-auth",
+        "x-accel",
+        "domain=",
+    ] {
         assert!(!lower.contains(header), "{header}: {answer}");
     }
 }
@@ -48,7 +60,8 @@ fn is_confined(answer: &str) {
 /// One request over HTTP/2, whose cookies are in a header each; the answer's status.
 fn http2(hub: &Hub, path: &str, cookies: &[&str]) -> Result<u16> {
     let at = SocketAddr::new(hub.place.envoy, 10904);
-    let mut request = http::Request::get(format!("http://hub{path}")).header("authorization", "Bearer secret");
+    let mut request =
+        http::Request::get(format!("http://hub{path}")).header("authorization", "Bearer secret");
     for cookie in cookies {
         request = request.header("cookie", *cookie);
     }
@@ -56,7 +69,8 @@ fn http2(hub: &Hub, path: &str, cookies: &[&str]) -> Result<u16> {
     hub.place.host.within(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let (mut client, connection) = h2::client::handshake(tokio::net::TcpStream::connect(at).await?).await?;
+            let (mut client, connection) =
+                h2::client::handshake(tokio::net::TcpStream::connect(at).await?).await?;
             let connection = tokio::spawn(connection);
             let (answer, _) = client.send_request(request, true)?;
             let status = answer.await?.status().as_u16();
@@ -88,14 +102,29 @@ fn websocket(hub: &Hub, path: &str, headers: &str) -> Result<String> {
     })
 }
 
-fn nothing_passes_that_is_no_business_of_a_cluster(world: &atlas_lab::world::World, envoy: Part) -> Result<()> {
-    let extra = ["--web-pass-cookies=lang", "--web-pass-headers=x-scope-orgid"].map(str::to_owned).to_vec();
-    let mut hub = Hub::start(Place::in_world(world, "hub")?, HubOptions { atlas_extra: extra, envoy, ..HubOptions::new(atlas()) })?;
+fn nothing_passes_that_is_no_business_of_a_cluster(
+    world: &atlas_lab::world::World,
+    envoy: Part,
+) -> Result<()> {
+    let extra =
+        ["--web-pass-cookies=lang", "--web-pass-headers=x-scope-orgid"].map(str::to_owned).to_vec();
+    let mut hub = Hub::start(
+        Place::in_world(world, "hub")?,
+        HubOptions { atlas_extra: extra, envoy, ..HubOptions::new(atlas()) },
+    )?;
     let options = ClusterOptions { replicas: 1, envoy, ..ClusterOptions::new("tokyo") };
     let tokyo = Cluster::start(Place::in_world(world, "tokyo")?, &mut hub, options)?;
     let backend = Backend::start(&tokyo.place.host, SocketAddr::new(spare(&tokyo.place), 9090))?;
-    hub.atlas
-        .write_manifest("tokyo.yaml", &manifest(&tokyo.place, "tokyo", backend.at, SocketAddr::new(tokyo.place.programs[2], 9093), &[]))?;
+    hub.atlas.write_manifest(
+        "tokyo.yaml",
+        &manifest(
+            &tokyo.place,
+            "tokyo",
+            backend.at,
+            SocketAddr::new(tokyo.place.programs[2], 9093),
+            &[],
+        ),
+    )?;
     hub.wait_synced(["tokyo"])?;
     wait_web(&hub, "/prom/tokyo/", |answer| answer.status == 200 && answer.text() == "ok\n")?;
 
@@ -104,12 +133,26 @@ fn nothing_passes_that_is_no_business_of_a_cluster(world: &atlas_lab::world::Wor
         assert!(!head.to_lowercase().contains("secret"), "{head}");
         let seen = head.lines().find_map(|line| line.strip_prefix("cookie: ")).unwrap_or_default();
         // The cluster's Envoy adds the replica's, where there is none.
-        assert_eq!(seen.split_once("; atlas-replica=").map_or(seen, |(before, _)| before), cookie, "{head}");
+        assert_eq!(
+            seen.split_once("; atlas-replica=").map_or(seen, |(before, _)| before),
+            cookie,
+            "{head}"
+        );
     };
-    let answer = raw(&hub, "POST", "/prom/tokyo/api/v1/query", &format!("{PROXY}X-Scope-OrgID: team\r\nAccept: */*\r\n"))?;
+    let answer = raw(
+        &hub,
+        "POST",
+        "/prom/tokyo/api/v1/query",
+        &format!("{PROXY}X-Scope-OrgID: team\r\nAccept: */*\r\n"),
+    )?;
     let head = backend.last()?;
     clean(&head, "lang=en; sid=7");
-    for kept in ["x-scope-orgid: team", "accept: */*", "x-forwarded-for: 192.0.2.7,", "x-forwarded-host: hub"] {
+    for kept in [
+        "x-scope-orgid: team",
+        "accept: */*",
+        "x-forwarded-for: 192.0.2.7,",
+        "x-forwarded-host: hub",
+    ] {
         assert!(head.contains(kept), "{kept}: {head}");
     }
     assert_eq!(status(&answer), 200);
@@ -120,7 +163,14 @@ fn nothing_passes_that_is_no_business_of_a_cluster(world: &atlas_lab::world::Wor
     assert!(answer.starts_with("HTTP/1.1 101") && answer.ends_with("hello\n"), "{answer}");
     is_confined(&answer);
     // Cookies in a header each, as HTTP/2 has them.
-    assert_eq!(http2(&hub, "/prom/tokyo/", &["_oauth2_proxy=secret", "atlas.sid=7", "lang=en", "a=secret"])?, 200);
+    assert_eq!(
+        http2(
+            &hub,
+            "/prom/tokyo/",
+            &["_oauth2_proxy=secret", "atlas.sid=7", "lang=en", "a=secret"]
+        )?,
+        200
+    );
     clean(&backend.last()?, "sid=7; lang=en");
     // A session in very many cookies.
     let long = format!("Cookie: {}lang=en\r\n", "_oauth2_proxy_0=secret; ".repeat(2_000));
@@ -132,8 +182,14 @@ fn nothing_passes_that_is_no_business_of_a_cluster(world: &atlas_lab::world::Wor
 
     // With a real server, and its cookie of the replica.
     let real = raw(&hub, "GET", "/alertmanager/tokyo/", PROXY)?;
-    let cookie = real.lines().find_map(|line| line.strip_prefix("set-cookie: ")).context("the cookie of the replica")?;
-    assert!(cookie.starts_with("atlas-replica=") && cookie.ends_with("; Path=/alertmanager/tokyo"), "{cookie}");
+    let cookie = real
+        .lines()
+        .find_map(|line| line.strip_prefix("set-cookie: "))
+        .context("the cookie of the replica")?;
+    assert!(
+        cookie.starts_with("atlas-replica=") && cookie.ends_with("; Path=/alertmanager/tokyo"),
+        "{cookie}"
+    );
     Ok(())
 }
 

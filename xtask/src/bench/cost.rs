@@ -14,12 +14,18 @@ use anyhow::{Context, Result, ensure};
 pub(super) fn cpu_of_threads(pid: u32) -> Result<Duration> {
     let tasks = format!("/proc/{pid}/task");
     let mut nanoseconds = 0;
-    for task in fs::read_dir(&tasks).with_context(|| format!("cannot read {tasks}: has the process ended?"))? {
+    for task in fs::read_dir(&tasks)
+        .with_context(|| format!("cannot read {tasks}: has the process ended?"))?
+    {
         let file = task?.path().join("schedstat");
         // A thread may end between the two readings.
-        nanoseconds += fs::read_to_string(&file).ok().and_then(|text| first_number(&text)).unwrap_or(0);
+        nanoseconds +=
+            fs::read_to_string(&file).ok().and_then(|text| first_number(&text)).unwrap_or(0);
     }
-    ensure!(nanoseconds > 0, "{tasks}/*/schedstat holds no times: this kernel needs CONFIG_SCHED_INFO");
+    ensure!(
+        nanoseconds > 0,
+        "{tasks}/*/schedstat holds no times: this kernel needs CONFIG_SCHED_INFO"
+    );
     Ok(Duration::from_nanos(nanoseconds))
 }
 
@@ -30,10 +36,15 @@ pub(super) fn cpu_of_threads(pid: u32) -> Result<Duration> {
 /// There is no such process.
 pub(super) fn cpu_of_process(pid: u32) -> Result<Duration> {
     let file = format!("/proc/{pid}/stat");
-    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file}: has the process ended?"))?;
+    let text = fs::read_to_string(&file)
+        .with_context(|| format!("cannot read {file}: has the process ended?"))?;
     // The name in parentheses may hold blanks. Fields 14 and 15 of proc(5) are the 12th and 13th after it.
-    let fields: Vec<&str> = text.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().collect()).unwrap_or_default();
-    let ticks: u64 = fields.iter().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    let fields: Vec<&str> = text
+        .rsplit_once(')')
+        .map(|(_, rest)| rest.split_whitespace().collect())
+        .unwrap_or_default();
+    let ticks: u64 =
+        fields.iter().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
     // USER_HZ is 100 on every architecture that Atlas runs on.
     Ok(Duration::from_millis(ticks * 10))
 }
@@ -46,7 +57,10 @@ fn first_number(text: &str) -> Option<u64> {
 pub(super) fn machine() -> String {
     let count = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let info = fs::read_to_string(Path::new("/proc/cpuinfo")).unwrap_or_default();
-    let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map_or("unknown", |(_, model)| model);
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map_or("unknown", |(_, model)| model);
     format!("{count} cores, {model}")
 }
 
@@ -89,7 +103,10 @@ mod tests {
         for milliseconds in [30, 10, 20, 40] {
             times.push(Duration::from_millis(milliseconds));
         }
-        assert_eq!([50, 99, 100, 0].map(|rank| times.percentile(rank).as_millis()), [20, 40, 40, 10]);
+        assert_eq!(
+            [50, 99, 100, 0].map(|rank| times.percentile(rank).as_millis()),
+            [20, 40, 40, 10]
+        );
         assert_eq!(times.count(), 4);
     }
 
@@ -101,7 +118,10 @@ mod tests {
         while began.elapsed() < Duration::from_millis(300) {
             std::hint::black_box(began);
         }
-        assert!(cpu_of_threads(pid).unwrap() - before.0 >= Duration::from_millis(20), "nanoseconds");
+        assert!(
+            cpu_of_threads(pid).unwrap() - before.0 >= Duration::from_millis(20),
+            "nanoseconds"
+        );
         assert!(cpu_of_process(pid).unwrap() - before.1 >= Duration::from_millis(20), "ticks");
     }
 }

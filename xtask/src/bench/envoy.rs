@@ -77,12 +77,38 @@ impl EnvoyBench {
                 }
             }
             let peers = if self.no_addresses { "no addresses" } else { "all of which answer" };
-            println!("Envoy {} as the hub's, clusters of {} stores, {peers}; {}\n", Part::Envoy.version(), self.stores, machine());
-            let header = ["clusters", "Envoy clusters", "ready ms", "RSS MiB", "KiB/cluster", "CPU to ready ms", "quiet CPU ms/s"];
+            println!(
+                "Envoy {} as the hub's, clusters of {} stores, {peers}; {}\n",
+                Part::Envoy.version(),
+                self.stores,
+                machine()
+            );
+            let header = [
+                "clusters",
+                "Envoy clusters",
+                "ready ms",
+                "RSS MiB",
+                "KiB/cluster",
+                "CPU to ready ms",
+                "quiet CPU ms/s",
+            ];
             println!("{}", report::table(&header, &sizes));
-            let header = ["clusters", "change", "times", "p50 ms", "p99 ms", "bytes", "Envoy CPU ms", "Envoy apply ms", "Atlas CPU ms"];
+            let header = [
+                "clusters",
+                "change",
+                "times",
+                "p50 ms",
+                "p99 ms",
+                "bytes",
+                "Envoy CPU ms",
+                "Envoy apply ms",
+                "Atlas CPU ms",
+            ];
             println!("{}", report::table(&header, &changes));
-            println!("p50, p99: manifest in place → the Envoy routes by it, looked at every {} ms.", probe::INTERVAL.as_millis());
+            println!(
+                "p50, p99: manifest in place → the Envoy routes by it, looked at every {} ms.",
+                probe::INTERVAL.as_millis()
+            );
             Ok(())
         })
     }
@@ -124,7 +150,11 @@ fn size_row(clusters: u32, ready: &Ready, empty_bytes: u64) -> Vec<String> {
         ready.envoy_clusters.to_string(),
         format!("{:.0}", milliseconds(ready.after)),
         format!("{:.0}", mebibytes(ready.resident_bytes)),
-        format!("{:.0}", mebibytes(ready.resident_bytes.saturating_sub(empty_bytes)) * 1024.0 / f64::from(clusters.max(1))),
+        format!(
+            "{:.0}",
+            mebibytes(ready.resident_bytes.saturating_sub(empty_bytes)) * 1024.0
+                / f64::from(clusters.max(1))
+        ),
         format!("{:.0}", milliseconds(ready.cpu)),
         format!("{:.1}", ready.quiet_per_second * 1e3),
     ]

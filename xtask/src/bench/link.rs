@@ -111,7 +111,13 @@ impl LinkBench {
     /// What didn't start, or an answer that failed.
     pub(super) fn run(self) -> Result<()> {
         world::run_without_atlas(&[Part::Envoy], Duration::from_secs(self.limit), |world| {
-            println!("Envoy {}; {} Mbit/s; each setting for {} s; {}\n", Part::Envoy.version(), self.rate, self.seconds, machine());
+            println!(
+                "Envoy {}; {} Mbit/s; each setting for {} s; {}\n",
+                Part::Envoy.version(),
+                self.rate,
+                self.seconds,
+                machine()
+            );
             let mut rows = Vec::new();
             let mut number = 0;
             for question in &self.questions {
@@ -124,7 +130,13 @@ impl LinkBench {
                     rows.push(json_row(*question, &setting, &measured));
                     table.push([cells, measured.cells()].concat());
                 }
-                let figures = ["one MiB/s", "two MiB/s", "of these the slower", "small beside p50 ms", "max ms"];
+                let figures = [
+                    "one MiB/s",
+                    "two MiB/s",
+                    "of these the slower",
+                    "small beside p50 ms",
+                    "max ms",
+                ];
                 println!("{}", report::table(&[columns.as_slice(), &figures].concat(), &table));
             }
             self.json.as_deref().map_or(Ok(()), |file| report::write_json(file, &rows))
@@ -153,17 +165,37 @@ impl LinkBench {
                 for &loss in &self.loss {
                     let base = base(round_trip, loss, congestion);
                     let link = [congestion.clone(), round_trip.to_string(), loss.to_string()];
-                    let mut add = |cells: &[String], setting| settings.push(([link.as_slice(), cells].concat(), setting));
+                    let mut add = |cells: &[String], setting| {
+                        settings.push(([link.as_slice(), cells].concat(), setting))
+                    };
                     match question {
                         Question::Sharing => {
                             add(&["one".into()], base.clone());
-                            add(&["one by priority".into()], Setting { small_first: true, ..base.clone() });
-                            add(&["one each".into()], Setting { streams_per_connection: Some(1), ..base });
+                            add(
+                                &["one by priority".into()],
+                                Setting { small_first: true, ..base.clone() },
+                            );
+                            add(
+                                &["one each".into()],
+                                Setting { streams_per_connection: Some(1), ..base },
+                            );
                         }
                         Question::Windows => {
-                            for (stream, connection) in [(MIB / 4, MIB), (MIB, 4 * MIB), (4 * MIB, 16 * MIB), (16 * MIB, 32 * MIB)] {
+                            for (stream, connection) in [
+                                (MIB / 4, MIB),
+                                (MIB, 4 * MIB),
+                                (4 * MIB, 16 * MIB),
+                                (16 * MIB, 32 * MIB),
+                            ] {
                                 let cells = [kib(stream), kib(connection)];
-                                add(&cells, Setting { stream_window: stream, connection_window: connection, ..base.clone() });
+                                add(
+                                    &cells,
+                                    Setting {
+                                        stream_window: stream,
+                                        connection_window: connection,
+                                        ..base.clone()
+                                    },
+                                );
                             }
                         }
                         Question::Buffers => {
@@ -176,10 +208,21 @@ impl LinkBench {
                                 (few, few, few, None),
                                 (few, few, few, Some(1220)),
                             ] {
-                                let cells = [write_buffer, unsent, source_window].map(|bytes| bytes.map_or_else(|| "default".into(), kib));
-                                let segment_cell = segment.map_or_else(|| "1448".into(), |bytes: u32| bytes.to_string());
+                                let cells = [write_buffer, unsent, source_window]
+                                    .map(|bytes| bytes.map_or_else(|| "default".into(), kib));
+                                let segment_cell = segment
+                                    .map_or_else(|| "1448".into(), |bytes: u32| bytes.to_string());
                                 let cells = [cells.as_slice(), &[segment_cell]].concat();
-                                add(&cells, Setting { write_buffer, unsent, source_window, segment, ..base.clone() });
+                                add(
+                                    &cells,
+                                    Setting {
+                                        write_buffer,
+                                        unsent,
+                                        source_window,
+                                        segment,
+                                        ..base.clone()
+                                    },
+                                );
                             }
                         }
                     }
@@ -202,7 +245,12 @@ impl LinkBench {
         let one = read(1, true)?;
         let connections_of_one = link.hub_envoy.stat("cluster.to.upstream_cx_total")?;
         let two = read(2, false)?;
-        Ok(Measured { one, two, connections: link.hub_envoy.stat("cluster.to.upstream_cx_total")?, connections_of_one })
+        Ok(Measured {
+            one,
+            two,
+            connections: link.hub_envoy.stat("cluster.to.upstream_cx_total")?,
+            connections_of_one,
+        })
     }
 }
 

@@ -28,7 +28,14 @@ use data::Data;
 use paths::Paths;
 use run::{Measured, Question};
 
-const PARTS: &[Part] = &[Part::Envoy, Part::Thanos, Part::Prometheus, Part::PrometheusClassic, Part::Alertmanager, Part::CoreDns];
+const PARTS: &[Part] = &[
+    Part::Envoy,
+    Part::Thanos,
+    Part::Prometheus,
+    Part::PrometheusClassic,
+    Part::Alertmanager,
+    Part::CoreDns,
+];
 /// So many questions at a time, in the second round.
 const PARALLEL: usize = 4;
 
@@ -62,8 +69,14 @@ impl QueryBench {
             let data = Data::new(self.series, self.samples)?;
             let paths = Paths::start(world, atlas, &data)?;
             let mut measured = Vec::new();
-            for (question, parallel) in [(Question::Samples, 1), (Question::Samples, PARALLEL), (Question::Series, 1)] {
-                eprintln!("asking for {}, {parallel} at a time, {} times on each path", question.name(), self.queries);
+            for (question, parallel) in
+                [(Question::Samples, 1), (Question::Samples, PARALLEL), (Question::Series, 1)]
+            {
+                eprintln!(
+                    "asking for {}, {parallel} at a time, {} times on each path",
+                    question.name(),
+                    self.queries
+                );
                 measured.extend(run::alternate(&paths, &data, question, self.queries, parallel)?);
             }
             println!(
@@ -90,9 +103,14 @@ impl QueryBench {
                 "MiB/s ×",
             ];
             // Both paths of a question follow each other, the direct one first.
-            let rows: Vec<Vec<String>> = measured.chunks(2).flat_map(|pair| pair.iter().map(|one| row(one, &pair[0]))).collect();
+            let rows: Vec<Vec<String>> = measured
+                .chunks(2)
+                .flat_map(|pair| pair.iter().map(|one| row(one, &pair[0])))
+                .collect();
             println!("{}", report::table(&header, &rows));
-            println!("CPU: for each answer. Thanos: Query and sidecar. ×: against the direct connection.");
+            println!(
+                "CPU: for each answer. Thanos: Query and sidecar. ×: against the direct connection."
+            );
             let rows: Vec<Value> = measured.iter().map(|one| json_row(one, &data)).collect();
             self.json.as_deref().map_or(Ok(()), |file| report::write_json(file, &rows))
         })
@@ -116,7 +134,10 @@ fn row(one: &Measured, direct: &Measured) -> Vec<String> {
         format!("{:.1}", mebibytes(one.bytes_per_second())),
         format!("{:.1}", one.envoys_cpu_ms()),
         format!("{:.0}", one.thanos_cpu_ms()),
-        format!("{:.2}", one.times.percentile(50).as_secs_f64() / direct.times.percentile(50).as_secs_f64()),
+        format!(
+            "{:.2}",
+            one.times.percentile(50).as_secs_f64() / direct.times.percentile(50).as_secs_f64()
+        ),
         format!("{:.2}", mebibytes(one.bytes_per_second()) / mebibytes(direct.bytes_per_second())),
     ]
 }

@@ -8,19 +8,28 @@ use serde_json::Value;
 
 /// A table: the first column to the left, figures to the right, as wide as their widest cell.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
-    let cell = |row: &[String], column: usize| row.get(column).map_or(0, |text| text.chars().count());
+    let cell =
+        |row: &[String], column: usize| row.get(column).map_or(0, |text| text.chars().count());
     let widths: Vec<usize> = (0..header.len())
-        .map(|column| rows.iter().map(|row| cell(row, column)).chain([header[column].chars().count()]).max().unwrap_or(0))
+        .map(|column| {
+            rows.iter()
+                .map(|row| cell(row, column))
+                .chain([header[column].chars().count()])
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
     let heading: Vec<String> = header.iter().map(|&text| text.to_owned()).collect();
     let mut text = String::new();
     for row in [&heading].into_iter().chain(rows) {
-        let cells: Vec<String> = row
-            .iter()
-            .zip(&widths)
-            .enumerate()
-            .map(|(column, (cell, &width))| if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") })
-            .collect();
+        let cells: Vec<String> =
+            row.iter()
+                .zip(&widths)
+                .enumerate()
+                .map(|(column, (cell, &width))| {
+                    if column == 0 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+                })
+                .collect();
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{}", cells.join("  ").trim_end());
     }
@@ -33,8 +42,9 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
 /// The file can't be written.
 pub(crate) fn write_json(file: &Path, rows: &[Value]) -> Result<()> {
     let text = serde_json::to_string_pretty(rows).context("BUG: figures that are no JSON")?;
-    std::fs::write(file, text + "\n")
-        .with_context(|| format!("cannot write {}: give --json a file in a directory that exists", file.display()))
+    std::fs::write(file, text + "\n").with_context(|| {
+        format!("cannot write {}: give --json a file in a directory that exists", file.display())
+    })
 }
 
 #[cfg(test)]

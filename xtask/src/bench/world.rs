@@ -26,7 +26,11 @@ const POLL: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// A part can't be got, Atlas doesn't build, no world can be made here, or the body's.
-pub(crate) fn run(parts: &[Part], limit: Duration, body: impl FnOnce(&World, &Path) -> Result<()>) -> Result<()> {
+pub(crate) fn run(
+    parts: &[Part],
+    limit: Duration,
+    body: impl FnOnce(&World, &Path) -> Result<()>,
+) -> Result<()> {
     run_with(None, parts, limit, body)
 }
 
@@ -55,7 +59,11 @@ pub(crate) fn run_with(
 ///
 /// # Errors
 /// As above.
-pub(super) fn run_without_atlas(parts: &[Part], limit: Duration, body: impl FnOnce(&World) -> Result<()>) -> Result<()> {
+pub(super) fn run_without_atlas(
+    parts: &[Part],
+    limit: Duration,
+    body: impl FnOnce(&World) -> Result<()>,
+) -> Result<()> {
     if std::env::var_os(PROGRAM).is_none() {
         parts::get_all(parts)?;
         return outside(Path::new(""), limit);
@@ -76,7 +84,8 @@ fn inside(body: impl FnOnce(&World) -> Result<()>) -> Result<()> {
 /// Lets this process and all it starts open as many files as the machine allows it: a hub has a connection per Envoy cluster.
 fn allow_many_files() -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).context("cannot raise the limit of open files")
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+        .context("cannot raise the limit of open files")
 }
 
 /// How many files a process may open here; `None`: any number.
@@ -85,10 +94,23 @@ pub(super) fn open_files() -> Option<u64> {
 }
 
 fn outside(atlas: &Path, limit: Duration) -> Result<()> {
-    let mut dir = tempfile::Builder::new().prefix("atlas-bench-").tempdir().context("cannot make a temporary directory")?;
+    let mut dir = tempfile::Builder::new()
+        .prefix("atlas-bench-")
+        .tempdir()
+        .context("cannot make a temporary directory")?;
     dir.disable_cleanup(std::env::var_os("ATLAS_LAB_KEEP").is_some());
     let mut world = Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", "unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--fork"])
+        .args([
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--net",
+            "--mount",
+            "--pid",
+            "--fork",
+        ])
         .args(["--kill-child", "--mount-proc", "--"])
         .arg(std::env::current_exe().context("cannot find this program's own file")?)
         .args(std::env::args_os().skip(1))
@@ -97,7 +119,8 @@ fn outside(atlas: &Path, limit: Duration) -> Result<()> {
         .stdin(Stdio::null())
         .spawn()
         .context("cannot start setpriv and unshare: install util-linux")?;
-    ctrlc::set_handler(|| ASKED_TO_END.store(true, Ordering::Relaxed)).context("cannot handle Ctrl-C")?;
+    ctrlc::set_handler(|| ASKED_TO_END.store(true, Ordering::Relaxed))
+        .context("cannot handle Ctrl-C")?;
     let ended = wait(&mut world, limit);
     // Nothing is left to end if it ended by itself.
     let _ = world.kill();
@@ -111,15 +134,22 @@ fn wait(world: &mut Child, limit: Duration) -> Result<()> {
         if let Some(status) = world.try_wait().context("cannot wait for the measurement")? {
             match status.code() {
                 Some(0) => return Ok(()),
-                Some(1) => bail!("the measurement failed, see above; ATLAS_LAB_KEEP=1 keeps its logs"),
+                Some(1) => {
+                    bail!("the measurement failed, see above; ATLAS_LAB_KEEP=1 keeps its logs")
+                }
                 _ => bail!(
                     "the measurement ended with {status}: if unshare is not permitted here, allow unprivileged user namespaces \
                      (sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0)"
                 ),
             }
         }
-        ensure!(!ASKED_TO_END.load(Ordering::Relaxed), "ended by a signal before the measurement was complete");
+        ensure!(
+            !ASKED_TO_END.load(Ordering::Relaxed),
+            "ended by a signal before the measurement was complete"
+        );
         std::thread::sleep(POLL);
     }
-    bail!("the measurement took longer than {limit:?} and was ended: ask for fewer clusters or queries, or give --limit")
+    bail!(
+        "the measurement took longer than {limit:?} and was ended: ask for fewer clusters or queries, or give --limit"
+    )
 }

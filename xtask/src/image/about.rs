@@ -30,7 +30,8 @@ impl About {
     /// There is neither `SOURCE_DATE_EPOCH` nor a commit, or one that is no time.
     pub fn of(root: &Path, package: &Value) -> Result<Self> {
         let text = |key: &str| package[key].as_str().map(str::to_owned);
-        let need = |key: &str| text(key).with_context(|| format!("Cargo.toml of atlas has no {key}"));
+        let need =
+            |key: &str| text(key).with_context(|| format!("Cargo.toml of atlas has no {key}"));
         let revision = git(root, &["rev-parse", "HEAD"]).ok();
         // Changes that git doesn't know of count too: they are built.
         let dirty = revision.is_some() && !git(root, &["status", "--porcelain"])?.is_empty();
@@ -56,7 +57,9 @@ impl About {
             ("revision", self.revision.as_ref()),
             ("created", Some(&self.created)),
         ];
-        let known = known.into_iter().filter_map(|(key, value)| Some((format!("org.opencontainers.image.{key}"), value?.clone().into())));
+        let known = known.into_iter().filter_map(|(key, value)| {
+            Some((format!("org.opencontainers.image.{key}"), value?.clone().into()))
+        });
         Value::Object(known.collect::<Map<_, _>>())
     }
 }
@@ -65,17 +68,24 @@ impl About {
 fn created(root: &Path, epoch: Option<String>) -> Result<String> {
     let seconds = match epoch {
         Some(epoch) => epoch,
-        None => git(root, &["log", "-1", "--format=%ct"]).context("no commit to take the image's time from: set SOURCE_DATE_EPOCH")?,
+        None => git(root, &["log", "-1", "--format=%ct"])
+            .context("no commit to take the image's time from: set SOURCE_DATE_EPOCH")?,
     };
-    let time = seconds.parse().ok().and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+    let time = seconds
+        .parse()
+        .ok()
+        .and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
     let time = time.filter(|time| *time < UNIX_EPOCH + Duration::from_secs(253_402_300_800));
-    let time = time.with_context(|| format!("SOURCE_DATE_EPOCH={seconds:?}: give seconds since 1970, e.g. 1767225600"))?;
+    let time = time.with_context(|| {
+        format!("SOURCE_DATE_EPOCH={seconds:?}: give seconds since 1970, e.g. 1767225600")
+    })?;
     Ok(humantime::format_rfc3339_seconds(time).to_string())
 }
 
 /// One line that git prints.
 fn git(root: &Path, args: &[&str]) -> Result<String> {
-    let output = Command::new("git").arg("-C").arg(root).args(args).output().context("cannot start git")?;
+    let output =
+        Command::new("git").arg("-C").arg(root).args(args).output().context("cannot start git")?;
     if !output.status.success() {
         bail!("git {}: {}", args.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }
@@ -89,7 +99,10 @@ mod tests {
     #[test]
     fn the_time_is_the_given_one_or_an_error_says_what_to_give() {
         let nowhere = tempfile::tempdir().unwrap();
-        assert_eq!(created(nowhere.path(), Some("1795390064".into())).unwrap(), "2026-11-22T23:27:44Z");
+        assert_eq!(
+            created(nowhere.path(), Some("1795390064".into())).unwrap(),
+            "2026-11-22T23:27:44Z"
+        );
         for wrong in ["", "yesterday", "-1", "99999999999999999999", "253402300800"] {
             let error = format!("{:#}", created(nowhere.path(), Some(wrong.into())).unwrap_err());
             assert!(error.starts_with(&format!("SOURCE_DATE_EPOCH={wrong:?}")), "{error}");

@@ -66,7 +66,12 @@ impl Toolchain {
             line.map(str::to_owned).with_context(|| format!("rustc -vV names no {name}"))
         };
         let sysroot = run(place.command("rustc").args(["--print", "sysroot"]))?.trim().into();
-        Ok(Self { host: field("host")?, version: field("release")?, commit: field("commit-hash")?, sysroot })
+        Ok(Self {
+            host: field("host")?,
+            version: field("release")?,
+            commit: field("commit-hash")?,
+            sysroot,
+        })
     }
 
     /// # Errors
@@ -87,7 +92,8 @@ impl Place {
     /// This checkout, with the environment as it is.
     pub fn here() -> Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let source = root.canonicalize().with_context(|| format!("cannot find {}", root.display()))?;
+        let source =
+            root.canonicalize().with_context(|| format!("cannot find {}", root.display()))?;
         Ok(Self { source, environment: BTreeMap::new() })
     }
 
@@ -96,15 +102,23 @@ impl Place {
     /// # Errors
     /// Cargo's, e.g. that the lock file is not up to date.
     pub fn metadata(&self, platform: &Platform) -> Result<Value> {
-        let told =
-            run(self.command("cargo").args(["metadata", "--format-version", "1", "--locked", "--filter-platform", &platform.triple]))?;
+        let told = run(self.command("cargo").args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--locked",
+            "--filter-platform",
+            &platform.triple,
+        ]))?;
         serde_json::from_str(&told).context("cargo metadata printed no JSON")
     }
 
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         // A profile of the caller's would go into the program.
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CARGO_PROFILE_")) {
+        for (name, _) in std::env::vars_os()
+            .filter(|(name, _)| name.to_string_lossy().starts_with("CARGO_PROFILE_"))
+        {
             command.env_remove(name);
         }
         command.current_dir(&self.source).envs(&self.environment).stdin(Stdio::null());
@@ -116,7 +130,12 @@ impl Place {
 ///
 /// # Errors
 /// The build fails, or gives no program.
-pub fn build(place: &Place, platform: &Platform, toolchain: &Toolchain, metadata: &Value) -> Result<Built> {
+pub fn build(
+    place: &Place,
+    platform: &Platform,
+    toolchain: &Toolchain,
+    metadata: &Value,
+) -> Result<Built> {
     let paths = paths(place, toolchain, metadata)?;
     let mut flags: Vec<OsString> = vec!["-Ctarget-feature=+crt-static".into()];
     for (path, name) in &paths {
@@ -127,7 +146,18 @@ pub fn build(place: &Place, platform: &Platform, toolchain: &Toolchain, metadata
         flags.push(flag);
     }
     let mut cargo = place.command("cargo");
-    cargo.args(["build", "--locked", "--package", "atlas", "--bin", PROGRAM, "--target", &platform.triple, "--profile", PROFILE]);
+    cargo.args([
+        "build",
+        "--locked",
+        "--package",
+        "atlas",
+        "--bin",
+        PROGRAM,
+        "--target",
+        &platform.triple,
+        "--profile",
+        PROFILE,
+    ]);
     for setting in SETTINGS {
         cargo.arg("--config").arg(format!("profile.{PROFILE}.{setting}"));
     }
@@ -142,8 +172,10 @@ pub fn build(place: &Place, platform: &Platform, toolchain: &Toolchain, metadata
         platform.triple.to_uppercase().replace('-', "_"),
         platform.triple.replace('-', "_"),
     );
-    let (program, packages) = artifacts(&String::from_utf8_lossy(&output.stdout), &platform.triple)?;
-    let program = fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
+    let (program, packages) =
+        artifacts(&String::from_utf8_lossy(&output.stdout), &platform.triple)?;
+    let program =
+        fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
     Ok(Built { program, packages, paths: paths.into_iter().map(|(path, _)| path).collect() })
 }
 
@@ -156,12 +188,16 @@ fn paths(place: &Place, toolchain: &Toolchain, metadata: &Value) -> Result<Vec<(
     // Where crates are unpacked: in cargo's home or in a vendored directory, whose name differs from machine to machine.
     let packages = metadata["packages"].as_array().context("cargo metadata has no packages")?;
     let foreign = packages.iter().filter(|package| !package["source"].is_null());
-    let manifests = foreign.filter_map(|package| Path::new(package["manifest_path"].as_str()?).parent()?.parent());
+    let manifests = foreign
+        .filter_map(|package| Path::new(package["manifest_path"].as_str()?).parent()?.parent());
     let sources: BTreeSet<&Path> = manifests.collect();
     paths.extend(sources.into_iter().map(|path| (path.to_owned(), "/crates".to_owned())));
     // As the standard library is compiled by its makers.
     paths.push((toolchain.sysroot.clone(), "/rust".to_owned()));
-    paths.push((toolchain.sysroot.join("lib/rustlib/src/rust"), format!("/rustc/{}", toolchain.commit)));
+    paths.push((
+        toolchain.sysroot.join("lib/rustlib/src/rust"),
+        format!("/rustc/{}", toolchain.commit),
+    ));
     Ok(paths)
 }
 
@@ -170,9 +206,11 @@ fn paths(place: &Place, toolchain: &Toolchain, metadata: &Value) -> Result<Vec<(
 fn artifacts(messages: &str, triple: &str) -> Result<(PathBuf, BTreeSet<String>)> {
     let (mut program, mut packages) = (None, BTreeSet::new());
     for line in messages.lines() {
-        let message: Value = serde_json::from_str(line).context("cargo build printed something else than its messages")?;
+        let message: Value = serde_json::from_str(line)
+            .context("cargo build printed something else than its messages")?;
         let files = message["filenames"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        let mut files = files.filter(|file| Path::new(file).components().any(|part| part.as_os_str() == triple));
+        let mut files = files
+            .filter(|file| Path::new(file).components().any(|part| part.as_os_str() == triple));
         if message["reason"] != "compiler-artifact" || files.next().is_none() {
             continue;
         }
@@ -206,14 +244,18 @@ mod tests {
             toolchain.check_target(&here).unwrap();
         }
         let nowhere = Toolchain { sysroot: "/nonexistent".into(), ..toolchain };
-        let error = nowhere.check_target(&Platform::of("s390x-unknown-linux-gnu").unwrap()).unwrap_err().to_string();
+        let error = nowhere
+            .check_target(&Platform::of("s390x-unknown-linux-gnu").unwrap())
+            .unwrap_err()
+            .to_string();
         assert!(error.ends_with("rustup target add s390x-unknown-linux-gnu"), "{error}");
     }
 
     #[test]
     fn what_runs_in_the_build_only_is_not_in_the_program() {
         let message = |id: &str, kind: &str, file: &str| {
-            let (name, executable) = if kind == "bin" { ("atlas", Some(file)) } else { ("x", None) };
+            let (name, executable) =
+                if kind == "bin" { ("atlas", Some(file)) } else { ("x", None) };
             let target = json!({ "name": name, "kind": [kind] });
             let (reason, files) = ("compiler-artifact", [file]);
             json!({ "reason": reason, "package_id": id, "target": target, "filenames": files, "executable": executable }).to_string()

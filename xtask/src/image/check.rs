@@ -21,14 +21,19 @@ const LIMIT: usize = 25 << 20;
 /// The image is larger than it may be.
 pub fn size(image: &Image) -> Result<()> {
     let largest = image.pulled.max(image.unpacked);
-    ensure!(largest <= LIMIT, "the image for {} has {largest} bytes, more than {LIMIT}", image.platform);
+    ensure!(
+        largest <= LIMIT,
+        "the image for {} has {largest} bytes, more than {LIMIT}",
+        image.platform
+    );
     Ok(())
 }
 
 /// # Errors
 /// The program needs more than a kernel.
 pub fn is_static(image: &Image, platform: &Platform) -> Result<()> {
-    elf::check_static(&image.program, platform.machine).with_context(|| format!("the image for {}", image.platform))
+    elf::check_static(&image.program, platform.machine)
+        .with_context(|| format!("the image for {}", image.platform))
 }
 
 /// # Errors
@@ -38,7 +43,10 @@ pub fn tells_no_paths(program: &[u8], paths: &[PathBuf]) -> Result<()> {
         let wanted = path.as_os_str().as_encoded_bytes();
         if let Some(start) = program.windows(wanted.len()).position(|window| window == wanted) {
             let end = program.len().min(start + wanted.len() + 80);
-            bail!("the program names a path of this machine: {:?}", String::from_utf8_lossy(&program[start..end]));
+            bail!(
+                "the program names a path of this machine: {:?}",
+                String::from_utf8_lossy(&program[start..end])
+            );
         }
     }
     Ok(())
@@ -55,7 +63,11 @@ pub fn starts_alone(program: &[u8], version: &str) -> Result<()> {
     fs::write(&path, program)?;
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
     let mut command = Command::new("unshare");
-    command.args(["--user", "--map-root-user", "--net", "--root"]).arg(root.path()).arg(format!("/{PROGRAM}")).arg("--version");
+    command
+        .args(["--user", "--map-root-user", "--net", "--root"])
+        .arg(root.path())
+        .arg(format!("/{PROGRAM}"))
+        .arg("--version");
     let output = command.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null()).output();
     let output = output.context("cannot start unshare, which is part of util-linux")?;
     let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
@@ -80,11 +92,13 @@ impl Elsewhere {
     /// git cannot list the files, or they cannot be copied.
     pub fn new(here: &Place) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("atlas-image-check-").tempdir()?;
-        let (source, home) = (dir.path().join("a/longer/way/to/the/source"), dir.path().join("cargo-home"));
+        let (source, home) =
+            (dir.path().join("a/longer/way/to/the/source"), dir.path().join("cargo-home"));
         copy_tracked(&here.source, &source)?;
         borrow_home(&home)?;
         let target = dir.path().join("elsewhere");
-        let environment = BTreeMap::from([("CARGO_HOME", home.into()), ("CARGO_TARGET_DIR", target.into())]);
+        let environment =
+            BTreeMap::from([("CARGO_HOME", home.into()), ("CARGO_TARGET_DIR", target.into())]);
         Ok(Self { place: Place { source, environment }, _dir: dir })
     }
 }
@@ -92,9 +106,17 @@ impl Elsewhere {
 /// Copies what git tracks or would track, as it is now.
 fn copy_tracked(from: &Path, to: &Path) -> Result<()> {
     let mut git = Command::new("git");
-    let output = git.arg("-C").arg(from).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]).output();
+    let output = git
+        .arg("-C")
+        .arg(from)
+        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .output();
     let output = output.context("cannot start git")?;
-    ensure!(output.status.success(), "git ls-files: {}", String::from_utf8_lossy(&output.stderr).trim());
+    ensure!(
+        output.status.success(),
+        "git ls-files: {}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
     let names = String::from_utf8(output.stdout).context("a file's name is no text")?;
     // What is deleted but not committed is still listed.
     for name in names.split('\0').filter(|name| from.join(name).is_file()) {
@@ -108,7 +130,9 @@ fn copy_tracked(from: &Path, to: &Path) -> Result<()> {
 /// A home of cargo with the same content under another path: nothing is downloaded again.
 fn borrow_home(to: &Path) -> Result<()> {
     let own = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let own = own.or_else(|| Some(std::env::home_dir()?.join(".cargo"))).context("cannot find cargo's home: set CARGO_HOME")?;
+    let own = own
+        .or_else(|| Some(std::env::home_dir()?.join(".cargo")))
+        .context("cannot find cargo's home: set CARGO_HOME")?;
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(&own).with_context(|| format!("cannot read {}", own.display()))? {
         let entry = entry?;
@@ -123,7 +147,11 @@ pub fn same(what: &str, here: &[u8], there: &[u8]) -> Result<()> {
     if here == there {
         return Ok(());
     }
-    let place = here.iter().zip(there).position(|(here, there)| here != there).unwrap_or(here.len().min(there.len()));
+    let place = here
+        .iter()
+        .zip(there)
+        .position(|(here, there)| here != there)
+        .unwrap_or(here.len().min(there.len()));
     bail!(
         "{what} differs between two builds of the same source: {} and {} bytes, first at byte {place}; `cmp` and diffoscope show more",
         here.len(),
@@ -137,8 +165,13 @@ mod tests {
 
     #[test]
     fn an_image_that_is_too_large_is_refused() {
-        let image =
-            |pulled, unpacked| Image { platform: "linux/amd64".into(), digest: String::new(), pulled, unpacked, program: Vec::new() };
+        let image = |pulled, unpacked| Image {
+            platform: "linux/amd64".into(),
+            digest: String::new(),
+            pulled,
+            unpacked,
+            program: Vec::new(),
+        };
         size(&image(LIMIT, LIMIT)).unwrap();
         assert!(size(&image(1, LIMIT + 1)).unwrap_err().to_string().contains("linux/amd64"));
     }
@@ -147,14 +180,17 @@ mod tests {
     fn a_path_in_the_program_is_found() {
         let paths = ["/home/me/atlas".into()];
         tells_no_paths(b"\0/atlas/src/main.rs\0", &paths).unwrap();
-        let error = tells_no_paths(b"\0/home/me/atlas/src/main.rs\0", &paths).unwrap_err().to_string();
+        let error =
+            tells_no_paths(b"\0/home/me/atlas/src/main.rs\0", &paths).unwrap_err().to_string();
         assert!(error.contains("/home/me/atlas/src/main.rs"), "{error}");
     }
 
     #[test]
     fn a_difference_is_named_with_its_place() {
         same("x", b"abc", b"abc").unwrap();
-        for (here, there, place) in [(&b"abc"[..], &b"abd"[..], "byte 2"), (b"ab", b"abc", "byte 2"), (b"", b"a", "byte 0")] {
+        for (here, there, place) in
+            [(&b"abc"[..], &b"abd"[..], "byte 2"), (b"ab", b"abc", "byte 2"), (b"", b"a", "byte 0")]
+        {
             let error = same("x", here, there).unwrap_err().to_string();
             assert!(error.contains(place), "{error}");
         }

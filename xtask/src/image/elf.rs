@@ -10,7 +10,11 @@ use object::{Architecture, FileKind, Object};
 /// The program is for another machine, or asks for an interpreter or for shared libraries.
 pub fn check_static(program: &[u8], machine: Architecture) -> Result<()> {
     let file = object::File::parse(program).context("the program is no object file")?;
-    ensure!(file.architecture() == machine, "the program is for {:?}, the image for {machine:?}", file.architecture());
+    ensure!(
+        file.architecture() == machine,
+        "the program is for {:?}, the image for {machine:?}",
+        file.architecture()
+    );
     match FileKind::parse(program)? {
         FileKind::Elf64 => check::<FileHeader64<object::Endianness>>(program),
         FileKind::Elf32 => check::<FileHeader32<object::Endianness>>(program),
@@ -24,9 +28,16 @@ fn check<H: FileHeader<Endian = object::Endianness>>(program: &[u8]) -> Result<(
     for segment in header.program_headers(endian, program)? {
         // The kernel hands the program to its interpreter, which a scratch image hasn't got.
         if let Some(interpreter) = segment.interpreter(endian, program)? {
-            anyhow::bail!("the program asks for the interpreter {}: it is not static", String::from_utf8_lossy(interpreter));
+            anyhow::bail!(
+                "the program asks for the interpreter {}: it is not static",
+                String::from_utf8_lossy(interpreter)
+            );
         }
-        let needed = segment.dynamic(endian, program)?.unwrap_or_default().iter().filter(|entry| entry.tag(endian) == DT_NEEDED);
+        let needed = segment
+            .dynamic(endian, program)?
+            .unwrap_or_default()
+            .iter()
+            .filter(|entry| entry.tag(endian) == DT_NEEDED);
         let count = needed.count();
         ensure!(count == 0, "the program asks for {count} shared libraries: it is not static");
     }
@@ -48,7 +59,8 @@ mod tests {
         } else {
             assert!(error.unwrap_err().to_string().ends_with("it is not static"));
         }
-        let other = if machine == Architecture::S390x { Architecture::X86_64 } else { Architecture::S390x };
+        let other =
+            if machine == Architecture::S390x { Architecture::X86_64 } else { Architecture::S390x };
         assert!(check_static(&program, other).unwrap_err().to_string().contains("the image for"));
     }
 

@@ -53,12 +53,20 @@ impl Layout {
         let mut files = BTreeMap::new();
         for name in [MARKER, "index.json"] {
             let path = dir.join(name);
-            files.insert(name.to_owned(), fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?);
+            files.insert(
+                name.to_owned(),
+                fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?,
+            );
         }
-        for entry in fs::read_dir(&blobs).with_context(|| format!("cannot read {}", blobs.display()))? {
+        for entry in
+            fs::read_dir(&blobs).with_context(|| format!("cannot read {}", blobs.display()))?
+        {
             let path = entry?.path();
             let name = path.strip_prefix(dir)?.to_string_lossy().into_owned();
-            files.insert(name, fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?);
+            files.insert(
+                name,
+                fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?,
+            );
         }
         Ok(Self { files })
     }
@@ -68,7 +76,8 @@ impl Layout {
     /// # Errors
     /// `dir` holds something else, or cannot be written.
     pub fn write(&self, dir: &Path, beside: &BTreeMap<String, Vec<u8>>) -> Result<()> {
-        let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent =
+            dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
         // Complete or not at all: a directory that is half written looks like an image.
         let fresh = tempfile::Builder::new().prefix(".image-").tempdir_in(parent)?;
@@ -83,7 +92,8 @@ impl Layout {
         }
         let fresh = fresh.keep();
         open_to_all(&fresh)?;
-        fs::rename(&fresh, dir).with_context(|| format!("cannot rename {} to {}", fresh.display(), dir.display()))
+        fs::rename(&fresh, dir)
+            .with_context(|| format!("cannot rename {} to {}", fresh.display(), dir.display()))
     }
 
     /// The files, by path.
@@ -112,8 +122,15 @@ impl Layout {
 /// There is something else than an image.
 pub fn check_replaceable(dir: &Path) -> Result<()> {
     if dir.exists() {
-        let empty = fs::read_dir(dir).with_context(|| format!("--out {}: is no directory", dir.display()))?.next().is_none();
-        ensure!(empty || dir.join(MARKER).is_file(), "--out {}: holds something else than an image; choose another", dir.display());
+        let empty = fs::read_dir(dir)
+            .with_context(|| format!("--out {}: is no directory", dir.display()))?
+            .next()
+            .is_none();
+        ensure!(
+            empty || dir.join(MARKER).is_file(),
+            "--out {}: holds something else than an image; choose another",
+            dir.display()
+        );
     }
     Ok(())
 }
@@ -121,7 +138,8 @@ pub fn check_replaceable(dir: &Path) -> Result<()> {
 /// A temporary directory is for its owner only; an image is for whoever may read its parent.
 fn open_to_all(dir: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).with_context(|| format!("cannot open {} to others", dir.display()))
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("cannot open {} to others", dir.display()))
 }
 
 /// Files as an archive that depends on nothing but them.
@@ -178,7 +196,11 @@ mod tests {
         layout().write(&out, &beside).unwrap();
         assert_eq!(Layout::read(&out).unwrap(), layout());
         assert_eq!(fs::read(out.join("sbom.cdx.json")).unwrap(), b"{}");
-        assert_eq!(fs::read_dir(out.parent().unwrap()).unwrap().count(), 1, "nothing temporary stays");
+        assert_eq!(
+            fs::read_dir(out.parent().unwrap()).unwrap().count(),
+            1,
+            "nothing temporary stays"
+        );
     }
 
     #[test]
@@ -192,6 +214,9 @@ mod tests {
 
     #[test]
     fn json_has_its_keys_in_order() {
-        assert_eq!(to_json(json!({ "b": { "d": 1, "c": 2 }, "a": [] })), br#"{"a":[],"b":{"c":2,"d":1}}"#);
+        assert_eq!(
+            to_json(json!({ "b": { "d": 1, "c": 2 }, "a": [] })),
+            br#"{"a":[],"b":{"c":2,"d":1}}"#
+        );
     }
 }

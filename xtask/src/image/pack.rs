@@ -50,7 +50,11 @@ pub struct Part {
 pub fn layout(about: &About, parts: &[Part]) -> Result<Layout> {
     let mut layout = Layout::default();
     let images = images(&mut layout, about, parts)?;
-    let bills: Vec<Value> = parts.iter().zip(&images).map(|(part, image)| bill(&mut layout, about, part, image)).collect();
+    let bills: Vec<Value> = parts
+        .iter()
+        .zip(&images)
+        .map(|(part, image)| bill(&mut layout, about, part, image))
+        .collect();
     let named = named(&mut layout, about, images);
     layout.finish(index([named].into_iter().chain(bills).collect()));
     Ok(layout)
@@ -155,12 +159,23 @@ fn bill(layout: &mut Layout, about: &About, part: &Part, image: &Value) -> Value
 }
 
 /// The `manifest.json` of `docker save`, which `docker load` asks for where images are not kept by containerd.
-fn older_manifest(layout: &Layout, about: &About, parts: &[Part], images: &[Value], name: &str) -> Result<Vec<u8>> {
-    let path = |descriptor: &Value| format!("blobs/{}", text(&descriptor["digest"]).replace(':', "/"));
+fn older_manifest(
+    layout: &Layout,
+    about: &About,
+    parts: &[Part],
+    images: &[Value],
+    name: &str,
+) -> Result<Vec<u8>> {
+    let path =
+        |descriptor: &Value| format!("blobs/{}", text(&descriptor["digest"]).replace(':', "/"));
     let mut entries = Vec::new();
     for (part, image) in parts.iter().zip(images) {
         let manifest: Value = serde_json::from_slice(layout.blob(&text(&image["digest"]))?)?;
-        let suffix = if parts.len() == 1 { String::new() } else { format!("-{}", part.platform.architecture) };
+        let suffix = if parts.len() == 1 {
+            String::new()
+        } else {
+            format!("-{}", part.platform.architecture)
+        };
         entries.push(json!({
             "Config": path(&manifest["config"]),
             "RepoTags": [format!("{name}:{}{suffix}", about.version)],
@@ -199,7 +214,11 @@ pub mod tests {
     }
 
     pub fn part(triple: &str) -> Part {
-        Part { platform: Platform::of(triple).unwrap(), program: triple.repeat(1000).into_bytes(), sbom: b"{}".to_vec() }
+        Part {
+            platform: Platform::of(triple).unwrap(),
+            program: triple.repeat(1000).into_bytes(),
+            sbom: b"{}".to_vec(),
+        }
     }
 
     #[test]
@@ -219,7 +238,14 @@ pub mod tests {
         let mut files = std::collections::BTreeMap::new();
         for entry in archive.entries().unwrap() {
             let entry = entry.unwrap();
-            assert_eq!((entry.header().mtime().unwrap(), entry.header().uid().unwrap(), entry.header().mode().unwrap()), (0, 0, 0o644));
+            assert_eq!(
+                (
+                    entry.header().mtime().unwrap(),
+                    entry.header().uid().unwrap(),
+                    entry.header().mode().unwrap()
+                ),
+                (0, 0, 0o644)
+            );
             let name = entry.path().unwrap().display().to_string();
             files.insert(name, std::io::read_to_string(entry).unwrap_or_default());
         }
@@ -228,12 +254,16 @@ pub mod tests {
         assert_eq!(index["manifests"][0]["annotations"][REF_NAME], "1.2.3");
         let older: Value = serde_json::from_str(&files["manifest.json"]).unwrap();
         assert_eq!(older[0]["RepoTags"], json!(["example.com/atlas:1.2.3"]));
-        assert!(files.contains_key(older[0]["Config"].as_str().unwrap()) && files.contains_key(older[0]["Layers"][0].as_str().unwrap()));
+        assert!(
+            files.contains_key(older[0]["Config"].as_str().unwrap())
+                && files.contains_key(older[0]["Layers"][0].as_str().unwrap())
+        );
     }
 
     #[test]
     fn the_ports_are_those_of_atlas() {
-        let tcp = [port::XDS, port::METRICS, port::WEB, port::DNS].map(|port| format!("{port}/tcp"));
+        let tcp =
+            [port::XDS, port::METRICS, port::WEB, port::DNS].map(|port| format!("{port}/tcp"));
         let expected: Vec<String> = tcp.into_iter().chain([format!("{}/udp", port::DNS)]).collect();
         assert_eq!(PORTS, expected);
     }

@@ -46,9 +46,16 @@ impl Platform {
         let [cpu, _, "linux", libc] = parts.as_slice() else {
             anyhow::bail!("--target {triple}: is no target of Linux; {fix}");
         };
-        ensure!(LIBCS.iter().any(|known| libc.starts_with(known)), "--target {triple}: cannot link {libc} statically; {fix}");
-        let Some(&(_, architecture, variant, machine)) = ARCHITECTURES.iter().find(|row| row.0 == *cpu) else {
-            anyhow::bail!("--target {triple}: {cpu} has no name in OCI images here; {fix}, or add it to xtask/src/image/platform.rs");
+        ensure!(
+            LIBCS.iter().any(|known| libc.starts_with(known)),
+            "--target {triple}: cannot link {libc} statically; {fix}"
+        );
+        let Some(&(_, architecture, variant, machine)) =
+            ARCHITECTURES.iter().find(|row| row.0 == *cpu)
+        else {
+            anyhow::bail!(
+                "--target {triple}: {cpu} has no name in OCI images here; {fix}, or add it to xtask/src/image/platform.rs"
+            );
         };
         Ok(Self { triple: triple.to_owned(), architecture, variant, machine })
     }
@@ -92,7 +99,9 @@ mod tests {
         ] {
             let error = Platform::of(triple).unwrap_err().to_string();
             assert!(
-                error.starts_with(&format!("--target {triple}: ")) && error.contains(why) && error.contains("x86_64, aarch64"),
+                error.starts_with(&format!("--target {triple}: "))
+                    && error.contains(why)
+                    && error.contains("x86_64, aarch64"),
                 "{error}"
             );
         }

@@ -40,7 +40,11 @@ impl Of<'_> {
         let reference = format!("pkg:generic/rust-std@{}", self.rust);
         std["version"] = self.rust.into();
         (std["bom-ref"], std["purl"]) = (reference.clone().into(), reference.into());
-        let libc = if self.platform.is_musl() { part("musl", "MIT") } else { part("glibc", "LGPL-2.1-or-later") };
+        let libc = if self.platform.is_musl() {
+            part("musl", "MIT")
+        } else {
+            part("glibc", "LGPL-2.1-or-later")
+        };
         vec![std, libc]
     }
 }
@@ -52,7 +56,11 @@ impl Of<'_> {
 pub fn sbom(of: &Of<'_>, metadata: &Value, packages: &BTreeSet<String>) -> Result<Vec<u8>> {
     let graph = Graph::of(metadata, packages)?;
     let root = graph.root(&of.about.title)?;
-    ensure!(graph.reached(root).len() == packages.len(), "BUG: packages were built that {} doesn't need", of.about.title);
+    ensure!(
+        graph.reached(root).len() == packages.len(),
+        "BUG: packages were built that {} doesn't need",
+        of.about.title
+    );
     let toolchain = of.toolchain();
     let mut components = vec![];
     for id in packages.iter().filter(|id| *id != root) {
@@ -88,18 +96,30 @@ struct Graph<'a> {
 
 impl<'a> Graph<'a> {
     fn of(metadata: &'a Value, packages: &BTreeSet<String>) -> Result<Self> {
-        let described = metadata["packages"].as_array().context("cargo metadata has no packages")?;
-        let described = described.iter().filter_map(|package| Some((package["id"].as_str()?, package)));
-        let described: BTreeMap<_, _> = described.filter(|(id, _)| packages.contains(*id)).collect();
+        let described =
+            metadata["packages"].as_array().context("cargo metadata has no packages")?;
+        let described =
+            described.iter().filter_map(|package| Some((package["id"].as_str()?, package)));
+        let described: BTreeMap<_, _> =
+            described.filter(|(id, _)| packages.contains(*id)).collect();
         let missing = packages.iter().find(|id| !described.contains_key(id.as_str()));
-        ensure!(missing.is_none(), "cargo metadata doesn't describe {}", missing.map_or("", String::as_str));
+        ensure!(
+            missing.is_none(),
+            "cargo metadata doesn't describe {}",
+            missing.map_or("", String::as_str)
+        );
         let needs = needs(metadata)?.into_iter().filter(|(id, _)| packages.contains(*id));
-        let needs = needs.map(|(id, needed)| (id, needed.into_iter().filter(|id| packages.contains(*id)).collect()));
+        let needs = needs.map(|(id, needed)| {
+            (id, needed.into_iter().filter(|id| packages.contains(*id)).collect())
+        });
         Ok(Self { packages: described, needs: needs.collect() })
     }
 
     fn root(&self, name: &str) -> Result<&'a str> {
-        let root = self.packages.iter().find(|(_, package)| package["name"] == name && package["source"].is_null());
+        let root = self
+            .packages
+            .iter()
+            .find(|(_, package)| package["name"] == name && package["source"].is_null());
         root.map(|(id, _)| *id).with_context(|| format!("{name} is not among what was built"))
     }
 
@@ -109,24 +129,40 @@ impl<'a> Graph<'a> {
 
     /// The lines of the bill: each component with what it needs.
     fn dependencies(&self, root: &str, toolchain: &[Value]) -> Result<Vec<Value>> {
-        let reference = |id: &str| self.packages.get(id).map(|package| purl(package)).context("BUG: a package that nobody describes");
-        let toolchain = || toolchain.iter().filter_map(|part| Some(part["bom-ref"].as_str()?.to_owned()));
-        let mut lines: BTreeMap<String, BTreeSet<String>> = toolchain().map(|id| (id, BTreeSet::new())).collect();
+        let reference = |id: &str| {
+            self.packages
+                .get(id)
+                .map(|package| purl(package))
+                .context("BUG: a package that nobody describes")
+        };
+        let toolchain =
+            || toolchain.iter().filter_map(|part| Some(part["bom-ref"].as_str()?.to_owned()));
+        let mut lines: BTreeMap<String, BTreeSet<String>> =
+            toolchain().map(|id| (id, BTreeSet::new())).collect();
         for (id, needed) in &self.needs {
-            let mut needed = needed.iter().map(|id| reference(id)).collect::<Result<BTreeSet<_>>>()?;
+            let mut needed =
+                needed.iter().map(|id| reference(id)).collect::<Result<BTreeSet<_>>>()?;
             if *id == root {
                 needed.extend(toolchain());
             }
             lines.insert(reference(id)?, needed);
         }
-        Ok(lines.into_iter().map(|(id, needed)| json!({ "ref": id, "dependsOn": needed })).collect())
+        Ok(lines
+            .into_iter()
+            .map(|(id, needed)| json!({ "ref": id, "dependsOn": needed }))
+            .collect())
     }
 }
 
 /// Normal dependencies: not those of tests and build scripts.
 fn needs(metadata: &Value) -> Result<BTreeMap<&str, BTreeSet<&str>>> {
-    let nodes = metadata["resolve"]["nodes"].as_array().context("cargo metadata has no resolve.nodes")?;
-    let normal = |dep: &Value| dep["dep_kinds"].as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind["kind"].is_null()));
+    let nodes =
+        metadata["resolve"]["nodes"].as_array().context("cargo metadata has no resolve.nodes")?;
+    let normal = |dep: &Value| {
+        dep["dep_kinds"]
+            .as_array()
+            .is_some_and(|kinds| kinds.iter().any(|kind| kind["kind"].is_null()))
+    };
     let needs = nodes.iter().filter_map(|node| {
         let deps = node["deps"].as_array()?.iter().filter(|dep| normal(dep));
         Some((node["id"].as_str()?, deps.filter_map(|dep| dep["pkg"].as_str()).collect()))
@@ -143,10 +179,15 @@ fn reached<'a>(needs: &BTreeMap<&'a str, BTreeSet<&'a str>>, root: &'a str) -> B
 }
 
 fn component(package: &Value, kind: &str) -> Result<Value> {
-    let field = |key: &str| package[key].as_str().with_context(|| format!("{} has no {key}", package["id"]));
-    let licence = field("license").context("a bill of materials needs its licence; `cargo xtask licences` says who needs the crate")?;
+    let field = |key: &str| {
+        package[key].as_str().with_context(|| format!("{} has no {key}", package["id"]))
+    };
+    let licence = field("license").context(
+        "a bill of materials needs its licence; `cargo xtask licences` says who needs the crate",
+    )?;
     // `MIT/Apache-2.0` is how `OR` used to be written.
-    let licence = Expression::canonicalize(licence).ok().flatten().unwrap_or_else(|| licence.to_owned());
+    let licence =
+        Expression::canonicalize(licence).ok().flatten().unwrap_or_else(|| licence.to_owned());
     let mut component = json!({
         "type": kind, "bom-ref": purl(package), "name": field("name")?, "version": field("version")?,
         "purl": purl(package), "licenses": [{ "expression": licence }],
@@ -168,7 +209,14 @@ fn serial(content: &[u8]) -> String {
     let mut digits: Vec<char> = sha256(content).chars().take(32).collect();
     (digits[12], digits[16]) = ('8', 'a');
     let part = |range: std::ops::Range<usize>| digits[range].iter().collect::<String>();
-    format!("urn:uuid:{}-{}-{}-{}-{}", part(0..8), part(8..12), part(12..16), part(16..20), part(20..32))
+    format!(
+        "urn:uuid:{}-{}-{}-{}-{}",
+        part(0..8),
+        part(8..12),
+        part(12..16),
+        part(16..20),
+        part(20..32)
+    )
 }
 
 #[cfg(test)]
@@ -181,51 +229,90 @@ mod tests {
     fn bill() -> (BTreeSet<(String, String)>, Value, Vec<u8>) {
         let place = Place::here().unwrap();
         let toolchain = Toolchain::of(&place).unwrap();
-        let platform = Platform::of(&toolchain.host).unwrap_or_else(|_| Platform::of("x86_64-unknown-linux-gnu").unwrap());
+        let platform = Platform::of(&toolchain.host)
+            .unwrap_or_else(|_| Platform::of("x86_64-unknown-linux-gnu").unwrap());
         let metadata = place.metadata(&platform).unwrap();
         let packages = metadata["packages"].as_array().unwrap();
-        let root = packages.iter().find(|package| package["name"] == "atlas").unwrap()["id"].as_str().unwrap();
-        let ids: BTreeSet<String> = reached(&needs(&metadata).unwrap(), root).into_iter().map(str::to_owned).collect();
+        let root = packages.iter().find(|package| package["name"] == "atlas").unwrap()["id"]
+            .as_str()
+            .unwrap();
+        let ids: BTreeSet<String> =
+            reached(&needs(&metadata).unwrap(), root).into_iter().map(str::to_owned).collect();
         let text = |value: &Value| value.as_str().unwrap().to_owned();
-        let wanted = packages.iter().filter(|package| ids.contains(package["id"].as_str().unwrap()) && package["id"] != root);
-        let wanted = wanted.map(|package| (text(&package["name"]), text(&package["version"]))).collect();
-        let of = Of { about: &about(), platform: &platform, program: sha256(b"x"), rust: &toolchain.version };
+        let wanted = packages.iter().filter(|package| {
+            ids.contains(package["id"].as_str().unwrap()) && package["id"] != root
+        });
+        let wanted =
+            wanted.map(|package| (text(&package["name"]), text(&package["version"]))).collect();
+        let of = Of {
+            about: &about(),
+            platform: &platform,
+            program: sha256(b"x"),
+            rust: &toolchain.version,
+        };
         let bytes = sbom(&of, &metadata, &ids).unwrap();
-        assert_eq!(bytes, sbom(&of, &metadata, &ids).unwrap(), "the same again gives the same bytes");
+        assert_eq!(
+            bytes,
+            sbom(&of, &metadata, &ids).unwrap(),
+            "the same again gives the same bytes"
+        );
         (wanted, serde_json::from_slice(&bytes).unwrap(), bytes)
     }
 
     #[test]
     fn every_dependency_is_in_the_bill_once_with_all_that_it_should_say() {
         let (wanted, bill, bytes) = bill();
-        assert!(wanted.len() > 50 && wanted.iter().any(|(name, _)| name == "rustls") && wanted.iter().all(|(name, _)| name != "proptest"));
+        assert!(
+            wanted.len() > 50
+                && wanted.iter().any(|(name, _)| name == "rustls")
+                && wanted.iter().all(|(name, _)| name != "proptest")
+        );
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let components = bill["components"].as_array().unwrap();
-        let crates: Vec<&Value> = components.iter().filter(|component| text(&component["purl"]).starts_with("pkg:cargo/")).collect();
+        let crates: Vec<&Value> = components
+            .iter()
+            .filter(|component| text(&component["purl"]).starts_with("pkg:cargo/"))
+            .collect();
         assert_eq!(components.len(), crates.len() + 2, "Rust's library and C's are no crates");
-        let found: BTreeSet<_> = crates.iter().map(|component| (text(&component["name"]), text(&component["version"]))).collect();
+        let found: BTreeSet<_> = crates
+            .iter()
+            .map(|component| (text(&component["name"]), text(&component["version"])))
+            .collect();
         assert_eq!(found, wanted);
         assert_eq!(crates.len(), wanted.len(), "once");
         for component in &crates {
             let (name, version) = (text(&component["name"]), text(&component["version"]));
-            assert_eq!(component["purl"], format!("pkg:cargo/{name}@{}", version.replace('+', "%2B")));
+            assert_eq!(
+                component["purl"],
+                format!("pkg:cargo/{name}@{}", version.replace('+', "%2B"))
+            );
             let licence = text(&component["licenses"][0]["expression"]);
             assert!(Expression::parse(&licence).is_ok(), "{name}: {licence}");
         }
         let text = String::from_utf8(bytes).unwrap();
-        assert!(!text.contains("registry+") && !text.contains("path+"), "where this machine has its crates from is nobody's business");
+        assert!(
+            !text.contains("registry+") && !text.contains("path+"),
+            "where this machine has its crates from is nobody's business"
+        );
     }
 
     #[test]
     fn the_graph_of_the_bill_is_closed_and_complete() {
         let (_, bill, _) = bill();
         let text = |value: &Value| value.as_str().unwrap().to_owned();
-        let components = bill["components"].as_array().unwrap().iter().chain([&bill["metadata"]["component"]]);
-        let known: BTreeSet<String> = components.map(|component| text(&component["bom-ref"])).collect();
+        let components =
+            bill["components"].as_array().unwrap().iter().chain([&bill["metadata"]["component"]]);
+        let known: BTreeSet<String> =
+            components.map(|component| text(&component["bom-ref"])).collect();
         let lines = bill["dependencies"].as_array().unwrap();
         assert_eq!(lines.iter().map(|line| text(&line["ref"])).collect::<BTreeSet<_>>(), known);
         assert_eq!(lines.len(), known.len());
-        assert!(lines.iter().flat_map(|line| line["dependsOn"].as_array().unwrap()).all(|id| known.contains(id.as_str().unwrap())));
+        assert!(
+            lines
+                .iter()
+                .flat_map(|line| line["dependsOn"].as_array().unwrap())
+                .all(|id| known.contains(id.as_str().unwrap()))
+        );
     }
 
     #[test]

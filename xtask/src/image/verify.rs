@@ -37,7 +37,8 @@ pub struct Image {
 /// # Errors
 /// What doesn't agree, with its digest.
 pub fn verify(layout: &Layout) -> Result<Contents> {
-    let marker: Value = serde_json::from_slice(layout.files().get(MARKER).context("there is no oci-layout")?)?;
+    let marker: Value =
+        serde_json::from_slice(layout.files().get(MARKER).context("there is no oci-layout")?)?;
     ensure!(marker["imageLayoutVersion"] == "1.0.0", "oci-layout has another version: {marker}");
     let mut reader = Reader { layout, seen: BTreeSet::new(), contents: Contents::default() };
     let index = layout.files().get("index.json").context("there is no index.json")?;
@@ -48,7 +49,10 @@ pub fn verify(layout: &Layout) -> Result<Contents> {
     let contents = reader.contents;
     ensure!(!contents.images.is_empty(), "there is no image");
     for (bill, subject) in &contents.bills {
-        ensure!(contents.images.iter().any(|image| image.digest == *subject), "{bill} is of {subject}, which is no image here");
+        ensure!(
+            contents.images.iter().any(|image| image.digest == *subject),
+            "{bill} is of {subject}, which is no image here"
+        );
     }
     Ok(contents)
 }
@@ -64,9 +68,21 @@ impl<'a> Reader<'a> {
     fn blob(&mut self, descriptor: &Value, media_type: &str) -> Result<&'a [u8]> {
         let digest = text(&descriptor["digest"]);
         let blob = self.layout.blob(&digest)?;
-        ensure!(digest == format!("sha256:{}", sha256(blob)), "{digest}: the blob has another digest");
-        ensure!(descriptor["size"] == blob.len(), "{digest}: the blob has {} bytes, not {}", blob.len(), descriptor["size"]);
-        ensure!(descriptor["mediaType"] == media_type, "{digest}: is {}, not {media_type}", descriptor["mediaType"]);
+        ensure!(
+            digest == format!("sha256:{}", sha256(blob)),
+            "{digest}: the blob has another digest"
+        );
+        ensure!(
+            descriptor["size"] == blob.len(),
+            "{digest}: the blob has {} bytes, not {}",
+            blob.len(),
+            descriptor["size"]
+        );
+        ensure!(
+            descriptor["mediaType"] == media_type,
+            "{digest}: is {}, not {media_type}",
+            descriptor["mediaType"]
+        );
         self.seen.insert(format!("blobs/{}", digest.replace(':', "/")));
         Ok(blob)
     }
@@ -85,7 +101,9 @@ impl<'a> Reader<'a> {
                     let index = self.json(entry, INDEX)?;
                     self.index(&index).with_context(context)?;
                 }
-                Some(MANIFEST) if entry["artifactType"] == SBOM => self.bill(entry).with_context(context)?,
+                Some(MANIFEST) if entry["artifactType"] == SBOM => {
+                    self.bill(entry).with_context(context)?
+                }
                 _ => self.image(entry).with_context(context)?,
             }
         }
@@ -96,7 +114,9 @@ impl<'a> Reader<'a> {
         let manifest = self.json(entry, MANIFEST)?;
         ensure!(manifest["artifactType"] == SBOM, "the manifest has another artifactType");
         self.json(&manifest["config"], EMPTY)?;
-        let [layer] = list(&manifest["layers"])?.as_slice() else { anyhow::bail!("a bill of materials is one blob") };
+        let [layer] = list(&manifest["layers"])?.as_slice() else {
+            anyhow::bail!("a bill of materials is one blob")
+        };
         self.json(layer, SBOM)?;
         // It is read by itself, from the index.
         ensure!(manifest["subject"]["mediaType"] == MANIFEST, "the subject is no manifest");
@@ -108,10 +128,15 @@ impl<'a> Reader<'a> {
         let manifest = self.json(entry, MANIFEST)?;
         let config = self.json(&manifest["config"], CONFIG)?;
         for key in ["os", "architecture", "variant"] {
-            ensure!(entry["platform"][key] == config[key], "{key}: the index and the configuration disagree");
+            ensure!(
+                entry["platform"][key] == config[key],
+                "{key}: the index and the configuration disagree"
+            );
         }
         let (layers, files) = (list(&manifest["layers"])?, list(&config["rootfs"]["diff_ids"])?);
-        let ([layer], [files]) = (layers.as_slice(), files.as_slice()) else { anyhow::bail!("the image has not one layer") };
+        let ([layer], [files]) = (layers.as_slice(), files.as_slice()) else {
+            anyhow::bail!("the image has not one layer")
+        };
         let packed = self.blob(layer, LAYER)?;
         let mut unpacked = Vec::new();
         GzDecoder::new(packed).read_to_end(&mut unpacked).context("the layer is no gzip")?;
@@ -121,19 +146,33 @@ impl<'a> Reader<'a> {
         );
         let program = program(&unpacked)?;
         check_config(&config["config"])?;
-        let platform = ["os", "architecture", "variant"].iter().filter_map(|key| config[*key].as_str());
+        let platform =
+            ["os", "architecture", "variant"].iter().filter_map(|key| config[*key].as_str());
         let platform = platform.collect::<Vec<_>>().join("/");
         let digest = text(&entry["digest"]);
-        self.contents.images.push(Image { platform, digest, pulled: packed.len(), unpacked: unpacked.len(), program });
+        self.contents.images.push(Image {
+            platform,
+            digest,
+            pulled: packed.len(),
+            unpacked: unpacked.len(),
+            program,
+        });
         Ok(())
     }
 }
 
 fn check_config(config: &Value) -> Result<()> {
-    ensure!(config["Entrypoint"] == serde_json::json!([format!("/{PROGRAM}")]), "the image starts {}", config["Entrypoint"]);
+    ensure!(
+        config["Entrypoint"] == serde_json::json!([format!("/{PROGRAM}")]),
+        "the image starts {}",
+        config["Entrypoint"]
+    );
     let user = text(&config["User"]);
     let number = user.split(':').next().and_then(|user| user.parse::<u32>().ok());
-    ensure!(number.is_some_and(|number| number != 0), "the user {user:?} is no number other than root's");
+    ensure!(
+        number.is_some_and(|number| number != 0),
+        "the user {user:?} is no number other than root's"
+    );
     ensure!(config["Env"].is_null(), "the image sets an environment: {}", config["Env"]);
     Ok(())
 }
@@ -174,18 +213,25 @@ mod tests {
     #[test]
     fn one_image_and_its_bill_are_found_as_they_were_packed() {
         let part = part(X86);
-        let contents = verify(&pack::layout(&about(), std::slice::from_ref(&part)).unwrap()).unwrap();
+        let contents =
+            verify(&pack::layout(&about(), std::slice::from_ref(&part)).unwrap()).unwrap();
         let [image] = contents.images.as_slice() else { panic!("{contents:?}") };
         assert_eq!((image.platform.as_str(), &image.program), ("linux/amd64", &part.program));
         assert!(image.pulled < image.unpacked && image.unpacked > part.program.len());
-        assert_eq!(contents.bills, [(format!("sha256:{}", sha256(&part.sbom)), image.digest.clone())]);
+        assert_eq!(
+            contents.bills,
+            [(format!("sha256:{}", sha256(&part.sbom)), image.digest.clone())]
+        );
     }
 
     #[test]
     fn several_images_have_one_index_and_a_bill_each() {
         let layout = pack::layout(&about(), &[part(X86), part(ARM)]).unwrap();
         let contents = verify(&layout).unwrap();
-        assert_eq!(contents.images.iter().map(|image| image.platform.as_str()).collect::<Vec<_>>(), ["linux/amd64", "linux/arm64/v8"]);
+        assert_eq!(
+            contents.images.iter().map(|image| image.platform.as_str()).collect::<Vec<_>>(),
+            ["linux/amd64", "linux/arm64/v8"]
+        );
         assert_eq!(contents.bills.len(), 2);
         let index: Value = serde_json::from_slice(&layout.files()["index.json"]).unwrap();
         assert_eq!(index["manifests"][0]["mediaType"], INDEX);

@@ -31,7 +31,8 @@ pub async fn aim(
         tls: tls.clone(),
         variant,
     };
-    let running: Vec<Client> = (0..clients).map(|n| Client::start(n, identity(n), Arc::clone(&shared))).collect();
+    let running: Vec<Client> =
+        (0..clients).map(|n| Client::start(n, identity(n), Arc::clone(&shared))).collect();
     let began = Instant::now();
     while began.elapsed() < length {
         tokio::time::sleep(Duration::from_secs(1).min(length)).await;
@@ -47,7 +48,10 @@ pub async fn aim(
             Duration::from_nanos(count(&counts.last)).as_secs_f64()
         );
     }
-    let resources: usize = running.iter().map(|client| client.lock().iter().map(std::collections::BTreeMap::len).sum::<usize>()).sum();
+    let resources: usize = running
+        .iter()
+        .map(|client| client.lock().iter().map(std::collections::BTreeMap::len).sum::<usize>())
+        .sum();
     println!(
         "{} clients ({}): {} messages, {} bytes; they hold {resources} resources",
         clients,

@@ -12,7 +12,9 @@ use atlas_lab::world::World;
 use clap::ValueEnum;
 use tokio::sync::mpsc;
 
-use super::client::{CLUSTER, Client, Counts, Has, Heard, Identity, LISTENER, ROUTE, SECRET, Shared, TYPES};
+use super::client::{
+    CLUSTER, Client, Counts, Has, Heard, Identity, LISTENER, ROUTE, SECRET, Shared, TYPES,
+};
 use super::fleet::{self, Fleet};
 use super::hub::Hub;
 use super::recording::{Changes, NodeChange, Recorded, difference, write_resources};
@@ -59,7 +61,12 @@ impl Case {
 
 enum Server {
     Atlas(Box<Atlas>, Fleet),
-    Peer { peer: Box<Peer>, recorded: std::vec::IntoIter<(Case, usize, Vec<NodeChange>)>, dir: PathBuf, loaded: usize },
+    Peer {
+        peer: Box<Peer>,
+        recorded: std::vec::IntoIter<(Case, usize, Vec<NodeChange>)>,
+        dir: PathBuf,
+        loaded: usize,
+    },
 }
 
 /// A server with everybody connected.
@@ -86,7 +93,13 @@ pub struct Bench {
 
 impl Bench {
     /// Atlas, on a new fleet or the one that is there; with a world, behind a hub Envoy.
-    pub async fn atlas(program: &Path, dir: &Path, clusters: usize, variant: Variant, world: Option<&World>) -> Result<Self> {
+    pub async fn atlas(
+        program: &Path,
+        dir: &Path,
+        clusters: usize,
+        variant: Variant,
+        world: Option<&World>,
+    ) -> Result<Self> {
         let from = dir.join("clusters");
         // Of an earlier run.
         let _ = std::fs::remove_dir_all(&from);
@@ -94,14 +107,23 @@ impl Bench {
         eprintln!("  starting atlas");
         let atlas = tokio::task::block_in_place(|| Atlas::start(program, dir, clusters))?;
         let (own, state) = (atlas.address(), atlas.state.clone());
-        let start = |world| Hub::start(world, &state, &format!("hub-envoy-{clusters}-{}", variant.name()));
+        let start =
+            |world| Hub::start(world, &state, &format!("hub-envoy-{clusters}-{}", variant.name()));
         let hub = tokio::task::block_in_place(|| world.map(start).transpose())?;
         let address = hub.as_ref().map_or(own, Hub::address);
-        Self::connect(Server::Atlas(Box::new(atlas), fleet), hub, address, state, clusters, variant).await
+        Self::connect(Server::Atlas(Box::new(atlas), fleet), hub, address, state, clusters, variant)
+            .await
     }
 
     /// The other server, with the resources that Atlas made.
-    pub async fn peer(program: &Path, changes: Changes, state: &Path, dir: &Path, clusters: usize, variant: Variant) -> Result<Self> {
+    pub async fn peer(
+        program: &Path,
+        changes: Changes,
+        state: &Path,
+        dir: &Path,
+        clusters: usize,
+        variant: Variant,
+    ) -> Result<Self> {
         let _ = std::fs::remove_dir_all(dir);
         std::fs::create_dir_all(dir)?;
         for (node, has) in &changes.before {
@@ -110,7 +132,12 @@ impl Bench {
         eprintln!("  starting {PEER}");
         let peer = tokio::task::block_in_place(|| Peer::start(program, dir, state))?;
         let address = peer.address();
-        let server = Server::Peer { peer: Box::new(peer), recorded: changes.recorded.into_iter(), dir: dir.to_owned(), loaded: 0 };
+        let server = Server::Peer {
+            peer: Box::new(peer),
+            recorded: changes.recorded.into_iter(),
+            dir: dir.to_owned(),
+            loaded: 0,
+        };
         Self::connect(server, None, address, state.to_owned(), clusters, variant).await
     }
 
@@ -123,10 +150,12 @@ impl Bench {
         variant: Variant,
     ) -> Result<Self> {
         let (ring, heard) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared { counts: Counts::default(), start: Instant::now(), heard: ring });
+        let shared =
+            Arc::new(Shared { counts: Counts::default(), start: Instant::now(), heard: ring });
         let mut clients = Vec::with_capacity(clusters + 1);
         for node in ["hub".to_owned()].into_iter().chain((0..clusters).map(fleet::name)) {
-            let routes: &[&str] = if node == "hub" { &["stores", "alerts", "web"] } else { &["inbound", "alerts"] };
+            let routes: &[&str] =
+                if node == "hub" { &["stores", "alerts", "web"] } else { &["inbound", "alerts"] };
             let identity = Identity {
                 secrets: vec!["leaf".into(), "trust".into()],
                 routes: routes.iter().map(|&route| route.to_owned()).collect(),
@@ -138,7 +167,10 @@ impl Bench {
             let number = clients.len();
             clients.push(Client::start(number, identity, Arc::clone(&shared)));
             if clients.len() % AT_ONCE == 0 {
-                wait(&format!("the first {} clients", clients.len()), || clients.iter().all(Client::is_answered)).await?;
+                wait(&format!("the first {} clients", clients.len()), || {
+                    clients.iter().all(Client::is_answered)
+                })
+                .await?;
                 eprintln!("  {} of {} clients are connected", clients.len(), clusters + 1);
             }
         }
@@ -161,8 +193,15 @@ impl Bench {
         wait("all clients", || bench.clients.iter().all(Client::is_answered)).await?;
         bench.quiet().await?;
         bench.verify("at first")?;
-        bench.before = bench.clients.iter().map(|client| (client.identity.node.clone(), client.lock().clone())).collect();
-        eprintln!("  everyone has everything: {:.1} MiB", bench.process().resident() as f64 / 1_048_576.0);
+        bench.before = bench
+            .clients
+            .iter()
+            .map(|client| (client.identity.node.clone(), client.lock().clone()))
+            .collect();
+        eprintln!(
+            "  everyone has everything: {:.1} MiB",
+            bench.process().resident() as f64 / 1_048_576.0
+        );
         if let Some(hub) = &bench.hub {
             eprintln!("  the hub's Envoy has {:.1} MiB", hub.resident() as f64 / 1_048_576.0);
         }
@@ -187,7 +226,8 @@ impl Bench {
     async fn quiet(&mut self) -> Result<()> {
         let deadline = Instant::now() + LIMIT;
         loop {
-            let last = self.shared.start + Duration::from_nanos(self.shared.counts.last.load(Ordering::Relaxed));
+            let last = self.shared.start
+                + Duration::from_nanos(self.shared.counts.last.load(Ordering::Relaxed));
             if last.elapsed() > QUIET {
                 while self.heard.try_recv().is_ok() {}
                 return Ok(());
@@ -200,9 +240,15 @@ impl Bench {
     /// Measures one case.
     pub async fn run(&mut self, case: Case, repeats: u32) -> Result<Row> {
         let few = repeats.div_ceil(10);
-        let repeats = if matches!(case, Case::Add | Case::Edit | Case::Remove) { repeats } else { few };
+        let repeats =
+            if matches!(case, Case::Add | Case::Edit | Case::Remove) { repeats } else { few };
         eprintln!("  {}: {repeats} times", case.name());
-        let counts = |shared: &Shared| (shared.counts.messages.load(Ordering::Relaxed), shared.counts.bytes.load(Ordering::Relaxed));
+        let counts = |shared: &Shared| {
+            (
+                shared.counts.messages.load(Ordering::Relaxed),
+                shared.counts.bytes.load(Ordering::Relaxed),
+            )
+        };
         let (mut times, mut cpu, mut messages, mut bytes) = (Vec::new(), Duration::ZERO, 0, 0);
         for n in 0..repeats {
             self.quiet().await?;
@@ -215,7 +261,11 @@ impl Bench {
             self.quiet().await?;
             let cpu_after = self.process().cpu();
             // A restarted process begins at nothing.
-            cpu += if case == Case::Restart { cpu_after } else { cpu_after.saturating_sub(cpu_before) };
+            cpu += if case == Case::Restart {
+                cpu_after
+            } else {
+                cpu_after.saturating_sub(cpu_before)
+            };
             let after = counts(&self.shared);
             (messages, bytes) = (messages + after.0 - before.0, bytes + after.1 - before.1);
             self.record(case, n as usize, held);
@@ -257,11 +307,20 @@ impl Bench {
         if case == Case::Remove && n >= self.added {
             bail!("remove: there is nothing more that was added: say --cases add,remove");
         }
-        let (address, alertmanagers) =
-            (if case == Case::Edit { fleet::edited(self.edits) } else { fleet::address(self.clusters + n) }, self.alertmanagers);
+        let (address, alertmanagers) = (
+            if case == Case::Edit {
+                fleet::edited(self.edits)
+            } else {
+                fleet::address(self.clusters + n)
+            },
+            self.alertmanagers,
+        );
         let concerned = if case == Case::Alertmanager { self.clients.len() } else { 1 };
-        let versions: Vec<Has> =
-            if concerned > 1 { self.clients.iter().map(|client| routes_of(&client.lock())).collect() } else { Vec::new() };
+        let versions: Vec<Has> = if concerned > 1 {
+            self.clients.iter().map(|client| routes_of(&client.lock())).collect()
+        } else {
+            Vec::new()
+        };
         let began = self.order(case, n, &name, &address, alertmanagers)?;
         let done = |client: &Client, number: usize| {
             let has = client.lock();
@@ -270,7 +329,9 @@ impl Bench {
                 Case::Add => on_hub.is_some(),
                 Case::Remove => on_hub.is_none(),
                 Case::Edit => on_hub.is_some_and(|held| contains(&held.body.value, &address)),
-                _ => versions.get(number).is_some_and(|before| before[ROUTE].get("alerts") != has[ROUTE].get("alerts")),
+                _ => versions
+                    .get(number)
+                    .is_some_and(|before| before[ROUTE].get("alerts") != has[ROUTE].get("alerts")),
             }
         };
         let mut times = Vec::with_capacity(concerned);
@@ -278,10 +339,18 @@ impl Bench {
         while times.len() < concerned {
             let heard = tokio::time::timeout(LIMIT, self.heard.recv()).await;
             let Ok(Some(heard)) = heard else {
-                bail!("{}: {} of {concerned} clients have heard of {name} within {LIMIT:?}", case.name(), times.len());
+                bail!(
+                    "{}: {} of {concerned} clients have heard of {name} within {LIMIT:?}",
+                    case.name(),
+                    times.len()
+                );
             };
-            let client = self.clients.get(heard.client).context("BUG: a client that isn't there")?;
-            if heard.client < concerned && !finished.contains(&heard.client) && done(client, heard.client) {
+            let client =
+                self.clients.get(heard.client).context("BUG: a client that isn't there")?;
+            if heard.client < concerned
+                && !finished.contains(&heard.client)
+                && done(client, heard.client)
+            {
                 finished.insert(heard.client);
                 times.push(heard.at.saturating_duration_since(began));
             }
@@ -300,7 +369,14 @@ impl Bench {
     }
 
     /// Tells the server of a change; returns when.
-    fn order(&mut self, case: Case, n: usize, name: &str, address: &str, alertmanagers: usize) -> Result<Instant> {
+    fn order(
+        &mut self,
+        case: Case,
+        n: usize,
+        name: &str,
+        address: &str,
+        alertmanagers: usize,
+    ) -> Result<Instant> {
         match &mut self.server {
             Server::Atlas(_, fleet) => {
                 // The rename is the last thing that writing a manifest does; what comes before is microseconds.
@@ -314,7 +390,8 @@ impl Bench {
             }
             Server::Peer { peer, recorded, dir, loaded } => {
                 let next = recorded.next().filter(|(what, which, _)| (*what, *which) == (case, n));
-                let (_, _, changes) = next.context("BUG: the servers are not asked for the same")?;
+                let (_, _, changes) =
+                    next.context("BUG: the servers are not asked for the same")?;
                 let mut commands = Vec::new();
                 for (node, set, removed) in &changes {
                     let file = dir.join("change");
@@ -337,11 +414,14 @@ impl Bench {
     async fn come_back(&mut self, case: Case) -> Result<Vec<Duration>> {
         let began = Instant::now();
         match (&mut self.server, case) {
-            (_, Case::Reconnect) => self.clients.iter().for_each(|client| client.again.send_modify(|times| *times += 1)),
+            (_, Case::Reconnect) => {
+                self.clients.iter().for_each(|client| client.again.send_modify(|times| *times += 1))
+            }
             (Server::Atlas(atlas, _), _) => tokio::task::block_in_place(|| atlas.restart())?,
             (Server::Peer { peer, .. }, _) => {
                 // It knows what it was given first.
-                self.expected = (0..self.clusters).map(|n| (fleet::name(n), fleet::address(n))).collect();
+                self.expected =
+                    (0..self.clusters).map(|n| (fleet::name(n), fleet::address(n))).collect();
                 tokio::task::block_in_place(|| peer.restart())?;
             }
         }
@@ -382,12 +462,20 @@ impl Bench {
         let (mut known, mut alerts) = (0, None);
         for (name, address) in &self.expected {
             let resource = Fleet::on_hub(name);
-            let held = hub[CLUSTER].get(&resource).with_context(|| format!("{when}: the hub lacks {resource}"))?;
-            ensure!(contains(&held.body.value, address), "{when}: the hub has an old {resource}, not the one at {address}");
+            let held = hub[CLUSTER]
+                .get(&resource)
+                .with_context(|| format!("{when}: the hub lacks {resource}"))?;
+            ensure!(
+                contains(&held.body.value, address),
+                "{when}: the hub has an old {resource}, not the one at {address}"
+            );
             known += 1;
         }
         let of_clusters = hub[CLUSTER].keys().filter(|name| name.starts_with("cluster/")).count();
-        ensure!(of_clusters == known, "{when}: the hub has {of_clusters} Envoy clusters for clusters, not {known}");
+        ensure!(
+            of_clusters == known,
+            "{when}: the hub has {of_clusters} Envoy clusters for clusters, not {known}"
+        );
         drop(hub);
         for client in self.clients.iter().skip(1) {
             let has = client.lock();
@@ -404,12 +492,19 @@ impl Bench {
                 (ROUTE, "alerts"),
             ];
             for (kind, name) in wanted {
-                ensure!(has[kind].contains_key(name), "{when}: {node} lacks {name} ({})", TYPES[kind]);
+                ensure!(
+                    has[kind].contains_key(name),
+                    "{when}: {node} lacks {name} ({})",
+                    TYPES[kind]
+                );
             }
             // The same for everyone.
             let own = has[ROUTE].get("alerts").map(|held| held.body.clone());
             let other = alerts.get_or_insert_with(|| own.clone());
-            ensure!(*other == own, "{when}: {node} knows other Alertmanagers than the clusters before it");
+            ensure!(
+                *other == own,
+                "{when}: {node} knows other Alertmanagers than the clusters before it"
+            );
         }
         Ok(())
     }
@@ -422,13 +517,19 @@ impl Bench {
             Case::Alertmanager => self.clients.len(),
             _ => 1,
         };
-        self.clients.iter().take(concerned).map(|client| (client.identity.node.clone(), client.lock().clone())).collect()
+        self.clients
+            .iter()
+            .take(concerned)
+            .map(|client| (client.identity.node.clone(), client.lock().clone()))
+            .collect()
     }
 
     fn record(&mut self, case: Case, n: usize, before: Vec<(String, Has)>) {
         if !before.is_empty() {
             let differences =
-                self.clients.iter().zip(before).filter_map(|(client, (node, before))| difference(node, &before, &client.lock()));
+                self.clients.iter().zip(before).filter_map(|(client, (node, before))| {
+                    difference(node, &before, &client.lock())
+                });
             self.recorded.push((case, n, differences.collect()));
         }
     }
@@ -444,7 +545,9 @@ fn routes_of(has: &Has) -> Has {
 /// Whether a message has this text as a field: its length stands before it, so 10.0.0.1 is not in 10.0.0.12.
 fn contains(bytes: &[u8], text: &str) -> bool {
     let Ok(length) = u8::try_from(text.len()) else { return false };
-    bytes.windows(text.len() + 1).any(|window| window[0] == length && &window[1..] == text.as_bytes())
+    bytes
+        .windows(text.len() + 1)
+        .any(|window| window[0] == length && &window[1..] == text.as_bytes())
 }
 
 async fn wait(what: &str, is_so: impl Fn() -> bool) -> Result<()> {

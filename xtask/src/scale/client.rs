@@ -34,7 +34,12 @@ pub const LISTENER: usize = 2;
 pub const ROUTE: usize = 3;
 
 /// Pauses between tries to connect.
-const PAUSES: [Duration; 4] = [Duration::from_millis(50), Duration::from_millis(200), Duration::from_millis(500), Duration::from_secs(1)];
+const PAUSES: [Duration; 4] = [
+    Duration::from_millis(50),
+    Duration::from_millis(200),
+    Duration::from_millis(500),
+    Duration::from_secs(1),
+];
 
 /// Who a client is, and where it goes.
 #[derive(Clone)]
@@ -108,7 +113,13 @@ impl Client {
     pub fn start(number: usize, identity: Identity, shared: Arc<Shared>) -> Self {
         let (has, answered): (Arc<Mutex<Has>>, Arc<AtomicU64>) = (Arc::default(), Arc::default());
         let (again, mut restart) = watch::channel(0);
-        let stream = Stream { number, identity: identity.clone(), has: Arc::clone(&has), answered: Arc::clone(&answered), shared };
+        let stream = Stream {
+            number,
+            identity: identity.clone(),
+            has: Arc::clone(&has),
+            answered: Arc::clone(&answered),
+            shared,
+        };
         let task = tokio::spawn(async move {
             let mut failures = 0;
             loop {
@@ -168,7 +179,8 @@ impl Stream {
                 tcp.set_nodelay(true)?;
                 let io: Box<dyn Io> = match tls {
                     Some(tls) => {
-                        let name = rustls::pki_types::ServerName::try_from("atlas").map_err(std::io::Error::other)?;
+                        let name = rustls::pki_types::ServerName::try_from("atlas")
+                            .map_err(std::io::Error::other)?;
                         Box::new(tls.connect(name, tcp).await?)
                     }
                     None => Box::new(tcp),
@@ -176,12 +188,15 @@ impl Stream {
                 std::io::Result::Ok(TokioIo::new(io))
             }
         });
-        let endpoint = Endpoint::from_static("http://atlas").initial_stream_window_size(4 << 20).initial_connection_window_size(8 << 20);
+        let endpoint = Endpoint::from_static("http://atlas")
+            .initial_stream_window_size(4 << 20)
+            .initial_connection_window_size(8 << 20);
         endpoint.connect_with_connector(connect).await.context("cannot connect")
     }
 
     async fn talk(&self) -> Result<()> {
-        let client = AggregatedDiscoveryServiceClient::new(self.channel().await?).max_decoding_message_size(1 << 30);
+        let client = AggregatedDiscoveryServiceClient::new(self.channel().await?)
+            .max_decoding_message_size(1 << 30);
         let _counted = Connected::new(&self.shared.counts.connected);
         match self.identity.variant {
             Variant::Delta => self.delta(client).await,
@@ -190,7 +205,11 @@ impl Stream {
     }
 
     fn node(&self) -> Option<Node> {
-        Some(Node { id: self.identity.node.clone(), cluster: self.identity.node.clone(), ..Node::default() })
+        Some(Node {
+            id: self.identity.node.clone(),
+            cluster: self.identity.node.clone(),
+            ..Node::default()
+        })
     }
 
     /// What is asked for of a type; empty: everything.
@@ -211,7 +230,8 @@ impl Stream {
         counts.messages.fetch_add(1, Ordering::Relaxed);
         counts.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         let now = Instant::now();
-        let since = u64::try_from(now.duration_since(self.shared.start).as_nanos()).unwrap_or(u64::MAX);
+        let since =
+            u64::try_from(now.duration_since(self.shared.start).as_nanos()).unwrap_or(u64::MAX);
         counts.last.fetch_max(since, Ordering::Relaxed);
         self.answered.fetch_or(1 << kind, Ordering::Relaxed);
         // Nobody may be listening.
@@ -223,7 +243,11 @@ impl Stream {
         for (kind, type_url) in TYPES.iter().enumerate() {
             let initial: HashMap<String, String> = {
                 let has = self.lock();
-                has.get(kind).into_iter().flatten().map(|(name, held)| (name.clone(), held.version.clone())).collect()
+                has.get(kind)
+                    .into_iter()
+                    .flatten()
+                    .map(|(name, held)| (name.clone(), held.version.clone()))
+                    .collect()
             };
             let names = self.names(kind);
             let request = discovery::DeltaDiscoveryRequest {
@@ -235,10 +259,13 @@ impl Stream {
             };
             requests.send(request).await.context("the stream is closed")?;
         }
-        let mut responses = client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await?.into_inner();
+        let mut responses =
+            client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await?.into_inner();
         while let Some(response) = responses.message().await? {
             let bytes = response.encoded_len() + 5;
-            let Some(kind) = TYPES.iter().position(|url| *url == response.type_url) else { bail!("the type {:?}?", response.type_url) };
+            let Some(kind) = TYPES.iter().position(|url| *url == response.type_url) else {
+                bail!("the type {:?}?", response.type_url)
+            };
             {
                 let mut has = self.lock();
                 let has = has.get_mut(kind).context("BUG: four types")?;
@@ -248,8 +275,11 @@ impl Stream {
                 }
                 response.removed_resources.iter().for_each(|name| drop(has.remove(name)));
             }
-            let ack =
-                discovery::DeltaDiscoveryRequest { type_url: response.type_url, response_nonce: response.nonce, ..Default::default() };
+            let ack = discovery::DeltaDiscoveryRequest {
+                type_url: response.type_url,
+                response_nonce: response.nonce,
+                ..Default::default()
+            };
             requests.send(ack).await.context("the stream is closed")?;
             self.note(kind, bytes);
         }
@@ -267,10 +297,13 @@ impl Stream {
             };
             requests.send(request).await.context("the stream is closed")?;
         }
-        let mut responses = client.stream_aggregated_resources(ReceiverStream::new(outgoing)).await?.into_inner();
+        let mut responses =
+            client.stream_aggregated_resources(ReceiverStream::new(outgoing)).await?.into_inner();
         while let Some(response) = responses.message().await? {
             let bytes = response.encoded_len() + 5;
-            let Some(kind) = TYPES.iter().position(|url| *url == response.type_url) else { bail!("the type {:?}?", response.type_url) };
+            let Some(kind) = TYPES.iter().position(|url| *url == response.type_url) else {
+                bail!("the type {:?}?", response.type_url)
+            };
             {
                 let mut has = self.lock();
                 let has = has.get_mut(kind).context("BUG: four types")?;

@@ -29,7 +29,9 @@ pub fn difference(node: String, before: &Has, now: &Has) -> Option<NodeChange> {
     for (kind, (before, now)) in before.iter().zip(now).enumerate() {
         let new = now.iter().filter(|(name, held)| before.get(*name) != Some(held));
         set[kind] = new.map(|(name, held)| (name.clone(), held.clone())).collect();
-        removed.extend(before.keys().filter(|name| !now.contains_key(*name)).map(|name| (kind, name.clone())));
+        removed.extend(
+            before.keys().filter(|name| !now.contains_key(*name)).map(|name| (kind, name.clone())),
+        );
     }
     let differs = !removed.is_empty() || set.iter().any(|of_kind| !of_kind.is_empty());
     differs.then_some((node, set, removed))
@@ -38,8 +40,16 @@ pub fn difference(node: String, before: &Has, now: &Has) -> Option<NodeChange> {
 /// Resources as the other server reads them: each with its length before it; one without a body is removed, and an alias says its type.
 pub fn write_resources(file: &Path, set: &Has, removed: &[(usize, String)]) -> Result<()> {
     let mut bytes = Vec::new();
-    let set = set.iter().flatten().map(|(name, held)| Wire { name: name.clone(), resource: Some(held.body.clone()), ..Wire::default() });
-    let removed = removed.iter().map(|(kind, name)| Wire { name: name.clone(), aliases: vec![TYPES[*kind].into()], ..Wire::default() });
+    let set = set.iter().flatten().map(|(name, held)| Wire {
+        name: name.clone(),
+        resource: Some(held.body.clone()),
+        ..Wire::default()
+    });
+    let removed = removed.iter().map(|(kind, name)| Wire {
+        name: name.clone(),
+        aliases: vec![TYPES[*kind].into()],
+        ..Wire::default()
+    });
     for wire in set.chain(removed) {
         wire.encode_length_delimited(&mut bytes)?;
     }

@@ -32,10 +32,15 @@ impl Process {
 
     /// CPU time so far.
     pub fn cpu(&mut self) -> Duration {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).into_iter().flatten().flatten();
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()))
+            .into_iter()
+            .flatten()
+            .flatten();
         for task in tasks {
             let text = std::fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-            if let Some(nanoseconds) = text.split_whitespace().next().and_then(|number| number.parse().ok()) {
+            if let Some(nanoseconds) =
+                text.split_whitespace().next().and_then(|number| number.parse().ok())
+            {
                 self.threads.insert(task.file_name().to_string_lossy().into_owned(), nanoseconds);
             }
         }
@@ -44,9 +49,11 @@ impl Process {
 
     /// Resident memory now, in bytes.
     pub fn resident(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))
+            .unwrap_or_default();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+        let kib =
+            line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
         kib.unwrap_or_default() * 1024
     }
 
@@ -57,7 +64,10 @@ impl Process {
 
     /// Ends it in order; if that takes too long, at once.
     pub fn stop(&mut self) -> Result<()> {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("BUG: a child without a process id")?;
+        let pid = i32::try_from(self.child.id())
+            .ok()
+            .and_then(Pid::from_raw)
+            .context("BUG: a child without a process id")?;
         if self.is_running() {
             let _ = kill_process(pid, Signal::TERM);
         }
@@ -99,7 +109,13 @@ impl Atlas {
         Ok(atlas)
     }
 
-    fn spawn(program: &Path, from: &Path, state: &Path, log: &Path, ports: &[u16; 4]) -> Result<Process> {
+    fn spawn(
+        program: &Path,
+        from: &Path,
+        state: &Path,
+        log: &Path,
+        ports: &[u16; 4],
+    ) -> Result<Process> {
         std::fs::create_dir_all(state)?;
         let file = std::fs::File::options().create(true).append(true).open(log)?;
         let [xds, metrics, web, dns] = ports;
@@ -109,7 +125,11 @@ impl Atlas {
             .arg(from)
             .arg("--state")
             .arg(state)
-            .args(["--hub-address=hub.example.com", "--hub-store-address=10.0.0.1", "--max-stream-age=12h"])
+            .args([
+                "--hub-address=hub.example.com",
+                "--hub-store-address=10.0.0.1",
+                "--max-stream-age=12h",
+            ])
             .args([
                 format!("--xds-port={xds}"),
                 format!("--metrics-port={metrics}"),
@@ -130,8 +150,16 @@ impl Atlas {
         let began = Instant::now();
         let mut told = began;
         while !self.is_ready() {
-            ensure!(self.process.is_running(), "atlas has ended: {}", std::fs::read_to_string(&self.log).unwrap_or_default());
-            ensure!(began.elapsed() < limit, "atlas was not ready within {limit:?}: see {}", self.log.display());
+            ensure!(
+                self.process.is_running(),
+                "atlas has ended: {}",
+                std::fs::read_to_string(&self.log).unwrap_or_default()
+            );
+            ensure!(
+                began.elapsed() < limit,
+                "atlas was not ready within {limit:?}: see {}",
+                self.log.display()
+            );
             if told.elapsed() > Duration::from_secs(10) {
                 told = Instant::now();
                 eprintln!("  atlas is getting ready: {:.0} s", began.elapsed().as_secs_f64());
@@ -177,20 +205,33 @@ impl Peer {
     /// Starts it with resources that lie in a directory, and with Atlas's own certificate.
     pub fn start(program: &Path, resources: &Path, state: &Path) -> Result<Self> {
         let address: SocketAddr = (Ipv4Addr::LOCALHOST, free_port()?).into();
-        let (program, resources, state) = (program.to_owned(), resources.to_owned(), state.to_owned());
+        let (program, resources, state) =
+            (program.to_owned(), resources.to_owned(), state.to_owned());
         let command = move || {
             let mut command = Command::new(&program);
             let pem = state.join("pki/atlas.pem");
             command.arg("-resources").arg(&resources).arg("-listen").arg(address.to_string());
-            command.arg("-cert").arg(&pem).arg("-key").arg(&pem).arg("-ca").arg(state.join("nodes/hub/ca.crt"));
+            command
+                .arg("-cert")
+                .arg(&pem)
+                .arg("-key")
+                .arg(&pem)
+                .arg("-ca")
+                .arg(state.join("nodes/hub/ca.crt"));
             command
         };
         let (process, stdin, stdout) = Self::spawn(&command)?;
         Ok(Self { command: Box::new(command), address, process, stdin, stdout })
     }
 
-    fn spawn(command: &dyn Fn() -> Command) -> Result<(Process, ChildStdin, BufReader<ChildStdout>)> {
-        let mut child = command().stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("cannot start go-control-plane's server")?;
+    fn spawn(
+        command: &dyn Fn() -> Command,
+    ) -> Result<(Process, ChildStdin, BufReader<ChildStdout>)> {
+        let mut child = command()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start go-control-plane's server")?;
         let stdin = child.stdin.take().context("BUG: no standard input")?;
         let mut stdout = BufReader::new(child.stdout.take().context("BUG: no standard output")?);
         let mut line = String::new();
@@ -213,7 +254,11 @@ impl Peer {
     pub fn answer(&mut self) -> Result<()> {
         let mut line = String::new();
         self.stdout.read_line(&mut line)?;
-        if line.trim() == "ok" { Ok(()) } else { bail!("go-control-plane's server: {}", line.trim()) }
+        if line.trim() == "ok" {
+            Ok(())
+        } else {
+            bail!("go-control-plane's server: {}", line.trim())
+        }
     }
 
     /// Ends it and starts it again, with what it had at first.

@@ -32,7 +32,10 @@ pub fn ms(duration: Duration) -> f64 {
 /// Of sorted times the one that `share` of them don't exceed.
 pub fn percentile(sorted: &[Duration], share: f64) -> Duration {
     let place = (sorted.len() as f64 * share).ceil() as usize;
-    sorted.get(place.saturating_sub(1).min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
+    sorted
+        .get(place.saturating_sub(1).min(sorted.len().saturating_sub(1)))
+        .copied()
+        .unwrap_or_default()
 }
 
 /// A table in Markdown.
@@ -42,7 +45,19 @@ pub fn table(rows: &[Row]) -> String {
          | --- | --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
     );
     for row in rows {
-        let Row { server, variant, clusters, case, messages, bytes, p50_ms, p99_ms, max_ms, cpu_ms, rss_bytes } = row;
+        let Row {
+            server,
+            variant,
+            clusters,
+            case,
+            messages,
+            bytes,
+            p50_ms,
+            p99_ms,
+            max_ms,
+            cpu_ms,
+            rss_bytes,
+        } = row;
         let mib = *rss_bytes as f64 / 1_048_576.0;
         let _ = writeln!(
             text,
@@ -58,9 +73,15 @@ pub fn ratios(rows: &[Row], ours: &str, theirs: &str) -> String {
         "| {ours} / {theirs} | Clusters | Case | Messages | Bytes | p99 | CPU | RSS |\n| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |\n"
     );
     for our in rows.iter().filter(|row| row.server == ours) {
-        let same = |row: &&Row| row.server == theirs && (&row.variant, row.clusters, &row.case) == (&our.variant, our.clusters, &our.case);
+        let same = |row: &&Row| {
+            row.server == theirs
+                && (&row.variant, row.clusters, &row.case)
+                    == (&our.variant, our.clusters, &our.case)
+        };
         let Some(their) = rows.iter().find(same) else { continue };
-        let ratio = |one: f64, other: f64| if other > 0.0 { format!("{:.3}", one / other) } else { "–".into() };
+        let ratio = |one: f64, other: f64| {
+            if other > 0.0 { format!("{:.3}", one / other) } else { "–".into() }
+        };
         let _ = writeln!(
             text,
             "| {} | {} | {} | {} | {} | {} | {} | {} |",
@@ -106,8 +127,12 @@ mod tests {
             cpu_ms,
             rss_bytes: 1 << 20,
         };
-        let text = ratios(&[row("a", 1.0), row("b", 4.0), Row { clusters: 7, ..row("b", 9.0) }], "a", "b");
+        let text =
+            ratios(&[row("a", 1.0), row("b", 4.0), Row { clusters: 7, ..row("b", 9.0) }], "a", "b");
         assert_eq!(text.lines().count(), 3, "{text}");
-        assert!(text.contains("| delta | 100 | add | 1.000 | – | 1.000 | 0.250 | 1.000 |"), "{text}");
+        assert!(
+            text.contains("| delta | 100 | add | 1.000 | – | 1.000 | 0.250 | 1.000 |"),
+            "{text}"
+        );
     }
 }

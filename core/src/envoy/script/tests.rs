@@ -33,7 +33,8 @@ impl Script {
     }
 
     fn entries(&self, entries: &[(&str, &str)]) -> Table {
-        let entry = |(name, value): &(&str, &str)| self.0.create_sequence_from([*name, *value]).unwrap();
+        let entry =
+            |(name, value): &(&str, &str)| self.0.create_sequence_from([*name, *value]).unwrap();
         self.0.create_sequence_from(entries.iter().map(entry)).unwrap()
     }
 
@@ -44,13 +45,18 @@ impl Script {
     /// What `envoy_on_route` says.
     fn route(&self, headers: &[(&str, &str)]) -> String {
         let options = self.0.create_table().unwrap();
-        let handle: Table = self.function("new_handle").call((self.entries(headers), options)).unwrap();
+        let handle: Table =
+            self.function("new_handle").call((self.entries(headers), options)).unwrap();
         self.function("envoy_on_route").call(handle).unwrap()
     }
 }
 
 fn read(table: &Table) -> Headers {
-    table.sequence_values::<Table>().map(|entry| entry.unwrap()).map(|entry| (entry.get(1).unwrap(), entry.get(2).unwrap())).collect()
+    table
+        .sequence_values::<Table>()
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.get(1).unwrap(), entry.get(2).unwrap()))
+        .collect()
 }
 
 impl Stream<'_> {
@@ -58,7 +64,11 @@ impl Stream<'_> {
         let options = self.script.0.create_table().unwrap();
         options.set("metadata", &self.metadata).unwrap();
         set(&options);
-        let handle: Table = self.script.function("new_handle").call((self.script.entries(headers), options)).unwrap();
+        let handle: Table = self
+            .script
+            .function("new_handle")
+            .call((self.script.entries(headers), options))
+            .unwrap();
         self.script.function(function).call::<()>(&handle).unwrap();
         handle
     }
@@ -72,11 +82,20 @@ impl Stream<'_> {
     }
 
     /// What the script answers by itself: the status, and one header.
-    fn answer(&self, headers: &[(&str, &str)], header: &str) -> Option<(String, Option<String>, String)> {
-        let responded: Option<Table> = self.run("envoy_on_request", headers, |_| ()).get("responded").unwrap();
+    fn answer(
+        &self,
+        headers: &[(&str, &str)],
+        header: &str,
+    ) -> Option<(String, Option<String>, String)> {
+        let responded: Option<Table> =
+            self.run("envoy_on_request", headers, |_| ()).get("responded").unwrap();
         let responded = responded?;
         let answer: Table = responded.get("headers").unwrap();
-        Some((answer.get(":status").unwrap(), answer.get(header).unwrap(), responded.get("body").unwrap()))
+        Some((
+            answer.get(":status").unwrap(),
+            answer.get(header).unwrap(),
+            responded.get("body").unwrap(),
+        ))
     }
 }
 
@@ -95,11 +114,17 @@ fn values(headers: &Headers, name: &str) -> Vec<String> {
 #[test]
 fn texts_are_what_they_were_in_lua_too() {
     let lua = Lua::new();
-    for text in ["", "/prom/tokyo", "a\"b\\c", "new\nline", "\u{0}1", "ü", "]] .. os.exit() .. [["] {
+    for text in ["", "/prom/tokyo", "a\"b\\c", "new\nline", "\u{0}1", "ü", "]] .. os.exit() .. [["]
+    {
         let back: mlua::String = lua.load(format!("return {}", string(text))).eval().unwrap();
         assert_eq!(back.as_bytes(), text.as_bytes());
     }
-    let entries: i32 =
-        lua.load(format!("local n = 0 for _ in pairs({}) do n = n + 1 end return n", set(["a", "b\"", "a"]))).eval().unwrap();
+    let entries: i32 = lua
+        .load(format!(
+            "local n = 0 for _ in pairs({}) do n = n + 1 end return n",
+            set(["a", "b\"", "a"])
+        ))
+        .eval()
+        .unwrap();
     assert_eq!(entries, 2);
 }

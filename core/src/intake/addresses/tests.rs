@@ -8,8 +8,13 @@ fn addresses(service: &Service) -> Vec<String> {
 }
 
 fn notes(service: Service) -> Vec<Finding> {
-    let of_addresses = [keys::ADDRESSES, keys::EXTERNAL_IPS, keys::EXTERNAL_NAME, keys::SERVICE_TYPE];
-    take(vec![service]).findings.into_iter().filter(|finding| of_addresses.contains(&finding.key.as_str())).collect()
+    let of_addresses =
+        [keys::ADDRESSES, keys::EXTERNAL_IPS, keys::EXTERNAL_NAME, keys::SERVICE_TYPE];
+    take(vec![service])
+        .findings
+        .into_iter()
+        .filter(|finding| of_addresses.contains(&finding.key.as_str()))
+        .collect()
 }
 
 /// `type: ExternalName`.
@@ -32,11 +37,21 @@ fn an_external_name_is_the_address_where_nothing_else_is() {
 
 #[test]
 fn a_wrong_external_name_is_named() {
-    for wrong in
-        ["localhost", "edge.example.com:443", "a.example.com,b.example.com", "https://edge.example.com", "169.254.169.254", "10.0.0.300"]
-    {
+    for wrong in [
+        "localhost",
+        "edge.example.com:443",
+        "a.example.com,b.example.com",
+        "https://edge.example.com",
+        "169.254.169.254",
+        "10.0.0.300",
+    ] {
         let finding = rejection(external_name(wrong));
-        assert!(finding.key == keys::EXTERNAL_NAME && finding.value.starts_with(wrong) && !finding.fix.is_empty(), "{finding}");
+        assert!(
+            finding.key == keys::EXTERNAL_NAME
+                && finding.value.starts_with(wrong)
+                && !finding.fix.is_empty(),
+            "{finding}"
+        );
     }
     assert!(notes(external_name(" "))[0].problem.contains("awaiting"));
 }
@@ -46,8 +61,16 @@ fn external_ips_that_kube_proxy_takes_are_noticed() {
     let captured = Service { cluster_ip: true, ..cluster("t") };
     let found = notes(captured.clone());
     let [note] = found.as_slice() else { panic!("{found:?}") };
-    assert_eq!((note.severity, note.key.as_str(), note.value.as_str()), (Severity::Note, keys::EXTERNAL_IPS, "10.0.0.1"));
-    assert!(note.problem.contains("kube-proxy") && note.fix.contains("clusterIP: None") && note.fix.contains(keys::ADDRESSES), "{note}");
+    assert_eq!(
+        (note.severity, note.key.as_str(), note.value.as_str()),
+        (Severity::Note, keys::EXTERNAL_IPS, "10.0.0.1")
+    );
+    assert!(
+        note.problem.contains("kube-proxy")
+            && note.fix.contains("clusterIP: None")
+            && note.fix.contains(keys::ADDRESSES),
+        "{note}"
+    );
     assert_eq!(addresses(&captured), ["10.0.0.1:11901"], "it counts all the same");
 
     // The node's kube-proxy doesn't ask what else says where the cluster is.
@@ -63,6 +86,11 @@ fn a_load_balancer_of_the_hub_is_no_address_of_a_cluster() {
     let balanced = Service { load_balancer: true, external_ips: Vec::new(), ..cluster("t") };
     let found = notes(balanced.clone());
     let [note] = found.as_slice() else { panic!("{found:?}") };
-    assert!(note.key == keys::SERVICE_TYPE && note.problem.contains("status.loadBalancer") && note.fix.contains(keys::ADDRESSES), "{note}");
+    assert!(
+        note.key == keys::SERVICE_TYPE
+            && note.problem.contains("status.loadBalancer")
+            && note.fix.contains(keys::ADDRESSES),
+        "{note}"
+    );
     assert_eq!(notes(balanced.annotation(keys::ADDRESSES, "edge.example.com")), []);
 }

@@ -40,20 +40,29 @@ pub(super) struct Remark {
 type Sets<'a> = BTreeMap<&'a str, BTreeMap<u32, &'a str>>;
 
 /// `endpoints` is the Service whose slices were read.
-pub(super) fn choose(endpoints: &str, slices: &Candidates<'_>, services: &Candidates<'_>) -> Chosen {
-    let prefixes: BTreeSet<&str> = slices.keys().chain(services.keys()).filter_map(|name| Some(number(name)?.0)).collect();
+pub(super) fn choose(
+    endpoints: &str,
+    slices: &Candidates<'_>,
+    services: &Candidates<'_>,
+) -> Chosen {
+    let prefixes: BTreeSet<&str> =
+        slices.keys().chain(services.keys()).filter_map(|name| Some(number(name)?.0)).collect();
     let (pods, other_pods) = sort(slices, &prefixes);
     let (named, other_named) = sort(services, &prefixes);
     // Whose set is meant: a Service that stands for one of them is called as it is.
-    let meant = |set: &str| other_named.iter().chain([&endpoints]).any(|service| stands_for(service, set));
-    let pick = |sets: &Sets<'_>| sets.keys().find(|set| meant(set)).or(sets.keys().next()).map(|set| (*set).to_owned());
+    let meant =
+        |set: &str| other_named.iter().chain([&endpoints]).any(|service| stands_for(service, set));
+    let pick = |sets: &Sets<'_>| {
+        sets.keys().find(|set| meant(set)).or(sets.keys().next()).map(|set| (*set).to_owned())
+    };
     let mut chosen = Chosen { replicas: BTreeMap::new(), remarks: Vec::new() };
     if let Some(set) = pick(&pods) {
         chosen.take(Source::Slice, &set, &pods, endpoints);
         chosen.pass_over(Source::Slice, &set, &other_pods);
         // Services of the same replicas, for those that the slices don't have (yet). Others of these numbers are taken for the same.
         for (prefix, members) in &named {
-            let missing = members.iter().filter(|(number, _)| !pods[set.as_str()].contains_key(number));
+            let missing =
+                members.iter().filter(|(number, _)| !pods[set.as_str()].contains_key(number));
             for (number, name) in missing {
                 if *prefix == set || stands_for(prefix, &set) {
                     chosen.replicas.insert(*number, (Source::Service, (*name).to_owned()));
@@ -81,7 +90,9 @@ fn sort<'a>(names: &'a Candidates<'_>, prefixes: &BTreeSet<&str>) -> (Sets<'a>, 
         // `alertmanager-2` beside `alertmanager-2-0` stands for that one, and is no third `alertmanager`.
         let is_prefix = prefixes.iter().any(|prefix| stands_for(name, prefix));
         match number(name).filter(|_| !is_prefix) {
-            Some((prefix, number)) => drop(sets.entry(prefix).or_default().insert(number, name.as_str())),
+            Some((prefix, number)) => {
+                drop(sets.entry(prefix).or_default().insert(number, name.as_str()))
+            }
             None => others.push(name.as_str()),
         }
     }
@@ -97,7 +108,9 @@ fn stands_for(service: &str, set: &str) -> bool {
 /// What stands before the number at the end of a StatefulSet pod's name, and the number.
 fn number(name: &str) -> Option<(&str, u32)> {
     let (prefix, digits) = name.rsplit_once('-')?;
-    let plain = !prefix.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
+    let plain = !prefix.is_empty()
+        && digits.bytes().all(|b| b.is_ascii_digit())
+        && (digits == "0" || !digits.starts_with('0'));
     let number = plain.then(|| digits.parse().ok()).flatten()?;
     (number < UNNUMBERED).then_some((prefix, number))
 }
@@ -113,7 +126,9 @@ impl Chosen {
     fn take(&mut self, source: Source, set: &str, of: &Sets<'_>, endpoints: &str) {
         for (prefix, members) in of {
             match (*prefix == set, members.values().next()) {
-                (true, _) => self.replicas.extend(members.iter().map(|(number, name)| (*number, (source, (*name).to_owned())))),
+                (true, _) => self.replicas.extend(
+                    members.iter().map(|(number, name)| (*number, (source, (*name).to_owned()))),
+                ),
                 (false, Some(first)) => self.leave_out(source, first, prefix, set, endpoints),
                 (false, None) => {}
             }
@@ -126,7 +141,9 @@ impl Chosen {
                 "several Alertmanagers are behind the Service {endpoints}: start Atlas with --alertmanager-endpoints and the name of a Service \
                  that selects only one of them, or run the other in another namespace"
             ),
-            Source::Service => "let --alertmanager-selector select the Services of one Alertmanager only".into(),
+            Source::Service => {
+                "let --alertmanager-selector select the Services of one Alertmanager only".into()
+            }
         };
         let of_set = |remark: &Remark| remark.source == source && remark.value == prefix;
         if !self.remarks.iter().any(of_set) {
@@ -184,11 +201,22 @@ mod tests {
     fn chosen(pods: &[&str], services: &[&str]) -> (Vec<(u32, String)>, Vec<String>) {
         let meta = crate::fact::Meta::default();
         let candidates = |names: &[&str]| -> Candidates<'_> {
-            names.iter().map(|name| ((*name).to_owned(), super::super::Candidate { meta: &meta, addresses: Vec::new() })).collect()
+            names
+                .iter()
+                .map(|name| {
+                    (
+                        (*name).to_owned(),
+                        super::super::Candidate { meta: &meta, addresses: Vec::new() },
+                    )
+                })
+                .collect()
         };
         let (pods, services) = (candidates(pods), candidates(services));
         let Chosen { replicas, remarks } = choose("alertmanager-operated", &pods, &services);
-        let remarks = remarks.into_iter().map(|remark| format!("{:?} {}: {}", remark.severity, remark.value, remark.problem)).collect();
+        let remarks = remarks
+            .into_iter()
+            .map(|remark| format!("{:?} {}: {}", remark.severity, remark.value, remark.problem))
+            .collect();
         (replicas.into_iter().map(|(index, (_, name))| (index, name)).collect(), remarks)
     }
 
@@ -205,8 +233,15 @@ mod tests {
         let all = ["alertmanager-main-0", "alertmanager-main-1", "alertmanager-test-0"];
         let (replicas, remarks) = chosen(&all, &[]);
         assert_eq!(replicas, of(&[(0, all[0]), (1, all[1])]));
-        assert!(remarks.len() == 1 && remarks[0].starts_with("FellBack alertmanager-test: "), "{remarks:?}");
-        assert!(remarks[0].contains("alertmanager-test-N") && remarks[0].contains("alertmanager-main-N"), "{remarks:?}");
+        assert!(
+            remarks.len() == 1 && remarks[0].starts_with("FellBack alertmanager-test: "),
+            "{remarks:?}"
+        );
+        assert!(
+            remarks[0].contains("alertmanager-test-N")
+                && remarks[0].contains("alertmanager-main-N"),
+            "{remarks:?}"
+        );
         assert_eq!(indices(&[all[0], all[2]], &[]), of(&[(0, all[0])]));
         assert_eq!(indices(&[all[1], all[2]], &[]), of(&[(1, all[1])]));
     }
@@ -217,19 +252,32 @@ mod tests {
         assert_eq!(indices(&pods, &["kps-alertmanager"]), of(&[(0, pods[2])]));
         assert_eq!(indices(&["a-0", "b-0"], &["b"]), of(&[(0, "b-0")]));
         let meta = crate::fact::Meta::default();
-        let candidate = |name: &str| (name.to_owned(), super::super::Candidate { meta: &meta, addresses: Vec::new() });
-        let pods = Candidates::from([candidate("alertmanager-a-0"), candidate("alertmanager-main-0")]);
+        let candidate = |name: &str| {
+            (name.to_owned(), super::super::Candidate { meta: &meta, addresses: Vec::new() })
+        };
+        let pods =
+            Candidates::from([candidate("alertmanager-a-0"), candidate("alertmanager-main-0")]);
         let chosen = choose("alertmanager-main", &pods, &Candidates::new());
-        assert_eq!(chosen.replicas.into_values().map(|(_, name)| name).collect::<Vec<_>>(), ["alertmanager-main-0"]);
+        assert_eq!(
+            chosen.replicas.into_values().map(|(_, name)| name).collect::<Vec<_>>(),
+            ["alertmanager-main-0"]
+        );
     }
 
     #[test]
     fn an_unnumbered_service_beside_numbered_ones_is_passed_over() {
-        let (replicas, remarks) = chosen(&[], &["kps-alertmanager", "kps-alertmanager-0", "kps-alertmanager-1"]);
+        let (replicas, remarks) =
+            chosen(&[], &["kps-alertmanager", "kps-alertmanager-0", "kps-alertmanager-1"]);
         assert_eq!(replicas, of(&[(0, "kps-alertmanager-0"), (1, "kps-alertmanager-1")]));
-        assert!(remarks.len() == 1 && remarks[0].starts_with("Note kps-alertmanager: "), "{remarks:?}");
+        assert!(
+            remarks.len() == 1 && remarks[0].starts_with("Note kps-alertmanager: "),
+            "{remarks:?}"
+        );
         // A headless one, and one of a release whose name ends in a number.
-        let (replicas, remarks) = chosen(&[], &["alertmanager-2", "alertmanager-2-0", "alertmanager-2-1", "alertmanager-headless"]);
+        let (replicas, remarks) = chosen(
+            &[],
+            &["alertmanager-2", "alertmanager-2-0", "alertmanager-2-1", "alertmanager-headless"],
+        );
         assert_eq!(replicas, of(&[(0, "alertmanager-2-0"), (1, "alertmanager-2-1")]));
         assert_eq!(remarks.len(), 2, "{remarks:?}");
     }
@@ -245,11 +293,18 @@ mod tests {
     #[test]
     fn services_add_the_replicas_that_slices_lack() {
         let pods = ["alertmanager-kps-alertmanager-0"];
-        let (replicas, remarks) = chosen(&pods, &["kps-alertmanager", "kps-alertmanager-0", "kps-alertmanager-1"]);
+        let (replicas, remarks) =
+            chosen(&pods, &["kps-alertmanager", "kps-alertmanager-0", "kps-alertmanager-1"]);
         assert_eq!(replicas, of(&[(0, pods[0]), (1, "kps-alertmanager-1")]));
         assert!(remarks.is_empty(), "{remarks:?}");
-        assert_eq!(indices(&["alertmanager-2-0"], &["alertmanager-2"]), of(&[(0, "alertmanager-2-0")]));
-        assert_eq!(indices(&["alertmanager-kps-2-0"], &["kps-2"]), of(&[(0, "alertmanager-kps-2-0")]));
+        assert_eq!(
+            indices(&["alertmanager-2-0"], &["alertmanager-2"]),
+            of(&[(0, "alertmanager-2-0")])
+        );
+        assert_eq!(
+            indices(&["alertmanager-kps-2-0"], &["kps-2"]),
+            of(&[(0, "alertmanager-kps-2-0")])
+        );
         let (replicas, remarks) = chosen(&["main-0"], &["other-0", "other-1"]);
         assert_eq!(replicas, of(&[(0, "main-0")]));
         assert!(remarks.len() == 1 && remarks[0].starts_with("FellBack other: "), "{remarks:?}");
@@ -263,16 +318,22 @@ mod tests {
         assert!(replicas.len() == 3 && remarks.len() == 3, "{replicas:?} {remarks:?}");
         for gone in three {
             let rest: Vec<&str> = three.into_iter().filter(|name| *name != gone).collect();
-            let expected: Vec<_> = replicas.iter().filter(|(_, name)| name != gone).cloned().collect();
+            let expected: Vec<_> =
+                replicas.iter().filter(|(_, name)| name != gone).cloned().collect();
             assert_eq!(indices(&[], &rest), expected);
         }
     }
 
     #[test]
     fn numbers_are_those_of_stateful_sets() {
-        for (name, expected) in
-            [("am-0", Some(("am", 0))), ("am-12", Some(("am", 12))), ("am-007", None), ("am-1000", None), ("am0", None), ("-1", None)]
-        {
+        for (name, expected) in [
+            ("am-0", Some(("am", 0))),
+            ("am-12", Some(("am", 12))),
+            ("am-007", None),
+            ("am-1000", None),
+            ("am0", None),
+            ("-1", None),
+        ] {
             assert_eq!(number(name), expected, "{name}");
         }
     }

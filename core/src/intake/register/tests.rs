@@ -22,13 +22,24 @@ fn fact(kind: u8, name: u8, content: u8) -> Fact {
         if content % 5 == 4 {
             meta.labels.insert("app".into(), "kube-prometheus-stack-alertmanager".into());
         }
-        meta.labels.insert(keys::REPLICAS.into(), ["1", "2", "none", "3"][usize::from(content) % 4].into());
-        let external_ips = if content.is_multiple_of(2) { vec![format!("10.0.0.{}", content + 1)] } else { Vec::new() };
+        meta.labels.insert(
+            keys::REPLICAS.into(),
+            ["1", "2", "none", "3"][usize::from(content) % 4].into(),
+        );
+        let external_ips = if content.is_multiple_of(2) {
+            vec![format!("10.0.0.{}", content + 1)]
+        } else {
+            Vec::new()
+        };
         return Fact::Service(Service { meta, external_ips, ..Service::default() });
     }
     meta.namespace = Some("monitoring".into());
     meta.labels.insert(keys::SERVICE_NAME.into(), "alertmanager-operated".into());
-    let endpoints = vec![Endpoint { addresses: vec![format!("10.1.0.{content}")], hostname: Some(format!("am-{name}")), target: None }];
+    let endpoints = vec![Endpoint {
+        addresses: vec![format!("10.1.0.{content}")],
+        hostname: Some(format!("am-{name}")),
+        target: None,
+    }];
     Fact::EndpointSlice(EndpointSlice { meta, endpoints, ports: Vec::new() })
 }
 

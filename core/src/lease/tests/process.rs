@@ -74,22 +74,37 @@ impl Process {
     }
 
     /// An answer; `None`: there was none in time.
-    pub fn answered(&mut self, now: Duration, purpose: Purpose, request: &Request, answer: Option<Answer>) {
+    pub fn answered(
+        &mut self,
+        now: Duration,
+        purpose: Purpose,
+        request: &Request,
+        answer: Option<Answer>,
+    ) {
         match (purpose, answer) {
-            (Purpose::Elect(attempt), Some(Answer::Lease(lease))) => self.elector.observed(now, attempt, lease),
+            (Purpose::Elect(attempt), Some(Answer::Lease(lease))) => {
+                self.elector.observed(now, attempt, lease)
+            }
             (Purpose::Elect(attempt), answer) => match (request, answer) {
-                (Request::WriteLease { record, .. }, Some(Answer::Written(outcome))) => self.lease_written(now, attempt, record, outcome),
-                (Request::WriteLease { record, expected: Some(version) }, _) if self.broken == Break::TakesUnknownForDone => {
+                (Request::WriteLease { record, .. }, Some(Answer::Written(outcome))) => {
+                    self.lease_written(now, attempt, record, outcome)
+                }
+                (Request::WriteLease { record, expected: Some(version) }, _)
+                    if self.broken == Break::TakesUnknownForDone =>
+                {
                     self.lease_written(now, attempt, record, Outcome::Done(version.clone()));
                 }
-                (Request::WriteLease { record, .. }, _) => self.lease_written(now, attempt, record, Outcome::Unknown),
+                (Request::WriteLease { record, .. }, _) => {
+                    self.lease_written(now, attempt, record, Outcome::Unknown)
+                }
                 _ => self.elector.unread(now, attempt),
             },
             (Purpose::Read(place), answer) => {
                 self.busy = false;
                 let Some(Answer::State(state)) = answer else { return };
                 self.issuers[place] = state.as_ref().map_or(0, |(_, state)| state.issuer);
-                self.known[place] = Known::read(state.map(|(version, state)| (version, Some(state.term))));
+                self.known[place] =
+                    Known::read(state.map(|(version, state)| (version, Some(state.term))));
                 let Known::Is { term, .. } = &mut self.known[place] else { return };
                 if self.broken == Break::IgnoresGreaterTerms {
                     *term = None;
@@ -100,13 +115,23 @@ impl Process {
             }
             (Purpose::Write(place, state), answer) => {
                 self.busy = false;
-                let outcome = if let Some(Answer::Written(outcome)) = answer { outcome } else { Outcome::Unknown };
+                let outcome = if let Some(Answer::Written(outcome)) = answer {
+                    outcome
+                } else {
+                    Outcome::Unknown
+                };
                 self.state_written(place, &state, outcome);
             }
         }
     }
 
-    fn lease_written(&mut self, now: Duration, attempt: Attempt, record: &Record, outcome: Outcome) {
+    fn lease_written(
+        &mut self,
+        now: Duration,
+        attempt: Attempt,
+        record: &Record,
+        outcome: Outcome,
+    ) {
         let done = matches!(outcome, Outcome::Done(_));
         self.elector.wrote(now, attempt, outcome);
         if done && self.elector.holder() == Some(&record.holder) {
@@ -136,7 +161,12 @@ impl Process {
     }
 
     /// What the writer of CA state wants sent.
-    pub fn work(&mut self, now: Duration, random: &mut Random, calm: bool) -> Option<(Purpose, Request)> {
+    pub fn work(
+        &mut self,
+        now: Duration,
+        random: &mut Random,
+        calm: bool,
+    ) -> Option<(Purpose, Request)> {
         if self.busy {
             return None;
         }
@@ -165,7 +195,12 @@ impl Process {
         request
     }
 
-    fn round(&mut self, now: Duration, random: &mut Random, calm: bool) -> Option<(Purpose, Request)> {
+    fn round(
+        &mut self,
+        now: Duration,
+        random: &mut Random,
+        calm: bool,
+    ) -> Option<(Purpose, Request)> {
         if let Some(place) = self.known.iter().position(|known| *known == Known::Unread) {
             return Some(read(place));
         }
@@ -173,12 +208,18 @@ impl Process {
             return self.write(now, ISSUERS, 1 + random.below(u64::MAX - 1));
         }
         // Certificates by an issuer that isn't in force are due.
-        if let Some(place) = (1..RECORDS).find(|place| self.issuers[*place] != self.issuers[ISSUERS]) {
+        if let Some(place) =
+            (1..RECORDS).find(|place| self.issuers[*place] != self.issuers[ISSUERS])
+        {
             return self.write(now, place, self.issuers[ISSUERS]);
         }
         match random.below(10).max(if calm { 4 } else { 0 }) {
             0 => self.write(now, ISSUERS, 1 + random.below(u64::MAX - 1)),
-            1..4 => self.write(now, 1 + random.below(RECORDS as u64 - 1) as usize, self.issuers[ISSUERS]),
+            1..4 => self.write(
+                now,
+                1 + random.below(RECORDS as u64 - 1) as usize,
+                self.issuers[ISSUERS],
+            ),
             // Instead of a watch.
             4..8 => Some(read(random.below(RECORDS as u64) as usize)),
             _ => None,
@@ -195,7 +236,10 @@ impl Process {
         match permit {
             Ok(Permit { expected, term }) => {
                 let state = State { term, issuer, decided_from: expected.clone() };
-                Some((Purpose::Write(place, state.clone()), Request::WriteState { place, expected, state }))
+                Some((
+                    Purpose::Write(place, state.clone()),
+                    Request::WriteState { place, expected, state },
+                ))
             }
             Err(Refusal::Unread) => Some(read(place)),
             Err(Refusal::Overtaken { by, .. }) => {

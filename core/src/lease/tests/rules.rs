@@ -29,7 +29,9 @@ fn read(action: Action) -> Attempt {
 /// Attempt, record and expected version of an action that must be a write.
 #[track_caller]
 fn write(action: Action) -> (Attempt, Record, Option<Version>) {
-    let Action::Write { attempt, record, expected, .. } = action else { panic!("{action:?} is no write") };
+    let Action::Write { attempt, record, expected, .. } = action else {
+        panic!("{action:?} is no write")
+    };
     (attempt, record, expected)
 }
 
@@ -148,7 +150,11 @@ fn an_api_server_that_refuses_is_asked_once_in_a_retry_period() {
             Action::Read { attempt } => elector.observed(now, attempt, None),
             Action::Write { attempt, .. } => {
                 asked += 1;
-                elector.wrote(now, attempt, if asked % 2 == 0 { Outcome::Unknown } else { Outcome::Conflict });
+                elector.wrote(
+                    now,
+                    attempt,
+                    if asked % 2 == 0 { Outcome::Unknown } else { Outcome::Conflict },
+                );
             }
             Action::Wait { until } => {
                 assert!(until > now);
@@ -182,7 +188,10 @@ fn the_lease_is_given_back_also_while_a_renewal_is_under_way() {
     elector.wrote(s(3), attempt, Outcome::Done(version(2)));
     assert_eq!(elector.leads(s(3)), None);
     let (attempt, record, expected) = write(elector.next(s(3)));
-    assert_eq!((record.holder.as_str(), record.duration, expected), ("", Some(s(1)), Some(version(2))));
+    assert_eq!(
+        (record.holder.as_str(), record.duration, expected),
+        ("", Some(s(1)), Some(version(2)))
+    );
     elector.wrote(s(4), attempt, Outcome::Unknown);
     let attempt = read(elector.next(s(4)));
     elector.observed(s(4), attempt, Some((version(3), held_by("", 1))));
@@ -208,13 +217,24 @@ fn no_epoch_is_used_twice_when_there_are_none_left() {
 
 #[test]
 fn a_timing_is_checked() {
-    let timing =
-        |lease, renew, retry| Timing::new(Duration::from_millis(lease), Duration::from_millis(renew), Duration::from_millis(retry));
+    let timing = |lease, renew, retry| {
+        Timing::new(
+            Duration::from_millis(lease),
+            Duration::from_millis(renew),
+            Duration::from_millis(retry),
+        )
+    };
     assert_eq!(timing(15_000, 10_000, 2_000), Ok(Timing::default()));
     assert_eq!(Timing::default().patience(), s(4));
     for (wrong, error) in [
-        (timing(0, 10_000, 2_000), "lease duration 0ns: must be whole seconds, at least 1 and at most 2147483647"),
-        (timing(15_500, 10_000, 2_000), "lease duration 15.5s: must be whole seconds, at least 1 and at most 2147483647"),
+        (
+            timing(0, 10_000, 2_000),
+            "lease duration 0ns: must be whole seconds, at least 1 and at most 2147483647",
+        ),
+        (
+            timing(15_500, 10_000, 2_000),
+            "lease duration 15.5s: must be whole seconds, at least 1 and at most 2147483647",
+        ),
         (
             timing(15_000, 15_000, 2_000),
             "renew deadline 15s: must be shorter than the lease duration 15s, best by a third; else two processes may lead at once",
@@ -248,7 +268,10 @@ fn a_fence_says_why_not() {
     let fence = claim.written(&Outcome::Done(version(1))).expect("it was made");
     let known = Known::written(Outcome::Done(version(1)), &me);
     assert_eq!(fence.permit(&known, Some(&me)).unwrap().expected, Some(version(1)));
-    assert_eq!(fence.permit(&Known::written(Outcome::Conflict, &me), Some(&me)), Err(Refusal::Unread));
+    assert_eq!(
+        fence.permit(&Known::written(Outcome::Conflict, &me), Some(&me)),
+        Err(Refusal::Unread)
+    );
     let other = term(3, "other");
     assert_eq!(fence.permit(&known, Some(&other)), Err(Refusal::NotLeading { term: me.clone() }));
     let theirs = Known::read(Some((version(9), Some(other.clone()))));

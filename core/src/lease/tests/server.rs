@@ -67,7 +67,9 @@ impl Server {
     pub fn serve(&mut self, request: Request) -> Answer {
         match request {
             Request::ReadLease => Answer::Lease(self.lease.clone()),
-            Request::ReadState { place } => Answer::State(self.state(place).map(|entry| (entry.version.clone(), entry.state.clone()))),
+            Request::ReadState { place } => Answer::State(
+                self.state(place).map(|entry| (entry.version.clone(), entry.state.clone())),
+            ),
             Request::WriteLease { record, expected } => {
                 let current = self.lease.as_ref().map(|(version, _)| version);
                 if self.blind != Blind::Lease && current != expected.as_ref() {
@@ -127,7 +129,9 @@ pub fn check(history: &[Entry]) -> Result<(), String> {
             return Err(format!("terms decrease: {entry:?} after {before:?}"));
         }
         if entry.place == ISSUERS && greatest.is_some_and(|greatest| greatest > term) {
-            return Err(format!("two writers: {entry:?} writes the issuers after {greatest:?} has written"));
+            return Err(format!(
+                "two writers: {entry:?} writes the issuers after {greatest:?} has written"
+            ));
         }
         greatest = greatest.max(Some(term));
     }

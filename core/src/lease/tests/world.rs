@@ -167,7 +167,8 @@ impl World {
             // Only what a machine does, or gets, makes it lead; time alone doesn't.
             if self.two_led.is_none() && self.leads(machine) {
                 let leaders = self.leaders();
-                self.two_led = (leaders.len() > 1).then(|| format!("at {} ms machines {leaders:?} lead", self.now));
+                self.two_led = (leaders.len() > 1)
+                    .then(|| format!("at {} ms machines {leaders:?} lead", self.now));
             }
         }
         self.now = until;
@@ -178,7 +179,8 @@ impl World {
         let start = self.now;
         while self.now < start + at_most {
             self.run(self.now + 20);
-            if let Some(leader) = self.leaders().into_iter().find(|leader| Some(*leader) != except) {
+            if let Some(leader) = self.leaders().into_iter().find(|leader| Some(*leader) != except)
+            {
                 return Some((leader, self.now - start));
             }
         }
@@ -201,7 +203,14 @@ impl World {
         let overdue: Vec<_> = self.events.keys().copied().collect();
         for (place, key) in overdue.into_iter().enumerate() {
             // What waited for the end of a pause.
-            if matches!(self.events[&key].2, Event::Elect(_) | Event::Work | Event::Send(..) | Event::Timeout(_) | Event::Answer(..)) {
+            if matches!(
+                self.events[&key].2,
+                Event::Elect(_)
+                    | Event::Work
+                    | Event::Send(..)
+                    | Event::Timeout(_)
+                    | Event::Answer(..)
+            ) {
                 let event = self.events.remove(&key).unwrap();
                 self.events.insert((key.0.min(self.now + 1000 + place as u64), key.1), event);
             }
@@ -214,9 +223,10 @@ impl World {
         match trouble {
             Trouble::Pause { lasts, clock_stops } => machine.pause(now, now + lasts, clock_stops),
             Trouble::Cut { lasts } => machine.cut_until = machine.cut_until.max(now + lasts),
-            Trouble::Outage { lasts } => {
-                self.machines.iter_mut().for_each(|machine| machine.cut_until = machine.cut_until.max(now + lasts))
-            }
+            Trouble::Outage { lasts } => self
+                .machines
+                .iter_mut()
+                .for_each(|machine| machine.cut_until = machine.cut_until.max(now + lasts)),
             Trouble::Crash { lasts } => {
                 machine.down = lasts;
                 self.end(number);
@@ -278,14 +288,19 @@ impl World {
                 if let Some((purpose, request)) = wanted {
                     self.call(number, purpose, request);
                 }
-                let leads = self.machines[number].process.as_ref().is_some_and(|process| process.leads(now).is_some());
+                let leads = self.machines[number]
+                    .process
+                    .as_ref()
+                    .is_some_and(|process| process.leads(now).is_some());
                 let after = if leads { 200 + self.random.below(200) } else { 700 };
                 self.after(after, number, Event::Work);
             }
             Event::Send(call, request) => self.travel(number, life, Event::Arrive(call, request)),
             Event::Answer(call, answer) => self.answered(number, call, Some(answer)),
             Event::Timeout(call) => self.answered(number, call, None),
-            Event::Start | Event::Kill | Event::Arrive(..) | Event::Trouble(_) => unreachable!("handled above"),
+            Event::Start | Event::Kill | Event::Arrive(..) | Event::Trouble(_) => {
+                unreachable!("handled above")
+            }
         }
     }
 
@@ -321,7 +336,8 @@ impl World {
         self.calls.insert(call, (purpose, request.clone()));
         let wait = self.random.below(4);
         self.after(wait, number, Event::Send(call, request));
-        let patience = self.timing.patience().as_millis() as u64 * 1000 / self.machines[number].rate;
+        let patience =
+            self.timing.patience().as_millis() as u64 * 1000 / self.machines[number].rate;
         self.after(patience, number, Event::Timeout(call));
         if self.random.percent(self.schedule.hiccup) {
             // Between the decision and the request.
@@ -358,7 +374,11 @@ impl World {
         if self.machines[number].cut_until > self.now || self.random.percent(self.schedule.loss) {
             return;
         }
-        let delay = if self.random.percent(self.schedule.slow) { self.random.below(9_000) } else { 1 + self.random.below(40) };
+        let delay = if self.random.percent(self.schedule.slow) {
+            self.random.below(9_000)
+        } else {
+            1 + self.random.below(40)
+        };
         self.put(delay, number, life, event);
     }
 

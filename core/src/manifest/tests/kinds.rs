@@ -23,10 +23,17 @@ ports:
   - name: every-port
     port: null
 ";
-    let Ok([Fact::EndpointSlice(slice)]) = <[Fact; 1]>::try_from(facts(text)) else { panic!("one slice") };
+    let Ok([Fact::EndpointSlice(slice)]) = <[Fact; 1]>::try_from(facts(text)) else {
+        panic!("one slice")
+    };
     assert_eq!(slice.meta.labels["kubernetes.io/service-name"], "am");
-    let ready = Endpoint { addresses: vec!["10.0.0.1".into()], hostname: Some("am-0".into()), target: Some("am-0".into()) };
-    let starting = Endpoint { addresses: vec!["10.0.0.2".into(), "10.0.0.3".into()], ..Endpoint::default() };
+    let ready = Endpoint {
+        addresses: vec!["10.0.0.1".into()],
+        hostname: Some("am-0".into()),
+        target: Some("am-0".into()),
+    };
+    let starting =
+        Endpoint { addresses: vec!["10.0.0.2".into(), "10.0.0.3".into()], ..Endpoint::default() };
     assert_eq!(slice.endpoints, [ready, starting]);
     let port = |name: &str, port| ServicePort { name: name.into(), port };
     assert_eq!(slice.ports, [port("http-web", 9093), port("", 9094)]);
@@ -35,7 +42,9 @@ ports:
 #[test]
 fn an_endpoint_slice_without_endpoints_is_read() {
     let text = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: am}\nendpoints: null\nports: null\n";
-    assert!(matches!(facts(text).as_slice(), [Fact::EndpointSlice(EndpointSlice { endpoints, .. })] if endpoints.is_empty()));
+    assert!(
+        matches!(facts(text).as_slice(), [Fact::EndpointSlice(EndpointSlice { endpoints, .. })] if endpoints.is_empty())
+    );
 }
 
 #[test]
@@ -64,7 +73,10 @@ items:
   items:
   - {apiVersion: v1, kind: Service, metadata: {name: osaka}}
 ";
-    let places: Vec<_> = facts(text).iter().map(|fact| (fact.meta().name.clone(), fact.meta().origin.line)).collect();
+    let places: Vec<_> = facts(text)
+        .iter()
+        .map(|fact| (fact.meta().name.clone(), fact.meta().origin.line))
+        .collect();
     assert_eq!(places, [("tokyo".to_owned(), 4), ("osaka".to_owned(), 13)]);
     assert_eq!(
         only_error("apiVersion: v1\nkind: List\nitems:\n- kind: Pod\n"),
@@ -88,11 +100,20 @@ items:
 - metadata: {name: am-1, labels: {kubernetes.io/service-name: am}}
   endpoints: [{addresses: [10.0.0.1]}]
 ";
-    let found: Vec<_> = facts(text).iter().map(|fact| (fact.kind(), fact.meta().name.clone(), fact.meta().origin.line)).collect();
-    let expected = [("Service", "tokyo", 4), ("Service", "osaka", 5), ("EndpointSlice", "am-1", 11)];
+    let found: Vec<_> = facts(text)
+        .iter()
+        .map(|fact| (fact.kind(), fact.meta().name.clone(), fact.meta().origin.line))
+        .collect();
+    let expected =
+        [("Service", "tokyo", 4), ("Service", "osaka", 5), ("EndpointSlice", "am-1", 11)];
     assert_eq!(found, expected.map(|(kind, name, line)| (kind, name.to_owned(), line)));
-    let half = "apiVersion: v1\nkind: ServiceList\nitems:\n- {kind: Service, metadata: {name: tokyo}}\n";
-    assert!(only_error(half).starts_with("4: items[0].apiVersion: is missing"), "{}", only_error(half));
+    let half =
+        "apiVersion: v1\nkind: ServiceList\nitems:\n- {kind: Service, metadata: {name: tokyo}}\n";
+    assert!(
+        only_error(half).starts_with("4: items[0].apiVersion: is missing"),
+        "{}",
+        only_error(half)
+    );
 }
 
 #[test]
@@ -104,7 +125,10 @@ fn older_endpoint_slices_are_read() {
         )
     };
     assert_eq!(facts(&text("v1beta1")), facts(&text("v1")));
-    assert_eq!(only_error(&text("v1alpha1")), r#"1: apiVersion: must be written discovery.k8s.io/v1, is "discovery.k8s.io/v1alpha1""#);
+    assert_eq!(
+        only_error(&text("v1alpha1")),
+        r#"1: apiVersion: must be written discovery.k8s.io/v1, is "discovery.k8s.io/v1alpha1""#
+    );
 }
 
 #[test]
@@ -122,10 +146,16 @@ subsets:
 - addresses: [{ip: 10.0.0.3}]
   ports: [{port: 9095}]
 ";
-    let slices: Vec<EndpointSlice> =
-        facts(text).into_iter().map(|fact| if let Fact::EndpointSlice(slice) = fact { slice } else { panic!("{fact:?}") }).collect();
-    let addresses: Vec<Vec<&str>> =
-        slices.iter().map(|slice| slice.endpoints.iter().flat_map(|one| &one.addresses).map(String::as_str).collect()).collect();
+    let slices: Vec<EndpointSlice> = facts(text)
+        .into_iter()
+        .map(|fact| if let Fact::EndpointSlice(slice) = fact { slice } else { panic!("{fact:?}") })
+        .collect();
+    let addresses: Vec<Vec<&str>> = slices
+        .iter()
+        .map(|slice| {
+            slice.endpoints.iter().flat_map(|one| &one.addresses).map(String::as_str).collect()
+        })
+        .collect();
     assert_eq!(addresses, [vec!["10.0.0.1", "10.0.0.2"], vec!["10.0.0.3"]]);
     assert_eq!(slices[0].endpoints[0].hostname.as_deref(), Some("am-0"));
     assert_eq!((slices[0].ports[0].port, slices[1].ports[0].port), (9093, 9095));
@@ -137,22 +167,37 @@ subsets:
 
 #[test]
 fn a_kind_that_is_nearly_one_that_is_read_is_named() {
-    let wrong = |version: &str, kind: &str| only_error(&format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n"));
+    let wrong = |version: &str, kind: &str| {
+        only_error(&format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: a}}\n"))
+    };
     for (version, kind, message) in [
         ("v1", "service", r#"2: kind: must be written Service, is "service""#),
         ("v1", "Servicelist", r#"2: kind: must be written ServiceList, is "Servicelist""#),
         ("v1", "list", r#"2: kind: must be written List, is "list""#),
         ("v1", "endpoints", r#"2: kind: must be written Endpoints, is "endpoints""#),
-        ("discovery.k8s.io/v1", "endpointSlice", r#"2: kind: must be written EndpointSlice, is "endpointSlice""#),
+        (
+            "discovery.k8s.io/v1",
+            "endpointSlice",
+            r#"2: kind: must be written EndpointSlice, is "endpointSlice""#,
+        ),
         ("v1beta1", "Service", r#"1: apiVersion: must be written v1, is "v1beta1""#),
         ("core/v1", "Service", r#"1: apiVersion: must be written v1, is "core/v1""#),
         ("v2", "List", r#"1: apiVersion: must be written v1, is "v2""#),
         ("v1", "EndpointSlice", r#"1: apiVersion: must be written discovery.k8s.io/v1, is "v1""#),
-        ("discovery.k8s.io/v2", "EndpointSliceList", r#"1: apiVersion: must be written discovery.k8s.io/v1, is "discovery.k8s.io/v2""#),
+        (
+            "discovery.k8s.io/v2",
+            "EndpointSliceList",
+            r#"1: apiVersion: must be written discovery.k8s.io/v1, is "discovery.k8s.io/v2""#,
+        ),
     ] {
         assert_eq!(wrong(version, kind), message);
     }
-    for (version, kind) in [("serving.knative.dev/v1", "Service"), ("example.com/v1", "List"), ("v1", "ConfigMapList"), ("v1", "Pod")] {
+    for (version, kind) in [
+        ("serving.knative.dev/v1", "Service"),
+        ("example.com/v1", "List"),
+        ("v1", "ConfigMapList"),
+        ("v1", "Pod"),
+    ] {
         assert_eq!(facts(&format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{}}\n")), []);
     }
 }

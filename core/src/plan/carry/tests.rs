@@ -22,11 +22,18 @@ fn delivery() -> Delivery {
 fn files() -> BTreeMap<String, String> {
     let key = "-----BEGIN PRIVATE KEY-----\nMIG=\n-----END PRIVATE KEY-----\n";
     let yaml = "dir: /etc/atlas\npath: /etc/atlas/tls.crt\nother: /etc/atlas-2/x\nlist:\n- /etc/atlas/ca.crt\n";
-    FILES.iter().map(|name| ((*name).to_owned(), if name.ends_with(".yaml") { yaml } else { key }.to_owned())).collect()
+    FILES
+        .iter()
+        .map(|name| {
+            ((*name).to_owned(), if name.ends_with(".yaml") { yaml } else { key }.to_owned())
+        })
+        .collect()
 }
 
 fn parse(text: &str) -> Vec<Value> {
-    serde_yaml_ng::Deserializer::from_str(text).map(|document| Value::deserialize(document).unwrap()).collect()
+    serde_yaml_ng::Deserializer::from_str(text)
+        .map(|document| Value::deserialize(document).unwrap())
+        .collect()
 }
 
 #[test]
@@ -35,7 +42,10 @@ fn k3s_gets_a_chart_whose_values_lie_in_a_secret() {
     let text = helm_chart(&delivery(), &values);
     let [secret, chart] = parse(&text).try_into().unwrap();
     assert_eq!(secret["stringData"]["values.yaml"], values.as_str());
-    assert_eq!(secret["metadata"], json!({"name": "atlas-envoy-helm-values", "namespace": "kube-system"}));
+    assert_eq!(
+        secret["metadata"],
+        json!({"name": "atlas-envoy-helm-values", "namespace": "kube-system"})
+    );
     assert_eq!(
         chart,
         json!({
@@ -49,9 +59,13 @@ fn k3s_gets_a_chart_whose_values_lie_in_a_secret() {
         })
     );
     assert!(!chart.to_string().contains("PRIVATE KEY"));
-    let repository = Delivery { chart: "https://charts.example.com/atlas/envoy".parse().unwrap(), ..delivery() };
+    let repository =
+        Delivery { chart: "https://charts.example.com/atlas/envoy".parse().unwrap(), ..delivery() };
     let chart = &parse(&helm_chart(&repository, &values))[1]["spec"];
-    assert_eq!((&chart["repo"], &chart["chart"]), (&json!("https://charts.example.com/atlas"), &json!("envoy")));
+    assert_eq!(
+        (&chart["repo"], &chart["chart"]),
+        (&json!("https://charts.example.com/atlas"), &json!("envoy"))
+    );
 }
 
 #[test]
@@ -60,7 +74,10 @@ fn flux_gets_a_release_its_source_and_a_secret() {
     let here = Delivery { manifests: "monitoring".into(), ..delivery() };
     let [secret, source, release] = parse(&helm_release(&here, &values)).try_into().unwrap();
     assert_eq!(secret["stringData"]["values.yaml"], values.as_str());
-    assert_eq!((&source["kind"], &source["apiVersion"]), (&json!("OCIRepository"), &json!("source.toolkit.fluxcd.io/v1")));
+    assert_eq!(
+        (&source["kind"], &source["apiVersion"]),
+        (&json!("OCIRepository"), &json!("source.toolkit.fluxcd.io/v1"))
+    );
     assert_eq!(source["spec"]["ref"]["tag"], "0.4.0_a");
     assert_eq!(release["apiVersion"], "helm.toolkit.fluxcd.io/v2");
     assert_eq!(
@@ -71,11 +88,18 @@ fn flux_gets_a_release_its_source_and_a_secret() {
             "valuesFrom": [{"kind": "Secret", "name": "atlas-envoy-helm-values", "valuesKey": "values.yaml"}],
         })
     );
-    let elsewhere = Delivery { chart: "https://charts.example.com/envoy".parse().unwrap(), manifests: "flux-system".into(), ..delivery() };
+    let elsewhere = Delivery {
+        chart: "https://charts.example.com/envoy".parse().unwrap(),
+        manifests: "flux-system".into(),
+        ..delivery()
+    };
     let [_, source, release] = parse(&helm_release(&elsewhere, &values)).try_into().unwrap();
     assert_eq!(source["spec"]["url"], "https://charts.example.com");
     let chart = &release["spec"]["chart"]["spec"];
-    assert_eq!((&chart["chart"], &chart["sourceRef"]["kind"]), (&json!("envoy"), &json!("HelmRepository")));
+    assert_eq!(
+        (&chart["chart"], &chart["sourceRef"]["kind"]),
+        (&json!("envoy"), &json!("HelmRepository"))
+    );
     assert_eq!(release["spec"]["targetNamespace"], "monitoring");
 }
 
@@ -105,7 +129,15 @@ fn paths_move_and_what_only_looks_like_them_stays() {
 
 #[test]
 fn a_chart_is_somewhere() {
-    for wrong in ["envoy", "oci://", "oci://registry", "https://charts.example.com/", "ftp://a/b", "oci://a/b c", "./charts/envoy"] {
+    for wrong in [
+        "envoy",
+        "oci://",
+        "oci://registry",
+        "https://charts.example.com/",
+        "ftp://a/b",
+        "oci://a/b c",
+        "./charts/envoy",
+    ] {
         assert_eq!(wrong.parse::<Chart>(), Err(NoChart), "{wrong}");
     }
 }

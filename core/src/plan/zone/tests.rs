@@ -14,7 +14,8 @@ fn fleet(names: &[String], hub_stores: &[&str]) -> Fleet {
         service.meta.labels.insert(keys::CLUSTER.into(), "true".into());
         service.meta.labels.insert(keys::REPLICAS.into(), "2".into());
         // Every other cluster awaits its address.
-        service.external_ips = if name.len() % 2 == 1 { vec!["10.0.0.1".into()] } else { Vec::new() };
+        service.external_ips =
+            if name.len() % 2 == 1 { vec!["10.0.0.1".into()] } else { Vec::new() };
         Fact::Service(service)
     };
     let hub_stores = hub_stores.iter().map(|ip| ip.parse().unwrap()).collect();
@@ -35,7 +36,10 @@ fn a_store_has_services_and_addresses() {
     let fleet = fleet(&["tokyo".into()], &["10.1.0.11", "10.1.0.10", "fd00::10", "10.1.0.10"]);
     let file = Stores::of(&fleet).zone_file(&fleet.settings, 7);
     let rest: Vec<&str> = file.lines().skip(3).collect();
-    assert!(file.lines().nth(2).unwrap().starts_with("atlas. IN SOA ns.dns.atlas. hostmaster.atlas. "), "{file}");
+    assert!(
+        file.lines().nth(2).unwrap().starts_with("atlas. IN SOA ns.dns.atlas. hostmaster.atlas. "),
+        "{file}"
+    );
     let expected = "\
         atlas. IN NS ns.dns.atlas.\n\
         ns.dns.atlas. IN A 10.1.0.10\n\
@@ -59,7 +63,10 @@ fn a_store_is_a_service_by_its_port_s_own_name_too() {
     let mut fleet = fleet(&["tokyo".into(), "paris".into(), "malmo".into()], &[]);
     let named = |name: &str, port: &str| (name.parse().unwrap(), port.to_owned());
     for (name, port) in [named("tokyo", "sidecar"), named("malmo", "thanos")] {
-        std::sync::Arc::make_mut(fleet.clusters.get_mut::<crate::name::ClusterName>(&name).unwrap()).store_port_name = port;
+        std::sync::Arc::make_mut(
+            fleet.clusters.get_mut::<crate::name::ClusterName>(&name).unwrap(),
+        )
+        .store_port_name = port;
     }
     let zone = zone(&fleet, 7);
     let of = |service: &str| targets(&zone, &format!("_{service}._tcp.sidecars.thanos.atlas."));
@@ -86,15 +93,24 @@ fn the_serial_number_rises() {
     // What earlier versions of Atlas wrote was any number.
     assert_eq!(serial_after(Some(4_000_000_000), 1_800_000_000), 1_800_000_000);
     assert_eq!(serial_after(Some(3_000_000_000), 1_700_000_000), 3_000_000_001);
-    assert_eq!(serial_after(Some(u32::MAX), i64::from(u32::MAX)), 1, "0 is no serial number to some");
+    assert_eq!(
+        serial_after(Some(u32::MAX), i64::from(u32::MAX)),
+        1,
+        "0 is no serial number to some"
+    );
 }
 
 #[test]
 fn a_file_is_followed_by_itself_or_by_one_with_a_greater_number() {
-    let (tokyo, both) = (fleet(&["tokyo".into()], &["10.1.0.10"]), fleet(&["tokyo".into(), "paris".into()], &["10.1.0.10"]));
+    let (tokyo, both) = (
+        fleet(&["tokyo".into()], &["10.1.0.10"]),
+        fleet(&["tokyo".into(), "paris".into()], &["10.1.0.10"]),
+    );
     let file = |fleet: &Fleet, serial| Stores::of(fleet).zone_file(&fleet.settings, serial);
     let next = |before: Option<&String>, now, fleet: &Fleet| {
-        Written::next(before.and_then(|before| Written::of(before)), now, |serial| file(fleet, serial))
+        Written::next(before.and_then(|before| Written::of(before)), now, |serial| {
+            file(fleet, serial)
+        })
     };
     let first = next(None, 1000, &tokyo);
     assert_eq!(serial_in(&first), Some(1000));
@@ -113,7 +129,13 @@ fn a_file_is_followed_by_itself_or_by_one_with_a_greater_number() {
 
 #[test]
 fn what_is_no_zone_file_has_no_serial_number() {
-    for text in ["", "atlas. IN SOA a. b.", "atlas. IN SOA a. b. x 1 1 1 1", "\0\0", "a\n\n\n\n\n\natlas. IN SOA a. b. 7 1 1 1 1"] {
+    for text in [
+        "",
+        "atlas. IN SOA a. b.",
+        "atlas. IN SOA a. b. x 1 1 1 1",
+        "\0\0",
+        "a\n\n\n\n\n\natlas. IN SOA a. b. 7 1 1 1 1",
+    ] {
         assert_eq!(serial_in(text), None, "{text:?}");
     }
 }

@@ -84,24 +84,41 @@ impl Limits {
     /// perhaps of an earlier and larger fleet.
     pub(super) fn with_room_for(self, resources: usize) -> Self {
         let listed = resources.saturating_mul(2);
-        Self { names: self.names.max(listed), bytes: self.bytes.max(listed.saturating_mul(NAME_BYTES)), ..self }
+        Self {
+            names: self.names.max(listed),
+            bytes: self.bytes.max(listed.saturating_mul(NAME_BYTES)),
+            ..self
+        }
     }
 
     /// Checks what a request alone brings.
     pub(super) fn check(&self, request: &Request) -> Result<(), Abuse> {
         let lists = [&request.subscribe, &request.unsubscribe, &request.names];
         let versions = request.initial_versions.iter().flat_map(|(name, version)| [name, version]);
-        let texts = lists.into_iter().flatten().chain(versions).chain([&request.type_url, &request.version_info]);
+        let texts = lists
+            .into_iter()
+            .flatten()
+            .chain(versions)
+            .chain([&request.type_url, &request.version_info]);
         let longest = texts.map(String::len).max().unwrap_or_default();
         if longest > self.name_length {
             return Err(Abuse::LongName(longest, self.name_length));
         }
-        let most = lists.map(Vec::len).into_iter().max().unwrap_or_default().max(request.initial_versions.len());
+        let most = lists
+            .map(Vec::len)
+            .into_iter()
+            .max()
+            .unwrap_or_default()
+            .max(request.initial_versions.len());
         self.check_total(most, lists.into_iter().flatten().map(String::len))
     }
 
     /// Checks what is remembered of a type: how many names there are, and how long all texts together.
-    pub(super) fn check_total(&self, names: usize, texts: impl Iterator<Item = usize>) -> Result<(), Abuse> {
+    pub(super) fn check_total(
+        &self,
+        names: usize,
+        texts: impl Iterator<Item = usize>,
+    ) -> Result<(), Abuse> {
         if names > self.names {
             return Err(Abuse::TooManyNames(names, self.names));
         }

@@ -163,14 +163,20 @@ mod tests {
         let held = |name: usize, brought| Held::other(format!("{name:03}").into(), None, brought);
         let (mut one, mut many) = (Record::default(), Record::default());
         for start in [0, 50, 10] {
-            let all: Vec<Held> = (start..start + 40).rev().map(|name| held(name, start == 10)).collect();
+            let all: Vec<Held> =
+                (start..start + 40).rev().map(|name| held(name, start == 10)).collect();
             all.iter().cloned().for_each(|held| one.put(held));
             many.put_all(all);
         }
         let names: Vec<Arc<str>> = (20..60).map(|name| format!("{name:03}").into()).collect();
         names.iter().for_each(|name| one.remove_all(std::slice::from_ref(name)));
         many.remove_all(&names);
-        let plain = |record: &Record| record.iter().map(|held| (held.name().to_string(), held.is_brought())).collect::<Vec<_>>();
+        let plain = |record: &Record| {
+            record
+                .iter()
+                .map(|held| (held.name().to_string(), held.is_brought()))
+                .collect::<Vec<_>>()
+        };
         assert_eq!(plain(&one), plain(&many));
         assert_eq!(one.len(), 50);
     }

@@ -33,7 +33,11 @@ pub(super) struct Cursor {
 
 impl Cursor {
     pub fn now(view: &View) -> Self {
-        Self { moment: view.snapshot.now(), released: view.quarantine.released(), refusals: view.quarantine.latest() }
+        Self {
+            moment: view.snapshot.now(),
+            released: view.quarantine.released(),
+            refusals: view.quarantine.latest(),
+        }
     }
 }
 
@@ -98,14 +102,21 @@ impl Subscription {
         // It keeps what it has; what it may have lost it gets again.
         let has = held.and_then(Held::resource);
         let fallback = || refusal?.fallback.as_ref();
-        let instead = if version.is_none() { fallback() } else { has.or_else(fallback).filter(|_| owed) };
+        let instead =
+            if version.is_none() { fallback() } else { has.or_else(fallback).filter(|_| owed) };
         instead.map(|resource| (Arc::clone(resource), false))
     }
 
     /// Why a resource may not be sent: a refusal's reason.
     fn bar<'a>(&'a self, resource: &Resource, view: &View<'a>) -> Option<&'a Arc<str>> {
-        let here = self.refused.get(&resource.name).filter(|(version, _)| *version == resource.version).map(|(_, reason)| reason);
-        here.or_else(|| view.quarantine.refusal(resource, view.tolerated).map(|refusal| &refusal.message))
+        let here = self
+            .refused
+            .get(&resource.name)
+            .filter(|(version, _)| *version == resource.version)
+            .map(|(_, reason)| reason);
+        here.or_else(|| {
+            view.quarantine.refusal(resource, view.tolerated).map(|refusal| &refusal.message)
+        })
     }
 
     /// The names under which there may be news, each once, in order where that matters: what changed since the last look, what is owed,
@@ -114,16 +125,25 @@ impl Subscription {
         let snapshot = view.snapshot;
         let valid = self.looked.released == view.quarantine.released();
         if let Some(changes) = snapshot.since(self.looked.moment).filter(|_| valid) {
-            let changed = changes.filter(|(kind, name)| *kind == self.kind && self.wants(name)).map(|(_, name)| name);
-            let refused = view.quarantine.refused_since(self.kind, self.looked.refusals).filter(|name| self.wants(name));
-            return Box::new(changed.chain(&self.owed).chain(refused).collect::<BTreeSet<_>>().into_iter());
+            let changed = changes
+                .filter(|(kind, name)| *kind == self.kind && self.wants(name))
+                .map(|(_, name)| name);
+            let refused = view
+                .quarantine
+                .refused_since(self.kind, self.looked.refusals)
+                .filter(|name| self.wants(name));
+            return Box::new(
+                changed.chain(&self.owed).chain(refused).collect::<BTreeSet<_>>().into_iter(),
+            );
         }
         let all = snapshot.of(self.kind);
         if !self.wildcard && self.names.len() <= all.len() {
             return Box::new(self.names.iter());
         }
         let absent = self.owed.iter().filter(move |name| snapshot.get(self.kind, name).is_none());
-        Box::new(all.iter().map(|resource| &resource.name).filter(|name| self.wants(name)).chain(absent))
+        Box::new(
+            all.iter().map(|resource| &resource.name).filter(|name| self.wants(name)).chain(absent),
+        )
     }
 
     /// What is new or changed, and what was asked for but doesn't exist, as much as one response may carry.
@@ -132,18 +152,27 @@ impl Subscription {
         let mut bytes = 0;
         for name in self.candidates(view) {
             let due = self.due(name, view);
-            let absent = due.is_none() && self.owed.contains(name) && self.held.get(name).and_then(Held::version).is_none();
+            let absent = due.is_none()
+                && self.owed.contains(name)
+                && self.held.get(name).and_then(Held::version).is_none();
             bytes += match &due {
                 Some((resource, _)) => resource.wire().len(),
                 None if absent => name.len(),
                 None => continue,
             };
-            if bytes > view.response_bytes && !self.is_whole(view) && !(news.carried.is_empty() && news.absent.is_empty()) {
+            if bytes > view.response_bytes
+                && !self.is_whole(view)
+                && !(news.carried.is_empty() && news.absent.is_empty())
+            {
                 news.cut = true;
                 break;
             }
             match due {
-                Some((resource, again)) => news.carried.push(Carried { before: self.held.get(name).cloned(), resource, again }),
+                Some((resource, again)) => news.carried.push(Carried {
+                    before: self.held.get(name).cloned(),
+                    resource,
+                    again,
+                }),
                 None => news.absent.push(Arc::clone(name)),
             }
         }
@@ -156,8 +185,13 @@ impl Subscription {
             let trial = group.iter().map(|suspect| suspect.trial).max().unwrap_or_default();
             let carried = group.into_iter().filter_map(|Suspect { name, before, .. }| {
                 // Where nothing is due any more, another stream's Envoy has refused it too: what the client had is what it should have.
-                let had =
-                    || before.as_ref().and_then(Held::resource).filter(|_| self.is_there(&name, view)).map(|had| (Arc::clone(had), false));
+                let had = || {
+                    before
+                        .as_ref()
+                        .and_then(Held::resource)
+                        .filter(|_| self.is_there(&name, view))
+                        .map(|had| (Arc::clone(had), false))
+                };
                 let (resource, again) = self.due(&name, view).or_else(had)?;
                 Some(Carried { resource, before, again })
             });
@@ -195,7 +229,9 @@ impl Subscription {
         match view.snapshot.since(self.swept) {
             None => self.held.iter_mut().for_each(learn),
             Some(changes) => {
-                changes.filter(|change| change.0 == kind).for_each(|(_, name)| self.held.get_mut(name).into_iter().for_each(learn));
+                changes
+                    .filter(|change| change.0 == kind)
+                    .for_each(|(_, name)| self.held.get_mut(name).into_iter().for_each(learn));
             }
         }
     }
@@ -207,12 +243,18 @@ impl Subscription {
             // It is in the log, so it was known: whatever the client brought is really gone.
             Some(changes) => {
                 let changed = changes.filter(|change| change.0 == self.kind).map(|change| change.1);
-                let gone: BTreeSet<_> =
-                    changed.filter(|name| is_gone(name)).filter_map(|name| self.held.get(name)).map(Held::name).collect();
+                let gone: BTreeSet<_> = changed
+                    .filter(|name| is_gone(name))
+                    .filter_map(|name| self.held.get(name))
+                    .map(Held::name)
+                    .collect();
                 gone.into_iter().cloned().collect()
             }
             None => {
-                let gone = self.held.iter().filter(|held| is_gone(held.name()) && !(view.holding && held.is_brought()));
+                let gone = self
+                    .held
+                    .iter()
+                    .filter(|held| is_gone(held.name()) && !(view.holding && held.is_brought()));
                 gone.map(|held| Arc::clone(held.name())).collect()
             }
         }
@@ -220,11 +262,15 @@ impl Subscription {
 
     /// How the client stands.
     pub(super) fn standing(&self, view: &View) -> Standing {
-        let quarantined = view.quarantine.entries().filter(|entry| entry.0 == self.kind).map(|entry| entry.1);
-        let suspicious = quarantined.chain(self.refused.keys().map(|name| &**name)).filter(|name| self.wants(name));
-        let lacking = suspicious
-            .filter_map(|name| view.snapshot.get(self.kind, name))
-            .filter(|resource| self.held.get(&resource.name).and_then(Held::version) != Some(resource.version));
+        let quarantined =
+            view.quarantine.entries().filter(|entry| entry.0 == self.kind).map(|entry| entry.1);
+        let suspicious = quarantined
+            .chain(self.refused.keys().map(|name| &**name))
+            .filter(|name| self.wants(name));
+        let lacking =
+            suspicious.filter_map(|name| view.snapshot.get(self.kind, name)).filter(|resource| {
+                self.held.get(&resource.name).and_then(Held::version) != Some(resource.version)
+            });
         if let Some(reason) = lacking.filter_map(|resource| self.bar(resource, view)).next() {
             return Standing::Nack(reason.to_string());
         }

@@ -28,19 +28,34 @@ const SEARCHED: usize = 16 << 10;
 
 impl Subscription {
     /// The latest response has been accepted (`None`) or refused; returns whether it was under way.
-    pub fn settle(&mut self, error: Option<&str>, snapshot: &Snapshot, quarantine: &mut Quarantine) -> bool {
+    pub fn settle(
+        &mut self,
+        error: Option<&str>,
+        snapshot: &Snapshot,
+        quarantine: &mut Quarantine,
+    ) -> bool {
         let Some(answered) = self.under_way.take() else { return false };
         match error {
             None => {
                 self.has_accepted = true;
-                answered.carried.iter().filter(|carried| carried.again).for_each(|carried| quarantine.lift(&carried.resource));
+                answered
+                    .carried
+                    .iter()
+                    .filter(|carried| carried.again)
+                    .for_each(|carried| quarantine.lift(&carried.resource));
             }
             Some(words) => self.refuse(answered, words, snapshot, quarantine),
         }
         true
     }
 
-    fn refuse(&mut self, answered: UnderWay, words: &str, snapshot: &Snapshot, quarantine: &mut Quarantine) {
+    fn refuse(
+        &mut self,
+        answered: UnderWay,
+        words: &str,
+        snapshot: &Snapshot,
+        quarantine: &mut Quarantine,
+    ) {
         let reason: Arc<str> = text::line(words, MAX_REASON).into();
         self.must_restate = !self.has_accepted && !answered.carried.is_empty();
         if !answered.carried.is_empty() {
@@ -67,8 +82,13 @@ impl Subscription {
             } else if alone {
                 // Of this nothing was, but who knows what was of the version that came with others: it gets again what it had.
                 self.held.put(Held::unknown(&name));
-                let again = before.filter(|before| is_another(before) && before.resource().is_some());
-                group.extend(again.map(|before| Suspect { name, before: Some(before), trial: answered.trial }));
+                let again =
+                    before.filter(|before| is_another(before) && before.resource().is_some());
+                group.extend(again.map(|before| Suspect {
+                    name,
+                    before: Some(before),
+                    trial: answered.trial,
+                }));
             } else {
                 // Applied or not: that is unknown even of the blamed, whom the words may mention for another reason.
                 self.held.put(Held::unknown(&name));
@@ -85,12 +105,23 @@ impl Subscription {
         }
     }
 
-    fn quarantine(&mut self, bad: &Carried, reason: &Arc<str>, snapshot: &Snapshot, quarantine: &mut Quarantine) {
+    fn quarantine(
+        &mut self,
+        bad: &Carried,
+        reason: &Arc<str>,
+        snapshot: &Snapshot,
+        quarantine: &mut Quarantine,
+    ) {
         let bad_one = &bad.resource;
         match snapshot.get(self.kind, &bad_one.name) {
             Some(current) if current.version == bad_one.version => {
-                self.refused.insert(Arc::clone(&bad_one.name), (bad_one.version, Arc::clone(reason)));
-                let before = bad.before.as_ref().and_then(Held::resource).filter(|before| before.version != bad_one.version);
+                self.refused
+                    .insert(Arc::clone(&bad_one.name), (bad_one.version, Arc::clone(reason)));
+                let before = bad
+                    .before
+                    .as_ref()
+                    .and_then(Held::resource)
+                    .filter(|before| before.version != bad_one.version);
                 quarantine.add(bad_one, Arc::clone(reason), before.cloned());
             }
             Some(_) => quarantine.forget_fallback(bad_one),
@@ -102,17 +133,31 @@ impl Subscription {
 /// Which of the resources a client's words blame: those that begin an item of Envoy's list; where none does, those that occur as a word.
 fn blamed(words: &str, carried: &[Carried]) -> Vec<bool> {
     let words = words.get(..words.floor_char_boundary(SEARCHED)).unwrap_or_default();
-    let which = |blames: fn(&str, &str) -> bool| carried.iter().map(|one| occurs(words, &one.resource.name, blames)).collect::<Vec<_>>();
+    let which = |blames: fn(&str, &str) -> bool| {
+        carried.iter().map(|one| occurs(words, &one.resource.name, blames)).collect::<Vec<_>>()
+    };
     let listed = which(|before, after| {
-        let begins = before.is_empty() || before.ends_with(") ") || before.ends_with(", ") || before.ends_with('\n');
+        let begins = before.is_empty()
+            || before.ends_with(") ")
+            || before.ends_with(", ")
+            || before.ends_with('\n');
         begins && after.starts_with(": ")
     });
-    if listed.contains(&true) { listed } else { which(|before, after| !continues(before.chars().rev()) && !continues(after.chars())) }
+    if listed.contains(&true) {
+        listed
+    } else {
+        which(|before, after| !continues(before.chars().rev()) && !continues(after.chars()))
+    }
 }
 
 fn occurs(words: &str, name: &str, blames: fn(&str, &str) -> bool) -> bool {
     let mut places = words.match_indices(name).filter(|_| !name.is_empty());
-    places.any(|(place, _)| blames(words.get(..place).unwrap_or_default(), words.get(place + name.len()..).unwrap_or_default()))
+    places.any(|(place, _)| {
+        blames(
+            words.get(..place).unwrap_or_default(),
+            words.get(place + name.len()..).unwrap_or_default(),
+        )
+    })
 }
 
 /// Whether a word goes on: with a letter, a digit or a dash; or with a sign that may stand in a name, and then a letter or a digit.
@@ -134,19 +179,38 @@ mod tests {
     fn blamed_of(words: &str, names: &[&str]) -> Vec<String> {
         let kind = ResourceType::Cluster;
         let one = |name: &&str| Carried {
-            resource: Resource::with_version(kind, *name, Version::of(b""), &Any { type_url: kind.url().into(), value: Vec::new() }),
+            resource: Resource::with_version(
+                kind,
+                *name,
+                Version::of(b""),
+                &Any { type_url: kind.url().into(), value: Vec::new() },
+            ),
             before: None,
             again: false,
         };
         let blamed = blamed(words, &names.iter().map(one).collect::<Vec<_>>());
-        names.iter().zip(blamed).filter(|(_, is_blamed)| *is_blamed).map(|(name, _)| name.to_string()).collect()
+        names
+            .iter()
+            .zip(blamed)
+            .filter(|(_, is_blamed)| *is_blamed)
+            .map(|(name, _)| name.to_string())
+            .collect()
     }
 
     #[test]
     fn who_begins_an_item_of_envoys_list_is_to_blame_and_who_is_only_mentioned_is_not() {
         let names = ["a", "a-b", "b", "c"];
-        assert_eq!(blamed_of("Error adding/updating cluster(s) a: no c, a-b: unknown b", &names), ["a", "a-b"]);
-        assert_eq!(blamed_of("Error adding/updating listener(s) a: cannot bind\nc: unknown cluster 'b'\n", &names), ["a", "c"]);
+        assert_eq!(
+            blamed_of("Error adding/updating cluster(s) a: no c, a-b: unknown b", &names),
+            ["a", "a-b"]
+        );
+        assert_eq!(
+            blamed_of(
+                "Error adding/updating listener(s) a: cannot bind\nc: unknown cluster 'b'\n",
+                &names
+            ),
+            ["a", "c"]
+        );
     }
 
     #[test]

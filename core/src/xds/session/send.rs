@@ -11,8 +11,12 @@ impl Subscription {
     /// The next response with additions and changes, if there is anything to say. None may be under way.
     pub fn advance(&mut self, view: &View, nonces: &mut u64) -> Option<Response> {
         let news = self.next_trial(view).unwrap_or_else(|| self.look(view));
-        let says_something = !news.carried.is_empty() || !news.absent.is_empty() || !self.owed.is_empty() || self.nonce == 0;
-        let restates = !says_something && self.is_whole(view) && std::mem::take(&mut self.must_restate);
+        let says_something = !news.carried.is_empty()
+            || !news.absent.is_empty()
+            || !self.owed.is_empty()
+            || self.nonce == 0;
+        let restates =
+            !says_something && self.is_whole(view) && std::mem::take(&mut self.must_restate);
         if news.trial == 0 && !news.cut {
             self.looked = Cursor::now(view);
         }
@@ -54,7 +58,12 @@ impl Subscription {
         if news.trial == 0 && !news.cut {
             self.owed.clear();
         }
-        self.held.put_all(news.carried.iter().map(|carried| Held::Resource(Arc::clone(&carried.resource))).collect());
+        self.held.put_all(
+            news.carried
+                .iter()
+                .map(|carried| Held::Resource(Arc::clone(&carried.resource)))
+                .collect(),
+        );
         let carried = || news.carried.iter().map(|carried| Arc::clone(&carried.resource)).collect();
         let resources = if self.is_whole(view) { self.whole() } else { carried() };
         for name in &news.absent {
@@ -62,7 +71,8 @@ impl Subscription {
         }
         let (version_info, absent, removed) = match view.variant {
             Variant::Delta => {
-                let mut removed: Vec<Arc<str>> = gone.into_iter().chain(news.absent.iter().cloned()).collect();
+                let mut removed: Vec<Arc<str>> =
+                    gone.into_iter().chain(news.absent.iter().cloned()).collect();
                 removed.sort_unstable();
                 self.held.remove_all(&removed);
                 (String::new(), news.absent, removed)
@@ -70,6 +80,12 @@ impl Subscription {
             Variant::StateOfTheWorld => (whole::version(&resources), Vec::new(), Vec::new()),
         };
         self.under_way = Some(UnderWay { carried: news.carried, absent, trial: news.trial });
-        Response { type_url: self.kind.url().into(), version_info, nonce: self.nonce.to_string(), resources, removed }
+        Response {
+            type_url: self.kind.url().into(),
+            version_info,
+            nonce: self.nonce.to_string(),
+            resources,
+            removed,
+        }
     }
 }

@@ -81,10 +81,22 @@ impl Subscription {
     }
 
     /// Takes what an incremental request says of names.
-    pub fn subscribe(&mut self, first: bool, request: Request, snapshot: &Snapshot, limits: &Limits) -> Result<(), Abuse> {
+    pub fn subscribe(
+        &mut self,
+        first: bool,
+        request: Request,
+        snapshot: &Snapshot,
+        limits: &Limits,
+    ) -> Result<(), Abuse> {
         if first {
             self.wildcard = self.knows_old_wildcard() && request.subscribe.is_empty();
-            self.held.put_all(request.initial_versions.iter().map(|(name, version)| self.brought(name, version, snapshot)).collect());
+            self.held.put_all(
+                request
+                    .initial_versions
+                    .iter()
+                    .map(|(name, version)| self.brought(name, version, snapshot))
+                    .collect(),
+            );
         }
         let changes = first || !request.subscribe.is_empty() || !request.unsubscribe.is_empty();
         for name in request.subscribe {
@@ -108,10 +120,17 @@ impl Subscription {
     }
 
     /// Takes all names of a request of the state of the world.
-    pub fn become_subscribed(&mut self, names: &[String], snapshot: &Snapshot, limits: &Limits) -> Result<(), Abuse> {
-        let all = names.iter().any(|name| name == "*") || (self.knows_old_wildcard() && names.is_empty() && !self.has_named);
+    pub fn become_subscribed(
+        &mut self,
+        names: &[String],
+        snapshot: &Snapshot,
+        limits: &Limits,
+    ) -> Result<(), Abuse> {
+        let all = names.iter().any(|name| name == "*")
+            || (self.knows_old_wildcard() && names.is_empty() && !self.has_named);
         self.has_named |= !names.is_empty();
-        let names: BTreeSet<&str> = names.iter().map(String::as_str).filter(|name| *name != "*").collect();
+        let names: BTreeSet<&str> =
+            names.iter().map(String::as_str).filter(|name| *name != "*").collect();
         if all == self.wildcard && self.names.iter().map(|name| &**name).eq(names.iter().copied()) {
             return Ok(());
         }
@@ -152,7 +171,9 @@ impl Subscription {
     fn brought(&self, name: &str, version: &str, snapshot: &Snapshot) -> Held {
         let version = version.parse().ok();
         match snapshot.get(self.kind, name) {
-            Some(resource) if Some(resource.version) == version => Held::Resource(Arc::clone(resource)),
+            Some(resource) if Some(resource.version) == version => {
+                Held::Resource(Arc::clone(resource))
+            }
             Some(resource) => Held::other(Arc::clone(&resource.name), version, false),
             None => Held::other(name.into(), version, true),
         }
@@ -160,6 +181,8 @@ impl Subscription {
 
     /// A name, in the snapshot's own memory where it has it.
     fn shared(&self, name: &str, snapshot: &Snapshot) -> Arc<str> {
-        snapshot.get(self.kind, name).map_or_else(|| name.into(), |resource| Arc::clone(&resource.name))
+        snapshot
+            .get(self.kind, name)
+            .map_or_else(|| name.into(), |resource| Arc::clone(&resource.name))
     }
 }

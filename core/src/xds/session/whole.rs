@@ -24,20 +24,30 @@ use crate::xds::snapshot::{Resource, ResourceType, Version};
 impl Subscription {
     /// Whether a response must repeat all that the client is to keep.
     pub(super) fn is_whole(&self, view: &View) -> bool {
-        view.variant == Variant::StateOfTheWorld && matches!(self.kind, ResourceType::Cluster | ResourceType::Listener)
+        view.variant == Variant::StateOfTheWorld
+            && matches!(self.kind, ResourceType::Cluster | ResourceType::Listener)
     }
 
     /// All that the client is to have: what it was sent, and what it had before suspects that are still to be tried.
     pub(super) fn whole(&self) -> Vec<Arc<Resource>> {
-        let had = self.suspects.iter().flatten().filter(|suspect| self.wants(&suspect.name)).filter_map(|suspect| suspect.before.as_ref());
+        let had = self
+            .suspects
+            .iter()
+            .flatten()
+            .filter(|suspect| self.wants(&suspect.name))
+            .filter_map(|suspect| suspect.before.as_ref());
         let all = had.chain(self.held.iter()).filter_map(Held::resource);
-        let all: BTreeMap<&Arc<str>, &Arc<Resource>> = all.map(|resource| (&resource.name, resource)).collect();
+        let all: BTreeMap<&Arc<str>, &Arc<Resource>> =
+            all.map(|resource| (&resource.name, resource)).collect();
         all.into_values().cloned().collect()
     }
 }
 
 /// The `version_info` of a response.
 pub(super) fn version(resources: &[Arc<Resource>]) -> String {
-    let text: String = resources.iter().map(|resource| format!("{}\n{}\n", resource.version, resource.name)).collect();
+    let text: String = resources
+        .iter()
+        .map(|resource| format!("{}\n{}\n", resource.version, resource.name))
+        .collect();
     Version::of(text.as_bytes()).to_string()
 }

@@ -10,8 +10,14 @@ fn resource(kind: ResourceType, name: u8, content: u8) -> Arc<Resource> {
 #[test]
 fn what_is_encoded_is_what_prost_would_encode() {
     let body = Any { type_url: ResourceType::Route.url().into(), value: vec![7; 300] };
-    let resource = Resource::with_version(ResourceType::Route, "web", Version::of(&body.value), &body);
-    let wire = Wire { name: "web".into(), version: resource.version.to_string(), resource: Some(body.clone()), ..Wire::default() };
+    let resource =
+        Resource::with_version(ResourceType::Route, "web", Version::of(&body.value), &body);
+    let wire = Wire {
+        name: "web".into(),
+        version: resource.version.to_string(),
+        resource: Some(body.clone()),
+        ..Wire::default()
+    };
     assert_eq!(Wire::decode(resource.wire()).unwrap(), wire);
     assert_eq!(resource.body(), body);
     assert_eq!(resource.version.to_string().parse(), Ok(resource.version));
@@ -23,7 +29,11 @@ fn what_was_too_long_ago_is_not_remembered() {
     let mut snapshot = Snapshot::default();
     let mut moments = vec![snapshot.now()];
     for content in 0..=REMEMBERED {
-        snapshot.apply(vec![Change::Set(resource(ResourceType::Cluster, 0, u8::try_from(content).unwrap()))]);
+        snapshot.apply(vec![Change::Set(resource(
+            ResourceType::Cluster,
+            0,
+            u8::try_from(content).unwrap(),
+        ))]);
         moments.push(snapshot.now());
     }
     assert!(snapshot.since(moments[0]).is_none());

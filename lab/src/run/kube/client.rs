@@ -34,7 +34,13 @@ pub struct Client {
 impl Client {
     /// A client on `host` for the API server at `address`, whose certificate was issued by `ca` (PEM).
     pub fn new(host: &Host, address: SocketAddr, ca: &str, token: &str) -> Result<Self> {
-        Ok(Self { host: host.clone(), address, ca: ca.to_owned(), token: token.to_owned(), agent: agent_trusting(ca)? })
+        Ok(Self {
+            host: host.clone(),
+            address,
+            ca: ca.to_owned(),
+            token: token.to_owned(),
+            agent: agent_trusting(ca)?,
+        })
     }
 
     /// The same for the bearer of another token.
@@ -58,7 +64,12 @@ impl Client {
     }
 
     /// Any request, whatever the status. `body` is a media type and the bytes.
-    pub fn request(&self, method: &str, path: &str, body: Option<(&str, Vec<u8>)>) -> Result<Response> {
+    pub fn request(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<(&str, Vec<u8>)>,
+    ) -> Result<Response> {
         let mut request = Request::new(method, format!("https://{}{path}", self.address))?
             .header("authorization", format!("Bearer {}", self.token))
             .header("accept", "application/json")
@@ -123,7 +134,13 @@ impl Client {
     }
 
     /// Applies objects as any field manager; with `force` it takes over what others own.
-    pub fn apply_as(&self, manager: &str, force: bool, namespace: &str, objects: &[Value]) -> Result<Vec<Value>> {
+    pub fn apply_as(
+        &self,
+        manager: &str,
+        force: bool,
+        namespace: &str,
+        objects: &[Value],
+    ) -> Result<Vec<Value>> {
         let mut groups = BTreeMap::new();
         let apply = |object: &Value| {
             let path = manifest::path(object, namespace, |group_path| {
@@ -140,7 +157,12 @@ impl Client {
     }
 
     /// Waits until `GET path` answers what `is_so` says yes to, and yields that.
-    pub fn wait_for(&self, path: &str, timeout: Duration, is_so: impl Fn(&Value) -> bool) -> Result<Value> {
+    pub fn wait_for(
+        &self,
+        path: &str,
+        timeout: Duration,
+        is_so: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
         wait_until(&format!("{path} is as expected"), timeout, || {
             let object = self.get(path)?;
             ensure!(is_so(&object), "it is {object:#}");
@@ -157,19 +179,32 @@ impl Client {
     }
 
     /// A token of a ServiceAccount by TokenRequest; with `pod` (name and uid) bound to that Pod, as a kubelet asks for it.
-    pub fn token_of(&self, namespace: &str, service_account: &str, pod: Option<(&str, &str)>) -> Result<String> {
+    pub fn token_of(
+        &self,
+        namespace: &str,
+        service_account: &str,
+        pod: Option<(&str, &str)>,
+    ) -> Result<String> {
         let mut spec = serde_json::json!({ "expirationSeconds": 3600 });
         if let Some((name, uid)) = pod {
-            spec["boundObjectRef"] = serde_json::json!({ "apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid });
+            spec["boundObjectRef"] =
+                serde_json::json!({ "apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid });
         }
         let request = serde_json::json!({ "apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec });
-        let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{service_account}/token");
+        let path =
+            format!("/api/v1/namespaces/{namespace}/serviceaccounts/{service_account}/token");
         let answer = self.create(&path, &request)?;
-        Ok(answer["status"]["token"].as_str().context("a TokenRequest without a token in its status")?.to_owned())
+        Ok(answer["status"]["token"]
+            .as_str()
+            .context("a TokenRequest without a token in its status")?
+            .to_owned())
     }
 
     fn ok(&self, method: &str, path: &str, body: Option<(&str, &Value)>) -> Result<Value> {
         let body = body.map(|(media_type, value)| (media_type, value.to_string().into_bytes()));
-        self.request(method, path, body)?.ok().and_then(|answer| answer.json()).with_context(|| format!("{method} {path}"))
+        self.request(method, path, body)?
+            .ok()
+            .and_then(|answer| answer.json())
+            .with_context(|| format!("{method} {path}"))
     }
 }

@@ -44,26 +44,49 @@ impl Files {
         let mut authority = CertificateParams::default();
         authority.distinguished_name.push(DnType::CommonName, "kubernetes-ca");
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = authority.self_signed(&authority_key).context("the authority's certificate")?.pem();
+        let ca =
+            authority.self_signed(&authority_key).context("the authority's certificate")?.pem();
 
         let key = KeyPair::generate().context("the API server's key")?;
-        let names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
-        let mut server = CertificateParams::new(names.map(str::to_owned)).context("the API server's names")?;
-        let addresses = [host.ip().into(), host.ip6().into(), Ipv4Addr::LOCALHOST.into(), KUBERNETES_SERVICE.into(), address.ip()];
-        server.subject_alt_names.extend(addresses.map(|address: IpAddr| SanType::IpAddress(address)));
+        let names = [
+            "localhost",
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            "kubernetes.default.svc.cluster.local",
+        ];
+        let mut server =
+            CertificateParams::new(names.map(str::to_owned)).context("the API server's names")?;
+        let addresses = [
+            host.ip().into(),
+            host.ip6().into(),
+            Ipv4Addr::LOCALHOST.into(),
+            KUBERNETES_SERVICE.into(),
+            address.ip(),
+        ];
+        server
+            .subject_alt_names
+            .extend(addresses.map(|address: IpAddr| SanType::IpAddress(address)));
         server.distinguished_name.push(DnType::CommonName, "kube-apiserver");
-        let certificate = server.signed_by(&key, &Issuer::new(authority, authority_key)).context("the API server's certificate")?.pem();
+        let certificate = server
+            .signed_by(&key, &Issuer::new(authority, authority_key))
+            .context("the API server's certificate")?
+            .pem();
 
-        let service_account_key = KeyPair::generate().context("the key of ServiceAccount tokens")?;
+        let service_account_key =
+            KeyPair::generate().context("the key of ServiceAccount tokens")?;
         let token = format!("{ADMIN_TOKEN},admin,admin,system:masters\n");
         Ok(Self {
             ca_file: host.write("kube/ca.crt", &ca)?,
             certificate: host.write("kube/tls.crt", certificate)?,
             key: host.write("kube/tls.key", key.serialize_pem())?,
-            service_account_key: host.write("kube/service-account.key", service_account_key.serialize_pem())?,
-            service_account_public_key: host.write("kube/service-account.pub", service_account_key.public_key_pem())?,
+            service_account_key: host
+                .write("kube/service-account.key", service_account_key.serialize_pem())?,
+            service_account_public_key: host
+                .write("kube/service-account.pub", service_account_key.public_key_pem())?,
             tokens: host.write("kube/tokens.csv", token)?,
-            admin_kubeconfig: host.write("kube/admin.kubeconfig", kubeconfig(address, &ca, "default", ADMIN_TOKEN))?,
+            admin_kubeconfig: host
+                .write("kube/admin.kubeconfig", kubeconfig(address, &ca, "default", ADMIN_TOKEN))?,
             ca,
         })
     }

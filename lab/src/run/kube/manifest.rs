@@ -8,7 +8,8 @@ use serde_json::Value;
 pub fn parse(text: &str) -> Result<Vec<Value>> {
     let mut documents = Vec::new();
     for (number, document) in serde_yaml_ng::Deserializer::from_str(text).enumerate() {
-        let document = Value::deserialize(document).with_context(|| format!("document {} is not YAML", number + 1))?;
+        let document = Value::deserialize(document)
+            .with_context(|| format!("document {} is not YAML", number + 1))?;
         if !document.is_null() {
             documents.push(document);
         }
@@ -18,15 +19,25 @@ pub fn parse(text: &str) -> Result<Vec<Value>> {
 
 /// The API path of an object. `resources` yields the APIResourceList at a path such as `/apis/apps/v1`, which says what the
 /// kind is called there and whether it lies in namespaces.
-pub fn path(object: &Value, default_namespace: &str, mut resources: impl FnMut(&str) -> Result<Value>) -> Result<String> {
+pub fn path(
+    object: &Value,
+    default_namespace: &str,
+    mut resources: impl FnMut(&str) -> Result<Value>,
+) -> Result<String> {
     let text = |value: &Value| value.as_str().map(str::to_owned);
-    let version = text(&object["apiVersion"]).with_context(|| format!("no apiVersion in {object}"))?;
+    let version =
+        text(&object["apiVersion"]).with_context(|| format!("no apiVersion in {object}"))?;
     let kind = text(&object["kind"]).with_context(|| format!("no kind in {object}"))?;
-    let name = text(&object["metadata"]["name"]).with_context(|| format!("no metadata.name in {object}"))?;
-    let group_path = if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
+    let name = text(&object["metadata"]["name"])
+        .with_context(|| format!("no metadata.name in {object}"))?;
+    let group_path =
+        if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
     let list = resources(&group_path)?;
     // Subresources (`pods/status`) are of the same list, some of them with the kind of their resource.
-    let is_it = |resource: &&Value| resource["kind"] == kind.as_str() && !resource["name"].as_str().is_some_and(|name| name.contains('/'));
+    let is_it = |resource: &&Value| {
+        resource["kind"] == kind.as_str()
+            && !resource["name"].as_str().is_some_and(|name| name.contains('/'))
+    };
     let Some(resource) = list["resources"].as_array().into_iter().flatten().find(is_it) else {
         bail!("the API server has no kind {kind} in {version}");
     };
@@ -59,17 +70,29 @@ mod tests {
                     {"name": "services/status", "kind": "Service", "namespaced": true},
                     {"name": "services", "kind": "Service", "namespaced": true},
                 ]}),
-                _ => json!({"resources": [{"name": "leases", "kind": "Lease", "namespaced": true}]}),
+                _ => {
+                    json!({"resources": [{"name": "leases", "kind": "Lease", "namespaced": true}]})
+                }
             })
         };
         let of = |object: Value| path(&object, "default", lists);
-        let service = |metadata: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata});
-        assert_eq!(of(service(json!({"name": "tokyo"}))).unwrap(), "/api/v1/namespaces/default/services/tokyo");
-        assert_eq!(of(service(json!({"name": "tokyo", "namespace": "m"}))).unwrap(), "/api/v1/namespaces/m/services/tokyo");
+        let service =
+            |metadata: Value| json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata});
+        assert_eq!(
+            of(service(json!({"name": "tokyo"}))).unwrap(),
+            "/api/v1/namespaces/default/services/tokyo"
+        );
+        assert_eq!(
+            of(service(json!({"name": "tokyo", "namespace": "m"}))).unwrap(),
+            "/api/v1/namespaces/m/services/tokyo"
+        );
         let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "m"}});
         assert_eq!(of(namespace).unwrap(), "/api/v1/namespaces/m");
         let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "atlas"}});
-        assert_eq!(of(lease).unwrap(), "/apis/coordination.k8s.io/v1/namespaces/default/leases/atlas");
+        assert_eq!(
+            of(lease).unwrap(),
+            "/apis/coordination.k8s.io/v1/namespaces/default/leases/atlas"
+        );
         let unknown = json!({"apiVersion": "v1", "kind": "Servise", "metadata": {"name": "tokyo"}});
         assert!(of(unknown).unwrap_err().to_string().contains("no kind Servise in v1"));
     }

@@ -19,8 +19,18 @@ pub type NamedPort<'a> = (&'a str, u16);
 impl Client {
     /// Makes a Pod that is running, ready and has this address, so that Services that select it get it as an endpoint.
     /// An equal one that is there already is taken over.
-    pub fn pod_with_ip(&self, namespace: &str, name: &str, labels: &[(&str, &str)], ip: IpAddr, ports: &[NamedPort<'_>]) -> Result<Value> {
-        let ports: Vec<Value> = ports.iter().map(|(name, port)| json!({ "name": name, "containerPort": port })).collect();
+    pub fn pod_with_ip(
+        &self,
+        namespace: &str,
+        name: &str,
+        labels: &[(&str, &str)],
+        ip: IpAddr,
+        ports: &[NamedPort<'_>],
+    ) -> Result<Value> {
+        let ports: Vec<Value> = ports
+            .iter()
+            .map(|(name, port)| json!({ "name": name, "containerPort": port }))
+            .collect();
         let template = json!({
             "metadata": { "labels": crate::run::labels(labels.iter().copied()) },
             "spec": {
@@ -35,7 +45,12 @@ impl Client {
     }
 
     /// Makes the Pod of a template, such as a Deployment's, with the status that the API gives it: pending.
-    pub(in crate::run) fn pod_of_template(&self, namespace: &str, name: &str, template: &Value) -> Result<Value> {
+    pub(in crate::run) fn pod_of_template(
+        &self,
+        namespace: &str,
+        name: &str,
+        template: &Value,
+    ) -> Result<Value> {
         wait_default_service_account(self, namespace)?;
         let mut pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": template["metadata"], "spec": template["spec"] });
         pod["metadata"]["name"] = json!(name);

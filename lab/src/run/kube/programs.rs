@@ -28,8 +28,12 @@ const CONTROLLERS: [&str; 6] = [
 pub fn etcd(data: &Path) -> Result<Command> {
     let mut command = Command::new(parts::get(Part::Etcd)?);
     command.arg(format!("--data-dir={}", data.display()));
-    command.args([format!("--listen-client-urls={ETCD}"), format!("--advertise-client-urls={ETCD}")]);
-    command.args([format!("--listen-peer-urls={ETCD_PEERS}"), format!("--initial-advertise-peer-urls={ETCD_PEERS}")]);
+    command
+        .args([format!("--listen-client-urls={ETCD}"), format!("--advertise-client-urls={ETCD}")]);
+    command.args([
+        format!("--listen-peer-urls={ETCD_PEERS}"),
+        format!("--initial-advertise-peer-urls={ETCD_PEERS}"),
+    ]);
     command.arg(format!("--initial-cluster=default={ETCD_PEERS}"));
     // Nothing in a world outlives it, so nothing has to survive the machine's end.
     command.args(["--unsafe-no-fsync", "--log-level=warn"]);

@@ -17,8 +17,17 @@ use crate::world::Host;
 const SCRIPT: &str = include_str!("mounts.sh");
 
 /// The command that starts `program` on `host` with these volumes and exactly this environment.
-pub fn command(host: &Host, state: &Path, volumes: &[Volume], env: &Env, program: &Path, arguments: &[String]) -> Result<Command> {
-    let relative = state.strip_prefix(host.dir()).context("BUG: the Pod's state is not in its host's directory")?;
+pub fn command(
+    host: &Host,
+    state: &Path,
+    volumes: &[Volume],
+    env: &Env,
+    program: &Path,
+    arguments: &[String],
+) -> Result<Command> {
+    let relative = state
+        .strip_prefix(host.dir())
+        .context("BUG: the Pod's state is not in its host's directory")?;
     let relative = relative.to_str().context("the Pod's name is not UTF-8")?;
     let script = host.write(&format!("{relative}/mounts.sh"), SCRIPT)?;
     let line = |volume: &Volume| {
@@ -36,12 +45,16 @@ pub fn command(host: &Host, state: &Path, volumes: &[Volume], env: &Env, program
 /// To be called before a start, so that [`wait_started`] sees this one.
 pub fn forget_start(state: &Path) -> Result<()> {
     match fs::remove_file(state.join("started")) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context("a Pod's earlier start"),
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).context("a Pod's earlier start")
+        }
         _ => Ok(()),
     }
 }
 
 /// Waits until everything is mounted and the program is next.
 pub fn wait_started(process: &mut Proc, state: &Path) -> Result<()> {
-    process.wait_until("the volumes are mounted", START, || Ok(state.join("started").exists().then_some(())))
+    process.wait_until("the volumes are mounted", START, || {
+        Ok(state.join("started").exists().then_some(()))
+    })
 }

@@ -26,16 +26,23 @@ impl Probe {
     /// The container's, where it is one by HTTP or TCP; others are an error.
     pub fn of(container: &Value, ip: IpAddr) -> Result<Self> {
         let probe = &container["readinessProbe"];
-        let address = |action: &Value| anyhow::Ok(SocketAddr::new(ip, port(container, &action["port"])?));
+        let address =
+            |action: &Value| anyhow::Ok(SocketAddr::new(ip, port(container, &action["port"])?));
         if probe.is_null() {
             return Ok(Self::None);
         }
         match (&probe["httpGet"], &probe["tcpSocket"]) {
-            (Value::Null, Value::Null) => bail!("this imitation of a kubelet knows no such readiness probe: {probe}"),
+            (Value::Null, Value::Null) => {
+                bail!("this imitation of a kubelet knows no such readiness probe: {probe}")
+            }
             (Value::Null, tcp) => Ok(Self::Tcp(address(tcp)?)),
             // Its certificate is not verified by kubelets; here it is not looked at.
             (http, _) if http["scheme"] == "HTTPS" => Ok(Self::Tcp(address(http)?)),
-            (http, _) => Ok(Self::Http(format!("http://{}{}", address(http)?, http["path"].as_str().unwrap_or("/")))),
+            (http, _) => Ok(Self::Http(format!(
+                "http://{}{}",
+                address(http)?,
+                http["path"].as_str().unwrap_or("/")
+            ))),
         }
     }
 
@@ -43,7 +50,8 @@ impl Probe {
     pub fn succeeds(&self) -> bool {
         match self {
             Self::None => true,
-            Self::Http(url) => http::get_within(TIMEOUT, url).is_ok_and(|answer| (200..400).contains(&answer.status)),
+            Self::Http(url) => http::get_within(TIMEOUT, url)
+                .is_ok_and(|answer| (200..400).contains(&answer.status)),
             Self::Tcp(address) => TcpStream::connect_timeout(address, TIMEOUT).is_ok(),
         }
     }
@@ -51,7 +59,10 @@ impl Probe {
 
 /// A port by number, or by the name that the container gives it.
 fn port(container: &Value, port: &Value) -> Result<u16> {
-    let named = |name: &str| container["ports"].as_array()?.iter().find(|port| port["name"] == name)?["containerPort"].as_u64();
+    let named = |name: &str| {
+        container["ports"].as_array()?.iter().find(|port| port["name"] == name)?["containerPort"]
+            .as_u64()
+    };
     let number = port.as_u64().or_else(|| named(port.as_str()?));
     number
         .and_then(|number| number.try_into().ok())
@@ -69,9 +80,16 @@ mod tests {
         let container = |probe: Value| json!({"ports": [{"name": "health", "containerPort": 6309}], "readinessProbe": probe});
         let of = |probe: Value| Probe::of(&container(probe), [10, 91, 1, 1].into());
         let probe = of(json!({"httpGet": {"path": "/readyz", "port": "health"}})).unwrap();
-        assert!(matches!(&probe, Probe::Http(url) if url == "http://10.91.1.1:6309/readyz"), "{probe:?}");
-        assert!(matches!(of(json!({"tcpSocket": {"port": 9}})).unwrap(), Probe::Tcp(address) if address.port() == 9));
-        assert!(of(json!({"httpGet": {"port": "web"}})).unwrap_err().to_string().contains("\"web\""));
+        assert!(
+            matches!(&probe, Probe::Http(url) if url == "http://10.91.1.1:6309/readyz"),
+            "{probe:?}"
+        );
+        assert!(
+            matches!(of(json!({"tcpSocket": {"port": 9}})).unwrap(), Probe::Tcp(address) if address.port() == 9)
+        );
+        assert!(
+            of(json!({"httpGet": {"port": "web"}})).unwrap_err().to_string().contains("\"web\"")
+        );
         assert!(of(json!({"exec": {"command": ["true"]}})).is_err());
     }
 }

@@ -9,7 +9,12 @@ use serde_json::Value;
 pub type Env = Vec<(String, String)>;
 
 /// The container's environment, after that of every container of a cluster. Nothing of the test's own comes through.
-pub fn env(pod: &Value, container: &Value, ip: IpAddr, cluster: impl IntoIterator<Item = (String, String)>) -> Result<Env> {
+pub fn env(
+    pod: &Value,
+    container: &Value,
+    ip: IpAddr,
+    cluster: impl IntoIterator<Item = (String, String)>,
+) -> Result<Env> {
     let mut env: Env = vec![
         ("PATH".into(), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into()),
         ("HOME".into(), "/".into()),
@@ -22,8 +27,12 @@ pub fn env(pod: &Value, container: &Value, ip: IpAddr, cluster: impl IntoIterato
         let source = &variable["valueFrom"];
         let value = match source["fieldRef"]["fieldPath"].as_str() {
             Some(path) => field(pod, ip, path).with_context(|| format!("the variable {name}"))?,
-            None if source.is_null() => expanded(variable["value"].as_str().unwrap_or_default(), &env),
-            None => bail!("the variable {name} has a source that this imitation of a kubelet does not know: {source}"),
+            None if source.is_null() => {
+                expanded(variable["value"].as_str().unwrap_or_default(), &env)
+            }
+            None => bail!(
+                "the variable {name} has a source that this imitation of a kubelet does not know: {source}"
+            ),
         };
         env.push((name.to_owned(), value));
     }
@@ -53,7 +62,8 @@ pub fn field(pod: &Value, ip: IpAddr, path: &str) -> Result<String> {
 
 /// The arguments behind the program: of `command` all but the first, which is the program, and `args`.
 pub fn arguments(container: &Value, env: &Env) -> Vec<String> {
-    let texts = |key: &str| container[key].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let texts =
+        |key: &str| container[key].as_array().into_iter().flatten().filter_map(Value::as_str);
     texts("command").skip(1).chain(texts("args")).map(|argument| expanded(argument, env)).collect()
 }
 
@@ -102,12 +112,26 @@ mod tests {
                 {"name": "APP", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app.kubernetes.io/name']"}}},
             ],
         });
-        let pod = json!({"metadata": {"name": "atlas-0", "labels": {"app.kubernetes.io/name": "atlas"}}});
-        let env = env(&pod, &container, [10, 91, 1, 1].into(), [("KUBERNETES_SERVICE_PORT".to_owned(), "6443".to_owned())]).unwrap();
-        let of = |name: &str| env.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let pod =
+            json!({"metadata": {"name": "atlas-0", "labels": {"app.kubernetes.io/name": "atlas"}}});
+        let env = env(
+            &pod,
+            &container,
+            [10, 91, 1, 1].into(),
+            [("KUBERNETES_SERVICE_PORT".to_owned(), "6443".to_owned())],
+        )
+        .unwrap();
+        let of =
+            |name: &str| env.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         assert_eq!((of("HOSTNAME"), of("DIR")), (Some("atlas-0"), Some("/etc/atlas")));
-        assert_eq!((of("IP"), of("APP"), of("KUBERNETES_SERVICE_PORT")), (Some("10.91.1.1"), Some("atlas"), Some("6443")));
-        assert_eq!(arguments(&container, &env), ["--config-path", "/etc/atlas/envoy.yaml", "$(DIR)", "$(NOBODY) $"]);
+        assert_eq!(
+            (of("IP"), of("APP"), of("KUBERNETES_SERVICE_PORT")),
+            (Some("10.91.1.1"), Some("atlas"), Some("6443"))
+        );
+        assert_eq!(
+            arguments(&container, &env),
+            ["--config-path", "/etc/atlas/envoy.yaml", "$(DIR)", "$(NOBODY) $"]
+        );
     }
 
     #[test]

@@ -64,10 +64,19 @@ impl Volume {
         for mount in container["volumeMounts"].as_array().into_iter().flatten() {
             let name = mount["name"].as_str().context("a volumeMount without a name")?;
             let what = || format!("the volume {name}");
-            ensure!(mount["subPath"].is_null(), "{}: a subPath is never refreshed, and not imitated here", what());
+            ensure!(
+                mount["subPath"].is_null(),
+                "{}: a subPath is never refreshed, and not imitated here",
+                what()
+            );
             let mount_path = PathBuf::from(mount["mountPath"].as_str().with_context(what)?);
             let is_it = |volume: &&Value| volume["name"] == name;
-            let volume = pod["spec"]["volumes"].as_array().into_iter().flatten().find(is_it).with_context(what)?;
+            let volume = pod["spec"]["volumes"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .find(is_it)
+                .with_context(what)?;
             let writable = !volume["emptyDir"].is_null();
             // Over a directory that holds the state itself, such as /tmp: what is there is as good.
             if writable && state.starts_with(&mount_path) {
@@ -76,11 +85,21 @@ impl Volume {
             let directory = state.join("volumes").join(name);
             // One that is left of an earlier Pod of this name would bring its files along.
             match fs::remove_dir_all(&directory) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error).with_context(what),
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    return Err(error).with_context(what);
+                }
                 _ => fs::create_dir_all(&directory).with_context(what)?,
             }
             let sources = sources(volume).with_context(what)?;
-            volumes.push(Self { mount_path, directory, writable, pod: pod.clone(), sources, written: None, generation: 0 });
+            volumes.push(Self {
+                mount_path,
+                directory,
+                writable,
+                pod: pod.clone(),
+                sources,
+                written: None,
+                generation: 0,
+            });
         }
         Ok(volumes)
     }
@@ -94,7 +113,8 @@ impl Volume {
         }
         if self.written.as_ref() != Some(&files) {
             self.generation += 1;
-            swap(&self.directory, &files, self.generation).with_context(|| format!("cannot write {}", self.directory.display()))?;
+            swap(&self.directory, &files, self.generation)
+                .with_context(|| format!("cannot write {}", self.directory.display()))?;
             self.written = Some(files);
         }
         Ok(())
@@ -102,9 +122,13 @@ impl Volume {
 }
 
 fn sources(volume: &Value) -> Result<Vec<Source>> {
-    let mode = |value: &Value| value["defaultMode"].as_u64().and_then(|mode| mode.try_into().ok()).unwrap_or(0o644);
+    let mode = |value: &Value| {
+        value["defaultMode"].as_u64().and_then(|mode| mode.try_into().ok()).unwrap_or(0o644)
+    };
     let one = |kind: &str, spec: &Value, mode: u32| -> Result<Source> {
-        let name = |key: &str| spec[key].as_str().map(str::to_owned).with_context(|| format!("{kind} has no {key}"));
+        let name = |key: &str| {
+            spec[key].as_str().map(str::to_owned).with_context(|| format!("{kind} has no {key}"))
+        };
         let kind = match kind {
             // A projected Secret says `name` instead.
             "secret" => Kind::Secret(name("secretName").or_else(|_| name("name"))?),
@@ -136,27 +160,49 @@ fn sources(volume: &Value) -> Result<Vec<Source>> {
 
 impl Source {
     fn read(&mut self, client: &Client, pod: &Value, files: &mut Files) -> Result<()> {
-        let namespace = pod["metadata"]["namespace"].as_str().context("a Pod without a namespace")?;
-        let object = |plural: &str, name: &str| client.find(&format!("/api/v1/namespaces/{namespace}/{plural}/{name}"));
+        let namespace =
+            pod["metadata"]["namespace"].as_str().context("a Pod without a namespace")?;
+        let object = |plural: &str, name: &str| {
+            client.find(&format!("/api/v1/namespaces/{namespace}/{plural}/{name}"))
+        };
         match &mut self.kind {
             Kind::Secret(name) => {
-                let decode = |text: &str| BASE64_STANDARD.decode(text).context("a Secret that is not base64");
+                let decode = |text: &str| {
+                    BASE64_STANDARD.decode(text).context("a Secret that is not base64")
+                };
                 let found = object("secrets", name)?;
-                add(files, &format!("the Secret {namespace}/{name}"), found.as_ref(), &self.spec, self.mode, decode)
+                add(
+                    files,
+                    &format!("the Secret {namespace}/{name}"),
+                    found.as_ref(),
+                    &self.spec,
+                    self.mode,
+                    decode,
+                )
             }
             Kind::ConfigMap(name) => {
                 let found = object("configmaps", name)?;
                 let bytes = |text: &str| Ok(text.as_bytes().to_vec());
-                add(files, &format!("the ConfigMap {namespace}/{name}"), found.as_ref(), &self.spec, self.mode, bytes)
+                add(
+                    files,
+                    &format!("the ConfigMap {namespace}/{name}"),
+                    found.as_ref(),
+                    &self.spec,
+                    self.mode,
+                    bytes,
+                )
             }
             Kind::Token(token) => {
                 let text = match token {
                     Some(token) => token.clone(),
                     None => {
                         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-                        let (name, uid) = (text(&pod["metadata"]["name"]), text(&pod["metadata"]["uid"]));
+                        let (name, uid) =
+                            (text(&pod["metadata"]["name"]), text(&pod["metadata"]["uid"]));
                         let account = text(&pod["spec"]["serviceAccountName"]);
-                        token.insert(client.token_of(namespace, &account, Some((&name, &uid)))?).clone()
+                        token
+                            .insert(client.token_of(namespace, &account, Some((&name, &uid)))?)
+                            .clone()
                     }
                 };
                 let path = self.spec["path"].as_str().context("a token without a path")?;
@@ -166,7 +212,9 @@ impl Source {
             Kind::DownwardApi => {
                 for item in self.spec["items"].as_array().into_iter().flatten() {
                     let path = item["path"].as_str().context("an item without a path")?;
-                    let from = item["fieldRef"]["fieldPath"].as_str().context("an item without a fieldRef")?;
+                    let from = item["fieldRef"]["fieldPath"]
+                        .as_str()
+                        .context("an item without a fieldRef")?;
                     // A volume has no field of the Pod's status.
                     let value = spec::field(pod, IpAddr::from([0, 0, 0, 0]), from)?;
                     files.insert(path.to_owned(), (value.into_bytes(), self.mode));
@@ -199,7 +247,9 @@ fn add(
         return Ok(());
     };
     for item in items {
-        let (Some(key), Some(path)) = (item["key"].as_str(), item["path"].as_str()) else { bail!("an item without key or path") };
+        let (Some(key), Some(path)) = (item["key"].as_str(), item["path"].as_str()) else {
+            bail!("an item without key or path")
+        };
         let mode = item["mode"].as_u64().and_then(|mode| mode.try_into().ok()).unwrap_or(mode);
         match value(key) {
             Some(text) => drop(files.insert(path.to_owned(), (decode(text)?, mode))),
@@ -227,7 +277,8 @@ fn swap(directory: &Path, files: &Files, generation: u64) -> std::io::Result<()>
     let tops: Vec<&str> = files.keys().filter_map(|path| path.split('/').next()).collect();
     for entry in fs::read_dir(directory)? {
         let name = entry?.file_name();
-        let gone = name.to_str().is_some_and(|name| !name.starts_with("..") && !tops.contains(&name));
+        let gone =
+            name.to_str().is_some_and(|name| !name.starts_with("..") && !tops.contains(&name));
         if gone {
             fs::remove_file(directory.join(name))?;
         }
@@ -252,14 +303,27 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         let files = |pairs: &[(&str, &str)]| -> Files {
-            pairs.iter().map(|(path, text)| ((*path).to_owned(), (text.as_bytes().to_vec(), 0o440))).collect()
+            pairs
+                .iter()
+                .map(|(path, text)| ((*path).to_owned(), (text.as_bytes().to_vec(), 0o440)))
+                .collect()
         };
-        swap(directory.path(), &files(&[("tls.crt", "one"), ("tls.key", "one"), ("old", "")]), 1).unwrap();
-        swap(directory.path(), &files(&[("tls.crt", "two"), ("tls.key", "two"), ("deep/er", "")]), 2).unwrap();
+        swap(directory.path(), &files(&[("tls.crt", "one"), ("tls.key", "one"), ("old", "")]), 1)
+            .unwrap();
+        swap(
+            directory.path(),
+            &files(&[("tls.crt", "two"), ("tls.key", "two"), ("deep/er", "")]),
+            2,
+        )
+        .unwrap();
         assert_eq!(fs::read_to_string(at("tls.crt")).unwrap(), "two");
         assert_eq!(fs::read_link(at("tls.crt")).unwrap(), Path::new("..data/tls.crt"));
         assert_eq!(fs::metadata(at("tls.key")).unwrap().permissions().mode() & 0o777, 0o440);
-        assert!(at("deep/er").is_file() && fs::symlink_metadata(at("old")).is_err() && !at("..1").exists());
+        assert!(
+            at("deep/er").is_file()
+                && fs::symlink_metadata(at("old")).is_err()
+                && !at("..1").exists()
+        );
     }
 
     #[test]
@@ -269,7 +333,10 @@ mod tests {
         ]}});
         let sources = sources(&volume).unwrap();
         assert!(matches!(&sources[0].kind, Kind::Secret(name) if name == "s"), "{sources:?}");
-        assert!(matches!(sources[1].kind, Kind::Token(None)) && sources[1].mode == 0o400, "{sources:?}");
+        assert!(
+            matches!(sources[1].kind, Kind::Token(None)) && sources[1].mode == 0o400,
+            "{sources:?}"
+        );
         let unknown = json!({"name": "v", "hostPath": {"path": "/"}});
         assert!(super::sources(&unknown).unwrap_err().to_string().contains("hostPath"));
     }
@@ -279,11 +346,21 @@ mod tests {
         let object = json!({"data": {"a": "1"}});
         let add = |spec: Value, object: Option<&Value>| {
             let mut files = Files::new();
-            add(&mut files, "the Secret m/s", object, &spec, 0o644, |text| Ok(text.as_bytes().to_vec()))
-                .map(|()| files.into_keys().collect::<Vec<_>>())
+            add(&mut files, "the Secret m/s", object, &spec, 0o644, |text| {
+                Ok(text.as_bytes().to_vec())
+            })
+            .map(|()| files.into_keys().collect::<Vec<_>>())
         };
-        assert_eq!(add(json!({"items": [{"key": "a", "path": "b"}]}), Some(&object)).unwrap(), ["b"]);
-        assert!(add(json!({"items": [{"key": "c", "path": "c"}]}), Some(&object)).unwrap_err().to_string().contains("no key c"));
+        assert_eq!(
+            add(json!({"items": [{"key": "a", "path": "b"}]}), Some(&object)).unwrap(),
+            ["b"]
+        );
+        assert!(
+            add(json!({"items": [{"key": "c", "path": "c"}]}), Some(&object))
+                .unwrap_err()
+                .to_string()
+                .contains("no key c")
+        );
         assert_eq!(add(json!({}), None).unwrap_err().to_string(), "there is no Secret m/s");
         assert!(add(json!({"optional": true}), None).unwrap().is_empty());
     }

@@ -45,7 +45,14 @@ impl KubeCluster {
     pub fn start(world: &World, hub: &KubeHub, name: &str, replicas: usize) -> Result<Self> {
         let (place, kube, options) = (Place::in_world(world, name)?, &hub.kube, &hub.options);
         let values = if options.by_commands {
-            hub.command(&["cluster-add", name, "--address", &place.envoy.to_string(), "--replicas", &replicas.to_string()])?;
+            hub.command(&[
+                "cluster-add",
+                name,
+                "--address",
+                &place.envoy.to_string(),
+                "--replicas",
+                &replicas.to_string(),
+            ])?;
             hub.command(&["cluster-values", "--name", name])?
         } else {
             kube.apply_objects(&options.namespace, &[service(hub, &place, name, replicas)])?;
@@ -66,7 +73,13 @@ impl KubeCluster {
         let dns = start_dns(&place)?;
 
         let envoy = deployment(&objects, RELEASE)?;
-        let mut envoy = Kubelet::run(kube, &place.host, envoy, &format!("{name}-envoy-0"), &program(Part::Envoy)?)?;
+        let mut envoy = Kubelet::run(
+            kube,
+            &place.host,
+            envoy,
+            &format!("{name}-envoy-0"),
+            &program(Part::Envoy)?,
+        )?;
         envoy.wait_ready(START)?;
         // Prometheus reads the list once a minute; from the beginning it is what it will be.
         wait_until("the Envoy lists the hub's Alertmanagers", START, || {
@@ -77,7 +90,14 @@ impl KubeCluster {
         })?;
         let alertmanagers = alertmanager_configs(&objects)?;
         let web_url = |path: &str| hub.web_url(path);
-        let mut programs = Programs::start(&place, name, (Part::Prometheus, Part::Alertmanager), replicas, &alertmanagers, web_url)?;
+        let mut programs = Programs::start(
+            &place,
+            name,
+            (Part::Prometheus, Part::Alertmanager),
+            replicas,
+            &alertmanagers,
+            web_url,
+        )?;
         programs.alertmanager.wait_ready()?;
         for sidecar in &mut programs.sidecars {
             sidecar.wait_ready()?;
@@ -112,8 +132,10 @@ impl KubeCluster {
 /// # Errors
 /// They don't come.
 pub fn values(hub: &KubeHub, name: &str) -> Result<String> {
-    let secret = hub.kube.wait_for(&hub.at(&format!("secrets/{name}-envoy-values")), START, |_| true)?;
-    let encoded = secret["data"]["values.yaml"].as_str().context("the values Secret has no values.yaml")?;
+    let secret =
+        hub.kube.wait_for(&hub.at(&format!("secrets/{name}-envoy-values")), START, |_| true)?;
+    let encoded =
+        secret["data"]["values.yaml"].as_str().context("the values Secret has no values.yaml")?;
     Ok(String::from_utf8(BASE64_STANDARD.decode(encoded)?)?)
 }
 
@@ -125,8 +147,11 @@ fn service(hub: &KubeHub, place: &Place, name: &str, replicas: usize) -> Value {
 
 /// The list of Alertmanagers that the chart gives to the cluster's Prometheus.
 fn alertmanager_configs(objects: &[Value]) -> Result<Value> {
-    let secret = objects.iter().find(|object| object["metadata"]["name"] == "atlas-alertmanager-configs");
-    let text = secret.and_then(|secret| secret["stringData"]["config.yaml"].as_str()).context("the chart has no list of Alertmanagers")?;
+    let secret =
+        objects.iter().find(|object| object["metadata"]["name"] == "atlas-alertmanager-configs");
+    let text = secret
+        .and_then(|secret| secret["stringData"]["config.yaml"].as_str())
+        .context("the chart has no list of Alertmanagers")?;
     Ok(serde_yaml_ng::from_str(text)?)
 }
 
@@ -138,15 +163,20 @@ fn alerts_port(place: &Place, path: &str) -> Result<Response> {
 /// The cluster's own DNS; it reads its names again every second.
 fn start_dns(place: &Place) -> Result<CoreDns> {
     let listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 53);
-    let corefile = Corefile::new(listen).zone(".", "hosts names {\n        ttl 1\n        reload 1s\n    }");
-    let mut dns = CoreDns::start(&place.host, "coredns", &program(Part::CoreDns)?, listen, corefile.text())?;
+    let corefile =
+        Corefile::new(listen).zone(".", "hosts names {\n        ttl 1\n        reload 1s\n    }");
+    let mut dns =
+        CoreDns::start(&place.host, "coredns", &program(Part::CoreDns)?, listen, corefile.text())?;
     dns.wait_ready()?;
     place.host.write_resolv_conf("nameserver 127.0.0.1\n")?;
     Ok(dns)
 }
 
 fn write_names(place: &Place, names: &[(IpAddr, String)], hub: IpAddr) -> Result<()> {
-    let lines = names.iter().map(|(ip, name)| format!("{ip} {name}\n")).chain([format!("{hub} {HUB_NAME}\n")]);
+    let lines = names
+        .iter()
+        .map(|(ip, name)| format!("{ip} {name}\n"))
+        .chain([format!("{hub} {HUB_NAME}\n")]);
     let half = place.host.write("coredns/names.new", lines.collect::<String>())?;
     // At once, or CoreDNS might read half of it.
     fs::rename(&half, half.with_file_name("names")).context("cannot replace the names")

@@ -13,7 +13,10 @@ use super::{HUB_NAME, KubeOptions, Stores, Zone, deployment, install, rendered};
 use crate::http::{self, Response};
 use crate::parts::Part;
 use crate::process::wait_until;
-use crate::run::{Alertmanager, AlertmanagerOptions, CoreDns, Corefile, Endpoints, Kube, Kubelet, Pod, Query, QueryOptions, START};
+use crate::run::{
+    Alertmanager, AlertmanagerOptions, CoreDns, Corefile, Endpoints, Kube, Kubelet, Pod, Query,
+    QueryOptions, START,
+};
 use crate::scene::hub::synced;
 use crate::scene::{Place, program};
 use crate::world::{Host, World};
@@ -78,10 +81,13 @@ impl KubeHub {
         };
         let dns = start_dns(&kube, &place.host, &second, &options.domain, &zone_servers)?;
 
-        let (atlas_of, envoy_of) = (deployment(&objects, "atlas")?, deployment(&objects, "atlas-envoy")?);
+        let (atlas_of, envoy_of) =
+            (deployment(&objects, "atlas")?, deployment(&objects, "atlas-envoy")?);
         // The Envoy comes first, and waits for what the leader writes.
         let (atlas, envoy) = thread::scope(|scope| {
-            let envoy = scope.spawn(|| Kubelet::run(&kube, &place.host, envoy_of, "atlas-envoy-0", &program(Part::Envoy)?));
+            let envoy = scope.spawn(|| {
+                Kubelet::run(&kube, &place.host, envoy_of, "atlas-envoy-0", &program(Part::Envoy)?)
+            });
             let atlas: Result<Vec<Pod>> = [(&place.host, "atlas-0"), (&second, "atlas-1")]
                 .into_iter()
                 .map(|(host, name)| Kubelet::run(&kube, host, atlas_of, name, &options.atlas))
@@ -93,23 +99,57 @@ impl KubeHub {
         let mut envoys = vec![envoy.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?];
         envoys.iter_mut().try_for_each(|pod| pod.wait_ready(START))?;
         let zone_dns = zone_host.map(|host| -> Result<Pod> {
-            let mut pod = Kubelet::run(&kube, &host, deployment(&objects, "atlas-coredns")?, "atlas-coredns-0", &program(Part::CoreDns)?)?;
+            let mut pod = Kubelet::run(
+                &kube,
+                &host,
+                deployment(&objects, "atlas-coredns")?,
+                "atlas-coredns-0",
+                &program(Part::CoreDns)?,
+            )?;
             pod.wait_ready(START)?;
             Ok(pod)
         });
         let zone_dns = zone_dns.transpose()?;
 
-        let mount = Kubelet::run(&kube, &place.host, &mounting(namespace), "thanos-query-0", Path::new("/bin/sleep"))?;
+        let mount = Kubelet::run(
+            &kube,
+            &place.host,
+            &mounting(namespace),
+            "thanos-query-0",
+            Path::new("/bin/sleep"),
+        )?;
         let endpoints = match options.stores {
-            Stores::File => Endpoints::File(mount.volume(ENDPOINTS).context("BUG: nothing is mounted")?.join("endpoints.yaml")),
-            Stores::Srv => Endpoints::Address("dnssrvnoa+_thanos._tcp.sidecars.thanos.atlas".into()),
+            Stores::File => Endpoints::File(
+                mount.volume(ENDPOINTS).context("BUG: nothing is mounted")?.join("endpoints.yaml"),
+            ),
+            Stores::Srv => {
+                Endpoints::Address("dnssrvnoa+_thanos._tcp.sidecars.thanos.atlas".into())
+            }
         };
-        let (grpc, web) = (SocketAddr::new(place.programs[0], 10911), SocketAddr::new(place.programs[0], 10902));
-        let query = QueryOptions { replica_labels: vec!["prometheus_replica".into()], ..QueryOptions::new(grpc, web, [endpoints]) };
+        let (grpc, web) =
+            (SocketAddr::new(place.programs[0], 10911), SocketAddr::new(place.programs[0], 10902));
+        let query = QueryOptions {
+            replica_labels: vec!["prometheus_replica".into()],
+            ..QueryOptions::new(grpc, web, [endpoints])
+        };
         let mut query = Query::start(&place.host, "thanos-query", &program(Part::Thanos)?, &query)?;
         query.wait_ready()?;
         alertmanagers.iter_mut().try_for_each(Alertmanager::wait_ready)?;
-        Ok(Self { options, place, second, query, alertmanagers, envoys, atlas, dns, objects, zone_dns, _mount: mount, proxy, kube })
+        Ok(Self {
+            options,
+            place,
+            second,
+            query,
+            alertmanagers,
+            envoys,
+            atlas,
+            dns,
+            objects,
+            zone_dns,
+            _mount: mount,
+            proxy,
+            kube,
+        })
     }
 
     /// One more Envoy, on the second host.
@@ -118,7 +158,13 @@ impl KubeHub {
     /// It doesn't start.
     pub fn start_second_envoy(&mut self) -> Result<()> {
         let deployment = deployment(&self.objects, "atlas-envoy")?;
-        let mut pod = Kubelet::run(&self.kube, &self.second, deployment, "atlas-envoy-1", &program(Part::Envoy)?)?;
+        let mut pod = Kubelet::run(
+            &self.kube,
+            &self.second,
+            deployment,
+            "atlas-envoy-1",
+            &program(Part::Envoy)?,
+        )?;
         pod.wait_ready(START)?;
         self.envoys.push(pod);
         Ok(())
@@ -134,7 +180,8 @@ impl KubeHub {
     /// # Errors
     /// It doesn't answer.
     pub fn status(&self, replica: usize) -> Result<Value> {
-        let url = format!("http://{}/api/v1/status", SocketAddr::new(self.atlas[replica].ip(), 6310));
+        let url =
+            format!("http://{}/api/v1/status", SocketAddr::new(self.atlas[replica].ip(), 6310));
         self.place.host.within(|| http::get(&url))?.ok()?.json()
     }
 
@@ -150,7 +197,9 @@ impl KubeHub {
     pub fn leader(&self) -> Result<usize> {
         let statuses = self.statuses();
         let names = statuses.iter().filter_map(|status| status["leader"].as_str());
-        let find = |name: &str| self.atlas.iter().position(|pod| name.starts_with(&format!("{}_", pod.name())));
+        let find = |name: &str| {
+            self.atlas.iter().position(|pod| name.starts_with(&format!("{}_", pod.name())))
+        };
         names.filter_map(find).next().with_context(|| format!("nobody leads: {statuses:#?}"))
     }
 
@@ -158,7 +207,12 @@ impl KubeHub {
     pub fn instances(&self, node: &str) -> Vec<Value> {
         let statuses = self.statuses();
         let nodes = statuses.iter().filter_map(|status| status["nodes"].as_array()).flatten();
-        nodes.filter(|entry| entry["node"] == node).filter_map(|entry| entry["instances"].as_array()).flatten().cloned().collect()
+        nodes
+            .filter(|entry| entry["node"] == node)
+            .filter_map(|entry| entry["instances"].as_array())
+            .flatten()
+            .cloned()
+            .collect()
     }
 
     /// Waits until these clusters' Envoys and the hub's are connected and have all that they should have.
@@ -169,7 +223,10 @@ impl KubeHub {
         let nodes: Vec<&str> = clusters.into_iter().chain(["hub"]).collect();
         wait_until("every Envoy in sync", START, || {
             let statuses = self.statuses();
-            anyhow::ensure!(nodes.iter().all(|node| synced(&statuses, node)), "the statuses are {statuses:#?}");
+            anyhow::ensure!(
+                nodes.iter().all(|node| synced(&statuses, node)),
+                "the statuses are {statuses:#?}"
+            );
             Ok(Some(()))
         })
     }
@@ -196,9 +253,17 @@ impl KubeHub {
     /// It fails, with what it says.
     pub fn command(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.options.atlas);
-        command.args(arguments).arg("--kubeconfig").arg(self.kube.admin_kubeconfig()).args(["--namespace", &self.options.namespace]);
+        command
+            .args(arguments)
+            .arg("--kubeconfig")
+            .arg(self.kube.admin_kubeconfig())
+            .args(["--namespace", &self.options.namespace]);
         let output = self.kube.host().within(|| command.output().context("atlas doesn't start"))?;
-        ensure!(output.status.success(), "atlas {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "atlas {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         Ok(String::from_utf8(output.stdout)?)
     }
 }
@@ -247,7 +312,12 @@ fn start_alertmanagers(kube: &Kube, place: &Place, namespace: &str) -> Result<Ve
     kube.apply_objects(namespace, &[service])?;
     let start = |(n, ip): (usize, &IpAddr)| {
         let options = AlertmanagerOptions::new(SocketAddr::new(*ip, 9093));
-        let started = Alertmanager::start(&place.host, &format!("alertmanager-{n}"), &program(Part::Alertmanager)?, &options)?;
+        let started = Alertmanager::start(
+            &place.host,
+            &format!("alertmanager-{n}"),
+            &program(Part::Alertmanager)?,
+            &options,
+        )?;
         let (name, labels) = (format!("alertmanager-main-{n}"), [("alertmanager", "main")]);
         kube.pod_with_ip(namespace, &name, &labels, *ip, &[("http-web", 9093)])?;
         Ok(started)
@@ -256,12 +326,21 @@ fn start_alertmanagers(kube: &Kube, place: &Place, namespace: &str) -> Result<Ve
 }
 
 /// The hub cluster's DNS: Kubernetes' names, and a stub for the stores' zone.
-fn start_dns(kube: &Kube, host: &Host, second: &Host, domain: &str, zone_servers: &[IpAddr]) -> Result<CoreDns> {
+fn start_dns(
+    kube: &Kube,
+    host: &Host,
+    second: &Host,
+    domain: &str,
+    zone_servers: &[IpAddr],
+) -> Result<CoreDns> {
     let listen = SocketAddr::new(host.ip().into(), 53);
-    let servers: Vec<String> = zone_servers.iter().map(|ip| SocketAddr::new(*ip, 5353).to_string()).collect();
-    let corefile =
-        Corefile::new(listen).kubernetes(domain, &kube.admin_kubeconfig()).zone("atlas", &format!("forward . {}", servers.join(" ")));
-    let mut dns = CoreDns::start(host, "coredns", &program(Part::CoreDns)?, listen, corefile.text())?;
+    let servers: Vec<String> =
+        zone_servers.iter().map(|ip| SocketAddr::new(*ip, 5353).to_string()).collect();
+    let corefile = Corefile::new(listen)
+        .kubernetes(domain, &kube.admin_kubeconfig())
+        .zone("atlas", &format!("forward . {}", servers.join(" ")));
+    let mut dns =
+        CoreDns::start(host, "coredns", &program(Part::CoreDns)?, listen, corefile.text())?;
     dns.wait_ready()?;
     for host in [host, second] {
         host.write_resolv_conf(&format!("nameserver {}\n", listen.ip()))?;

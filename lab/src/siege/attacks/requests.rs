@@ -109,7 +109,10 @@ fn failing_panels(field: &Field, until: Instant) -> Result<Held> {
 async fn get(at: std::net::SocketAddr, path: &str) -> Result<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut tcp = dial::tcp(at).await?;
-    tcp.write_all(format!("GET {path} HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+    tcp.write_all(
+        format!("GET {path} HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n").as_bytes(),
+    )
+    .await?;
     let mut answer = Vec::new();
     tcp.take(4096).read_to_end(&mut answer).await?;
     Ok(String::from_utf8_lossy(&answer).into_owned())
@@ -133,9 +136,13 @@ fn read_nothing(field: &Field, until: Instant, readers: usize, window: u32) -> R
                 let mut settings = h2::client::Builder::new();
                 settings.initial_window_size(window);
                 // A large window would be filled if the socket were read, so it is read only as far as the headers.
-                let stalled = Stalled::new(door.open().await?, if window > 65_535 { Some(1 << 16) } else { None });
+                let stalled = Stalled::new(
+                    door.open().await?,
+                    if window > 65_535 { Some(1 << 16) } else { None },
+                );
                 let mut sender = grpc::http2_with(Box::new(stalled), &settings).await?;
-                let (answer, mut body) = grpc::begin(&mut sender, "osaka-thanos-sidecar0", backend::STREAMS).await?;
+                let (answer, mut body) =
+                    grpc::begin(&mut sender, "osaka-thanos-sidecar0", backend::STREAMS).await?;
                 body.send_data(grpc::framed(&[]), true)?;
                 let answer = answer.await.context("no answer")?;
                 visitor.opened();
@@ -188,11 +195,17 @@ impl tokio::io::AsyncWrite for Stalled {
         std::pin::Pin::new(&mut self.io).poll_write(context, bytes)
     }
 
-    fn poll_flush(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+    fn poll_flush(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
         std::pin::Pin::new(&mut self.io).poll_flush(context)
     }
 
-    fn poll_shutdown(mut self: std::pin::Pin<&mut Self>, context: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+    fn poll_shutdown(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
         std::pin::Pin::new(&mut self.io).poll_shutdown(context)
     }
 }

@@ -50,7 +50,12 @@ pub(super) const ATTACKS: &[Attack] = &[
 ];
 
 /// Sends a beginning, and then the same again and again.
-fn send_slowly(field: &Field, until: Instant, begin: &'static str, again: &'static str) -> Result<Held> {
+fn send_slowly(
+    field: &Field,
+    until: Instant,
+    begin: &'static str,
+    again: &'static str,
+) -> Result<Held> {
     let door = Door::plain(field.hub_port(10904));
     dial::run(&field.stranger, || async move {
         crowd(1_500, until, move |visitor| {
@@ -82,7 +87,12 @@ fn send_slowly(field: &Field, until: Instant, begin: &'static str, again: &'stat
 }
 
 fn slow_headers(field: &Field, until: Instant) -> Result<Held> {
-    send_slowly(field, until, "GET /prom/paris/-/healthy HTTP/1.1\r\nHost: hub\r\n", "X-Siege: a\r\n")
+    send_slowly(
+        field,
+        until,
+        "GET /prom/paris/-/healthy HTTP/1.1\r\nHost: hub\r\n",
+        "X-Siege: a\r\n",
+    )
 }
 
 fn slow_bodies(field: &Field, until: Instant) -> Result<Held> {

@@ -31,7 +31,14 @@ pub struct Conditions {
 
 impl Default for Conditions {
     fn default() -> Self {
-        Self { delay: Duration::ZERO, loss: 0.0, bytes_per_second: None, queue_bytes: 1 << 20, largest_packet: None, black: false }
+        Self {
+            delay: Duration::ZERO,
+            loss: 0.0,
+            bytes_per_second: None,
+            queue_bytes: 1 << 20,
+            largest_packet: None,
+            black: false,
+        }
     }
 }
 
@@ -65,11 +72,21 @@ pub(super) struct Lane {
 
 impl Lane {
     pub(super) fn new(seed: u64) -> Self {
-        Self { random: fastrand::Rng::with_seed(seed), free: None, last_out: None, counts: Counts::default() }
+        Self {
+            random: fastrand::Rng::with_seed(seed),
+            free: None,
+            last_out: None,
+            counts: Counts::default(),
+        }
     }
 
     /// When a frame that arrives `now` comes out at the other end; `None` if it doesn't. Frames never overtake each other.
-    pub(super) fn admit(&mut self, now: Instant, conditions: &Conditions, frame: &[u8]) -> Option<Instant> {
+    pub(super) fn admit(
+        &mut self,
+        now: Instant,
+        conditions: &Conditions,
+        frame: &[u8],
+    ) -> Option<Instant> {
         let size = frame.len().saturating_sub(ETHERNET_HEADER);
         // Drawn for every frame, so that the same seed loses the same ones whatever else is set.
         let drawn = self.random.f64();
@@ -116,7 +133,10 @@ fn as_f64(number: u64) -> f64 {
 /// router, however far the link behind that.
 pub(super) fn is_between_neighbours(frame: &[u8]) -> bool {
     let Some(ether_type) = frame.get(12..14) else { return false };
-    let of_icmpv6 = || frame.get(20) == Some(&ICMPV6) && frame.get(54).is_some_and(|kind| NEIGHBOUR_DISCOVERY.contains(kind));
+    let of_icmpv6 = || {
+        frame.get(20) == Some(&ICMPV6)
+            && frame.get(54).is_some_and(|kind| NEIGHBOUR_DISCOVERY.contains(kind))
+    };
     ether_type == ARP || (ether_type == IPV6 && of_icmpv6())
 }
 
@@ -141,13 +161,23 @@ mod tests {
 
     #[test]
     fn a_rate_makes_packets_wait_and_the_queue_is_bounded() {
-        let conditions =
-            Conditions { delay: Duration::from_millis(100), bytes_per_second: Some(10_000), queue_bytes: 5_000, ..Conditions::default() };
+        let conditions = Conditions {
+            delay: Duration::from_millis(100),
+            bytes_per_second: Some(10_000),
+            queue_bytes: 5_000,
+            ..Conditions::default()
+        };
         let (mut lane, now) = (Lane::new(1), Instant::now());
-        let outs: Vec<_> = (0..20).filter_map(|_| lane.admit(now, &conditions, &FRAME)).map(|out| (out - now).as_millis()).collect();
+        let outs: Vec<_> = (0..20)
+            .filter_map(|_| lane.admit(now, &conditions, &FRAME))
+            .map(|out| (out - now).as_millis())
+            .collect();
         // 1,000 bytes take 100 ms; 5,000 bytes wait beside the one that goes.
         assert_eq!(outs, [200, 300, 400, 500, 600, 700]);
-        assert_eq!(lane.counts, Counts { passed: 6, passed_bytes: 6000, overflowed: 14, ..Counts::default() });
+        assert_eq!(
+            lane.counts,
+            Counts { passed: 6, passed_bytes: 6000, overflowed: 14, ..Counts::default() }
+        );
     }
 
     #[test]
@@ -161,11 +191,21 @@ mod tests {
     #[test]
     fn what_is_too_large_and_what_comes_while_it_is_black_is_counted_by_itself() {
         let (mut lane, now) = (Lane::new(1), Instant::now());
-        let narrow = |largest| Conditions { largest_packet: Some(largest), ..Conditions::default() };
+        let narrow =
+            |largest| Conditions { largest_packet: Some(largest), ..Conditions::default() };
         assert!(lane.admit(now, &narrow(999), &FRAME).is_none());
         assert!(lane.admit(now, &narrow(1000), &FRAME).is_some());
         assert!(lane.admit(now, &Conditions { black: true, ..narrow(1) }, &FRAME).is_none());
-        assert_eq!(lane.counts, Counts { passed: 1, passed_bytes: 1000, too_large: 1, blackened: 1, ..Counts::default() });
+        assert_eq!(
+            lane.counts,
+            Counts {
+                passed: 1,
+                passed_bytes: 1000,
+                too_large: 1,
+                blackened: 1,
+                ..Counts::default()
+            }
+        );
     }
 
     #[test]

@@ -61,7 +61,10 @@ async fn a_directory_that_becomes_a_file_tears_nothing_down() {
     watched.until_clusters(&["a.yaml a"]).await;
     fs::rename(dir.path("clusters"), dir.path("elsewhere")).expect("renamed");
     dir.write("clusters", "");
-    assert_eq!(clusters(&watched.until_error("cannot be read: Not a directory").await), ["a.yaml a"]);
+    assert_eq!(
+        clusters(&watched.until_error("cannot be read: Not a directory").await),
+        ["a.yaml a"]
+    );
     watched.stop().await;
 }
 

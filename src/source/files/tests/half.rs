@@ -23,14 +23,21 @@ pub(super) fn fleet(last: &str) -> String {
 
 /// The addresses of all clusters.
 fn addresses(report: &Report) -> Vec<String> {
-    let of = |fact: &Fact| if let Fact::Service(service) = fact { service.external_ips.clone() } else { Vec::new() };
+    let of = |fact: &Fact| {
+        if let Fact::Service(service) = fact { service.external_ips.clone() } else { Vec::new() }
+    };
     report.facts.iter().flat_map(of).collect()
 }
 
 /// That there are ten clusters, of which the last one has this address.
 #[track_caller]
 pub(super) fn check(report: &Report, last: &str) {
-    assert_eq!((report.facts.len(), addresses(report).last().map(String::as_str)), (10, Some(last)), "{:?}", errors(report));
+    assert_eq!(
+        (report.facts.len(), addresses(report).last().map(String::as_str)),
+        (10, Some(last)),
+        "{:?}",
+        errors(report)
+    );
 }
 
 /// A watch on a directory with ten clusters.
@@ -55,14 +62,23 @@ impl Watched {
 async fn what_is_open_for_writing_counts_once_it_is_closed_however_long_that_takes() {
     let dir = Dir::new();
     // Waiting doesn't do, and rescans come and go: nothing but closing does.
-    let mut watched = ten(&dir, Timing { quiet_if_less: Duration::ZERO, rescan: Duration::from_millis(50), ..PATIENT }).await;
+    let mut watched = ten(
+        &dir,
+        Timing { quiet_if_less: Duration::ZERO, rescan: Duration::from_millis(50), ..PATIENT },
+    )
+    .await;
     let text = fleet("203.0.113.123");
     // Somewhere, between documents, and within the last value.
-    for end in
-        [text.len() / 2, text.find("---\napiVersion: v1\nkind: Service\nmetadata:\n  name: c5").expect("it is there"), text.len() - 3]
-    {
+    for end in [
+        text.len() / 2,
+        text.find("---\napiVersion: v1\nkind: Service\nmetadata:\n  name: c5")
+            .expect("it is there"),
+        text.len() - 3,
+    ] {
         dir.write("all.yaml", fleet("203.0.113.120"));
-        watched.until(|report| addresses(report).last().is_some_and(|last| last == "203.0.113.120")).await;
+        watched
+            .until(|report| addresses(report).last().is_some_and(|last| last == "203.0.113.120"))
+            .await;
         let mut file = File::create(dir.path("all.yaml")).expect("a file");
         for part in [&text.as_bytes()[..end / 2], &text.as_bytes()[end / 2..end]] {
             file.write_all(part).expect("written");
@@ -75,7 +91,14 @@ async fn what_is_open_for_writing_counts_once_it_is_closed_however_long_that_tak
         }
         file.write_all(&text.as_bytes()[end..]).expect("written");
         drop(file);
-        check(&watched.until(|report| addresses(report).last().is_some_and(|last| last != "203.0.113.120")).await, "203.0.113.123");
+        check(
+            &watched
+                .until(|report| {
+                    addresses(report).last().is_some_and(|last| last != "203.0.113.120")
+                })
+                .await,
+            "203.0.113.123",
+        );
     }
     watched.stop().await;
 }

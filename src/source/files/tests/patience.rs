@@ -18,7 +18,8 @@ fn others() -> Seen {
 
 impl Reader {
     fn new(dir: &Path, patience: Patience, earlier: Earlier) -> Self {
-        let mut reader = Self { memory: Memory::new(dir, patience, earlier), shelf: Shelf::default() };
+        let mut reader =
+            Self { memory: Memory::new(dir, patience, earlier), shelf: Shelf::default() };
         reader.sees(&others());
         reader
     }
@@ -45,7 +46,9 @@ impl Reader {
     fn sees_open(&mut self, file: &str) {
         let mut update = Update::default();
         let seen = Seen { files: [(file.into(), Arrival::Unknown)].into(), ..Seen::default() };
-        self.memory.refresh_some(&seen, &[file.into()].into(), &mut update).expect("a readable directory");
+        self.memory
+            .refresh_some(&seen, &[file.into()].into(), &mut update)
+            .expect("a readable directory");
         self.shelf.apply(update);
     }
 
@@ -81,8 +84,9 @@ fn what_is_half_at_start_waits_and_what_is_old_does_not() {
     assert!(Reader::new(dir.0.path(), PATIENCE, Earlier::new()).memory.lacks_something());
     std::thread::sleep(Duration::from_millis(100));
     let short = Duration::from_millis(50);
-    let after =
-        |quiet, quiet_if_less, earlier: &Earlier| Reader::new(dir.0.path(), Patience { quiet, quiet_if_less }, earlier.clone()).clusters();
+    let after = |quiet, quiet_if_less, earlier: &Earlier| {
+        Reader::new(dir.0.path(), Patience { quiet, quiet_if_less }, earlier.clone()).clusters()
+    };
     assert_eq!(after(FOR_EVER, short, &earlier), ["all.yaml b"]);
     assert_eq!(after(short, FOR_EVER, &earlier), [""; 0]);
     assert_eq!(after(short, FOR_EVER, &Earlier::new()), ["all.yaml b"]);
@@ -97,7 +101,11 @@ fn a_closed_file_whose_last_line_has_no_end_waits() {
     dir.write("all.yaml", fleet("203.0.113.123").strip_suffix("23\n").expect("its end"));
     reader.sees_closed("all.yaml");
     check(&reader.shelf.report(), "203.0.113.120");
-    assert!(reader.errors()[0].starts_with("all.yaml: has just been changed"), "{:?}", reader.errors());
+    assert!(
+        reader.errors()[0].starts_with("all.yaml: has just been changed"),
+        "{:?}",
+        reader.errors()
+    );
     dir.write("all.yaml", fleet("203.0.113.123"));
     reader.sees_closed("all.yaml");
     check(&reader.shelf.report(), "203.0.113.123");
@@ -114,7 +122,11 @@ fn a_cluster_that_moves_to_a_file_that_is_waited_for_is_never_gone() {
     // As on NFS: nobody tells that it was moved.
     reader.sees(&others());
     assert_eq!(reader.clusters(), ["a.yaml tokyo"]);
-    assert!(reader.errors()[0].starts_with("a.yaml: is gone, while other files may be half"), "{:?}", reader.errors());
+    assert!(
+        reader.errors()[0].starts_with("a.yaml: is gone, while other files may be half"),
+        "{:?}",
+        reader.errors()
+    );
     // Once it counts there, it goes here.
     reader.sees_closed("b.yaml");
     assert_eq!((reader.clusters(), reader.errors()), (vec!["b.yaml tokyo".to_owned()], vec![]));
@@ -154,8 +166,12 @@ fn what_is_done_to_a_closed_file_s_mode_and_times_is_no_writing() {
     file.set_modified(std::time::SystemTime::now() - FOR_EVER).expect("set");
     reader.sees_closed("a.yaml");
     assert_eq!(reader.clusters(), ["a.yaml a", "a.yaml b"]);
-    let metadata = notify::Event::new(notify::EventKind::Modify(notify::event::ModifyKind::Metadata(notify::event::MetadataKind::Any)));
-    let closed = notify::Event::new(notify::EventKind::Access(notify::event::AccessKind::Close(notify::event::AccessMode::Write)));
+    let metadata = notify::Event::new(notify::EventKind::Modify(
+        notify::event::ModifyKind::Metadata(notify::event::MetadataKind::Any),
+    ));
+    let closed = notify::Event::new(notify::EventKind::Access(notify::event::AccessKind::Close(
+        notify::event::AccessMode::Write,
+    )));
     let sight = Sight::default();
     for event in [closed, metadata] {
         sight.note(dir.0.path(), Ok(event.add_path(dir.path("a.yaml"))));
@@ -169,7 +185,9 @@ fn without_events_a_changed_file_is_waited_for() {
     dir.write("all.yaml", fleet("203.0.113.120"));
     let mut reader = Reader::patient(dir.0.path());
     let text = fleet("203.0.113.123");
-    let c5 = text.find("---\napiVersion: v1\nkind: Service\nmetadata:\n  name: c5").expect("it is there");
+    let c5 = text
+        .find("---\napiVersion: v1\nkind: Service\nmetadata:\n  name: c5")
+        .expect("it is there");
     for (end, told) in [
         (c5, "no longer says Service c5"),
         (text.len() - 3, "has just been changed, and its last line has no end"),
@@ -178,7 +196,11 @@ fn without_events_a_changed_file_is_waited_for() {
         dir.write("all.yaml", &text[..end]);
         reader.sees(&others());
         check(&reader.shelf.report(), "203.0.113.120");
-        assert!(reader.errors()[0].starts_with(&format!("all.yaml: {told}")), "{:?}", reader.errors());
+        assert!(
+            reader.errors()[0].starts_with(&format!("all.yaml: {told}")),
+            "{:?}",
+            reader.errors()
+        );
     }
     reader.memory.set_patience(Patience::none());
     reader.looks_again();
@@ -216,14 +238,23 @@ fn what_comes_later_is_never_old() {
     outside.write("new.yaml", cluster("new"));
     std::thread::sleep(Duration::from_millis(3100));
     symlink(outside.path("new.yaml"), dir.path("a.yaml")).expect("a link");
-    let patience = Patience { quiet: Duration::from_secs(3), quiet_if_less: Duration::from_secs(3) };
-    assert_eq!(Reader::new(dir.0.path(), patience, Earlier::new()).clusters(), ["a.yaml new", "z.yaml z"], "at start");
+    let patience =
+        Patience { quiet: Duration::from_secs(3), quiet_if_less: Duration::from_secs(3) };
+    assert_eq!(
+        Reader::new(dir.0.path(), patience, Earlier::new()).clusters(),
+        ["a.yaml new", "z.yaml z"],
+        "at start"
+    );
     dir.remove("a.yaml");
     let mut reader = Reader::new(dir.0.path(), patience, Earlier::new());
     symlink(outside.path("new.yaml"), dir.path("a.yaml")).expect("a link");
     reader.sees(&others());
     assert_eq!(reader.clusters(), ["z.yaml z"], "what is new to a running Atlas");
-    assert!(reader.errors()[0].starts_with("a.yaml: has just been changed"), "{:?}", reader.errors());
+    assert!(
+        reader.errors()[0].starts_with("a.yaml: has just been changed"),
+        "{:?}",
+        reader.errors()
+    );
     // After it was open, and nobody told of its closing.
     reader.sees_open("z.yaml");
     dir.remove("z.yaml");
@@ -240,7 +271,9 @@ fn a_directory_that_is_moved_into_its_place_says_nothing_of_other_files() {
     outside.write("asia/a.yaml", cluster("a"));
     fs::rename(outside.path("asia"), dir.path("asia")).expect("moved");
     dir.write("half.yaml", cluster("half"));
-    let moved = notify::Event::new(notify::EventKind::Modify(notify::event::ModifyKind::Name(notify::event::RenameMode::To)));
+    let moved = notify::Event::new(notify::EventKind::Modify(notify::event::ModifyKind::Name(
+        notify::event::RenameMode::To,
+    )));
     let sight = Sight::default();
     sight.note(dir.0.path(), Ok(moved.add_path(dir.path("asia"))));
     reader.sees(&sight.take());
@@ -252,8 +285,10 @@ fn a_directory_that_is_moved_into_its_place_says_nothing_of_other_files() {
 fn nothing_is_due_while_nothing_can_be_read() {
     let dir = Dir::new();
     dir.write("clusters/all.yaml", fleet("203.0.113.7"));
-    let timing = Timing { quiet: Duration::ZERO, quiet_if_less: Duration::from_millis(100), ..FAST };
-    let source = Source::new(&dir.path("clusters"), Arc::new(Sight::default()), timing, Earlier::new());
+    let timing =
+        Timing { quiet: Duration::ZERO, quiet_if_less: Duration::from_millis(100), ..FAST };
+    let source =
+        Source::new(&dir.path("clusters"), Arc::new(Sight::default()), timing, Earlier::new());
     let (source, _) = source.pass(Wake::Due);
     dir.write("clusters/all.yaml", cluster("a"));
     let (source, pass) = source.pass(Wake::Due);
@@ -277,7 +312,11 @@ fn a_file_that_went_unseen_while_it_was_waited_for_is_looked_at_once() {
     assert!(reader.memory.due().is_some());
     dir.remove("all.yaml");
     reader.looks_again();
-    assert_eq!((reader.memory.due(), reader.clusters().len()), (None, 11), "who deletes it may put it back");
+    assert_eq!(
+        (reader.memory.due(), reader.clusters().len()),
+        (None, 11),
+        "who deletes it may put it back"
+    );
     reader.sees(&others());
     assert_eq!(reader.clusters(), ["z.yaml z"]);
 }

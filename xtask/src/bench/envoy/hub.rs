@@ -107,10 +107,17 @@ impl Hub {
     ///
     /// # Errors
     /// Atlas doesn't start, or takes too long.
-    pub(super) fn start(world: &World, program: &Path, clusters: u32, stores: u32, answering: bool) -> Result<Self> {
+    pub(super) fn start(
+        world: &World,
+        program: &Path,
+        clusters: u32,
+        stores: u32,
+        answering: bool,
+    ) -> Result<Self> {
         let place = Place::in_world(world, &format!("hub-{clusters}"))?;
         let from = place.host.dir().join("clusters");
-        std::fs::create_dir_all(&from).with_context(|| format!("cannot make {}", from.display()))?;
+        std::fs::create_dir_all(&from)
+            .with_context(|| format!("cannot make {}", from.display()))?;
         let options = AtlasOptions {
             program: program.to_owned(),
             from,
@@ -120,7 +127,9 @@ impl Hub {
         };
         let atlas = Atlas::start(&place.host, "atlas", options)?;
         let state = &atlas.options.state;
-        let peers = answering.then(|| Peers::start(world, &place.host, &format!("peers-{clusters}"), state, name)).transpose()?;
+        let peers = answering
+            .then(|| Peers::start(world, &place.host, &format!("peers-{clusters}"), state, name))
+            .transpose()?;
         let mut hub = Self { place, atlas, envoy: None, clusters, stores, next: clusters, peers };
         for number in 0..clusters {
             hub.write(number)?;
@@ -133,7 +142,11 @@ impl Hub {
     fn write(&self, number: u32) -> Result<()> {
         let name = name(number);
         // Without an address a cluster has its Envoy clusters too, but nothing to connect to and no health checks.
-        let annotations = if self.peers.is_some() { json!({"goatlas.io/addresses": peers::address(number)}) } else { json!({}) };
+        let annotations = if self.peers.is_some() {
+            json!({"goatlas.io/addresses": peers::address(number)})
+        } else {
+            json!({})
+        };
         let text = json!({
             "apiVersion": "v1", "kind": "Service",
             "metadata": {
@@ -153,17 +166,37 @@ impl Hub {
         while known < self.clusters as usize || idle < 3 {
             let before = cpu_of_process(self.atlas.process.pid())?;
             std::thread::sleep(Duration::from_secs(1));
-            idle = if cpu_of_process(self.atlas.process.pid())?.saturating_sub(before) < IDLE { idle + 1 } else { 0 };
+            idle = if cpu_of_process(self.atlas.process.pid())?.saturating_sub(before) < IDLE {
+                idle + 1
+            } else {
+                0
+            };
             if known < self.clusters as usize {
                 known = self.atlas.status()?["clusters"].as_array().map_or(0, Vec::len);
             }
             if began.elapsed().as_secs().is_multiple_of(5) {
-                eprintln!("{} clusters: Atlas has {known} after {:.0} s", self.clusters, began.elapsed().as_secs_f64());
+                eprintln!(
+                    "{} clusters: Atlas has {known} after {:.0} s",
+                    self.clusters,
+                    began.elapsed().as_secs_f64()
+                );
             }
-            ensure!(self.atlas.process.is_running(), "Atlas has ended: {}", self.atlas.process.log_tail(20));
-            ensure!(began.elapsed() < START, "Atlas has {known} of {} clusters and no rest after {START:?}", self.clusters);
+            ensure!(
+                self.atlas.process.is_running(),
+                "Atlas has ended: {}",
+                self.atlas.process.log_tail(20)
+            );
+            ensure!(
+                began.elapsed() < START,
+                "Atlas has {known} of {} clusters and no rest after {START:?}",
+                self.clusters
+            );
         }
-        eprintln!("{} clusters: Atlas has them and is quiet after {:.0} s", self.clusters, began.elapsed().as_secs_f64());
+        eprintln!(
+            "{} clusters: Atlas has them and is quiet after {:.0} s",
+            self.clusters,
+            began.elapsed().as_secs_f64()
+        );
         Ok(())
     }
 
@@ -172,7 +205,10 @@ impl Hub {
     /// # Errors
     /// It ends, or takes too long.
     pub(super) fn start_envoy(&mut self) -> Result<Ready> {
-        let options = EnvoyOptions::new(self.atlas.bootstrap("hub"), ADMIN.parse().context("BUG: no address")?);
+        let options = EnvoyOptions::new(
+            self.atlas.bootstrap("hub"),
+            ADMIN.parse().context("BUG: no address")?,
+        );
         let program = parts::get(Part::Envoy)?;
         let began = Instant::now();
         let mut envoy = Envoy::start(&self.place.host, "hub-envoy", &program, &options)?;
@@ -183,20 +219,31 @@ impl Hub {
         let (after, cpu, envoy_clusters) = loop {
             ensure!(envoy.process.is_running(), "Envoy has ended: {}", envoy.process.log_tail(20));
             if began.elapsed() > START {
-                return Err(last.context(format!("Envoy is not ready after {START:?}: {}", envoy.process.log_tail(20))));
+                return Err(last.context(format!(
+                    "Envoy is not ready after {START:?}: {}",
+                    envoy.process.log_tail(20)
+                )));
             }
             if envoy.admin_get("/ready").is_ok_and(|answer| answer.status == 200) {
                 let (after, cpu) = (began.elapsed(), cpu_of_threads(envoy.process.pid())?);
                 // A busy Envoy may take long to answer, and then has more to say.
                 match self.counts() {
                     Ok([active, 0]) if active >= wanted => break (after, cpu, active),
-                    Ok([active, warming]) => last = anyhow!("it has {active} Envoy clusters of {wanted}, and {warming} that wait"),
+                    Ok([active, warming]) => {
+                        last = anyhow!(
+                            "it has {active} Envoy clusters of {wanted}, and {warming} that wait"
+                        )
+                    }
                     Err(error) => last = error,
                 }
             }
             std::thread::sleep(POLL);
         };
-        eprintln!("{} clusters: the Envoy is ready after {:.1} s; looking at it while it is quiet", self.clusters, after.as_secs_f64());
+        eprintln!(
+            "{} clusters: the Envoy is ready after {:.1} s; looking at it while it is quiet",
+            self.clusters,
+            after.as_secs_f64()
+        );
         std::thread::sleep(QUIET);
         let (start, before) = (Instant::now(), cpu_of_threads(envoy.process.pid())?);
         std::thread::sleep(QUIET);
@@ -212,7 +259,11 @@ impl Hub {
     /// # Errors
     /// The Envoy doesn't show a change.
     pub(super) fn changes(&mut self, change: Change, times: u32) -> Result<Changes> {
-        eprintln!("{} clusters: {} {times} times, looked at every millisecond", self.clusters, change.name());
+        eprintln!(
+            "{} clusters: {} {times} times, looked at every millisecond",
+            self.clusters,
+            change.name()
+        );
         // What is removed is what was added last.
         let first = match change {
             Change::Add => self.next,
@@ -235,7 +286,11 @@ impl Hub {
             Ok(())
         })?;
         let slowest = latencies.percentile(100);
-        eprintln!("{} clusters: {} {times} times, with nobody looking", self.clusters, change.name());
+        eprintln!(
+            "{} clusters: {} {times} times, with nobody looking",
+            self.clusters,
+            change.name()
+        );
         // Both begin and end with Envoy's histograms written out.
         let quiet = self.counters_over(|| {
             std::thread::sleep(QUIET);
@@ -248,7 +303,9 @@ impl Hub {
             }
             host.within(|| {
                 let mut probe = Probe::connect(self.place.envoy)?;
-                unseen.clone().try_for_each(|number| probe.wait(&name(number), known, Instant::now() + PUSH))
+                unseen
+                    .clone()
+                    .try_for_each(|number| probe.wait(&name(number), known, Instant::now() + PUSH))
             })
         })?;
         let each = |of: fn(&Counters) -> f64| {
@@ -256,7 +313,10 @@ impl Hub {
             // Below zero where the quiet time was busier: then the change is lost in it, which a zero would hide.
             (of(&all) - idle) / f64::from(times)
         };
-        ensure!(all.updates > 0.0, "{times} changes, and the hub's Envoy counted none of them as an update");
+        ensure!(
+            all.updates > 0.0,
+            "{times} changes, and the hub's Envoy counted none of them as an update"
+        );
         Ok(Changes {
             change,
             times: latencies,
@@ -295,7 +355,10 @@ impl Hub {
 
     /// CPU time of Envoy and Atlas.
     fn cpu_ms(&self) -> Result<[f64; 2]> {
-        Ok([milliseconds(cpu_of_threads(self.envoy()?.process.pid())?), milliseconds(cpu_of_process(self.atlas.process.pid())?)])
+        Ok([
+            milliseconds(cpu_of_threads(self.envoy()?.process.pid())?),
+            milliseconds(cpu_of_process(self.atlas.process.pid())?),
+        ])
     }
 
     /// Bytes received from Atlas, messages of Envoy clusters applied, and milliseconds that applying them took.
@@ -303,7 +366,8 @@ impl Hub {
         let text = self.admin(&format!("/stats/prometheus?filter={STATISTICS}"))?;
         let value = |name: &str| -> Result<f64> {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.rsplit_once(' '));
-            line.and_then(|(_, value)| value.parse().ok()).with_context(|| format!("the hub's Envoy has no statistic {name}"))
+            line.and_then(|(_, value)| value.parse().ok())
+                .with_context(|| format!("the hub's Envoy has no statistic {name}"))
         };
         Ok([
             value("envoy_cluster_upstream_cx_rx_bytes_total{envoy_cluster_name=\"atlas-xds\"}")?,
@@ -316,7 +380,9 @@ impl Hub {
     fn counts(&self) -> Result<[u64; 2]> {
         let text = self.admin("/stats?filter=^cluster_manager%5C.(active|warming)_clusters$")?;
         let value = |name: &str| -> Result<u64> {
-            let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")?.trim().parse().ok());
+            let value = text
+                .lines()
+                .find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")?.trim().parse().ok());
             value.with_context(|| format!("the hub's Envoy has no statistic {name}"))
         };
         Ok([value("cluster_manager.active_clusters")?, value("cluster_manager.warming_clusters")?])
@@ -325,7 +391,10 @@ impl Hub {
     /// `GET` on the Envoy's admin page, which walks through all its statistics: millions, with thousands of clusters.
     fn admin(&self, path: &str) -> Result<String> {
         let url = format!("http://{ADMIN}{path}");
-        self.place.host.within(|| http::get_within(STATISTICS_ANSWER, &url)).and_then(|answer| Ok(answer.ok()?.text()))
+        self.place
+            .host
+            .within(|| http::get_within(STATISTICS_ANSWER, &url))
+            .and_then(|answer| Ok(answer.ok()?.text()))
     }
 
     fn envoy(&self) -> Result<&Envoy> {

@@ -44,7 +44,10 @@ const SERVING: &[u8] = &[0, 0, 0, 0, 2, 0x08, 0x01];
 
 /// The address of the cluster with this number.
 pub(super) fn address(number: u32) -> SocketAddr {
-    SocketAddr::new(IpAddr::from((u32::from(Ipv4Addr::new(10, 92, 0, 0)) + (number & 0xffff)).to_be_bytes()), PORT)
+    SocketAddr::new(
+        IpAddr::from((u32::from(Ipv4Addr::new(10, 92, 0, 0)) + (number & 0xffff)).to_be_bytes()),
+        PORT,
+    )
 }
 
 /// Peers that answer until this is dropped.
@@ -59,18 +62,32 @@ impl Peers {
     ///
     /// # Errors
     /// The addresses can't be made, or nobody may listen.
-    pub(super) fn start(world: &World, hub: &Host, host_name: &str, state: &Path, name: fn(u32) -> String) -> Result<Self> {
+    pub(super) fn start(
+        world: &World,
+        hub: &Host,
+        host_name: &str,
+        state: &Path,
+        name: fn(u32) -> String,
+    ) -> Result<Self> {
         let host = world.host(host_name)?;
-        host.run(Command::new("ip").args(["route", "add", "local", NETWORK, "dev", "lo"])).context("the peers' addresses")?;
-        hub.run(Command::new("ip").args(["route", "add", NETWORK, "via", &host.ip().to_string()])).context("the route to the peers")?;
+        host.run(Command::new("ip").args(["route", "add", "local", NETWORK, "dev", "lo"]))
+            .context("the peers' addresses")?;
+        hub.run(Command::new("ip").args(["route", "add", NETWORK, "via", &host.ip().to_string()]))
+            .context("the route to the peers")?;
         // A socket stays in the network where it was made.
         let listener = host.within(|| {
-            let listener = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT)).context("cannot listen for the peers")?;
+            let listener = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))
+                .context("cannot listen for the peers")?;
             listener.set_nonblocking(true)?;
             Ok(listener)
         })?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_io().build().context("cannot start the peers")?;
-        let listener = runtime.block_on(async { TcpListener::from_std(listener) }).context("cannot listen for the peers")?;
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_io()
+            .build()
+            .context("cannot start the peers")?;
+        let listener = runtime
+            .block_on(async { TcpListener::from_std(listener) })
+            .context("cannot listen for the peers")?;
         let leaves = Arc::new(Leaves { state: state.to_owned(), name, known: Mutex::default() });
         runtime.spawn(async move {
             // The host's namespaces last as long as somebody answers in them.
@@ -100,23 +117,34 @@ async fn answer(leaves: &Leaves, stream: TcpStream) -> Result<()> {
     stream.set_nodelay(true)?;
     // The hub's Envoy may give up; then it comes again.
     let Ok(stream) = acceptor.accept(stream).await else { return Ok(()) };
-    let service = hyper::service::service_fn(async |request: Request<Incoming>| Ok::<_, Infallible>(healthy(&request)));
+    let service = hyper::service::service_fn(async |request: Request<Incoming>| {
+        Ok::<_, Infallible>(healthy(&request))
+    });
     // How it ends is the other side's affair.
-    let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+    let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
     Ok(())
 }
 
 /// To a gRPC request: serving. To any other: 200.
 fn healthy(request: &Request<Incoming>) -> Response<BoxBody<Bytes, Infallible>> {
-    let grpc = request.headers().get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+    let grpc = request
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
     if !grpc {
         return Response::new(Empty::new().boxed());
     }
     let trailers = async || {
-        let trailers: HeaderMap = [(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))].into_iter().collect();
+        let trailers: HeaderMap =
+            [(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]
+                .into_iter()
+                .collect();
         Some(Ok(trailers))
     };
-    let mut response = Response::new(Full::new(Bytes::from_static(SERVING)).with_trailers(trailers()).boxed());
+    let mut response =
+        Response::new(Full::new(Bytes::from_static(SERVING)).with_trailers(trailers()).boxed());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
 }
@@ -131,27 +159,37 @@ struct Leaves {
 impl Leaves {
     /// The acceptor of the cluster at this address.
     fn acceptor(&self, address: IpAddr) -> Result<TlsAcceptor> {
-        if let Some(acceptor) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&address) {
+        if let Some(acceptor) =
+            self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&address)
+        {
             return Ok(acceptor.clone());
         }
         let IpAddr::V4(ipv4) = address else { anyhow::bail!("{address} is no peer's address") };
         let name = (self.name)(u32::from(ipv4) & 0xffff);
-        let acceptor = self.read(&name).with_context(|| format!("the certificate of the cluster {name} at {address}"))?;
+        let acceptor = self
+            .read(&name)
+            .with_context(|| format!("the certificate of the cluster {name} at {address}"))?;
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(address, acceptor.clone());
         Ok(acceptor)
     }
 
     fn read(&self, name: &str) -> Result<TlsAcceptor> {
-        let read = |path: PathBuf| std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()));
+        let read = |path: PathBuf| {
+            std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+        };
         let leaf = read(self.state.join(format!("pki/cluster.{name}.pem")))?;
         let chain = CertificateDer::pem_slice_iter(&leaf).collect::<Result<Vec<_>, _>>()?;
         let key = PrivateKeyDer::from_pem_slice(&leaf)?;
         let mut roots = RootCertStore::empty();
-        for root in CertificateDer::pem_slice_iter(&read(self.state.join(format!("nodes/{name}/ca.crt")))?) {
+        for root in
+            CertificateDer::pem_slice_iter(&read(self.state.join(format!("nodes/{name}/ca.crt")))?)
+        {
             roots.add(root?)?;
         }
         let provider = Arc::new(ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build()?;
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+                .build()?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])?
             .with_client_cert_verifier(verifier)

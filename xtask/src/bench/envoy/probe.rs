@@ -26,7 +26,8 @@ impl Probe {
     /// Nobody listens.
     pub(super) fn connect(hub: IpAddr) -> Result<Self> {
         let address = SocketAddr::new(hub, 10904);
-        let stream = TcpStream::connect(address).with_context(|| format!("cannot connect to the hub's web port {address}"))?;
+        let stream = TcpStream::connect(address)
+            .with_context(|| format!("cannot connect to the hub's web port {address}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER))?;
         Ok(Self { stream, address })
@@ -39,7 +40,10 @@ impl Probe {
     pub(super) fn wait(&mut self, cluster: &str, known: bool, deadline: Instant) -> Result<()> {
         while self.knows(cluster)? != known {
             let not = if known { "does not know" } else { "still knows" };
-            ensure!(Instant::now() < deadline, "the hub's Envoy {not} the cluster {cluster}: see the logs of Atlas and Envoy");
+            ensure!(
+                Instant::now() < deadline,
+                "the hub's Envoy {not} the cluster {cluster}: see the logs of Atlas and Envoy"
+            );
             std::thread::sleep(INTERVAL);
         }
         Ok(())
@@ -52,11 +56,17 @@ impl Probe {
         let mut head = Vec::new();
         let mut part = [0; 4096];
         while !head.ends_with(b"\r\n\r\n") {
-            let length = self.stream.read(&mut part).context("the hub's web port does not answer")?;
-            ensure!(length > 0 && head.len() < MAX_HEAD, "the hub's web port closed the connection, or its answer has no end");
+            let length =
+                self.stream.read(&mut part).context("the hub's web port does not answer")?;
+            ensure!(
+                length > 0 && head.len() < MAX_HEAD,
+                "the hub's web port closed the connection, or its answer has no end"
+            );
             head.extend_from_slice(&part[..length]);
         }
-        let status = head.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u16>().ok());
+        let status = head
+            .get(9..12)
+            .and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u16>().ok());
         match status {
             Some(404) => Ok(false),
             // 503: nobody answers there. Otherwise: that cluster's Envoy or Prometheus did.

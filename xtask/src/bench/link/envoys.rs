@@ -39,7 +39,12 @@ impl Link {
     ///
     /// # Errors
     /// What didn't start.
-    pub(super) fn start(world: &World, envoy: &Path, number: usize, setting: &Setting) -> Result<Self> {
+    pub(super) fn start(
+        world: &World,
+        envoy: &Path,
+        number: usize,
+        setting: &Setting,
+    ) -> Result<Self> {
         let hub = world.host(&format!("hub-{number}"))?;
         let cluster = world.far_host(&format!("cluster-{number}"), 0x0a71a5 + number as u64)?;
         for host in [&hub, &cluster] {
@@ -136,9 +141,12 @@ fn cluster_config(host: &Host, at: SocketAddr, setting: &Setting) -> Value {
         listener["per_connection_buffer_limit_bytes"] = json!(bytes);
     }
     if let Some(bytes) = setting.unsent {
-        listener["socket_options"] = json!([{"level": TCP, "name": TCP_NOTSENT_LOWAT, "int_value": bytes}]);
+        listener["socket_options"] =
+            json!([{"level": TCP, "name": TCP_NOTSENT_LOWAT, "int_value": bytes}]);
     }
-    let windows = setting.source_window.map_or_else(|| json!({}), |bytes| json!({"initial_stream_window_size": bytes}));
+    let windows = setting
+        .source_window
+        .map_or_else(|| json!({}), |bytes| json!({"initial_stream_window_size": bytes}));
     let to = json!({
         "name": "to", "connect_timeout": "5s", "load_assignment": assignment(loopback(PORTS.2)),
         "typed_extension_protocol_options": protocol(&windows),

@@ -39,17 +39,25 @@ impl Source {
     pub(super) fn start(host: &Host, at: SocketAddr) -> Result<Self> {
         // A socket stays in the network where it was made.
         let listener = host.within(|| {
-            let listener = std::net::TcpListener::bind(at).with_context(|| format!("cannot listen at {at}"))?;
+            let listener = std::net::TcpListener::bind(at)
+                .with_context(|| format!("cannot listen at {at}"))?;
             listener.set_nonblocking(true)?;
             Ok(listener)
         })?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let listener = runtime.block_on(async { TcpListener::from_std(listener) })?;
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let service = hyper::service::service_fn(|request| async move { Ok::<_, Infallible>(answer(&request)) });
+                let service = hyper::service::service_fn(|request| async move {
+                    Ok::<_, Infallible>(answer(&request))
+                });
                 let mut server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-                tokio::spawn(server.max_concurrent_streams(1000).serve_connection(TokioIo::new(stream), service));
+                tokio::spawn(
+                    server
+                        .max_concurrent_streams(1000)
+                        .serve_connection(TokioIo::new(stream), service),
+                );
             }
         });
         Ok(Self { _runtime: runtime })
@@ -60,7 +68,9 @@ fn answer(request: &Request<Incoming>) -> Response<BoxBody<Bytes, Infallible>> {
     if request.uri().path() != ENDLESS {
         return Response::new(Full::new(Bytes::from_static(&[0; SMALL])).boxed());
     }
-    let pieces = tokio_stream::iter(std::iter::repeat_with(|| Ok(Frame::data(Bytes::from_static(&[0; PIECE])))));
+    let pieces = tokio_stream::iter(std::iter::repeat_with(|| {
+        Ok(Frame::data(Bytes::from_static(&[0; PIECE])))
+    }));
     Response::new(StreamBody::new(pieces).boxed())
 }
 
@@ -77,7 +87,13 @@ pub(super) struct Read {
 ///
 /// # Errors
 /// An answer that ends or fails.
-pub(super) fn read(hub: &Host, at: SocketAddr, large: usize, small: bool, time: Duration) -> Result<Read> {
+pub(super) fn read(
+    hub: &Host,
+    at: SocketAddr,
+    large: usize,
+    small: bool,
+    time: Duration,
+) -> Result<Read> {
     hub.within(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(read_at_once(at, large, small, time))

@@ -31,7 +31,10 @@ impl Data {
     /// # Errors
     /// The clock stands before 1970.
     pub(super) fn new(series: u32, samples: u32) -> Result<Self> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock stands before 1970: set it")?.as_secs();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .context("the clock stands before 1970: set it")?
+            .as_secs();
         Ok(Self { series, samples, end: now / BLOCK * BLOCK })
     }
 
@@ -51,12 +54,17 @@ impl Data {
     /// It can't be written, or `promtool` fails.
     pub(super) fn write_blocks(&self, host: &Host, directory: &Path) -> Result<()> {
         let text = host.dir().join("bench.om");
-        self.write_text(&text).with_context(|| format!("cannot write {}: is the disk full?", text.display()))?;
-        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        self.write_text(&text)
+            .with_context(|| format!("cannot write {}: is the disk full?", text.display()))?;
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("cannot make {}", directory.display()))?;
         // Debian's package of Prometheus has both programs.
         let promtool = parts::get(Part::PrometheusClassic)?.with_file_name("promtool");
         let mut command = Command::new(promtool);
-        command.args(["tsdb", "create-blocks-from", "openmetrics", "--quiet"]).arg(&text).arg(directory);
+        command
+            .args(["tsdb", "create-blocks-from", "openmetrics", "--quiet"])
+            .arg(&text)
+            .arg(directory);
         host.run(&command).context("promtool makes no blocks")?;
         std::fs::remove_file(&text).with_context(|| format!("cannot remove {}", text.display()))
     }
@@ -82,9 +90,15 @@ impl Data {
             for sample in 0..self.samples {
                 value += (f64::from(random.below(20_000)) - 10_000.0) / 1e3;
                 // In the middle of equal parts of the block.
-                let offset = (u64::from(sample) * 2 + 1) * BLOCK * 1000 / (u64::from(self.samples) * 2);
+                let offset =
+                    (u64::from(sample) * 2 + 1) * BLOCK * 1000 / (u64::from(self.samples) * 2);
                 let time = self.start() * 1000 + offset;
-                writeln!(text, "{METRIC}{{{labels}}} {value:.3} {}.{:03}", time / 1000, time % 1000)?;
+                writeln!(
+                    text,
+                    "{METRIC}{{{labels}}} {value:.3} {}.{:03}",
+                    time / 1000,
+                    time % 1000
+                )?;
             }
         }
         writeln!(text, "# EOF")?;
@@ -116,7 +130,8 @@ mod tests {
         let text = std::fs::read_to_string(dir.path().join("text")).unwrap();
         let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
         assert_eq!(lines.len() as u64, data.total());
-        let series: std::collections::BTreeSet<&str> = lines.iter().map(|line| line.split_once("} ").unwrap().0).collect();
+        let series: std::collections::BTreeSet<&str> =
+            lines.iter().map(|line| line.split_once("} ").unwrap().0).collect();
         assert_eq!(series.len(), 500);
         for line in lines {
             let time: f64 = line.rsplit_once(' ').unwrap().1.parse().unwrap();

@@ -9,7 +9,9 @@ use atlas_lab::parts::{self, Part};
 use atlas_lab::run::{Endpoints, Query, QueryOptions, START, Sidecar, SidecarOptions};
 use atlas_lab::scene::{Cluster, ClusterOptions, Hub, HubOptions, Place};
 use atlas_lab::world::{Host, World};
-use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+};
 
 use super::super::cost::cpu_of_threads;
 use super::data::Data;
@@ -54,28 +56,41 @@ impl Paths {
     pub(super) fn start(world: &World, atlas: &Path, data: &Data) -> Result<Self> {
         let place = Place::in_world(world, CLUSTER)?;
         eprintln!("making {} samples of {} series", data.total(), data.series);
-        data.write_blocks(&place.host, &place.host.dir().join(format!("{CLUSTER}-prometheus-0/data")))?;
+        data.write_blocks(
+            &place.host,
+            &place.host.dir().join(format!("{CLUSTER}-prometheus-0/data")),
+        )?;
         eprintln!("starting the hub and {CLUSTER}");
         let mut hub = Hub::start(Place::in_world(world, "hub")?, HubOptions::new(atlas))?;
-        let mut cluster = Cluster::start(place, &mut hub, ClusterOptions { replicas: 1, ..ClusterOptions::new(CLUSTER) })?;
+        let mut cluster = Cluster::start(
+            place,
+            &mut hub,
+            ClusterOptions { replicas: 1, ..ClusterOptions::new(CLUSTER) },
+        )?;
         hub.wait_synced([CLUSTER])?;
         let files = Files::write(world.root())?;
         let thanos = parts::get(Part::Thanos)?;
 
         eprintln!("starting the direct connection");
         let ip = cluster.place.programs[3];
-        let mut options = SidecarOptions::new(SocketAddr::new(ip, 10901), SocketAddr::new(ip, 10902), cluster.prometheus[0].url());
+        let mut options = SidecarOptions::new(
+            SocketAddr::new(ip, 10901),
+            SocketAddr::new(ip, 10902),
+            cluster.prometheus[0].url(),
+        );
         options.extra = vec![
             format!("--grpc-server-tls-cert={}", files.server.certificate.display()),
             format!("--grpc-server-tls-key={}", files.server.key.display()),
             format!("--grpc-server-tls-client-ca={}", files.authority.display()),
         ];
-        let mut direct_sidecar = Sidecar::start(&cluster.place.host, "direct-sidecar", &thanos, &options)?;
+        let mut direct_sidecar =
+            Sidecar::start(&cluster.place.host, "direct-sidecar", &thanos, &options)?;
         direct_sidecar.wait_ready()?;
 
         let ip = hub.place.programs[3];
         let endpoints = [Endpoints::Address(direct_sidecar.grpc.to_string())];
-        let mut options = QueryOptions::new(SocketAddr::new(ip, 10911), SocketAddr::new(ip, 10902), endpoints);
+        let mut options =
+            QueryOptions::new(SocketAddr::new(ip, 10911), SocketAddr::new(ip, 10902), endpoints);
         options.replica_labels = vec!["prometheus_replica".into()];
         options.extra = vec![
             "--grpc-client-tls-secure".into(),
@@ -110,7 +125,8 @@ impl Paths {
     /// # Errors
     /// One of them has ended.
     pub(super) fn envoys_cpu(&self) -> Result<Duration> {
-        Ok(cpu_of_threads(self.hub.envoy.process.pid())? + cpu_of_threads(self.cluster.envoy.process.pid())?)
+        Ok(cpu_of_threads(self.hub.envoy.process.pid())?
+            + cpu_of_threads(self.cluster.envoy.process.pid())?)
     }
 
     /// CPU time of the Query and the sidecar of a path so far.
@@ -163,11 +179,18 @@ impl Files {
     }
 }
 
-fn leaf(host: &Host, issuer: &Issuer<'_, KeyPair>, name: &str, purpose: ExtendedKeyUsagePurpose) -> Result<Pair> {
+fn leaf(
+    host: &Host,
+    issuer: &Issuer<'_, KeyPair>,
+    name: &str,
+    purpose: ExtendedKeyUsagePurpose,
+) -> Result<Pair> {
     let key = KeyPair::generate().with_context(|| format!("the key of {name}"))?;
-    let mut params = CertificateParams::new([name.to_owned()]).with_context(|| format!("the name {name}"))?;
+    let mut params =
+        CertificateParams::new([name.to_owned()]).with_context(|| format!("the name {name}"))?;
     params.extended_key_usages = vec![purpose];
-    let certificate = params.signed_by(&key, issuer).with_context(|| format!("the certificate of {name}"))?.pem();
+    let certificate =
+        params.signed_by(&key, issuer).with_context(|| format!("the certificate of {name}"))?.pem();
     Ok(Pair {
         certificate: host.write(&format!("direct/{name}.crt"), certificate)?,
         key: host.write(&format!("direct/{name}.key"), key.serialize_pem())?,

@@ -38,9 +38,16 @@ impl Question {
         let exactly = "dedup=false&partial_response=false";
         match self {
             // Blanks and brackets are encoded; the range excludes its first moment and includes its last.
-            Self::Samples => format!("/api/v1/query?query=sum%28count_over_time%28{METRIC}%5B2h%5D%29%29&time={}&{exactly}", data.end),
+            Self::Samples => format!(
+                "/api/v1/query?query=sum%28count_over_time%28{METRIC}%5B2h%5D%29%29&time={}&{exactly}",
+                data.end
+            ),
             Self::Series => {
-                format!("/api/v1/series?match%5B%5D={METRIC}&start={}&end={}&{exactly}", data.start(), data.end)
+                format!(
+                    "/api/v1/series?match%5B%5D={METRIC}&start={}&end={}&{exactly}",
+                    data.start(),
+                    data.end
+                )
             }
         }
     }
@@ -49,13 +56,23 @@ impl Question {
     fn check(self, data: &Data, answer: &Value) -> Result<()> {
         match self {
             Self::Samples => {
-                let value = answer["data"]["result"][0]["value"][1].as_str().and_then(|text| text.parse::<f64>().ok());
+                let value = answer["data"]["result"][0]["value"][1]
+                    .as_str()
+                    .and_then(|text| text.parse::<f64>().ok());
                 let value = value.with_context(|| format!("no number in the answer {answer}"))?;
-                ensure!((value - total(data)).abs() < 0.5, "the answer counts {value} samples, {} are there", data.total());
+                ensure!(
+                    (value - total(data)).abs() < 0.5,
+                    "the answer counts {value} samples, {} are there",
+                    data.total()
+                );
             }
             Self::Series => {
                 let count = answer["data"].as_array().map_or(0, Vec::len);
-                ensure!(count == data.series as usize, "the answer has {count} series, {} are there", data.series);
+                ensure!(
+                    count == data.series as usize,
+                    "the answer has {count} series, {} are there",
+                    data.series
+                );
             }
         }
         Ok(())
@@ -87,7 +104,12 @@ pub(super) struct Measured {
 
 impl Measured {
     /// Over all answers, those at the same time included.
-    #[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes, far below 2^53")]
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "bytes, far below 2^53"
+    )]
     pub(super) fn bytes_per_second(&self) -> u64 {
         (self.bytes as f64 * self.times.count() as f64 / self.busy.as_secs_f64()) as u64
     }
@@ -113,12 +135,21 @@ impl Measured {
 ///
 /// # Errors
 /// An answer fails, or is not complete.
-pub(super) fn alternate(paths: &Paths, data: &Data, question: Question, times: u32, parallel: usize) -> Result<Vec<Measured>> {
+pub(super) fn alternate(
+    paths: &Paths,
+    data: &Data,
+    question: Question,
+    times: u32,
+    parallel: usize,
+) -> Result<Vec<Measured>> {
     let path = question.path(data);
     for way in [Way::Direct, Way::Envoys] {
         for _ in 0..WARM {
-            let (_, answer) = ask(paths, way, &path).with_context(|| format!("the {} path", way.name()))?;
-            question.check(data, &answer.json()?).with_context(|| format!("the {} path", way.name()))?;
+            let (_, answer) =
+                ask(paths, way, &path).with_context(|| format!("the {} path", way.name()))?;
+            question
+                .check(data, &answer.json()?)
+                .with_context(|| format!("the {} path", way.name()))?;
         }
     }
     let before = paths.received()?;
@@ -142,7 +173,8 @@ pub(super) fn alternate(paths: &Paths, data: &Data, question: Question, times: u
             pair.reverse();
         }
         for measured in pair {
-            turn(paths, data, &path, measured).with_context(|| format!("the {} path", measured.path.name()))?;
+            turn(paths, data, &path, measured)
+                .with_context(|| format!("the {} path", measured.path.name()))?;
         }
         direct_first = !direct_first;
     }
@@ -154,8 +186,13 @@ fn turn(paths: &Paths, data: &Data, path: &str, measured: &mut Measured) -> Resu
     let (envoys, thanos) = (paths.envoys_cpu()?, paths.thanos_cpu(measured.path)?);
     let began = Instant::now();
     let answers: Vec<Result<(Duration, Response)>> = std::thread::scope(|scope| {
-        let asking: Vec<_> = (0..measured.parallel).map(|_| scope.spawn(|| ask(paths, measured.path, path))).collect();
-        asking.into_iter().map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        let asking: Vec<_> = (0..measured.parallel)
+            .map(|_| scope.spawn(|| ask(paths, measured.path, path)))
+            .collect();
+        asking
+            .into_iter()
+            .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            .collect()
     });
     measured.busy += began.elapsed();
     measured.envoys_cpu += paths.envoys_cpu()?.saturating_sub(envoys);

@@ -23,7 +23,8 @@ fn a_store_is_its_clusters() {
 
 #[test]
 fn a_web_ui_is_its_clusters_with_and_without_the_path_in_front() {
-    let (plain, below) = (Script::load(&cluster_of_web_ui("")), Script::load(&cluster_of_web_ui("/a-b/c")));
+    let (plain, below) =
+        (Script::load(&cluster_of_web_ui("")), Script::load(&cluster_of_web_ui("/a-b/c")));
     for (path, cluster) in [
         ("/prom/tokyo/", "cluster/tokyo"),
         ("/alertmanager/tokyo/api/v2/status?x=/prom/paris", "cluster/tokyo"),
@@ -49,15 +50,20 @@ fn a_clusters_share_is_counted_by_alertmanager_and_given_back() {
     let post = |id: &str, path: &str, bytes: &str, now: i64| {
         let stream = script.stream();
         let id = format!("spiffe://atlas/cluster/{id}/1");
-        let handle = stream.run("envoy_on_request", &[(":method", "POST"), (":path", path), ("content-length", bytes)], |options| {
-            options.set("id", id).unwrap();
-            options.set("now", now).unwrap();
-        });
+        let handle = stream.run(
+            "envoy_on_request",
+            &[(":method", "POST"), (":path", path), ("content-length", bytes)],
+            |options| {
+                options.set("id", id).unwrap();
+                options.set("now", now).unwrap();
+            },
+        );
         let responded: Option<Table> = handle.get("responded").unwrap();
         (responded.is_none(), stream)
     };
     let first = "/alertmanager/0/api/v2/alerts";
-    let under_way: Vec<_> = (0..limits::ALERT_POSTS_OF_A_CLUSTER).map(|_| post("tokyo", first, "10", 0)).collect();
+    let under_way: Vec<_> =
+        (0..limits::ALERT_POSTS_OF_A_CLUSTER).map(|_| post("tokyo", first, "10", 0)).collect();
     assert!(under_way.iter().all(|(passes, _)| *passes));
     assert!(!post("tokyo", first, "10", 0).0, "one too many");
     assert!(post("paris", first, "10", 0).0, "another cluster");
@@ -75,8 +81,14 @@ fn what_a_page_asks_for_at_the_root_is_beneath_its_alertmanager() {
     let script = Script::load(&api_beneath_page());
     for (referer, location) in [
         ("https://hub/alertmanager/tokyo/", Some("/alertmanager/tokyo/api/v2/alerts?active=true")),
-        ("http://hub:10904/alertmanager/eu-west-1/x?y#z", Some("/alertmanager/eu-west-1/api/v2/alerts?active=true")),
-        ("https://t/a_b/C~.d/alertmanager/tokyo/", Some("/a_b/C~.d/alertmanager/tokyo/api/v2/alerts?active=true")),
+        (
+            "http://hub:10904/alertmanager/eu-west-1/x?y#z",
+            Some("/alertmanager/eu-west-1/api/v2/alerts?active=true"),
+        ),
+        (
+            "https://t/a_b/C~.d/alertmanager/tokyo/",
+            Some("/a_b/C~.d/alertmanager/tokyo/api/v2/alerts?active=true"),
+        ),
         ("https://hub/alertmanager/tokyo", None),
         ("https://hub/prom/tokyo/", None),
         ("https://hub/?x=/alertmanager/tokyo/", None),
@@ -91,8 +103,11 @@ fn what_a_page_asks_for_at_the_root_is_beneath_its_alertmanager() {
         ("/alertmanager/tokyo/", None),
         ("", None),
     ] {
-        let answer = script.stream().answer(&[(":path", "/api/v2/alerts?active=true"), ("referer", referer)], "location");
-        let expected = location.map(|location| ("307".to_owned(), Some(location.to_owned()), String::new()));
+        let answer = script
+            .stream()
+            .answer(&[(":path", "/api/v2/alerts?active=true"), ("referer", referer)], "location");
+        let expected =
+            location.map(|location| ("307".to_owned(), Some(location.to_owned()), String::new()));
         assert_eq!(answer, expected, "{referer}");
     }
     assert_eq!(script.stream().answer(&[(":path", "/api/v2/alerts")], "location"), None);
@@ -110,8 +125,17 @@ fn a_plain_answer_under_an_offer_is_200_again_but_to_http2() {
         ("HTTP/2", "200", false, "501"),
         ("HTTP/2", "404", false, "404"),
     ] {
-        let headers: Vec<_> = [(":status", status)].into_iter().chain(plain.then_some(("x-atlas-plain-answer", "true"))).collect();
-        let handle = script.stream().run("envoy_on_response", &headers, |options| options.set("protocol", protocol).unwrap());
-        assert_eq!(read(&handle.get("list").unwrap()), [owned((":status", said))], "{protocol} {status} {plain}");
+        let headers: Vec<_> = [(":status", status)]
+            .into_iter()
+            .chain(plain.then_some(("x-atlas-plain-answer", "true")))
+            .collect();
+        let handle = script.stream().run("envoy_on_response", &headers, |options| {
+            options.set("protocol", protocol).unwrap()
+        });
+        assert_eq!(
+            read(&handle.get("list").unwrap()),
+            [owned((":status", said))],
+            "{protocol} {status} {plain}"
+        );
     }
 }

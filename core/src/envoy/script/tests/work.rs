@@ -40,12 +40,16 @@ impl Counted {
         lua.gc_stop();
         let before = lua.used_memory();
         self.instructions.store(0, Ordering::Relaxed);
-        let (counted, name, value) = (Arc::clone(&self.instructions), self.name, format!("{:.40}", value));
+        let (counted, name, value) =
+            (Arc::clone(&self.instructions), self.name, format!("{:.40}", value));
         let hook = move |lua: &Lua, _: &mlua::Debug<'_>| {
             let instructions = counted.fetch_add(1_000, Ordering::Relaxed);
             let memory = lua.used_memory() - before;
-            if instructions > FIXED + INSTRUCTIONS_PER_BYTE * bytes || memory > FIXED + MEMORY_PER_BYTE * bytes {
-                let spent = format!("{instructions} instructions and {memory} B of memory for {bytes} B");
+            if instructions > FIXED + INSTRUCTIONS_PER_BYTE * bytes
+                || memory > FIXED + MEMORY_PER_BYTE * bytes
+            {
+                let spent =
+                    format!("{instructions} instructions and {memory} B of memory for {bytes} B");
                 return Err(mlua::Error::runtime(format!("{name}: {spent} that begin {value:?}")));
             }
             Ok(VmState::Continue)
@@ -59,9 +63,21 @@ impl Counted {
 /// Every script, by its name.
 fn every_script() -> Vec<(&'static str, String)> {
     let (headers, cookies) = (["x-more".parse().unwrap()].into(), ["lang".parse().unwrap()].into());
-    let entry = WebEntry { bind: [0; 4].into(), trusted_hops: 0, path: "/observability", pass_headers: &headers, pass_cookies: &cookies };
+    let entry = WebEntry {
+        bind: [0; 4].into(),
+        trusted_hops: 0,
+        path: "/observability",
+        pass_headers: &headers,
+        pass_cookies: &cookies,
+    };
     let at = HostPort::parse("backend:9090", 9090).unwrap();
-    let ui = |kind, base, backend_prefix| WebUi { kind, base, backend_prefix, at: &at, host: &HostHeader::Hub };
+    let ui = |kind, base, backend_prefix| WebUi {
+        kind,
+        base,
+        backend_prefix,
+        at: &at,
+        host: &HostHeader::Hub,
+    };
     vec![
         ("alert_share", alert_share()),
         ("alert_targets", alert_targets("[\"AUTHORITY\", \"AUTHORITY\"]\n")),
@@ -71,7 +87,13 @@ fn every_script() -> Vec<(&'static str, String)> {
         ("cluster_of_web_ui", cluster_of_web_ui("/observability")),
         ("offer_removed", offer_removed()),
         ("replica", replica()),
-        ("web_in_cluster", web_in_cluster(&[ui("prometheus", "/prom/tokyo", "/prefix"), ui("alertmanager", "/alertmanager/tokyo", "")])),
+        (
+            "web_in_cluster",
+            web_in_cluster(&[
+                ui("prometheus", "/prom/tokyo", "/prefix"),
+                ui("alertmanager", "/alertmanager/tokyo", ""),
+            ]),
+        ),
         ("web_on_hub", entry.script()),
         ("websocket_answers_in_cluster", websocket_answers_in_cluster()),
         ("websocket_answers_on_hub", websocket_answers_on_hub()),
@@ -85,7 +107,8 @@ const TIMES: usize = 33;
 fn everywhere(script: &Script, value: &str) {
     let exists = |function: &str| script.0.globals().contains_key(function).unwrap();
     let around = |stream: &Stream<'_>, request: &[(&str, &str)], response: &[(&str, &str)]| {
-        for (function, headers) in [("envoy_on_request", request), ("envoy_on_response", response)] {
+        for (function, headers) in [("envoy_on_request", request), ("envoy_on_response", response)]
+        {
             if exists(function) {
                 stream.run(function, headers, |options| {
                     options.set("id", "spiffe://atlas/cluster/tokyo/1").unwrap();
@@ -95,14 +118,29 @@ fn everywhere(script: &Script, value: &str) {
             }
         }
     };
-    let more = ["cookie", "cookie", "referer", "x-forwarded-host", "accept", "x-other"].map(|name| (name, value));
-    let answer = ["set-cookie", "set-cookie", "location", "content-location", "refresh", "server", "x-other"].map(|name| (name, value));
+    let more = ["cookie", "cookie", "referer", "x-forwarded-host", "accept", "x-other"]
+        .map(|name| (name, value));
+    let answer = [
+        "set-cookie",
+        "set-cookie",
+        "location",
+        "content-location",
+        "refresh",
+        "server",
+        "x-other",
+    ]
+    .map(|name| (name, value));
     for path in ["/prom/tokyo/", "/alertmanager/tokyo/"] {
-        let request = [&[(":method", "GET"), (":path", path), (":authority", "hub")][..], &more].concat();
+        let request =
+            [&[(":method", "GET"), (":path", path), (":authority", "hub")][..], &more].concat();
         around(&script.stream(), &request, &[&[(":status", "302")][..], &answer].concat());
     }
     let lines = [":path", ":authority", "content-length"].map(|name| (name, value));
-    around(&script.stream(), &[&[(":method", "POST")][..], &lines].concat(), &[(":status", "302"), ("location", value)]);
+    around(
+        &script.stream(),
+        &[&[(":method", "POST")][..], &lines].concat(),
+        &[(":status", "302"), ("location", value)],
+    );
     if exists("envoy_on_route") {
         script.route(&lines);
     }
@@ -114,11 +152,18 @@ fn filled(before: &str, unit: &str, after: &str, bytes: usize) -> String {
 }
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "a test may look at its own sources, and only a directory knows of a file that nobody names")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test may look at its own sources, and only a directory knows of a file that nobody names"
+)]
 fn every_script_is_among_those_whose_work_is_counted() {
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/src/envoy/lua");
     let scripts = every_script();
-    for file in std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file()) {
+    for file in std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.is_file())
+    {
         let text = code(&std::fs::read_to_string(&file).unwrap());
         assert!(scripts.iter().any(|(_, script)| script.contains(&text)), "{}", file.display());
     }
@@ -127,8 +172,36 @@ fn every_script_is_among_those_whose_work_is_counted() {
 #[test]
 fn work_is_linear_in_a_header_of_any_form() {
     const BYTES: usize = 1_500;
-    let before = ["", "a=x", "lang=x; a", "http://hub", "http://hub/", "http://backend/", "/prom/tokyo/", "/alertmanager/", "0;url=\""];
-    let units = [" ", "a", "1", "/", "=", ";", ",", "\"", ":", "-", ".", "a ", "a=1;", ":1", "/alertmanager/", "/consoles/", "/prom/tokyo"];
+    let before = [
+        "",
+        "a=x",
+        "lang=x; a",
+        "http://hub",
+        "http://hub/",
+        "http://backend/",
+        "/prom/tokyo/",
+        "/alertmanager/",
+        "0;url=\"",
+    ];
+    let units = [
+        " ",
+        "a",
+        "1",
+        "/",
+        "=",
+        ";",
+        ",",
+        "\"",
+        ":",
+        "-",
+        ".",
+        "a ",
+        "a=1;",
+        ":1",
+        "/alertmanager/",
+        "/consoles/",
+        "/prom/tokyo",
+    ];
     for (name, text) in every_script() {
         let counted = Counted::load(name, &text);
         for (before, unit) in before.iter().flat_map(|before| units.map(|unit| (before, unit))) {
@@ -165,19 +238,29 @@ fn work_is_linear_in_the_longest_headers_too() {
 fn work_is_linear_in_the_number_of_headers() {
     let value = "x=1; ".repeat(120);
     for (name, text) in every_script() {
-        let headers: Vec<(String, &str)> = (0..100).map(|number| (format!("x-other-{number}"), value.as_str())).collect();
+        let headers: Vec<(String, &str)> =
+            (0..100).map(|number| (format!("x-other-{number}"), value.as_str())).collect();
         let named = |one_name: Option<&'static str>| -> Vec<(&str, &str)> {
-            headers.iter().map(|(other, value)| (one_name.unwrap_or(other.as_str()), *value)).collect()
+            headers
+                .iter()
+                .map(|(other, value)| (one_name.unwrap_or(other.as_str()), *value))
+                .collect()
         };
         Counted::load(name, &text).is_linear(&value, 4 * 100 * value.len(), |script| {
-            for (function, names) in [("envoy_on_request", [None, Some("cookie")]), ("envoy_on_response", [None, Some("set-cookie")])] {
+            for (function, names) in [
+                ("envoy_on_request", [None, Some("cookie")]),
+                ("envoy_on_response", [None, Some("set-cookie")]),
+            ] {
                 for name in names {
                     let stream = script.stream();
                     let first = [(":method", "GET"), (":path", "/prom/tokyo/"), (":status", "200")];
                     if script.0.globals().contains_key(function).unwrap() {
-                        let metadata = script.0.create_table_from([("base", "/prom/tokyo")]).unwrap();
+                        let metadata =
+                            script.0.create_table_from([("base", "/prom/tokyo")]).unwrap();
                         stream.metadata.set("atlas", metadata).unwrap();
-                        stream.run(function, &[&first[..], &named(name)].concat(), |options| options.set("now", 0).unwrap());
+                        stream.run(function, &[&first[..], &named(name)].concat(), |options| {
+                            options.set("now", 0).unwrap()
+                        });
                     }
                 }
             }

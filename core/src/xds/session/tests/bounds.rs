@@ -2,14 +2,20 @@
 
 use super::language::*;
 use crate::xds::quarantine::Quarantine;
-use crate::xds::session::{Abuse, Limits, MAX_REASON, Request, Response, Session, Standing, Variant, most_remembered};
+use crate::xds::session::{
+    Abuse, Limits, MAX_REASON, Request, Response, Session, Standing, Variant, most_remembered,
+};
 use crate::xds::snapshot::{ResourceType, Snapshot};
 
 const UNKNOWN: &str = "type.googleapis.com/some.Other";
 
 /// What becomes of a stream's first request.
 fn first(variant: Variant, request: Request) -> Result<Vec<Response>, Abuse> {
-    Session::new(variant, None).on_request(request, &Snapshot::default(), &mut Quarantine::default())
+    Session::new(variant, None).on_request(
+        request,
+        &Snapshot::default(),
+        &mut Quarantine::default(),
+    )
 }
 
 fn asking(variant: Variant, type_url: &str, names: Vec<String>) -> Request {
@@ -29,7 +35,8 @@ fn an_unknown_type_is_answered_as_absent() {
         assert_eq!((responses.len(), &*responses[0].type_url), (1, UNKNOWN));
         assert_eq!(responses[0].removed.len(), usize::from(variant == Variant::Delta));
         assert_eq!(responses[0].version_info.is_empty(), variant == Variant::Delta);
-        let answer = Request { nonce: responses[0].nonce.clone(), ..asking(variant, UNKNOWN, vec![]) };
+        let answer =
+            Request { nonce: responses[0].nonce.clone(), ..asking(variant, UNKNOWN, vec![]) };
         assert_eq!(first(variant, answer).unwrap(), []);
     }
 }
@@ -37,9 +44,15 @@ fn an_unknown_type_is_answered_as_absent() {
 #[test]
 fn more_names_than_anyone_needs_end_the_stream() {
     let most = Limits::default().names;
-    for (variant, url) in BOTH.into_iter().flat_map(|variant| [(variant, ResourceType::Secret.url()), (variant, UNKNOWN)]) {
+    for (variant, url) in BOTH
+        .into_iter()
+        .flat_map(|variant| [(variant, ResourceType::Secret.url()), (variant, UNKNOWN)])
+    {
         let names = |count: usize| (0..count).map(|n| n.to_string()).collect();
-        assert_eq!(first(variant, asking(variant, url, names(most + 1))), Err(Abuse::TooManyNames(most + 1, most)));
+        assert_eq!(
+            first(variant, asking(variant, url, names(most + 1))),
+            Err(Abuse::TooManyNames(most + 1, most))
+        );
         assert!(first(variant, asking(variant, url, names(most))).is_ok());
     }
 }
@@ -48,24 +61,38 @@ fn more_names_than_anyone_needs_end_the_stream() {
 fn a_name_longer_than_any_ends_the_stream() {
     let limit = Limits::default().name_length;
     let (long, most) = ("n".repeat(limit + 1), "n".repeat(limit));
-    for (variant, url) in BOTH.into_iter().flat_map(|variant| [(variant, ResourceType::Secret.url()), (variant, UNKNOWN)]) {
+    for (variant, url) in BOTH
+        .into_iter()
+        .flat_map(|variant| [(variant, ResourceType::Secret.url()), (variant, UNKNOWN)])
+    {
         let of = |name: &str| asking(variant, url, vec![name.into()]);
         let unsubscribing = Request { unsubscribe: vec![long.clone()], ..of("n") };
-        let having = |name: &str, version: &str| Request { initial_versions: [(name.into(), version.into())].into(), ..of("n") };
+        let having = |name: &str, version: &str| Request {
+            initial_versions: [(name.into(), version.into())].into(),
+            ..of("n")
+        };
         let knowing = Request { version_info: long.clone(), ..of("n") };
         for request in [of(&long), unsubscribing, having(&long, "1"), having("n", &long), knowing] {
             assert_eq!(first(variant, request), Err(Abuse::LongName(limit + 1, limit)), "{url}");
         }
-        assert!(first(variant, of(&most)).is_ok() && first(variant, having(&most, &most)).is_ok(), "{url}");
+        assert!(
+            first(variant, of(&most)).is_ok() && first(variant, having(&most, &most)).is_ok(),
+            "{url}"
+        );
     }
-    assert_eq!(first(Variant::Delta, asking(Variant::Delta, &long, vec![])), Err(Abuse::LongName(limit + 1, limit)));
+    assert_eq!(
+        first(Variant::Delta, asking(Variant::Delta, &long, vec![])),
+        Err(Abuse::LongName(limit + 1, limit))
+    );
 }
 
 #[test]
 fn long_names_add_up_over_requests() {
     let limits = Limits::default();
     let mut session = Session::new(Variant::Delta, None);
-    let names = |from: usize| (from..from + 4096).map(|n| format!("{n:0>width$}", width = limits.name_length)).collect();
+    let names = |from: usize| {
+        (from..from + 4096).map(|n| format!("{n:0>width$}", width = limits.name_length)).collect()
+    };
     let mut ask = |from| {
         let request = asking(Variant::Delta, ResourceType::Secret.url(), names(from));
         session.on_request(request, &Snapshot::default(), &mut Quarantine::default()).map(drop)
@@ -83,7 +110,11 @@ fn limits_are_what_one_sets() {
     let ask = |count: usize| {
         let names = (0..count).map(|n| n.to_string()).collect();
         let request = asking(Variant::Delta, ResourceType::Secret.url(), names);
-        Session::new(Variant::Delta, None).limit(limits).on_request(request, &Snapshot::default(), &mut Quarantine::default())
+        Session::new(Variant::Delta, None).limit(limits).on_request(
+            request,
+            &Snapshot::default(),
+            &mut Quarantine::default(),
+        )
     };
     assert!(ask(2).is_ok());
     assert_eq!(ask(3), Err(Abuse::TooManyNames(3, 2)));
@@ -108,17 +139,32 @@ fn what_a_client_says_is_remembered_as_so_many_bytes_and_forgotten_again() {
     for variant in BOTH {
         let mut session = Session::new(variant, None);
         assert_eq!(session.remembered(), 0);
-        let mut take = |session: &mut Session, request| session.on_request(request, &snapshot, &mut quarantine).unwrap();
-        let responses = take(&mut session, asking(variant, ResourceType::Secret.url(), names.clone()));
+        let mut take = |session: &mut Session, request| {
+            session.on_request(request, &snapshot, &mut quarantine).unwrap()
+        };
+        let responses =
+            take(&mut session, asking(variant, ResourceType::Secret.url(), names.clone()));
         let remembered = session.remembered();
         // Each in a block of its own, in a set.
-        assert!((bytes + 64_000..=most_remembered(names.len(), bytes)).contains(&remembered), "{remembered}");
+        assert!(
+            (bytes + 64_000..=most_remembered(names.len(), bytes)).contains(&remembered),
+            "{remembered}"
+        );
         let waiting: usize = responses.iter().map(Response::waiting).sum();
-        assert!(remembered + waiting <= most_remembered(names.len(), bytes), "{remembered} and {waiting}");
+        assert!(
+            remembered + waiting <= most_remembered(names.len(), bytes),
+            "{remembered} and {waiting}"
+        );
         let nonce = responses[0].nonce.clone();
         let none = match variant {
-            Variant::Delta => Request { nonce, unsubscribe: names.clone(), ..asking(variant, ResourceType::Secret.url(), vec![]) },
-            Variant::StateOfTheWorld => Request { nonce, ..asking(variant, ResourceType::Secret.url(), vec![]) },
+            Variant::Delta => Request {
+                nonce,
+                unsubscribe: names.clone(),
+                ..asking(variant, ResourceType::Secret.url(), vec![])
+            },
+            Variant::StateOfTheWorld => {
+                Request { nonce, ..asking(variant, ResourceType::Secret.url(), vec![]) }
+            }
         };
         take(&mut session, none);
         assert!(session.remembered() < 1000, "{variant:?}: {}", session.remembered());
@@ -132,16 +178,23 @@ fn what_a_client_brings_and_refuses_is_remembered_too_and_what_the_snapshot_has_
     let snapshot: Snapshot = (0..1000).map(resource).collect();
     let brings = |version: &dyn Fn(usize) -> String| {
         let initial_versions = (0..1000).map(|n| (format!("cluster-{n:04}"), version(n))).collect();
-        Request { initial_versions, ..asking(Variant::Delta, ResourceType::Cluster.url(), vec!["*".into()]) }
+        Request {
+            initial_versions,
+            ..asking(Variant::Delta, ResourceType::Cluster.url(), vec!["*".into()])
+        }
     };
     let mut session = Session::new(Variant::Delta, None);
-    session.on_request(brings(&|n| resource(n).version.to_string()), &snapshot, &mut quarantine).unwrap();
+    session
+        .on_request(brings(&|n| resource(n).version.to_string()), &snapshot, &mut quarantine)
+        .unwrap();
     let equal = session.remembered();
     assert!((16_000..50_000).contains(&equal), "{equal}");
     // They are unknown, and so taken away, but not yet.
     let mut holding = Session::new(Variant::Delta, None);
     holding.hold();
-    holding.on_request(brings(&|_| "another".into()), &Snapshot::default(), &mut quarantine).unwrap();
+    holding
+        .on_request(brings(&|_| "another".into()), &Snapshot::default(), &mut quarantine)
+        .unwrap();
     let unknown = holding.remembered();
     assert!((100_000..=most_remembered(1000, 19_000)).contains(&unknown), "{unknown}");
 
@@ -156,10 +209,19 @@ fn what_a_client_brings_and_refuses_is_remembered_too_and_what_the_snapshot_has_
 fn whoever_has_more_resources_may_list_more() {
     let limits = Limits { names: 10, bytes: 100, ..Limits::default() };
     let ask = |resources: usize, count: usize| {
-        let snapshot: Snapshot = (0..resources).map(|n| resource(ResourceType::Cluster, &format!("cluster-{n}"), "1")).collect();
-        let initial_versions = (0..count).map(|n| (format!("of-an-earlier-fleet-{n:04}"), "0".repeat(32))).collect();
-        let request = Request { initial_versions, ..asking(Variant::Delta, ResourceType::Cluster.url(), vec![]) };
-        Session::new(Variant::Delta, None).limit(limits).on_request(request, &snapshot, &mut Quarantine::default()).map(drop)
+        let snapshot: Snapshot = (0..resources)
+            .map(|n| resource(ResourceType::Cluster, &format!("cluster-{n}"), "1"))
+            .collect();
+        let initial_versions =
+            (0..count).map(|n| (format!("of-an-earlier-fleet-{n:04}"), "0".repeat(32))).collect();
+        let request = Request {
+            initial_versions,
+            ..asking(Variant::Delta, ResourceType::Cluster.url(), vec![])
+        };
+        Session::new(Variant::Delta, None)
+            .limit(limits)
+            .on_request(request, &snapshot, &mut Quarantine::default())
+            .map(drop)
     };
     assert_eq!(ask(0, 11), Err(Abuse::TooManyNames(11, 10)));
     assert_eq!(ask(100, 200), Ok(()));

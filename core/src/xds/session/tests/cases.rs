@@ -27,7 +27,11 @@ const ATTEMPTS: usize = 20_000;
 #[expect(clippy::disallowed_methods, reason = "the core has no environment; its tests by hand may")]
 fn number(key: &str) -> Option<u64> {
     let text = std::env::var(key).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{key}={text}: not a number; give a whole one, or unset it")))
+    Some(
+        text.parse().unwrap_or_else(|_| {
+            panic!("{key}={text}: not a number; give a whole one, or unset it")
+        }),
+    )
 }
 
 impl Seeds {
@@ -62,7 +66,8 @@ impl Seeds {
 
 /// The case of a seed.
 fn case<T: Debug>(seed: u64, cases: &impl Strategy<Value = T>) -> T {
-    let config = Config { rng_seed: RngSeed::Fixed(seed), failure_persistence: None, ..Config::default() };
+    let config =
+        Config { rng_seed: RngSeed::Fixed(seed), failure_persistence: None, ..Config::default() };
     cases.new_tree(&mut TestRunner::new(config)).expect("a case").current()
 }
 
@@ -71,7 +76,10 @@ fn attempt(run: impl FnOnce() -> Result<(), TestCaseError>) -> Result<(), String
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(result) => result.map_err(|failure| failure.to_string()),
         Err(panic) => {
-            let words = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+            let words = panic
+                .downcast_ref::<String>()
+                .map(String::as_str)
+                .or_else(|| panic.downcast_ref::<&str>().copied());
             Err(format!("a panic: {}", words.unwrap_or("without words")))
         }
     }
@@ -98,7 +106,11 @@ fn report<S, E: Clone>(
 }
 
 /// As few events as still fail, found by leaving out ever shorter runs of them, and at last each pair.
-pub fn shortest<E: Clone>(mut events: Vec<E>, mut attempts: usize, fails: impl Fn(&[E]) -> bool) -> Vec<E> {
+pub fn shortest<E: Clone>(
+    mut events: Vec<E>,
+    mut attempts: usize,
+    fails: impl Fn(&[E]) -> bool,
+) -> Vec<E> {
     let mut fails = |events: &[E]| {
         attempts = attempts.saturating_sub(1);
         attempts > 0 && fails(events)
@@ -127,8 +139,11 @@ pub fn shortest<E: Clone>(mut events: Vec<E>, mut attempts: usize, fails: impl F
 }
 
 fn without_a_pair<E: Clone>(events: &[E], fails: &mut impl FnMut(&[E]) -> bool) -> Option<Vec<E>> {
-    let pairs = (0..events.len()).flat_map(|first| (first + 1..events.len()).map(move |second| (first, second)));
-    let mut without = pairs.map(|(first, second)| [&events[..first], &events[first + 1..second], &events[second + 1..]].concat());
+    let pairs = (0..events.len())
+        .flat_map(|first| (first + 1..events.len()).map(move |second| (first, second)));
+    let mut without = pairs.map(|(first, second)| {
+        [&events[..first], &events[first + 1..second], &events[second + 1..]].concat()
+    });
     without.find(|fewer| fails(fewer))
 }
 
@@ -168,12 +183,17 @@ fn a_failure_says_how_to_repeat_it_and_its_shortest_case_is_a_test() {
     };
     let paste = |setting: &&str, events: &[u32]| format!("holds({setting:?}, &{events:?});");
     let seeds = Seeds { fixed: 3, new: 0 };
-    let panic = catch_unwind(|| seeds.check("a_test", &cases, run, paste)).expect_err("one of them is too much");
+    let panic = catch_unwind(|| seeds.check("a_test", &cases, run, paste))
+        .expect_err("one of them is too much");
     let report = panic.downcast_ref::<String>().expect("words");
     let seed = report.split_once("ATLAS_SESSION_SEED=").expect("a seed").1;
-    let (seed, after) = seed.split_once(" cargo test -p atlas-core --lib a_test\n1 of its 50 events are enough").expect("a command");
+    let (seed, after) = seed
+        .split_once(" cargo test -p atlas-core --lib a_test\n1 of its 50 events are enough")
+        .expect("a command");
     // The seed alone makes the case again.
-    let failure = run(&"a setting", &case(seed.parse().expect("a number"), &cases).1).expect_err("it fails again").to_string();
+    let failure = run(&"a setting", &case(seed.parse().expect("a number"), &cases).1)
+        .expect_err("it fails again")
+        .to_string();
     assert!(report.starts_with(&failure), "{report}");
     assert!(after.contains("#[test]") && after.contains("holds(\"a setting\", &["), "{report}");
 }

@@ -12,7 +12,10 @@ use super::world::World;
 use crate::xds::session::Variant;
 
 /// One of the two variants, and events of which `settles` in some 600 let the world come to rest, as the last one does.
-fn schedules(length: std::ops::Range<usize>, settles: u32) -> impl Strategy<Value = Case<Variant, Event>> {
+fn schedules(
+    length: std::ops::Range<usize>,
+    settles: u32,
+) -> impl Strategy<Value = Case<Variant, Event>> {
     let event = prop_oneof![
         120 => (0..4usize, 0..4u8, 0..7u8).prop_map(|(kind, name, version)| Change(kind, name, version)),
         20 => (1..7u8).prop_map(Burst),
@@ -26,7 +29,8 @@ fn schedules(length: std::ops::Range<usize>, settles: u32) -> impl Strategy<Valu
         10 => Just(Swap),
         settles => Just(Settle),
     ];
-    let events = prop::collection::vec(event, length).prop_map(|events| events.into_iter().chain([Settle]).collect());
+    let events = prop::collection::vec(event, length)
+        .prop_map(|events| events.into_iter().chain([Settle]).collect());
     (prop_oneof![Just(Variant::Delta), Just(Variant::StateOfTheWorld)], events)
 }
 
@@ -36,7 +40,9 @@ fn happen(variant: Variant, events: &[Event]) -> Result<(), TestCaseError> {
 }
 
 fn check(seeds: Seeds, test: &str, schedules: &impl Strategy<Value = Case<Variant, Event>>) {
-    let paste = |variant: &Variant, events: &[Event]| format!("converges(Variant::{variant:?}, &{events:?});");
+    let paste = |variant: &Variant, events: &[Event]| {
+        format!("converges(Variant::{variant:?}, &{events:?});")
+    };
     seeds.check(test, schedules, |variant, events| happen(*variant, events), paste);
 }
 
@@ -115,16 +121,44 @@ fn a_secret_that_only_the_envoy_knows_to_differ_holds_up_no_cluster() {
 fn a_removal_in_a_response_that_was_refused_is_sent_again() {
     converges(
         Variant::Delta,
-        &[Hear, Burst(5), Hear, Hear, Take, Take, Toggle(2, 0), Hear, Hear, Toggle(2, 0), Hear, Change(2, 0, 0), Settle],
+        &[
+            Hear,
+            Burst(5),
+            Hear,
+            Hear,
+            Take,
+            Take,
+            Toggle(2, 0),
+            Hear,
+            Hear,
+            Toggle(2, 0),
+            Hear,
+            Change(2, 0, 0),
+            Settle,
+        ],
     );
 }
 
 #[test]
 fn a_fallback_that_one_envoys_refusal_brings_reaches_the_other_envoy_too() {
-    converges(Variant::Delta, &[Swap, Burst(2), Hear, Take, Hear, Hear, Hear, Hear, Take, Hear, Burst(5), Settle]);
+    converges(
+        Variant::Delta,
+        &[Swap, Burst(2), Hear, Take, Hear, Hear, Hear, Hear, Take, Hear, Burst(5), Settle],
+    );
     // Also where the other one remembers the refusal itself, and the quarantine no more.
     converges(
         Variant::StateOfTheWorld,
-        &[Swap, Change(2, 1, 5), Settle, Change(2, 3, 5), Take, Burst(4), Hear, Burst(5), Change(2, 0, 0), Settle],
+        &[
+            Swap,
+            Change(2, 1, 5),
+            Settle,
+            Change(2, 3, 5),
+            Take,
+            Burst(4),
+            Hear,
+            Burst(5),
+            Change(2, 0, 0),
+            Settle,
+        ],
     );
 }

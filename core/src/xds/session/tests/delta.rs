@@ -26,7 +26,11 @@ fn a_name_that_does_not_exist_is_answered_at_once() {
     let mut stream = Stream::new("SDS leaf=1");
     assert_eq!(stream.hears("SDS + leaf + other"), ["1 SDS leaf=1 gone other"]);
     stream.hears("SDS ack 1");
-    assert_eq!(stream.becomes("SDS leaf=1 other=1"), ["2 SDS other=1"], "and sent when it comes to exist");
+    assert_eq!(
+        stream.becomes("SDS leaf=1 other=1"),
+        ["2 SDS other=1"],
+        "and sent when it comes to exist"
+    );
 }
 
 #[test]
@@ -79,7 +83,10 @@ fn additions_go_by_type_and_removals_wait_for_every_answer() {
 #[test]
 fn a_reconnect_sends_only_differences_and_removes_zombies() {
     let mut stream = Stream::new("CDS same=1 changed=2 new=1");
-    assert_eq!(stream.hears("CDS + * has same=1 has changed=1 has zombie=1"), ["1 CDS changed=2 new=1"]);
+    assert_eq!(
+        stream.hears("CDS + * has same=1 has changed=1 has zombie=1"),
+        ["1 CDS changed=2 new=1"]
+    );
     assert_eq!(stream.hears("CDS ack 1"), ["2 CDS gone zombie"]);
 }
 
@@ -126,7 +133,11 @@ fn the_good_part_of_a_refused_response_is_removed_when_its_time_comes() {
     stream.hears("CDS");
     stream.hears("CDS ack 1");
     assert_eq!(stream.becomes("CDS good=1 bad=1"), ["2 CDS bad=1 good=1"]);
-    assert_eq!(stream.hears("CDS nack 2 bad"), ["3 CDS good=1"], "Envoy would not list it when it reconnects");
+    assert_eq!(
+        stream.hears("CDS nack 2 bad"),
+        ["3 CDS good=1"],
+        "Envoy would not list it when it reconnects"
+    );
     stream.hears("CDS ack 3");
     assert_eq!(stream.becomes(""), ["4 CDS gone bad gone good"]);
 }
@@ -163,15 +174,20 @@ fn a_secret_that_changes_goes_before_the_cluster_even_if_the_client_is_slow() {
 #[test]
 fn what_is_too_much_for_one_response_comes_in_pieces_and_listeners_wait_for_all_clusters() {
     let long = "x".repeat(300);
-    let mut stream = Stream::new(&format!("SDS s=1, CDS a={long} b={long} c={long}, LDS l=1, RDS r=1"));
-    stream.session = Session::new(Variant::Delta, None).limit(Limits { response_bytes: 600, ..Limits::default() });
+    let mut stream =
+        Stream::new(&format!("SDS s=1, CDS a={long} b={long} c={long}, LDS l=1, RDS r=1"));
+    stream.session = Session::new(Variant::Delta, None)
+        .limit(Limits { response_bytes: 600, ..Limits::default() });
     assert_eq!(stream.hears("CDS"), [format!("1 CDS a={long}")]);
     assert_eq!(stream.hears("LDS"), [""; 0], "nor is it answered");
     assert_eq!(stream.hears("SDS + s"), ["2 SDS s=1"], "but clusters warm on their secrets");
     assert_eq!(stream.hears("CDS ack 1"), [format!("3 CDS b={long}")]);
     assert_eq!(stream.hears("RDS + r"), [""; 0]);
     assert_eq!(stream.standing("LDS"), Standing::Stale);
-    assert_eq!(stream.hears("CDS ack 3"), [format!("4 CDS c={long}"), "5 LDS l=1".into(), "6 RDS r=1".into()]);
+    assert_eq!(
+        stream.hears("CDS ack 3"),
+        [format!("4 CDS c={long}"), "5 LDS l=1".into(), "6 RDS r=1".into()]
+    );
     for answer in ["SDS ack 2", "CDS ack 4", "LDS ack 5", "RDS ack 6"] {
         assert_eq!(stream.hears(answer), [""; 0]);
     }
@@ -187,7 +203,8 @@ fn what_is_too_much_for_one_response_comes_in_pieces_and_listeners_wait_for_all_
 fn removals_come_in_pieces_too() {
     let names: Vec<String> = (0..40).map(|n| format!("a-name-of-some-length-{n:02}=1")).collect();
     let mut stream = Stream::new(&format!("CDS {}", names.join(" ")));
-    stream.session = Session::new(Variant::Delta, None).limit(Limits { response_bytes: 500, ..Limits::default() });
+    stream.session = Session::new(Variant::Delta, None)
+        .limit(Limits { response_bytes: 500, ..Limits::default() });
     let mut answer = stream.hears("CDS");
     while let Some(response) = answer.pop() {
         answer = stream.hears(&format!("CDS ack {}", response.split(' ').next().unwrap()));

@@ -7,7 +7,8 @@ use crate::xds::session::{Request, Response, Variant};
 use crate::xds::snapshot::{Resource, ResourceType};
 
 /// In the order in which an Envoy asks.
-pub const KINDS: [ResourceType; 4] = [ResourceType::Cluster, ResourceType::Listener, ResourceType::Secret, ResourceType::Route];
+pub const KINDS: [ResourceType; 4] =
+    [ResourceType::Cluster, ResourceType::Listener, ResourceType::Secret, ResourceType::Route];
 
 /// Names to contents, by type.
 pub type Things = BTreeMap<ResourceType, BTreeMap<String, String>>;
@@ -70,20 +71,29 @@ impl Envoy {
     /// The process starts anew.
     pub fn restart(&mut self) {
         let names = std::mem::take(&mut self.names);
-        *self = Self { variant: self.variant, names, drops_unwanted_types: !self.drops_unwanted_types, ..Self::default() };
+        *self = Self {
+            variant: self.variant,
+            names,
+            drops_unwanted_types: !self.drops_unwanted_types,
+            ..Self::default()
+        };
     }
 
     /// Whether a stream begins with a request for this type.
     fn asks_first_for(&self, kind: ResourceType) -> bool {
         let asks_for_nothing = self.asked.contains(&kind) && !self.drops_unwanted_types;
-        is_wild(kind) || asks_for_nothing || self.names.get(&kind).is_some_and(|names| !names.is_empty())
+        is_wild(kind)
+            || asks_for_nothing
+            || self.names.get(&kind).is_some_and(|names| !names.is_empty())
     }
 
     /// Whether a server can see that this process has accepted something, by its first requests up to a type's.
     pub fn shows_versions(&self, up_to: ResourceType) -> bool {
         let until = KINDS.iter().position(|kind| *kind == up_to).unwrap_or_default();
-        let has_version =
-            |kind: &ResourceType| self.lists.get(kind).is_some_and(|lists| !lists.is_empty()) || self.versions.contains_key(kind);
+        let has_version = |kind: &ResourceType| {
+            self.lists.get(kind).is_some_and(|lists| !lists.is_empty())
+                || self.versions.contains_key(kind)
+        };
         KINDS[..=until].iter().any(|kind| self.asks_first_for(*kind) && has_version(kind))
     }
 
@@ -94,22 +104,34 @@ impl Envoy {
             for (kind, has) in &self.has {
                 let lists = self.lists.get(kind);
                 let all = has.keys().chain(lists.into_iter().flat_map(|lists| lists.keys()));
-                let odd = all.filter(|name| lists.and_then(|lists| lists.get(*name)) != has.get(*name));
+                let odd =
+                    all.filter(|name| lists.and_then(|lists| lists.get(*name)) != has.get(*name));
                 self.unlisted.extend(odd.map(|name| (*kind, name.clone())));
             }
         }
-        let asked: Vec<ResourceType> = KINDS.into_iter().filter(|kind| self.asks_first_for(*kind)).collect();
+        let asked: Vec<ResourceType> =
+            KINDS.into_iter().filter(|kind| self.asks_first_for(*kind)).collect();
         self.asked.extend(&asked);
         let first = |kind: ResourceType| {
             let request = Request { type_url: kind.url().into(), ..Request::default() };
-            let versions = |(name, content): (&String, &String)| (name.clone(), super::language::version(content));
+            let versions = |(name, content): (&String, &String)| {
+                (name.clone(), super::language::version(content))
+            };
             match self.variant {
-                Some(Variant::StateOfTheWorld) => {
-                    Request { names: self.names_of(kind), version_info: self.versions.get(&kind).cloned().unwrap_or_default(), ..request }
-                }
+                Some(Variant::StateOfTheWorld) => Request {
+                    names: self.names_of(kind),
+                    version_info: self.versions.get(&kind).cloned().unwrap_or_default(),
+                    ..request
+                },
                 _ => Request {
                     subscribe: if is_wild(kind) { vec!["*".into()] } else { self.names_of(kind) },
-                    initial_versions: self.lists.get(&kind).into_iter().flatten().map(versions).collect(),
+                    initial_versions: self
+                        .lists
+                        .get(&kind)
+                        .into_iter()
+                        .flatten()
+                        .map(versions)
+                        .collect(),
                     ..request
                 },
             }
@@ -154,11 +176,18 @@ impl Envoy {
     pub fn take(&mut self, response: &Response) -> Request {
         let kind = ResourceType::of_url(&response.type_url).expect("a known type");
         self.nonces.insert(kind, response.nonce.clone());
-        let wanted: Vec<&Resource> =
-            response.resources.iter().map(|resource| &**resource).filter(|it| self.wants(kind, &it.name)).collect();
-        let tastes = |sort: Taste| wanted.iter().filter(move |resource| taste(&resource.name, &content(resource)) == sort);
+        let wanted: Vec<&Resource> = response
+            .resources
+            .iter()
+            .map(|resource| &**resource)
+            .filter(|it| self.wants(kind, &it.name))
+            .collect();
+        let tastes = |sort: Taste| {
+            wanted.iter().filter(move |resource| taste(&resource.name, &content(resource)) == sort)
+        };
         let nonsense = tastes(Taste::Nonsense).count() > 0;
-        let bad: Vec<String> = tastes(Taste::Bad).map(|resource| format!("{}: bad", resource.name)).collect();
+        let bad: Vec<String> =
+            tastes(Taste::Bad).map(|resource| format!("{}: bad", resource.name)).collect();
         let error = match (nonsense, bad.is_empty()) {
             (true, _) => Some("cannot decode".to_owned()),
             (false, false) => Some(format!("Error adding/updating thing(s) {}", bad.join(", "))),
@@ -172,7 +201,9 @@ impl Envoy {
                 self.unlisted.remove(&(kind, name.to_string()));
             }
             if whole {
-                has.retain(|name, _| response.resources.iter().any(|resource| *resource.name == **name));
+                has.retain(|name, _| {
+                    response.resources.iter().any(|resource| *resource.name == **name)
+                });
             }
             for resource in tastes(Taste::Good) {
                 has.insert(resource.name.to_string(), content(resource));
@@ -185,9 +216,16 @@ impl Envoy {
                 for name in &response.removed {
                     lists.remove(&**name);
                 }
-                lists.extend(wanted.iter().map(|resource| (resource.name.to_string(), content(resource))));
+                lists.extend(
+                    wanted.iter().map(|resource| (resource.name.to_string(), content(resource))),
+                );
             }
-            return Request { type_url: kind.url().into(), nonce: response.nonce.clone(), error, ..Request::default() };
+            return Request {
+                type_url: kind.url().into(),
+                nonce: response.nonce.clone(),
+                error,
+                ..Request::default()
+            };
         }
         if error.is_none() {
             self.versions.insert(kind, response.version_info.clone());

@@ -40,13 +40,18 @@ fn name() -> impl Strategy<Value = String> {
 }
 
 fn odd() -> impl Strategy<Value = String> {
-    let odd = ["", " ", "n", "n1 n2", "\n", "\u{0}", "é\u{202e}", "*n", "38", "0"].map(str::to_owned).into_iter();
+    let odd = ["", " ", "n", "n1 n2", "\n", "\u{0}", "é\u{202e}", "*n", "38", "0"]
+        .map(str::to_owned)
+        .into_iter();
     let long = [39, 40, 41, 300].map(|length| "x".repeat(length)).into_iter();
     prop::sample::select(odd.chain(long).collect::<Vec<_>>())
 }
 
 fn words() -> impl Strategy<Value = String> {
-    prop_oneof![(0..10u8, 0..10u8).prop_map(|(one, other)| format!("(s) n{one}: no, n{other}: no")), Just("no".to_owned())]
+    prop_oneof![
+        (0..10u8, 0..10u8).prop_map(|(one, other)| format!("(s) n{one}: no, n{other}: no")),
+        Just("no".to_owned())
+    ]
 }
 
 fn request() -> impl Strategy<Value = Request> {
@@ -57,10 +62,22 @@ fn request() -> impl Strategy<Value = Request> {
     let names = || prop::collection::vec(name(), 0..4);
     let nonce = prop_oneof![6 => (0..60u8).prop_map(|nonce| nonce.to_string()), 3 => Just(String::new()), 1 => odd()];
     let error = prop::option::of(prop_oneof![words(), odd()]);
-    let versions =
-        prop::collection::btree_map(name(), prop_oneof![any::<u128>().prop_map(|version| format!("{version:032x}")), odd()], 0..3);
+    let versions = prop::collection::btree_map(
+        name(),
+        prop_oneof![any::<u128>().prop_map(|version| format!("{version:032x}")), odd()],
+        0..3,
+    );
     (url, nonce, error, names(), names(), versions, names(), odd()).prop_map(
-        |(type_url, nonce, error, subscribe, unsubscribe, initial_versions, names, version_info)| Request {
+        |(
+            type_url,
+            nonce,
+            error,
+            subscribe,
+            unsubscribe,
+            initial_versions,
+            names,
+            version_info,
+        )| Request {
             type_url,
             nonce,
             error,
@@ -95,7 +112,11 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn run(variant: Variant, only: Option<ResourceType>, events: &[Event]) -> Result<(), TestCaseError> {
+fn run(
+    variant: Variant,
+    only: Option<ResourceType>,
+    events: &[Event],
+) -> Result<(), TestCaseError> {
     let mut snapshot = Snapshot::default();
     let mut quarantine = Quarantine::default();
     let new = || Session::new(variant, only).limit(LIMITS);
@@ -104,16 +125,28 @@ fn run(variant: Variant, only: Option<ResourceType>, events: &[Event]) -> Result
     for event in events {
         let request = match event {
             Event::Said(request) => Some(request.clone()),
-            Event::Bytes(bytes) if variant == Variant::Delta => DeltaDiscoveryRequest::decode(&**bytes).ok().map(delta),
+            Event::Bytes(bytes) if variant == Variant::Delta => {
+                DeltaDiscoveryRequest::decode(&**bytes).ok().map(delta)
+            }
             Event::Bytes(bytes) => DiscoveryRequest::decode(&**bytes).ok().map(whole),
             Event::Answer(error) => {
                 let (type_url, nonce) = latest.clone();
-                Some(Request { type_url, nonce, error: error.clone(), names: vec!["n1".into()], ..Request::default() })
+                Some(Request {
+                    type_url,
+                    nonce,
+                    error: error.clone(),
+                    names: vec!["n1".into()],
+                    ..Request::default()
+                })
             }
             Event::Change(kind, name, content) => {
                 let (kind, name) = (ResourceType::ALL[*kind], format!("n{name}"));
                 let set = || Change::Set(resource(kind, &name, &content.to_string().repeat(30)));
-                snapshot.apply(vec![if *content == 0 { Change::Remove(kind, name.as_str().into()) } else { set() }]);
+                snapshot.apply(vec![if *content == 0 {
+                    Change::Remove(kind, name.as_str().into())
+                } else {
+                    set()
+                }]);
                 None
             }
             Event::Hold(true) => {
@@ -137,11 +170,22 @@ fn run(variant: Variant, only: Option<ResourceType>, events: &[Event]) -> Result
                 }
             },
         };
-        prop_assert!(responses.len() <= ResourceType::ALL.len() + 1, "{} responses at once", responses.len());
+        prop_assert!(
+            responses.len() <= ResourceType::ALL.len() + 1,
+            "{} responses at once",
+            responses.len()
+        );
         for response in responses {
-            let bytes: usize = response.resources.iter().map(|resource| resource.wire().len()).sum();
+            let bytes: usize =
+                response.resources.iter().map(|resource| resource.wire().len()).sum();
             if variant == Variant::Delta {
-                prop_assert!(bytes <= LIMITS.response_bytes || response.resources.len() == 1 || session.nacks() > 0, "{} bytes", bytes);
+                prop_assert!(
+                    bytes <= LIMITS.response_bytes
+                        || response.resources.len() == 1
+                        || session.nacks() > 0,
+                    "{} bytes",
+                    bytes
+                );
             }
             latest = (response.type_url.into_owned(), response.nonce);
         }
@@ -149,10 +193,22 @@ fn run(variant: Variant, only: Option<ResourceType>, events: &[Event]) -> Result
         prop_assert!(quarantine.len() <= MAX_ENTRIES);
         for subscription in session.types.values() {
             let remembered = [subscription.names.len(), subscription.owed.len()];
-            prop_assert!(remembered.into_iter().all(|count| count <= LIMITS.names), "{:?} names", remembered);
+            prop_assert!(
+                remembered.into_iter().all(|count| count <= LIMITS.names),
+                "{:?} names",
+                remembered
+            );
             let known = snapshot.of(subscription.kind).len() + LIMITS.names;
-            let of_resources = [subscription.held.len(), subscription.refused.len(), subscription.suspects.iter().flatten().count()];
-            prop_assert!(of_resources.into_iter().all(|count| count <= 10 + known), "{:?} resources", of_resources);
+            let of_resources = [
+                subscription.held.len(),
+                subscription.refused.len(),
+                subscription.suspects.iter().flatten().count(),
+            ];
+            prop_assert!(
+                of_resources.into_iter().all(|count| count <= 10 + known),
+                "{:?} resources",
+                of_resources
+            );
         }
     }
     Ok(())
@@ -166,7 +222,16 @@ fn code(event: &Event) -> String {
         Event::Answer(Some(words)) => return format!("Event::Answer(Some({words:?}.into()))"),
         other => return format!("Event::{other:?}"),
     };
-    let Request { type_url, nonce, error, subscribe, unsubscribe, initial_versions, names, version_info } = request;
+    let Request {
+        type_url,
+        nonce,
+        error,
+        subscribe,
+        unsubscribe,
+        initial_versions,
+        names,
+        version_info,
+    } = request;
     let text = |text: &str| format!("{text:?}.into()");
     let list = |list: &[String]| format!("{list:?}.map(String::from).into()");
     let versions = || {
@@ -183,7 +248,10 @@ fn code(event: &Event) -> String {
         ("names", (!names.is_empty()).then(|| list(names))),
         ("version_info", (!version_info.is_empty()).then(|| text(version_info))),
     ];
-    let fields: String = fields.into_iter().filter_map(|(key, value)| Some(format!("{key}: {}, ", value?))).collect();
+    let fields: String = fields
+        .into_iter()
+        .filter_map(|(key, value)| Some(format!("{key}: {}, ", value?)))
+        .collect();
     format!("Event::Said(Request {{ {fields}..Request::default() }})")
 }
 
@@ -197,6 +265,13 @@ fn nothing_that_a_client_says_breaks_a_session() {
         let only = only.map_or("None".to_owned(), |only| format!("Some(ResourceType::{only:?})"));
         format!("run(Variant::{variant:?}, {only}, &[{}]).unwrap();", events.join(", "))
     };
-    let run = |(variant, only): &(Variant, Option<ResourceType>), events: &[Event]| run(*variant, *only, events);
-    Seeds { fixed: 200, new: 500 }.check("nothing_that_a_client_says_breaks_a_session", &cases, run, paste);
+    let run = |(variant, only): &(Variant, Option<ResourceType>), events: &[Event]| {
+        run(*variant, *only, events)
+    };
+    Seeds { fixed: 200, new: 500 }.check(
+        "nothing_that_a_client_says_breaks_a_session",
+        &cases,
+        run,
+        paste,
+    );
 }

@@ -39,7 +39,11 @@ pub fn content(resource: &Resource) -> String {
 pub fn resources(text: &str) -> Vec<Arc<Resource>> {
     let of_type = |part: &str| {
         let (kind, rest) = part.trim().split_once(' ').expect("a type and resources");
-        let pair = |pair: &str| pair.split_once('=').map(|(name, version)| resource(kind_of(kind), name, version)).expect("name=version");
+        let pair = |pair: &str| {
+            pair.split_once('=')
+                .map(|(name, version)| resource(kind_of(kind), name, version))
+                .expect("name=version")
+        };
         rest.split_whitespace().map(pair).collect::<Vec<_>>()
     };
     text.split(',').filter(|part| !part.trim().is_empty()).flat_map(of_type).collect()
@@ -57,7 +61,9 @@ pub fn request(text: &str) -> Request {
             "has" => {
                 let pair = next();
                 let (name, content) = pair.split_once('=').expect("name=version");
-                request.initial_versions.insert(name.into(), Version::of(content.as_bytes()).to_string());
+                request
+                    .initial_versions
+                    .insert(name.into(), Version::of(content.as_bytes()).to_string());
             }
             "ack" => request.nonce = next(),
             "v" => request.version_info = next(),
@@ -123,11 +129,22 @@ impl Stream {
 
     /// What is quarantined: `CDS a=1`, with the fallback behind a slash.
     pub fn quarantined(&self) -> Vec<String> {
-        let line = |(kind, name, refusal): (ResourceType, &str, &crate::xds::quarantine::Refusal)| {
-            let fallback = refusal.fallback.as_ref().map(|fallback| format!("/{}", content(fallback))).unwrap_or_default();
-            let current = self.snapshot.get(kind, name).filter(|current| current.version == refusal.version);
-            format!("{kind} {name}={}{fallback}", current.map_or("?".into(), |current| content(current)))
-        };
+        let line =
+            |(kind, name, refusal): (ResourceType, &str, &crate::xds::quarantine::Refusal)| {
+                let fallback = refusal
+                    .fallback
+                    .as_ref()
+                    .map(|fallback| format!("/{}", content(fallback)))
+                    .unwrap_or_default();
+                let current = self
+                    .snapshot
+                    .get(kind, name)
+                    .filter(|current| current.version == refusal.version);
+                format!(
+                    "{kind} {name}={}{fallback}",
+                    current.map_or("?".into(), |current| content(current))
+                )
+            };
         self.quarantine.entries().map(line).collect()
     }
 }

@@ -25,9 +25,16 @@ fn the_named_is_quarantined_and_the_good_ones_are_sent_again() {
     assert_eq!(good, ["3 CDS a=2 b=1 c=2"], "with what b was before: who knows what was applied");
     assert_eq!(stream.hears("CDS ack 3"), NOTHING);
     assert_eq!(stream.quarantined(), ["CDS b=2/1"]);
-    assert_eq!(stream.standing("CDS"), Standing::Nack("Error adding/updating cluster(s) b: unknown a".into()));
+    assert_eq!(
+        stream.standing("CDS"),
+        Standing::Nack("Error adding/updating cluster(s) b: unknown a".into())
+    );
     assert_eq!(stream.looks(), NOTHING);
-    assert_eq!(stream.becomes("CDS a=2 b=3 c=2"), ["4 CDS b=3"], "the next version is tried at once");
+    assert_eq!(
+        stream.becomes("CDS a=2 b=3 c=2"),
+        ["4 CDS b=3"],
+        "the next version is tried at once"
+    );
     assert_eq!(stream.hears("CDS ack 4"), NOTHING);
     assert_eq!(stream.quarantined(), NOTHING);
     assert_eq!(stream.standing("CDS"), Standing::Synced);
@@ -69,7 +76,8 @@ fn who_refuses_everything_hears_each_version_a_few_times_and_then_no_more() {
         while let Some(response) = answers.pop() {
             sent += response.matches("=1").count();
             responses += 1;
-            answers = stream.hears(&format!("CDS nack {} {words}", response.split(' ').next().unwrap()));
+            answers =
+                stream.hears(&format!("CDS nack {} {words}", response.split(' ').next().unwrap()));
         }
         assert!(sent <= 256 * (9 + 8) && responses <= 2 * 256 + 9, "{sent} in {responses}");
         assert_eq!(stream.quarantine.len(), 256);
@@ -85,7 +93,10 @@ fn no_stream_of_the_node_sends_it_again_and_each_says_so() {
     stream.becomes("CDS a=2 b=1");
     stream.hears("CDS nack 2 no");
     assert_eq!(other.on_change(&stream.snapshot, &stream.quarantine), []);
-    assert_eq!(other.standing(&stream.snapshot, &stream.quarantine)[&kind_of("CDS")], Standing::Nack("no".into()));
+    assert_eq!(
+        other.standing(&stream.snapshot, &stream.quarantine)[&kind_of("CDS")],
+        Standing::Nack("no".into())
+    );
     // The same process reconnects: with what it had, and without what it lost.
     stream.reconnects(Variant::Delta);
     assert_eq!(stream.hears("CDS + * has a=1 has b=1"), ["1 CDS"]);
@@ -125,7 +136,14 @@ fn a_fallback_that_one_streams_refusal_brings_reaches_an_envoy_that_has_nothing(
     assert_eq!(stream.becomes("CDS a=2"), ["2 CDS a=2"]);
     let mut other = Session::new(Variant::Delta, None);
     let Stream { snapshot, quarantine, .. } = &mut stream;
-    let mut other_hears = |text| other.on_request(request(text), snapshot, quarantine).unwrap().iter().map(line).collect::<Vec<_>>();
+    let mut other_hears = |text| {
+        other
+            .on_request(request(text), snapshot, quarantine)
+            .unwrap()
+            .iter()
+            .map(line)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(other_hears("CDS"), ["1 CDS a=2"]);
     assert_eq!(other_hears("CDS nack 1 no"), NOTHING);
     assert_eq!(stream.quarantined(), ["CDS a=2"]);
@@ -157,7 +175,11 @@ fn who_asks_for_a_quarantined_name_is_answered_at_once() {
     assert_eq!(stream.hears("SDS nack 2 no"), NOTHING);
     stream.reconnects(Variant::Delta);
     assert_eq!(stream.hears("CDS + * has a=1"), ["1 CDS"]);
-    assert_eq!(stream.hears("SDS + s"), ["2 SDS gone s"], "there is nothing for it, and 15 s are long");
+    assert_eq!(
+        stream.hears("SDS + s"),
+        ["2 SDS gone s"],
+        "there is nothing for it, and 15 s are long"
+    );
 }
 
 #[test]

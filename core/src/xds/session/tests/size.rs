@@ -43,12 +43,24 @@ fn one_change_among_15_000_costs_as_little_as_among_15() {
             let (looked, standings) = looks(|| stream.standings());
             assert_eq!((looked, &standings[&ResourceType::Cluster]), (0, &Standing::Synced));
         };
-        change(&mut stream, Change::Set(resource(ResourceType::Cluster, "n00007", "2")), "CDS n00007=2");
+        change(
+            &mut stream,
+            Change::Set(resource(ResourceType::Cluster, "n00007", "2")),
+            "CDS n00007=2",
+        );
         change(&mut stream, Change::Set(resource(ResourceType::Cluster, "new", "1")), "CDS new=1");
-        change(&mut stream, Change::Remove(ResourceType::Cluster, "n00003".into()), "CDS gone n00003");
+        change(
+            &mut stream,
+            Change::Remove(ResourceType::Cluster, "n00003".into()),
+            "CDS gone n00003",
+        );
         // A burst while the client is slow costs what it changes.
         for version in 0..20 {
-            stream.snapshot.apply(vec![Change::Set(resource(ResourceType::Cluster, "n00009", &format!("v{version}")))]);
+            stream.snapshot.apply(vec![Change::Set(resource(
+                ResourceType::Cluster,
+                "n00009",
+                &format!("v{version}"),
+            ))]);
             assert!(looks(|| stream.looks()).0 <= 25);
         }
     }
@@ -60,9 +72,14 @@ fn heap(session: &Session) -> usize {
     let subscription = |subscription: &Subscription| {
         let names = subscription.names.len();
         let of_names = names.div_ceil(6) * node(size_of::<Arc<str>>());
-        let idle = subscription.owed.is_empty() && subscription.refused.is_empty() && subscription.suspects.is_empty();
+        let idle = subscription.owed.is_empty()
+            && subscription.refused.is_empty()
+            && subscription.suspects.is_empty();
         assert!(idle && subscription.under_way.is_none());
-        assert!(subscription.held.iter().all(|held| held.resource().is_some()), "the snapshot's own");
+        assert!(
+            subscription.held.iter().all(|held| held.resource().is_some()),
+            "the snapshot's own"
+        );
         size_of::<Subscription>() + of_names + subscription.held.capacity_bytes()
     };
     let types = node(size_of::<(ResourceType, Box<Subscription>)>());
@@ -70,8 +87,10 @@ fn heap(session: &Session) -> usize {
 }
 
 #[test]
-fn an_idle_session_of_a_cluster_takes_less_than_two_kilobytes_and_the_hubs_a_few_bytes_for_each_resource() {
-    let mut stream = Stream::new("SDS a=1 b=1 c=1 d=1, CDS e=1 f=1 g=1, LDS h=1 i=1, RDS j=1 k=1 l=1");
+fn an_idle_session_of_a_cluster_takes_less_than_two_kilobytes_and_the_hubs_a_few_bytes_for_each_resource()
+ {
+    let mut stream =
+        Stream::new("SDS a=1 b=1 c=1 d=1, CDS e=1 f=1 g=1, LDS h=1 i=1, RDS j=1 k=1 l=1");
     for text in ["CDS", "LDS", "SDS + a + b", "SDS + c + d", "RDS + j + k + l"] {
         let responses = stream.hears(text);
         acknowledged(&mut stream, responses);

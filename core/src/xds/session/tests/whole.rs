@@ -36,7 +36,11 @@ fn secrets_are_told_in_part_and_new_names_are_answered_at_once() {
     let mut stream = stream("SDS a=1 b=1");
     assert_eq!(stream.hears("SDS a"), ["1 SDS a=1"]);
     assert_eq!(stream.hears("SDS ack 1 a"), [""; 0]);
-    assert_eq!(stream.hears("SDS ack 1 a b"), ["2 SDS b=1"], "the list may change after the answer");
+    assert_eq!(
+        stream.hears("SDS ack 1 a b"),
+        ["2 SDS b=1"],
+        "the list may change after the answer"
+    );
     assert_eq!(stream.hears("SDS ack 2 a b c"), ["3 SDS"], "c doesn't exist");
     assert_eq!(stream.hears("SDS ack 3 b c"), [""; 0]);
     assert_eq!(stream.becomes("SDS a=2 b=2"), ["4 SDS b=2"], "a is wanted no longer");
@@ -50,7 +54,11 @@ fn named_clusters_are_told_all_at_once() {
     stream.hears("CDS ack 1 a b");
     assert_eq!(stream.becomes("CDS a=2 b=1 c=2"), ["2 CDS a=2 b=1"]);
     assert_eq!(stream.hears("CDS ack 2 a"), [""; 0]);
-    assert_eq!(stream.hears("CDS ack 2"), [""; 0], "who has named something once means nothing by no names");
+    assert_eq!(
+        stream.hears("CDS ack 2"),
+        [""; 0],
+        "who has named something once means nothing by no names"
+    );
     assert_eq!(stream.becomes("CDS a=3"), [""; 0]);
     assert_eq!(stream.hears("CDS ack 2 *"), ["3 CDS a=3"]);
 }
@@ -91,11 +99,18 @@ fn after_a_reconnect_all_is_told_again() {
 fn the_version_says_what_is_in_it() {
     let version = |text: &str, name: &str| {
         let mut stream = stream(text);
-        let mut responses = stream.session.on_request(request(name), &stream.snapshot, &mut stream.quarantine).unwrap();
+        let mut responses = stream
+            .session
+            .on_request(request(name), &stream.snapshot, &mut stream.quarantine)
+            .unwrap();
         responses.remove(0).version_info
     };
     let one = version("CDS a=1 b=1", "CDS");
-    assert_eq!(one, version("CDS b=1 a=1", "CDS *"), "also after a restart, and on another replica");
+    assert_eq!(
+        one,
+        version("CDS b=1 a=1", "CDS *"),
+        "also after a restart, and on another replica"
+    );
     for other in [version("CDS a=2 b=1", "CDS"), version("CDS a=1", "CDS"), version("", "CDS")] {
         assert!(!other.is_empty() && other != one);
     }

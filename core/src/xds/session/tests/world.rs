@@ -103,7 +103,8 @@ pub struct World {
 impl World {
     pub fn new(variant: Variant) -> Self {
         let client = Client::new(variant);
-        let mut world = Self { variant, truth: Vec::new(), replicas: Default::default(), client, other: None };
+        let mut world =
+            Self { variant, truth: Vec::new(), replicas: Default::default(), client, other: None };
         world.connect(0);
         world
     }
@@ -111,11 +112,13 @@ impl World {
     fn connect(&mut self, replica: usize) {
         self.client.at = replica;
         // Small responses, so that there are many pieces.
-        self.client.session = Session::new(self.variant, None).limit(Limits { response_bytes: 250, ..Limits::default() });
+        self.client.session = Session::new(self.variant, None)
+            .limit(Limits { response_bytes: 250, ..Limits::default() });
         if self.replicas[replica].knows < self.truth.len() {
             self.client.session.hold();
         }
-        self.client.showed = KINDS.into_iter().map(|kind| (kind, self.client.envoy.shows_versions(kind))).collect();
+        self.client.showed =
+            KINDS.into_iter().map(|kind| (kind, self.client.envoy.shows_versions(kind))).collect();
         self.client.to_envoy.clear();
         self.client.to_server = self.client.envoy.connect().into();
         self.client.refused_here.clear();
@@ -135,7 +138,10 @@ impl World {
     }
 
     /// For each Envoy that there is.
-    fn each(&mut self, what: impl Fn(&mut Self) -> Result<(), TestCaseError>) -> Result<(), TestCaseError> {
+    fn each(
+        &mut self,
+        what: impl Fn(&mut Self) -> Result<(), TestCaseError>,
+    ) -> Result<(), TestCaseError> {
         what(self)?;
         if self.other.is_some() {
             self.swap();
@@ -150,7 +156,10 @@ impl World {
             Event::Change(kind, name, version) => self.change(&[(KINDS[*kind], *name, *version)]),
             Event::Burst(version) => {
                 let both = [ResourceType::Secret, ResourceType::Cluster];
-                let changes: Vec<_> = both.into_iter().flat_map(|kind| (0..4).map(move |name| (kind, name, *version))).collect();
+                let changes: Vec<_> = both
+                    .into_iter()
+                    .flat_map(|kind| (0..4).map(move |name| (kind, name, *version)))
+                    .collect();
                 self.change(&changes)
             }
             Event::Learn(replica) => self.learn(*replica),
@@ -216,7 +225,11 @@ impl World {
             }
         }
         let replica = &mut self.replicas[self.client.at];
-        let responses = self.client.session.on_request(request, &replica.snapshot, &mut replica.quarantine).expect("no abuse");
+        let responses = self
+            .client
+            .session
+            .on_request(request, &replica.snapshot, &mut replica.quarantine)
+            .expect("no abuse");
         self.send(responses)
     }
 
@@ -225,11 +238,18 @@ impl World {
         let Replica { snapshot, quarantine, .. } = &self.replicas[self.client.at];
         for response in responses {
             let kind = ResourceType::of_url(&response.type_url).expect("a known type");
-            let under_way = self.client.to_envoy.iter().filter(|other| other.type_url == response.type_url).count();
+            let under_way = self
+                .client
+                .to_envoy
+                .iter()
+                .filter(|other| other.type_url == response.type_url)
+                .count();
             prop_assert_eq!(under_way, 0, "two {} responses are under way", kind);
             for resource in &response.resources {
                 let key = (kind, resource.name.to_string(), resource.version);
-                let barred = quarantine.entries().any(|entry| (entry.0, entry.1, entry.2.version) == (kind, &*key.1, key.2));
+                let barred = quarantine
+                    .entries()
+                    .any(|entry| (entry.0, entry.1, entry.2.version) == (kind, &*key.1, key.2));
                 let again = self.client.showed[&kind] || self.client.refused_here.contains(&key);
                 prop_assert!(!(barred && again), "{:?} is quarantined and sent again", resource);
                 if kind == ResourceType::Secret {
@@ -241,38 +261,75 @@ impl World {
                     self.client.secrets.remove(&**name);
                 }
                 let current = snapshot.get(kind, name);
-                let is_bad = current.is_some_and(|current| taste(name, &content(current)) != Taste::Good);
+                let is_bad =
+                    current.is_some_and(|current| taste(name, &content(current)) != Taste::Good);
                 prop_assert!(current.is_none() || is_bad, "{} {} is there and removed", kind, name);
             }
             if self.variant == Variant::StateOfTheWorld && is_wild(kind) {
-                let told = self
-                    .client
-                    .told
-                    .entry(kind)
-                    .or_insert_with(|| snapshot.of(kind).iter().map(|resource| resource.name.to_string()).collect());
-                for should in snapshot.of(kind).iter().filter(|should| told.contains(&*should.name)) {
+                let told = self.client.told.entry(kind).or_insert_with(|| {
+                    snapshot.of(kind).iter().map(|resource| resource.name.to_string()).collect()
+                });
+                for should in snapshot.of(kind).iter().filter(|should| told.contains(&*should.name))
+                {
                     // While halves are tried, some are left out; and so is what was refused, if nobody knows what was before it.
-                    let refusal = quarantine.entries().find(|entry| (entry.0, entry.1) == (kind, &*should.name)).map(|entry| entry.2);
+                    let refusal = quarantine
+                        .entries()
+                        .find(|entry| (entry.0, entry.1) == (kind, &*should.name))
+                        .map(|entry| entry.2);
                     // An entry goes when its version does, and the stream alone remembers if that comes back.
-                    let here = self.client.refused_here.contains(&(kind, should.name.to_string(), should.version));
-                    let nothing_instead = refusal.map_or(here, |refusal| refusal.fallback.is_none());
-                    let there = response.resources.iter().any(|resource| resource.name == should.name);
-                    prop_assert!(there || nothing_instead || self.client.unnamed.contains(&kind), "{:?} is omitted", should);
+                    let here = self.client.refused_here.contains(&(
+                        kind,
+                        should.name.to_string(),
+                        should.version,
+                    ));
+                    let nothing_instead =
+                        refusal.map_or(here, |refusal| refusal.fallback.is_none());
+                    let there =
+                        response.resources.iter().any(|resource| resource.name == should.name);
+                    prop_assert!(
+                        there || nothing_instead || self.client.unnamed.contains(&kind),
+                        "{:?} is omitted",
+                        should
+                    );
                 }
-                *told = response.resources.iter().map(|resource| resource.name.to_string()).collect();
+                *told =
+                    response.resources.iter().map(|resource| resource.name.to_string()).collect();
             }
-            if kind == ResourceType::Cluster && !response.resources.is_empty() && self.variant == Variant::Delta {
+            if kind == ResourceType::Cluster
+                && !response.resources.is_empty()
+                && self.variant == Variant::Delta
+            {
                 for (name, version) in &self.client.secrets {
-                    let current = snapshot.get(ResourceType::Secret, name).filter(|current| taste(name, &content(current)) == Taste::Good);
+                    let current = snapshot
+                        .get(ResourceType::Secret, name)
+                        .filter(|current| taste(name, &content(current)) == Taste::Good);
                     // What was sent last may have been refused; then it may have the current one from before.
-                    let has = self.client.envoy.has.get(&ResourceType::Secret).and_then(|has| has.get(name));
-                    let fresh = current.is_none_or(|current| current.version == *version || has == Some(&content(current)));
+                    let has = self
+                        .client
+                        .envoy
+                        .has
+                        .get(&ResourceType::Secret)
+                        .and_then(|has| has.get(name));
+                    let fresh = current.is_none_or(|current| {
+                        current.version == *version || has == Some(&content(current))
+                    });
                     // What it doesn't list it may have instead of the version that it lists, which no server can know.
-                    let unlisted = self.client.envoy.unlisted.contains(&(ResourceType::Secret, name.clone()));
+                    let unlisted =
+                        self.client.envoy.unlisted.contains(&(ResourceType::Secret, name.clone()));
                     // Whether it is wanted at all is still on its way to the server.
-                    let unheard = self.client.to_server.iter().filter(|request| request.type_url == ResourceType::Secret.url());
-                    let toggled = unheard.flat_map(|request| request.subscribe.iter().chain(&request.unsubscribe)).any(|one| one == name);
-                    prop_assert!(fresh || unlisted || toggled, "a cluster is sent before secret {}", name);
+                    let unheard = self
+                        .client
+                        .to_server
+                        .iter()
+                        .filter(|request| request.type_url == ResourceType::Secret.url());
+                    let toggled = unheard
+                        .flat_map(|request| request.subscribe.iter().chain(&request.unsubscribe))
+                        .any(|one| one == name);
+                    prop_assert!(
+                        fresh || unlisted || toggled,
+                        "a cluster is sent before secret {}",
+                        name
+                    );
                 }
             }
             self.client.to_envoy.push_back(response);
@@ -288,7 +345,11 @@ impl World {
             for resource in &response.resources {
                 let is_blamed = response.resources.len() == 1 || words.contains(&*resource.name);
                 if is_blamed && taste(&resource.name, &content(resource)) != Taste::Good {
-                    self.client.refused_here.insert((kind, resource.name.to_string(), resource.version));
+                    self.client.refused_here.insert((
+                        kind,
+                        resource.name.to_string(),
+                        resource.version,
+                    ));
                 }
             }
             if words == "cannot decode" {
@@ -328,22 +389,48 @@ impl World {
         let standings = self.client.session.standing(snapshot, quarantine);
         for kind in KINDS {
             let mut lacks = false;
-            for name in (0..4).map(|n| format!("n{n}")).filter(|name| self.client.envoy.wants(kind, name)) {
+            for name in
+                (0..4).map(|n| format!("n{n}")).filter(|name| self.client.envoy.wants(kind, name))
+            {
                 let should = snapshot.get(kind, &name).map(|resource| content(resource));
                 let has = self.client.envoy.has.get(&kind).and_then(|has| has.get(&name)).cloned();
                 if should.as_ref().is_some_and(|should| taste(&name, should) != Taste::Good) {
                     lacks = true;
-                    let entry = quarantine.entries().find(|entry| (entry.0, entry.1) == (kind, &*name)).map(|entry| entry.2);
+                    let entry = quarantine
+                        .entries()
+                        .find(|entry| (entry.0, entry.1) == (kind, &*name))
+                        .map(|entry| entry.2);
                     let fallback = entry.and_then(|refusal| refusal.fallback.as_ref());
-                    prop_assert!(has.is_some() || fallback.is_none(), "{} {} could have {:?}", kind, name, fallback);
+                    prop_assert!(
+                        has.is_some() || fallback.is_none(),
+                        "{} {} could have {:?}",
+                        kind,
+                        name,
+                        fallback
+                    );
                     prop_assert!(has.is_none_or(|has| taste(&name, &has) == Taste::Good));
                 } else if !self.client.envoy.unlisted.contains(&(kind, name.clone())) {
-                    let cannot_be_removed = self.variant == Variant::StateOfTheWorld && !is_wild(kind) && should.is_none();
-                    prop_assert!(has == should || cannot_be_removed, "{} {}: {:?} instead of {:?}", kind, name, has, should);
+                    let cannot_be_removed = self.variant == Variant::StateOfTheWorld
+                        && !is_wild(kind)
+                        && should.is_none();
+                    prop_assert!(
+                        has == should || cannot_be_removed,
+                        "{} {}: {:?} instead of {:?}",
+                        kind,
+                        name,
+                        has,
+                        should
+                    );
                 }
             }
             let standing = standings.get(&kind).cloned().unwrap_or(Standing::Synced);
-            prop_assert_eq!(matches!(standing, Standing::Nack(_)), lacks, "{} stands {:?}", kind, standing);
+            prop_assert_eq!(
+                matches!(standing, Standing::Nack(_)),
+                lacks,
+                "{} stands {:?}",
+                kind,
+                standing
+            );
             prop_assert!(standing != Standing::Stale, "{} is stale", kind);
         }
         Ok(())
