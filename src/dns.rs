@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
-use atlas_core::plan::zone::Zone;
+use atlas_core::thanos::zone::Zone;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -20,9 +20,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::answer::{Answers, Transport, UDP_MAX, respond};
-use crate::lock::lock;
 use crate::metrics::Metrics;
-use crate::room::{Guest, Room};
+use crate::process::connection_limiter::{ConnectionLimiter, Permit};
+use crate::process::lock::lock;
 
 /// How long a TCP client may take from one query to having the next one's answer.
 const TCP_IDLE: Duration = Duration::from_secs(10);
@@ -75,7 +75,7 @@ fn shared_udp(address: SocketAddr) -> io::Result<OwnedFd> {
 /// Tells one zone from another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ZoneVersion {
-    /// Of the records ([`Stores::version`](atlas_core::plan::stores::Stores::version)).
+    /// Of the records ([`Stores::version`](atlas_core::thanos::stores::Stores::version)).
     pub records: u64,
     /// The serial number.
     pub serial: u32,
@@ -155,7 +155,7 @@ impl Dns {
     }
 
     async fn serve_tcp(&self, listener: TcpListener) {
-        let room = Room::new(self.tcp_connections, Duration::ZERO);
+        let room = ConnectionLimiter::new(self.tcp_connections, Duration::ZERO);
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -178,7 +178,7 @@ impl Dns {
         }
     }
 
-    async fn serve_connection(self, mut stream: TcpStream, guest: Guest) {
+    async fn serve_connection(self, mut stream: TcpStream, guest: Permit) {
         // Several queries on one connection must not wait for each other's acknowledgements.
         let _ = stream.set_nodelay(true);
         let answering = async {

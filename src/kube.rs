@@ -1,21 +1,21 @@
 //! Atlas on Kubernetes: Services and Secrets in, objects and Events out.
 //!
 //! ```text
-//!             ┌─ watch ─▶ Mirrors: clusters, Alertmanagers, Atlas's PKI ─┐
+//!             ┌─ watch ─▶ Reflectors: clusters, Alertmanagers, Atlas's PKI ─┐
 //! API server ─┤                                                         ▼
-//!             │                         every replica: controller ─▶ Published ─▶ xDS, DNS, status
+//!             │                         every replica: controller ─▶ PublishedState ─▶ xDS, DNS, status
 //!             ├─ election ─▶ Candidate ──────────┐       │
 //!             │                                  ▼       ▼ the leader alone
-//!             └◀── vault (PKI), writer (objects), events ┘
+//!             └◀── pki_store (PKI), writer (objects), events ┘
 //! ```
 //!
 //! | Module | What it does |
 //! | --- | --- |
 //! | `connect` | kubeconfig or pod: a client |
 //! | `admin` | what commands ask on behalf of a person |
-//! | `watch`, `convert` | what is there, as facts |
+//! | `watch`, `convert` | what is there, as manifests |
 //! | `election` | reads and writes the Lease |
-//! | `record`, `vault` | Atlas's PKI as Secrets |
+//! | `record`, `pki_store` | Atlas's PKI as Secrets |
 //! | `writer`, `leftovers` | applies what is wanted; removes what Kubernetes leaves behind of it |
 //! | `hub_envoys` | which Services of the hub's Envoys have a ready pod |
 //! | `events` | says on a Service what people should know |
@@ -31,9 +31,9 @@ mod events;
 mod hub_envoys;
 mod leftovers;
 mod objects;
+pub mod pki_secrets;
 pub mod record;
 pub mod run;
-mod vault;
 mod watch;
 mod writer;
 

@@ -11,8 +11,8 @@ use prometheus_client::registry::Registry;
 
 use atlas_core::xds::snapshot::ResourceType;
 
-use crate::lock::lock;
-use crate::published::Published;
+use crate::process::lock::lock;
+use crate::state::PublishedState;
 
 /// A counter by one label of few values.
 pub type By = Family<[(&'static str, &'static str); 1], Counter>;
@@ -257,7 +257,7 @@ impl Metrics {
     }
 
     /// Counts what is in force: when it is scraped, so that a change costs nothing for it.
-    pub fn count(&self, published: &Published) {
+    pub fn count(&self, published: &PublishedState) {
         let fleet = &published.fleet;
         let stores = || fleet.clusters.values().flat_map(|cluster| &cluster.stores);
         let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);

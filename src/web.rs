@@ -1,5 +1,8 @@
 //! HTTP: the page and read-only API on 6310, health and metrics on 6309, and the 0600 socket for commands.
 
+pub mod http;
+pub mod status;
+
 mod page;
 
 use std::sync::Arc;
@@ -11,21 +14,21 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::clock;
-use crate::controller::Command;
+use crate::engine::Command;
 use crate::kube::election::Candidate;
 use crate::metrics::Metrics;
-use crate::nodes::Nodes;
-use crate::published::Board;
-use crate::status::{self, Status};
-use crate::streams::Streams;
+use crate::process::clock;
+use crate::state::Nodes;
+use crate::state::StateStore;
 use crate::xds;
+use crate::xds::streams::Streams;
+use status::Status;
 
 /// What the handlers read.
 #[derive(Clone)]
 pub struct Web {
     /// What is in force.
-    pub board: Arc<Board>,
+    pub state_store: Arc<StateStore>,
     /// What nodes should have.
     pub nodes: Arc<Nodes>,
     /// Open streams.
@@ -43,7 +46,7 @@ pub struct Web {
 impl Web {
     fn status(&self) -> Status {
         let mut status = self
-            .board
+            .state_store
             .read(|published| status::status(published, &self.nodes, &self.streams, clock::now()));
         status.leader =
             self.candidate.as_ref().map(|candidate| candidate.seen().holder.unwrap_or_default());
@@ -115,7 +118,7 @@ async fn api_status(State(web): State<Web>) -> Response {
 }
 
 async fn readyz(State(web): State<Web>) -> (StatusCode, &'static str) {
-    if web.board.is_ready() {
+    if web.state_store.is_ready() {
         (StatusCode::OK, "ready\n")
     } else {
         (
@@ -127,7 +130,7 @@ async fn readyz(State(web): State<Web>) -> (StatusCode, &'static str) {
 
 async fn metrics(State(web): State<Web>) -> Response {
     let mut counts = std::collections::BTreeMap::new();
-    web.board
+    web.state_store
         .read(|published| published.into_iter().for_each(|published| web.metrics.count(published)));
     counts.extend(web.nodes.all().iter().map(|node| (node.to_string(), 0i64)));
     web.streams

@@ -10,6 +10,10 @@
 //! the memory's sake: that keeps for each stream two buffers as large as the largest message that has passed, where an idle
 //! stream of ours keeps none, and one whose client doesn't read keeps one piece of [`wire::PIECE`] bytes.
 
+pub mod memory_budget;
+pub mod streams;
+pub mod tls;
+
 mod connection;
 mod limits;
 mod requests;
@@ -26,10 +30,10 @@ use atlas_core::xds::snapshot::ResourceType;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
-use crate::nodes::Nodes;
-use crate::published::Board;
-use crate::streams::{Most, Streams};
-use crate::tls::Gate;
+use crate::state::Nodes;
+use crate::state::StateStore;
+use crate::xds::streams::{Most, Streams};
+use crate::xds::tls::ClientAuthorizer;
 
 pub use connection::serve;
 pub use limits::{LimitOptions, Limits};
@@ -39,11 +43,11 @@ pub struct Xds {
     /// What each node should have.
     pub nodes: Arc<Nodes>,
     /// What is in force: how many Envoys a cluster has.
-    pub board: Arc<Board>,
+    pub state_store: Arc<StateStore>,
     /// The open streams and connections.
     pub streams: Arc<Streams>,
     /// Who is let in.
-    pub gate: Arc<Gate>,
+    pub client_authorizer: Arc<ClientAuthorizer>,
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// How much of everything there may be.
@@ -62,7 +66,7 @@ impl Xds {
     pub fn connections(&self, node: &NodeId) -> Most {
         let envoys = match node {
             NodeId::Hub => None,
-            NodeId::Cluster(name) => self.board.read(|published| {
+            NodeId::Cluster(name) => self.state_store.read(|published| {
                 published?.fleet.clusters.get(name).map(|cluster| cluster.envoy_replicas)
             }),
         };

@@ -34,19 +34,21 @@
 //! - **No certificate outlives its issuer.**
 //! - **Nothing panics, whatever people wrote.** What has a type of [`name`] has been checked.
 
+pub mod annotations;
+pub mod defaults;
 pub mod envoy;
-pub mod fact;
-pub mod intake;
-pub mod keys;
-pub mod lease;
+pub mod install;
+pub mod kubernetes;
 pub mod manifest;
 pub mod model;
 pub mod name;
-pub mod object;
 pub mod pki;
 pub mod plan;
+pub mod ports;
 pub mod quantity;
-pub mod reconcile;
 pub mod render;
 pub mod text;
+pub mod thanos;
+pub mod validate;
 pub mod xds;
+pub mod yaml;

@@ -1,40 +1,149 @@
-//! Kubernetes manifests as people write them: text in, facts out, and the little editing that the command line needs.
+//! Manifests: the few things Atlas wants to know of a Kubernetes object, wherever the object was read.
 //!
-//! ```text
-//! text ──▶ yaml ──▶ documents ──▶ object ──▶ facts
-//!           │                       │
-//!           └──── ManifestError ◀───┘   file, line and key of what is wrong
-//! ```
-//!
-//! A file is all or nothing: one mistake in it and it contributes no fact, so that a half-written file is never taken for
-//! a smaller fleet. The caller keeps what the file said before.
-//!
-//! YAML is read as Kubernetes reads it, so that a manifest means the same in a directory and in a cluster: `yes` and `on`
-//! are booleans, merge keys (`<<`) merge, and JSON is YAML.
-//!
-//! Architecture invariant: nothing here panics, recurses deeper than 128 levels or copies without bound, whatever the
-//! text.
+//! A source (a directory, or an API server) turns objects into manifests; [`crate::validate`] turns manifests into a
+//! [`crate::model::Fleet`]. Manifests carry text as people wrote it: nothing here has been checked.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::fact::Fact;
+use serde::{Deserialize, Serialize};
+
 use crate::text;
 
-mod edit;
-mod node;
-mod object;
-mod reader;
-mod scalar;
-mod syntax;
-mod whole;
-mod yaml;
+/// One object, as far as Atlas cares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Manifest {
+    /// A `v1` Service: a downstream cluster, an Alertmanager of the hub, or none of Atlas's business.
+    Service(Service),
+    /// A `discovery.k8s.io/v1` EndpointSlice: replicas of the hub's Alertmanager.
+    EndpointSlice(EndpointSlice),
+}
 
-pub use edit::{NewCluster, remove_document, render_cluster};
-pub use whole::{Arrival, Doubt, doubt};
+impl Manifest {
+    /// The metadata, whatever the kind.
+    pub fn meta(&self) -> &Meta {
+        match self {
+            Manifest::Service(service) => &service.meta,
+            Manifest::EndpointSlice(slice) => &slice.meta,
+        }
+    }
 
-/// Most errors reported of one file: beyond that, the file is simply not what it should be.
-const MAX_ERRORS: usize = 50;
+    /// The object's kind, as Kubernetes spells it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Manifest::Service(_) => "Service",
+            Manifest::EndpointSlice(_) => "EndpointSlice",
+        }
+    }
+}
+
+/// What of an object's `metadata` matters here.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meta {
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.namespace`; `None` where a manifest leaves it out.
+    pub namespace: Option<String>,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// `metadata.annotations`.
+    pub annotations: BTreeMap<String, String>,
+    /// `metadata.uid`; `None` for what was not read from an API server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
+    /// Where the object was read, for messages.
+    pub origin: Origin,
+}
+
+/// Where an object was read. Equal content from another place is equal configuration: the origin is for messages only.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// File name relative to the directory; `None` for an object of an API server.
+    pub file: Option<String>,
+    /// First line of the object, counted from 1; 0 where there is no file.
+    pub line: u32,
+    /// Line of each key that Atlas may complain about: label and annotation keys as they are
+    /// (`goatlas.io/replicas`), other fields by path (`spec.externalIPs`).
+    pub lines: BTreeMap<String, u32>,
+}
+
+impl Origin {
+    /// Line of `key`, or of the object where the key's own is not known.
+    pub fn line_of(&self, key: &str) -> u32 {
+        self.lines.get(key).copied().unwrap_or(self.line)
+    }
+}
+
+/// A Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    /// Name, labels, annotations, origin.
+    pub meta: Meta,
+    /// `spec.externalIPs`, as written.
+    pub external_ips: Vec<String>,
+    /// `spec.type: ExternalName` has its host here.
+    pub external_name: Option<String>,
+    /// Whether `spec.clusterIP` is an address. An API server gives every Service one that doesn't say `None` or `ExternalName`;
+    /// a manifest that no API server has seen has none, and then no kube-proxy serves it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub cluster_ip: bool,
+    /// Whether `spec.type` is `LoadBalancer`.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub load_balancer: bool,
+    /// `spec.ports`.
+    pub ports: Vec<ServicePort>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+/// One of a Service's ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// `name`; empty where the only port has none.
+    pub name: String,
+    /// `port`.
+    pub port: u16,
+}
+
+/// An EndpointSlice.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointSlice {
+    /// Name, labels (`kubernetes.io/service-name` says whose), origin.
+    pub meta: Meta,
+    /// `endpoints`.
+    pub endpoints: Vec<Endpoint>,
+    /// `ports`.
+    pub ports: Vec<ServicePort>,
+}
+
+/// One endpoint of a slice: one replica.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    /// `addresses`: the same replica by several addresses.
+    pub addresses: Vec<String>,
+    /// `hostname`, e.g. `alertmanager-main-0`.
+    pub hostname: Option<String>,
+    /// `targetRef.name`: the pod's name.
+    pub target: Option<String>,
+}
+
+/// What makes an object the same object: kind, namespace and name.
+///
+/// A namespace that is left out differs from every one that is written: which it is, intake knows.
+pub fn identity(manifest: &Manifest) -> (&'static str, Option<&str>, &str) {
+    let meta = manifest.meta();
+    (manifest.kind(), meta.namespace.as_deref(), &meta.name)
+}
+
+/// The object in messages: `Service monitoring/tokyo`.
+pub fn title(manifest: &Manifest) -> String {
+    match identity(manifest) {
+        (kind, Some(namespace), name) => format!("{kind} {namespace}/{name}"),
+        (kind, None, name) => format!("{kind} {name}"),
+    }
+}
 
 /// One mistake in a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,99 +170,3 @@ impl fmt::Display for ManifestError {
 }
 
 impl std::error::Error for ManifestError {}
-
-/// Reads the facts of one file. `file` is what messages and origins call it.
-///
-/// `v1` Services and `discovery.k8s.io` EndpointSlices become facts, `v1` Endpoints as slices, also as items of lists; other
-/// kinds are none of Atlas's business and are passed over. Nothing is checked beyond the types of what is read: what keys and
-/// addresses mean is [`crate::intake`]'s to judge.
-///
-/// # Errors
-/// Every mistake in the order of the lines; the first one only, where the text is not YAML at all.
-pub fn parse(file: &str, text: &str) -> Result<Vec<Fact>, Vec<ManifestError>> {
-    let documents = read(file, text)?;
-    Ok(documents.into_iter().flat_map(|document| document.facts).collect())
-}
-
-/// What makes an object the same object: kind, namespace and name.
-///
-/// A namespace that is left out differs from every one that is written: which it is, intake knows.
-pub fn identity(fact: &Fact) -> (&'static str, Option<&str>, &str) {
-    let meta = fact.meta();
-    (fact.kind(), meta.namespace.as_deref(), &meta.name)
-}
-
-/// The object in messages: `Service monitoring/tokyo`.
-pub fn title(fact: &Fact) -> String {
-    match identity(fact) {
-        (kind, Some(namespace), name) => format!("{kind} {namespace}/{name}"),
-        (kind, None, name) => format!("{kind} {name}"),
-    }
-}
-
-/// A document and what it says.
-struct Document {
-    /// First line: of its `---`, or of its first key where it has none.
-    line: u32,
-    /// Whether it begins with `---`.
-    explicit: bool,
-    /// Whether it holds nothing but comments.
-    empty: bool,
-    /// Whether it is a list of objects.
-    list: bool,
-    facts: Vec<Fact>,
-}
-
-fn read(file: &str, text: &str) -> Result<Vec<Document>, Vec<ManifestError>> {
-    let mut reader = reader::Reader::new(file);
-    let documents: Vec<Document> = yaml::load(file, text)
-        .map_err(|error| vec![error])?
-        .iter()
-        .map(|document| Document {
-            line: document.line,
-            explicit: document.explicit,
-            empty: document.root.is_null(),
-            list: object::is_list(&document.root),
-            facts: object::facts(&mut reader, document),
-        })
-        .collect();
-    let mut errors = reader.into_errors();
-    errors.extend(duplicates(file, documents.iter().flat_map(|document| &document.facts)));
-    if errors.is_empty() { Ok(documents) } else { Err(tidy(file, errors)) }
-}
-
-/// Objects that the file has twice: which of the two is meant cannot be told.
-fn duplicates<'a>(file: &str, facts: impl Iterator<Item = &'a Fact>) -> Vec<ManifestError> {
-    let mut first = BTreeMap::new();
-    let mut errors = Vec::new();
-    for fact in facts {
-        let line = fact.meta().origin.line_of("metadata.name");
-        if let Some(earlier) = first.get(&identity(fact)) {
-            errors.push(ManifestError {
-                file: file.to_owned(),
-                line,
-                key: "metadata.name".into(),
-                message: format!(
-                    "{} is already on line {earlier}: remove one of the two",
-                    title(fact)
-                ),
-            });
-        } else {
-            first.insert(identity(fact), line);
-        }
-    }
-    errors
-}
-
-fn tidy(file: &str, mut errors: Vec<ManifestError>) -> Vec<ManifestError> {
-    errors.sort_by_key(|error| error.line);
-    if errors.len() > MAX_ERRORS {
-        let message = format!("{} more errors are not shown", errors.len() - MAX_ERRORS);
-        errors.truncate(MAX_ERRORS);
-        errors.push(ManifestError { file: file.to_owned(), line: 0, key: String::new(), message });
-    }
-    errors
-}
-
-#[cfg(test)]
-mod tests;

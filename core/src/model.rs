@@ -1,11 +1,11 @@
-//! The fleet, as plain data: what Atlas knows once [`crate::intake`] has checked everything.
+//! The fleet, as plain data: what Atlas knows once [`crate::validate`] has checked everything.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use crate::keys::{self, port};
 use crate::name::{ClusterName, CookieName, HeaderPattern, Host, HostPort, TrustDomain, WebUrl};
+use crate::ports;
 use crate::quantity::Memory;
 
 /// What the operator configures once, by flags; nothing of it is a literal elsewhere.
@@ -91,10 +91,10 @@ impl Default for Settings {
             hub_alerts: Vec::new(),
             hub_stores: Vec::new(),
             hub_bind: Ipv6Addr::UNSPECIFIED.into(),
-            atlas_xds: loopback(port::XDS),
-            atlas_web: loopback(port::WEB),
-            hub_envoy_memory: keys::DEFAULT_HUB_ENVOY_MEMORY,
-            max_request_seconds: keys::DEFAULT_MAX_REQUEST_SECONDS,
+            atlas_xds: loopback(ports::XDS),
+            atlas_web: loopback(ports::WEB),
+            hub_envoy_memory: crate::defaults::DEFAULT_HUB_ENVOY_MEMORY,
+            max_request_seconds: crate::defaults::DEFAULT_MAX_REQUEST_SECONDS,
             trusted_hops: 0,
             allow_local_addresses: false,
             envoy_selectors: [label("app", "envoy"), label("release", "atlas")].into(),

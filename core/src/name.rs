@@ -12,7 +12,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use crate::keys::HUB_STORES;
+use crate::kubernetes::names::HUB_STORES;
 
 /// Why a text is not what it should be, for people: what may follow the text itself, such as `is not a port`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -197,7 +197,7 @@ pub struct Inventory {
 
 /// A certificate to issue.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum IssueRequest {
     /// An authority, signed by the root (the root by itself).
     Authority(Authority, Validity),
     /// An identity, signed by [`Authority::of`] it.
@@ -220,7 +220,7 @@ pub fn wanted<'a>(
 
 /// What keeps certificates from being issued, or will.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Trouble {
+pub enum Problem {
     /// A root made now would begin in the past, and be refused as ended once the clock is right.
     #[error(
         "the clock says that it is before 2025, so it has not been set: no root certificate is made until it is"
@@ -262,16 +262,16 @@ impl fmt::Display for Ahead {
 const CLOCK_IS_SET: Time = 1_735_689_600;
 
 /// What people must know about the root, which only they can replace.
-pub fn trouble(inventory: &Inventory, now: Time) -> Option<Trouble> {
+pub fn trouble(inventory: &Inventory, now: Time) -> Option<Problem> {
     let Some(root) = inventory.authorities.get(&Authority::Root) else {
-        return (now < CLOCK_IS_SET).then_some(Trouble::ClockNotSet);
+        return (now < CLOCK_IS_SET).then_some(Problem::ClockNotSet);
     };
     // A year of the usual ten; a short-lived one, as in a trial, is not in trouble from its first day.
     let notice = (365 * DAY).min((root.not_after - root.not_before) / 10);
     match (root.not_before.saturating_sub(now), root.not_after.saturating_sub(now)) {
-        (begins, _) if begins > 0 => Some(Trouble::RootNotYet(Ahead(begins))),
-        (_, ends) if ends <= 0 => Some(Trouble::RootEnded),
-        (_, ends) if ends <= notice => Some(Trouble::RootEnds(Ahead(ends))),
+        (begins, _) if begins > 0 => Some(Problem::RootNotYet(Ahead(begins))),
+        (_, ends) if ends <= 0 => Some(Problem::RootEnded),
+        (_, ends) if ends <= notice => Some(Problem::RootEnds(Ahead(ends))),
         _ => None,
     }
 }
@@ -290,13 +290,13 @@ pub fn due(
     wanted: &BTreeSet<Identity>,
     lifetimes: &Lifetimes,
     now: Time,
-) -> Vec<Order> {
+) -> Vec<IssueRequest> {
     let Some(root) = root(inventory, lifetimes, now) else { return Vec::new() };
     let mut authorities = inventory.authorities.clone();
     let mut orders = Vec::new();
     // The root is made once; replacing it is a rotation, which people start.
     if authorities.insert(Authority::Root, root).is_none() {
-        orders.push(Order::Authority(Authority::Root, root));
+        orders.push(IssueRequest::Authority(Authority::Root, root));
     }
     for (authority, lifetime) in lifetimes.below_root() {
         if authorities
@@ -304,7 +304,7 @@ pub fn due(
             .is_none_or(|validity| validity.is_due(lifetime, root, 0.0, now))
         {
             let validity = Validity::at(now, lifetime, Some(root));
-            orders.push(Order::Authority(authority, validity));
+            orders.push(IssueRequest::Authority(authority, validity));
             authorities.insert(authority, validity);
         }
     }
@@ -316,8 +316,10 @@ pub fn due(
             .get(identity)
             .is_none_or(|validity| validity.is_due(lifetime, issuer, spread(identity), now))
         {
-            orders
-                .push(Order::Identity(identity.clone(), Validity::at(now, lifetime, Some(issuer))));
+            orders.push(IssueRequest::Identity(
+                identity.clone(),
+                Validity::at(now, lifetime, Some(issuer)),
+            ));
         }
     }
     orders

@@ -11,16 +11,9 @@
 //! Architecture invariant: no Envoy resource holds a list of all clusters, so a change to one cluster concerns the
 //! resources of that cluster alone, on the hub as there.
 
-pub mod carry;
 mod cluster;
-pub mod endpoints;
 mod hub;
-pub mod nodefiles;
-pub mod objects;
 mod planner;
-pub mod stores;
-pub mod values;
-pub mod zone;
 
 pub use planner::{NodeChange, Planner, Scope};
 

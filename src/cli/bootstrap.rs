@@ -3,19 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
-use atlas_core::keys;
+use atlas_core::install::bootstrap_files::FILES;
+use atlas_core::install::helm_values::VALUES;
+use atlas_core::install::manifests::{files_of, relocated};
+use atlas_core::kubernetes::derived_objects::values_secret;
 use atlas_core::name::NodeId;
-use atlas_core::plan::carry::{files_of, relocated};
-use atlas_core::plan::nodefiles::FILES;
-use atlas_core::plan::objects::values_secret;
-use atlas_core::plan::values::VALUES;
 use clap::Args;
 
 use super::Outcome;
 use super::cluster::HubArgs;
 use super::output::{say, wrong_usage};
-use crate::nodefiles;
-use crate::state_dir::{StateDir, make_private_dir, write_private};
+use crate::standalone::bootstrap_files;
+use crate::standalone::state_dir::{StateDir, make_private_dir, write_private};
 
 const EXAMPLE: &str = "\
 Example:
@@ -60,9 +59,9 @@ impl Bootstrap {
             .unwrap_or_default();
         let seen_as = seen_as.trim_end_matches('/');
         let dir = match (&self.state, out) {
-            (Some(state), None) => nodefiles::existing(&StateDir::at(state)?, &self.node)?,
+            (Some(state), None) => bootstrap_files::existing(&StateDir::at(state)?, &self.node)?,
             (Some(state), Some(out)) => {
-                nodefiles::copy(&StateDir::at(state)?, &self.node, &out, seen_as)?;
+                bootstrap_files::copy(&StateDir::at(state)?, &self.node, &out, seen_as)?;
                 out
             }
             (None, Some(out)) => {
@@ -100,7 +99,7 @@ impl Bootstrap {
             hub.namespace,
             missing.join(", ")
         );
-        let files = relocated(files, keys::ENVOY_DIR, seen_as)
+        let files = relocated(files, atlas_core::kubernetes::names::ENVOY_DIR, seen_as)
             .with_context(|| format!("the Secret {secret} is broken"))?;
         make_private_dir(out)?;
         for name in FILES {

@@ -14,16 +14,16 @@ pub mod values;
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use atlas_core::fact::{Fact, Service};
-use atlas_core::intake::is_cluster;
+use atlas_core::manifest::{Manifest, Service};
 use atlas_core::name::ClusterName;
+use atlas_core::validate::is_cluster;
 use clap::Args;
 
 use super::output::wrong_usage;
 use super::settings::dns_label;
 use crate::kube::admin::Admin;
 use crate::kube::connect::KubeArgs;
-use crate::source::files::Report;
+use crate::standalone::watch::Report;
 
 /// Atlas's namespace, unless said otherwise.
 const NAMESPACE: &str = "monitoring";
@@ -77,10 +77,11 @@ impl NameArgs {
 
 /// The Services called `name`, clusters or not.
 fn services<'a>(report: &'a Report, name: &ClusterName) -> impl Iterator<Item = &'a Service> {
-    let service =
-        |fact: &'a Fact| if let Fact::Service(service) = fact { Some(service) } else { None };
+    let service = |fact: &'a Manifest| {
+        if let Manifest::Service(service) = fact { Some(service) } else { None }
+    };
     report
-        .facts
+        .manifests
         .iter()
         .filter_map(service)
         .filter(move |service| service.meta.name == name.as_str())
@@ -88,11 +89,11 @@ fn services<'a>(report: &'a Report, name: &ClusterName) -> impl Iterator<Item = 
 
 /// The names of all that are meant to be clusters.
 fn names(report: &Report) -> BTreeSet<String> {
-    let name = |fact: &Fact| match fact {
-        Fact::Service(service) if is_cluster(service) => Some(service.meta.name.clone()),
+    let name = |fact: &Manifest| match fact {
+        Manifest::Service(service) if is_cluster(service) => Some(service.meta.name.clone()),
         _ => None,
     };
-    report.facts.iter().filter_map(name).collect()
+    report.manifests.iter().filter_map(name).collect()
 }
 
 /// Where a Service of the directory `dir` is: `clusters/tokyo.yaml:4`.

@@ -4,9 +4,9 @@ use std::fmt::Display;
 use std::io::{ErrorKind, Write};
 
 use anyhow::Context;
-use atlas_core::intake::{Finding, Severity};
 use atlas_core::manifest::ManifestError;
 use atlas_core::text;
+use atlas_core::validate::{Finding, Severity};
 use serde::Serialize;
 
 use super::Outcome;

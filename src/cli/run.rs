@@ -8,8 +8,8 @@ use clap::Args;
 use super::Outcome;
 use super::output::wrong_usage;
 use super::serve::{ReplicaArgs, ServeArgs, block_on};
-use crate::app::{self, Options};
 use crate::kube::run::Role;
+use crate::standalone::run::{self, Options};
 
 /// Run Atlas: on Kubernetes, or with --from on a directory of manifests.
 ///
@@ -101,7 +101,7 @@ impl Run {
             limits: self.serve.limits(),
             debounce: self.serve.debounce(),
         };
-        block_on(app::run(options))?;
+        block_on(run::run(options))?;
         Ok(Outcome::Done)
     }
 }

@@ -4,16 +4,16 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use anyhow::Context;
-use atlas_core::keys::port;
 use atlas_core::model::{Settings, StoreNames};
 use atlas_core::pki::Lifetimes;
+use atlas_core::ports;
 use clap::Args;
 
 use super::output::wrong_usage;
 use super::settings::SettingsArgs;
 use crate::kube::connect::KubeArgs;
 use crate::kube::run::{self, Role};
-use crate::serve::{Debounce, Listen, listen_ip};
+use crate::process::serve::{Debounce, Listen, listen_ip};
 use crate::xds::LimitOptions;
 
 /// Where Atlas listens and how long things live.
@@ -31,16 +31,16 @@ pub struct ServeArgs {
     )]
     listen_address: IpAddr,
     /// xDS, mutual TLS.
-    #[arg(long, default_value_t = port::XDS, env = "ATLAS_XDS_PORT", help_heading = "Listening")]
+    #[arg(long, default_value_t = ports::XDS, env = "ATLAS_XDS_PORT", help_heading = "Listening")]
     xds_port: u16,
     /// Metrics, health and readiness.
-    #[arg(long, default_value_t = port::METRICS, env = "ATLAS_METRICS_PORT", help_heading = "Listening")]
+    #[arg(long, default_value_t = ports::METRICS, env = "ATLAS_METRICS_PORT", help_heading = "Listening")]
     metrics_port: u16,
     /// Web page and read-only API.
-    #[arg(long, default_value_t = port::WEB, env = "ATLAS_WEB_PORT", help_heading = "Listening")]
+    #[arg(long, default_value_t = ports::WEB, env = "ATLAS_WEB_PORT", help_heading = "Listening")]
     web_port: u16,
     /// DNS for the stores' zone, UDP and TCP.
-    #[arg(long, default_value_t = port::DNS, env = "ATLAS_DNS_PORT", help_heading = "Listening")]
+    #[arg(long, default_value_t = ports::DNS, env = "ATLAS_DNS_PORT", help_heading = "Listening")]
     dns_port: u16,
 
     /// How long the certificates between Envoys live. They are renewed at half of it.

@@ -3,14 +3,14 @@
 use std::net::IpAddr;
 
 use anyhow::{Context, anyhow, ensure};
-use atlas_core::intake::{path_prefix, selector};
-use atlas_core::keys::{self, port};
 use atlas_core::model::{Settings, StoreNames};
 use atlas_core::name::{
     CookieName, HeaderPattern, Host, HostPort, NameError, TrustDomain, WebUrl, bindable,
     is_dns_label, is_dns_name,
 };
+use atlas_core::ports;
 use atlas_core::quantity::Memory;
+use atlas_core::validate::{path_prefix, selector};
 use clap::Args;
 
 /// What the operator configures once.
@@ -25,7 +25,7 @@ pub struct SettingsArgs {
     #[arg(long, alias = "envoy-ads-address", value_delimiter = ',', env = "ATLAS_HUB_XDS_ADDRESS")]
     hub_xds_address: Vec<String>,
     /// Port of the xDS entry.
-    #[arg(long, alias = "envoy-ads-port", default_value_t = port::HUB_XDS, env = "ATLAS_HUB_XDS_PORT")]
+    #[arg(long, alias = "envoy-ads-port", default_value_t = ports::HUB_XDS, env = "ATLAS_HUB_XDS_PORT")]
     hub_xds_port: u16,
     /// Where alerts go in, if not at the hub's address: HOST[:PORT], comma-separated.
     #[arg(long, value_delimiter = ',', env = "ATLAS_HUB_ALERTS_ADDRESS")]
@@ -55,7 +55,7 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "NAMES", value_delimiter = ',', env = "ATLAS_WEB_PASS_COOKIES")]
     web_pass_cookies: Vec<CookieName>,
     /// How much memory one Envoy of the hub may take, as Kubernetes writes it: near that it sheds load. The limit of its container.
-    #[arg(long, default_value_t = keys::DEFAULT_HUB_ENVOY_MEMORY, value_parser = envoy_memory, value_name = "MEMORY", env = "ATLAS_HUB_ENVOY_MEMORY")]
+    #[arg(long, default_value_t = atlas_core::defaults::DEFAULT_HUB_ENVOY_MEMORY, value_parser = envoy_memory, value_name = "MEMORY", env = "ATLAS_HUB_ENVOY_MEMORY")]
     hub_envoy_memory: Memory,
     /// How long one request to a store or a web UI may take: as long as Thanos Query's --query.timeout, and some seconds. 1 s to 1 h.
     #[arg(long, default_value = "150s", value_parser = max_request, value_name = "DURATION", env = "ATLAS_MAX_REQUEST_DURATION")]
@@ -134,10 +134,10 @@ impl SettingsArgs {
         let own_xds =
             self.dialled("--hub-xds-address", &self.hub_xds_address, self.hub_xds_port)?;
         let own_alerts =
-            self.dialled("--hub-alerts-address", &self.hub_alerts_address, port::HUB_ALERTS)?;
+            self.dialled("--hub-alerts-address", &self.hub_alerts_address, ports::HUB_ALERTS)?;
         let hub_stores = self.hub_stores(&hub)?;
         let alerts_at_hub =
-            hub.iter().map(|at| HostPort::new(at.host.clone(), port::HUB_ALERTS)).collect();
+            hub.iter().map(|at| HostPort::new(at.host.clone(), ports::HUB_ALERTS)).collect();
         let atlas: Host =
             with_value("--atlas-address", &self.atlas_address, self.atlas_address.parse())?;
         for (flag, domain) in
@@ -256,7 +256,7 @@ pub(super) fn dns_label(text: &str) -> Result<String, String> {
 /// What an Envoy may take: with less than the least it would shed load at once.
 fn envoy_memory(text: &str) -> Result<Memory, String> {
     let memory: Memory = text.parse().map_err(|error: NameError| error.to_string())?;
-    let least = keys::LEAST_ENVOY_MEMORY;
+    let least = atlas_core::defaults::LEAST_ENVOY_MEMORY;
     if memory < least {
         Err(format!("is less than an Envoy needs: write at least {least}"))
     } else {
@@ -267,7 +267,7 @@ fn envoy_memory(text: &str) -> Result<Memory, String> {
 /// In whole seconds, which is what people are told when it has passed.
 fn max_request(text: &str) -> Result<u32, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    let most = keys::MOST_MAX_REQUEST_SECONDS;
+    let most = atlas_core::defaults::MOST_MAX_REQUEST_SECONDS;
     let seconds = u32::try_from(duration.as_secs())
         .ok()
         .filter(|seconds| duration.subsec_nanos() == 0 && (1..=most).contains(seconds));
@@ -292,7 +292,7 @@ mod tests {
     fn settings(line: &str) -> Result<Settings, String> {
         let words = ["atlas"].into_iter().chain(line.split_whitespace());
         let line = Line::try_parse_from(words).map_err(|error| error.to_string())?;
-        line.settings.settings(port::XDS, port::WEB).map_err(|error| format!("{error:#}"))
+        line.settings.settings(ports::XDS, ports::WEB).map_err(|error| format!("{error:#}"))
     }
 
     fn stores(line: &str) -> Vec<String> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use crate::state_dir::StateDir;
+use crate::standalone::state_dir::StateDir;
 
 /// Whether an Atlas runs with this state directory.
 pub fn is_running(state: &StateDir) -> bool {

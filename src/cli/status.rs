@@ -4,16 +4,16 @@ mod replicas;
 
 use std::path::PathBuf;
 
-use atlas_core::intake::Severity;
-use atlas_core::keys::port;
+use atlas_core::ports;
 use atlas_core::text;
+use atlas_core::validate::Severity;
 use clap::{Args, ValueEnum};
 
 use super::cluster::HubArgs;
 use super::output::{print_json, show};
 use super::{Outcome, socket};
-use crate::state_dir::StateDir;
-use crate::status::{Instance, NodeStatus, QuarantinedResource, Status as Report};
+use crate::standalone::state_dir::StateDir;
+use crate::web::status::{Instance, NodeStatus, QuarantinedResource, Status as Report};
 
 /// A bootstrap credential that ends sooner than this is worth a word: people carry it.
 const WARN_DAYS: i64 = 60;
@@ -48,7 +48,7 @@ pub struct Status {
     )]
     service: String,
     /// Port of Atlas's web page in its pods.
-    #[arg(long, value_name = "PORT", default_value_t = port::WEB, env = "ATLAS_WEB_PORT", help_heading = "Kubernetes")]
+    #[arg(long, value_name = "PORT", default_value_t = ports::WEB, env = "ATLAS_WEB_PORT", help_heading = "Kubernetes")]
     web_port: u16,
     #[command(flatten)]
     hub: HubArgs,

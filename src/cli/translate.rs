@@ -1,31 +1,32 @@
 //! `atlas translate`: what Atlas would do with manifests, without doing it.
 //!
-//! The same way as in a running Atlas (facts, intake, plan), with placeholders where certificates and keys would be.
+//! The same way as in a running Atlas (manifests, intake, plan), with placeholders where certificates and keys would be.
 
 use std::collections::BTreeSet;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use atlas_core::fact::Fact;
-use atlas_core::intake::{Severity, intake};
-use atlas_core::keys::port;
-use atlas_core::manifest::{self, ManifestError};
+use atlas_core::install::bootstrap_files::node_bootstrap;
+use atlas_core::manifest::Manifest;
+use atlas_core::manifest::ManifestError;
 use atlas_core::model::Fleet;
 use atlas_core::name::NodeId;
 use atlas_core::pki::{Leaf, PrivateKey, Trust};
-use atlas_core::plan::endpoints::endpoints;
-use atlas_core::plan::nodefiles::node_bootstrap;
-use atlas_core::plan::stores::Stores;
 use atlas_core::plan::{Plan, plan};
+use atlas_core::ports;
 use atlas_core::render::{self, Secrets};
+use atlas_core::thanos::endpoints::endpoints;
+use atlas_core::thanos::stores::Stores;
+use atlas_core::validate::{Severity, validate};
 use atlas_core::xds::snapshot::{ResourceType, Snapshot};
+use atlas_core::yaml;
 use clap::{Args, ValueEnum};
 
 use super::Outcome;
 use super::output::{complain, print, wrong_usage};
 use super::settings::SettingsArgs;
-use crate::source::files;
+use crate::standalone::watch;
 
 /// Stands where a running Atlas puts what it issues.
 const PLACEHOLDER: &str = "[issued at run time]";
@@ -55,10 +56,10 @@ pub struct Translate {
     #[arg(long, value_enum, value_delimiter = ',', env = "ATLAS_WHAT")]
     what: Vec<What>,
     /// Atlas's xDS port, as in `atlas run`.
-    #[arg(long, default_value_t = port::XDS, env = "ATLAS_XDS_PORT")]
+    #[arg(long, default_value_t = ports::XDS, env = "ATLAS_XDS_PORT")]
     xds_port: u16,
     /// Atlas's web port, as in `atlas run`.
-    #[arg(long, default_value_t = port::WEB, env = "ATLAS_WEB_PORT")]
+    #[arg(long, default_value_t = ports::WEB, env = "ATLAS_WEB_PORT")]
     web_port: u16,
     #[command(flatten)]
     settings: SettingsArgs,
@@ -112,7 +113,7 @@ impl Translate {
         for path in &self.file {
             input.read(path)?;
         }
-        let taken = intake(&settings, &input.facts, None);
+        let taken = validate(&settings, &input.manifests, None);
         let trust = placeholders(&taken.fleet);
         let documents = self.documents(&taken.fleet, &trust, &plan(&taken.fleet, &trust));
         let outcome = complain(&input.errors, &taken.findings, Severity::Note);
@@ -168,7 +169,7 @@ impl Translate {
 /// What was read.
 #[derive(Default)]
 struct Input {
-    facts: Vec<Fact>,
+    manifests: Vec<Manifest>,
     errors: Vec<ManifestError>,
 }
 
@@ -176,8 +177,8 @@ impl Input {
     /// Reads one path. What is wrong with manifests is collected, as in a directory.
     fn read(&mut self, path: &Path) -> anyhow::Result<()> {
         if path.is_dir() {
-            let report = files::read_once(path)?;
-            self.facts.extend(report.facts);
+            let report = watch::read_once(path)?;
+            self.manifests.extend(report.manifests);
             self.errors.extend(report.errors);
             return Ok(());
         }
@@ -193,8 +194,8 @@ impl Input {
                 read(path).with_context(|| format!("-f: cannot read {}", path.display()))?,
             )
         };
-        match manifest::parse(&name, &text) {
-            Ok(facts) => self.facts.extend(facts),
+        match yaml::parse(&name, &text) {
+            Ok(manifests) => self.manifests.extend(manifests),
             Err(errors) => self.errors.extend(errors),
         }
         Ok(())

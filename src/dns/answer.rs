@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use atlas_core::plan::zone::{self, Data, Soa, TTL, Zone};
+use atlas_core::thanos::zone::{self, Data, Soa, TTL, Zone};
 use hickory_proto::ProtoError;
 use hickory_proto::op::{
     Edns, Header, HeaderCounts, Message, MessageType, Metadata, OpCode, Query, ResponseCode,

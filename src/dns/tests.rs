@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, UdpSocket as StdUdpSocket};
 
-use atlas_core::plan::zone::{self, Data, Zone};
+use atlas_core::thanos::zone::{self, Data, Zone};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
 

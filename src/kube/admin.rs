@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail, ensure};
-use atlas_core::fact::{self, Fact};
-use atlas_core::keys;
+use atlas_core::annotations;
+use atlas_core::manifest::{self, Manifest};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Secret, Service};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
@@ -42,7 +42,7 @@ pub struct Admin {
 /// A cluster's Service as it is.
 pub struct Live {
     /// What Atlas reads of it.
-    pub service: fact::Service,
+    pub service: manifest::Service,
     /// All of it.
     pub object: Value,
 }
@@ -65,8 +65,9 @@ impl Admin {
     ///
     /// # Errors
     /// The API server refuses or doesn't answer.
-    pub fn clusters(&self) -> anyhow::Result<Vec<Fact>> {
-        let selector = format!("{0},{0}!=false,!{1}", keys::CLUSTER, keys::THANOS_SIDECAR);
+    pub fn clusters(&self) -> anyhow::Result<Vec<Manifest>> {
+        let selector =
+            format!("{0},{0}!=false,!{1}", annotations::CLUSTER, annotations::THANOS_SIDECAR);
         let services = self.block(
             "list the Services",
             self.services().list(&ListParams::default().labels(&selector)),
@@ -85,7 +86,7 @@ impl Admin {
             return Ok(None);
         };
         let object = serde_json::to_value(&service).context("BUG: a Service that is no JSON")?;
-        let Fact::Service(service) = convert::service(service) else {
+        let Manifest::Service(service) = convert::service(service) else {
             bail!("BUG: a Service that is none")
         };
         Ok(Some(Live { service, object }))
@@ -190,7 +191,7 @@ pub fn differences(manifest: &Value, live: &Value) -> Vec<String> {
     let ips = |object: &Value| {
         Some(object["spec"]["externalIPs"].clone()).filter(|ips| *ips != json!(null))
     };
-    lines.extend(difference(keys::EXTERNAL_IPS, ips(manifest).as_ref(), ips(live).as_ref()));
+    lines.extend(difference(annotations::EXTERNAL_IPS, ips(manifest).as_ref(), ips(live).as_ref()));
     lines
 }
 

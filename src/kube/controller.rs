@@ -11,26 +11,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use atlas_core::fact::Fact;
-use atlas_core::intake::{Finding, Severity, is_cluster};
-use atlas_core::lease::Term;
+use atlas_core::kubernetes::lease::Term;
+use atlas_core::kubernetes::object::OwnerRef;
+use atlas_core::manifest::Manifest;
 use atlas_core::model::Settings;
 use atlas_core::name::{ClusterName, Identity, TrustDomain};
-use atlas_core::object::OwnerRef;
 use atlas_core::pki::Lifetimes;
-use atlas_core::plan::zone::Written;
+use atlas_core::thanos::zone::Written;
+use atlas_core::validate::{Finding, Severity, is_cluster};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::election::Candidate;
-use super::events::Said;
+use super::events::EventMessage;
 use super::record::{Record, Stored, adopt};
-use super::watch::{Mirror, chain};
-use crate::ca::{Contents, Pki, Vault};
-use crate::publisher::Publisher;
-use crate::serve::Debounce;
+use super::watch::{Reflector, chain};
+use crate::engine::publisher::Publisher;
+use crate::pki::{Contents, Pki, PkiStore};
+use crate::process::serve::Debounce;
 use leading::Leading;
 pub use rounds::Rounds;
 
@@ -40,24 +40,24 @@ const ROUND_AT_LEAST: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(2);
 
 /// What is watched.
-pub struct Mirrors {
+pub struct Reflectors {
     /// Something differs.
-    pub nudge: Arc<Notify>,
+    pub changed: Arc<Notify>,
     /// Services that are clusters.
-    pub clusters: Mirror<Fact>,
+    pub clusters: Reflector<Manifest>,
     /// The hub's Alertmanagers: Services.
-    pub alertmanagers: Mirror<Fact>,
+    pub alertmanagers: Reflector<Manifest>,
     /// The hub's Alertmanagers: EndpointSlices.
-    pub slices: Mirror<Fact>,
+    pub slices: Reflector<Manifest>,
     /// Atlas's PKI, but for the authorities' keys.
-    pub records: Mirror<Stored>,
+    pub records: Reflector<Stored>,
     /// The ConfigMap of the DNS zone.
-    pub zone: Mirror<Written>,
+    pub zone: Reflector<Written>,
 }
 
-/// Facts and records at one moment.
+/// Manifests and records at one moment.
 pub struct View {
-    facts: Vec<Fact>,
+    manifests: Vec<Manifest>,
     /// What counts: also what somebody has deleted by hand.
     records: Arc<BTreeMap<String, Stored>>,
     /// What the watch shows.
@@ -79,11 +79,11 @@ pub struct Controller {
     /// This process in the election.
     pub candidate: Arc<Candidate>,
     /// What is watched.
-    pub mirrors: Mirrors,
+    pub reflectors: Reflectors,
     /// Where results go.
     pub publisher: Publisher,
     /// To those who write Events.
-    pub said: mpsc::Sender<Said>,
+    pub said: mpsc::Sender<EventMessage>,
     /// The owner of what belongs to the installation.
     pub owner: Option<OwnerRef>,
     /// Records as they were when there were any.
@@ -108,7 +108,7 @@ impl Controller {
         let mut pause = Duration::ZERO;
         loop {
             tokio::select! {
-                () = self.mirrors.nudge.notified() => self.settle().await,
+                () = self.reflectors.changed.notified() => self.settle().await,
                 changed = leads.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => break,
@@ -151,7 +151,7 @@ impl Controller {
             return;
         }
         let burst = async {
-            while tokio::time::timeout(idle, self.mirrors.nudge.notified()).await.is_ok() {}
+            while tokio::time::timeout(idle, self.reflectors.changed.notified()).await.is_ok() {}
         };
         let _ = tokio::time::timeout(longest, burst).await;
     }
@@ -174,15 +174,15 @@ impl Controller {
 
     /// What is there; `None` where that isn't known yet, or can't be believed.
     async fn view(&mut self) -> Option<View> {
-        let mirrors = &self.mirrors;
-        let clusters = mirrors.clusters.all()?;
-        let zone = mirrors.zone.all()?.values().next().copied();
+        let reflectors = &self.reflectors;
+        let clusters = reflectors.clusters.all()?;
+        let zone = reflectors.zone.all()?.values().next().copied();
         let (alertmanagers, slices, records) =
-            (mirrors.alertmanagers.all()?, mirrors.slices.all()?, mirrors.records.all()?);
-        let emptied = mirrors.clusters.was_emptied()
-            || mirrors.alertmanagers.was_emptied()
-            || mirrors.slices.was_emptied()
-            || mirrors.records.was_emptied();
+            (reflectors.alertmanagers.all()?, reflectors.slices.all()?, reflectors.records.all()?);
+        let emptied = reflectors.clusters.was_emptied()
+            || reflectors.alertmanagers.was_emptied()
+            || reflectors.slices.was_emptied()
+            || reflectors.records.was_emptied();
         if emptied && !self.records.is_empty() {
             if !self.remembers().await {
                 self.publisher.failed(format!(
@@ -192,10 +192,10 @@ impl Controller {
                 ));
                 return None;
             }
-            mirrors.clusters.believe();
-            mirrors.alertmanagers.believe();
-            mirrors.slices.believe();
-            mirrors.records.believe();
+            reflectors.clusters.accept_empty();
+            reflectors.alertmanagers.accept_empty();
+            reflectors.slices.accept_empty();
+            reflectors.records.accept_empty();
         }
         let shown = records;
         self.records = remembered(&self.records, &shown, &clusters);
@@ -206,19 +206,19 @@ impl Controller {
             self.greatest.iter().for_each(|term| self.candidate.surpass(term));
         }
         // A Service may be both, and is watched twice then.
-        let twice = |fact: &Fact| {
+        let twice = |manifest: &Manifest| {
             clusters
-                .get(&fact.meta().name)
-                .is_some_and(|other| other.meta().namespace == fact.meta().namespace)
+                .get(&manifest.meta().name)
+                .is_some_and(|other| other.meta().namespace == manifest.meta().namespace)
         };
-        let alertmanagers = alertmanagers.values().filter(|fact| !twice(fact));
-        let facts =
+        let alertmanagers = alertmanagers.values().filter(|manifest| !twice(manifest));
+        let manifests =
             clusters.values().chain(alertmanagers).chain(slices.values()).cloned().collect();
         Some(View {
-            facts,
+            manifests,
             records: Arc::clone(&self.records),
             shown,
-            removed: self.mirrors.records.take_removed(),
+            removed: self.reflectors.records.take_removed(),
             zone,
         })
     }
@@ -244,17 +244,18 @@ impl Controller {
     /// A round of a replica that doesn't lead.
     fn follow(&mut self, view: &View) -> anyhow::Result<()> {
         let (contents, broken, services) = read(view);
-        let pki = Pki::with(Nowhere, self.settings.trust_domain.clone(), self.lifetimes, contents);
+        let pki =
+            Pki::with(ReadOnlyStore, self.settings.trust_domain.clone(), self.lifetimes, contents);
         if pki.leaf(&Identity::Atlas).is_none() {
             tracing::info!("waiting for the leader to issue the first certificates");
             return Ok(());
         }
         self.rounds.take(view, &self.settings, &services);
-        let troubles = self.troubles(broken.into_values());
-        self.rounds.publish(&self.publisher, &pki, troubles, view.zone)
+        let problems = self.problems(broken.into_values());
+        self.rounds.publish(&self.publisher, &pki, problems, view.zone)
     }
 
-    fn troubles(&self, further: impl IntoIterator<Item = String>) -> Vec<String> {
+    fn problems(&self, further: impl IntoIterator<Item = String>) -> Vec<String> {
         self.unable.iter().cloned().chain(further).collect()
     }
 }
@@ -264,7 +265,7 @@ impl Controller {
 fn remembered(
     before: &Arc<BTreeMap<String, Stored>>,
     shown: &Arc<BTreeMap<String, Stored>>,
-    clusters: &BTreeMap<String, Fact>,
+    clusters: &BTreeMap<String, Manifest>,
 ) -> Arc<BTreeMap<String, Stored>> {
     let vanished = |name: &String| match Record::of_secret(name) {
         Some(Record::Cluster(cluster)) => {
@@ -292,10 +293,10 @@ fn remembered(
     )
 }
 
-/// The vault of a replica that writes nothing.
-struct Nowhere;
+/// The pki_store of a replica that writes nothing.
+struct ReadOnlyStore;
 
-impl Vault for Nowhere {
+impl PkiStore for ReadOnlyStore {
     fn load(&mut self, _: &TrustDomain) -> anyhow::Result<Contents> {
         bail!("BUG: a replica that doesn't lead loads nothing")
     }
@@ -352,11 +353,11 @@ fn read(view: &View) -> (Contents, BTreeMap<Record, String>, BTreeMap<ClusterNam
     (contents, broken, services)
 }
 
-/// The clusters' Services in these facts, right or wrong, by name.
-fn services(facts: &[Fact]) -> impl Iterator<Item = (ClusterName, &Fact)> {
-    facts.iter().filter_map(|fact| match fact {
-        Fact::Service(service) if is_cluster(service) => {
-            Some((service.meta.name.parse().ok()?, fact))
+/// The clusters' Services in these manifests, right or wrong, by name.
+fn services(manifests: &[Manifest]) -> impl Iterator<Item = (ClusterName, &Manifest)> {
+    manifests.iter().filter_map(|manifest| match manifest {
+        Manifest::Service(service) if is_cluster(service) => {
+            Some((service.meta.name.parse().ok()?, manifest))
         }
         _ => None,
     })

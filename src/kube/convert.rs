@@ -1,15 +1,15 @@
-//! Kubernetes' types to facts: the few things that Atlas wants to know, and nothing else, so that memory stays small.
+//! Kubernetes' types to manifests: the few things that Atlas wants to know, and nothing else, so that memory stays small.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use atlas_core::fact::{Endpoint, EndpointSlice, Fact, Meta, Origin, Service, ServicePort};
+use atlas_core::manifest::{Endpoint, EndpointSlice, Manifest, Meta, Origin, Service, ServicePort};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 /// A Service.
-pub fn service(service: core::Service) -> Fact {
+pub fn service(service: core::Service) -> Manifest {
     let spec = service.spec.unwrap_or_default();
     let is_type = |wanted: &str| spec.type_.as_deref() == Some(wanted);
     let cluster_ip = spec.cluster_ip.as_deref().is_some_and(|ip| ip.parse::<IpAddr>().is_ok());
@@ -20,7 +20,7 @@ pub fn service(service: core::Service) -> Fact {
             port: u16::try_from(port.port).ok()?,
         })
     };
-    Fact::Service(Service {
+    Manifest::Service(Service {
         meta: meta(service.metadata, |key| key.starts_with("goatlas.io/")),
         external_ips: spec.external_ips.unwrap_or_default(),
         external_name: spec.external_name.filter(|_| external_name),
@@ -31,7 +31,7 @@ pub fn service(service: core::Service) -> Fact {
 }
 
 /// An EndpointSlice.
-pub fn endpoint_slice(slice: discovery::EndpointSlice) -> Fact {
+pub fn endpoint_slice(slice: discovery::EndpointSlice) -> Manifest {
     let endpoint = |endpoint: discovery::Endpoint| Endpoint {
         addresses: endpoint.addresses,
         hostname: endpoint.hostname,
@@ -43,7 +43,7 @@ pub fn endpoint_slice(slice: discovery::EndpointSlice) -> Fact {
             port: u16::try_from(port.port?).ok()?,
         })
     };
-    Fact::EndpointSlice(EndpointSlice {
+    Manifest::EndpointSlice(EndpointSlice {
         meta: meta(slice.metadata, |_| false),
         endpoints: slice.endpoints.into_iter().map(endpoint).collect(),
         ports: slice.ports.into_iter().flatten().filter_map(port).collect(),
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     fn read(spec: core::ServiceSpec) -> Service {
-        let Fact::Service(service) =
+        let Manifest::Service(service) =
             service(core::Service { spec: Some(spec), ..Default::default() })
         else {
             unreachable!()

@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use atlas_core::lease::{Action, Elector, Epoch, Outcome, Record, Term, Timing, Version};
+use atlas_core::kubernetes::lease::{
+    Action, Elector, Epoch, Outcome, Record, Term, Timing, Version,
+};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -15,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::MANAGER;
 use super::watch::chain;
-use crate::lock::lock;
+use crate::process::lock::lock;
 
 /// This process as a candidate. Everyone who writes asks it first.
 pub struct Candidate {
@@ -227,7 +229,7 @@ impl Edge {
         if acquires {
             spec["acquireTime"] = time.into();
         }
-        let labels = json!({atlas_core::keys::MANAGED_BY.0: atlas_core::keys::MANAGED_BY.1});
+        let labels = json!({atlas_core::kubernetes::names::MANAGED_BY.0: atlas_core::kubernetes::names::MANAGED_BY.1});
         let written = async {
             match &expected {
                 None => {

@@ -7,17 +7,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use atlas_core::fact::Fact;
-use atlas_core::intake::{Finding, Severity};
+use atlas_core::manifest::Manifest;
 use atlas_core::name::{ClusterName, NodeId};
+use atlas_core::validate::{Finding, Severity};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::watch::{Mirror, chain};
-use crate::streams::Streams;
+use super::watch::{Reflector, chain};
+use crate::xds::streams::Streams;
 
 /// What lasts is said again.
 const AGAIN: Duration = Duration::from_secs(3600);
@@ -29,7 +29,7 @@ const NOTE: usize = 1024;
 
 /// Something to say about a Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Said {
+pub struct EventMessage {
     /// The Service.
     pub service: String,
     /// Its uid: an Event is about exactly one object.
@@ -42,7 +42,7 @@ pub struct Said {
     pub note: String,
 }
 
-impl Said {
+impl EventMessage {
     /// What a finding says, if it is worth an Event.
     pub fn of_finding(
         finding: &Finding,
@@ -75,14 +75,14 @@ fn note(text: &str) -> String {
 
 /// What lasts: says what of it is new.
 #[derive(Default)]
-pub struct Lasting(BTreeMap<Said, Instant>);
+pub struct EventDeduplicator(BTreeMap<EventMessage, Instant>);
 
-impl Lasting {
+impl EventDeduplicator {
     /// What is wrong now; returns what is to be said of it.
-    pub fn news(&mut self, wrong: BTreeSet<Said>) -> Vec<Said> {
+    pub fn news(&mut self, wrong: BTreeSet<EventMessage>) -> Vec<EventMessage> {
         self.0.retain(|said, _| wrong.contains(said));
         let now = Instant::now();
-        let fresh: Vec<Said> = wrong
+        let fresh: Vec<EventMessage> = wrong
             .into_iter()
             .filter(|said| self.0.get(said).is_none_or(|at| now.duration_since(*at) >= AGAIN))
             .collect();
@@ -98,8 +98,8 @@ const LOOK: Duration = Duration::from_secs(2);
 /// since streams end and begin anew all the time.
 pub async fn connections(
     streams: Arc<Streams>,
-    clusters: Mirror<Fact>,
-    said: mpsc::Sender<Said>,
+    clusters: Reflector<Manifest>,
+    said: mpsc::Sender<EventMessage>,
     stop: CancellationToken,
 ) {
     let mut told: BTreeMap<ClusterName, Instant> = BTreeMap::new();
@@ -107,14 +107,14 @@ pub async fn connections(
         let Some(services) = clusters.all() else { continue };
         for stream in streams.open() {
             let NodeId::Cluster(name) = &stream.peer.node else { continue };
-            let uid = services.get(name.as_str()).and_then(|fact| fact.meta().uid.clone());
+            let uid = services.get(name.as_str()).and_then(|manifest| manifest.meta().uid.clone());
             let Some(uid) = uid.filter(|_| told.get(name).is_none_or(|at| at.elapsed() >= AGAIN))
             else {
                 continue;
             };
             told.insert(name.clone(), Instant::now());
             let note = format!("An Envoy of {name} is connected to Atlas");
-            let _ = said.try_send(Said {
+            let _ = said.try_send(EventMessage {
                 service: name.to_string(),
                 uid,
                 warning: false,
@@ -130,7 +130,7 @@ pub async fn publish(
     client: Client,
     namespace: String,
     pod: String,
-    mut said: mpsc::Receiver<Said>,
+    mut said: mpsc::Receiver<EventMessage>,
     stop: CancellationToken,
 ) {
     let recorder = Recorder::new(
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn an_event_says_key_value_and_fix_of_a_service_that_is_there() {
-        let said = Said::of_finding(
+        let said = EventMessage::of_finding(
             &finding(Severity::Rejected, "Service monitoring/tokyo"),
             "monitoring",
             &uids(),
@@ -218,13 +218,17 @@ mod tests {
             "atlas",
         ] {
             assert_eq!(
-                Said::of_finding(&finding(Severity::Rejected, object), "monitoring", &uids()),
+                EventMessage::of_finding(
+                    &finding(Severity::Rejected, object),
+                    "monitoring",
+                    &uids()
+                ),
                 None,
                 "{object}"
             );
         }
         assert_eq!(
-            Said::of_finding(
+            EventMessage::of_finding(
                 &finding(Severity::Note, "Service monitoring/tokyo"),
                 "monitoring",
                 &uids()
@@ -235,16 +239,16 @@ mod tests {
 
     #[test]
     fn what_lasts_is_said_once_and_what_returns_again() {
-        let said = Said::of_finding(
+        let said = EventMessage::of_finding(
             &finding(Severity::FellBack, "Service monitoring/tokyo"),
             "monitoring",
             &uids(),
         )
         .unwrap();
-        let mut lasting = Lasting::default();
-        assert_eq!(lasting.news([said.clone()].into()).len(), 1);
-        assert_eq!(lasting.news([said.clone()].into()), []);
-        assert_eq!(lasting.news(BTreeSet::new()), []);
-        assert_eq!(lasting.news([said.clone()].into()), [said]);
+        let mut event_deduplicator = EventDeduplicator::default();
+        assert_eq!(event_deduplicator.news([said.clone()].into()).len(), 1);
+        assert_eq!(event_deduplicator.news([said.clone()].into()), []);
+        assert_eq!(event_deduplicator.news(BTreeSet::new()), []);
+        assert_eq!(event_deduplicator.news([said.clone()].into()), [said]);
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use atlas_core::keys;
-use atlas_core::object::Part;
+use atlas_core::annotations;
+use atlas_core::kubernetes::object::Part;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt};
@@ -25,7 +25,7 @@ pub async fn watch(
     stop: CancellationToken,
 ) {
     let api: Api<EndpointSlice> = Api::namespaced(client, &namespace);
-    let selector = format!("{}={}", keys::PART, Part::HubStores.label());
+    let selector = format!("{}={}", atlas_core::kubernetes::names::PART, Part::HubStores.label());
     let (ready_in, mut ready_out) = watch::channel(BTreeSet::new());
     tokio::spawn(async move {
         while ready_out.changed().await.is_ok() {
@@ -67,5 +67,5 @@ fn service_with_pods(slice: &EndpointSlice) -> Option<String> {
     let ready = slice.endpoints.iter().any(|endpoint| {
         endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
     });
-    slice.labels().get(keys::SERVICE_NAME).filter(|_| ready).cloned()
+    slice.labels().get(annotations::SERVICE_NAME).filter(|_| ready).cloned()
 }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Kubernetes' controllers make neither for an ExternalName, but what they made before they leave as it was: addresses of pods
-//! that are long gone, and of the Endpoints even new EndpointSlices (by the controller that mirrors those without a selector).
+//! that are long gone, and of the Endpoints even new EndpointSlices (by the controller that reflectors those without a selector).
 //! Both have the labels of their Service, by which they are found. Once there are none any more, nothing is asked any longer.
 
 use std::collections::BTreeSet;
@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use atlas_core::keys;
-use atlas_core::object::Part;
+use atlas_core::annotations;
+use atlas_core::kubernetes::object::Part;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -40,10 +40,10 @@ pub async fn remove(
     client: Client,
     namespace: String,
     candidate: Arc<Candidate>,
-    trouble: watch::Sender<Option<String>>,
+    problem: watch::Sender<Option<String>>,
     stop: CancellationToken,
 ) {
-    let selector = format!("{}={}", keys::PART, Part::Store.label());
+    let selector = format!("{}={}", atlas_core::kubernetes::names::PART, Part::Store.label());
     let labelled = ListParams::default().labels(&selector);
     let (mut looked, mut pause) = (0, AGAIN);
     while looked < 2 {
@@ -51,7 +51,7 @@ pub async fn remove(
         let failed = left.as_ref().err().map(|error| {
             format!("cannot remove what is left in {namespace} of Services that once selected the hub's Envoys: {error:#} (Atlas's Role must allow it)")
         });
-        trouble.send_if_modified(|before| std::mem::replace(before, failed.clone()) != failed);
+        problem.send_if_modified(|before| std::mem::replace(before, failed.clone()) != failed);
         looked = if matches!(left, Ok(0)) { looked + 1 } else { 0 };
         pause = if looked > 0 { LAST } else { pause.min(LAST) };
         if looked < 2 && stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
@@ -122,5 +122,5 @@ fn said(error: kube::Error) -> anyhow::Error {
 
 /// Endpoints are called as their Service is, EndpointSlices name it.
 fn service_of(object: &PartialObjectMeta<DynamicObject>) -> String {
-    object.labels().get(keys::SERVICE_NAME).cloned().unwrap_or_else(|| object.name_any())
+    object.labels().get(annotations::SERVICE_NAME).cloned().unwrap_or_else(|| object.name_any())
 }

@@ -4,12 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use atlas_core::keys::HUB_SECRET;
+use atlas_core::kubernetes::derived_objects::{of_cluster, of_hub, values_secret};
+use atlas_core::kubernetes::names::HUB_SECRET;
+use atlas_core::kubernetes::object::{Key, Kind, Object, Owner, OwnerRef};
 use atlas_core::model::{Cluster, Fleet, Settings};
 use atlas_core::name::{ClusterName, NodeId};
-use atlas_core::object::{Key, Kind, Object, Owner, OwnerRef};
 use atlas_core::pki::{Leaf, Trust};
-use atlas_core::plan::objects::{of_cluster, of_hub, values_secret};
 use serde_json::Value;
 
 use super::writer::Wanted;
@@ -19,7 +19,7 @@ use super::writer::Wanted;
 struct MadeOf {
     cluster: Arc<Cluster>,
     settings: Arc<Settings>,
-    opener: Option<String>,
+    bootstrap_credential: Option<String>,
     bundle: String,
     uid: Option<String>,
 }
@@ -49,7 +49,7 @@ impl Objects {
         fleet: &Fleet,
         trust: &Trust,
         files: StoreFiles,
-        opener: impl Fn(&NodeId) -> Option<Leaf>,
+        bootstrap_credential: impl Fn(&NodeId) -> Option<Leaf>,
         uids: &BTreeMap<String, String>,
         atlas: Option<&OwnerRef>,
     ) -> Arc<Wanted> {
@@ -67,17 +67,17 @@ impl Objects {
             fleet.clusters.keys().cloned().map(|name| secret(&NodeId::Cluster(name))).collect();
         kept.extend([secret(&NodeId::Hub), Key { kind: Kind::Secret, name: HUB_SECRET.into() }]);
         for cluster in fleet.clusters.values() {
-            let opener = opener(&NodeId::Cluster(cluster.name.clone()));
+            let bootstrap_credential = bootstrap_credential(&NodeId::Cluster(cluster.name.clone()));
             let made_of = MadeOf {
                 cluster: Arc::clone(cluster),
                 settings: Arc::clone(&settings),
-                opener: opener.as_ref().map(|leaf| leaf.chain.clone()),
+                bootstrap_credential: bootstrap_credential.as_ref().map(|leaf| leaf.chain.clone()),
                 bundle: bundle.clone(),
                 uid: uids.get(cluster.name.as_str()).cloned(),
             };
             let known = self.clusters.get(&cluster.name).filter(|(before, _)| *before == made_of);
             if known.is_none() {
-                let objects = of_cluster(fleet, cluster, trust, opener.as_ref());
+                let objects = of_cluster(fleet, cluster, trust, bootstrap_credential.as_ref());
                 let manifests = objects
                     .iter()
                     .map(|object| manifest(object, &settings.namespace, uids, atlas))
@@ -91,7 +91,13 @@ impl Objects {
                     .flat_map(|(_, manifests)| manifests.clone()),
             );
         }
-        let hub = of_hub(fleet, trust, opener(&NodeId::Hub).as_ref(), files.zone, files.endpoints);
+        let hub = of_hub(
+            fleet,
+            trust,
+            bootstrap_credential(&NodeId::Hub).as_ref(),
+            files.zone,
+            files.endpoints,
+        );
         for (key, fresh) in
             hub.iter().map(|object| manifest(object, &settings.namespace, uids, atlas))
         {

@@ -16,16 +16,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
-use atlas_core::keys;
-use atlas_core::lease::fence::Known;
-use atlas_core::lease::{Term, Version};
+use atlas_core::kubernetes::lease::fence::Known;
+use atlas_core::kubernetes::lease::{Term, Version};
 use atlas_core::name::{ClusterName, Identity, TrustDomain};
 use atlas_core::pki::{Authority, PrivateKey};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 
-use crate::ca::{self, Contents, Ledger, Signed};
+use crate::pki::{self, Contents, Ledger, Signed};
 
 /// Annotation: in which term a record was written.
 pub const TERM: &str = "goatlas.io/term";
@@ -132,8 +131,8 @@ impl Record {
         all: &Contents,
         service: Option<&String>,
     ) -> anyhow::Result<BTreeMap<&'static str, Option<String>>> {
-        let authority = |authority| all.authorities.get(&authority).map(ca::text);
-        let identity = |identity| all.identities.get(&identity).map(ca::text);
+        let authority = |authority| all.authorities.get(&authority).map(pki::text);
+        let identity = |identity| all.identities.get(&identity).map(pki::text);
         Ok(match self {
             Record::Root => [("root.pem", authority(Authority::Root))].into(),
             Record::Issuers => [
@@ -164,7 +163,7 @@ impl Record {
                 };
                 [
                     (LEAF, identity(Identity::Cluster(name.clone(), revision))),
-                    (BOOTSTRAP, bootstrap.filter(counts).map(ca::text)),
+                    (BOOTSTRAP, bootstrap.filter(counts).map(pki::text)),
                     (LIST, Some(list.to_json()?)),
                     (SERVICE, service.cloned()),
                 ]
@@ -196,7 +195,7 @@ impl Record {
         }
         let mut metadata = json!({
             "name": self.secret(),
-            "labels": {keys::MANAGED_BY.0: keys::MANAGED_BY.1, keys::PART: self.part()},
+            "labels": {atlas_core::kubernetes::names::MANAGED_BY.0: atlas_core::kubernetes::names::MANAGED_BY.1, atlas_core::kubernetes::names::PART: self.part()},
             "annotations": {TERM: term.to_string()},
         });
         if let Some(version) = expected {
@@ -243,14 +242,14 @@ pub struct Parsed {
 impl Parsed {
     /// Certificates that were issued below another root, which nobody here trusts, are broken.
     pub fn doubt_foreign(&mut self, record: &Record, root: Option<&Signed>) {
-        let mut trusted = ca::Trusted::new(root);
+        let mut trusted = pki::Trusted::new(root);
         for (identity, signed) in std::mem::take(&mut self.identities) {
             let key =
                 IDENTITIES.iter().map(|(key, _)| *key).find(|key| record.may_hold(key, &identity));
             match (trusted.check(&signed), key) {
                 (Err(why), Some(key)) => {
                     self.broken
-                        .insert(key, Broken { text: ca::text(&signed), why: format!("{why:#}") });
+                        .insert(key, Broken { text: pki::text(&signed), why: format!("{why:#}") });
                 }
                 _ => _ = self.identities.insert(identity, signed),
             }
@@ -307,7 +306,7 @@ fn parse(secret: Secret, domain: &TrustDomain) -> anyhow::Result<Parsed> {
     for (key, ByteString(bytes)) in secret.data.unwrap_or_default() {
         if let Some((key, _)) = IDENTITIES.iter().find(|(identity, _)| *identity == key) {
             let text = String::from_utf8_lossy(&bytes).into_owned();
-            match ca::parse(&text) {
+            match pki::parse(&text) {
                 // Of another trust domain it counts for nothing.
                 Ok((signed, uri)) => match uri.and_then(|uri| Identity::parse(&uri, domain)) {
                     Some(identity)
@@ -342,11 +341,11 @@ fn parse(secret: Secret, domain: &TrustDomain) -> anyhow::Result<Parsed> {
         };
         match (key.as_str(), authority) {
             (_, Some(authority)) => {
-                let (signed, _) = ca::parse(&text).with_context(|| key.clone())?;
+                let (signed, _) = pki::parse(&text).with_context(|| key.clone())?;
                 parsed.authorities.insert(authority, signed);
             }
             ("roots.pem", _) => {
-                let validity = ca::validity(&text).with_context(|| key.clone())?;
+                let validity = pki::validity(&text).with_context(|| key.clone())?;
                 let root = Signed { chain: text, key: PrivateKey::new(String::new()), validity };
                 parsed.authorities.insert(Authority::Root, root);
             }

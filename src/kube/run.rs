@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use atlas_core::keys;
-use atlas_core::lease::Timing;
+use atlas_core::annotations;
+use atlas_core::kubernetes::lease::Timing;
+use atlas_core::kubernetes::object::OwnerRef;
 use atlas_core::model::Settings;
-use atlas_core::object::OwnerRef;
 use atlas_core::pki::Lifetimes;
-use atlas_core::plan::zone::Written;
+use atlas_core::thanos::zone::Written;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher;
@@ -22,21 +22,23 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::connect::KubeArgs;
-use super::controller::{Controller, Mirrors, Rounds};
+use super::controller::{Controller, Reflectors, Rounds};
 use super::election::Candidate;
 use super::record::Stored;
-use super::watch::{Mirror, chain};
-use super::{convert, events, vault};
+use super::watch::{Reflector, chain};
+use super::{convert, events, pki_secrets};
 use crate::dns;
-use crate::http::{self, Server};
+use crate::engine::publisher::Publisher;
 use crate::metrics::Metrics;
-use crate::nodes::Nodes;
-use crate::published::Board;
-use crate::publisher::Publisher;
-use crate::serve::{DRAIN, Debounce, Listen, Tasks, bind, drained, raise_file_limit, signal};
-use crate::streams::Streams;
-use crate::tls::{self, Gate};
+use crate::process::serve::{
+    DRAIN, Debounce, Listen, Tasks, bind, drained, raise_file_limit, signal,
+};
+use crate::state::Nodes;
+use crate::state::StateStore;
+use crate::web::http::{self, Server};
 use crate::web::{self, Web};
+use crate::xds::streams::Streams;
+use crate::xds::tls::{self, ClientAuthorizer};
 use crate::xds::{LimitOptions, Xds};
 
 /// For so long a replica may know less than another: an Envoy that comes from there loses nothing meanwhile.
@@ -97,10 +99,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             dns::Sockets::bind(SocketAddr::new(listen.ip, listen.dns)).await?,
         )),
     };
-    let (board, nodes) = (Arc::new(Board::default()), Arc::new(Nodes::default()));
+    let (state_store, nodes) = (Arc::new(StateStore::default()), Arc::new(Nodes::default()));
     let (said, said_out) = mpsc::channel(256);
     let (commands, _commands) = mpsc::channel(1);
-    let gate = Arc::new(Gate::new(settings.trust_domain.clone()));
+    let client_authorizer = Arc::new(ClientAuthorizer::new(settings.trust_domain.clone()));
     let (metrics, streams) = (Arc::new(Metrics::new()), Arc::new(Streams::default()));
     let (drain, stop, resign) =
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
@@ -109,7 +111,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
 
     let web = Web {
         path: options.settings.web_path().to_owned(),
-        board: Arc::clone(&board),
+        state_store: Arc::clone(&state_store),
         nodes: Arc::clone(&nodes),
         streams: Arc::clone(&streams),
         metrics: Arc::clone(&metrics),
@@ -125,9 +127,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     if let Some((xds, web_port, dns_sockets)) = serving {
         let service = Arc::new(Xds {
             nodes: Arc::clone(&nodes),
-            board: Arc::clone(&board),
+            state_store: Arc::clone(&state_store),
             streams: Arc::clone(&streams),
-            gate: Arc::clone(&gate),
+            client_authorizer: Arc::clone(&client_authorizer),
             metrics: Arc::clone(&metrics),
             limits,
             max_age: options.max_stream_age,
@@ -137,11 +139,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         tasks.spawn("the xDS server", tls::accept(xds, service));
         tasks.spawn(
             "the DNS server",
-            dns::serve(dns_sockets, board.zones(), Arc::clone(&metrics), stop.clone()),
+            dns::serve(dns_sockets, state_store.zones(), Arc::clone(&metrics), stop.clone()),
         );
         tasks.spawn("the web server", http::serve(web_port, server(web::public(web), "web")));
     }
-    let mirrors = watch_all(&client, &settings, &mut tasks, &stop);
+    let reflectors = watch_all(&client, &settings, &mut tasks, &stop);
     tasks.spawn(
         "the writer of Events",
         events::publish(
@@ -154,7 +156,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     );
     let connections = events::connections(
         Arc::clone(&streams),
-        mirrors.clusters.clone(),
+        reflectors.clusters.clone(),
         said.clone(),
         stop.clone(),
     );
@@ -174,13 +176,14 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let gauge = Arc::clone(&streams);
     let controller = async move {
         let owner = owner(&client, &settings.namespace, options.owner.as_deref()).await;
-        let publisher = Publisher { gate, streams: gauge, nodes, metrics, board };
+        let publisher =
+            Publisher { client_authorizer, streams: gauge, nodes, metrics, state_store };
         let controller = Controller {
             settings,
             lifetimes: options.lifetimes,
             client: client.clone(),
             candidate,
-            mirrors,
+            reflectors,
             publisher,
             said,
             owner,
@@ -223,21 +226,21 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     result
 }
 
-/// Starts to watch everything that facts come from.
+/// Starts to watch everything that manifests come from.
 fn watch_all(
     client: &Client,
     settings: &Settings,
     tasks: &mut Tasks,
     stop: &CancellationToken,
-) -> Mirrors {
-    let nudge = Arc::new(Notify::new());
-    let mirrors = Mirrors {
-        clusters: Mirror::new(Arc::clone(&nudge)),
-        alertmanagers: Mirror::new(Arc::clone(&nudge)),
-        slices: Mirror::new(Arc::clone(&nudge)),
-        records: Mirror::new(Arc::clone(&nudge)),
-        zone: Mirror::new(Arc::clone(&nudge)),
-        nudge,
+) -> Reflectors {
+    let changed = Arc::new(Notify::new());
+    let reflectors = Reflectors {
+        clusters: Reflector::new(Arc::clone(&changed)),
+        alertmanagers: Reflector::new(Arc::clone(&changed)),
+        slices: Reflector::new(Arc::clone(&changed)),
+        records: Reflector::new(Arc::clone(&changed)),
+        zone: Reflector::new(Arc::clone(&changed)),
+        changed,
     };
     let labels = |selector: &str| watcher::Config::default().labels(selector);
     let own = settings.namespace.as_str();
@@ -245,9 +248,10 @@ fn watch_all(
 
     let clusters: Api<Service> = Api::namespaced(client.clone(), own);
     // 0.3's replica Services carry both labels.
-    let selector = format!("{0},{0}!=false,!{1}", keys::CLUSTER, keys::THANOS_SIDECAR);
-    let mirror = mirrors.clusters.clone();
-    let task = mirror.run(
+    let selector =
+        format!("{0},{0}!=false,!{1}", annotations::CLUSTER, annotations::THANOS_SIDECAR);
+    let reflector = reflectors.clusters.clone();
+    let task = reflector.run(
         "cluster Services",
         clusters,
         labels(&selector),
@@ -262,9 +266,9 @@ fn watch_all(
         .iter()
         .map(|(key, value)| format!("{key}={value}"))
         .collect();
-    let mirror = mirrors.alertmanagers.clone();
+    let reflector = reflectors.alertmanagers.clone();
     let read = |service| Some(convert::service(service));
-    let task = mirror.run(
+    let task = reflector.run(
         "the hub's Alertmanager Services",
         alertmanagers,
         labels(&pairs.join(",")),
@@ -274,10 +278,10 @@ fn watch_all(
     tasks.spawn("the watch of Alertmanagers", task);
 
     let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), theirs);
-    let selector = format!("{}={}", keys::SERVICE_NAME, settings.alertmanager_endpoints);
-    let mirror = mirrors.slices.clone();
+    let selector = format!("{}={}", annotations::SERVICE_NAME, settings.alertmanager_endpoints);
+    let reflector = reflectors.slices.clone();
     let read = |slice| Some(convert::endpoint_slice(slice));
-    let task = mirror.run(
+    let task = reflector.run(
         "the hub's Alertmanager EndpointSlices",
         slices,
         labels(&selector),
@@ -289,23 +293,28 @@ fn watch_all(
     let secrets: Api<Secret> = Api::namespaced(client.clone(), own);
     let domain = settings.trust_domain.clone();
     let read = move |secret| Some(Stored::read(secret, &domain));
-    let task = mirrors.records.clone().run(
+    let task = reflectors.records.clone().run(
         "Atlas's own Secrets",
         secrets,
-        labels(vault::WATCHED),
+        labels(pki_secrets::WATCHED),
         read,
         stop.clone(),
     );
     tasks.spawn("the watch of Atlas's own Secrets", task);
 
     let zone: Api<ConfigMap> = Api::namespaced(client.clone(), own);
-    let (name, file) = keys::ZONE_CONFIG_MAP;
+    let (name, file) = atlas_core::kubernetes::names::ZONE_CONFIG_MAP;
     let read = move |map: ConfigMap| Written::of(map.data?.get(file)?);
     let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let task =
-        mirrors.zone.clone().run("the ConfigMap of the DNS zone", zone, only, read, stop.clone());
+    let task = reflectors.zone.clone().run(
+        "the ConfigMap of the DNS zone",
+        zone,
+        only,
+        read,
+        stop.clone(),
+    );
     tasks.spawn("the watch of the DNS zone", task);
-    mirrors
+    reflectors
 }
 
 /// The ServiceAccount with which what belongs to the installation goes. Without it everything works, and stays after an

@@ -1,8 +1,8 @@
 //! One kind of object, watched: what there is of it, as far as this process knows.
 //!
 //! ```text
-//! API server ──list, watch──▶ Mirror ──▶ all(): everything, once there was a complete list
-//!                                └─────▶ a nudge for whoever waits, if something differs
+//! API server ──list, watch──▶ Reflector ──▶ all(): everything, once there was a complete list
+//!                                └─────▶ a changed for whoever waits, if something differs
 //! ```
 //!
 //! While the API server can't be reached, everything stays as it was. After a gap (410, a restart) it is listed anew, and
@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::lock::lock;
+use crate::process::lock::lock;
 
 /// The API server ends a watch after this, and it is begun again where it ended.
 pub const WATCH: Duration = Duration::from_secs(60);
@@ -43,9 +43,9 @@ impl Pauses {
 }
 
 /// A handle on what is known.
-pub struct Mirror<T>(Arc<Inner<T>>);
+pub struct Reflector<T>(Arc<Inner<T>>);
 
-impl<T> Clone for Mirror<T> {
+impl<T> Clone for Reflector<T> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
@@ -53,7 +53,7 @@ impl<T> Clone for Mirror<T> {
 
 struct Inner<T> {
     state: Mutex<State<T>>,
-    nudge: Arc<Notify>,
+    changed: Arc<Notify>,
 }
 
 struct State<T> {
@@ -65,9 +65,9 @@ struct State<T> {
     emptied: bool,
 }
 
-impl<T: Clone + PartialEq + Send + Sync + 'static> Mirror<T> {
+impl<T: Clone + PartialEq + Send + Sync + 'static> Reflector<T> {
     /// Knows nothing yet.
-    pub fn new(nudge: Arc<Notify>) -> Self {
+    pub fn new(changed: Arc<Notify>) -> Self {
         Self(Arc::new(Inner {
             state: Mutex::new(State {
                 items: Arc::default(),
@@ -75,7 +75,7 @@ impl<T: Clone + PartialEq + Send + Sync + 'static> Mirror<T> {
                 synced: false,
                 emptied: false,
             }),
-            nudge,
+            changed,
         }))
     }
 
@@ -97,13 +97,13 @@ impl<T: Clone + PartialEq + Send + Sync + 'static> Mirror<T> {
     }
 
     /// That it was emptied is believed.
-    pub fn believe(&self) {
+    pub fn accept_empty(&self) {
         lock(&self.0.state).emptied = false;
     }
 
     fn change(&self, change: impl FnOnce(&mut State<T>) -> bool) {
         if change(&mut lock(&self.0.state)) {
-            self.0.nudge.notify_one();
+            self.0.changed.notify_one();
         }
     }
 

@@ -1,13 +1,12 @@
-//! Carries out what the [`Reconciler`] decides: applies and deletes objects, several at a time, while this Atlas leads.
+//! Carries out what the [`ObjectApplier`] decides: applies and deletes objects, several at a time, while this Atlas leads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
-use atlas_core::keys;
-use atlas_core::object::{Key, Kind, Part};
-use atlas_core::reconcile::{Action, Outcome, Reconciler, is_ours};
+use atlas_core::kubernetes::apply::{Action, ObjectApplier, Outcome, is_ours};
+use atlas_core::kubernetes::object::{Key, Kind, Part};
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1 as core;
@@ -53,7 +52,7 @@ pub struct Writer {
     /// What is wanted; nothing before the first.
     pub wanted: watch::Receiver<Option<Arc<Wanted>>>,
     /// What people must know, in a stable order.
-    pub troubles: watch::Sender<Vec<String>>,
+    pub problems: watch::Sender<Vec<String>>,
     /// Counts.
     pub metrics: Arc<Metrics>,
 }
@@ -90,7 +89,7 @@ impl Writer {
             left_in,
             stop.clone(),
         ));
-        let mut reconciler = Reconciler::default();
+        let mut reconciler = ObjectApplier::default();
         let mut unlisted: BTreeSet<Kind> = KINDS.into();
         let mut failing: BTreeMap<Key, String> = BTreeMap::new();
         let mut under_way = FuturesUnordered::new();
@@ -150,7 +149,7 @@ impl Writer {
     /// of earlier Services stays.
     fn report(
         &self,
-        reconciler: &Reconciler,
+        reconciler: &ObjectApplier,
         failing: &BTreeMap<Key, String>,
         unlisted: &BTreeSet<Kind>,
         waiting: bool,
@@ -161,7 +160,7 @@ impl Writer {
             format!("something else changes {what} in {namespace} again and again: `kubectl get --show-managed-fields` shows who")
         });
         let blocked = several(reconciler.blocked()).map(|what| {
-            format!("{what} in {namespace}: there is one that is not Atlas's (it lacks the label {}): rename or delete it", keys::PART)
+            format!("{what} in {namespace}: there is one that is not Atlas's (it lacks the label {}): rename or delete it", atlas_core::kubernetes::names::PART)
         });
         let waiting = reconciler.waiting().filter(|_| waiting).map(|(_, to)| to).collect::<BTreeSet<_>>().into_iter().map(|to| {
             let names = reconciler.waiting().filter(|(_, other)| *other == to).map(|(key, _)| key);
@@ -179,7 +178,7 @@ impl Writer {
                 kind.name()
             )
         });
-        let troubles: Vec<String> = unlisted
+        let problems: Vec<String> = unlisted
             .chain(contested)
             .chain(blocked)
             .chain(waiting)
@@ -187,9 +186,9 @@ impl Writer {
             .chain(left)
             .collect();
         self.metrics.unwritten.set(i64::try_from(reconciler.unsettled()).unwrap_or(i64::MAX));
-        self.troubles.send_if_modified(|before| {
-            let differs = *before != troubles;
-            *before = troubles;
+        self.problems.send_if_modified(|before| {
+            let differs = *before != problems;
+            *before = problems;
             differs
         });
     }
@@ -204,7 +203,7 @@ impl Writer {
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.client.clone(), &self.namespace, &resource(kind));
         let parts = Part::DERIVED.map(Part::label).join(",");
-        let selector = format!("{} in ({parts})", keys::PART);
+        let selector = format!("{} in ({parts})", atlas_core::kubernetes::names::PART);
         let mut listed = BTreeSet::new();
         let handle = move |event: Event<DynamicObject>| {
             let is = |object: DynamicObject| {
@@ -351,7 +350,7 @@ async fn act(
 }
 
 fn note(
-    reconciler: &mut Reconciler,
+    reconciler: &mut ObjectApplier,
     failing: &mut BTreeMap<Key, String>,
     action: &Action,
     result: anyhow::Result<Done>,

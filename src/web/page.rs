@@ -1,9 +1,9 @@
 //! The page at `/`: the clusters, and what is wrong.
 
-use atlas_core::intake::Severity;
 use atlas_core::text;
+use atlas_core::validate::Severity;
 
-use crate::status::{ClusterStatus, Status};
+use crate::web::status::{ClusterStatus, Status};
 
 /// The whole page, in plain HTML. No script, nothing from elsewhere. `path` is that of `--web-url`, which stands before every link.
 pub fn index(status: &Status, path: &str) -> String {
@@ -26,7 +26,7 @@ pub fn index(status: &Status, path: &str) -> String {
         }))
         .collect();
     let wrong =
-        if wrong.is_empty() { String::new() } else { format!("<h2>Trouble</h2><ul>{wrong}</ul>") };
+        if wrong.is_empty() { String::new() } else { format!("<h2>Problem</h2><ul>{wrong}</ul>") };
     format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><link rel=\"icon\" href=\"data:,\"><title>Atlas</title><style>{STYLE}</style><h1>Atlas</h1>{table}{wrong}\
          <footer>Atlas {} · <a href=\"{path}/api/v1/status\">status as JSON</a></footer></html>\n",

@@ -14,9 +14,9 @@ use super::Xds;
 use super::limits::STREAMS_PER_CONNECTION;
 use super::service::OnConnection;
 use super::wire::PIECE;
-use crate::clock;
-use crate::serve::DRAIN;
-use crate::streams::{Cause, Connection, Full, Place};
+use crate::process::clock;
+use crate::process::serve::DRAIN;
+use crate::xds::streams::{Cause, Connection, Full, Place};
 
 /// A peer that is gone without a word is noticed after both of these.
 const KEEPALIVE: Duration = Duration::from_secs(30);

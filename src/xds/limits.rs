@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use atlas_core::keys::DEFAULT_ENVOY_REPLICAS;
+use atlas_core::defaults::DEFAULT_ENVOY_REPLICAS;
 use atlas_core::name::NodeId;
 use atlas_core::xds::session;
 
-use crate::streams::Most;
+use crate::xds::streams::Most;
 
 /// What people may set; see the flags.
 #[derive(Clone, Copy, Debug)]

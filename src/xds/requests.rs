@@ -12,7 +12,7 @@ use prost::{DecodeError, Message};
 use tonic::Status;
 
 use super::wire::HEADER;
-use crate::budget::Charge;
+use crate::xds::memory_budget::Charge;
 
 /// Bytes of an unfinished request that aren't charged: most requests are small and come as a whole.
 const SMALL: usize = 4 << 10;

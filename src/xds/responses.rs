@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tonic::Status;
 
 use super::wire::Writer;
-use crate::budget::{Charge, Share};
+use crate::xds::memory_budget::{Charge, Share};
 
 /// Responses that may wait for a client to read them. The session keeps one per type under way, and there are five types; so a client
 /// that takes more room than this asks for nonsense faster than it reads the answers.

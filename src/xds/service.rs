@@ -18,8 +18,8 @@ use super::Xds;
 use super::requests::Requests;
 use super::responses::{self, Responses};
 use super::stream::Task;
-use crate::clock;
-use crate::streams::{Cause, Connection};
+use crate::process::clock;
+use crate::xds::streams::{Cause, Connection};
 
 /// Why a stream is refused on a connection that was once let in.
 pub const REFUSED: &str = "this credential no longer counts: carry the new ones to its Envoy (`atlas bootstrap`, `atlas cluster-values`)";
@@ -125,7 +125,7 @@ impl OnConnection {
         let registration =
             xds.streams.register(&self.connection, session, now, xds.drain.child_token());
         // After registering: whoever is refused from now on is found in the list and ended.
-        if !xds.gate.still_admits(peer, now) {
+        if !xds.client_authorizer.still_admits(peer, now) {
             xds.metrics.stream_refused("credential");
             self.connection.end(Cause::Credential);
             return Err(Status::permission_denied(REFUSED));

@@ -16,11 +16,11 @@ use super::Xds;
 use super::requests::{self, Lost, Requests};
 use super::responses::{Outbox, Unsent};
 use super::service::REFUSED;
-use crate::budget::Charge;
-use crate::clock;
-use crate::lock::lock;
-use crate::nodes::Node;
-use crate::streams::{Cause, Client, Registration};
+use crate::process::clock;
+use crate::process::lock::lock;
+use crate::state::Node;
+use crate::xds::memory_budget::Charge;
+use crate::xds::streams::{Cause, Client, Registration};
 
 /// What an Envoy says of itself is cut to so many characters.
 const LONGEST_NAME: usize = 256;
@@ -277,7 +277,7 @@ impl Task {
     }
 
     fn still_admitted(&self) -> bool {
-        self.xds.gate.still_admits(&self.registration.stream.peer, clock::now())
+        self.xds.client_authorizer.still_admits(&self.registration.stream.peer, clock::now())
     }
 
     async fn on_request(&mut self, node: &Node, message: Bytes) -> Result<Vec<Response>, End> {

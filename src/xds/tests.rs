@@ -29,12 +29,12 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Status, Streaming};
 
 use super::{LimitOptions, Xds, serve};
-use crate::clock;
 use crate::metrics::Metrics;
-use crate::nodes::Nodes;
-use crate::published::Board;
-use crate::streams::{Registration, Streams};
-use crate::tls::{Gate, Peer};
+use crate::process::clock;
+use crate::state::Nodes;
+use crate::state::StateStore;
+use crate::xds::streams::{Registration, Streams};
+use crate::xds::tls::{ClientAuthorizer, Peer};
 
 /// What never comes hasn't come by then.
 const SOON: Duration = Duration::from_secs(5);
@@ -59,13 +59,13 @@ impl Default for Options {
 }
 
 fn world(options: Options) -> World {
-    let gate = Gate::new("atlas".parse().unwrap());
-    gate.count_only(counting(&["tokyo", "paris"]));
+    let client_authorizer = ClientAuthorizer::new("atlas".parse().unwrap());
+    client_authorizer.replace_allowed(counting(&["tokyo", "paris"]));
     let xds = Xds {
         nodes: Arc::new(Nodes::default()),
-        board: Arc::new(Board::default()),
+        state_store: Arc::new(StateStore::default()),
         streams: Arc::new(Streams::default()),
-        gate: Arc::new(gate),
+        client_authorizer: Arc::new(client_authorizer),
         metrics: Arc::new(Metrics::new()),
         limits: options.limits.within(10_000),
         max_age: options.max_age,

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use atlas_core::plan::zone::is_later;
+use atlas_core::thanos::zone::is_later;
 use atlas_lab::parts::{self, Part};
 use atlas_lab::process::wait_until;
 use atlas_lab::run::bind::{Role, check_zone};

@@ -17,12 +17,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use atlas_core::intake::intake;
-use atlas_core::manifest;
+use atlas_core::install::bootstrap_files::FILES;
+use atlas_core::install::helm_values;
 use atlas_core::model::{Cluster, Fleet, Settings, StoreNames};
 use atlas_core::name::HostPort;
-use atlas_core::plan::nodefiles::FILES;
-use atlas_core::plan::values;
+use atlas_core::validate::validate;
+use atlas_core::yaml;
 use atlas_lab::parts::Part;
 use atlas_lab::run::helm_template;
 use serde_json::{Value, json};
@@ -89,9 +89,9 @@ impl Page {
 
     /// The cluster of a Service on this page, as Atlas understands it; nothing may be wrong with it.
     fn cluster(&self, file: &str, settings: &Settings) -> Result<(Fleet, Cluster)> {
-        let facts = manifest::parse(file, &self.file(file)?)
+        let facts = yaml::parse(file, &self.file(file)?)
             .map_err(|errors| anyhow::anyhow!("docs/{}, {file}: {errors:?}", self.name))?;
-        let read = intake(settings, &facts, None);
+        let read = validate(settings, &facts, None);
         assert_eq!(read.findings, [], "docs/{}, {file}", self.name);
         let cluster = read
             .fleet
@@ -129,7 +129,7 @@ fn render_envoy(own: &str) -> Result<Vec<Value>> {
     render(
         "envoy",
         "atlas-envoy",
-        &[&values::envoy("tokyo", 2, atlas_core::keys::DEFAULT_ENVOY_MEMORY, &files), own],
+        &[&helm_values::envoy("tokyo", 2, atlas_core::defaults::DEFAULT_ENVOY_MEMORY, &files), own],
     )
 }
 

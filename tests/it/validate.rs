@@ -9,11 +9,12 @@ use std::sync::Mutex;
 use std::thread;
 
 use atlas_core::envoy::bootstrap::file_secrets;
-use atlas_core::intake::intake;
+use atlas_core::install::bootstrap_files;
 use atlas_core::model::{Fleet, Settings};
 use atlas_core::name::{WEB_PATH_MAX, WebUrl};
-use atlas_core::plan::{nodefiles, plan};
+use atlas_core::plan::plan;
 use atlas_core::render::{self, Secrets};
+use atlas_core::validate::validate;
 use atlas_core::xds::snapshot::{Resource, ResourceType};
 use atlas_lab::parts::{self, Part};
 use atlas_lab::run;
@@ -38,7 +39,7 @@ fn every_golden_fleet_is_accepted() {
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("core/tests/golden");
     let mut all = Configurations::default();
     for case in cases::all(&golden) {
-        all.add(&case.name, &case.intake().fleet, judge.dir.path());
+        all.add(&case.name, &case.validate().fleet, judge.dir.path());
     }
     let refusals = judge.refusals(&all);
     assert!(refusals.is_empty(), "{}", refusals.join("\n\n"));
@@ -51,7 +52,7 @@ fn random_fleets_are_accepted() {
         TestRunner::new(Config { cases: RANDOM_FLEETS, max_shrink_iters: 64, ..Config::default() });
     let accepted = runner.run(&random::facts(), |facts| {
         let mut all = Configurations::default();
-        all.add("random", &intake(&cases::settings(), &facts, None).fleet, judge.dir.path());
+        all.add("random", &validate(&cases::settings(), &facts, None).fleet, judge.dir.path());
         let refusals = judge.refusals(&all);
         if refusals.is_empty() { Ok(()) } else { Err(TestCaseError::fail(refusals.join("\n\n"))) }
     });
@@ -69,7 +70,7 @@ fn the_longest_path_of_a_web_url_is_accepted() {
     let fleet =
         random::facts().new_tree(&mut TestRunner::deterministic()).expect("a fleet").current();
     let mut all = Configurations::default();
-    all.add("a long path", &intake(&settings, &fleet, None).fleet, judge.dir.path());
+    all.add("a long path", &validate(&settings, &fleet, None).fleet, judge.dir.path());
     assert!(
         all.texts.keys().any(|text| text.contains(&"x".repeat(WEB_PATH_MAX - 10))),
         "the path is in a route"
@@ -85,7 +86,7 @@ fn what_envoy_refuses_is_noticed() {
     let fleet =
         random::facts().new_tree(&mut TestRunner::deterministic()).expect("a fleet").current();
     let mut all = Configurations::default();
-    all.add("broken", &intake(&cases::settings(), &fleet, None).fleet, judge.dir.path());
+    all.add("broken", &validate(&cases::settings(), &fleet, None).fleet, judge.dir.path());
     all.texts = all
         .texts
         .into_iter()
@@ -115,7 +116,7 @@ impl Configurations {
                 .entry(render::static_yaml(snapshot, dir))
                 .or_default()
                 .push(format!("{case}: {node}"));
-            if let Ok(bootstrap) = nodefiles::node_bootstrap(fleet, &trust, node, dir) {
+            if let Ok(bootstrap) = bootstrap_files::node_bootstrap(fleet, &trust, node, dir) {
                 let text = render::yaml(&bootstrap, Secrets::Show);
                 self.texts.entry(text).or_default().push(format!("{case}: {node}: bootstrap"));
             }

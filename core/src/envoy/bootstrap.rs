@@ -9,8 +9,8 @@ use envoy_types::pb::google::protobuf::{Struct, Value, value};
 
 use super::tls::Source;
 use super::{LEAF, TRUST, ads, cluster, dns, listener, overload, route, stats};
-use crate::keys::port;
 use crate::name::{Host, HostPort};
+use crate::ports;
 
 pub use bootstrap::Bootstrap;
 
@@ -40,7 +40,7 @@ impl Node<'_> {
     /// several can share a machine.
     pub fn admin(&self) -> HostPort {
         let ip = if self.bind.is_loopback() { self.bind } else { Ipv4Addr::LOCALHOST.into() };
-        HostPort::new(Host::Ip(ip), port::ENVOY_ADMIN)
+        HostPort::new(Host::Ip(ip), ports::ENVOY_ADMIN)
     }
 }
 

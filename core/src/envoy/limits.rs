@@ -90,7 +90,7 @@ pub const HUB_XDS_IDLE: i64 = 3600;
 /// 10901 on the hub. Thanos Query has one connection for each store: two Querys with 20,000 stores.
 pub const HUB_STORES: ListenerLimits = ListenerLimits {
     name: "stores",
-    port: crate::keys::port::HUB_STORES,
+    port: crate::ports::HUB_STORES,
     connections: 40_000,
     handshake: None,
     headers: 10,
@@ -105,7 +105,7 @@ pub const HUB_STORES: ListenerLimits = ListenerLimits {
 /// 10903 on the hub. Of each cluster's two Envoys two worker threads and a health check, and as many again of a few that are replaced.
 pub const HUB_ALERTS: ListenerLimits = ListenerLimits {
     name: "alerts",
-    port: crate::keys::port::HUB_ALERTS,
+    port: crate::ports::HUB_ALERTS,
     connections: 80_000,
     handshake: Some(10),
     headers: 10,
@@ -120,7 +120,7 @@ pub const HUB_ALERTS: ListenerLimits = ListenerLimits {
 /// 10904 on the hub: people's browsers and an ingress.
 pub const HUB_WEB: ListenerLimits = ListenerLimits {
     name: "web",
-    port: crate::keys::port::HUB_WEB,
+    port: crate::ports::HUB_WEB,
     connections: 16_384,
     handshake: None,
     headers: 10,
@@ -135,7 +135,7 @@ pub const HUB_WEB: ListenerLimits = ListenerLimits {
 /// 11901 in a cluster: the hub's Envoys. A worker thread opens another connection for every [`UPSTREAM_STREAMS`] streams.
 pub const CLUSTER_INBOUND: ListenerLimits = ListenerLimits {
     name: "inbound",
-    port: crate::keys::port::CLUSTER_INBOUND,
+    port: crate::ports::CLUSTER_INBOUND,
     connections: 4096,
     handshake: Some(10),
     headers: 10,
@@ -150,7 +150,7 @@ pub const CLUSTER_INBOUND: ListenerLimits = ListenerLimits {
 /// 11903 in a cluster: its Prometheus.
 pub const CLUSTER_ALERTS: ListenerLimits = ListenerLimits {
     name: "alerts",
-    port: crate::keys::port::CLUSTER_ALERTS,
+    port: crate::ports::CLUSTER_ALERTS,
     connections: 128,
     handshake: None,
     headers: 10,
@@ -165,7 +165,7 @@ pub const CLUSTER_ALERTS: ListenerLimits = ListenerLimits {
 /// 9001 of every Envoy: probes and Prometheus.
 pub const STATUS: ListenerLimits = ListenerLimits {
     name: "status",
-    port: crate::keys::port::ENVOY_STATUS,
+    port: crate::ports::ENVOY_STATUS,
     connections: 2048,
     handshake: None,
     headers: 5,

@@ -29,7 +29,7 @@ use super::web::WebEntry;
 use super::{
     DENY_LIST, LUA, NO_HOST, ads, any, bind_address, flag, inline, number, script, seconds,
 };
-use crate::keys::port;
+use crate::ports;
 
 pub use listener::Listener;
 
@@ -156,7 +156,7 @@ pub fn xds_on_hub(name: &str, bind: IpAddr) -> Listener {
         ..Default::default()
     };
     let proxy = network_filter("envoy.filters.network.tcp_proxy", &proxy);
-    listener(name, bind, port::HUB_XDS, limits::HUB_XDS_CONNECTIONS, proxy)
+    listener(name, bind, ports::HUB_XDS, limits::HUB_XDS_CONNECTIONS, proxy)
 }
 
 /// 11901 in a cluster: everything that comes from the hub. `trusted_hops` are those before the hub's 10904; `longest` is how long a request

@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::{HostPort, NameError, bad};
-use crate::intake::path_prefix;
+use crate::validate::path_prefix;
 
 /// Longest path of a [`WebUrl`], in characters. It stands in regular expressions of the hub's routes, and Envoy 1.36 refuses
 /// programs of more than 100 steps.

@@ -3,16 +3,16 @@ use proptest::prelude::*;
 
 const NOW: Time = 1_800_000_000;
 
-fn apply(inventory: &mut Inventory, orders: &[Order]) -> Result<(), TestCaseError> {
+fn apply(inventory: &mut Inventory, orders: &[IssueRequest]) -> Result<(), TestCaseError> {
     for order in orders {
         match order {
-            Order::Authority(authority, validity) => {
+            IssueRequest::Authority(authority, validity) => {
                 if let Some(root) = inventory.authorities.get(&Authority::Root) {
                     prop_assert!(validity.not_after <= root.not_after);
                 }
                 inventory.authorities.insert(*authority, *validity);
             }
-            Order::Identity(identity, validity) => {
+            IssueRequest::Identity(identity, validity) => {
                 let issuer = inventory.authorities[&Authority::of(identity)];
                 prop_assert!(
                     validity.not_after <= issuer.not_after,
@@ -57,7 +57,7 @@ proptest! {
             if !root.holds(now) {
                 prop_assert_eq!(orders, []);
                 let trouble = trouble(&inventory, now);
-                prop_assert!(matches!(trouble, Some(Trouble::RootNotYet(_) | Trouble::RootEnded)), "{:?}", trouble);
+                prop_assert!(matches!(trouble, Some(Problem::RootNotYet(_) | Problem::RootEnded)), "{:?}", trouble);
             } else if let Some(next) = next_due(&inventory, &wanted, &lifetimes) {
                 prop_assert!(next > now);
                 prop_assert_eq!(due(&inventory, &wanted, &lifetimes, next - 1), []);
@@ -174,7 +174,7 @@ fn no_root_is_made_by_a_clock_that_was_not_set() {
     let inventory = Inventory::default();
     for now in [0, CLOCK_IS_SET - 1] {
         assert_eq!(due(&inventory, &tokyo(), &Lifetimes::default(), now), []);
-        assert_eq!(trouble(&inventory, now), Some(Trouble::ClockNotSet));
+        assert_eq!(trouble(&inventory, now), Some(Problem::ClockNotSet));
     }
     assert_eq!(trouble(&inventory, CLOCK_IS_SET), None);
 }
@@ -185,7 +185,7 @@ fn the_root_s_end_is_announced_a_year_ahead_and_is_the_end() {
     let inventory = issued(&wanted, &lifetimes);
     let end = NOW + lifetimes.root;
     assert_eq!(trouble(&inventory, end - 366 * DAY), None);
-    assert_eq!(trouble(&inventory, end - 100 * DAY), Some(Trouble::RootEnds(Ahead(100 * DAY))));
-    assert_eq!(trouble(&inventory, end), Some(Trouble::RootEnded));
+    assert_eq!(trouble(&inventory, end - 100 * DAY), Some(Problem::RootEnds(Ahead(100 * DAY))));
+    assert_eq!(trouble(&inventory, end), Some(Problem::RootEnded));
     assert_eq!(due(&inventory, &wanted, &lifetimes, end), []);
 }

@@ -1,10 +1,10 @@
 use super::*;
-use crate::fact::{Fact, Service};
-use crate::intake::intake;
-use crate::keys;
+use crate::annotations;
+use crate::manifest::{Manifest, Service};
 use crate::model::Settings;
 use crate::name::{HostPort, Identity};
 use crate::pki::{Leaf, PrivateKey};
+use crate::validate::validate;
 use crate::xds::snapshot::ResourceType;
 use proptest::prelude::*;
 
@@ -12,16 +12,16 @@ fn fleet(names: &[String]) -> Fleet {
     let service = |name: &String| {
         let mut service = Service::default();
         service.meta.name = name.clone();
-        service.meta.labels.insert(keys::CLUSTER.into(), "true".into());
-        service.meta.labels.insert(keys::REPLICAS.into(), "2".into());
+        service.meta.labels.insert(annotations::CLUSTER.into(), "true".into());
+        service.meta.labels.insert(annotations::REPLICAS.into(), "2".into());
         service.external_ips = vec![format!("10.0.0.{}", name.len())];
-        Fact::Service(service)
+        Manifest::Service(service)
     };
     let settings = Settings {
         hub_alerts: vec![HostPort::parse("hub.example:10903", 1).unwrap()],
         ..Settings::default()
     };
-    intake(&settings, &names.iter().map(service).collect::<Vec<_>>(), None).fleet
+    validate(&settings, &names.iter().map(service).collect::<Vec<_>>(), None).fleet
 }
 
 fn trust(fleet: &Fleet) -> Trust {
@@ -166,7 +166,7 @@ proptest! {
     /// Whatever changes: planning what it concerns comes to the same as planning everything, and so do the stores.
     #[test]
     fn change_by_change_is_as_all_at_once(steps in prop::collection::vec((prop::collection::btree_set("[a-d]{1,2}", 0..5), any::<bool>(), any::<bool>(), 0..3u64, 0..3u32), 1..8)) {
-        let (mut planner, mut followers, mut stores) = (Planner::new(), Followers::default(), stores::Stores::new());
+        let (mut planner, mut followers, mut stores) = (Planner::new(), Followers::default(), crate::thanos::stores::Stores::new());
         let mut last: Option<(Fleet, Trust)> = None;
         for (list, hub, leafless, revision, alertmanagers) in steps {
             let mut now = fleet(&list.iter().cloned().collect::<Vec<_>>());
@@ -206,8 +206,8 @@ proptest! {
             let wanted = plan(&now, &trust);
             let nodes: BTreeMap<NodeId, Snapshot> = wanted.nodes.into_iter().map(|(node, snapshot)| (node, (*snapshot).clone())).collect();
             prop_assert_eq!(&followers.0, &nodes);
-            let afresh = stores::Stores::of(&now);
-            prop_assert_eq!(stores.endpoints(), endpoints::endpoints(&now));
+            let afresh = crate::thanos::stores::Stores::of(&now);
+            prop_assert_eq!(stores.endpoints(), crate::thanos::endpoints::endpoints(&now));
             prop_assert_eq!(stores.zone_file(&now.settings, 7), afresh.zone_file(&now.settings, 7));
             prop_assert_eq!(stores.version(), afresh.version());
             last = Some((now, trust));

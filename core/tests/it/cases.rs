@@ -7,12 +7,13 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use atlas_core::fact::Fact;
-use atlas_core::intake::{Intake, intake};
-use atlas_core::manifest::{self, ManifestError};
+use atlas_core::manifest::Manifest;
+use atlas_core::manifest::ManifestError;
 use atlas_core::model::{Fleet, Settings, StoreNames};
 use atlas_core::name::{HostPort, NameError, NodeId};
 use atlas_core::pki::{Leaf, PrivateKey, Trust};
+use atlas_core::validate::{Intake, validate};
+use atlas_core::yaml;
 use serde::Deserialize;
 
 /// The manifests of a case.
@@ -29,15 +30,15 @@ pub struct Case {
     /// How Atlas was started.
     pub settings: Settings,
     /// What the manifests say; nothing where one of them is wrong.
-    pub facts: Vec<Fact>,
+    pub facts: Vec<Manifest>,
     /// What is wrong with the file as such.
     pub unreadable: Vec<ManifestError>,
 }
 
 impl Case {
     /// What comes of the facts.
-    pub fn intake(&self) -> Intake {
-        intake(&self.settings, &self.facts, None)
+    pub fn validate(&self) -> Intake {
+        validate(&self.settings, &self.facts, None)
     }
 }
 
@@ -63,7 +64,7 @@ fn case(dir: PathBuf) -> Case {
         }
         Err(_) => settings(),
     };
-    let (facts, unreadable) = match manifest::parse(FLEET, &fleet) {
+    let (facts, unreadable) = match yaml::parse(FLEET, &fleet) {
         Ok(facts) => (facts, Vec::new()),
         Err(errors) => (Vec::new(), errors),
     };

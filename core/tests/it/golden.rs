@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use atlas_core::intake::{Finding, Severity};
-use atlas_core::keys;
+use atlas_core::annotations;
+use atlas_core::install::bootstrap_files;
+use atlas_core::kubernetes::derived_objects::{of_cluster, of_hub};
+use atlas_core::kubernetes::object::{Content, Owner, OwnerRef};
 use atlas_core::model::{Fleet, Settings, StoreNames};
 use atlas_core::name::NodeId;
-use atlas_core::object::{Content, Owner, OwnerRef};
 use atlas_core::pki::Trust;
-use atlas_core::plan::objects::{of_cluster, of_hub};
-use atlas_core::plan::stores::Stores;
-use atlas_core::plan::{nodefiles, plan};
+use atlas_core::plan::plan;
 use atlas_core::render::{self, Secrets};
+use atlas_core::thanos::stores::Stores;
+use atlas_core::validate::{Finding, Severity};
 use atlas_core::xds::snapshot::{ResourceType, Snapshot};
 use similar::TextDiff;
 
@@ -47,7 +48,7 @@ fn every_case_renders_as_its_golden_files_say() {
 
 /// What a case gives, by file name.
 fn outputs(case: &Case) -> BTreeMap<String, String> {
-    let intake = case.intake();
+    let intake = case.validate();
     let (fleet, trust) = (&intake.fleet, cases::trust(&intake.fleet));
     let plan = plan(fleet, &trust);
     let mut files: BTreeMap<String, String> = BTreeMap::new();
@@ -77,15 +78,20 @@ fn outputs(case: &Case) -> BTreeMap<String, String> {
 /// What is written to the hub's API server. Credentials are shown by their names alone: they are text from other goldens.
 fn objects(fleet: &Fleet, trust: &Trust) -> String {
     let stores = Stores::of(fleet);
-    let opener = |node: &NodeId| trust.leaves.get(node);
+    let bootstrap_credential = |node: &NodeId| trust.leaves.get(node);
     let clusters = fleet.clusters.values();
     let of_clusters = clusters.flat_map(|cluster| {
-        of_cluster(fleet, cluster, trust, opener(&NodeId::Cluster(cluster.name.clone())))
+        of_cluster(
+            fleet,
+            cluster,
+            trust,
+            bootstrap_credential(&NodeId::Cluster(cluster.name.clone())),
+        )
     });
     let of_hub = of_hub(
         fleet,
         trust,
-        opener(&NodeId::Hub),
+        bootstrap_credential(&NodeId::Hub),
         stores.zone_file(&fleet.settings, SERIAL),
         stores.endpoints(),
     );
@@ -108,7 +114,7 @@ fn objects(fleet: &Fleet, trust: &Trust) -> String {
         if let Content::Secret(data) = &object.content {
             manifest.as_object_mut().expect("an object").remove("data");
             let shown = |(key, value): (&String, &String)| {
-                let shown = if nodefiles::FILES.contains(&key.as_str()) {
+                let shown = if bootstrap_files::FILES.contains(&key.as_str()) {
                     "[see the bootstrap]".to_owned()
                 } else {
                     without_keys(value)
@@ -142,7 +148,7 @@ fn resources(snapshot: &Snapshot, kind: ResourceType) -> String {
 }
 
 fn bootstrap(fleet: &Fleet, trust: &Trust, node: &NodeId) -> String {
-    match nodefiles::node_bootstrap(fleet, trust, node, CREDENTIAL_DIR) {
+    match bootstrap_files::node_bootstrap(fleet, trust, node, CREDENTIAL_DIR) {
         Ok(bootstrap) => render::yaml(&bootstrap, Secrets::Redact),
         Err(error) => format!("# {error}\n"),
     }
@@ -216,9 +222,12 @@ fn every_key_is_written_in_some_case() {
         .iter()
         .map(|case| std::fs::read_to_string(case.dir.join(cases::FLEET)).unwrap())
         .collect();
-    let keys =
-        [keys::CLUSTER_LABELS, keys::CLUSTER_ANNOTATIONS, &[keys::THANOS_SIDECAR, "externalIPs"]]
-            .concat();
+    let keys = [
+        annotations::CLUSTER_LABELS,
+        annotations::CLUSTER_ANNOTATIONS,
+        &[annotations::THANOS_SIDECAR, "externalIPs"],
+    ]
+    .concat();
     let missing: Vec<&str> = keys
         .into_iter()
         .filter(|key| !texts.iter().any(|text| text.contains(&format!("{key}:"))))

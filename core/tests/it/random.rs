@@ -4,21 +4,21 @@
 
 use std::collections::BTreeMap;
 
-use atlas_core::fact::{Endpoint, EndpointSlice, Fact, Meta, Service, ServicePort};
-use atlas_core::keys;
+use atlas_core::annotations;
+use atlas_core::manifest::{Endpoint, EndpointSlice, Manifest, Meta, Service, ServicePort};
 use proptest::option::weighted;
 use proptest::prelude::*;
 use proptest::sample::select;
 
 /// One to three clusters, and up to three Alertmanagers.
-pub fn facts() -> impl Strategy<Value = Vec<Fact>> {
+pub fn facts() -> impl Strategy<Value = Vec<Manifest>> {
     let clusters = prop::collection::btree_map(name(), cluster(), 1..4);
     (clusters, 0..4u32).prop_map(|(clusters, alertmanagers)| {
         let named = clusters.into_iter().map(|(name, mut service)| {
             service.meta.name = name;
-            Fact::Service(service)
+            Manifest::Service(service)
         });
-        named.chain([Fact::EndpointSlice(slice(alertmanagers))]).collect()
+        named.chain([Manifest::EndpointSlice(slice(alertmanagers))]).collect()
     })
 }
 
@@ -37,7 +37,10 @@ fn cluster() -> impl Strategy<Value = Service> {
     let external_name = weighted(0.3, dns_name());
     (labels, annotations(), ips, external_name, any::<bool>()).prop_map(
         |(replicas, annotations, external_ips, external_name, cluster_ip)| {
-            let labels = [(keys::CLUSTER, Some("true".to_owned())), (keys::REPLICAS, replicas)];
+            let labels = [
+                (annotations::CLUSTER, Some("true".to_owned())),
+                (annotations::REPLICAS, replicas),
+            ];
             let labels = labels
                 .into_iter()
                 .filter_map(|(key, value)| Some((key.to_owned(), value?)))
@@ -52,23 +55,26 @@ fn annotations() -> impl Strategy<Value = BTreeMap<String, String>> {
     let text = |values: &'static [&'static str]| select(values).prop_map(str::to_owned).boxed();
     let port = || (1..=u16::MAX).prop_map(|port| port.to_string()).boxed();
     let wanted: Vec<(&str, BoxedStrategy<String>)> = vec![
-        (keys::THANOS_SERVICE, dns_name().boxed()),
-        (keys::THANOS_SERVICE_PORT, port()),
-        (keys::PROMETHEUS_SERVICE, prop_oneof![dns_name(), ipv4(), ipv6()].boxed()),
-        (keys::PROMETHEUS_SERVICE_PORT, port()),
-        (keys::ALERTMANAGER_SERVICE, prop_oneof![dns_name(), ipv4(), ipv6()].boxed()),
-        (keys::ALERTMANAGER_SERVICE_PORT, port()),
-        (keys::ADDRESSES, hosts()),
-        (keys::PROMETHEUS_NAME, text(&["k8s", "on", "a-very-long-name-of-a-prometheus", "0"])),
-        (keys::SHARDS, text(&["1", "2", "3"])),
-        (keys::PROMETHEUS_PATH_PREFIX, path()),
-        (keys::ALERTMANAGER_PATH_PREFIX, path()),
-        (keys::PROMETHEUS_HOST_HEADER, prop_oneof![text(&["hub"]), dns_name()].boxed()),
-        (keys::ALERTMANAGER_HOST_HEADER, prop_oneof![text(&["hub"]), dns_name()].boxed()),
-        (keys::HUB_ADDRESSES, hosts()),
-        (keys::BIND_ADDRESS, text(&["0.0.0.0", "::", "127.0.0.2", "10.2.0.1", "fd00::2"])),
+        (annotations::THANOS_SERVICE, dns_name().boxed()),
+        (annotations::THANOS_SERVICE_PORT, port()),
+        (annotations::PROMETHEUS_SERVICE, prop_oneof![dns_name(), ipv4(), ipv6()].boxed()),
+        (annotations::PROMETHEUS_SERVICE_PORT, port()),
+        (annotations::ALERTMANAGER_SERVICE, prop_oneof![dns_name(), ipv4(), ipv6()].boxed()),
+        (annotations::ALERTMANAGER_SERVICE_PORT, port()),
+        (annotations::ADDRESSES, hosts()),
         (
-            keys::ALLOW_PATHS,
+            annotations::PROMETHEUS_NAME,
+            text(&["k8s", "on", "a-very-long-name-of-a-prometheus", "0"]),
+        ),
+        (annotations::SHARDS, text(&["1", "2", "3"])),
+        (annotations::PROMETHEUS_PATH_PREFIX, path()),
+        (annotations::ALERTMANAGER_PATH_PREFIX, path()),
+        (annotations::PROMETHEUS_HOST_HEADER, prop_oneof![text(&["hub"]), dns_name()].boxed()),
+        (annotations::ALERTMANAGER_HOST_HEADER, prop_oneof![text(&["hub"]), dns_name()].boxed()),
+        (annotations::HUB_ADDRESSES, hosts()),
+        (annotations::BIND_ADDRESS, text(&["0.0.0.0", "::", "127.0.0.2", "10.2.0.1", "fd00::2"])),
+        (
+            annotations::ALLOW_PATHS,
             prop::collection::vec(
                 prop_oneof![path(), text(&["/-/reload", "/debug/pprof", "/api/v1/admin"])],
                 0..4,
@@ -76,12 +82,12 @@ fn annotations() -> impl Strategy<Value = BTreeMap<String, String>> {
             .prop_map(|paths| paths.join(","))
             .boxed(),
         ),
-        (keys::CREDENTIAL_REVISION, text(&["1", "7"])),
-        (keys::REVOKE_BELOW, text(&["1", "7"])),
-        (keys::ENVOY_REPLICAS, text(&["1", "5"])),
-        (keys::ENVOY_MEMORY, text(&["128Mi", "1Gi"])),
-        (keys::ENVOY_SELECTORS, text(&["app=envoy", "app=envoy,release=other"])),
-        (keys::CONNECT, text(&["direct"])),
+        (annotations::CREDENTIAL_REVISION, text(&["1", "7"])),
+        (annotations::REVOKE_BELOW, text(&["1", "7"])),
+        (annotations::ENVOY_REPLICAS, text(&["1", "5"])),
+        (annotations::ENVOY_MEMORY, text(&["128Mi", "1Gi"])),
+        (annotations::ENVOY_SELECTORS, text(&["app=envoy", "app=envoy,release=other"])),
+        (annotations::CONNECT, text(&["direct"])),
     ];
     let optional: Vec<_> = wanted
         .into_iter()
@@ -128,7 +134,8 @@ fn slice(alertmanagers: u32) -> EndpointSlice {
         hostname: Some(format!("alertmanager-{n}")),
         target: None,
     };
-    let labels = [(keys::SERVICE_NAME.to_owned(), "alertmanager-operated".to_owned())].into();
+    let labels =
+        [(annotations::SERVICE_NAME.to_owned(), "alertmanager-operated".to_owned())].into();
     EndpointSlice {
         meta: Meta { name: "alertmanager-operated-abcde".into(), labels, ..Meta::default() },
         endpoints: (0..alertmanagers).map(endpoint).collect(),

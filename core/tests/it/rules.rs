@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use atlas_core::intake::{Severity, intake};
+use atlas_core::install::bootstrap_files;
 use atlas_core::model::Fleet;
-use atlas_core::plan::{nodefiles, plan};
+use atlas_core::plan::plan;
 use atlas_core::render;
+use atlas_core::validate::{Severity, validate};
 use atlas_core::xds::snapshot::{ResourceType, Snapshot};
 use envoy_types::pb::google::protobuf::Any;
 use proptest::prelude::*;
@@ -18,7 +19,7 @@ use crate::{cases, golden, random};
 fn fleets() -> Vec<(String, Fleet)> {
     cases::all(&golden::directory())
         .into_iter()
-        .map(|case| (case.name.clone(), case.intake().fleet))
+        .map(|case| (case.name.clone(), case.validate().fleet))
         .collect()
 }
 
@@ -31,7 +32,7 @@ fn everything(fleet: &Fleet) -> Vec<(String, Any)> {
         all.extend(snapshot.iter().map(|resource| {
             (format!("{node}: {} {}", resource.kind, resource.name), resource.body())
         }));
-        if let Ok(bootstrap) = nodefiles::node_bootstrap(fleet, &trust, node, "/credential") {
+        if let Ok(bootstrap) = bootstrap_files::node_bootstrap(fleet, &trust, node, "/credential") {
             all.push((format!("{node}: bootstrap"), atlas_core::envoy::any(&bootstrap)));
         }
     }
@@ -237,10 +238,10 @@ proptest! {
 
     #[test]
     fn random_fleets_keep_the_rules(facts in random::facts()) {
-        let first = intake(&cases::settings(), &facts, None);
+        let first = validate(&cases::settings(), &facts, None);
         prop_assert!(first.findings.iter().all(|finding| finding.severity != Severity::Rejected), "{:#?}", first.findings);
         let reversed: Vec<_> = facts.iter().rev().cloned().collect();
-        let second = intake(&cases::settings(), &reversed, None);
+        let second = validate(&cases::settings(), &reversed, None);
         prop_assert_eq!(encoded(&first.fleet), encoded(&second.fleet));
         for rule in [unordered, deprecated] {
             let complaints = complaints(&first.fleet, rule);
@@ -287,7 +288,9 @@ fn the_few_descriptors_are_those_of_bootstrap_files() {
     for (_, fleet) in fleets() {
         let trust = cases::trust(&fleet);
         for node in plan(&fleet, &trust).nodes.keys() {
-            if let Ok(bootstrap) = nodefiles::node_bootstrap(&fleet, &trust, node, "/credential") {
+            if let Ok(bootstrap) =
+                bootstrap_files::node_bootstrap(&fleet, &trust, node, "/credential")
+            {
                 types(&atlas_core::envoy::any(&bootstrap), &mut used);
             }
         }

@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail, ensure};
-use atlas_core::intake::{Finding, HUB_STORE_ADDRESS, Severity, intake, is_cluster};
-use atlas_core::keys::{self, port};
-use atlas_core::manifest::{self, NewCluster, render_cluster};
+use atlas_core::annotations;
 use atlas_core::model::Settings;
 use atlas_core::name::{ClusterName, HostPort};
+use atlas_core::ports;
+use atlas_core::validate::{Finding, HUB_STORE_ADDRESS, Severity, is_cluster, validate};
+use atlas_core::yaml::{self, NewCluster, render_cluster};
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
@@ -20,7 +21,7 @@ use crate::cli::output::{complain, print, say, wrong_usage};
 use crate::cli::settings::dns_label;
 use crate::kube::admin::Admin;
 use crate::kube::connect::KubeArgs;
-use crate::source::files::{self, Report};
+use crate::standalone::watch::{self, Report};
 
 const EXAMPLE: &str = "\
 Example:
@@ -56,7 +57,7 @@ pub struct ClusterAdd {
     )]
     external_ips: Vec<IpAddr>,
     /// Prometheus (and so Thanos sidecar) replicas there.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(keys::MAX_STORES)), env = "ATLAS_REPLICAS")]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(atlas_core::defaults::MAX_STORES)), env = "ATLAS_REPLICAS")]
     replicas: u32,
     /// Name of the Prometheus resource there (`kubectl get prometheus`): with it, every replica is addressed exactly.
     #[arg(long, value_name = "NAME", env = "ATLAS_PROMETHEUS_NAME")]
@@ -82,7 +83,7 @@ pub struct ClusterAdd {
 }
 
 fn address(text: &str) -> Result<String, String> {
-    HostPort::parse(text, port::CLUSTER_INBOUND)
+    HostPort::parse(text, ports::CLUSTER_INBOUND)
         .map(|_| text.trim().to_owned())
         .map_err(|error| error.to_string())
 }
@@ -137,12 +138,13 @@ impl ClusterAdd {
     }
 
     fn spec(&self, name: &ClusterName) -> anyhow::Result<NewCluster> {
-        let named = self.prometheus_name.iter().map(|name| (keys::PROMETHEUS_NAME, name.as_str()));
+        let named =
+            self.prometheus_name.iter().map(|name| (annotations::PROMETHEUS_NAME, name.as_str()));
         let given = self.annotations.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         let mut annotations = BTreeMap::new();
         for (key, value) in named.chain(given) {
             let twice = annotations.insert(key.to_owned(), value.to_owned()).is_some();
-            if twice || (key == keys::ADDRESSES && !self.addresses.is_empty()) {
+            if twice || (key == annotations::ADDRESSES && !self.addresses.is_empty()) {
                 return Err(wrong_usage(format!(
                     "the annotation {key} is given twice: leave out one of them"
                 )));
@@ -166,11 +168,11 @@ impl ClusterAdd {
         if let Some(namespace) = &self.namespace {
             settings.namespace.clone_from(namespace);
         }
-        let facts = manifest::parse("the new manifest", text)
+        let manifests = yaml::parse("the new manifest", text)
             .map_err(|errors| anyhow!(edit::lines(&errors)))?;
-        let mut findings = intake(&settings, &facts, None).findings;
+        let mut findings = validate(&settings, &manifests, None).findings;
         let of_the_hub = |finding: &Finding| {
-            [keys::HUB_ADDRESSES, HUB_STORE_ADDRESS].contains(&finding.key.as_str())
+            [annotations::HUB_ADDRESSES, HUB_STORE_ADDRESS].contains(&finding.key.as_str())
         };
         findings.retain(|finding| finding.severity != Severity::Note || !of_the_hub(finding));
         findings.iter_mut().for_each(|finding| finding.place.clear());
@@ -219,7 +221,7 @@ impl ClusterAdd {
 
 /// What there is. A directory that isn't there holds nothing.
 fn read(from: &Path) -> anyhow::Result<Report> {
-    if from.exists() { files::read_once(from) } else { Ok(Report::default()) }
+    if from.exists() { watch::read_once(from) } else { Ok(Report::default()) }
 }
 
 fn new_file(dir: &Path, report: &Report, name: &ClusterName, text: &str) -> anyhow::Result<Edit> {

@@ -6,7 +6,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
-use atlas_core::manifest::{self, ManifestError};
+use atlas_core::manifest::ManifestError;
+use atlas_core::yaml;
 
 /// A change to a file that has been thought through, and not been made.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,7 +44,7 @@ impl Edit {
             Some(rest) if rest.ends_with('\n') => format!("{rest}---\n{document}"),
             Some(rest) => format!("{rest}\n---\n{document}"),
         };
-        manifest::parse(file, &text)
+        yaml::parse(file, &text)
             .map_err(|errors| anyhow!("BUG: the new text is wrong: {}", lines(&errors)))?;
         Ok(Self::Replace(path, text))
     }
@@ -78,7 +79,7 @@ impl Edit {
 fn rest(path: &Path, file: &str, name: &str) -> anyhow::Result<Option<String>> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    manifest::remove_document(file, &text, name).map_err(|errors| anyhow!(lines(&errors)))
+    yaml::remove_document(file, &text, name).map_err(|errors| anyhow!(lines(&errors)))
 }
 
 /// Each on a line of its own.

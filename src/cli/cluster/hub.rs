@@ -1,9 +1,10 @@
 //! Clusters in the hub's Kubernetes cluster: added to it, and removed from it.
 
 use anyhow::{Context, bail, ensure};
-use atlas_core::intake::is_cluster;
-use atlas_core::keys::{self, port};
+use atlas_core::annotations;
 use atlas_core::name::{ClusterName, TrustDomain};
+use atlas_core::ports;
+use atlas_core::validate::is_cluster;
 use serde_json::Value;
 
 use crate::cli::Outcome;
@@ -65,7 +66,7 @@ fn adapt(manifest: &mut Value, live: &Value) {
     {
         spec.remove("clusterIP");
     }
-    let is_store = |one: &&Value| one["port"] == port::THANOS && one["name"].is_string();
+    let is_store = |one: &&Value| one["port"] == ports::THANOS && one["name"].is_string();
     if let Some(there) = live["spec"]["ports"].as_array().into_iter().flatten().find(is_store) {
         manifest["spec"]["ports"][0]["name"] = there["name"].clone();
     }
@@ -87,7 +88,7 @@ fn ensure_cluster(hub: &Admin, name: &ClusterName, live: &Live, fix: &str) -> an
         is_cluster(&live.service),
         "the Service {name} in {} is no cluster of Atlas's (the label {} is missing, or it is a store's): it is left as it is; {fix}",
         hub.namespace,
-        keys::CLUSTER
+        annotations::CLUSTER
     );
     Ok(())
 }

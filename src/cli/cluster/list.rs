@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use atlas_core::intake::{Finding, Severity, intake};
-use atlas_core::keys::port;
 use atlas_core::manifest::ManifestError;
 use atlas_core::model::{Cluster, Fleet, StoreNames};
+use atlas_core::ports;
+use atlas_core::validate::{Finding, Severity, validate};
 use clap::Args;
 use serde::Serialize;
 
@@ -15,7 +15,7 @@ use crate::cli::settings::SettingsArgs;
 use crate::cli::status::{Output, table};
 use crate::kube::admin::Admin;
 use crate::kube::connect::KubeArgs;
-use crate::source::files::{self, Report};
+use crate::standalone::watch::{self, Report};
 
 const EXAMPLE: &str = "\
 Example:
@@ -68,19 +68,19 @@ impl ClusterList {
     pub fn run(self) -> anyhow::Result<Outcome> {
         let mut settings = self
             .settings
-            .settings(port::XDS, port::WEB)
+            .settings(ports::XDS, ports::WEB)
             .map_err(|error| wrong_usage(format!("{error:#}")))?;
         let report = match &self.from {
-            Some(from) => files::read_once(from)?,
+            Some(from) => watch::read_once(from)?,
             None => {
                 settings.store_names = StoreNames::Services;
                 Report {
-                    facts: Admin::connect(&self.kube, &settings.namespace)?.clusters()?,
+                    manifests: Admin::connect(&self.kube, &settings.namespace)?.clusters()?,
                     ..Report::default()
                 }
             }
         };
-        let taken = intake(&settings, &report.facts, None);
+        let taken = validate(&settings, &report.manifests, None);
         match self.output {
             Output::Text => show(&table(rows(&taken.fleet)))?,
             Output::Json => print_json(&json(&taken.fleet, &report.errors, &taken.findings))?,

@@ -11,21 +11,22 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use atlas_core::intake::Severity;
 use atlas_core::name::{ClusterName, NodeId, TrustDomain};
 use atlas_core::pki::Lifetimes;
+use atlas_core::validate::Severity;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 
 use super::edit::{self, Edit};
 use super::{HubArgs, NameArgs, file, hub, is_cluster, names, services};
-use crate::ca::{Directory, Pki};
 use crate::cli::output::{complain, say, show};
 use crate::cli::{Outcome, socket};
-use crate::controller::LastGood;
-use crate::source::files::{self, Report};
-use crate::state_dir::{Lock, StateDir};
-use crate::status::Status;
+use crate::engine::LastGood;
+use crate::pki::Pki;
+use crate::standalone::pki_directory::PkiDirectory;
+use crate::standalone::state_dir::{Lock, StateDir};
+use crate::standalone::watch::{self, Report};
+use crate::web::status::Status;
 
 /// How long a running Atlas may take to notice that a manifest is gone. It reads after a second of changes at the latest.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -76,7 +77,7 @@ struct Desk {
 struct Memory {
     state: StateDir,
     running: bool,
-    pki: Pki<Directory>,
+    pki: Pki<PkiDirectory>,
     /// Held where no Atlas runs, so that none starts meanwhile.
     _lock: Option<Lock>,
 }
@@ -101,7 +102,7 @@ impl ClusterRemove {
 
 impl Desk {
     fn remove(self, name: &ClusterName) -> anyhow::Result<Outcome> {
-        let report = files::read_once(&self.from)?;
+        let report = watch::read_once(&self.from)?;
         let mut memory = self.memory()?;
         let manifest = self.next_edit(&report, name)?;
         if manifest.is_none() {
@@ -138,7 +139,7 @@ impl Desk {
         } else {
             Some(state.lock()?)
         };
-        let directory = if lock.is_some() { Directory::new } else { Directory::beside };
+        let directory = if lock.is_some() { PkiDirectory::new } else { PkiDirectory::beside };
         let pki =
             Pki::load(directory(state.clone()), self.trust_domain.clone(), Lifetimes::default())?;
         Ok(Memory { state, running, pki, _lock: lock })
@@ -165,7 +166,7 @@ impl Desk {
         while let Some(edit) = next {
             edit.apply()?;
             show(&format!("{}\n", done(&edit, name)))?;
-            report = files::read_once(&self.from)?;
+            report = watch::read_once(&self.from)?;
             next = self.next_edit(&report, name)?;
         }
         Ok(report)
@@ -237,7 +238,7 @@ impl Memory {
     /// Whether there is something to forget.
     fn knows(&self, name: &ClusterName) -> bool {
         self.names().contains(name.as_str())
-            || self.pki.opener(&NodeId::Cluster(name.clone())).is_some()
+            || self.pki.bootstrap_credential(&NodeId::Cluster(name.clone())).is_some()
     }
 
     /// The clusters that have a credential.

@@ -5,14 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use atlas_core::intake::intake;
-use atlas_core::keys;
+use atlas_core::install::bootstrap_files::FILES;
+use atlas_core::install::helm_values::{self, PROMETHEUS_VALUES, VALUES};
+use atlas_core::install::manifests::{self, Chart, Delivery};
+use atlas_core::kubernetes::derived_objects::values_secret;
 use atlas_core::model::{Cluster, Settings};
 use atlas_core::name::{NameError, NodeId, WebUrl};
-use atlas_core::plan::carry::{self, Chart, Delivery};
-use atlas_core::plan::nodefiles::FILES;
-use atlas_core::plan::objects::values_secret;
-use atlas_core::plan::values::{self, PROMETHEUS_VALUES, VALUES};
+use atlas_core::validate::validate;
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
@@ -21,9 +20,9 @@ use crate::cli::Outcome;
 use crate::cli::output::{print, say, wrong_usage};
 use crate::cli::settings::dns_label;
 use crate::kube::admin::Admin;
-use crate::nodefiles;
-use crate::source::files;
-use crate::state_dir::{StateDir, read_swapped};
+use crate::standalone::bootstrap_files;
+use crate::standalone::state_dir::{StateDir, read_swapped};
+use crate::standalone::watch;
 
 /// Between two looks at a Secret that is not there yet.
 const POLL: Duration = Duration::from_millis(250);
@@ -161,7 +160,7 @@ impl ClusterValues {
         let values = self.values(&node, &data)?;
         print(&self.render(values))?;
         if self.format == Format::Secret {
-            let beside = carry::beside_secret(&self.delivery(), values);
+            let beside = manifests::beside_secret(&self.delivery(), values);
             say(format_args!(
                 "# values for the chart envoy beside this Secret:
 {}",
@@ -217,9 +216,9 @@ impl ClusterValues {
         let to = self.delivery();
         match self.format {
             Format::Raw => values.to_owned(),
-            Format::HelmChart => carry::helm_chart(&to, values),
-            Format::HelmRelease => carry::helm_release(&to, values),
-            Format::Secret => carry::secret(&to, &carry::files_of(values)),
+            Format::HelmChart => manifests::helm_chart(&to, values),
+            Format::HelmRelease => manifests::helm_release(&to, values),
+            Format::Secret => manifests::secret(&to, &manifests::files_of(values)),
         }
     }
 
@@ -236,10 +235,14 @@ impl ClusterValues {
 
     /// Makes the values of the files in a state directory.
     fn of_state(&self, state: &Path, node: &NodeId) -> anyhow::Result<BTreeMap<String, String>> {
-        let dir = nodefiles::existing(&StateDir::at(state)?, node)?;
+        let dir = bootstrap_files::existing(&StateDir::at(state)?, node)?;
         let files = read_swapped(&dir, &FILES)?.into_iter().collect();
-        let files = carry::relocated(files, &dir.display().to_string(), keys::ENVOY_DIR)
-            .context("BUG: Atlas has written what is not YAML")?;
+        let files = manifests::relocated(
+            files,
+            &dir.display().to_string(),
+            atlas_core::kubernetes::names::ENVOY_DIR,
+        )
+        .context("BUG: Atlas has written what is not YAML")?;
         let settings = Settings {
             namespace: self.hub.namespace.clone(),
             web_url: self.web_url.clone(),
@@ -249,19 +252,22 @@ impl ClusterValues {
             self.from.as_ref().map(|from| cluster(&settings, from, node)).transpose()?.flatten();
         let (replicas, memory) = match (&cluster, node) {
             (Some(cluster), _) => (cluster.envoy_replicas, cluster.envoy_memory),
-            (None, NodeId::Hub) => (keys::DEFAULT_ENVOY_REPLICAS, settings.hub_envoy_memory),
-            (None, NodeId::Cluster(_)) => {
-                (keys::DEFAULT_ENVOY_REPLICAS, keys::DEFAULT_ENVOY_MEMORY)
+            (None, NodeId::Hub) => {
+                (atlas_core::defaults::DEFAULT_ENVOY_REPLICAS, settings.hub_envoy_memory)
             }
+            (None, NodeId::Cluster(_)) => (
+                atlas_core::defaults::DEFAULT_ENVOY_REPLICAS,
+                atlas_core::defaults::DEFAULT_ENVOY_MEMORY,
+            ),
         };
         let mut data = BTreeMap::from([(
             VALUES.to_owned(),
-            values::envoy(&node.to_string(), replicas, memory, &files),
+            helm_values::envoy(&node.to_string(), replicas, memory, &files),
         )]);
         if self.prometheus {
             let cluster =
                 cluster.context("--prometheus: add --from with the directory of manifests, where what it depends on is written")?;
-            data.insert(PROMETHEUS_VALUES.to_owned(), values::prometheus(&settings, &cluster));
+            data.insert(PROMETHEUS_VALUES.to_owned(), helm_values::prometheus(&settings, &cluster));
         }
         Ok(data)
     }
@@ -269,7 +275,7 @@ impl ClusterValues {
 
 fn cluster(settings: &Settings, from: &Path, node: &NodeId) -> anyhow::Result<Option<Cluster>> {
     let NodeId::Cluster(name) = node else { return Ok(None) };
-    let mut fleet = intake(settings, &files::read_once(from)?.facts, None).fleet;
+    let mut fleet = validate(settings, &watch::read_once(from)?.manifests, None).fleet;
     let cluster = fleet.clusters.remove(name).map(std::sync::Arc::unwrap_or_clone);
     ensure!(
         cluster.is_some(),
@@ -377,7 +383,7 @@ mod tests {
             "flux-system"
         );
         // Atlas's own Secret of the hub's values must stay another one.
-        assert_ne!(names("hub --format helm-release").1, keys::HUB_VALUES);
+        assert_ne!(names("hub --format helm-release").1, atlas_core::kubernetes::names::HUB_VALUES);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::kube::admin::{Admin, PodRef};
-use crate::status::{NodeStatus, Status};
+use crate::web::status::{NodeStatus, Status};
 
 /// Asks every pod behind a Service, and merges what they say.
 ///

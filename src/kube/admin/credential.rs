@@ -13,9 +13,9 @@ use atlas_core::name::{ClusterName, TrustDomain};
 use kube::api::{Patch, PatchParams};
 
 use super::{Admin, MANAGER, POLL};
-use crate::ca::Contents;
 use crate::cli::output::say;
 use crate::kube::record::{Record, Stored, TERM, adopt};
+use crate::pki::Contents;
 
 /// So often a record is read again because somebody else wrote it meanwhile.
 const TRIES: usize = 10;

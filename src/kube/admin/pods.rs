@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{bail, ensure};
-use atlas_core::keys;
+use atlas_core::annotations;
 use axum::http::{Request, header};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Api;
@@ -35,7 +35,7 @@ impl Admin {
     /// The API server refuses or doesn't answer, or there is no such Service.
     pub fn pods_of(&self, service: &str) -> anyhow::Result<Vec<PodRef>> {
         let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &self.namespace);
-        let selector = format!("{}={service}", keys::SERVICE_NAME);
+        let selector = format!("{}={service}", annotations::SERVICE_NAME);
         let slices = self
             .block("list the EndpointSlices", api.list(&ListParams::default().labels(&selector)))?;
         let mut pods = BTreeMap::new();

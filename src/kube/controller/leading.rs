@@ -4,22 +4,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use atlas_core::fact::Fact;
-use atlas_core::intake::Finding;
-use atlas_core::lease::Term;
+use atlas_core::kubernetes::lease::Term;
+use atlas_core::manifest::Manifest;
 use atlas_core::name::{ClusterName, NodeId};
-use atlas_core::plan::zone::Written;
+use atlas_core::thanos::zone::Written;
+use atlas_core::validate::Finding;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Context, Controller, RETRY, ROUND_AT_LEAST, View, rejected, services};
-use crate::ca::{Pki, Wanted as Due};
-use crate::clock;
-use crate::kube::events::{Lasting, Said};
+use crate::kube::events::{EventDeduplicator, EventMessage};
 use crate::kube::objects::{Objects, StoreFiles};
-use crate::kube::vault::Secrets;
+use crate::kube::pki_secrets::Secrets;
 use crate::kube::writer::{Wanted, Writer};
+use crate::pki::{Pki, Wanted as Due};
+use crate::process::clock;
 
 /// One leadership. Dropped, its writer ends.
 pub struct Leading {
@@ -30,8 +30,8 @@ pub struct Leading {
     /// The DNS zone's file, as it should be.
     zone: Option<Written>,
     wanted: watch::Sender<Option<Arc<Wanted>>>,
-    troubles: watch::Receiver<Vec<String>>,
-    lasting: Lasting,
+    problems: watch::Receiver<Vec<String>>,
+    event_deduplicator: EventDeduplicator,
     writer: JoinHandle<()>,
     _stop: DropGuard,
 }
@@ -41,7 +41,7 @@ impl Leading {
     pub async fn begin(controller: &Controller, term: Term) -> anyhow::Result<Self> {
         let settings = &controller.settings;
         let client = controller.client.clone();
-        let mut vault = Secrets::take_over(
+        let mut pki_store = Secrets::take_over(
             client.clone(),
             &settings.namespace,
             &settings.trust_domain,
@@ -50,29 +50,30 @@ impl Leading {
             !controller.records.is_empty(),
         )
         .await?;
-        tokio::task::block_in_place(|| vault.restore(&controller.records));
-        let contents = vault.contents().clone();
-        let pki = Pki::with(vault, settings.trust_domain.clone(), controller.lifetimes, contents);
+        tokio::task::block_in_place(|| pki_store.restore(&controller.records));
+        let contents = pki_store.contents().clone();
+        let pki =
+            Pki::with(pki_store, settings.trust_domain.clone(), controller.lifetimes, contents);
         let (wanted, wanted_out) = watch::channel(None);
-        let (troubles_in, troubles) = watch::channel(Vec::new());
+        let (troubles_in, problems) = watch::channel(Vec::new());
         let stop = CancellationToken::new();
         let writer = Writer {
             client,
             namespace: settings.namespace.clone(),
             candidate: Arc::clone(&controller.candidate),
             wanted: wanted_out,
-            troubles: troubles_in,
+            problems: troubles_in,
             metrics: Arc::clone(&controller.publisher.metrics),
         };
-        let (nudge, mut changes, stopped) =
-            (Arc::clone(&controller.mirrors.nudge), troubles.clone(), stop.clone());
+        let (changed, mut changes, stopped) =
+            (Arc::clone(&controller.reflectors.changed), problems.clone(), stop.clone());
         tokio::spawn(async move {
             while stopped
                 .run_until_cancelled(changes.changed())
                 .await
                 .is_some_and(|changed| changed.is_ok())
             {
-                nudge.notify_one();
+                changed.notify_one();
             }
         });
         let writer = tokio::spawn(writer.run(stop.clone()));
@@ -83,8 +84,8 @@ impl Leading {
             objects: Objects::default(),
             zone: None,
             wanted,
-            troubles,
-            lasting: Lasting::default(),
+            problems,
+            event_deduplicator: EventDeduplicator::default(),
             writer,
             _stop: stop.drop_guard(),
         })
@@ -97,16 +98,18 @@ impl Leading {
 
     /// A round of the leader; returns when the next is due.
     pub fn round(&mut self, controller: &mut Controller, view: &View) -> anyhow::Result<Duration> {
-        let (contents, vault) = self.pki.parts();
-        let mut failed = vault.heal(contents, &view.shown, &view.removed);
-        controller.rounds.take(view, &controller.settings, vault.services());
-        let broken: BTreeSet<ClusterName> = vault.broken.keys().filter_map(cluster_of).collect();
-        let spoilt: Vec<String> = vault.broken.values().cloned().collect();
+        let (contents, pki_store) = self.pki.parts();
+        let mut failed = pki_store.heal(contents, &view.shown, &view.removed);
+        controller.rounds.take(view, &controller.settings, pki_store.services());
+        let broken: BTreeSet<ClusterName> =
+            pki_store.broken.keys().filter_map(cluster_of).collect();
+        let spoilt: Vec<String> = pki_store.broken.values().cloned().collect();
         let Some(register) = controller.rounds.register() else { return Ok(RETRY) };
         let findings = register.findings();
-        let kept = kept(controller, view, &findings, vault.services());
-        vault.keep_services(kept);
-        let present: BTreeSet<ClusterName> = services(&view.facts).map(|(name, _)| name).collect();
+        let kept = kept(controller, view, &findings, pki_store.services());
+        pki_store.keep_services(kept);
+        let present: BTreeSet<ClusterName> =
+            services(&view.manifests).map(|(name, _)| name).collect();
         let held = self.pki.bootstrap_ends();
         let sound: BTreeSet<ClusterName> = register
             .fleet()
@@ -120,16 +123,16 @@ impl Leading {
         let ensured = ensured.context("cannot issue certificates")?;
         controller.rounds.extend(ensured.concerns());
         failed.extend(ensured.failed);
-        let (contents, vault) = self.pki.parts();
-        failed.extend(vault.save_services(contents));
-        let written = self.troubles.borrow_and_update().clone();
+        let (contents, pki_store) = self.pki.parts();
+        failed.extend(pki_store.save_services(contents));
+        let written = self.problems.borrow_and_update().clone();
         let complete = failed.is_empty();
-        let troubles = controller.troubles([ensured.standing, spoilt, failed, written].concat());
-        controller.rounds.publish(&controller.publisher, &self.pki, troubles, view.zone)?;
+        let problems = controller.problems([ensured.standing, spoilt, failed, written].concat());
+        controller.rounds.publish(&controller.publisher, &self.pki, problems, view.zone)?;
         let Some(fleet) = controller.rounds.fleet() else { return Ok(RETRY) };
-        let uids = uids(&view.facts);
+        let uids = uids(&view.manifests);
         let trust = self.pki.trust([]);
-        let opener = |node: &NodeId| self.pki.opener(node);
+        let bootstrap_credential = |node: &NodeId| self.pki.bootstrap_credential(node);
         let stores = &controller.rounds.stores;
         // What this leader wants may not have been written yet.
         let before = Written::latest(self.zone, view.zone);
@@ -137,8 +140,14 @@ impl Leading {
             Written::next(before, clock::now(), |serial| stores.zone_file(&fleet.settings, serial));
         self.zone = Written::of(&zone);
         let files = StoreFiles { zone, endpoints: stores.endpoints() };
-        let wanted =
-            self.objects.wanted(fleet, &trust, files, opener, &uids, controller.owner.as_ref());
+        let wanted = self.objects.wanted(
+            fleet,
+            &trust,
+            files,
+            bootstrap_credential,
+            &uids,
+            controller.owner.as_ref(),
+        );
         self.wanted.send_replace(Some(wanted));
         let due = self.pki.next_due(fleet.clusters.keys()).unwrap_or(i64::MAX);
         self.tell(controller, &findings, &uids, &held);
@@ -156,9 +165,11 @@ impl Leading {
     ) {
         let wrong = findings
             .iter()
-            .filter_map(|finding| Said::of_finding(finding, &controller.settings.namespace, uids))
+            .filter_map(|finding| {
+                EventMessage::of_finding(finding, &controller.settings.namespace, uids)
+            })
             .collect();
-        let mut news = self.lasting.news(wrong);
+        let mut news = self.event_deduplicator.news(wrong);
         for (name, end) in self.pki.bootstrap_ends() {
             let Some(uid) = uids.get(&name) else { continue };
             let (reason, note) = match before.get(&name) {
@@ -176,7 +187,13 @@ impl Leading {
                     ),
                 ),
             };
-            news.push(Said { service: name, uid: uid.clone(), warning: false, reason, note });
+            news.push(EventMessage {
+                service: name,
+                uid: uid.clone(),
+                warning: false,
+                reason,
+                note,
+            });
         }
         for said in news {
             // Too many at once: status has them all.
@@ -190,9 +207,9 @@ fn cluster_of(record: &crate::kube::record::Record) -> Option<ClusterName> {
 }
 
 /// The uids of the clusters' Services.
-fn uids(facts: &[Fact]) -> BTreeMap<String, String> {
-    services(facts)
-        .filter_map(|(name, fact)| Some((name.to_string(), fact.meta().uid.clone()?)))
+fn uids(manifests: &[Manifest]) -> BTreeMap<String, String> {
+    services(manifests)
+        .filter_map(|(name, manifest)| Some((name.to_string(), manifest.meta().uid.clone()?)))
         .collect()
 }
 
@@ -207,10 +224,10 @@ fn kept(
     let rejected = rejected(findings);
     let mut kept: BTreeMap<ClusterName, Option<String>> =
         known.keys().map(|name| (name.clone(), None)).collect();
-    for (name, fact) in services(&view.facts) {
+    for (name, manifest) in services(&view.manifests) {
         if rejected.contains(format!("Service {}/{name}", controller.settings.namespace).as_str()) {
             kept.remove(&name);
-        } else if let Ok(text) = serde_json::to_string(fact) {
+        } else if let Ok(text) = serde_json::to_string(manifest) {
             kept.insert(name, Some(text));
         }
     }

@@ -3,26 +3,26 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use atlas_core::fact::Fact;
-use atlas_core::intake::{FactKey, Register, Touched, intake};
-use atlas_core::lease::Version;
+use atlas_core::kubernetes::lease::Version;
+use atlas_core::manifest::Manifest;
 use atlas_core::model::{Fleet, Settings};
 use atlas_core::name::ClusterName;
-use atlas_core::plan::stores::Stores;
-use atlas_core::plan::zone::Written;
 use atlas_core::plan::{Planner, Scope};
+use atlas_core::thanos::stores::Stores;
+use atlas_core::thanos::zone::Written;
+use atlas_core::validate::{ChangeSet, ManifestKey, ManifestStore, validate};
 
 use super::View;
-use crate::ca::{Pki, Vault};
 use crate::dns::ZoneVersion;
+use crate::engine::publisher::{Publisher, Round};
 use crate::kube::record::Record;
-use crate::publisher::{Publisher, Round};
+use crate::pki::{Pki, PkiStore};
 
 /// See the module.
 #[derive(Default)]
 pub struct Rounds {
     /// `None` before the first round.
-    register: Option<Register>,
+    register: Option<ManifestStore>,
     planner: Planner,
     /// What Thanos Query and DNS should know.
     pub stores: Stores,
@@ -50,25 +50,29 @@ impl Rounds {
     ) {
         let register = self.register.get_or_insert_with(|| {
             self.scope = Scope::everything();
-            let facts: Vec<Fact> =
+            let manifests: Vec<Manifest> =
                 services.values().filter_map(|text| serde_json::from_str(text).ok()).collect();
-            Register::new(settings.clone(), intake(settings, &facts, None).fleet.clusters)
+            ManifestStore::new(
+                settings.clone(),
+                validate(settings, &manifests, None).fleet.clusters,
+            )
         });
-        let now: BTreeMap<FactKey, &Fact> =
-            view.facts.iter().map(|fact| (FactKey::of(fact), fact)).collect();
+        let now: BTreeMap<ManifestKey, &Manifest> =
+            view.manifests.iter().map(|manifest| (ManifestKey::of(manifest), manifest)).collect();
         let gone: Vec<_> = register
             .keys()
             .filter(|key| !now.contains_key(key))
             .map(|key| (key.clone(), None))
             .collect();
-        let known =
-            |key: &FactKey, fact: &Fact| register.fact(key).is_some_and(|known| **known == *fact);
+        let known = |key: &ManifestKey, manifest: &Manifest| {
+            register.manifest(key).is_some_and(|known| **known == *manifest)
+        };
         let new = now
             .into_iter()
-            .filter(|(key, fact)| !known(key, fact))
-            .map(|(key, fact)| (key, Some(Arc::new(fact.clone()))));
+            .filter(|(key, manifest)| !known(key, manifest))
+            .map(|(key, manifest)| (key, Some(Arc::new(manifest.clone()))));
         let changes: Vec<_> = gone.into_iter().chain(new).collect();
-        let Touched { clusters, alertmanagers, findings, .. } = register.apply(changes);
+        let ChangeSet { clusters, alertmanagers, findings, .. } = register.apply(changes);
         self.findings |= findings || !clusters.is_empty();
         self.scope.extend(Scope { alertmanagers, clusters, ..Scope::default() });
         let records: BTreeMap<String, Version> = view
@@ -92,31 +96,31 @@ impl Rounds {
     }
 
     /// What was understood.
-    pub fn register(&self) -> Option<&Register> {
+    pub fn register(&self) -> Option<&ManifestStore> {
         self.register.as_ref()
     }
 
     /// The fleet in force; `None` before the first round.
     pub fn fleet(&self) -> Option<&Fleet> {
-        self.register.as_ref().map(Register::fleet)
+        self.register.as_ref().map(ManifestStore::fleet)
     }
 
     /// Plans what is to be planned, and lets it take effect.
     ///
     /// # Errors
     /// Atlas has no certificate of its own.
-    pub fn publish<V: Vault>(
+    pub fn publish<V: PkiStore>(
         &mut self,
         publisher: &Publisher,
         pki: &Pki<V>,
-        troubles: Vec<String>,
+        problems: Vec<String>,
         zone: Option<Written>,
     ) -> anyhow::Result<()> {
         let Some(register) = &self.register else { return Ok(()) };
         let fleet = register.fleet();
-        publisher.open_gate(pki, None, &[])?;
+        publisher.install_credentials(pki, None, &[])?;
         let roots = pki.trust([]).roots;
-        self.scope.all |= roots != self.roots || !publisher.board.is_ready();
+        self.scope.all |= roots != self.roots || !publisher.state_store.is_ready();
         self.roots = roots;
         let scope = std::mem::take(&mut self.scope);
         let all: BTreeSet<ClusterName> =
@@ -134,7 +138,7 @@ impl Rounds {
             changed,
             findings: findings.then(|| register.findings()),
             errors: None,
-            troubles,
+            problems,
             // Every replica says the number that is written, so they agree.
             zone: ZoneVersion {
                 records: self.stores.version(),

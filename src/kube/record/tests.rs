@@ -1,11 +1,12 @@
 use std::collections::BTreeSet;
 
-use atlas_core::lease::Epoch;
+use atlas_core::kubernetes::lease::Epoch;
 use atlas_core::pki::Lifetimes;
 
 use super::*;
-use crate::ca::{Directory, Pki, Vault};
-use crate::state_dir::StateDir;
+use crate::pki::{Pki, PkiStore};
+use crate::standalone::pki_directory::PkiDirectory;
+use crate::standalone::state_dir::StateDir;
 
 const NOW: i64 = 1_800_000_000;
 
@@ -22,14 +23,15 @@ fn contents() -> Contents {
     let dir = tempfile::tempdir().unwrap();
     let state = StateDir::at(dir.path()).unwrap();
     let _lock = state.lock().unwrap();
-    let mut pki = Pki::load(Directory::new(state.clone()), domain(), Lifetimes::default()).unwrap();
+    let mut pki =
+        Pki::load(PkiDirectory::new(state.clone()), domain(), Lifetimes::default()).unwrap();
     let clusters = [tokyo()].into();
     pki.ensure(
-        &crate::ca::Wanted { clusters: &clusters, present: &Default::default(), only: None },
+        &crate::pki::Wanted { clusters: &clusters, present: &Default::default(), only: None },
         NOW,
     )
     .unwrap();
-    Directory::new(state).load(&domain()).unwrap()
+    PkiDirectory::new(state).load(&domain()).unwrap()
 }
 
 fn term() -> Term {
@@ -55,11 +57,11 @@ fn what_is_written_is_read_back() {
     }
     let texts = |contents: &Contents| {
         let authorities: Vec<_> =
-            contents.authorities.iter().map(|(who, signed)| (*who, ca::text(signed))).collect();
+            contents.authorities.iter().map(|(who, signed)| (*who, pki::text(signed))).collect();
         let identities: Vec<_> = contents
             .identities
             .iter()
-            .map(|(who, signed)| (who.clone(), ca::text(signed)))
+            .map(|(who, signed)| (who.clone(), pki::text(signed)))
             .collect();
         (authorities, identities, contents.ledger.clone())
     };
@@ -113,7 +115,7 @@ fn a_cluster_s_record_says_nothing_of_another() {
 #[test]
 fn another_s_certificate_is_broken() {
     let all = contents();
-    let text = |identity: Identity| ByteString(ca::text(&all.identities[&identity]).into_bytes());
+    let text = |identity: Identity| ByteString(pki::text(&all.identities[&identity]).into_bytes());
     for (record, key, identity, whose) in [
         (Record::Leaves, "hub.pem", Identity::Atlas, "spiffe://atlas/atlas"),
         (Record::Cluster(tokyo()), LEAF, Identity::Bootstrap(tokyo(), 1), "bootstrap/tokyo"),

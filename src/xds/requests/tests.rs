@@ -11,7 +11,7 @@ use envoy_types::pb::google::rpc;
 use hyper::body::Frame;
 use tokio_util::sync::CancellationToken;
 
-use crate::budget::Budget;
+use crate::xds::memory_budget::Budget;
 
 /// A body of these frames.
 struct Frames(std::vec::IntoIter<Vec<u8>>);

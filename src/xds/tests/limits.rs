@@ -4,7 +4,7 @@ use tonic::Code;
 
 use super::protocol::Full;
 use super::*;
-use crate::published::Published;
+use crate::state::PublishedState;
 
 fn with(limits: LimitOptions) -> World {
     world(Options { limits, ..Options::default() })
@@ -67,7 +67,7 @@ async fn revocation_ends_streams_and_connections_without_streams() {
     world.has("paris", &[(CDS, "p", "1")]);
     let (_idle, mut tokyo, mut paris) =
         (world.channel("tokyo").await, world.delta("tokyo").await, world.delta("paris").await);
-    world.xds.gate.count_only(counting(&["paris"]));
+    world.xds.client_authorizer.replace_allowed(counting(&["paris"]));
     world.xds.streams.end(&"tokyo".parse().unwrap());
     let end = tokyo.ends().await;
     assert_eq!(end.code(), Code::PermissionDenied, "{end}");
@@ -81,7 +81,7 @@ async fn a_connection_whose_credential_counts_no_more_opens_no_stream() {
     let world = World::new();
     world.has("tokyo", &[(CDS, "a", "1")]);
     let channel = world.channel("tokyo").await;
-    world.xds.gate.count_only(counting(&["paris"]));
+    world.xds.client_authorizer.replace_allowed(counting(&["paris"]));
     let refused = Delta::open(channel).await.err().expect("refused");
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
     assert_eq!(world.metric("atlas_xds_streams_refused_total{reason=\"credential\"}"), 1);
@@ -136,10 +136,11 @@ async fn a_changed_number_of_envoys_changes_the_number_of_connections_at_once() 
         let text = format!(
             "apiVersion: v1\nkind: Service\nmetadata: {{name: tokyo, labels: {{goatlas.io/cluster: \"true\"}}, {annotations}}}\nspec: {{externalIPs: [10.0.0.1]}}\n"
         );
-        let facts = atlas_core::manifest::parse("tokyo.yaml", &text).unwrap();
+        let facts = atlas_core::yaml::parse("tokyo.yaml", &text).unwrap();
         let fleet =
-            atlas_core::intake::intake(&atlas_core::model::Settings::default(), &facts, None).fleet;
-        world.xds.board.change(|board| *board = Some(Published::new(fleet)));
+            atlas_core::validate::validate(&atlas_core::model::Settings::default(), &facts, None)
+                .fleet;
+        world.xds.state_store.change(|state_store| *state_store = Some(PublishedState::new(fleet)));
     };
     says(20);
     assert_eq!(connections("tokyo"), 80);

@@ -245,8 +245,9 @@ async fn what_an_envoy_says_is_shown_with_nothing_hidden() {
         .await;
     until("it is refused", || !quarantined(&world.xds.nodes, &"tokyo".parse().unwrap()).is_empty())
         .await;
-    let published = crate::published::Published::new(fleet());
-    let status = crate::status::status(Some(&published), &world.xds.nodes, &world.xds.streams, 0);
+    let published = crate::state::PublishedState::new(fleet());
+    let status =
+        crate::web::status::status(Some(&published), &world.xds.nodes, &world.xds.streams, 0);
     let node = status.nodes.iter().find(|node| node.node == "tokyo").unwrap();
     let instance = &node.instances[0];
     let texts = [
@@ -285,6 +286,6 @@ async fn what_an_envoy_says_of_itself_is_shown_and_never_used() {
         .await;
     assert_eq!(paris.hears().await, pairs(&[("p", "1")]));
     let open = world.xds.streams.open();
-    assert_eq!(crate::lock::lock(&open[0].client).id, "tokyo");
+    assert_eq!(crate::process::lock::lock(&open[0].client).id, "tokyo");
     assert_eq!(open[0].peer.node.to_string(), "paris");
 }

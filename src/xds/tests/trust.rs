@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::*;
-use crate::tls::accept;
+use crate::xds::tls::accept;
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -80,7 +80,7 @@ struct Credential {
 
 impl Credential {
     fn fingerprint(&self) -> String {
-        crate::ca::fingerprint(&self.certificate)
+        crate::pki::fingerprint(&self.certificate)
     }
 }
 
@@ -91,7 +91,7 @@ async fn listening(limits: LimitOptions) -> Listening {
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
     let (chain, key) = leaf(&authority, "spiffe://atlas/atlas");
     let own = Leaf { chain, key: PrivateKey::new(key) };
-    world.xds.gate.serve_as(&own, &[authority.pem()]).unwrap();
+    world.xds.client_authorizer.serve_as(&own, &[authority.pem()]).unwrap();
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let at = listener.local_addr().unwrap();
     tokio::spawn(accept(listener, Arc::clone(&world.xds)));
@@ -113,7 +113,7 @@ impl Listening {
         for (cluster, credential) in credentials {
             counting.entry(cluster.parse().unwrap()).or_default().push(credential.fingerprint());
         }
-        self.world.xds.gate.count_only(counting);
+        self.world.xds.client_authorizer.replace_allowed(counting);
     }
 
     async fn connect(&self, credential: &Credential) -> std::io::Result<TlsStream<TcpStream>> {
@@ -170,7 +170,7 @@ async fn a_revoked_credential_loses_its_streams_and_its_idle_connections() {
         server.delta(&new).await.unwrap(),
     );
     until("all are there", || server.world.xds.streams.connections() == 3).await;
-    server.world.xds.gate.count(&"tokyo".parse().unwrap(), vec![new.fingerprint()]);
+    server.world.xds.client_authorizer.allow(&"tokyo".parse().unwrap(), vec![new.fingerprint()]);
     assert_eq!(of_old.ends().await.code(), tonic::Code::PermissionDenied);
     // What comes before the end is the server's settings and its goodbye.
     tokio::time::timeout(SOON, idle.read_to_end(&mut Vec::new()))
@@ -202,7 +202,7 @@ async fn a_proxy_header_in_front_of_tls_is_called_so() {
     }
     until("that is counted", || server.world.metric("atlas_tls_handshakes_refused_total") == 2)
         .await;
-    let notes = server.world.xds.streams.not_tls.notes(crate::clock::now());
+    let notes = server.world.xds.streams.not_tls.notes(crate::process::clock::now());
     assert!(
         notes.len() == 1
             && notes[0]

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use atlas_core::keys;
+use atlas_core::annotations;
 
 use super::*;
 
@@ -159,9 +159,9 @@ fn every_key_is_there() {
                 rest.chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect();
             let key = format!("goatlas.io/{key}");
             // The charts' own, for ServiceMonitors.
-            let known = keys::CLUSTER_LABELS
+            let known = annotations::CLUSTER_LABELS
                 .iter()
-                .chain(keys::CLUSTER_ANNOTATIONS)
+                .chain(annotations::CLUSTER_ANNOTATIONS)
                 .chain(&["goatlas.io/scraped-by"])
                 .any(|one| *one == key);
             assert!(known, "docs/{}: Atlas knows no {key}", page.name);
@@ -177,10 +177,15 @@ fn every_object_is_there() {
             .map(str::to_owned)
             .into();
     names.extend(
-        [keys::HUB_SECRET, keys::HUB_VALUES, keys::ZONE_CONFIG_MAP.0, keys::ENDPOINTS_CONFIG_MAP.0]
-            .map(str::to_owned),
+        [
+            atlas_core::kubernetes::names::HUB_SECRET,
+            atlas_core::kubernetes::names::HUB_VALUES,
+            atlas_core::kubernetes::names::ZONE_CONFIG_MAP.0,
+            atlas_core::kubernetes::names::ENDPOINTS_CONFIG_MAP.0,
+        ]
+        .map(str::to_owned),
     );
-    names.insert(format!("tokyo{}", keys::VALUES_SUFFIX));
+    names.insert(format!("tokyo{}", atlas_core::kubernetes::names::VALUES_SUFFIX));
     let objects = [render("atlas", "atlas", &[]).unwrap(), render_envoy("").unwrap()].concat();
     names.extend(
         objects.iter().filter_map(|object| object["metadata"]["name"].as_str()).map(str::to_owned),
@@ -199,7 +204,9 @@ fn every_object_is_there() {
 
 #[test]
 fn every_port_is_one_that_somebody_listens_on() {
-    use keys::port::{CLUSTER_ALERTS, CLUSTER_INBOUND, HUB_ALERTS, HUB_STORES, HUB_WEB, HUB_XDS};
+    use atlas_core::ports::{
+        CLUSTER_ALERTS, CLUSTER_INBOUND, HUB_ALERTS, HUB_STORES, HUB_WEB, HUB_XDS,
+    };
     let known = [CLUSTER_ALERTS, CLUSTER_INBOUND, HUB_ALERTS, HUB_STORES, HUB_WEB, HUB_XDS];
     // Thanos Query's own pages.
     let others = [10902];

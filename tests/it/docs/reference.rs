@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 
-use atlas_core::keys;
+use atlas_core::annotations;
 
 use super::*;
 
@@ -85,7 +85,7 @@ fn the_reference_has_every_command_flag_and_variable() {
 #[test]
 fn the_reference_has_every_key() {
     let names = names();
-    for key in keys::CLUSTER_LABELS.iter().chain(keys::CLUSTER_ANNOTATIONS) {
+    for key in annotations::CLUSTER_LABELS.iter().chain(annotations::CLUSTER_ANNOTATIONS) {
         let short = key.trim_start_matches("goatlas.io/");
         assert!(names.contains(*key) || names.contains(short), "docs/reference.md has no {key}");
     }

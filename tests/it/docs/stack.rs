@@ -2,9 +2,10 @@
 
 use std::process::Command;
 
-use atlas_core::keys::{self, port};
-use atlas_core::plan::endpoints::store_name;
-use atlas_core::plan::zone::zone;
+use atlas_core::annotations;
+use atlas_core::ports;
+use atlas_core::thanos::endpoints::store_name;
+use atlas_core::thanos::zone::zone;
 use atlas_lab::parts;
 
 use super::*;
@@ -18,7 +19,7 @@ fn the_values_of_tokyo_say_all_that_atlas_generates() {
     let page = stack();
     let (fleet, cluster) = page.cluster("tokyo.yaml", &settings()).unwrap();
     let generated: Value =
-        serde_yaml_ng::from_str(&values::prometheus(&fleet.settings, &cluster)).unwrap();
+        serde_yaml_ng::from_str(&helm_values::prometheus(&fleet.settings, &cluster)).unwrap();
     assert_eq!(missing(&generated, &page.yaml("tokyo-stack.yaml").unwrap(), ""), [""; 0]);
     // The hub's values say the same of the same things, and keep the hub's own store apart.
     let hub = page.yaml("hub-stack.yaml").unwrap();
@@ -42,7 +43,7 @@ fn tokyos_prometheus_and_envoy_find_each_other() {
     let named = &page.yaml("tokyo-stack.yaml").unwrap()["prometheus"]["prometheusSpec"]["additionalAlertManagerConfigsSecret"];
     assert_eq!(
         (named["name"].as_str().unwrap(), named["key"].as_str().unwrap()),
-        keys::ALERTMANAGER_CONFIGS
+        atlas_core::kubernetes::names::ALERTMANAGER_CONFIGS
     );
     assert_eq!(named["optional"], json!(true));
     let secret = find(&objects, "Secret", named["name"].as_str().unwrap()).unwrap();
@@ -55,11 +56,11 @@ fn tokyos_prometheus_and_envoy_find_each_other() {
     let alerts = find(&objects, "Service", "atlas-envoy-alerts").unwrap();
     assert_eq!(
         url,
-        format!("http://atlas-envoy-alerts.monitoring.svc:{}/alertmanagers", port::CLUSTER_ALERTS)
+        format!("http://atlas-envoy-alerts.monitoring.svc:{}/alertmanagers", ports::CLUSTER_ALERTS)
     );
-    assert!(ports(alerts).contains(&port::CLUSTER_ALERTS.into()), "{alerts}");
+    assert!(ports(alerts).contains(&ports::CLUSTER_ALERTS.into()), "{alerts}");
     let public = find(&objects, "Service", "atlas-envoy").unwrap();
-    assert_eq!(ports(public), [u64::from(port::CLUSTER_INBOUND)]);
+    assert_eq!(ports(public), [u64::from(ports::CLUSTER_INBOUND)]);
 
     // Without an operator the same is written by hand.
     let by_hand =
@@ -157,7 +158,7 @@ fn the_hubs_chart_has_what_the_page_says() {
     assert_eq!(missing(&json!(settings.envoy_selectors), labels, ""), [""; 0]);
     assert_eq!(
         ports(find(&objects, "Service", "atlas-envoy").unwrap()),
-        [port::HUB_XDS, port::HUB_ALERTS].map(u64::from)
+        [ports::HUB_XDS, ports::HUB_ALERTS].map(u64::from)
     );
 
     // The stub asks the chart's DNS Service.
@@ -177,7 +178,7 @@ fn query_reads_what_atlas_writes() {
     let page = stack();
     let query = page.yaml("query.yaml").unwrap();
     let spec = &query["spec"]["template"]["spec"];
-    let (name, key) = keys::ENDPOINTS_CONFIG_MAP;
+    let (name, key) = atlas_core::kubernetes::names::ENDPOINTS_CONFIG_MAP;
     assert_eq!(spec["volumes"][0]["configMap"]["name"], json!(name));
     let container = &spec["containers"][0];
     let mount = &container["volumeMounts"][0];
@@ -236,7 +237,7 @@ fn every_cluster_of_the_pages_is_exactly_addressed() {
         let (_, cluster) = Page::read(page).unwrap().cluster(file, &settings()).unwrap();
         assert_eq!(cluster.stores.len(), stores, "docs/{page}, {file}");
         for store in &cluster.stores {
-            assert_eq!((store.at.port, store.exact), (port::THANOS, true), "docs/{page}, {file}");
+            assert_eq!((store.at.port, store.exact), (ports::THANOS, true), "docs/{page}, {file}");
             assert!(
                 store.at.host.to_string().ends_with(".svc.cluster.local"),
                 "docs/{page}, {file}: {}",
@@ -251,11 +252,11 @@ fn the_stacks_names_on_the_page_are_atlas_defaults() {
     let page = stack();
     let (_, cluster) = page.cluster("tokyo.yaml", &settings()).unwrap();
     let annotated =
-        &page.yaml("tokyo.yaml").unwrap()["metadata"]["annotations"][keys::PROMETHEUS_NAME];
-    assert_eq!(annotated, keys::DEFAULT_PROMETHEUS_NAME);
+        &page.yaml("tokyo.yaml").unwrap()["metadata"]["annotations"][annotations::PROMETHEUS_NAME];
+    assert_eq!(annotated, atlas_core::defaults::DEFAULT_PROMETHEUS_NAME);
     let backends =
         [cluster.prometheus.at.host.to_string(), cluster.alertmanager.at.host.to_string()];
-    let pod = format!("prometheus-{}-0", keys::DEFAULT_PROMETHEUS_NAME);
+    let pod = format!("prometheus-{}-0", atlas_core::defaults::DEFAULT_PROMETHEUS_NAME);
     for name in backends.iter().chain([&pod]) {
         assert!(page.text.contains(&format!("`{name}`")), "{name}");
     }
@@ -298,10 +299,10 @@ fn the_application_of_argo_cd_gives_values_that_the_chart_takes() {
     );
     // They are those that `atlas cluster-values --format secret` says beside the Secret.
     let files = FILES.into_iter().map(|name| (name.to_owned(), String::new())).collect();
-    let mut generated: Value = serde_yaml_ng::from_str(&values::envoy(
+    let mut generated: Value = serde_yaml_ng::from_str(&helm_values::envoy(
         "tokyo",
         2,
-        atlas_core::keys::DEFAULT_ENVOY_MEMORY,
+        atlas_core::defaults::DEFAULT_ENVOY_MEMORY,
         &files,
     ))
     .unwrap();

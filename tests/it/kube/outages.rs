@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use atlas_core::plan::zone::{is_later, serial_in};
+use atlas_core::thanos::zone::{is_later, serial_in};
 use atlas_lab::process::wait_until;
 use atlas_lab::run::{Kube, START};
 use atlas_lab::scene::{KubeHub, KubeOptions, KubeScene, prove};

@@ -199,7 +199,7 @@ fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
 #[cfg(test)]
 pub mod tests {
     use super::*;
-    use atlas_core::keys::port;
+    use atlas_core::ports;
 
     pub fn about() -> About {
         About {
@@ -263,8 +263,9 @@ pub mod tests {
     #[test]
     fn the_ports_are_those_of_atlas() {
         let tcp =
-            [port::XDS, port::METRICS, port::WEB, port::DNS].map(|port| format!("{port}/tcp"));
-        let expected: Vec<String> = tcp.into_iter().chain([format!("{}/udp", port::DNS)]).collect();
+            [ports::XDS, ports::METRICS, ports::WEB, ports::DNS].map(|port| format!("{port}/tcp"));
+        let expected: Vec<String> =
+            tcp.into_iter().chain([format!("{}/udp", ports::DNS)]).collect();
         assert_eq!(PORTS, expected);
     }
 }

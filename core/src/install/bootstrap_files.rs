@@ -1,0 +1,92 @@
+//! The files from which one Envoy starts: its bootstrap and its credential.
+
+use std::collections::BTreeMap;
+
+use crate::envoy::bootstrap::{Bootstrap, Node, bootstrap, file_secrets};
+use crate::model::Fleet;
+use crate::name::{HostPort, Identity, NodeId};
+use crate::pki::{Leaf, Trust};
+use crate::render::{self, Secrets};
+use crate::xds::snapshot::{Resource, ResourceType};
+
+/// All files that an Envoy starts from: its bootstrap, the two that name its credential, and the credential.
+pub const FILES: [&str; 6] =
+    ["envoy.yaml", "leaf.yaml", "trust.yaml", "tls.crt", "tls.key", "ca.crt"];
+
+/// Why a node has no bootstrap.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoBootstrap {
+    /// There is no such cluster.
+    #[error("there is no cluster {0:?}: `atlas cluster-list` shows those there are")]
+    Unknown(String),
+    /// Nobody said where the hub is.
+    #[error(
+        "nobody has said where {0:?} reaches the hub: start Atlas with --hub-address HOST, or set the annotation goatlas.io/hub-addresses"
+    )]
+    NoHub(String),
+}
+
+/// The bootstrap of a node whose credential lies in `credential_dir`, as its Envoy sees it.
+///
+/// # Errors
+/// The node isn't known, or doesn't know the hub.
+pub fn node_bootstrap(
+    fleet: &Fleet,
+    trust: &Trust,
+    node: &NodeId,
+    credential_dir: &str,
+) -> Result<Bootstrap, NoBootstrap> {
+    let settings = &fleet.settings;
+    let atlas = Identity::Atlas.spiffe_id(&trust.domain);
+    let (xds, bind, memory): (&[HostPort], _, _) = match node {
+        NodeId::Hub => (
+            std::slice::from_ref(&settings.atlas_xds),
+            settings.hub_bind,
+            settings.hub_envoy_memory,
+        ),
+        NodeId::Cluster(name) => {
+            let cluster =
+                fleet.clusters.get(name).ok_or_else(|| NoBootstrap::Unknown(name.to_string()))?;
+            (
+                cluster.hub.as_ref().map_or(&settings.hub_xds, |hub| &hub.xds),
+                cluster.bind,
+                cluster.envoy_memory,
+            )
+        }
+    };
+    if xds.is_empty() {
+        return Err(NoBootstrap::NoHub(node.to_string()));
+    }
+    Ok(bootstrap(&Node {
+        name: &node.to_string(),
+        xds,
+        atlas: &atlas,
+        bind,
+        memory: memory.0,
+        credential_dir,
+    }))
+}
+
+/// The texts of [`FILES`], for an Envoy that sees them in `dir`. `envoy.yaml` is empty where there is no bootstrap yet; the
+/// credential is there all the same.
+pub fn node_files(
+    bootstrap: Option<&Bootstrap>,
+    trust: &Trust,
+    bootstrap_credential: &Leaf,
+    dir: &str,
+) -> BTreeMap<String, String> {
+    let mut files = BTreeMap::from([
+        (
+            "envoy.yaml".to_owned(),
+            bootstrap.map(|bootstrap| render::yaml(bootstrap, Secrets::Show)).unwrap_or_default(),
+        ),
+        ("tls.crt".to_owned(), bootstrap_credential.chain.clone()),
+        ("tls.key".to_owned(), bootstrap_credential.key.expose().to_owned()),
+        ("ca.crt".to_owned(), trust.bundle()),
+    ]);
+    for (name, secret) in file_secrets(dir) {
+        let resource = Resource::new(ResourceType::Secret, secret.name.clone(), &secret);
+        files.insert(name, render::resources_yaml([&*resource], Secrets::Show));
+    }
+    files
+}

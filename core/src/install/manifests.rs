@@ -1,0 +1,241 @@
+//! What carries an Envoy's values to its cluster: manifests for the tools that install charts there. Values and files in,
+//! YAML out that `kubectl apply -f -` takes.
+//!
+//! ```text
+//!                 ┌─ helm_chart ───▶ Secret + HelmChart                     K3s, RKE2
+//! values.yaml ────┼─ helm_release ─▶ Secret + OCIRepository + HelmRelease   Flux (HelmRepository for https://)
+//! six files ──────┴─ secret ───────▶ Secret                                 existingSecret: Argo CD, External Secrets
+//! ```
+//!
+//! Keys lie in Secrets alone, never in an object that many may read. No label says that Atlas manages them: Atlas tidies up
+//! what it manages, and these are other people's as soon as they are printed.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::bootstrap_files::FILES;
+use super::helm_values::VALUES;
+use crate::render;
+
+/// Where the chart is installed, and from where it comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// The release's name.
+    pub release: String,
+    /// Namespace of the release.
+    pub namespace: String,
+    /// Namespace of the HelmChart or HelmRelease, and of its Secret.
+    pub manifests: String,
+    /// The Secret's name.
+    pub secret: String,
+    /// Where the chart is.
+    pub chart: Chart,
+    /// The chart's version.
+    pub version: String,
+}
+
+/// Where a chart is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Chart {
+    /// `oci://registry/path/name`.
+    Oci(String),
+    /// `https://host/path/name`: the chart `name` of the repository at `https://host/path`.
+    Repository {
+        /// The repository.
+        url: String,
+        /// The chart's name.
+        name: String,
+    },
+}
+
+/// Why a text says nothing of where a chart is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "says nothing of where the chart is: write oci://REGISTRY/PATH/NAME, or https://REPOSITORY/NAME"
+)]
+pub struct NoChart;
+
+impl std::str::FromStr for Chart {
+    type Err = NoChart;
+
+    fn from_str(text: &str) -> Result<Self, NoChart> {
+        let whole = text.chars().all(|c| c.is_ascii_graphic());
+        let (scheme, rest) = text.split_once("://").filter(|_| whole).ok_or(NoChart)?;
+        let (at, name) = rest
+            .rsplit_once('/')
+            .filter(|(at, name)| !at.is_empty() && !name.is_empty())
+            .ok_or(NoChart)?;
+        match scheme {
+            "oci" => Ok(Self::Oci(text.to_owned())),
+            "https" | "http" => {
+                Ok(Self::Repository { url: format!("{scheme}://{at}"), name: name.to_owned() })
+            }
+            _ => Err(NoChart),
+        }
+    }
+}
+
+/// For the Helm controller of K3s and RKE2: a `HelmChart` that takes its values from a Secret beside it.
+pub fn helm_chart(to: &Delivery, values: &str) -> String {
+    let mut spec = json!({
+        "version": to.version,
+        "targetNamespace": to.namespace,
+        "createNamespace": true,
+        "valuesSecrets": [{"name": to.secret, "keys": [VALUES], "ignoreUpdates": false}],
+    });
+    match &to.chart {
+        Chart::Oci(url) => spec["chart"] = url.as_str().into(),
+        Chart::Repository { url, name } => {
+            spec["repo"] = url.as_str().into();
+            spec["chart"] = name.as_str().into();
+        }
+    }
+    let chart = json!({
+        "apiVersion": "helm.cattle.io/v1", "kind": "HelmChart",
+        "metadata": {"name": to.release, "namespace": to.manifests},
+        "spec": spec,
+    });
+    documents(&[values_secret(to, values), chart])
+}
+
+/// For Flux 2.6 and later: a `HelmRelease` that takes its values from a Secret beside it, and the source of its chart.
+pub fn helm_release(to: &Delivery, values: &str) -> String {
+    let metadata = json!({"name": to.release, "namespace": to.manifests});
+    let mut spec = json!({
+        "interval": "1h",
+        "releaseName": to.release,
+        "valuesFrom": [{"kind": "Secret", "name": to.secret, "valuesKey": VALUES}],
+    });
+    if to.manifests != to.namespace {
+        spec["targetNamespace"] = to.namespace.as_str().into();
+        // Helm's own records lie where the release is.
+        spec["storageNamespace"] = to.namespace.as_str().into();
+        spec["install"] = json!({"createNamespace": true});
+    }
+    let source = match &to.chart {
+        Chart::Oci(url) => {
+            spec["chartRef"] = json!({"kind": "OCIRepository", "name": to.release});
+            json!({
+                "apiVersion": "source.toolkit.fluxcd.io/v1", "kind": "OCIRepository", "metadata": metadata,
+                "spec": {
+                    "interval": "1h",
+                    "url": url,
+                    // A tag can't have the plus sign of a version; Helm writes an underscore.
+                    "ref": {"tag": to.version.replace('+', "_")},
+                    "layerSelector": {"mediaType": "application/vnd.cncf.helm.chart.content.v1.tar+gzip", "operation": "copy"},
+                },
+            })
+        }
+        Chart::Repository { url, name } => {
+            let source = json!({"kind": "HelmRepository", "name": to.release});
+            spec["chart"] =
+                json!({"spec": {"chart": name, "version": to.version, "sourceRef": source}});
+            json!({
+                "apiVersion": "source.toolkit.fluxcd.io/v1", "kind": "HelmRepository", "metadata": metadata,
+                "spec": {"interval": "1h", "url": url},
+            })
+        }
+    };
+    let release = json!({"apiVersion": "helm.toolkit.fluxcd.io/v2", "kind": "HelmRelease", "metadata": metadata, "spec": spec});
+    let mut secret = values_secret(to, values);
+    // Flux 2.7 and later upgrade at once when this Secret changes; others, within the interval.
+    secret["metadata"]["labels"] = json!({"reconcile.fluxcd.io/watch": "Enabled"});
+    documents(&[secret, source, release])
+}
+
+/// The Secret that the chart mounts as it is, by its value `existingSecret`.
+pub fn secret(to: &Delivery, files: &BTreeMap<String, String>) -> String {
+    let files: BTreeMap<_, _> =
+        files.iter().filter(|(name, _)| FILES.contains(&name.as_str())).collect();
+    documents(&[opaque(&to.secret, &to.namespace, json!(files))])
+}
+
+/// What a generated `values.yaml` says beside the six files, for an Envoy that has them from a Secret: how many, and how much memory
+/// they know that they have.
+pub fn beside_secret(to: &Delivery, values: &str) -> String {
+    let values: Value = serde_yaml_ng::from_str(values).unwrap_or_default();
+    let mut values = values.as_object().cloned().unwrap_or_default();
+    values.remove("files");
+    values.insert("existingSecret".into(), to.secret.as_str().into());
+    document(&Value::Object(values))
+}
+
+/// The six files in a generated `values.yaml`; empty where there are none.
+pub fn files_of(values: &str) -> BTreeMap<String, String> {
+    let values: Value = serde_yaml_ng::from_str(values).unwrap_or_default();
+    let files = values["files"].as_object().into_iter().flatten();
+    files.filter_map(|(name, text)| Some((name.clone(), text.as_str()?.to_owned()))).collect()
+}
+
+/// The files for an Envoy that sees them in `to` instead of `from`.
+///
+/// # Errors
+/// One of them is not YAML.
+pub fn relocated(
+    files: BTreeMap<String, String>,
+    from: &str,
+    to: &str,
+) -> Result<BTreeMap<String, String>, serde_yaml_ng::Error> {
+    let one = |(name, text): (String, String)| {
+        let text = if name.ends_with(".yaml") { relocate(&text, from, to)? } else { text };
+        Ok((name, text))
+    };
+    files.into_iter().map(one).collect()
+}
+
+/// Lets every path that begins with `from` begin with `to`.
+fn relocate(text: &str, from: &str, to: &str) -> Result<String, serde_yaml_ng::Error> {
+    let mut tree: serde_yaml_ng::Value = serde_yaml_ng::from_str(text)?;
+    relocate_tree(&mut tree, from, to);
+    Ok(render::document(&tree))
+}
+
+fn relocate_tree(tree: &mut serde_yaml_ng::Value, from: &str, to: &str) {
+    match tree {
+        serde_yaml_ng::Value::String(text) => {
+            if let Some(rest) =
+                text.strip_prefix(from).filter(|rest| rest.is_empty() || rest.starts_with('/'))
+            {
+                *text = format!("{to}{rest}");
+            }
+        }
+        serde_yaml_ng::Value::Sequence(items) => {
+            items.iter_mut().for_each(|item| relocate_tree(item, from, to))
+        }
+        serde_yaml_ng::Value::Mapping(map) => {
+            map.iter_mut().for_each(|(_, item)| relocate_tree(item, from, to))
+        }
+        _ => {}
+    }
+}
+
+fn values_secret(to: &Delivery, values: &str) -> Value {
+    opaque(&to.secret, &to.manifests, json!({VALUES: values}))
+}
+
+/// As text rather than base64, so that people see what they encrypt (SOPS) and what has changed.
+fn opaque(name: &str, namespace: &str, data: Value) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": name, "namespace": namespace},
+        "type": "Opaque",
+        "stringData": data,
+    })
+}
+
+fn document(value: &Value) -> String {
+    let tree = serde_yaml_ng::to_value(value).expect("BUG: JSON that is no YAML");
+    render::document(&tree)
+}
+
+fn documents(objects: &[Value]) -> String {
+    let text: Vec<String> = objects.iter().map(document).collect();
+    format!(
+        "# Written by `atlas cluster-values`. It holds a private key: encrypt it before you store it.\n{}",
+        text.join("---\n")
+    )
+}
+
+#[cfg(test)]
+mod tests;

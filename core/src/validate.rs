@@ -1,0 +1,241 @@
+//! Manifests in, fleet out: every key is read and checked here, once.
+//!
+//! ```text
+//! manifests ──▶ intake ──▶ Fleet      what the plan is made from
+//!                 └──▶ findings   what is wrong, with object, key, value and fix
+//! ```
+//!
+//! One bad object never touches another: it is reported and left out. A cluster that was good before keeps its last
+//! good configuration while its Service is wrong, so a slip of the pen takes nothing down.
+
+mod addresses;
+mod alertmanagers;
+mod cluster;
+mod manifest_store;
+mod reader;
+mod stores;
+
+pub use manifest_store::{ChangeSet, ManifestKey, ManifestStore};
+pub use reader::{path_prefix, selector};
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::annotations;
+use crate::manifest::{Manifest, Meta, Service};
+use crate::model::{Cluster, Fleet, Settings, StoreNames};
+use crate::name::{ClusterName, Host};
+use crate::text;
+
+/// The flag that gives the DNS zone its addresses: the key of a finding when it has none.
+pub const HUB_STORE_ADDRESS: &str = "--hub-store-address";
+/// What is wrong with [`Host::is_local`] addresses.
+const LOCAL: &str = "is a loopback, link-local, multicast or metadata address, which would lead to the Envoy's own machine";
+
+/// Of a value so many characters are repeated to people: it is theirs, and may have 256 KiB.
+const LONGEST_VALUE: usize = 300;
+
+/// What a finding did to the object.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// The object is left out, or its last good configuration stays in force.
+    Rejected,
+    /// The object counts; this one field falls back to its default.
+    FellBack,
+    /// Nothing is wrong, but people should know.
+    Note,
+}
+
+/// Something people should know about one key of one object.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct Finding {
+    /// What it did to the object.
+    pub severity: Severity,
+    /// `Service monitoring/tokyo`.
+    pub object: String,
+    /// `clusters/tokyo.yaml:7`; empty for an object of an API server.
+    pub place: String,
+    /// `goatlas.io/replicas`.
+    pub key: String,
+    /// The value as written.
+    pub value: String,
+    /// What is wrong with it.
+    pub problem: String,
+    /// What to do.
+    pub fix: String,
+}
+
+impl Finding {
+    /// Key, value, problem and fix, for who shows the object beside it; fit to be shown.
+    pub fn told(&self) -> String {
+        let value = if self.value.is_empty() {
+            String::new()
+        } else {
+            format!(": {:?}", text::cut(&self.value, LONGEST_VALUE))
+        };
+        let fix = if self.fix.is_empty() { String::new() } else { format!(": {}", self.fix) };
+        text::line(&format!("{}{value}: {}{fix}", self.key, self.problem), text::LONGEST)
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let place = if self.place.is_empty() { String::new() } else { format!("{}: ", self.place) };
+        let object = &self.object;
+        f.write_str(&text::line(&format!("{place}{object}: {}", self.told()), text::LONGEST))
+    }
+}
+
+/// What came of the manifests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Intake {
+    /// What the plan is made from.
+    pub fleet: Fleet,
+    /// What people should know, in a stable order.
+    pub findings: Vec<Finding>,
+}
+
+/// Checks the manifests and builds the fleet. `last` is the fleet in force, whose clusters outlive their Service's mistakes.
+///
+/// The order of the manifests doesn't matter. To follow manifests as they change there is [`ManifestStore`].
+pub fn validate(settings: &Settings, manifests: &[Manifest], last: Option<&Fleet>) -> Intake {
+    let mut findings = Vec::new();
+    let mut clusters = BTreeMap::new();
+    let mut services: Vec<&Service> = manifests.iter().filter_map(as_cluster).collect();
+    services.sort_by_key(|service| {
+        (&service.meta.name, &service.meta.namespace, &service.meta.origin.file)
+    });
+    for of_one_name in services.chunk_by(|one, next| one.meta.name == next.meta.name) {
+        let known = |name: &ClusterName| last.and_then(|last| last.clusters.get(name)).cloned();
+        if let Some(cluster) =
+            one_cluster(settings, of_one_name.iter().copied(), known, &mut findings)
+        {
+            clusters.insert(cluster.name.clone(), cluster);
+        }
+    }
+    let alertmanagers = alertmanagers::read(settings, manifests, &mut findings);
+    let addressed = clusters.values().any(|cluster: &Arc<Cluster>| !cluster.addresses.is_empty());
+    findings.extend(zone_without_addresses(settings, addressed));
+    findings.sort();
+    findings.dedup();
+    Intake { fleet: Fleet { settings: settings.clone(), clusters, alertmanagers }, findings }
+}
+
+/// The stores' names are in the zone, but nobody can resolve them. `stores`: whether there is one that can be reached.
+fn zone_without_addresses(settings: &Settings, stores: bool) -> Option<Finding> {
+    let by_zone = settings.store_names == StoreNames::Zone;
+    (by_zone && stores && settings.hub_stores.is_empty()).then(|| Finding {
+        severity: Severity::Note,
+        object: "atlas".into(),
+        place: String::new(),
+        key: HUB_STORE_ADDRESS.into(),
+        value: String::new(),
+        problem: "the DNS zone has no addresses for stores, so Thanos Query finds none".into(),
+        fix: "start Atlas with the IP addresses at which Thanos Query reaches the hub's Envoy"
+            .into(),
+    })
+}
+
+/// Whether the host is [`LOCAL`] where that isn't allowed.
+fn is_refused(settings: &Settings, host: &Host) -> bool {
+    host.is_local() && !settings.allow_local_addresses
+}
+
+fn as_cluster(manifest: &Manifest) -> Option<&Service> {
+    match manifest {
+        Manifest::Service(service) if is_cluster(service) => Some(service),
+        _ => None,
+    }
+}
+
+/// Whether a Service is meant to be a downstream cluster, right or wrong: labelled so, and not one of Atlas's own replica
+/// Services.
+pub fn is_cluster(service: &Service) -> bool {
+    let meta = &service.meta;
+    let labelled = meta.labels.get(annotations::CLUSTER).is_some_and(|value| value != "false");
+    labelled
+        && !meta.labels.contains_key(annotations::THANOS_SIDECAR)
+        && !meta.annotations.contains_key(annotations::THANOS_SIDECAR)
+}
+
+/// The cluster of one name: of the `services` that claim it the first that is right; where none is, what it was (`known`).
+fn one_cluster<'a>(
+    settings: &Settings,
+    services: impl Iterator<Item = &'a Service>,
+    known: impl Fn(&ClusterName) -> Option<Arc<Cluster>>,
+    findings: &mut Vec<Finding>,
+) -> Option<Arc<Cluster>> {
+    let (mut accepted, mut wrong, mut name) = (None, Vec::new(), None);
+    for service in services {
+        let meta = &service.meta;
+        if let Some(namespace) = &meta.namespace
+            && *namespace != settings.namespace
+        {
+            findings.push(Finding {
+                severity: Severity::Rejected,
+                problem: format!(
+                    "clusters are read from the namespace {:?} only",
+                    settings.namespace
+                ),
+                fix: "move the Service there, or set --namespace".into(),
+                ..about(settings, "Service", meta, "metadata.namespace", namespace)
+            });
+            continue;
+        }
+        let (cluster, mut found) = cluster::read(settings, service);
+        match cluster {
+            None => {
+                name = meta.name.parse().ok();
+                wrong.append(&mut found);
+            }
+            Some(cluster) if accepted.is_none() => {
+                accepted = Some(Arc::new(cluster));
+                findings.append(&mut found);
+            }
+            Some(_) => findings.push(Finding {
+                severity: Severity::Rejected,
+                problem: "another Service of this name is a cluster already".into(),
+                fix: "delete one of the two".into(),
+                ..about(settings, "Service", meta, "metadata.name", &meta.name)
+            }),
+        }
+    }
+    if accepted.is_none() {
+        accepted = name.and_then(|name| known(&name));
+        if accepted.is_some() {
+            for finding in wrong.iter_mut().filter(|finding| finding.severity == Severity::Rejected)
+            {
+                finding.fix.push_str(
+                    " (until then the last good configuration of this cluster stays in force)",
+                );
+            }
+        }
+    }
+    findings.append(&mut wrong);
+    accepted
+}
+
+/// A finding about `key` of an object, with nothing said yet.
+fn about(settings: &Settings, kind: &str, meta: &Meta, key: &str, value: &str) -> Finding {
+    let namespace = meta.namespace.as_deref().unwrap_or(&settings.namespace);
+    let place = match &meta.origin.file {
+        Some(file) => format!("{file}:{}", meta.origin.line_of(key)),
+        None => String::new(),
+    };
+    Finding {
+        severity: Severity::Note,
+        object: format!("{kind} {namespace}/{}", meta.name),
+        place,
+        key: key.to_owned(),
+        value: value.to_owned(),
+        problem: String::new(),
+        fix: String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

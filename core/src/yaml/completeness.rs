@@ -1,0 +1,270 @@
+//! Whether a file that changed is whole, or may still be being written.
+//!
+//! Nobody says so of a file: it is a guess from how its text came to be there, and from what it says compared with before. What was
+//! written in place and closed is whole in nearly all cases, but a writer may close and go on (`>>`), and where nobody tells of
+//! closing (NFS, a start of Atlas) half a file looks like a small one.
+
+use std::collections::BTreeMap;
+
+use crate::manifest::{Manifest, Meta};
+use crate::manifest::{identity, title};
+
+/// How a text came to be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// The file was moved into its place.
+    Moved,
+    /// It was written in place, and closed.
+    Closed,
+    /// Nobody told.
+    Unknown,
+}
+
+/// Why a text may be half of what it is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// It says all that was said before, but may go on.
+    MayGoOn,
+    /// Nobody told that it is whole, and its last value may be cut short.
+    CutShort,
+    /// It no longer says this: an object, or a key of one. Half a file looks like that, and so does a removal.
+    SaysLess(String),
+}
+
+/// Whether there is a reason to wait before `after`, the manifests of `text`, take the place of `before`.
+pub fn doubt<'a>(
+    before: impl IntoIterator<Item = &'a Manifest>,
+    after: &[Manifest],
+    text: &str,
+    arrival: Arrival,
+) -> Option<Doubt> {
+    let before: Vec<&Manifest> = before.into_iter().collect();
+    // Who says the same may go on, but then as before.
+    let is_same = !before.is_empty() && before.iter().copied().eq(after);
+    if arrival == Arrival::Moved || is_same {
+        return None;
+    }
+    let after: BTreeMap<_, _> =
+        after.iter().map(|manifest| (identity(manifest), manifest)).collect();
+    let lost = |old: &Manifest| match after.get(&identity(old)) {
+        None => Some(title(old)),
+        Some(new) => lost_part(old, new).map(|part| format!("{part} of {}", title(old))),
+    };
+    match before.into_iter().find_map(lost) {
+        Some(lost) => Some(Doubt::SaysLess(lost)),
+        None => match (arrival, ends_within_a_value(text)) {
+            (Arrival::Unknown, true) => Some(Doubt::CutShort),
+            (Arrival::Unknown, false) | (_, true) => Some(Doubt::MayGoOn),
+            (_, false) => None,
+        },
+    }
+}
+
+/// The first part of an object that the new one lacks.
+fn lost_part(old: &Manifest, new: &Manifest) -> Option<String> {
+    if let Some(key) = lost_key(old.meta(), new.meta()) {
+        return Some(key);
+    }
+    let shrinks = |old: usize, new: usize, what: &str| (new < old).then(|| what.to_owned());
+    match (old, new) {
+        (Manifest::Service(old), Manifest::Service(new)) => {
+            shrinks(old.external_ips.len(), new.external_ips.len(), "a spec.externalIPs")
+                .or_else(|| {
+                    shrinks(
+                        old.external_name.iter().len(),
+                        new.external_name.iter().len(),
+                        "spec.externalName",
+                    )
+                })
+                .or_else(|| shrinks(old.ports.len(), new.ports.len(), "a port in spec.ports"))
+        }
+        (Manifest::EndpointSlice(old), Manifest::EndpointSlice(new)) => {
+            shrinks(old.endpoints.len(), new.endpoints.len(), "an endpoint")
+                .or_else(|| {
+                    old.endpoints.iter().zip(&new.endpoints).find_map(|(old, new)| {
+                        shrinks(
+                            old.addresses.len(),
+                            new.addresses.len(),
+                            "an address of an endpoint",
+                        )
+                        .or_else(|| {
+                            shrinks(
+                                old.hostname.iter().len(),
+                                new.hostname.iter().len(),
+                                "the hostname of an endpoint",
+                            )
+                        })
+                        .or_else(|| {
+                            shrinks(
+                                old.target.iter().len(),
+                                new.target.iter().len(),
+                                "the targetRef of an endpoint",
+                            )
+                        })
+                    })
+                })
+                .or_else(|| shrinks(old.ports.len(), new.ports.len(), "a port"))
+        }
+        // The kind is part of what makes it the same object.
+        _ => None,
+    }
+}
+
+/// A key that is missing, or whose value is but the beginning of what it was: one of several lines may be cut at a line's end.
+fn lost_key(old: &Meta, new: &Meta) -> Option<String> {
+    let labels = old.labels.iter().map(|(key, old)| (key, old, new.labels.get(key)));
+    let annotations = old.annotations.iter().map(|(key, old)| (key, old, new.annotations.get(key)));
+    labels.chain(annotations).find_map(|(key, old, new)| match new.map(|new| new.trim()) {
+        None => Some(key.clone()),
+        Some(new) if new.len() < old.trim().len() && old.trim().starts_with(new) => {
+            Some(format!("all of {key}"))
+        }
+        Some(_) => None,
+    })
+}
+
+/// Whether the last value may be cut short: `203.0.113.1` of `203.0.113.123`. A line's end, or what closes a value, comes after a whole one.
+fn ends_within_a_value(text: &str) -> bool {
+    !text.is_empty() && !text.ends_with(['\n', '}', ']', '"', '\''])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse;
+    use super::*;
+
+    const FLEET: &str = "apiVersion: v1
+kind: Service
+metadata:
+  name: tokyo
+  labels: {goatlas.io/cluster: 'true'}
+  annotations:
+    goatlas.io/prometheus-name: k8s
+spec:
+  ports:
+  - {name: grpc, port: 10901}
+  externalIPs:
+  - 203.0.113.7
+  - 203.0.113.123
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata:
+  name: alertmanager-operated-1
+  labels:
+    kubernetes.io/service-name: alertmanager-operated
+endpoints:
+- hostname: alertmanager-0
+  addresses:
+  - 10.0.0.8
+- hostname: alertmanager-1
+  addresses:
+  - 10.0.0.9
+ports:
+- name: http-web
+  port: 9093
+---
+apiVersion: v1
+kind: Service
+spec: {externalIPs: [203.0.113.9]}
+metadata:
+  name: osaka
+  labels: {goatlas.io/cluster: 'true'}
+  annotations:
+    goatlas.io/addresses: >-
+      one.example.com,
+      two.example.com,
+      three.example.com
+";
+
+    fn manifests(text: &str) -> Vec<Manifest> {
+        parse("a.yaml", text).unwrap_or_else(|errors| panic!("{errors:?}\n{text}"))
+    }
+
+    fn doubt_of(before: &str, after: &str, arrival: Arrival) -> Option<Doubt> {
+        doubt(&manifests(before), &manifests(after), after, arrival)
+    }
+
+    /// Wherever a writer is interrupted: what is left is wrong, or there is a reason to wait.
+    #[test]
+    fn every_beginning_of_a_file_is_wrong_or_doubted() {
+        let mut right = 0;
+        for (end, _) in FLEET.char_indices().skip(1) {
+            let half = &FLEET[..end];
+            let Ok(manifests) = parse("a.yaml", half) else { continue };
+            if manifests == self::manifests(FLEET) {
+                assert_eq!(half, FLEET.trim_end(), "nothing but the last line's end is missing");
+                continue;
+            }
+            let doubt = |arrival| doubt(&self::manifests(FLEET), &manifests, half, arrival);
+            assert!(doubt(Arrival::Closed).is_some(), "{half}");
+            assert!(
+                matches!(doubt(Arrival::Unknown), Some(Doubt::SaysLess(_) | Doubt::CutShort)),
+                "{half}"
+            );
+            right += 1;
+        }
+        assert!(right > 20, "{right} beginnings are right manifests");
+    }
+
+    /// Also of a file that says more than before.
+    #[test]
+    fn a_value_that_may_be_cut_short_is_doubted() {
+        let before = "apiVersion: v1\nkind: Service\nmetadata: {name: tokyo}\n";
+        let after = format!("{before}spec:\n  externalIPs:\n  - 203.0.113.1");
+        assert_eq!(doubt_of(before, &after, Arrival::Closed), Some(Doubt::MayGoOn));
+        assert_eq!(doubt_of(before, &format!("{after}23\n"), Arrival::Closed), None);
+        assert_eq!(doubt_of("", before.trim_end(), Arrival::Closed), None);
+    }
+
+    #[test]
+    fn what_says_as_much_or_was_moved_into_its_place_is_not_doubted() {
+        assert_eq!(doubt_of(FLEET, FLEET, Arrival::Unknown), None);
+        let more = format!(
+            "# changed\n{}",
+            FLEET.replace(": k8s", ": main").replace("203.0.113.7", "203.0.113.8\n  - 203.0.113.9")
+        );
+        for (arrival, expected) in [
+            (Arrival::Closed, None),
+            (Arrival::Moved, None),
+            (Arrival::Unknown, Some(Doubt::MayGoOn)),
+        ] {
+            assert_eq!(doubt_of(FLEET, &more, arrival), expected);
+        }
+        assert_eq!(doubt_of(FLEET, "# nothing\n", Arrival::Moved), None);
+        assert_eq!(
+            doubt_of(FLEET, "# nothing\n", Arrival::Closed),
+            Some(Doubt::SaysLess("Service tokyo".into()))
+        );
+        assert_eq!(doubt_of("", "# nothing", Arrival::Unknown), Some(Doubt::CutShort));
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let cases = [
+            (
+                "    goatlas.io/prometheus-name: k8s\n",
+                "goatlas.io/prometheus-name of Service tokyo",
+            ),
+            ("  - 203.0.113.7\n", "a spec.externalIPs of Service tokyo"),
+            ("  - {name: grpc, port: 10901}\n", "a port in spec.ports of Service tokyo"),
+            (
+                "- hostname: alertmanager-0\n  addresses:\n  - 10.0.0.8\n",
+                "an endpoint of EndpointSlice alertmanager-operated-1",
+            ),
+            (",\n      three.example.com", "all of goatlas.io/addresses of Service osaka"),
+            (
+                "  - 10.0.0.8\n",
+                "an address of an endpoint of EndpointSlice alertmanager-operated-1",
+            ),
+            ("- name: http-web\n  port: 9093\n", "a port of EndpointSlice alertmanager-operated-1"),
+        ];
+        for (part, expected) in cases {
+            assert_eq!(
+                doubt_of(FLEET, &FLEET.replace(part, ""), Arrival::Closed),
+                Some(Doubt::SaysLess(expected.into())),
+                "{part}"
+            );
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! YAML into trees whose every node knows its line.
+//!
+//! Built on saphyr-parser's events, not on saphyr's loader above them, for four reasons: the loader recurses as deep as
+//! the text nests (a line of dashes ends the process), it copies what an alias names, it forgets how a scalar was written
+//! (so a message could not quote it), and of a duplicate key it tells one line only.
+//!
+//! In: text. Out: documents, or the first thing that is not YAML. Depth and what aliases repeat are bounded.
+
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
+use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
+
+use super::node::{Document, Entry, Node, Value, join};
+use super::scalar::{self, Kind};
+use super::syntax;
+use crate::manifest::ManifestError;
+
+/// Deepest nesting, aliases followed. Kubernetes objects nest some ten deep, the schemas inside CustomResourceDefinitions
+/// some sixty.
+pub(super) const MAX_DEPTH: usize = 128;
+
+/// Most that aliases may repeat, in bytes of text and one for each node: anchors that name each other could otherwise
+/// grow a short file without bound.
+const MAX_REPEATED: usize = 1 << 20;
+
+/// Reads every document.
+///
+/// # Errors
+/// The first thing that is not YAML, or beyond the bounds of this module.
+pub(super) fn load(file: &str, text: &str) -> Result<Vec<Document>, ManifestError> {
+    let mut builder = Builder::new(file);
+    if let Some((line, message)) = syntax::control_character(text) {
+        return Err(builder.error(line, &message));
+    }
+    let mut parser = Parser::new_from_str(text);
+    while let Some(event) = parser.next_event() {
+        match event {
+            Ok((event, span)) => builder.take(event, span)?,
+            Err(error) => {
+                let (line, message) = syntax::explain(text, &error);
+                return Err(builder.error(line, &message));
+            }
+        }
+    }
+    Ok(builder.documents)
+}
+
+/// A collection that has begun and not ended.
+struct Open {
+    line: u32,
+    /// The anchor's number; 0 without one.
+    anchor: usize,
+    parts: Parts,
+}
+
+enum Parts {
+    List(Vec<Rc<Node>>),
+    /// The entries so far, what is to be merged, and the key whose value comes next.
+    Map {
+        entries: Vec<Entry>,
+        merges: Vec<Entry>,
+        key: Option<Key>,
+    },
+}
+
+struct Key {
+    text: String,
+    line: u32,
+    merge: bool,
+}
+
+struct Builder<'a> {
+    file: &'a str,
+    documents: Vec<Document>,
+    /// From the document's root down to where the parser is.
+    open: Vec<Open>,
+    /// Line and explicitness of the document that has begun.
+    start: (u32, bool),
+    /// Complete nodes by the number of their anchor, within one document.
+    anchors: HashMap<usize, Rc<Node>>,
+    /// What aliases have repeated so far, see [`MAX_REPEATED`].
+    repeated: usize,
+}
+
+type Outcome<T = ()> = Result<T, ManifestError>;
+
+impl<'a> Builder<'a> {
+    fn new(file: &'a str) -> Self {
+        Self {
+            file,
+            documents: Vec::new(),
+            open: Vec::new(),
+            start: (1, false),
+            anchors: HashMap::new(),
+            repeated: 0,
+        }
+    }
+
+    fn take(&mut self, event: Event<'_>, span: Span) -> Outcome {
+        let line = syntax::line_number(span.start.line());
+        match event {
+            Event::DocumentStart(explicit) => {
+                self.start = (line, explicit);
+                self.anchors.clear();
+                Ok(())
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                let kind = kind_of(&text, style, tag.as_deref());
+                self.put(Rc::new(Node::scalar(line, kind, text.into_owned())), anchor, line)
+            }
+            Event::Alias(anchor) => self.repeat(anchor, line),
+            Event::SequenceStart(anchor, _) => self.begin(line, anchor, Parts::List(Vec::new())),
+            Event::MappingStart(anchor, _) => self.begin(
+                line,
+                anchor,
+                Parts::Map { entries: Vec::new(), merges: Vec::new(), key: None },
+            ),
+            Event::SequenceEnd | Event::MappingEnd => self.end(),
+            Event::DocumentEnd | Event::StreamStart | Event::StreamEnd | Event::Nothing => Ok(()),
+        }
+    }
+
+    fn begin(&mut self, line: u32, anchor: usize, parts: Parts) -> Outcome {
+        self.check_depth(line, 1)?;
+        self.open.push(Open { line, anchor, parts });
+        Ok(())
+    }
+
+    fn end(&mut self) -> Outcome {
+        let Some(Open { line, anchor, parts }) = self.open.pop() else { return Ok(()) };
+        let node = match parts {
+            Parts::List(items) => Node::list(line, items),
+            Parts::Map { entries, merges, .. } => {
+                self.refuse_duplicates(entries.iter().chain(&merges))?;
+                Node::map(line, self.merge(entries, merges)?)
+            }
+        };
+        self.put(Rc::new(node), anchor, line)
+    }
+
+    /// Puts what an anchor named a second time. The node is shared, but whoever reads the tree walks it again.
+    fn repeat(&mut self, anchor: usize, line: u32) -> Outcome {
+        let Some(node) = self.anchors.get(&anchor).cloned() else {
+            return Err(self.error(line, "an alias (*name) must name an anchor (&name) that ends above it in the same document"));
+        };
+        self.repeated = self.repeated.saturating_add(node.weight);
+        if self.repeated > MAX_REPEATED {
+            return Err(self.error(
+                line,
+                "the aliases (*name) of this file repeat more than 1 MiB: write less by alias",
+            ));
+        }
+        self.check_depth(line, node.depth)?;
+        self.put(node, 0, line)
+    }
+
+    fn check_depth(&self, line: u32, below: usize) -> Outcome {
+        if self.open.len() + below > MAX_DEPTH {
+            return Err(self.error(line, &format!("nests more than {MAX_DEPTH} levels deep")));
+        }
+        Ok(())
+    }
+
+    /// A complete node goes where the parser is: key, value, item, or root.
+    fn put(&mut self, node: Rc<Node>, anchor: usize, line: u32) -> Outcome {
+        if anchor > 0 {
+            self.anchors.insert(anchor, Rc::clone(&node));
+        }
+        match self.open.last_mut().map(|open| &mut open.parts) {
+            None => {
+                let (line, explicit) = self.start;
+                self.documents.push(Document { line, explicit, root: node });
+            }
+            Some(Parts::List(items)) => items.push(node),
+            Some(Parts::Map { entries, merges, key }) => match key.take() {
+                Some(Key { text, line, merge }) => {
+                    if merge { merges } else { entries }.push(Entry {
+                        key: text,
+                        line,
+                        value: node,
+                    });
+                }
+                None => match key_of(&node, line) {
+                    Ok(found) => *key = Some(found),
+                    Err(message) => return Err(self.error(line, message)),
+                },
+            },
+        }
+        Ok(())
+    }
+
+    fn refuse_duplicates<'e>(&self, entries: impl Iterator<Item = &'e Entry>) -> Outcome {
+        let mut lines = HashMap::new();
+        for Entry { key, line, .. } in entries {
+            if let Some(first) = lines.insert(key.as_str(), *line) {
+                let (first, second) = (first.min(*line), first.max(*line));
+                let key = join(&self.path(), key);
+                return Err(ManifestError {
+                    key,
+                    ..self.error(
+                        second,
+                        &format!("is already on line {first}: remove one of the two"),
+                    )
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the entries of merged mappings; the mapping's own keys win, then those of the first mapping merged.
+    fn merge(&self, mut entries: Vec<Entry>, merges: Vec<Entry>) -> Outcome<Vec<Entry>> {
+        let mut more: BTreeMap<String, Entry> = BTreeMap::new();
+        for merge in merges {
+            for mapping in self.mappings(&merge)? {
+                for entry in mapping {
+                    more.entry(entry.key.clone()).or_insert_with(|| entry.clone());
+                }
+            }
+        }
+        for entry in &entries {
+            more.remove(&entry.key);
+        }
+        entries.extend(more.into_values());
+        Ok(entries)
+    }
+
+    fn mappings<'e>(&self, merge: &'e Entry) -> Outcome<Vec<&'e [Entry]>> {
+        let all = match &merge.value.value {
+            Value::Map(entries) => Some(vec![entries.as_slice()]),
+            Value::List(items) => items.iter().map(|item| item.entries()).collect(),
+            Value::Scalar(_) => None,
+        };
+        all.ok_or_else(|| ManifestError {
+            key: join(&self.path(), &merge.key),
+            ..self.error(merge.line, "must be a mapping to merge, or a list of mappings")
+        })
+    }
+
+    /// The key path to where the parser is.
+    fn path(&self) -> String {
+        self.open.iter().fold(String::new(), |path, open| match &open.parts {
+            Parts::List(items) => format!("{path}[{}]", items.len()),
+            Parts::Map { key: Some(key), .. } => join(&path, &key.text),
+            Parts::Map { key: None, .. } => path,
+        })
+    }
+
+    fn error(&self, line: u32, message: &str) -> ManifestError {
+        ManifestError {
+            file: self.file.to_owned(),
+            line,
+            key: self.path(),
+            message: message.to_owned(),
+        }
+    }
+}
+
+fn kind_of(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Kind {
+    let says_text = tag.is_some_and(|tag| tag.is_yaml_core_schema() && tag.suffix == "str");
+    if style == ScalarStyle::Plain && !says_text { scalar::resolve(text) } else { Kind::Text }
+}
+
+fn key_of(node: &Node, line: u32) -> Result<Key, &'static str> {
+    let Value::Scalar(scalar) = &node.value else {
+        return Err(
+            "a key must be text, is a list or a mapping: if this file is a template ({{ … }}), render it first",
+        );
+    };
+    if scalar.kind == Kind::Null && scalar.text.is_empty() {
+        return Err("a key is missing before ':'");
+    }
+    Ok(Key { text: scalar.text.clone(), line, merge: scalar.kind == Kind::Merge })
+}

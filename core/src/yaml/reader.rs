@@ -1,0 +1,196 @@
+//! Typed access to a document, where every mistake is noted with line and key and reading goes on.
+
+use super::node::{Entry, Node, Scalar, Value, join};
+use super::scalar::{self, Kind};
+use crate::manifest::ManifestError;
+
+/// Longest value quoted in a message, in characters.
+const MAX_QUOTED: usize = 60;
+
+/// Collects the mistakes of one file.
+pub(super) struct Reader<'f> {
+    file: &'f str,
+    errors: Vec<ManifestError>,
+    /// Objects without a name so far.
+    nameless: usize,
+}
+
+/// A value with its place.
+pub(super) struct At<'n> {
+    pub path: String,
+    /// Line of its key; of itself, where it is an item of a list.
+    pub line: u32,
+    pub node: &'n Node,
+}
+
+impl<'n> At<'n> {
+    /// The root of a document.
+    pub fn root(node: &'n Node) -> Self {
+        At { path: String::new(), line: node.line, node }
+    }
+
+    /// The value of `key`, where there is one; a key with nothing behind it counts as left out.
+    pub fn get(&self, key: &str) -> Option<At<'n>> {
+        self.node.get(key).filter(|entry| !entry.value.is_null()).map(|entry| self.child(entry))
+    }
+
+    fn child(&self, entry: &'n Entry) -> At<'n> {
+        At { path: join(&self.path, &entry.key), line: entry.line, node: &entry.value }
+    }
+}
+
+impl<'f> Reader<'f> {
+    pub fn new(file: &'f str) -> Self {
+        Self { file, errors: Vec::new(), nameless: 0 }
+    }
+
+    pub fn file(&self) -> &'f str {
+        self.file
+    }
+
+    /// Counts one more object without a name, from 1.
+    pub fn count_nameless(&mut self) -> usize {
+        self.nameless += 1;
+        self.nameless
+    }
+
+    pub fn into_errors(self) -> Vec<ManifestError> {
+        self.errors
+    }
+
+    /// Notes a mistake at `at`.
+    pub fn fail(&mut self, at: &At<'_>, message: impl Into<String>) {
+        self.note(at.line, at.path.clone(), message.into());
+    }
+
+    /// Notes that `key` of `parent` is missing.
+    pub fn missing(&mut self, parent: &At<'_>, key: &str, message: impl Into<String>) {
+        let line = parent.node.get(key).map_or(parent.line, |entry| entry.line);
+        self.note(line, join(&parent.path, key), message.into());
+    }
+
+    fn note(&mut self, line: u32, key: String, message: String) {
+        self.errors.push(ManifestError { file: self.file.to_owned(), line, key, message });
+    }
+
+    /// The mapping under `key`.
+    pub fn mapping<'n>(&mut self, parent: &At<'n>, key: &str) -> Option<At<'n>> {
+        let at = parent.get(key)?;
+        if !matches!(at.node.value, Value::Map(_)) {
+            self.fail(&at, format!("must be a mapping, is {}", describe(at.node)));
+            return None;
+        }
+        Some(at)
+    }
+
+    /// The items of the list under `key`.
+    pub fn list<'n>(&mut self, parent: &At<'n>, key: &str) -> Vec<At<'n>> {
+        let Some(at) = parent.get(key) else { return Vec::new() };
+        let Value::List(items) = &at.node.value else {
+            self.fail(
+                &at,
+                format!("must be a list, is {}: begin each item with '- '", describe(at.node)),
+            );
+            return Vec::new();
+        };
+        let item = |(index, node): (usize, &'n std::rc::Rc<Node>)| At {
+            path: format!("{}[{index}]", at.path),
+            line: node.line,
+            node,
+        };
+        items.iter().enumerate().map(item).collect()
+    }
+
+    /// The items of the list of mappings under `key`.
+    pub fn mappings<'n>(&mut self, parent: &At<'n>, key: &str) -> Vec<At<'n>> {
+        let mut items = self.list(parent, key);
+        items.retain(|item| {
+            let is_mapping = matches!(item.node.value, Value::Map(_));
+            if !is_mapping {
+                self.fail(item, format!("must be a mapping, is {}", describe(item.node)));
+            }
+            is_mapping
+        });
+        items
+    }
+
+    /// The items of the list of strings under `key`.
+    pub fn strings(&mut self, parent: &At<'_>, key: &str) -> Vec<String> {
+        self.list(parent, key).iter().filter_map(|item| self.string(item)).collect()
+    }
+
+    /// The string under `key`, where there is one.
+    pub fn text(&mut self, parent: &At<'_>, key: &str) -> Option<String> {
+        parent.get(key).and_then(|at| self.string(&at))
+    }
+
+    /// The entries of the mapping from string to string under `key`, with the line of each.
+    pub fn string_map(&mut self, parent: &At<'_>, key: &str) -> Vec<(String, String, u32)> {
+        let Some(at) = self.mapping(parent, key) else { return Vec::new() };
+        let Value::Map(entries) = &at.node.value else { return Vec::new() };
+        let read = |entry: &Entry| {
+            self.string(&at.child(entry)).map(|value| (entry.key.clone(), value, entry.line))
+        };
+        entries.iter().filter_map(read).collect()
+    }
+
+    fn string(&mut self, at: &At<'_>) -> Option<String> {
+        match &at.node.value {
+            Value::Scalar(Scalar { kind: Kind::Text | Kind::Merge, text }) => return Some(text.clone()),
+            Value::Scalar(Scalar { kind: Kind::Null, .. }) => self.fail(at, r#"must be a string, has no value: write one, or """#),
+            Value::Scalar(Scalar { text, .. }) => {
+                let quoted = quote(text);
+                self.fail(at, format!("must be a string, is {}: write {quoted} in quotes", describe(at.node)));
+            }
+            Value::List(_) => self.fail(at, "must be a string, is a list: write the items into one string, separated by commas"),
+            Value::Map(_) => self.fail(at, "must be a string, is a mapping: text that contains ': ' or ends in ':' needs quotes"),
+        }
+        None
+    }
+
+    /// A port: a whole number from 1 to 65535.
+    pub fn port(&mut self, at: &At<'_>) -> Option<u16> {
+        let what = describe(at.node);
+        let message = match &at.node.value {
+            Value::Scalar(Scalar { kind: Kind::Number, text }) => match text.parse::<u16>() {
+                // `010` is eight to Kubernetes and ten to YAML 1.2.
+                Ok(port) if port > 0 && !text.starts_with('0') => return Some(port),
+                _ => format!("must be a port from 1 to 65535 in plain digits, is {what}"),
+            },
+            Value::Scalar(Scalar { kind: Kind::Text, text }) if text.parse::<u16>().is_ok() => {
+                format!("must be a number, is {what}: remove the quotes")
+            }
+            _ => format!("must be a port from 1 to 65535, is {what}"),
+        };
+        self.fail(at, message);
+        None
+    }
+}
+
+/// A value in words: `the number 2`.
+pub(super) fn describe(node: &Node) -> String {
+    let Value::Scalar(Scalar { kind, text }) = &node.value else {
+        return if matches!(node.value, Value::List(_)) { "a list" } else { "a mapping" }
+            .to_owned();
+    };
+    match kind {
+        Kind::Null => "empty".to_owned(),
+        Kind::Boolean if scalar::is_boolean_of_yaml_1_1(text) => {
+            format!("{text}, which Kubernetes takes for a boolean")
+        }
+        Kind::Boolean => format!("the boolean {text}"),
+        Kind::Number => format!("the number {}", shorten(text)),
+        Kind::Text | Kind::Merge => format!("the string {}", quote(text)),
+    }
+}
+
+fn quote(text: &str) -> String {
+    format!("{:?}", shorten(text))
+}
+
+fn shorten(text: &str) -> String {
+    match text.char_indices().nth(MAX_QUOTED) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}

@@ -1,0 +1,161 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::standalone::watch::read_shelf;
+
+const GOOD: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: tokyo, labels: {goatlas.io/cluster: \"true\", goatlas.io/replicas: \"2\"}}\nspec: {externalIPs: [10.0.0.1]}\n";
+
+/// A directory of manifests and a state directory; each [`Scene::start`] is a new process.
+struct Scene {
+    from: tempfile::TempDir,
+    state: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self { from: tempfile::tempdir().unwrap(), state: tempfile::tempdir().unwrap() }
+    }
+
+    fn write(&self, file: &str, text: &str) {
+        let path = self.from.path().join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    /// One round of a new process: the clusters in force and what is wrong.
+    fn start(&self) -> (Vec<String>, Vec<String>) {
+        let state = StateDir::at(self.state.path()).unwrap();
+        let _lock = state.lock().unwrap();
+        let mut last_good = LastGood::load(state);
+        let mut update = read_shelf(self.from.path()).unwrap().1;
+        let mut shelf = Shelf::default();
+        last_good.complete(&mut update, &shelf);
+        let settings = Settings::default();
+        let mut register =
+            ManifestStore::new(settings.clone(), last_good.clusters(&settings, &update));
+        let files: Vec<String> = update.files.keys().chain(last_good.files()).cloned().collect();
+        let keys = shelf.apply(update);
+        register.apply(keys.iter().map(|key| (key.clone(), shelf.manifest(key).cloned())));
+        files.iter().for_each(|file| last_good.keep(file, &shelf, &register).unwrap());
+        let clusters = register.fleet().clusters.values();
+        let stores =
+            clusters.map(|cluster| format!("{} {}", cluster.name, cluster.stores.len())).collect();
+        (stores, shelf.errors().iter().map(ToString::to_string).collect())
+    }
+
+    fn kept(&self) -> Vec<String> {
+        StateDir::at(self.state.path()).unwrap().list(DIR).unwrap()
+    }
+}
+
+#[test]
+fn a_file_that_is_wrong_at_the_start_says_what_it_said_before() {
+    let scene = Scene::new();
+    scene.write("asia/tokyo.yaml", GOOD);
+    assert_eq!(scene.start(), (vec!["tokyo 2".into()], vec![]));
+    assert_eq!(scene.kept(), ["asia%2Ftokyo.yaml"]);
+    for wrong in ["apiVersion: v1\nkind: Service\nmetadata: {name: tok", "", "\u{0}"] {
+        scene.write("asia/tokyo.yaml", wrong);
+        for _ in 0..2 {
+            let (clusters, errors) = scene.start();
+            assert_eq!(clusters, ["tokyo 2"]);
+            assert!(errors.iter().any(|error| error.ends_with("stays in force")), "{errors:?}");
+        }
+    }
+    scene.write("asia/tokyo.yaml", "# nothing\n");
+    assert_eq!(scene.start(), (vec![], vec![]));
+    scene.write("asia/tokyo.yaml", "wrong");
+    assert_eq!(scene.start().0, [""; 0]);
+}
+
+#[test]
+fn a_cluster_that_is_rejected_at_the_start_is_as_it_was_before() {
+    let scene = Scene::new();
+    scene.write("tokyo.yaml", GOOD);
+    scene.start();
+    scene.write("tokyo.yaml", &GOOD.replace("\"2\"", "x"));
+    for _ in 0..2 {
+        assert_eq!(scene.start().0, ["tokyo 2"]);
+    }
+    scene.write("tokyo.yaml", &GOOD.replace("\"2\"", "\"3\""));
+    assert_eq!(scene.start().0, ["tokyo 3"]);
+}
+
+#[test]
+fn what_was_never_right_and_what_is_gone_count_for_nothing() {
+    let scene = Scene::new();
+    scene.write("tokyo.yaml", &GOOD.replace("\"2\"", "x"));
+    assert_eq!(scene.start().0, [""; 0]);
+    scene.write("tokyo.yaml", GOOD);
+    scene.start();
+    std::fs::remove_file(scene.from.path().join("tokyo.yaml")).unwrap();
+    assert_eq!(scene.start(), (vec![], vec![]));
+    assert_eq!(scene.kept(), [""; 0]);
+    scene.write("tokyo.yaml", "wrong");
+    assert_eq!(scene.start().0, [""; 0]);
+}
+
+#[test]
+fn an_object_that_moved_to_another_file_is_that_file_s() {
+    let scene = Scene::new();
+    scene.write("tokyo.yaml", GOOD);
+    scene.start();
+    scene.write("tokyo.yaml", "wrong");
+    scene.write("zz.yaml", &GOOD.replace("\"2\"", "\"3\""));
+    assert_eq!(scene.start().0, ["tokyo 3"]);
+}
+
+#[test]
+fn a_path_that_is_too_long_for_a_name_is_not_kept() {
+    assert_eq!(encode(&"a/".repeat(100)), None);
+}
+
+proptest! {
+    #[test]
+    fn every_path_has_a_name_of_its_own(path in "[^\u{0}]{1,60}") {
+        if let Some(name) = encode(&path) {
+            prop_assert!(!name.starts_with('.') && !name.contains('/'));
+            prop_assert_eq!(decode(&name), Some(path));
+        }
+    }
+}
+
+const PAIR: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: tokyo, labels: {goatlas.io/cluster: \"true\", goatlas.io/replicas: \"2\"}}\nspec: {externalIPs: [10.0.0.1]}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: paris, labels: {goatlas.io/cluster: \"true\"}}\nspec: {externalIPs: [10.0.0.2]}\n";
+
+#[test]
+fn what_was_removed_beside_a_wrong_neighbour_does_not_come_back() {
+    let scene = Scene::new();
+    scene.write("a.yaml", PAIR);
+    assert_eq!(scene.start().0, ["paris 1", "tokyo 2"]);
+    // tokyo becomes wrong, then paris goes, then the file breaks.
+    let wrong = PAIR.replace("\"2\"", "x");
+    scene.write("a.yaml", &wrong);
+    assert_eq!(scene.start().0, ["paris 1", "tokyo 2"]);
+    scene.write("a.yaml", wrong.split("---").next().unwrap());
+    assert_eq!(scene.start().0, ["tokyo 2"]);
+    scene.write("a.yaml", "half: [");
+    assert_eq!(scene.start().0, ["tokyo 2"]);
+}
+
+#[test]
+fn a_blank_file_keeps_what_it_said_and_a_forgotten_cluster_is_gone() {
+    let scene = Scene::new();
+    scene.write("a.yaml", PAIR);
+    scene.start();
+    scene.write("a.yaml", "\n");
+    assert_eq!(scene.start().0, ["paris 1", "tokyo 2"]);
+    LastGood::load(StateDir::at(scene.state.path()).unwrap())
+        .forget(&"paris".parse().unwrap())
+        .unwrap();
+    assert_eq!(scene.start().0, ["tokyo 2"]);
+}
+
+#[test]
+fn a_directory_that_lost_everything_is_noticed() {
+    let scene = Scene::new();
+    scene.write("a.yaml", PAIR);
+    scene.start();
+    std::fs::remove_file(scene.from.path().join("a.yaml")).unwrap();
+    let last_good = LastGood::load(StateDir::at(scene.state.path()).unwrap());
+    assert!(last_good.all_gone(&read_shelf(scene.from.path()).unwrap().1));
+}

@@ -1,0 +1,6 @@
+//! What every part needs of the process it runs in: sockets, tasks, signals, locks, the clock.
+
+pub mod clock;
+pub mod connection_limiter;
+pub mod lock;
+pub mod serve;

@@ -1,2 +1,0 @@
-//! Where facts come from.
-pub mod files;

@@ -1,0 +1,184 @@
+//! All wiring: what runs, in which order it starts, in which it stops.
+//!
+//! Start: lock the state, load the keys, bind every port (so that a taken one is an error at once), watch, serve.
+//! Stop: say so to every stream, let them end, then the rest.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use atlas_core::model::Settings;
+use atlas_core::pki::Lifetimes;
+use tokio::net::UnixListener;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::dns;
+use crate::engine::publisher::Publisher;
+use crate::engine::{Controller, LastGood};
+use crate::metrics::Metrics;
+use crate::pki::Pki;
+use crate::process::serve::{
+    DRAIN, Debounce, Listen, Tasks, bind, drained, raise_file_limit, signal,
+};
+use crate::standalone::bootstrap_files::NodeFiles;
+use crate::standalone::pki_directory::PkiDirectory;
+use crate::standalone::state_dir::StateDir;
+use crate::standalone::watch::{self, Feed, Timing};
+use crate::state::Nodes;
+use crate::state::StateStore;
+use crate::web::http::{self, Server};
+use crate::web::{self, Web};
+use crate::xds::streams::Streams;
+use crate::xds::tls::{self, ClientAuthorizer};
+use crate::xds::{LimitOptions, Xds};
+
+/// What `atlas run` was told.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Directory of manifests.
+    pub from: PathBuf,
+    /// State directory.
+    pub state: PathBuf,
+    /// Where what Thanos and CoreDNS read goes too.
+    pub public_dir: Option<PathBuf>,
+    /// What the plan depends on.
+    pub settings: Settings,
+    /// How long certificates live.
+    pub lifetimes: Lifetimes,
+    /// Where Atlas listens.
+    pub listen: Listen,
+    /// Longest life of an xDS stream.
+    pub max_stream_age: Duration,
+    /// How much of everything there may be.
+    pub limits: LimitOptions,
+    /// How patient Atlas is with bursts of changes.
+    pub debounce: Debounce,
+}
+
+/// Runs until a signal, or until something that must run can't.
+pub async fn run(options: Options) -> anyhow::Result<()> {
+    let limits = options.limits.within(raise_file_limit());
+    // Whatever is made is its owner's alone, unless it is made readable: the control socket too, from its first moment.
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let state = StateDir::at(&options.state)?;
+    let _lock = state.lock()?;
+    if let Some(dir) = &options.public_dir {
+        state.ensure_apart(dir)?;
+    }
+    let domain = options.settings.trust_domain.clone();
+    let pki = Pki::load(PkiDirectory::new(state.clone()), domain.clone(), options.lifetimes)?;
+    let listen = options.listen;
+    let bind = |port| bind(listen.ip, port);
+    let (xds, metrics_port, web_port) =
+        (bind(listen.xds).await?, bind(listen.metrics).await?, bind(listen.web).await?);
+    let dns_sockets = dns::Sockets::bind(SocketAddr::new(listen.ip, listen.dns)).await?;
+    let socket = bind_socket(&state)?;
+
+    let (state_store, nodes, feed) =
+        (Arc::new(StateStore::default()), Arc::new(Nodes::default()), Arc::new(Feed::default()));
+    let (commands_in, commands) = mpsc::channel(16);
+    let (metrics, streams, client_authorizer) = (
+        Arc::new(Metrics::new()),
+        Arc::new(Streams::default()),
+        Arc::new(ClientAuthorizer::new(domain)),
+    );
+    let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
+    let mut tasks = Tasks::default();
+
+    let controller = Controller {
+        settings: options.settings.clone(),
+        pki,
+        state: state.clone(),
+        public_dir: options.public_dir.clone(),
+        node_files: NodeFiles::new(state.clone()),
+        publisher: Publisher {
+            client_authorizer: Arc::clone(&client_authorizer),
+            streams: Arc::clone(&streams),
+            nodes: Arc::clone(&nodes),
+            metrics: Arc::clone(&metrics),
+            state_store: Arc::clone(&state_store),
+        },
+    };
+    let last_good = LastGood::load(state.clone());
+    let earlier = last_good.said().clone();
+    tasks.spawn(
+        "the controller",
+        controller.run(last_good, Arc::clone(&feed), commands, stop.clone()),
+    );
+    let service = Arc::new(Xds {
+        nodes: Arc::clone(&nodes),
+        state_store: Arc::clone(&state_store),
+        streams: Arc::clone(&streams),
+        client_authorizer,
+        metrics: Arc::clone(&metrics),
+        limits,
+        max_age: options.max_stream_age,
+        hold: Duration::ZERO,
+        drain: drain.clone(),
+    });
+    tasks.spawn("the xDS server", tls::accept(xds, service));
+    tasks.spawn(
+        "the DNS server",
+        dns::serve(dns_sockets, state_store.zones(), Arc::clone(&metrics), stop.clone()),
+    );
+    let server =
+        |router, port| Server { router, port, metrics: Arc::clone(&metrics), stop: stop.clone() };
+    let path = options.settings.web_path().to_owned();
+    let web = Web {
+        path,
+        state_store,
+        nodes,
+        streams: Arc::clone(&streams),
+        metrics: Arc::clone(&metrics),
+        commands: commands_in,
+        candidate: None,
+    };
+    tasks.spawn(
+        "the metrics server",
+        http::serve(metrics_port, server(web::operations(web.clone()), "metrics")),
+    );
+    tasks.spawn("the web server", http::serve(web_port, server(web::public(web.clone()), "web")));
+    tasks.spawn("the control socket", http::serve(socket, server(web::control(web), "control")));
+    tracing::info!(from = %options.from.display(), state = %state.root().display(), listen = %listen.ip, xds = listen.xds, "atlas runs");
+
+    let timing = Timing {
+        idle: options.debounce.idle,
+        longest: options.debounce.longest,
+        ..Timing::default()
+    };
+    let watching = watch::watch(options.from.clone(), feed, timing, earlier, stop.clone());
+    let result = tokio::select! {
+        result = watching => result.context("cannot watch the manifests"),
+        ended = tasks.first() => Err(anyhow::anyhow!("{ended} has ended, which it never should: please report this")),
+        signal = signal() => {
+            tracing::info!(signal, "stopping: ending {} streams", streams.open().len());
+            Ok(())
+        }
+    };
+    drain.cancel();
+    drained(&streams).await;
+    stop.cancel();
+    if tokio::time::timeout(DRAIN, tasks.all()).await.is_err() {
+        tracing::warn!("some connections did not end in time");
+    }
+    let _ = std::fs::remove_file(state.socket());
+    tracing::info!("stopped");
+    result
+}
+
+/// The lock is held, so a socket that is there is a dead process's.
+fn bind_socket(state: &StateDir) -> anyhow::Result<UnixListener> {
+    let path = state.socket();
+    let _ = std::fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).with_context(|| {
+        format!(
+            "cannot listen on {} (a socket's path may have 107 characters at most)",
+            path.display()
+        )
+    })?;
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    Ok(listener)
+}
