@@ -69,7 +69,7 @@ fn page(scene: &Scene, path: &str) -> anyhow::Result<(usize, Duration)> {
 
 world_test! {
     needs [Envoy, Thanos, Prometheus, PrometheusClassic, Alertmanager, CoreDns], within 600,
-    fn a_cluster_up_to_a_second_away_that_loses_one_packet_in_a_hundred_does_all_three_jobs(world) {
+    fn a_lossy_cluster_a_second_away_does_all_three_jobs(world) {
         // From the first connection on: the bootstrap, TLS, and every type of resource cross the distance.
         let far = |place: &Place| place.host.link().map(|link| link.set_distance(Duration::from_secs(1), 0.01));
         let began = Instant::now();

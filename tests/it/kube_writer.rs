@@ -122,7 +122,7 @@ world_test! {
 world_test! {
     needs [Etcd, KubeApiserver, KubeControllerManager],
     within 120,
-    fn kube_all_of_atlas_s_secrets_deleted_while_nobody_leads_or_put_back_older_cost_no_credential(world) {
+    fn kube_deleted_or_older_secrets_cost_no_credential(world) {
         let host = world.host("hub")?;
         let kube = Kube::start(&host)?;
         kube.namespace("monitoring", &[])?;

@@ -44,7 +44,7 @@ fn without_ipv6(program: &Path) -> Command {
 
 world_test! {
     needs [Envoy, EnvoyOldest],
-    fn an_envoy_says_what_troubleshooting_names_and_runs_as_it_advises_and_atlas_by_itself(world) {
+    fn without_ipv6_envoy_and_atlas_do_what_troubleshooting_says(world) {
         let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/troubleshooting.md"))?;
         let entry = page.split("\n### ").find(|entry| entry.starts_with(&format!("`{SAID}`"))).context("no entry in docs/troubleshooting.md")?;
         for advice in ["goatlas.io/bind-address: 0.0.0.0", "atlas.bindAddress", "--bind-address"] {

@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_refused_or_thrown_is_an_error_and_what_is_canceled_is_not() {
+    fn cancelled_requests_are_no_errors_and_others_are() {
         let request = |id: &str, url: &str| {
             event("Network.requestWillBeSent", json!({"requestId": id, "request": {"url": url}}))
         };

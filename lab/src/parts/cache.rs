@@ -143,6 +143,12 @@ fn remove(directory: &Path) -> Result<()> {
     }
 }
 
+/// The contents of a file that pins something.
+pub(super) fn pin(path: &str) -> Result<Vec<u8>> {
+    let path = super::peers().join(path);
+    fs::read(&path).with_context(|| format!("cannot read the pins in {}", path.display()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use super::cache::{Bench, Cache};
 use super::recipe::{CHROMIUM_PACKAGES, GoBuild, Recipe};
-use super::{Part, pages, peers, tool};
+use super::{Part, peers, tool};
 
 /// Gets `part` into the cache or, for a part of the system, into the system. The caller holds its lock.
 pub(super) fn fetch(part: Part, recipe: &Recipe, cache: &Cache) -> Result<()> {
@@ -49,8 +49,8 @@ fn node(bench: &Bench, requirements: &Path, packages: &Path, still: &str) -> Res
     fs::rename(unpacked.join("lib/node_modules/npm"), bench.part.join("npm"))
         .context("the wheel has no npm")?;
     let directory = bench.part.join("packages");
-    pages::lay_over(packages, &directory)?;
-    tool::run(&mut pages::npm_ci(&bench.part, &directory, &bench.work), &bench.log, still)
+    tool::copy_npm_pins(packages, &directory)?;
+    tool::run(&mut tool::npm_ci(&bench.part, &directory, &bench.work), &bench.log, still)
 }
 
 /// The only wheel of a requirements file, downloaded, checked and unpacked.
@@ -95,19 +95,7 @@ fn go(bench: &Bench, build: &GoBuild, part: Part, still: &str) -> Result<()> {
         let with_pages = pages.make(bench, &directory, still)?;
         arguments.insert(1, format!("-modfile={}", with_pages.display()));
     }
-    tool::run(go_in(&directory).args(arguments), &bench.log, still)
-}
-
-/// `go` in a module of `peers/`.
-pub(super) fn go_in(directory: &Path) -> Command {
-    let mut go = Command::new("go");
-    go.current_dir(directory)
-        .env("CGO_ENABLED", "0")
-        // go.sum decides what is built: nothing may be added to it here.
-        .env("GOFLAGS", "-mod=readonly")
-        .env("GOTOOLCHAIN", "local")
-        .env("GOWORK", "off");
-    go
+    tool::run(tool::go_in(&directory).args(arguments), &bench.log, still)
 }
 
 fn debs(bench: &Bench, list: &Path, still: &str) -> Result<()> {

@@ -8,16 +8,14 @@
 //! the packages are checked against a lock file: Prometheus's own, which is in its module, or one of ours in `peers/`.
 //! No package's install script runs.
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::cache::Bench;
-use super::recipe::{Recipe, pin};
-use super::{Part, fetch, tool};
+use super::cache::{Bench, pin};
+use super::{Part, tool};
 
 /// Pages of a Go program.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,17 +34,14 @@ const EMBED: &str = "package ui\n\nimport \"embed\"\n\n//go:embed static\nvar Em
 const ALERTMANAGERS: [&str; 2] = ["ui/package.json", "ui/package-lock.json"];
 
 impl Pages {
-    /// Everything that decides what they become, beside the pins of the module in `peers/DIRECTORY`.
+    /// What decides their content beside Node.js and the pins of the module in `peers/DIRECTORY`: part of the cache key.
     pub fn inputs(self, directory: &str) -> Result<Vec<Vec<u8>>> {
-        let node = Recipe::of(Part::Node).key(Part::Node)?.into_bytes();
-        let own = match self {
-            Pages::Prometheus => vec![EMBED.as_bytes().to_vec()],
-            Pages::Alertmanager => ALERTMANAGERS
-                .iter()
-                .map(|file| pin(&format!("{directory}/{file}")))
-                .collect::<Result<_>>()?,
-        };
-        Ok([vec![node], own].concat())
+        match self {
+            Pages::Prometheus => Ok(vec![EMBED.as_bytes().to_vec()]),
+            Pages::Alertmanager => {
+                ALERTMANAGERS.iter().map(|file| pin(&format!("{directory}/{file}"))).collect()
+            }
+        }
     }
 
     fn module(self) -> &'static str {
@@ -65,25 +60,25 @@ impl Pages {
         match self {
             Pages::Prometheus => {
                 let ui = copy.join("web/ui");
-                let with_node = |program: &str| {
+                let node_program = |program: &str| {
                     let mut command = Command::new(program);
-                    prepare(&mut command, node, &ui, &bench.work);
+                    tool::with_node(&mut command, node, &ui, &bench.work);
                     command
                 };
                 // Its pages, and the two packages beside them that these need; the pages of Prometheus 2 are a tree of their own.
                 let only = ["--filter", "@prometheus-io/mantine-ui..."];
-                run(with_node("pnpm")
+                run(node_program("pnpm")
                     .args(["install", "--frozen-lockfile", "--ignore-scripts"])
                     .args(only))?;
-                run(with_node("bash").args(["build_ui.sh", "--mantine-ui"]))?;
+                run(node_program("bash").args(["build_ui.sh", "--mantine-ui"]))?;
                 fs::write(ui.join("embed.go"), EMBED).context("cannot write embed.go")?;
             }
             Pages::Alertmanager => {
                 let ui = copy.join("ui/mantine-ui");
-                lay_over(&directory.join("ui"), &ui)?;
-                run(&mut npm_ci(node, &ui, &bench.work))?;
+                tool::copy_npm_pins(&directory.join("ui"), &ui)?;
+                run(&mut tool::npm_ci(node, &ui, &bench.work))?;
                 let mut vite = Command::new("node");
-                prepare(&mut vite, node, &ui, &bench.work);
+                tool::with_node(&mut vite, node, &ui, &bench.work);
                 run(vite.args(["node_modules/vite/bin/vite.js", "build"]))?;
             }
         }
@@ -91,56 +86,10 @@ impl Pages {
     }
 }
 
-/// `npm ci` in `directory`, which has a `package.json` and its lock file, by the Node.js in `node`. What it keeps for later
-/// goes into `work`.
-pub(super) fn npm_ci(node: &Path, directory: &Path, work: &Path) -> Command {
-    let mut npm = Command::new(node.join("bin/node"));
-    prepare(&mut npm, node, directory, work);
-    npm.arg(node.join("npm/bin/npm-cli.js")).args([
-        "ci",
-        "--ignore-scripts",
-        "--no-audit",
-        "--no-fund",
-    ]);
-    npm
-}
-
-/// Puts `package.json` and its lock file into `directory`, in the place of any that are there.
-pub(super) fn lay_over(pins: &Path, directory: &Path) -> Result<()> {
-    fs::create_dir_all(directory)
-        .with_context(|| format!("cannot create {}", directory.display()))?;
-    for file in ["package.json", "package-lock.json"] {
-        let from = pins.join(file);
-        let text = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
-        fs::write(directory.join(file), text)
-            .with_context(|| format!("cannot write {file} into {}", directory.display()))?;
-    }
-    Ok(())
-}
-
-/// Has `command` run in `directory` with this Node.js and its packages first on `PATH`. A person's own `.npmrc`, which may
-/// name a registry, counts; whatever these tools keep per user goes into `work`.
-fn prepare(command: &mut Command, node: &Path, directory: &Path, work: &Path) {
-    let mut path = std::ffi::OsString::new();
-    for own in [node.join("bin"), node.join("packages/node_modules/.bin")] {
-        path.push(own);
-        path.push(":");
-    }
-    path.push(env::var_os("PATH").unwrap_or_default());
-    command
-        .current_dir(directory)
-        .env("PATH", path)
-        .env("CI", "true")
-        .env("npm_config_cache", work.join("npm"));
-    for kept in ["XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"] {
-        command.env(kept, work.join("kept"));
-    }
-}
-
 /// Copies the module out of Go's cache, which fetches and checks it first if it has to.
 fn copy_of_module(bench: &Bench, directory: &Path, module: &str, still: &str) -> Result<PathBuf> {
-    tool::run(fetch::go_in(directory).args(["mod", "download", module]), &bench.log, still)?;
-    let listed = fetch::go_in(directory)
+    tool::run(tool::go_in(directory).args(["mod", "download", module]), &bench.log, still)?;
+    let listed = tool::go_in(directory)
         .args(["list", "-m", "-f", "{{.Dir}}", module])
         .output()
         .context("cannot run go")?;
@@ -173,10 +122,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pages_and_node_are_part_of_what_a_build_is_named_by() {
-        let prometheus = Pages::Prometheus.inputs("prometheus").unwrap();
-        assert!(prometheus[0].starts_with(b"node-"), "{prometheus:?}");
-        assert_eq!(Pages::Alertmanager.inputs("alertmanager-newest").unwrap().len(), 3);
+    fn pages_are_part_of_the_cache_key() {
+        assert_eq!(Pages::Prometheus.inputs("prometheus").unwrap().len(), 1);
+        assert_eq!(Pages::Alertmanager.inputs("alertmanager-newest").unwrap().len(), 2);
     }
 
     #[test]

@@ -4,11 +4,11 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use super::cache::{Cache, fingerprint};
+use super::Part;
+use super::cache::{Cache, fingerprint, pin};
 use super::pages::Pages;
-use super::{Part, peers};
 
 /// One way to get a program.
 pub(super) enum Recipe {
@@ -205,7 +205,10 @@ impl Recipe {
                 };
                 let pages = build
                     .pages
-                    .map(|pages| pages.inputs(build.directory))
+                    .map(|pages| -> Result<Vec<Vec<u8>>> {
+                        let node = Recipe::of(Part::Node).key(Part::Node)?.into_bytes();
+                        Ok([vec![node], pages.inputs(build.directory)?].concat())
+                    })
                     .transpose()?
                     .unwrap_or_default();
                 let arguments =
@@ -259,12 +262,6 @@ fn plain(
     version_variables: &'static [(&'static str, &'static str)],
 ) -> Recipe {
     Recipe::Go(GoBuild { directory, package, tags: "netgo", version_variables, pages: None })
-}
-
-/// The contents of a file that pins something.
-pub(super) fn pin(path: &str) -> Result<Vec<u8>> {
-    let path = peers().join(path);
-    fs::read(&path).with_context(|| format!("cannot read the pins in {}", path.display()))
 }
 
 /// Where `command` lies on `PATH`.

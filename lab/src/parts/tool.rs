@@ -1,6 +1,7 @@
 //! Runs the tools that download and build, with patience: their output goes to a log, a heartbeat goes to
 //! standard error, and a failure shows the end of the log.
 
+use std::env;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
@@ -63,6 +64,63 @@ fn tail(text: &str, lines: usize) -> String {
     let all: Vec<_> = text.lines().collect();
     let last = &all[all.len().saturating_sub(lines)..];
     last.iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
+}
+
+/// `go` in a module of `peers/`.
+pub(super) fn go_in(directory: &Path) -> Command {
+    let mut go = Command::new("go");
+    go.current_dir(directory)
+        .env("CGO_ENABLED", "0")
+        // go.sum decides what is built: nothing may be added to it here.
+        .env("GOFLAGS", "-mod=readonly")
+        .env("GOTOOLCHAIN", "local")
+        .env("GOWORK", "off");
+    go
+}
+
+/// `npm ci` in `directory`, which has a `package.json` and its lock file, by the Node.js in `node`; its cache is in `work`.
+pub(super) fn npm_ci(node: &Path, directory: &Path, work: &Path) -> Command {
+    let mut npm = Command::new(node.join("bin/node"));
+    with_node(&mut npm, node, directory, work);
+    npm.arg(node.join("npm/bin/npm-cli.js")).args([
+        "ci",
+        "--ignore-scripts",
+        "--no-audit",
+        "--no-fund",
+    ]);
+    npm
+}
+
+/// Makes `command` run in `directory` with this Node.js and its packages first on `PATH`. The user's own `.npmrc` counts,
+/// since it may name a registry. What these tools keep for each user goes into `work`.
+pub(super) fn with_node(command: &mut Command, node: &Path, directory: &Path, work: &Path) {
+    let mut path = std::ffi::OsString::new();
+    for own in [node.join("bin"), node.join("packages/node_modules/.bin")] {
+        path.push(own);
+        path.push(":");
+    }
+    path.push(env::var_os("PATH").unwrap_or_default());
+    command
+        .current_dir(directory)
+        .env("PATH", path)
+        .env("CI", "true")
+        .env("npm_config_cache", work.join("npm"));
+    for kept in ["XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME"] {
+        command.env(kept, work.join("kept"));
+    }
+}
+
+/// Copies `package.json` and its lock file into `directory`; what is there is overwritten.
+pub(super) fn copy_npm_pins(pins: &Path, directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory)
+        .with_context(|| format!("cannot create {}", directory.display()))?;
+    for file in ["package.json", "package-lock.json"] {
+        let from = pins.join(file);
+        let text = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
+        fs::write(directory.join(file), text)
+            .with_context(|| format!("cannot write {file} into {}", directory.display()))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::run::{Alertmanager, Query};
 const PROOF: Duration = Duration::from_secs(40);
 
 /// A hub, whichever way it was set up.
-pub trait Centre {
+pub trait HubHandle {
     /// Thanos Query.
     fn query(&self) -> &Query;
     /// The Alertmanagers.
@@ -27,14 +27,14 @@ pub trait Centre {
 }
 
 /// A hub with its clusters.
-pub trait Whole {
+pub trait Deployment {
     /// The hub.
-    fn hub(&self) -> &impl Centre;
+    fn hub(&self) -> &impl HubHandle;
     /// Each cluster's name, and how many stores it has.
     fn clusters(&self) -> Vec<(String, usize)>;
 }
 
-impl Centre for Hub {
+impl HubHandle for Hub {
     fn query(&self) -> &Query {
         &self.query
     }
@@ -48,7 +48,7 @@ impl Centre for Hub {
     }
 }
 
-impl Centre for KubeHub {
+impl HubHandle for KubeHub {
     fn query(&self) -> &Query {
         &self.query
     }
@@ -62,8 +62,8 @@ impl Centre for KubeHub {
     }
 }
 
-impl Whole for Scene {
-    fn hub(&self) -> &impl Centre {
+impl Deployment for Scene {
+    fn hub(&self) -> &impl HubHandle {
         &self.hub
     }
 
@@ -72,8 +72,8 @@ impl Whole for Scene {
     }
 }
 
-impl Whole for KubeScene {
-    fn hub(&self) -> &impl Centre {
+impl Deployment for KubeScene {
+    fn hub(&self) -> &impl HubHandle {
         &self.hub
     }
 
@@ -89,7 +89,7 @@ impl Whole for KubeScene {
 ///
 /// # Errors
 /// A store is missing, or answers with another's labels.
-pub fn stores(scene: &mut impl Whole) -> Result<String> {
+pub fn stores(scene: &mut impl Deployment) -> Result<String> {
     let wanted: Vec<(String, String, String)> =
         scene.clusters().into_iter().flat_map(wanted_stores).collect();
     let query = scene.hub().query();
@@ -128,7 +128,7 @@ fn wanted_stores((name, stores): (String, usize)) -> Vec<(String, String, String
 ///
 /// # Errors
 /// A cluster is missing from the answer.
-pub fn query(scene: &mut impl Whole) -> Result<String> {
+pub fn query(scene: &mut impl Deployment) -> Result<String> {
     let promql = "count by (cluster) (up)";
     let clusters: Vec<String> = scene.clusters().into_iter().map(|(name, _)| name).collect();
     let query = scene.hub().query();
@@ -146,7 +146,7 @@ pub fn query(scene: &mut impl Whole) -> Result<String> {
 ///
 /// # Errors
 /// It doesn't arrive everywhere.
-pub fn alert(hub: &impl Centre, cluster: &str) -> Result<String> {
+pub fn alert(hub: &impl HubHandle, cluster: &str) -> Result<String> {
     wait_until("the alert at every Alertmanager of the hub", PROOF, || {
         for (n, alertmanager) in hub.alertmanagers().iter().enumerate() {
             let alerts = alertmanager.alerts()?;
@@ -165,7 +165,7 @@ pub fn alert(hub: &impl Centre, cluster: &str) -> Result<String> {
 ///
 /// # Errors
 /// One doesn't.
-pub fn web(hub: &impl Centre, cluster: &str) -> Result<String> {
+pub fn web(hub: &impl HubHandle, cluster: &str) -> Result<String> {
     for path in [
         format!("/prom/{cluster}/-/healthy"),
         format!("/alertmanager/{cluster}/-/healthy"),

@@ -74,7 +74,7 @@ world_test! {
 world_test! {
     needs [Etcd, KubeApiserver, KubeControllerManager, Helm, CoreDns],
     within 240,
-    fn kube_services_of_an_earlier_atlas_lead_on_while_they_become_other_names(world) {
+    fn kube_services_of_an_earlier_atlas_serve_until_replaced(world) {
         const CLUSTERS: usize = 20;
         let host = world.host("hub")?;
         let kube = Kube::start_at(&host, Pace::AsShipped)?;

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_and_what_comes_while_it_is_black_is_counted_by_itself() {
+    fn oversized_and_blacked_out_packets_are_counted_apart() {
         let (mut lane, now) = (Lane::new(1), Instant::now());
         let narrow =
             |largest| Conditions { largest_packet: Some(largest), ..Conditions::default() };
