@@ -16,6 +16,8 @@ mod objects;
 mod parent;
 mod refused;
 mod rules;
+#[path = "../../core/tests/it/update_golden.rs"]
+mod update_golden;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -1,204 +1,129 @@
-//! Add a directory with a `fleet.yaml` to `core/tests/golden`, and get a test.
+//! Golden files: what Atlas renders for each case in `core/tests/golden`, as text.
+//!
+//! A case is a directory with a `fleet.yaml` and perhaps a `settings.yaml`; a new one is a new test.
+//! Beside these lie the rendered files that differ from those of the case `minimal`, so that a
+//! directory shows what is particular about its fleet:
+//!
+//! - A file that a case doesn't have is as in `minimal`. That of a node (`paris.routes.yaml`) is
+//!   as that of `minimal`'s cluster `tokyo`, with the one name in place of the other.
+//! - A file that says the same as the one that the case would inherit fails the test.
+//! - `nodes.txt` lists the nodes that get a configuration; no other node has files.
+//!
+//! `UPDATE_GOLDEN=1` writes and deletes files accordingly.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod outputs;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use atlas_core::annotations;
-use atlas_core::install::bootstrap_files;
-use atlas_core::kubernetes::derived_objects::{of_cluster, of_hub};
-use atlas_core::kubernetes::object::{Content, Owner, OwnerRef};
-use atlas_core::model::{Fleet, Settings, StoreNames};
-use atlas_core::name::NodeId;
-use atlas_core::pki::Trust;
-use atlas_core::plan::plan;
-use atlas_core::render::{self, Secrets};
-use atlas_core::thanos::stores::Stores;
-use atlas_core::validate::{Finding, Severity};
-use atlas_core::xds::snapshot::{ResourceType, Snapshot};
+use atlas_core::model::Settings;
 use similar::TextDiff;
 
 use crate::cases::{self, Case};
+use crate::update_golden::update_golden;
 
-/// The case that shows secrets too, redacted.
-const WITH_SECRETS: &str = "minimal";
-/// Where Envoy finds its credential in the goldens.
-const CREDENTIAL_DIR: &str = "/etc/envoy/credential";
-/// The DNS zone's serial number.
-const SERIAL: u32 = 1_800_000_000;
+/// The case whose files the others inherit.
+const BASE: &str = "minimal";
+/// The only cluster of [`BASE`].
+const BASE_CLUSTER: &str = "tokyo";
 
-/// Where the cases are.
+/// Texts of files, by their names.
+type Files = BTreeMap<String, String>;
+
+/// The directory of the cases.
 pub fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
 }
 
 #[test]
 fn every_case_renders_as_its_golden_files_say() {
-    let update = std::env::var_os("UPDATE_GOLDEN").is_some_and(|value| value != "0");
-    let differences: Vec<String> = cases::all(&directory())
-        .iter()
-        .flat_map(|case| compare(case, &outputs(case), update))
-        .collect();
+    let update = update_golden();
+    let mut cases = cases::all(&directory());
+    // The base first, since the others are compared with what it has then.
+    cases.sort_by_key(|case| case.name != BASE);
+    let mut base = None;
+    let mut problems = Vec::new();
+    for case in &cases {
+        let rendered = outputs::outputs(case);
+        if update {
+            write(case, &own_files(base.as_ref(), &rendered));
+        }
+        let own = read(case);
+        problems.extend(compare(&case.name, &own, base.as_ref(), &rendered));
+        base.get_or_insert(own);
+    }
     assert!(
-        differences.is_empty(),
+        problems.is_empty(),
         "{}\n{} golden files differ. If that is as it should be:\n    UPDATE_GOLDEN=1 cargo test -p atlas-core --test it golden\nand read the diff before you commit it.",
-        differences.join("\n"),
-        differences.len(),
+        problems.join("\n"),
+        problems.len(),
     );
 }
 
-/// What a case gives, by file name.
-fn outputs(case: &Case) -> BTreeMap<String, String> {
-    let intake = case.validate();
-    let (fleet, trust) = (&intake.fleet, cases::trust(&intake.fleet));
-    let plan = plan(fleet, &trust);
-    let mut files: BTreeMap<String, String> = BTreeMap::new();
-    for (node, snapshot) in &plan.nodes {
-        for (what, kind) in [
-            ("clusters", ResourceType::Cluster),
-            ("listeners", ResourceType::Listener),
-            ("routes", ResourceType::Route),
-        ] {
-            files.insert(format!("{node}.{what}.yaml"), resources(snapshot, kind));
+/// The golden files in a case's directory.
+fn read(case: &Case) -> Files {
+    let mut files = Files::new();
+    for entry in std::fs::read_dir(&case.dir).expect("the case's directory can be read") {
+        let path = entry.expect("a directory entry").path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name != cases::FLEET && name != cases::SETTINGS {
+            let text = std::fs::read_to_string(&path);
+            files.insert(name, text.unwrap_or_else(|error| panic!("{}: {error}", path.display())));
         }
-        if case.name == WITH_SECRETS {
-            files.insert(format!("{node}.secrets.yaml"), resources(snapshot, ResourceType::Secret));
-        }
-        files.insert(format!("{node}.bootstrap.yaml"), bootstrap(fleet, &trust, node));
     }
-    if fleet.settings.store_names == StoreNames::Services {
-        files.insert("objects.yaml".into(), objects(fleet, &trust));
-    }
-    let stores = Stores::of(fleet);
-    files.insert("endpoints.yaml".into(), stores.endpoints());
-    files.insert("atlas.zone".into(), stores.zone_file(&fleet.settings, SERIAL));
-    files.insert("findings.txt".into(), findings(case, &intake.findings));
     files
 }
 
-/// What is written to the hub's API server. Credentials are shown by their names alone: they are text from other goldens.
-fn objects(fleet: &Fleet, trust: &Trust) -> String {
-    let stores = Stores::of(fleet);
-    let bootstrap_credential = |node: &NodeId| trust.leaves.get(node);
-    let clusters = fleet.clusters.values();
-    let of_clusters = clusters.flat_map(|cluster| {
-        of_cluster(
-            fleet,
-            cluster,
-            trust,
-            bootstrap_credential(&NodeId::Cluster(cluster.name.clone())),
-        )
-    });
-    let of_hub = of_hub(
-        fleet,
-        trust,
-        bootstrap_credential(&NodeId::Hub),
-        stores.zone_file(&fleet.settings, SERIAL),
-        stores.endpoints(),
-    );
-    let mut text = String::new();
-    for object in of_clusters.chain(of_hub) {
-        let owner = match &object.owner {
-            Owner::Cluster(name) => Some(OwnerRef {
-                kind: "Service",
-                name: name.to_string(),
-                uid: "uid-of-the-service".into(),
-            }),
-            Owner::Atlas => Some(OwnerRef {
-                kind: "ServiceAccount",
-                name: "atlas".into(),
-                uid: "uid-of-the-account".into(),
-            }),
-            Owner::Nobody => None,
-        };
-        let mut manifest = object.manifest(&fleet.settings.namespace, owner.as_ref());
-        if let Content::Secret(data) = &object.content {
-            manifest.as_object_mut().expect("an object").remove("data");
-            let shown = |(key, value): (&String, &String)| {
-                let shown = if bootstrap_files::FILES.contains(&key.as_str()) {
-                    "[see the bootstrap]".to_owned()
-                } else {
-                    without_keys(value)
-                };
-                (key.clone(), serde_json::Value::from(shown))
-            };
-            manifest["stringData"] =
-                data.iter().map(shown).collect::<serde_json::Map<_, _>>().into();
-        }
-        text += "---\n";
-        text += &render::document(&serde_yaml_ng::to_value(manifest).expect("JSON is YAML"));
+/// Makes `files` the golden files in a case's directory.
+fn write(case: &Case, files: &Files) {
+    for (name, text) in files {
+        std::fs::write(case.dir.join(name), text).expect("a golden file can be written");
     }
-    text
-}
-
-/// Values without the files in them.
-fn without_keys(text: &str) -> String {
-    let mut lines: Vec<&str> = text.lines().take_while(|line| *line != "files:").collect();
-    if lines.len() < text.lines().count() {
-        let names = text.lines().filter(|line| {
-            line.starts_with("  ") && !line.starts_with("   ") && line.contains(": |")
-        });
-        lines.push("files:");
-        lines.extend(names);
-    }
-    lines.join("\n") + "\n"
-}
-
-fn resources(snapshot: &Snapshot, kind: ResourceType) -> String {
-    render::resources_yaml(snapshot.of(kind).iter().map(AsRef::as_ref), Secrets::Redact)
-}
-
-fn bootstrap(fleet: &Fleet, trust: &Trust, node: &NodeId) -> String {
-    match bootstrap_files::node_bootstrap(fleet, trust, node, CREDENTIAL_DIR) {
-        Ok(bootstrap) => render::yaml(&bootstrap, Secrets::Redact),
-        Err(error) => format!("# {error}\n"),
+    for name in read(case).keys().filter(|name| !files.contains_key(*name)) {
+        std::fs::remove_file(case.dir.join(name)).expect("a golden file can be deleted");
     }
 }
 
-fn findings(case: &Case, findings: &[Finding]) -> String {
-    let severity = |severity| match severity {
-        Severity::Rejected => "rejected",
-        Severity::FellBack => "fell back",
-        Severity::Note => "note",
-    };
-    let unreadable = case.unreadable.iter().map(|error| format!("unreadable: {error}\n"));
-    let findings =
-        findings.iter().map(|finding| format!("{}: {finding}\n", severity(finding.severity)));
-    let lines: String = unreadable.chain(findings).collect();
-    if lines.is_empty() { "none\n".into() } else { lines }
+/// The text that the file `name` of a case has if the case's directory has no such file.
+fn inherited(base: Option<&Files>, name: &str) -> Option<String> {
+    let base = base?;
+    match name.split_once('.') {
+        // Cluster names have no dots, so this is the file of a cluster.
+        Some((cluster, what)) if what.contains('.') && cluster != "hub" => base
+            .get(&format!("{BASE_CLUSTER}.{what}"))
+            .map(|text| text.replace(BASE_CLUSTER, cluster)),
+        _ => base.get(name).cloned(),
+    }
 }
 
-/// What is not as the files say; `update` makes it so.
-fn compare(case: &Case, outputs: &BTreeMap<String, String>, update: bool) -> Vec<String> {
-    let mut differences = Vec::new();
-    for name in stale(case, outputs) {
-        if update {
-            std::fs::remove_file(case.dir.join(&name)).expect("a stale file can be deleted");
-        } else {
-            differences
-                .push(format!("{}/{name}: is there, but nothing renders it any more", case.name));
+/// The files that a case's directory should have.
+fn own_files(base: Option<&Files>, rendered: &Files) -> Files {
+    let own = rendered.iter().filter(|(name, text)| inherited(base, name).as_ref() != Some(*text));
+    own.map(|(name, text)| (name.clone(), text.clone())).collect()
+}
+
+/// What is wrong with the files `own` of a case's directory.
+fn compare(case: &str, own: &Files, base: Option<&Files>, rendered: &Files) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (name, text) in own {
+        if !rendered.contains_key(name) {
+            problems.push(format!("{case}/{name}: is there, but nothing renders it"));
+        } else if inherited(base, name).as_ref() == Some(text) {
+            problems.push(format!("{case}/{name}: says the same as the case {BASE}, so delete it"));
         }
     }
-    for (name, text) in outputs {
-        let path = case.dir.join(name);
-        let golden = std::fs::read_to_string(&path).unwrap_or_default();
-        if golden != *text && update {
-            std::fs::write(&path, text).expect("a golden file can be written");
-        } else if golden != *text || !path.exists() {
-            differences.push(difference(&format!("{}/{name}", case.name), &golden, text));
+    for (name, text) in rendered {
+        let expected = own.get(name).cloned().or_else(|| inherited(base, name));
+        match expected {
+            Some(expected) if expected == *text => (),
+            expected => {
+                let golden = expected.unwrap_or_default();
+                problems.push(difference(&format!("{case}/{name}"), &golden, text));
+            }
         }
     }
-    differences
-}
-
-fn stale(case: &Case, outputs: &BTreeMap<String, String>) -> BTreeSet<String> {
-    let entries = std::fs::read_dir(&case.dir).expect("the case's directory can be read");
-    let names = entries
-        .map(|entry| entry.expect("a directory entry").file_name().to_string_lossy().into_owned());
-    names
-        .filter(|name| {
-            name != cases::FLEET && name != cases::SETTINGS && !outputs.contains_key(name)
-        })
-        .collect()
+    problems
 }
 
 fn difference(name: &str, golden: &str, rendered: &str) -> String {
@@ -209,10 +134,57 @@ fn difference(name: &str, golden: &str, rendered: &str) -> String {
         .to_string()
 }
 
+fn files(files: &[(&str, &str)]) -> Files {
+    files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
+}
+
 #[test]
 fn a_difference_is_shown_by_its_lines() {
-    let text = difference("case/file", "a\nb\n", "a\nc\n");
-    assert!(text.contains("--- case/file (golden)") && text.contains("\n-b\n+c\n"), "{text}");
+    let problems = compare("case", &files(&[("a", "a\nb\n")]), None, &files(&[("a", "a\nc\n")]));
+    let [problem] = &problems[..] else { panic!("{problems:?}") };
+    assert!(problem.contains("--- case/a (golden)") && problem.contains("\n-b\n+c\n"), "{problem}");
+}
+
+#[test]
+fn a_case_has_only_the_files_that_differ_from_the_base() {
+    let base = files(&[
+        ("findings.txt", "none"),
+        ("hub.routes.yaml", "to tokyo"),
+        ("tokyo.routes.yaml", "of tokyo"),
+        ("tokyo.clusters.yaml", "tokyo and paris"),
+    ]);
+    let rendered = files(&[
+        ("findings.txt", "one"),
+        ("hub.routes.yaml", "to tokyo"),
+        ("paris.routes.yaml", "of paris"),
+        ("paris.clusters.yaml", "paris"),
+        ("objects.yaml", "some"),
+    ]);
+    let expected = files(&[
+        ("findings.txt", "one"),
+        ("paris.clusters.yaml", "paris"),
+        ("objects.yaml", "some"),
+    ]);
+    let own = own_files(Some(&base), &rendered);
+    assert_eq!(own, expected);
+    assert_eq!(compare("paris", &own, Some(&base), &rendered), Vec::<String>::new());
+    // Each file that is missing is a difference.
+    for name in own.keys() {
+        let mut fewer = own.clone();
+        fewer.remove(name);
+        let problems = compare("paris", &fewer, Some(&base), &rendered);
+        assert!(problems.len() == 1 && problems[0].contains(name), "{problems:?}");
+    }
+    // So is each that says nothing of its own, and each that nothing renders.
+    for (name, text, problem) in [
+        ("paris.routes.yaml", "of paris", "paris.routes.yaml: says the same"),
+        ("tokyo.routes.yaml", "of tokyo", "tokyo.routes.yaml: is there, but nothing renders it"),
+    ] {
+        let mut more = own.clone();
+        more.insert(name.into(), text.into());
+        let problems = compare("paris", &more, Some(&base), &rendered);
+        assert!(problems.len() == 1 && problems[0].contains(problem), "{problems:?}");
+    }
 }
 
 #[test]

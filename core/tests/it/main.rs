@@ -9,4 +9,5 @@ mod cases;
 mod golden;
 mod random;
 mod rules;
+mod update_golden;
 mod walk;

@@ -12,6 +12,7 @@ use envoy_types::pb::google::protobuf::Any;
 use proptest::prelude::*;
 use prost_reflect::{EnumDescriptor, FieldDescriptor, Kind, Value};
 
+use crate::update_golden::update_golden;
 use crate::walk::{Set, walk};
 use crate::{cases, golden, random};
 
@@ -300,7 +301,7 @@ fn the_few_descriptors_are_those_of_bootstrap_files() {
     }
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/src/render/bootstrap.types");
     let wanted: String = used.iter().map(|name| format!("{name}\n")).collect();
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+    if update_golden() {
         std::fs::write(file, &wanted).expect("the list is written");
     }
     let list = std::fs::read_to_string(file).expect("the list");

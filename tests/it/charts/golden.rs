@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use super::update_golden::update_golden;
 use super::*;
 
 #[test]
 fn every_case_renders_as_its_golden_under_both_helms() {
-    let update = std::env::var_os("UPDATE_GOLDEN").is_some();
+    let update = update_golden();
     let mut differences = Vec::new();
     for chart in CHARTS {
         let cases = cases(chart).unwrap();
