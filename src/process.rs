@@ -2,5 +2,6 @@
 
 pub mod clock;
 pub mod connection_limiter;
+pub mod debounce;
 pub mod lock;
 pub mod serve;

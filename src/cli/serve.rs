@@ -13,7 +13,8 @@ use super::output::wrong_usage;
 use super::settings::SettingsArgs;
 use crate::kube::connect::KubeArgs;
 use crate::kube::run::{self, Role};
-use crate::process::serve::{Debounce, Listen, listen_ip};
+use crate::process::debounce::Debounce;
+use crate::process::serve::{Listen, listen_ip};
 use crate::xds::LimitOptions;
 
 /// Where Atlas listens and how long things live.

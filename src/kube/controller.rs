@@ -8,7 +8,7 @@ mod rounds;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use atlas_core::kubernetes::lease::Term;
@@ -30,7 +30,7 @@ use super::record::{Record, Stored, adopt};
 use super::watch::{Reflector, chain};
 use crate::engine::publisher::Publisher;
 use crate::pki::{Contents, Pki, PkiStore};
-use crate::process::serve::Debounce;
+use crate::process::debounce::Debouncer;
 use leading::Leading;
 pub use rounds::Rounds;
 
@@ -94,10 +94,8 @@ pub struct Controller {
     pub greatest: Option<Term>,
     /// From round to round.
     pub rounds: Rounds,
-    /// How patient it is with bursts.
-    pub debounce: Debounce,
-    /// When the last round ended.
-    pub acted: Option<Instant>,
+    /// Bursts.
+    pub debouncer: Debouncer,
 }
 
 impl Controller {
@@ -108,7 +106,9 @@ impl Controller {
         let mut pause = Duration::ZERO;
         loop {
             tokio::select! {
-                () = self.reflectors.changed.notified() => self.settle().await,
+                () = self.reflectors.changed.notified() => {
+                    self.debouncer.settle(|| self.reflectors.changed.notified(), || true).await;
+                }
                 changed = leads.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled() => break,
@@ -137,23 +137,11 @@ impl Controller {
             self.unable = unable;
             self.publisher.metrics.leads.set(i64::from(leading.is_some()));
             pause = self.turn(&mut leading).await;
-            self.acted = Some(Instant::now());
+            self.debouncer.acted();
             if self.unable.is_some() {
                 pause = pause.min(RETRY);
             }
         }
-    }
-
-    /// Waits until nothing has changed for a while, but not forever; and not at all, unless there was a round just now.
-    async fn settle(&self) {
-        let Debounce { idle, longest } = self.debounce;
-        if self.acted.is_none_or(|acted| acted.elapsed() >= idle) {
-            return;
-        }
-        let burst = async {
-            while tokio::time::timeout(idle, self.reflectors.changed.notified()).await.is_ok() {}
-        };
-        let _ = tokio::time::timeout(longest, burst).await;
     }
 
     /// Makes a round; returns when the next is due at the latest.

@@ -30,9 +30,8 @@ use super::{convert, events, pki_secrets};
 use crate::dns;
 use crate::engine::publisher::Publisher;
 use crate::metrics::Metrics;
-use crate::process::serve::{
-    DRAIN, Debounce, Listen, Tasks, bind, drained, raise_file_limit, signal,
-};
+use crate::process::debounce::{Debounce, Debouncer};
+use crate::process::serve::{DRAIN, Listen, Tasks, bind, drained, raise_file_limit, signal};
 use crate::state::Nodes;
 use crate::state::StateStore;
 use crate::web::http::{self, Server};
@@ -191,8 +190,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             unable: None,
             greatest: None,
             rounds: Rounds::default(),
-            debounce: options.debounce,
-            acted: None,
+            debouncer: Debouncer::new(options.debounce),
         };
         controller.run(stopping).await;
     };

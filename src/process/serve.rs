@@ -31,15 +31,6 @@ pub struct Listen {
     pub dns: u16,
 }
 
-/// How patient Atlas is with bursts of changes. A single change doesn't wait.
-#[derive(Clone, Copy, Debug)]
-pub struct Debounce {
-    /// A burst has ended once nothing happened for so long.
-    pub idle: Duration,
-    /// A burst is acted on after so long even if it goes on.
-    pub longest: Duration,
-}
-
 /// What runs beside each other. None ends before it is told to.
 #[derive(Default)]
 pub struct Tasks(JoinSet<&'static str>);

@@ -20,9 +20,8 @@ use crate::engine::publisher::Publisher;
 use crate::engine::{Controller, LastGood};
 use crate::metrics::Metrics;
 use crate::pki::Pki;
-use crate::process::serve::{
-    DRAIN, Debounce, Listen, Tasks, bind, drained, raise_file_limit, signal,
-};
+use crate::process::debounce::Debounce;
+use crate::process::serve::{DRAIN, Listen, Tasks, bind, drained, raise_file_limit, signal};
 use crate::standalone::bootstrap_files::NodeFiles;
 use crate::standalone::pki_directory::PkiDirectory;
 use crate::standalone::state_dir::StateDir;
