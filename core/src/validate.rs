@@ -36,7 +36,7 @@ const LOCAL: &str = "is a loopback, link-local, multicast or metadata address, w
 /// Of a value so many characters are repeated to people: it is theirs, and may have 256 KiB.
 const LONGEST_VALUE: usize = 300;
 
-/// What a finding did to the object.
+/// What a finding means for the object. The gravest comes first.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
 )]
@@ -46,6 +46,9 @@ pub enum Severity {
     Rejected,
     /// The object counts; this one field falls back to its default.
     FellBack,
+    /// The object counts, but something in it has no effect, or something that it needs is missing:
+    /// somebody must act.
+    Warning,
     /// Nothing is wrong, but people should know.
     Note,
 }
@@ -70,6 +73,13 @@ pub struct Finding {
 }
 
 impl Finding {
+    /// Whether this is about a flag that says where the hub is. Commands that only read manifests
+    /// are not given these flags.
+    pub fn is_about_the_hub(&self) -> bool {
+        [annotations::HUB_ADDRESSES, HUB_STORE_ADDRESS].contains(&self.key.as_str())
+            && self.severity != Severity::Rejected
+    }
+
     /// Key, value, problem and fix, for who shows the object beside it; fit to be shown.
     pub fn told(&self) -> String {
         let value = if self.value.is_empty() {
@@ -129,7 +139,7 @@ pub fn validate(settings: &Settings, manifests: &[Manifest], last: Option<&Fleet
 fn zone_without_addresses(settings: &Settings, stores: bool) -> Option<Finding> {
     let by_zone = settings.store_names == StoreNames::Zone;
     (by_zone && stores && settings.hub_stores.is_empty()).then(|| Finding {
-        severity: Severity::Note,
+        severity: Severity::Warning,
         object: "atlas".into(),
         place: String::new(),
         key: HUB_STORE_ADDRESS.into(),

@@ -99,6 +99,7 @@ fn label(severity: Severity) -> &'static str {
     match severity {
         Severity::Rejected => "rejected",
         Severity::FellBack => "fell back to the default",
+        Severity::Warning => "warning",
         Severity::Note => "note",
     }
 }

@@ -111,6 +111,7 @@ fn told(report: &Report) -> String {
     let titles = [
         (Severity::Rejected, "REJECTED"),
         (Severity::FellBack, "FELL BACK TO THE DEFAULT"),
+        (Severity::Warning, "WARNINGS"),
         (Severity::Note, "NOTES"),
     ];
     for (severity, title) in titles {

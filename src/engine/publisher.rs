@@ -180,7 +180,9 @@ fn announce(before: &PublishedState, round: &Round<'_>) {
     let known: BTreeSet<&Finding> = before.findings.iter().collect();
     for finding in round.findings.iter().flatten().filter(|finding| !known.contains(finding)) {
         match finding.severity {
-            Severity::Rejected | Severity::FellBack => tracing::warn!("{finding}"),
+            Severity::Rejected | Severity::FellBack | Severity::Warning => {
+                tracing::warn!("{finding}")
+            }
             Severity::Note => tracing::info!("{finding}"),
         }
     }

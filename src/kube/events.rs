@@ -54,6 +54,7 @@ impl EventMessage {
         let reason = match finding.severity {
             Severity::Rejected => "Rejected",
             Severity::FellBack => "FellBack",
+            Severity::Warning => "Misconfigured",
             Severity::Note => return None,
         };
         Some(Self {
@@ -227,14 +228,41 @@ mod tests {
                 "{object}"
             );
         }
-        assert_eq!(
-            EventMessage::of_finding(
-                &finding(Severity::Note, "Service monitoring/tokyo"),
-                "monitoring",
-                &uids()
-            ),
-            None
-        );
+    }
+
+    #[test]
+    fn each_severity_but_a_note_has_its_reason() {
+        for (severity, reason) in [
+            (Severity::Rejected, Some("Rejected")),
+            (Severity::FellBack, Some("FellBack")),
+            (Severity::Warning, Some("Misconfigured")),
+            (Severity::Note, None),
+        ] {
+            let finding = finding(severity, "Service monitoring/tokyo");
+            let message = EventMessage::of_finding(&finding, "monitoring", &uids());
+            assert!(message.iter().all(|message| message.warning), "{severity:?}");
+            assert_eq!(message.map(|message| message.reason), reason, "{severity:?}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_key_of_a_service_becomes_a_warning_event() {
+        let mut service = atlas_core::manifest::Service::default();
+        service.meta.name = "tokyo".into();
+        service.meta.namespace = Some("monitoring".into());
+        service.meta.labels.insert("goatlas.io/cluster".into(), "true".into());
+        service.meta.annotations.insert("goatlas.io/thanos-servce".into(), "a.b".into());
+        let manifests = [Manifest::Service(service)];
+        let findings =
+            atlas_core::validate::validate(&Default::default(), &manifests, None).findings;
+        let messages: Vec<EventMessage> = findings
+            .iter()
+            .filter_map(|finding| EventMessage::of_finding(finding, "monitoring", &uids()))
+            .filter(|message| message.note.starts_with("goatlas.io/thanos-servce: "))
+            .collect();
+        let [message] = messages.as_slice() else { panic!("{messages:?}") };
+        assert_eq!((message.reason, message.warning), ("Misconfigured", true));
+        assert!(message.note.ends_with("did you mean goatlas.io/thanos-service?"), "{message:?}");
     }
 
     #[test]

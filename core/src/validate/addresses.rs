@@ -2,7 +2,7 @@
 //!
 //! What Kubernetes makes of the same fields in the hub is another matter: there, a Service's addresses lead to that Service.
 
-use super::Severity::Note;
+use super::Severity::{Note, Warning};
 use super::reader::Reader;
 use crate::annotations;
 use crate::name::{Host, HostPort};
@@ -68,7 +68,13 @@ fn captured(reader: &mut Reader<'_>) {
     );
     let problem = "the Service has a cluster IP, so kube-proxy of the hub's nodes answers at these addresses itself (on the Service's ports, \
                    in IPVS mode on all), and what goes there doesn't reach the cluster";
-    reader.report(Note, annotations::EXTERNAL_IPS, &service.external_ips.join(","), problem, fix);
+    reader.report(
+        Warning,
+        annotations::EXTERNAL_IPS,
+        &service.external_ips.join(","),
+        problem,
+        fix,
+    );
 }
 
 fn external_name<'a>(reader: &Reader<'a>) -> Option<&'a str> {
@@ -85,7 +91,7 @@ fn awaiting(reader: &mut Reader<'_>) {
         let problem = "the cluster is awaiting its address: a load balancer of this Service would lead to the hub, so neither \
                        spec.loadBalancerIP nor status.loadBalancer is read";
         return reader.report(
-            Note,
+            Warning,
             annotations::SERVICE_TYPE,
             "LoadBalancer",
             problem,

@@ -1,7 +1,7 @@
 //! One Service that is a downstream cluster.
 
 use super::Finding;
-use super::Severity::{FellBack, Note, Rejected};
+use super::Severity::{FellBack, Note, Rejected, Warning};
 use super::addresses::addresses;
 use super::reader::{Reader, path_prefix, selector};
 use super::stores::{note_inexact, stores};
@@ -158,7 +158,7 @@ fn misspelt_keys(reader: &mut Reader<'_>) {
                 });
                 format!("did you mean {}?", nearest.copied().unwrap_or(annotations::CLUSTER))
             };
-            reader.report(Note, key, value, format!("no such {kind} is read"), fix);
+            reader.report(Warning, key, value, format!("no such {kind} is read"), fix);
         }
     }
 }
@@ -167,11 +167,11 @@ fn not_yet_effective(reader: &mut Reader<'_>) {
     for key in [annotations::CREDENTIAL_REVISION, annotations::REVOKE_BELOW] {
         if let Some(value) = reader.value(key) {
             reader.report(
-                Note,
+                Warning,
                 key,
                 value,
                 "is checked, but not yet effective in this version",
-                "",
+                "leave it out: no credential is issued or refused because of it",
             );
         }
     }
@@ -244,7 +244,7 @@ fn hub_addresses(reader: &mut Reader<'_>) -> Option<HubAddresses> {
     if reader.value(annotations::HUB_ADDRESSES).is_none() && reader.settings.hub_alerts.is_empty() {
         let fix = "start Atlas with --hub-address, or write the address here";
         reader.report(
-            Note,
+            Warning,
             annotations::HUB_ADDRESSES,
             "",
             "nobody has said where the hub is, so its Envoy can't start and its alerts go nowhere",

@@ -9,7 +9,7 @@ use atlas_core::annotations;
 use atlas_core::model::Settings;
 use atlas_core::name::{ClusterName, HostPort};
 use atlas_core::ports;
-use atlas_core::validate::{Finding, HUB_STORE_ADDRESS, Severity, is_cluster, validate};
+use atlas_core::validate::{Finding, Severity, is_cluster, validate};
 use atlas_core::yaml::{self, NewCluster, render_cluster};
 use clap::Args;
 use clap::builder::BoolishValueParser;
@@ -171,10 +171,7 @@ impl ClusterAdd {
         let manifests = yaml::parse("the new manifest", text)
             .map_err(|errors| anyhow!(edit::lines(&errors)))?;
         let mut findings = validate(&settings, &manifests, None).findings;
-        let of_the_hub = |finding: &Finding| {
-            [annotations::HUB_ADDRESSES, HUB_STORE_ADDRESS].contains(&finding.key.as_str())
-        };
-        findings.retain(|finding| finding.severity != Severity::Note || !of_the_hub(finding));
+        findings.retain(|finding| !finding.is_about_the_hub());
         findings.iter_mut().for_each(|finding| finding.place.clear());
         let rejected = findings.iter().filter(|finding| finding.severity == Severity::Rejected);
         let reasons: Vec<String> = rejected.map(ToString::to_string).collect();

@@ -70,7 +70,7 @@ fn external_ips_that_kube_proxy_takes_are_noticed() {
     let [note] = found.as_slice() else { panic!("{found:?}") };
     assert_eq!(
         (note.severity, note.key.as_str(), note.value.as_str()),
-        (Severity::Note, annotations::EXTERNAL_IPS, "10.0.0.1")
+        (Severity::Warning, annotations::EXTERNAL_IPS, "10.0.0.1")
     );
     assert!(
         note.problem.contains("kube-proxy")

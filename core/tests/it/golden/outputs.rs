@@ -64,6 +64,7 @@ fn findings(case: &Case, findings: &[Finding]) -> String {
     let severity = |severity| match severity {
         Severity::Rejected => "rejected",
         Severity::FellBack => "fell back",
+        Severity::Warning => "warning",
         Severity::Note => "note",
     };
     let unreadable = case.unreadable.iter().map(|error| format!("unreadable: {error}\n"));
