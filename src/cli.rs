@@ -3,11 +3,10 @@
 mod bootstrap;
 mod cluster;
 mod completions;
+mod flags;
 mod legacy;
 pub mod output;
 mod run;
-mod serve;
-mod settings;
 mod socket;
 mod status;
 mod translate;

@@ -1,6 +1,7 @@
 //! Atlas: the control plane of a secure, distributed Thanos. ARCHITECTURE.md is the map.
 
 mod cli;
+mod config;
 mod dns;
 mod engine;
 mod kube;

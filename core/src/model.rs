@@ -51,7 +51,9 @@ pub struct Settings {
     pub atlas_web: HostPort,
     /// How much memory one Envoy of the hub may take.
     pub hub_envoy_memory: Memory,
-    /// Longest time one request to a store or a web UI may take, in seconds.
+    /// Longest time one request to a store or a web UI may take, in seconds, at most
+    /// [`Settings::LONGEST_REQUEST_SECONDS`]. Envoy can't end a request in flight otherwise, so this also bounds how long a
+    /// revoked or removed cluster's requests go on.
     pub max_request_seconds: u32,
     /// Proxies in front of 10904 whose `x-forwarded-for` is trusted.
     pub trusted_hops: u32,
@@ -62,6 +64,9 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Most that [`Settings::max_request_seconds`] can be: as long as a WebSocket may be open.
+    pub const LONGEST_REQUEST_SECONDS: u32 = 3600;
+
     /// The path of [`Settings::web_url`]: empty, or `/` and no slash at the end.
     pub fn web_path(&self) -> &str {
         self.web_url.as_ref().map_or("", WebUrl::path)
@@ -93,8 +98,10 @@ impl Default for Settings {
             hub_bind: Ipv6Addr::UNSPECIFIED.into(),
             atlas_xds: loopback(ports::XDS),
             atlas_web: loopback(ports::WEB),
-            hub_envoy_memory: crate::defaults::DEFAULT_HUB_ENVOY_MEMORY,
-            max_request_seconds: crate::defaults::DEFAULT_MAX_REQUEST_SECONDS,
+            // The chart says the same. 10,000 clusters fit.
+            hub_envoy_memory: Memory::mebibytes(6144),
+            // Thanos' own query timeout is 120 s.
+            max_request_seconds: 150,
             trusted_hops: 0,
             allow_local_addresses: false,
             envoy_selectors: [label("app", "envoy"), label("release", "atlas")].into(),

@@ -11,7 +11,7 @@ use atlas_core::name::NodeId;
 use clap::Args;
 
 use super::Outcome;
-use super::cluster::HubArgs;
+use super::flags::kubernetes::HubArgs;
 use super::output::{say, wrong_usage};
 use crate::standalone::bootstrap_files;
 use crate::standalone::state_dir::{StateDir, make_private_dir, write_private};

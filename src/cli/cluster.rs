@@ -20,31 +20,7 @@ use atlas_core::validate::is_cluster;
 use clap::Args;
 
 use super::output::wrong_usage;
-use super::settings::dns_label;
-use crate::kube::admin::Admin;
-use crate::kube::connect::KubeArgs;
 use crate::standalone::watch::Report;
-
-/// Atlas's namespace, unless said otherwise.
-const NAMESPACE: &str = "monitoring";
-
-/// The hub's Kubernetes cluster, and where Atlas is in it.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Kubernetes")]
-pub struct HubArgs {
-    #[command(flatten)]
-    kube: KubeArgs,
-    /// Atlas's namespace, whose Services are the downstream clusters.
-    #[arg(long, value_name = "NAMESPACE", default_value = NAMESPACE, value_parser = dns_label, env = "ATLAS_NAMESPACE")]
-    namespace: String,
-}
-
-impl HubArgs {
-    /// Connects; asks nothing yet.
-    pub fn connect(&self) -> anyhow::Result<Admin> {
-        Admin::connect(&self.kube, &self.namespace)
-    }
-}
 
 /// The cluster's name, as `NAME` or, as in Atlas 0.3, as `--name NAME`.
 #[derive(Debug, Args)]

@@ -1,15 +1,19 @@
 //! `atlas run`, and its two halves `atlas controller` and `atlas envoy-ads`.
 
+use std::future::Future;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use anyhow::Context;
 use atlas_core::model::StoreNames;
 use clap::Args;
 
 use super::Outcome;
+use super::flags::kubernetes::ReplicaArgs;
+use super::flags::server::ServerArgs;
 use super::output::wrong_usage;
-use super::serve::{ReplicaArgs, ServeArgs, block_on};
-use crate::kube::run::Role;
-use crate::standalone::run::{self, Options};
+use crate::config::{Role, StandaloneConfig};
+use crate::{kube, standalone};
 
 /// Run Atlas: on Kubernetes, or with --from on a directory of manifests.
 ///
@@ -31,7 +35,7 @@ pub struct Run {
     #[arg(long, value_name = "DIR", env = "ATLAS_PUBLIC_DIR", requires = "from")]
     public_dir: Option<PathBuf>,
     #[command(flatten)]
-    serve: ServeArgs,
+    server: ServerArgs,
     #[command(flatten)]
     replica: ReplicaArgs,
 }
@@ -42,7 +46,7 @@ pub struct Run {
 #[derive(Debug, Args)]
 pub struct Controller {
     #[command(flatten)]
-    serve: ServeArgs,
+    server: ServerArgs,
     #[command(flatten)]
     replica: ReplicaArgs,
 }
@@ -53,7 +57,7 @@ pub struct Controller {
 #[derive(Debug, Args)]
 pub struct EnvoyAds {
     #[command(flatten)]
-    serve: ServeArgs,
+    server: ServerArgs,
     #[command(flatten)]
     replica: ReplicaArgs,
 }
@@ -61,28 +65,25 @@ pub struct EnvoyAds {
 impl Controller {
     /// Runs until a signal.
     pub fn run(self) -> anyhow::Result<Outcome> {
-        self.serve.run_on_kubernetes(self.replica, Role::Writes)?;
-        Ok(Outcome::Done)
+        run_on_kubernetes(&self.server, self.replica, Role::Writes)
     }
 }
 
 impl EnvoyAds {
     /// Runs until a signal.
     pub fn run(self) -> anyhow::Result<Outcome> {
-        self.serve.run_on_kubernetes(self.replica, Role::Serves)?;
-        Ok(Outcome::Done)
+        run_on_kubernetes(&self.server, self.replica, Role::Serves)
     }
 }
 
 impl Run {
     /// Runs until a signal.
     pub fn run(self) -> anyhow::Result<Outcome> {
-        let (Some(from), Some(state)) = (self.from, self.state) else {
-            self.serve.run_on_kubernetes(self.replica, Role::Both)?;
-            return Ok(Outcome::Done);
+        let (Some(manifests), Some(state)) = (self.from, self.state) else {
+            return run_on_kubernetes(&self.server, self.replica, Role::Both);
         };
-        if !from.is_dir() {
-            let dir = from.display();
+        if !manifests.is_dir() {
+            let dir = manifests.display();
             return Err(wrong_usage(format!(
                 "--from: {dir} is not a directory: make it, and put one manifest per cluster into it"
             )));
@@ -90,18 +91,30 @@ impl Run {
         if let Some(dir) = self.public_dir.as_ref().filter(|dir| !dir.is_dir()) {
             return Err(wrong_usage(format!("--public-dir: {} is not a directory", dir.display())));
         }
-        let options = Options {
-            from,
-            state,
-            public_dir: self.public_dir,
-            settings: self.serve.settings(StoreNames::Zone)?,
-            lifetimes: self.serve.lifetimes(),
-            listen: self.serve.listen(),
-            max_stream_age: self.serve.max_stream_age,
-            limits: self.serve.limits(),
-            debounce: self.serve.debounce(),
-        };
-        block_on(run::run(options))?;
+        let config = self.server.config(StoreNames::Zone)?;
+        let standalone = StandaloneConfig { manifests, state, public_dir: self.public_dir };
+        block_on(standalone::run::run(config, standalone))?;
         Ok(Outcome::Done)
     }
+}
+
+fn run_on_kubernetes(
+    server: &ServerArgs,
+    replica: ReplicaArgs,
+    role: Role,
+) -> anyhow::Result<Outcome> {
+    let config = server.config(StoreNames::Services)?;
+    block_on(kube::run::run(config, replica.config(role)))?;
+    Ok(Outcome::Done)
+}
+
+fn block_on(task: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let result = runtime.block_on(task);
+    // A read of a dead network file system may never return.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
 }

@@ -9,7 +9,7 @@ use atlas_core::text;
 use atlas_core::validate::Severity;
 use clap::{Args, ValueEnum};
 
-use super::cluster::HubArgs;
+use super::flags::kubernetes::HubArgs;
 use super::output::{print_json, show};
 use super::{Outcome, socket};
 use crate::standalone::state_dir::StateDir;

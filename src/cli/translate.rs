@@ -24,8 +24,8 @@ use atlas_core::yaml;
 use clap::{Args, ValueEnum};
 
 use super::Outcome;
+use super::flags::settings::SettingsArgs;
 use super::output::{complain, print, wrong_usage};
-use super::settings::SettingsArgs;
 use crate::standalone::watch;
 
 /// Stands where a running Atlas puts what it issues.

@@ -17,9 +17,9 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use super::connect::KubeArgs;
-use super::convert;
 use super::watch::chain;
+use super::{connect, convert};
+use crate::config::ClusterAccess;
 
 pub use credential::Forgotten;
 pub use pods::PodRef;
@@ -52,12 +52,12 @@ impl Admin {
     ///
     /// # Errors
     /// There is no usable kubeconfig.
-    pub fn connect(args: &KubeArgs, namespace: &str) -> anyhow::Result<Self> {
+    pub fn connect(access: &ClusterAccess, namespace: &str) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .context("cannot start the runtime")?;
-        let client = runtime.block_on(args.client())?;
+        let client = runtime.block_on(connect::client(access))?;
         Ok(Self { runtime, client, namespace: namespace.to_owned() })
     }
 

@@ -12,7 +12,6 @@ use atlas_core::annotations;
 use atlas_core::kubernetes::lease::Timing;
 use atlas_core::kubernetes::object::OwnerRef;
 use atlas_core::model::Settings;
-use atlas_core::pki::Lifetimes;
 use atlas_core::thanos::zone::Written;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -21,76 +20,38 @@ use kube::{Api, Client};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::connect::KubeArgs;
 use super::controller::{Controller, Reflectors, Rounds};
 use super::election::Candidate;
 use super::record::Stored;
 use super::watch::{Reflector, chain};
-use super::{convert, events, pki_secrets};
+use super::{connect, convert, events, pki_secrets};
+use crate::config::{Config, KubernetesConfig, Role};
 use crate::dns;
 use crate::engine::publisher::Publisher;
 use crate::metrics::Metrics;
-use crate::process::debounce::{Debounce, Debouncer};
-use crate::process::serve::{DRAIN, Listen, Tasks, bind, drained, raise_file_limit, signal};
+use crate::process::debounce::Debouncer;
+use crate::process::serve::{DRAIN, Tasks, bind, drained, raise_file_limit, signal};
 use crate::state::Nodes;
 use crate::state::StateStore;
 use crate::web::http::{self, Server};
 use crate::web::{self, Web};
+use crate::xds::Xds;
 use crate::xds::streams::Streams;
 use crate::xds::tls::{self, ClientAuthorizer};
-use crate::xds::{LimitOptions, Xds};
 
 /// For so long a replica may know less than another: an Envoy that comes from there loses nothing meanwhile.
 const HOLD: Duration = Duration::from_secs(30);
-
-/// What this process does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Serves, and takes part in the election.
-    Both,
-    /// Takes part in the election only.
-    Writes,
-    /// Serves only.
-    Serves,
-}
-
-/// What Atlas was told.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Which cluster.
-    pub kube: KubeArgs,
-    /// What this process does.
-    pub role: Role,
-    /// Name of the Lease.
-    pub lease: String,
-    /// This process's name: the pod's.
-    pub identity: String,
-    /// The ServiceAccount with which what belongs to the installation goes.
-    pub owner: Option<String>,
-    /// What the plan depends on.
-    pub settings: Settings,
-    /// How long certificates live.
-    pub lifetimes: Lifetimes,
-    /// Where Atlas listens.
-    pub listen: Listen,
-    /// Longest life of an xDS stream.
-    pub max_stream_age: Duration,
-    /// How much of everything there may be.
-    pub limits: LimitOptions,
-    /// How patient Atlas is with bursts of changes.
-    pub debounce: Debounce,
-}
 
 /// Runs until a signal, or until something that must run can't.
 ///
 /// # Errors
 /// No cluster is configured, a port is taken, or a part ended.
-pub async fn run(options: Options) -> anyhow::Result<()> {
-    let limits = options.limits.within(raise_file_limit());
-    let (listen, settings) = (options.listen, options.settings.clone());
-    let client = options.kube.client().await?;
+pub async fn run(config: Config, kubernetes: KubernetesConfig) -> anyhow::Result<()> {
+    let limits = config.limits.within(raise_file_limit());
+    let (listen, settings) = (config.listen, config.settings.clone());
+    let client = connect::client(&kubernetes.cluster).await?;
     let metrics_port = bind(listen.ip, listen.metrics).await?;
-    let serving = match options.role {
+    let serving = match kubernetes.role {
         Role::Writes => None,
         Role::Both | Role::Serves => Some((
             bind(listen.ip, listen.xds).await?,
@@ -105,11 +66,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (metrics, streams) = (Arc::new(Metrics::new()), Arc::new(Streams::default()));
     let (drain, stop, resign) =
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-    let candidate = Candidate::new(&options.identity, Timing::default());
+    let candidate = Candidate::new(&kubernetes.identity, Timing::default());
     let mut tasks = Tasks::default();
 
     let web = Web {
-        path: options.settings.web_path().to_owned(),
+        path: config.settings.web_path().to_owned(),
         state_store: Arc::clone(&state_store),
         nodes: Arc::clone(&nodes),
         streams: Arc::clone(&streams),
@@ -131,7 +92,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             client_authorizer: Arc::clone(&client_authorizer),
             metrics: Arc::clone(&metrics),
             limits,
-            max_age: options.max_stream_age,
+            max_age: config.max_stream_age,
             hold: HOLD,
             drain: drain.clone(),
         });
@@ -148,7 +109,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         events::publish(
             client.clone(),
             settings.namespace.clone(),
-            options.identity.clone(),
+            kubernetes.identity.clone(),
             said_out,
             stop.clone(),
         ),
@@ -163,23 +124,24 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let election = Arc::clone(&candidate).run(
         client.clone(),
         settings.namespace.clone(),
-        options.lease.clone(),
+        kubernetes.lease_name.clone(),
         Timing::default(),
-        options.role == Role::Serves,
+        kubernetes.role == Role::Serves,
         resign.clone(),
     );
     let mut election = tokio::spawn(election);
-    tracing::info!(namespace = settings.namespace, role = ?options.role, listen = %listen.ip, "atlas runs");
+    tracing::info!(namespace = settings.namespace, role = ?kubernetes.role, listen = %listen.ip, "atlas runs");
 
     let stopping = stop.clone();
     let gauge = Arc::clone(&streams);
     let controller = async move {
-        let owner = owner(&client, &settings.namespace, options.owner.as_deref()).await;
+        let owner =
+            owner(&client, &settings.namespace, kubernetes.service_account.as_deref()).await;
         let publisher =
             Publisher { client_authorizer, streams: gauge, nodes, metrics, state_store };
         let controller = Controller {
             settings,
-            lifetimes: options.lifetimes,
+            lifetimes: config.lifetimes,
             client: client.clone(),
             candidate,
             reflectors,
@@ -190,7 +152,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             unable: None,
             greatest: None,
             rounds: Rounds::default(),
-            debouncer: Debouncer::new(options.debounce),
+            debouncer: Debouncer::new(config.debounce),
         };
         controller.run(stopping).await;
     };

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Context;
+use atlas_core::ports;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -29,6 +30,19 @@ pub struct Listen {
     pub web: u16,
     /// DNS.
     pub dns: u16,
+}
+
+impl Default for Listen {
+    /// On loopback, since the web page and the metrics have no password.
+    fn default() -> Self {
+        Self {
+            ip: Ipv4Addr::LOCALHOST.into(),
+            xds: ports::XDS,
+            metrics: ports::METRICS,
+            web: ports::WEB,
+            dns: ports::DNS,
+        }
+    }
 }
 
 /// What runs beside each other. None ends before it is told to.

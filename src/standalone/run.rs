@@ -4,24 +4,21 @@
 //! Stop: say so to every stream, let them end, then the rest.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use atlas_core::model::Settings;
-use atlas_core::pki::Lifetimes;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::{Config, StandaloneConfig};
 use crate::dns;
 use crate::engine::publisher::Publisher;
 use crate::engine::{Controller, LastGood};
 use crate::metrics::Metrics;
 use crate::pki::Pki;
-use crate::process::debounce::Debounce;
-use crate::process::serve::{DRAIN, Listen, Tasks, bind, drained, raise_file_limit, signal};
+use crate::process::serve::{DRAIN, Tasks, bind, drained, raise_file_limit, signal};
 use crate::standalone::bootstrap_files::NodeFiles;
 use crate::standalone::pki_directory::PkiDirectory;
 use crate::standalone::state_dir::StateDir;
@@ -30,46 +27,23 @@ use crate::state::Nodes;
 use crate::state::StateStore;
 use crate::web::http::{self, Server};
 use crate::web::{self, Web};
+use crate::xds::Xds;
 use crate::xds::streams::Streams;
 use crate::xds::tls::{self, ClientAuthorizer};
-use crate::xds::{LimitOptions, Xds};
-
-/// What `atlas run` was told.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// Directory of manifests.
-    pub from: PathBuf,
-    /// State directory.
-    pub state: PathBuf,
-    /// Where what Thanos and CoreDNS read goes too.
-    pub public_dir: Option<PathBuf>,
-    /// What the plan depends on.
-    pub settings: Settings,
-    /// How long certificates live.
-    pub lifetimes: Lifetimes,
-    /// Where Atlas listens.
-    pub listen: Listen,
-    /// Longest life of an xDS stream.
-    pub max_stream_age: Duration,
-    /// How much of everything there may be.
-    pub limits: LimitOptions,
-    /// How patient Atlas is with bursts of changes.
-    pub debounce: Debounce,
-}
 
 /// Runs until a signal, or until something that must run can't.
-pub async fn run(options: Options) -> anyhow::Result<()> {
-    let limits = options.limits.within(raise_file_limit());
+pub async fn run(config: Config, standalone: StandaloneConfig) -> anyhow::Result<()> {
+    let limits = config.limits.within(raise_file_limit());
     // Whatever is made is its owner's alone, unless it is made readable: the control socket too, from its first moment.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
-    let state = StateDir::at(&options.state)?;
+    let state = StateDir::at(&standalone.state)?;
     let _lock = state.lock()?;
-    if let Some(dir) = &options.public_dir {
+    if let Some(dir) = &standalone.public_dir {
         state.ensure_apart(dir)?;
     }
-    let domain = options.settings.trust_domain.clone();
-    let pki = Pki::load(PkiDirectory::new(state.clone()), domain.clone(), options.lifetimes)?;
-    let listen = options.listen;
+    let domain = config.settings.trust_domain.clone();
+    let pki = Pki::load(PkiDirectory::new(state.clone()), domain.clone(), config.lifetimes)?;
+    let listen = config.listen;
     let bind = |port| bind(listen.ip, port);
     let (xds, metrics_port, web_port) =
         (bind(listen.xds).await?, bind(listen.metrics).await?, bind(listen.web).await?);
@@ -88,10 +62,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut tasks = Tasks::default();
 
     let controller = Controller {
-        settings: options.settings.clone(),
+        settings: config.settings.clone(),
         pki,
         state: state.clone(),
-        public_dir: options.public_dir.clone(),
+        public_dir: standalone.public_dir.clone(),
         node_files: NodeFiles::new(state.clone()),
         publisher: Publisher {
             client_authorizer: Arc::clone(&client_authorizer),
@@ -114,7 +88,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         client_authorizer,
         metrics: Arc::clone(&metrics),
         limits,
-        max_age: options.max_stream_age,
+        max_age: config.max_stream_age,
         hold: Duration::ZERO,
         drain: drain.clone(),
     });
@@ -125,7 +99,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     );
     let server =
         |router, port| Server { router, port, metrics: Arc::clone(&metrics), stop: stop.clone() };
-    let path = options.settings.web_path().to_owned();
+    let path = config.settings.web_path().to_owned();
     let web = Web {
         path,
         state_store,
@@ -141,14 +115,14 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     );
     tasks.spawn("the web server", http::serve(web_port, server(web::public(web.clone()), "web")));
     tasks.spawn("the control socket", http::serve(socket, server(web::control(web), "control")));
-    tracing::info!(from = %options.from.display(), state = %state.root().display(), listen = %listen.ip, xds = listen.xds, "atlas runs");
+    tracing::info!(from = %standalone.manifests.display(), state = %state.root().display(), listen = %listen.ip, xds = listen.xds, "atlas runs");
 
     let timing = Timing {
-        idle: options.debounce.idle,
-        longest: options.debounce.longest,
+        idle: config.debounce.idle,
+        longest: config.debounce.longest,
         ..Timing::default()
     };
-    let watching = watch::watch(options.from.clone(), feed, timing, earlier, stop.clone());
+    let watching = watch::watch(standalone.manifests.clone(), feed, timing, earlier, stop.clone());
     let result = tokio::select! {
         result = watching => result.context("cannot watch the manifests"),
         ended = tasks.first() => Err(anyhow::anyhow!("{ended} has ended, which it never should: please report this")),

@@ -15,12 +15,12 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 
 use super::edit::{self, Edit};
-use super::{NAMESPACE, NameArgs, file, hub, place, services};
+use super::{NameArgs, file, hub, place, services};
 use crate::cli::Outcome;
+use crate::cli::flags::kubernetes::KubeconfigArgs;
+use crate::cli::flags::values::dns_label;
 use crate::cli::output::{complain, print, say, wrong_usage};
-use crate::cli::settings::dns_label;
 use crate::kube::admin::Admin;
-use crate::kube::connect::KubeArgs;
 use crate::standalone::watch::{self, Report};
 
 const EXAMPLE: &str = "\
@@ -79,7 +79,7 @@ pub struct ClusterAdd {
     #[arg(long, value_parser = BoolishValueParser::new(), env = "ATLAS_DRY_RUN")]
     dry_run: bool,
     #[command(flatten)]
-    kube: KubeArgs,
+    kubeconfig: KubeconfigArgs,
 }
 
 fn address(text: &str) -> Result<String, String> {
@@ -100,7 +100,8 @@ impl ClusterAdd {
     pub fn run(mut self) -> anyhow::Result<Outcome> {
         let name = self.name.get()?;
         let Some(from) = self.from.clone() else {
-            let namespace = self.namespace.get_or_insert_with(|| NAMESPACE.to_owned()).clone();
+            let namespace =
+                self.namespace.get_or_insert_with(|| Settings::default().namespace).clone();
             let text = render_cluster(&self.spec(&name)?);
             let findings = self.check(&name, &text)?;
             let how = hub::Add {
@@ -109,7 +110,7 @@ impl ClusterAdd {
                 overwrite: self.overwrite,
                 dry_run: self.dry_run,
             };
-            hub::add(&Admin::connect(&self.kube, &namespace)?, &how)?;
+            hub::add(&Admin::connect(&self.kubeconfig.access(), &namespace)?, &how)?;
             return Ok(complain(&[], &findings, Severity::Note));
         };
         let text = render_cluster(&self.spec(&name)?);

@@ -10,11 +10,11 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::cli::Outcome;
+use crate::cli::flags::kubernetes::KubeconfigArgs;
+use crate::cli::flags::settings::SettingsArgs;
 use crate::cli::output::{complain, print_json, show, wrong_usage};
-use crate::cli::settings::SettingsArgs;
 use crate::cli::status::{Output, table};
 use crate::kube::admin::Admin;
-use crate::kube::connect::KubeArgs;
 use crate::standalone::watch::{self, Report};
 
 const EXAMPLE: &str = "\
@@ -38,7 +38,7 @@ pub struct ClusterList {
     #[command(flatten)]
     settings: SettingsArgs,
     #[command(flatten)]
-    kube: KubeArgs,
+    kubeconfig: KubeconfigArgs,
 }
 
 /// For programs.
@@ -75,7 +75,8 @@ impl ClusterList {
             None => {
                 settings.store_names = StoreNames::Services;
                 Report {
-                    manifests: Admin::connect(&self.kube, &settings.namespace)?.clusters()?,
+                    manifests: Admin::connect(&self.kubeconfig.access(), &settings.namespace)?
+                        .clusters()?,
                     ..Report::default()
                 }
             }

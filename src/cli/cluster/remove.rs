@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use atlas_core::model::Settings;
 use atlas_core::name::{ClusterName, NodeId, TrustDomain};
 use atlas_core::pki::Lifetimes;
 use atlas_core::validate::Severity;
@@ -18,7 +19,8 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 
 use super::edit::{self, Edit};
-use super::{HubArgs, NameArgs, file, hub, is_cluster, names, services};
+use super::{NameArgs, file, hub, is_cluster, names, services};
+use crate::cli::flags::kubernetes::HubArgs;
 use crate::cli::output::{complain, say, show};
 use crate::cli::{Outcome, socket};
 use crate::engine::LastGood;
@@ -55,7 +57,7 @@ pub struct ClusterRemove {
     #[arg(long, value_name = "DIR", env = "ATLAS_STATE", requires = "from")]
     state: Option<PathBuf>,
     /// First part of every SPIFFE ID, as in `atlas run`.
-    #[arg(long, value_name = "DOMAIN", default_value = "atlas", env = "ATLAS_TRUST_DOMAIN")]
+    #[arg(long, value_name = "DOMAIN", default_value_t = Settings::default().trust_domain, env = "ATLAS_TRUST_DOMAIN")]
     trust_domain: TrustDomain,
     /// Say what would be done, and do nothing.
     #[arg(long, value_parser = BoolishValueParser::new(), env = "ATLAS_DRY_RUN")]

@@ -15,10 +15,10 @@ use atlas_core::validate::validate;
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
-use super::HubArgs;
 use crate::cli::Outcome;
+use crate::cli::flags::kubernetes::HubArgs;
+use crate::cli::flags::values::dns_label;
 use crate::cli::output::{print, say, wrong_usage};
-use crate::cli::settings::dns_label;
 use crate::kube::admin::Admin;
 use crate::standalone::bootstrap_files;
 use crate::standalone::state_dir::{StateDir, read_swapped};
@@ -83,7 +83,7 @@ pub struct ClusterValues {
     #[arg(
         long,
         value_name = "NAMESPACE",
-        default_value = "monitoring",
+        default_value_t = Settings::default().downstream_namespace,
         value_parser = dns_label,
         env = "ATLAS_TARGET_NAMESPACE",
         help_heading = "The release"

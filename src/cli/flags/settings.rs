@@ -6,12 +6,14 @@ use anyhow::{Context, anyhow, ensure};
 use atlas_core::model::{Settings, StoreNames};
 use atlas_core::name::{
     CookieName, HeaderPattern, Host, HostPort, NameError, TrustDomain, WebUrl, bindable,
-    is_dns_label, is_dns_name,
+    is_dns_name,
 };
 use atlas_core::ports;
 use atlas_core::quantity::Memory;
 use atlas_core::validate::{path_prefix, selector};
 use clap::Args;
+
+use super::values::{dns_label, selector as selector_text};
 
 /// What the operator configures once.
 #[derive(Clone, Debug, Args)]
@@ -25,7 +27,12 @@ pub struct SettingsArgs {
     #[arg(long, alias = "envoy-ads-address", value_delimiter = ',', env = "ATLAS_HUB_XDS_ADDRESS")]
     hub_xds_address: Vec<String>,
     /// Port of the xDS entry.
-    #[arg(long, alias = "envoy-ads-port", default_value_t = ports::HUB_XDS, env = "ATLAS_HUB_XDS_PORT")]
+    #[arg(
+        long,
+        alias = "envoy-ads-port",
+        default_value_t = ports::HUB_XDS,
+        env = "ATLAS_HUB_XDS_PORT"
+    )]
     hub_xds_port: u16,
     /// Where alerts go in, if not at the hub's address: HOST[:PORT], comma-separated.
     #[arg(long, value_delimiter = ',', env = "ATLAS_HUB_ALERTS_ADDRESS")]
@@ -35,13 +42,26 @@ pub struct SettingsArgs {
     #[arg(long, value_delimiter = ',', env = "ATLAS_HUB_STORE_ADDRESS")]
     hub_store_address: Vec<IpAddr>,
     /// Where the hub Envoy binds.
-    #[arg(long, default_value = "::", value_parser = bind_address, env = "ATLAS_BIND_ADDRESS")]
+    #[arg(
+        long,
+        default_value_t = Settings::default().hub_bind,
+        value_parser = bind_address,
+        env = "ATLAS_BIND_ADDRESS"
+    )]
     bind_address: IpAddr,
     /// How the hub Envoy reaches Atlas.
-    #[arg(long, default_value = "127.0.0.1", env = "ATLAS_ATLAS_ADDRESS")]
+    #[arg(
+        long,
+        default_value = Settings::default().atlas_xds.host.to_string(),
+        env = "ATLAS_ATLAS_ADDRESS"
+    )]
     atlas_address: String,
     /// Labels of the hub Envoy's pods, behind the names of the stores, on Kubernetes.
-    #[arg(long, default_value = "app=envoy,release=atlas", env = "ATLAS_ENVOY_SELECTORS")]
+    #[arg(
+        long,
+        default_value = selector_text(&Settings::default().envoy_selectors),
+        env = "ATLAS_ENVOY_SELECTORS"
+    )]
     envoy_selectors: String,
     /// Where people reach the hub's web UIs (its port 10904): https://HOST[:PORT][/PATH]. The path of redirects, links and cookies,
     /// whether or not a proxy in front takes it away; and for the values of clusters' Prometheus.
@@ -55,40 +75,74 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "NAMES", value_delimiter = ',', env = "ATLAS_WEB_PASS_COOKIES")]
     web_pass_cookies: Vec<CookieName>,
     /// How much memory one Envoy of the hub may take, as Kubernetes writes it: near that it sheds load. The limit of its container.
-    #[arg(long, default_value_t = atlas_core::defaults::DEFAULT_HUB_ENVOY_MEMORY, value_parser = envoy_memory, value_name = "MEMORY", env = "ATLAS_HUB_ENVOY_MEMORY")]
+    #[arg(
+        long,
+        default_value_t = Settings::default().hub_envoy_memory,
+        value_parser = envoy_memory,
+        value_name = "MEMORY",
+        env = "ATLAS_HUB_ENVOY_MEMORY"
+    )]
     hub_envoy_memory: Memory,
     /// How long one request to a store or a web UI may take: as long as Thanos Query's --query.timeout, and some seconds. 1 s to 1 h.
-    #[arg(long, default_value = "150s", value_parser = max_request, value_name = "DURATION", env = "ATLAS_MAX_REQUEST_DURATION")]
+    #[arg(
+        long,
+        default_value = format!("{}s", Settings::default().max_request_seconds),
+        value_parser = max_request,
+        value_name = "DURATION",
+        env = "ATLAS_MAX_REQUEST_DURATION"
+    )]
     max_request_duration: u32,
     /// Proxies in front of the web UIs (your ingress) whose x-forwarded-for is trusted.
-    #[arg(long, default_value_t = 0, env = "ATLAS_TRUSTED_HOPS")]
+    #[arg(long, default_value_t = Settings::default().trusted_hops, env = "ATLAS_TRUSTED_HOPS")]
     trusted_hops: u32,
 
     /// Namespace in which Services are downstream clusters.
-    #[arg(long, default_value = "monitoring", value_parser = dns_label, env = "ATLAS_NAMESPACE", help_heading = "Names")]
+    #[arg(
+        long,
+        default_value_t = Settings::default().namespace,
+        value_parser = dns_label,
+        env = "ATLAS_NAMESPACE",
+        help_heading = "Names"
+    )]
     namespace: String,
     /// Namespace of the services inside a downstream cluster, where an annotation doesn't say.
-    #[arg(long, default_value = "monitoring", value_parser = dns_label, env = "ATLAS_DOWNSTREAM_NAMESPACE", help_heading = "Names")]
+    #[arg(
+        long,
+        default_value_t = Settings::default().downstream_namespace,
+        value_parser = dns_label,
+        env = "ATLAS_DOWNSTREAM_NAMESPACE",
+        help_heading = "Names"
+    )]
     downstream_namespace: String,
     /// DNS domain of Kubernetes clusters.
     #[arg(
         long,
-        default_value = "cluster.local",
+        default_value_t = Settings::default().cluster_domain,
         env = "ATLAS_CLUSTER_DOMAIN",
         help_heading = "Names"
     )]
     cluster_domain: String,
     /// DNS zone for Thanos.
-    #[arg(long, default_value = "atlas", env = "ATLAS_DNS_ZONE", help_heading = "Names")]
+    #[arg(
+        long,
+        default_value_t = Settings::default().dns_zone,
+        env = "ATLAS_DNS_ZONE",
+        help_heading = "Names"
+    )]
     dns_zone: String,
     /// First part of every SPIFFE ID. Changing it issues every certificate anew.
-    #[arg(long, default_value = "atlas", env = "ATLAS_TRUST_DOMAIN", help_heading = "Names")]
+    #[arg(
+        long,
+        default_value_t = Settings::default().trust_domain,
+        env = "ATLAS_TRUST_DOMAIN",
+        help_heading = "Names"
+    )]
     trust_domain: TrustDomain,
 
     /// Namespace of the hub's Alertmanagers.
     #[arg(
         long,
-        default_value = "monitoring",
+        default_value_t = Settings::default().alertmanager_namespace,
         value_parser = dns_label,
         env = "ATLAS_ALERTMANAGER_NAMESPACE",
         help_heading = "The hub's Alertmanagers"
@@ -97,7 +151,7 @@ pub struct SettingsArgs {
     /// Which Services are Alertmanagers of the hub.
     #[arg(
         long,
-        default_value = "app=kube-prometheus-stack-alertmanager",
+        default_value = selector_text(&Settings::default().alertmanager_selector),
         env = "ATLAS_ALERTMANAGER_SELECTOR",
         help_heading = "The hub's Alertmanagers"
     )]
@@ -105,7 +159,7 @@ pub struct SettingsArgs {
     /// The Service whose EndpointSlices list the Alertmanager replicas.
     #[arg(
         long,
-        default_value = "alertmanager-operated",
+        default_value_t = Settings::default().alertmanager_endpoints,
         env = "ATLAS_ALERTMANAGER_ENDPOINTS",
         help_heading = "The hub's Alertmanagers"
     )]
@@ -113,14 +167,19 @@ pub struct SettingsArgs {
     /// Path prefix (routePrefix) of the Alertmanagers.
     #[arg(
         long,
-        default_value = "/",
+        default_value = format!("{}/", Settings::default().alertmanager_path_prefix),
         env = "ATLAS_ALERTMANAGER_PATH_PREFIX",
         help_heading = "The hub's Alertmanagers"
     )]
     alertmanager_path_prefix: String,
 
     /// Let clusters and the hub be at loopback, link-local and metadata addresses: for trying Atlas on one machine.
-    #[arg(long, value_parser = clap::builder::BoolishValueParser::new(), env = "ATLAS_ALLOW_LOCAL_ADDRESSES", help_heading = "Safety")]
+    #[arg(
+        long,
+        value_parser = clap::builder::BoolishValueParser::new(),
+        env = "ATLAS_ALLOW_LOCAL_ADDRESSES",
+        help_heading = "Safety"
+    )]
     allow_local_addresses: bool,
 }
 
@@ -244,15 +303,6 @@ fn with_value<T>(flag: &str, value: &str, parsed: Result<T, NameError>) -> anyho
     parsed.map_err(|error| anyhow!("{flag}: {value:?} {error}"))
 }
 
-/// For clap, which adds flag and value itself.
-pub(super) fn dns_label(text: &str) -> Result<String, String> {
-    if is_dns_label(text) {
-        return Ok(text.to_owned());
-    }
-    Err("is not a DNS label, which has at most 63 lower-case letters, digits and inner hyphens"
-        .into())
-}
-
 /// What an Envoy may take: with less than the least it would shed load at once.
 fn envoy_memory(text: &str) -> Result<Memory, String> {
     let memory: Memory = text.parse().map_err(|error: NameError| error.to_string())?;
@@ -267,7 +317,7 @@ fn envoy_memory(text: &str) -> Result<Memory, String> {
 /// In whole seconds, which is what people are told when it has passed.
 fn max_request(text: &str) -> Result<u32, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    let most = atlas_core::defaults::MOST_MAX_REQUEST_SECONDS;
+    let most = Settings::LONGEST_REQUEST_SECONDS;
     let seconds = u32::try_from(duration.as_secs())
         .ok()
         .filter(|seconds| duration.subsec_nanos() == 0 && (1..=most).contains(seconds));
