@@ -14,10 +14,10 @@ pub mod limits;
 pub mod listener;
 mod local_reply;
 mod long_lived;
+mod lua;
 mod matcher;
 mod overload;
 pub mod route;
-mod script;
 pub mod secret;
 mod socket;
 mod stats;
@@ -39,8 +39,8 @@ pub const TRUST: &str = "trust";
 /// The authority by which the hub's Envoy asks for Atlas's own page, whatever the browser's was.
 pub const ATLAS_AUTHORITY: &str = "atlas";
 
-/// The authority of an HTTP/1.0 request that says none. A name that nothing can have (RFC 6761).
-const NO_HOST: &str = "no-host.invalid";
+/// The authority of an HTTP/1.0 request without `Host`. Nothing can have this name (RFC 6761).
+const DEFAULT_HOST_FOR_HTTP_10: &str = "no-host.invalid";
 
 /// The HTTP filter that runs scripts; routes may bring their own.
 const LUA: &str = "envoy.filters.http.lua";

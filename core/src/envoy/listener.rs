@@ -27,7 +27,8 @@ use super::route::HEALTH_PATH;
 use super::tls::{self, Peer};
 use super::web::WebEntry;
 use super::{
-    DENY_LIST, LUA, NO_HOST, ads, any, bind_address, flag, inline, number, script, seconds,
+    DEFAULT_HOST_FOR_HTTP_10, DENY_LIST, LUA, ads, any, bind_address, flag, inline, lua, number,
+    seconds,
 };
 use crate::ports;
 
@@ -59,7 +60,7 @@ pub fn alerts_on_hub(bind: IpAddr, peers: &str) -> Listener {
     let filters = vec![
         filter("envoy.filters.http.rbac", &only_posting_alerts()),
         filter(DENY_LIST, &Rbac::default()),
-        lua(script::alert_share()),
+        lua_filter(lua::limit_alert_posts()),
         whole_request(limits::ALERT_POST_BYTES),
         router(),
     ];
@@ -130,7 +131,7 @@ pub fn web_on_hub(entry: &WebEntry<'_>, longest: u32) -> Listener {
     let of_cluster =
         header_regex(":path", &format!("({})?/(prom|alertmanager)/.*", literally(entry.path)));
     let filters = vec![
-        lua(entry.script_without_a_route()),
+        lua_filter(lua::responses_without_route(entry.path)),
         whole_request(limits::WEB_REQUEST_BYTES),
         router(),
     ];
@@ -142,7 +143,7 @@ pub fn web_on_hub(entry: &WebEntry<'_>, longest: u32) -> Listener {
             unknown, dead, of_cluster, atlas, longest, &home,
         )),
         http_protocol_options: Some(http1(Some("websocket"))),
-        ..web(manager(limits, filters), script::websocket_answers_on_hub())
+        ..web(manager(limits, filters), lua::websocket_responses_on_hub())
     };
     http(limits, entry.bind, manager)
 }
@@ -164,8 +165,8 @@ pub fn xds_on_hub(name: &str, bind: IpAddr) -> Listener {
 pub fn inbound(bind: IpAddr, peer: &str, trusted_hops: u32, longest: u32) -> Listener {
     let limits = &limits::CLUSTER_INBOUND.for_requests_of(longest);
     // The web UIs' routes bring their script, since connections that are open keep a listener's until they drain.
-    let replica = script_filter("atlas.replica", script::replica());
-    let filters = vec![lua(String::new()), replica, router()];
+    let replica = script_filter("atlas.replica", lua::replica_cookie());
+    let filters = vec![lua_filter(String::new()), replica, router()];
     let no_store = plain(
         "Atlas: the cluster's Envoy has no connection to the Thanos sidecar of this store, it isn't serving, or its gRPC has TLS \
          (--grpc-server-tls-cert), which no Envoy of Atlas speaks to it.",
@@ -181,7 +182,7 @@ pub fn inbound(bind: IpAddr, peer: &str, trusted_hops: u32, longest: u32) -> Lis
         // before which stands the person.
         xff_num_trusted_hops: 1 + trusted_hops,
         local_reply_config: Some(local_reply::stores_and_pages(no_store, no_server, longest)),
-        ..web(manager(limits, filters), script::websocket_answers_in_cluster())
+        ..web(manager(limits, filters), lua::websocket_responses_in_cluster())
     };
     let mut listener = http(limits, bind, manager);
     listener.filter_chains[0].transport_socket = tls::server(&Peer::Exactly(peer));
@@ -192,7 +193,8 @@ pub fn inbound(bind: IpAddr, peer: &str, trusted_hops: u32, longest: u32) -> Lis
 /// 11903 in a cluster: its Prometheus posts alerts here, and asks for the targets.
 pub fn alerts_in_cluster(bind: IpAddr) -> Listener {
     let limits = &limits::CLUSTER_ALERTS;
-    let filters = vec![lua(String::new()), whole_request(limits::ALERT_POST_BYTES), router()];
+    let filters =
+        vec![lua_filter(String::new()), whole_request(limits::ALERT_POST_BYTES), router()];
     // The authority keeps its port, since the list of targets repeats it.
     let manager = hcm::HttpConnectionManager {
         strip_port_mode: None,
@@ -268,7 +270,7 @@ fn http1(known: Option<&str>) -> core::Http1ProtocolOptions {
     };
     core::Http1ProtocolOptions {
         accept_http_10: true,
-        default_host_for_http_10: NO_HOST.into(),
+        default_host_for_http_10: DEFAULT_HOST_FOR_HTTP_10.into(),
         ignore_http_11_upgrade: ignored.iter().map(matcher).collect(),
         ..Default::default()
     }
@@ -281,7 +283,7 @@ fn web(manager: hcm::HttpConnectionManager, answers: String) -> hcm::HttpConnect
     let mut filters: Vec<_> =
         manager.http_filters.iter().filter(|filter| filter.name != BUFFER).cloned().collect();
     // First with an answer, whose headers from the other Envoy no other script lets pass; the router is the last.
-    let offers = script_filter(long_lived::OFFER_REMOVED, script::offer_removed());
+    let offers = script_filter(long_lived::OFFER_REMOVED, lua::remove_websocket_offer());
     let router = filters.len().saturating_sub(1);
     filters.splice(router..router, [answers, offers]);
     hcm::HttpConnectionManager {
@@ -363,7 +365,7 @@ fn typed_filter(name: &str, config: Any) -> hcm::HttpFilter {
 
 /// The filter that runs scripts; `script` where a route doesn't bring its own. None of them changes where a request goes, whatever it
 /// does to its headers.
-fn lua(script: String) -> hcm::HttpFilter {
+fn lua_filter(script: String) -> hcm::HttpFilter {
     script_filter(LUA, script)
 }
 

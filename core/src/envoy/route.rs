@@ -20,8 +20,8 @@ use super::matcher::{
 };
 use super::web::{WebEntry, WebUi};
 use super::{
-    ATLAS_AUTHORITY, CLUSTER_WAITS_LONGER_SECONDS, DENY_LIST, LUA, any, extension, inline, millis,
-    number, script, seconds,
+    ATLAS_AUTHORITY, CLUSTER_WAITS_LONGER_SECONDS, DENY_LIST, LUA, any, extension, inline, lua,
+    millis, number, seconds,
 };
 
 pub use route::{Route, RouteConfiguration, VirtualHost};
@@ -56,7 +56,7 @@ pub fn stores_on_hub(name: &str, longest: u32) -> RouteConfiguration {
             // Circuit breakers and connections of their own, so that web UIs of the same cluster take nothing from stores.
             priority: RoutingPriority::High.into(),
             retry_policy: Some(retries(RETRY_STORES)),
-            ..to(specified_by(&script::cluster_of_store()), longest.into())
+            ..to(specified_by(&lua::cluster_of_store()), longest.into())
         })),
         ..Default::default()
     };
@@ -70,7 +70,10 @@ pub fn web_on_hub(name: &str, entry: &WebEntry<'_>, longest: u32) -> RouteConfig
     // For load balancers: nothing but this Envoy answers here, so it holds while Atlas or a cluster is away.
     let mut routes = vec![answer(exact_path(HEALTH_PATH), 200, "ok\n")];
     let no_api = "There is no API here: that of a cluster's Alertmanager is at /alertmanager/CLUSTER/api/v2/.\n";
-    routes.push(scripted(script::api_beneath_page(), answer(path_prefix("/api/v2/"), 404, no_api)));
+    routes.push(scripted(
+        lua::redirect_alertmanager_api(),
+        answer(path_prefix("/api/v2/"), 404, no_api),
+    ));
     // Browsers ask every site whose pages name no icon.
     routes.push(answer(exact_path("/favicon.ico"), 204, ""));
     let before: BTreeSet<&str> = ["", entry.path].into();
@@ -81,9 +84,9 @@ pub fn web_on_hub(name: &str, entry: &WebEntry<'_>, longest: u32) -> RouteConfig
     let host = VirtualHost {
         // By it a cluster's Envoy knows a WebSocket's second attempt.
         include_request_attempt_count: true,
-        typed_per_filter_config: with_script(entry.script()),
+        typed_per_filter_config: with_script(lua::web_on_hub(entry)),
         request_headers_to_remove: entry.removed_from_requests(),
-        response_headers_to_remove: entry.removed_from_answers(),
+        response_headers_to_remove: entry.removed_from_responses(),
         ..virtual_host("web", &["*".to_owned()], routes)
     };
     configuration(name, vec![host])
@@ -103,7 +106,7 @@ fn web_on_hub_below(before: &str, entry: &WebEntry<'_>, longest: u32) -> Vec<Rou
             // The backend behind should still know what the person's browser asked for.
             append_x_forwarded_host: true,
             retry_policy: Some(retries(RETRY_UNSENT)),
-            ..within(limit, specified_by(&script::cluster_of_web_ui(entry.path)))
+            ..within(limit, specified_by(&lua::cluster_of_web_ui(entry.path)))
         };
         if prefix == "/prom/" {
             routes.push(long_lived::events(
@@ -213,7 +216,7 @@ fn targets(indices: &[u32]) -> Route {
     };
     let list: Vec<String> = indices.iter().map(target).collect();
     scripted(
-        script::alert_targets(&format!("[{}]\n", list.join(", "))),
+        lua::list_alertmanagers(&format!("[{}]\n", list.join(", "))),
         answer(exact_path("/alertmanagers"), 404, ""),
     )
 }
@@ -283,7 +286,7 @@ pub fn web_host(uis: &[WebUi<'_>], allowed: &[String], longest: u32) -> VirtualH
             host_selection_retry_max_attempts: 10,
             ..retries(RETRY_UNSENT)
         }),
-        typed_per_filter_config: with_script(script::web_in_cluster(uis)),
+        typed_per_filter_config: with_script(lua::web_in_cluster(uis)),
         ..virtual_host("web", &[WEB_AUTHORITY.to_owned()], routes)
     }
 }
@@ -327,11 +330,11 @@ fn to_backend(
     routes
 }
 
-/// Keeps a person on one replica, so that graphs don't flicker between two: by a cookie that a script sees to (`lua/replica.lua`), and that
+/// Keeps a person on one replica, so that graphs don't flicker between two: by a cookie that a script sees to (`lua/replica_cookie.lua`), and that
 /// says nothing of the replica. (Envoy's own filter for sticky sessions does nothing in front of an aggregate.)
 fn by_replica_cookie() -> Vec<route::route_action::HashPolicy> {
     let cookie = route::route_action::hash_policy::Cookie {
-        name: script::REPLICA_COOKIE.into(),
+        name: lua::REPLICA_COOKIE.into(),
         ..Default::default()
     };
     let policy = route::route_action::hash_policy::PolicySpecifier::Cookie(cookie);

@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use super::script;
 use crate::model::HostHeader;
 use crate::name::{CookieName, HeaderPattern, Host, HostPort};
 
@@ -173,7 +172,7 @@ impl WebEntry<'_> {
     }
 
     /// Headers that no answer keeps, whatever the script does.
-    pub(super) fn removed_from_answers(&self) -> Vec<String> {
+    pub(super) fn removed_from_responses(&self) -> Vec<String> {
         self.unless_named(FOR_THE_WHOLE_HOST)
     }
 
@@ -182,30 +181,25 @@ impl WebEntry<'_> {
         names.iter().filter(|name| !passes(name)).map(|name| (*name).to_owned()).collect()
     }
 
-    /// The script of the listener, for answers that have no route; empty where there is nothing to do.
-    pub(super) fn script_without_a_route(&self) -> String {
-        match self.path {
-            "" => String::new(),
-            path => script::answers_without_a_route(path),
-        }
+    /// Headers of requests that the hub's Envoy passes on; a `*` stands for any end.
+    pub(super) fn passed_request_headers(&self) -> BTreeSet<&str> {
+        REQUEST_HEADERS.iter().copied().chain(self.configured_headers()).collect()
     }
 
-    /// The script that looks at every request that has a route, and at its answer.
-    pub(super) fn script(&self) -> String {
-        let more: Vec<&str> = self.pass_headers.iter().map(HeaderPattern::as_str).collect();
-        let challenges = CHALLENGES
-            .iter()
-            .filter(|(credential, _)| more.contains(credential))
-            .flat_map(|(_, headers)| *headers);
-        let requests: BTreeSet<&str> = REQUEST_HEADERS.iter().chain(&more).copied().collect();
-        let responses: BTreeSet<&str> =
-            RESPONSE_HEADERS.iter().chain(&more).chain(challenges).copied().collect();
-        script::web_on_hub(
-            self.path,
-            &requests,
-            &responses,
-            self.pass_cookies.iter().map(CookieName::as_str),
-        )
+    /// Headers of responses that the hub's Envoy passes on; a `*` stands for any end.
+    pub(super) fn passed_response_headers(&self) -> BTreeSet<&str> {
+        let mut headers: BTreeSet<&str> = RESPONSE_HEADERS.iter().copied().collect();
+        headers.extend(self.configured_headers());
+        for (credential, challenges) in CHALLENGES {
+            if self.configured_headers().any(|name| name == *credential) {
+                headers.extend(*challenges);
+            }
+        }
+        headers
+    }
+
+    fn configured_headers(&self) -> impl Iterator<Item = &str> {
+        self.pass_headers.iter().map(HeaderPattern::as_str)
     }
 }
 
@@ -270,48 +264,4 @@ fn bracketed(host: &Host) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ui<'a>(at: &'a HostPort, host: &'a HostHeader) -> WebUi<'a> {
-        WebUi { kind: "prometheus", base: "/prom/tokyo", backend_prefix: "", at, host }
-    }
-
-    #[test]
-    fn a_backend_is_asked_by_its_own_name() {
-        let asked = |at: &str, host| ui(&HostPort::parse(at, 80).unwrap(), &host).authority();
-        assert_eq!(
-            asked("prometheus.monitoring.svc.cluster.local:9090", HostHeader::Own).unwrap(),
-            "prometheus.monitoring.svc.cluster.local:9090"
-        );
-        assert_eq!(
-            asked("prometheus.example.com", HostHeader::Own).unwrap(),
-            "prometheus.example.com"
-        );
-        assert_eq!(asked("[fd00::1]:9090", HostHeader::Own).unwrap(), "[fd00::1]:9090");
-        assert_eq!(asked("[fd00::1]", HostHeader::Own).unwrap(), "[fd00::1]");
-        assert_eq!(
-            asked("10.0.0.1", HostHeader::Named("metrics.example.com".into())).unwrap(),
-            "metrics.example.com"
-        );
-        assert_eq!(asked("10.0.0.1", HostHeader::Hub), None);
-    }
-
-    #[test]
-    fn it_may_call_itself_by_every_name_that_leads_to_it() {
-        let at = HostPort::parse("Prom.monitoring.svc.cluster.local:9090", 80).unwrap();
-        let names = ui(&at, &HostHeader::Named("metrics.example.com:8443".into())).names();
-        let short =
-            ["prom", "prom.monitoring", "prom.monitoring.svc", "prom.monitoring.svc.cluster.local"];
-        let mut expected: BTreeSet<String> =
-            short.iter().flat_map(|name| [(*name).to_owned(), format!("{name}:9090")]).collect();
-        expected.extend(["metrics.example.com", "metrics.example.com:8443"].map(str::to_owned));
-        assert_eq!(names, expected);
-        // A label of a name outside Kubernetes is somebody else's.
-        let at = HostPort::parse("example.com.internal:9090", 80).unwrap();
-        assert_eq!(
-            ui(&at, &HostHeader::Own).names(),
-            ["example.com.internal", "example.com.internal:9090"].map(str::to_owned).into()
-        );
-    }
-}
+pub(in crate::envoy) mod tests;

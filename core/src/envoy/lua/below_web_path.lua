@@ -1,7 +1,8 @@
--- On 10904: redirects lead below the path that a proxy in front may have taken away.
+-- Library for scripts of 10904: puts the path of --web-url before the URLs in a response, because a
+-- proxy in front of the hub may have removed it from the request.
 --
--- In:  an answer's headers; web_path (paths.lua).
--- Out: the same, with web_path before each path that lacks it.
+-- In:  web_path (paths.lua), correct_urls (urls.lua).
+-- Out: below_web_path(headers): changes the headers of a response.
 
 local function below_web_path(headers)
   correct_urls(headers, function(url)

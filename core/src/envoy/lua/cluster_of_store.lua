@@ -1,7 +1,7 @@
--- On 10901: which downstream cluster a store belongs to, by the authority's first label.
+-- 10901, cluster specifier: the downstream cluster of a store, by the first label of the authority.
 --
 -- In:  the authority (tokyo-thanos-sidecar0.sidecars.thanos.atlas:10901).
--- Out: the Envoy cluster (cluster/tokyo), or one that never exists.
+-- Out: the Envoy cluster (cluster/tokyo), or nowhere, which never exists.
 
 function envoy_on_route(route_handle)
   local label = string.match(route_handle:headers():get(":authority") or "", "^[^.:]+") or ""

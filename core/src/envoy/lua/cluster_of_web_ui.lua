@@ -1,7 +1,7 @@
--- On 10904: which downstream cluster a web UI belongs to, by the path.
+-- 10904, cluster specifier: the downstream cluster of a web UI, by the path.
 --
--- In:  the path (/prom/tokyo/graph); web_path, which may stand before it (paths.lua).
--- Out: the Envoy cluster (cluster/tokyo), or one that never exists.
+-- In:  the path (/prom/tokyo/graph); web_ui (paths.lua).
+-- Out: the Envoy cluster (cluster/tokyo), or nowhere, which never exists.
 
 function envoy_on_route(route_handle)
   local _, name = web_ui(route_handle:headers():get(":path") or "")

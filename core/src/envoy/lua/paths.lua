@@ -1,8 +1,10 @@
--- Whose a path is, for the scripts that stand behind this one.
+-- Library: the paths of web UIs.
 --
--- In: web_path: the path of --web-url, "" or "/observability"; a cluster's Envoy never sees it, and has "".
+-- In:  web_path: the path of --web-url, "" or "/observability". It is "" in clusters, because the
+--      hub's Envoy removes it.
+-- Out: web_ui(path): the UI's base (/prom/tokyo), its cluster, and what follows the base; nothing
+--      if the path is no UI's. web_path may stand before it or not.
 
--- Of a path at 10904, with or without web_path: the web UI's base (/prom/tokyo), its cluster, and what follows the base.
 local function web_ui(path)
   if web_path ~= "" and string.sub(path, 1, #web_path + 1) == web_path .. "/" then
     path = string.sub(path, #web_path + 1)

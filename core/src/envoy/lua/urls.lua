@@ -1,14 +1,12 @@
--- URLs in answers, for the scripts that stand behind this one.
+-- Library: URLs in the headers of a response.
 --
--- In:  nothing.
--- Out: under, correct_urls.
+-- Out: under(path, base): whether a path is the base or lies below it.
+--      correct_urls(headers, correct): applies the function `correct` to each URL.
 
--- Whether a path is another one or lies below it.
 local function under(path, base)
   return string.sub(path, 1, #base) == base and string.find(path, "^[/?#]", #base + 1) ~= nil or path == base
 end
 
--- The headers of an answer that hold a URL, each of which `correct` may change.
 local function correct_urls(headers, correct)
   for _, name in ipairs({"location", "content-location"}) do
     local url = headers:get(name)

@@ -1,18 +1,20 @@
--- On 11901, for web UIs: the Host that a backend is asked by, and where it sends people.
+-- 11901, for web UIs: the Host that a backend gets, and the URLs to which it redirects.
 --
--- In:  the path (/prom/tokyo/graph), x-forwarded-host (what the person's browser asked for, added by the hub's Envoy);
---      uis, by their base: {prefix = the backend's own, names = {["host:port"] = true}: its hosts in lower case,
---      asked_as_hub = whether it sees the hub's Host, has_pages = whether it is a Prometheus}: set by the line before these.
--- Out: Host, where asked_as_hub; Location, Content-Location and Refresh below the UI's base.
+-- In:  the path (/prom/tokyo/graph); x-forwarded-host: the host that the browser asked for, added
+--      by the hub's Envoy. Variable: uis, by base: {prefix = the backend's own path prefix,
+--      names = {["host:port"] = true}: its hosts in lower case, asked_as_hub = whether it gets the
+--      hub's Host, has_pages = whether it is a Prometheus}.
+-- Out: the request's Host, if asked_as_hub. In the response Location, Content-Location and Refresh
+--      are below the UI's base.
 
--- What Prometheus redirects to, longest first: it puts the path of its --web.external-url before these, whatever prefix it
--- serves from (web/web.go).
+-- The pages to which Prometheus redirects, longest first. It puts the path of --web.external-url
+-- before these, whatever its route prefix (web/web.go).
 local pages = {
   "/alertmanager-discovery", "/service-discovery", "/classic/graph", "/tsdb-status", "/starting", "/targets", "/alerts",
   "/config", "/status", "/agent", "/flags", "/graph", "/query", "/rules",
 }
 
--- The path of an external URL in front of one of Prometheus's pages, where the request did not come from below it.
+-- The path of --web.external-url before one of these pages; "" if the request itself was below it.
 local function external_path(path, asked)
   local whole = string.match(path, "^[^?#]*")
   local external = string.match(whole, "^(.-)/consoles/")
@@ -24,7 +26,7 @@ local function external_path(path, asked)
   return external and external ~= "" and not under(asked, external) and external or ""
 end
 
--- The host[:port] of a URL, and what follows; nil for one without a host.
+-- The host[:port] of a URL, and the rest; nil for a URL without a host.
 local function split(url)
   local authority, rest = string.match(url, "^[hH][tT][tT][pP][sS]?://([^/?#\\]*)(.*)$")
   if not authority then
@@ -33,14 +35,15 @@ local function split(url)
   return authority and string.lower(authority), rest
 end
 
--- The last of a list of hosts: those before are what others in front have said.
+-- The last host of x-forwarded-host: the hub's Envoy added it, the others come from clients and
+-- proxies.
 local function last(hosts)
   local trimmed = string.match(hosts, "^(.*%S)") or ""
   local host = string.match(trimmed, "^.*[,%s](.*)$") or trimmed
   return host ~= "" and host or nil
 end
 
--- Whether a host is the backend's, or the one that the person asked for.
+-- Whether a host is the backend's, or one that the browser asked for.
 local function is_own(authority, ui, hosts)
   if ui.names[authority] then
     return true
@@ -71,7 +74,7 @@ local function corrected(url, base, asked, hosts)
   if under(path, base) then
     return path
   end
-  -- An external URL that ends in the UI's base, behind a path that something in front of the hub adds.
+  -- An external URL that ends in the UI's base, behind a path that a proxy before the hub adds.
   local at = string.find(string.match(path, "^[^?#]*") .. "/", base .. "/", 1, true)
   if at then
     return string.sub(path, at)

@@ -1,17 +1,19 @@
--- On 10904: what a downstream cluster, which isn't trusted, learns of the person who asks, and what it may do to the host
--- under which the web UIs of all clusters are.
+-- 10904, for web UIs: filters what a downstream cluster, which isn't trusted, learns of the client,
+-- and what its responses may do to the host that the web UIs of all clusters share.
 --
--- In:  the path, with or without web_path (paths.lua); request_headers, response_headers: what passes, {names = {…}, prefixes = {…}};
---      cookies: the names of those that pass; replica_cookie: that of Atlas's own: all set by the lines before these.
--- Out: of a request: a relative redirect for /prom/tokyo; otherwise the headers that pass, Atlas's own cookie, the cookies that
---      pass, the UI's own cookies, no trailers.
---      Of an answer: the headers that pass, cookies for the UI's path only, URLs below web_path, no trailers.
---      500 where this script fails.
+-- In:  the path, with or without web_path (paths.lua). Variables: request_headers and
+--      response_headers: the headers that pass, {names = {…}, prefixes = {…}}; cookies: the names
+--      of the cookies that pass; replica_cookie: the name of Atlas's own (replica_cookie.lua).
+-- Out: of a request: a relative redirect for /prom/tokyo; otherwise the headers and cookies that
+--      pass, Atlas's own cookie, the UI's own cookies, no trailers.
+--      Of a response: the headers that pass, cookies for the UI's path only, URLs below web_path
+--      (below_web_path.lua), no trailers.
+--      500 if this script fails.
 
--- What stands before the name of a UI's own cookie in the browser, so that it is neither taken for somebody else's (the session
--- of a proxy in front) nor overwrites it.
+-- The prefix of a UI's own cookies in the browser, so that they can't be taken for, or overwrite,
+-- those of others on this host, such as the session of a proxy in front.
 local ui_cookie = "atlas."
--- The attributes of a cookie that stay; Domain and Path don't.
+-- The attributes of a cookie that pass. Domain and Path don't.
 local attributes = {
   ["expires"] = true, ["max-age"] = true, ["secure"] = true, ["httponly"] = true, ["samesite"] = true, ["partitioned"] = true,
 }
@@ -40,8 +42,8 @@ local function remove_others(headers, which)
   end
 end
 
--- Without white space at its end. The pattern "^(.-)%s*$" would look at white space within once for each of its characters, which are
--- tens of thousands where somebody likes: seconds in which this worker thread does nothing else.
+-- A text without white space at its end. The pattern "^(.-)%s*$" would be quadratic in the white
+-- space inside, of which somebody else may send much.
 local function trimmed(text)
   return string.match(text, "^(.*%S)") or ""
 end
@@ -54,7 +56,7 @@ local function values(headers, name)
   return all
 end
 
--- The cookies of a request that a backend may see, under the names that it gave them.
+-- The cookies of a request that a backend gets, by the names that it gave them.
 local function cookies_that_pass(headers)
   local passed = {}
   for _, line in ipairs(values(headers, "cookie")) do
@@ -71,14 +73,14 @@ local function cookies_that_pass(headers)
   return passed
 end
 
--- A Set-Cookie for the UI's path alone; nil for one without a name.
+-- A Set-Cookie for the UI's path only; nil for one without a name.
 local function confined(cookie, base)
   local pair, rest = string.match(cookie, "^([^;]*)(.*)$")
   local name, value = string.match(pair, "^%s*([^%s=]+)%s*=%s*(.*)$")
   if not name then
     return nil
   end
-  -- A browser takes a cookie with the prefix __Host- for the path / only.
+  -- Browsers accept a cookie with the prefix __Host- for the path / only.
   local keeps_name = name == replica_cookie or cookies[name] and string.lower(string.sub(name, 1, 7)) ~= "__host-"
   local parts = {(keeps_name and "" or ui_cookie) .. name .. "=" .. trimmed(value)}
   for attribute in string.gmatch(rest, "[^;]+") do
@@ -106,7 +108,7 @@ local function ask(handle)
   local headers = handle:headers()
   local base, name, rest = web_ui(headers:get(":path") or "")
   if base and string.sub(rest, 1, 1) ~= "/" then
-    -- Relative, since only the browser knows by which scheme, host, port and path it came here.
+    -- Relative, because only the browser knows its URL's scheme, host, port and path.
     handle:respond({[":status"] = "308", ["location"] = name .. "/" .. rest}, "")
     return
   end
@@ -139,7 +141,7 @@ local function answer(handle)
   remove_trailers(handle)
 end
 
--- Envoy lets pass what a script fails at, as it came.
+-- If a script fails, Envoy passes the headers on as they were. So failures are caught here.
 function envoy_on_request(handle)
   local works, why = pcall(ask, handle)
   if not works then

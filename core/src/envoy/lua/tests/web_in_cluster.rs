@@ -1,5 +1,3 @@
-//! The scripts of a cluster's Envoy.
-
 use super::*;
 use crate::envoy::web::WebUi;
 use crate::model::HostHeader;
@@ -15,78 +13,6 @@ fn tokyo(prefix: &str, at: &str, host: &HostHeader) -> Script {
         at: &at,
         host,
     }]))
-}
-
-#[test]
-fn the_targets_are_called_as_the_envoy_was_asked() {
-    let script = Script::load(&alert_targets("[\"AUTHORITY\", \"AUTHORITY\"]\n"));
-    let asked =
-        |authority: &str| script.stream().answer(&[(":authority", authority)], "content-type");
-    let answer = asked("envoy.monitoring:11903").unwrap();
-    assert_eq!(
-        answer,
-        (
-            "200".into(),
-            Some("application/json".into()),
-            "[\"envoy.monitoring:11903\", \"envoy.monitoring:11903\"]\n".into()
-        )
-    );
-    assert!(asked("[fd00::1]:11903").unwrap().2.contains("[fd00::1]:11903"));
-    assert_eq!(asked("a\"b"), None);
-    assert_eq!(asked(""), None);
-    assert_eq!(asked(NO_HOST).unwrap().0, "400");
-}
-
-#[test]
-fn who_brings_no_cookie_gets_one_of_their_address() {
-    let script = Script::load(&replica());
-    for (path, cookies, address, asked, set) in [
-        ("/prom/tokyo/graph", None, "192.0.2.7:4711", Some("atlas-replica=192-0-2-7"), true),
-        ("/prom/tokyo/graph", None, "192.0.2.7:4712", Some("atlas-replica=192-0-2-7"), true),
-        (
-            "/prom/tokyo/",
-            Some("lang=en"),
-            "[fd00::7]:1",
-            Some("lang=en; atlas-replica=-fd00-7-"),
-            true,
-        ),
-        (
-            "/prom/tokyo/",
-            Some("a=b; atlas-replica=mine"),
-            "192.0.2.7:1",
-            Some("a=b; atlas-replica=mine"),
-            false,
-        ),
-        (
-            "/prom/tokyo/",
-            Some("my-atlas-replica=x"),
-            "192.0.2.7:1",
-            Some("my-atlas-replica=x; atlas-replica=192-0-2-7"),
-            true,
-        ),
-        ("/thanos.Store/Series", None, "192.0.2.7:1", None, false),
-        ("/.atlas/health", None, "192.0.2.7:1", None, false),
-        ("/prom/tokyo/", None, "", None, false),
-    ] {
-        let stream = script.stream();
-        let headers: Vec<(&str, &str)> = [(":path", path)]
-            .into_iter()
-            .chain(cookies.map(|cookies| ("cookie", cookies)))
-            .collect();
-        let handle = stream
-            .run("envoy_on_request", &headers, |options| options.set("address", address).unwrap());
-        assert_eq!(
-            value(&read(&handle.get("list").unwrap()), "cookie").as_deref(),
-            asked,
-            "{path} {cookies:?}"
-        );
-        let back = value(&stream.response(&[(":status", "200")]), "set-cookie");
-        assert_eq!(
-            back.is_some_and(|cookie| cookie.ends_with("; Path=/prom/tokyo; HttpOnly")),
-            set,
-            "{path} {cookies:?}"
-        );
-    }
 }
 
 #[test]
@@ -201,7 +127,7 @@ fn a_redirect_stays_below_its_ui() {
 }
 
 #[test]
-fn only_a_prometheus_redirects_to_pages_below_its_external_url() {
+fn only_a_prometheus_has_pages_below_its_external_url() {
     let at = HostPort::parse("am:9093", 9093).unwrap();
     let ui = WebUi {
         kind: "alertmanager",
@@ -220,7 +146,7 @@ fn only_a_prometheus_redirects_to_pages_below_its_external_url() {
 }
 
 #[test]
-fn a_backend_that_is_asked_as_the_hub_sees_the_last_host_in_front() {
+fn a_backend_with_host_header_hub_gets_the_last_forwarded_host() {
     let script = tokyo("", "10.0.0.1:9090", &HostHeader::Hub);
     for (forwarded, authority) in [
         (Some("hub.example.com:10904"), "hub.example.com:10904"),
@@ -250,91 +176,5 @@ fn a_backend_that_is_asked_as_the_hub_sees_the_last_host_in_front() {
             value(&stream.response(&[(":status", "302"), ("location", "/x")]), "location").unwrap(),
             "/x"
         );
-    }
-}
-
-#[test]
-fn a_backend_that_declines_a_websocket_is_asked_again_without_the_offer() {
-    // Two filters, of which the first is off where the offer goes on to the backend.
-    let script = Script::load(&[offer_removed(), websocket_answers_in_cluster()].concat());
-    for (removed, status, said, with) in [
-        (false, "101", "101", None),
-        (false, "200", "503", Some("x-atlas-websocket-declined")),
-        (false, "302", "503", Some("x-atlas-websocket-declined")),
-        (false, "404", "404", None),
-        (false, "500", "500", None),
-        // The hub's second attempt is an ordinary request.
-        (true, "200", "299", Some("x-atlas-plain-answer")),
-        (true, "302", "302", None),
-        (true, "404", "404", None),
-    ] {
-        let stream = script.stream();
-        if removed {
-            stream.request(&[
-                (":method", "GET"),
-                (":path", "/prom/tokyo/"),
-                ("upgrade", "websocket"),
-            ]);
-        }
-        // Nobody else says such a thing to the hub.
-        let sent = [
-            (":status", status),
-            ("x-atlas-plain-answer", "mine"),
-            ("x-atlas-websocket-declined", "mine"),
-        ];
-        let expected: Headers = [(":status", said)]
-            .into_iter()
-            .chain(with.map(|name| (name, "true")))
-            .map(owned)
-            .collect();
-        assert_eq!(stream.response(&sent), expected, "{removed} {status}");
-    }
-}
-
-#[test]
-fn nothing_follows_a_request_whose_offer_is_removed_and_one_with_a_body_is_refused() {
-    let script = Script::load(&offer_removed());
-    for (method, length, refused) in [
-        ("GET", None, false),
-        ("HEAD", None, false),
-        ("GET", Some("0"), false),
-        ("POST", Some("0"), false),
-        ("DELETE", None, false),
-        ("GET", Some("5"), true),
-        ("GET", Some("0,5"), true),
-        ("POST", None, true),
-        ("PUT", None, true),
-        ("PATCH", Some("7"), true),
-    ] {
-        let length = length.map(|length| ("content-length", length));
-        let headers: Vec<_> = [
-            (":method", method),
-            ("upgrade", "websocket"),
-            ("connection", "Upgrade"),
-            ("accept", "*/*"),
-        ]
-        .into_iter()
-        .chain(length)
-        .collect();
-        let chunks = script.0.create_sequence_from(["POST /-/quit HTTP/1.1", "more"]).unwrap();
-        let handle = script
-            .stream()
-            .run("envoy_on_request", &headers, |options| options.set("chunks", &chunks).unwrap());
-        let answer: Option<Table> = handle.get("responded").unwrap();
-        let status = answer.map(|answer| {
-            answer.get::<Table>("headers").unwrap().get::<String>(":status").unwrap()
-        });
-        assert_eq!(status.as_deref(), refused.then_some("400"), "{method} {length:?}");
-        if !refused {
-            let kept: Headers =
-                [(":method", method), ("accept", "*/*"), ("content-length", "0")].map(owned).into();
-            let mut seen = read(&handle.get("list").unwrap());
-            seen.sort();
-            assert_eq!(seen, kept, "{method} {length:?}");
-            assert_eq!(
-                chunks.sequence_values::<String>().collect::<mlua::Result<Vec<_>>>().unwrap(),
-                ["", ""]
-            );
-        }
     }
 }

@@ -1,13 +1,13 @@
--- string.match and its kin, in Lua: so that whoever counts instructions sees each step that a pattern takes. What they say is compared
--- with what the real ones say.
+-- string.match, find, gmatch and gsub in Lua, so that a test that counts instructions counts each
+-- step of a pattern. Each result is compared with that of the real function.
 --
--- In:  the string library, of which the real functions are kept here.
--- Out: string.match, find, gmatch, gsub in their place.
+-- In:  the string library.
+-- Out: string.match, find, gmatch and gsub are replaced.
 
 local real = {match = string.match, find = string.find, gmatch = string.gmatch, gsub = string.gsub}
 local byte, sub, char = string.byte, string.sub, string.char
 
--- Which bytes one item of a pattern matches, as the real library says.
+-- Which bytes one item of a pattern matches, by the real library.
 local function bytes_of(class)
   local bytes = {}
   for value = 0, 255 do
@@ -69,7 +69,7 @@ end
 
 local starts, ends = {}, {}
 
--- The place behind the match that begins at `at`, or nil.
+-- The position behind the match that begins at `at`, or nil.
 local function match_here(text, at, program, number)
   while true do
     local item = program[number]
@@ -123,7 +123,7 @@ local function captures_of(text, program, from, behind)
   return all
 end
 
--- The first match at `from` or later: its place, the place behind it, what it captures.
+-- The first match at `from` or later: its position, the position behind it, its captures.
 local function search(text, pattern, from)
   local program = compile(pattern)
   repeat

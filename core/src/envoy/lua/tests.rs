@@ -1,11 +1,24 @@
-//! Each script, by tables of what goes in and what comes out.
+//! The tests of `lua/NAME.lua` are in `lua/tests/NAME.rs`; here is what they share.
 
-mod cluster;
-mod hub;
+mod below_web_path;
+mod cluster_of_store;
+mod cluster_of_web_ui;
+mod limit_alert_posts;
+mod list_alertmanagers;
+mod paths;
+mod redirect_alertmanager_api;
+mod remove_websocket_offer;
+mod replica_cookie;
+mod responses_without_route;
+mod urls;
+mod value;
+mod web_in_cluster;
 mod web_on_hub;
-mod work;
+mod websocket_responses_in_cluster;
+mod websocket_responses_on_hub;
+mod work_is_linear;
 
-use mlua::{Function, Lua, Table};
+use mlua::{Function, Lua, ObjectLike, Table};
 
 use super::*;
 
@@ -23,9 +36,27 @@ type Headers = Vec<(String, String)>;
 impl Script {
     fn load(text: &str) -> Self {
         let lua = Lua::new();
-        lua.load(include_str!("../lua/tests/handle.lua")).exec().unwrap();
+        lua.load(include_str!("test_helpers/handle.lua")).exec().unwrap();
         lua.load(text).exec().unwrap();
         Self(lua)
+    }
+
+    /// Loads libraries, whose functions tests then get by their names.
+    fn load_with_libraries(libraries: &str) -> Self {
+        Self::load(&[libraries, include_str!("test_helpers/libraries.lua")].concat())
+    }
+
+    /// The function of a library.
+    fn library(&self, function: &str) -> Function {
+        self.0.globals().get::<Table>("library").unwrap().get(function).unwrap()
+    }
+
+    /// Calls a library's function that changes headers.
+    fn correct_headers(&self, function: &str, list: &Table, correct: Option<Function>) {
+        let options = self.0.create_table().unwrap();
+        let handle: Table = self.function("new_handle").call((list, options)).unwrap();
+        let headers: Table = handle.call_method("headers", ()).unwrap();
+        self.library(function).call::<()>((headers, correct)).unwrap();
     }
 
     fn stream(&self) -> Stream<'_> {
@@ -112,19 +143,22 @@ fn values(headers: &Headers, name: &str) -> Vec<String> {
 }
 
 #[test]
-fn texts_are_what_they_were_in_lua_too() {
-    let lua = Lua::new();
-    for text in ["", "/prom/tokyo", "a\"b\\c", "new\nline", "\u{0}1", "ü", "]] .. os.exit() .. [["]
-    {
-        let back: mlua::String = lua.load(format!("return {}", string(text))).eval().unwrap();
-        assert_eq!(back.as_bytes(), text.as_bytes());
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test may look at its own sources, and only the directory lists all files"
+)]
+fn every_lua_file_has_a_file_of_tests() {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/envoy/lua");
+    let mut scripts = 0;
+    for entry in std::fs::read_dir(&directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "lua") {
+            scripts += 1;
+            let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+            let tests = directory.join("tests").join(format!("{name}.rs"));
+            let text = std::fs::read_to_string(&tests).unwrap_or_default();
+            assert!(text.contains("#[test]"), "{} has no test", tests.display());
+        }
     }
-    let entries: i32 = lua
-        .load(format!(
-            "local n = 0 for _ in pairs({}) do n = n + 1 end return n",
-            set(["a", "b\"", "a"])
-        ))
-        .eval()
-        .unwrap();
-    assert_eq!(entries, 2);
+    assert!(scripts > 10, "{scripts}");
 }

@@ -1,11 +1,12 @@
--- On 10903, before the body of a post is read: what one downstream cluster may have under way to one Alertmanager on this worker
--- thread, so that no cluster takes what the others need, and a replica that stalls takes nothing from the others.
+-- 10903, before the body of a post is read: limits the posts that one downstream cluster has under
+-- way to one Alertmanager on this worker thread. So no cluster uses up what the others need, and an
+-- Alertmanager that doesn't answer takes nothing from the other ones.
 --
--- In:  the client's certificate (its SPIFFE ID names the cluster), the path (it names the Alertmanager), content-length;
---      most_posts, most_bytes, longest_post_bytes, longest_ms: set by the lines before these.
--- Out: 429 where the cluster's share is used up; otherwise nothing changes.
---
--- A post counts until its answer, or, where none comes since the client has gone, for longest_ms.
+-- In:  the client certificate's SPIFFE ID, which names the cluster; the path, which names the
+--      Alertmanager; content-length. Variables: most_posts, most_bytes: the limits;
+--      longest_post_bytes: the size of a post without content-length; longest_ms: how long a post
+--      is counted at most, because no response comes if the client closes the connection.
+-- Out: 429 where a limit is reached; otherwise nothing changes.
 
 local posts_of = {} -- by cluster and Alertmanager: posts by number, each {expires = ms, bytes = number}
 local last_post = 0

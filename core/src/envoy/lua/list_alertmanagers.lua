@@ -1,8 +1,10 @@
--- On 11903: the targets as Prometheus HTTP service discovery; each is the authority by which this Envoy was asked.
+-- 11903: the hub's Alertmanagers as targets for Prometheus's HTTP service discovery. Each target is
+-- the authority by which the client reached this Envoy.
 --
--- In:  the authority; targets, a JSON text with AUTHORITY in its place, and no_host, the authority of who named none: set by the
---      lines before these.
--- Out: 200 with that text, or 400; where the authority is none, the request goes on, to the route's own answer.
+-- In:  the authority. Variables: targets: the list as JSON, with AUTHORITY for the authority;
+--      no_host: the authority of a request without Host.
+-- Out: 200 with the list; 400 without Host. If the authority has other characters than a host and
+--      port, the request goes on to the route's direct response.
 
 function envoy_on_request(handle)
   local authority = handle:headers():get(":authority") or ""

@@ -1,10 +1,11 @@
--- On 11901, for web UIs: keeps a client on one replica. The value of a cookie decides (a hash policy of the route). Who brings none
--- (Grafana, curl, a person's first request) gets one made of their address, so the same one each time.
--- Envoy's own cookies of this kind are made from the connection, which is the hub's and so the same for many people.
+-- 11901, for web UIs: keeps a client on one replica. The route's hash policy chooses the replica by
+-- the value of a cookie. A client without the cookie (Grafana, curl, a browser at first) gets one
+-- made of its address, so it gets the same one each time. (Envoy can generate the cookie itself, but
+-- from the connection, which is the hub's and so the same for many clients.)
 --
--- In:  the path (/prom/tokyo/graph), the cookies, the client's address, as the hub's Envoy and the proxies that it trusts have said;
---      replica_cookie: its name, set by the line before these.
--- Out: the cookie, in the request and, where it is new, in the answer.
+-- In:  the path (/prom/tokyo/graph); the cookies; the client's address, as the hub's Envoy and the
+--      proxies that it trusts have reported it. Variable: replica_cookie: the cookie's name.
+-- Out: the cookie, in the request and, where it is new, in the response.
 
 function envoy_on_request(handle)
   local headers = handle:headers()

@@ -1,10 +1,11 @@
--- What Envoy gives a script, for tests: the parts of its stream handle that Atlas's scripts use
+-- Stands for Envoy's stream handle in tests: the methods of it that Atlas's scripts use
 -- (envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/lua_filter).
 --
--- In:  new_handle(headers, options): a list of {name, value}; options: metadata, trailers (a list like headers), chunks (of the body), id (of the client's
---      certificate), address (the client's), protocol, now (in ms), broken (whether what counts a header's values fails).
--- Out: the handle; handle.list holds its headers, handle.trailer_list its trailers, handle.responded what it was answered with,
---      handle.logged what the script logged.
+-- In:  new_handle(headers, options): headers: a list of {name, value}; options: metadata, trailers
+--      (a list like headers), chunks (of the body), id (the URI SAN of the client's certificate),
+--      address (the client's), protocol, now (in ms), broken (whether getNumValues fails).
+-- Out: the handle. handle.list holds its headers, handle.trailer_list its trailers,
+--      handle.responded the arguments of respond, handle.logged the argument of logErr.
 
 local function header_map(list, broken)
   local map = {}

@@ -1,0 +1,40 @@
+use super::*;
+
+#[test]
+fn a_declined_websocket_is_reported_to_the_hub() {
+    // Two filters, of which the first is off where the offer goes on to the backend.
+    let script =
+        Script::load(&[remove_websocket_offer(), websocket_responses_in_cluster()].concat());
+    for (removed, status, said, with) in [
+        (false, "101", "101", None),
+        (false, "200", "503", Some("x-atlas-websocket-declined")),
+        (false, "302", "503", Some("x-atlas-websocket-declined")),
+        (false, "404", "404", None),
+        (false, "500", "500", None),
+        // The hub's second attempt is an ordinary request.
+        (true, "200", "299", Some("x-atlas-plain-answer")),
+        (true, "302", "302", None),
+        (true, "404", "404", None),
+    ] {
+        let stream = script.stream();
+        if removed {
+            stream.request(&[
+                (":method", "GET"),
+                (":path", "/prom/tokyo/"),
+                ("upgrade", "websocket"),
+            ]);
+        }
+        // Nobody else says such a thing to the hub.
+        let sent = [
+            (":status", status),
+            ("x-atlas-plain-answer", "mine"),
+            ("x-atlas-websocket-declined", "mine"),
+        ];
+        let expected: Headers = [(":status", said)]
+            .into_iter()
+            .chain(with.map(|name| (name, "true")))
+            .map(owned)
+            .collect();
+        assert_eq!(stream.response(&sent), expected, "{removed} {status}");
+    }
+}
