@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::dns::ZoneVersion;
 use crate::engine::publisher::{Publisher, Round};
-use crate::pki::{Pki, Wanted};
+use crate::pki::{Pki, Subjects};
 use crate::process::clock;
 use crate::standalone::bootstrap_files::NodeFiles;
 use crate::standalone::pki_directory::PkiDirectory;
@@ -190,23 +190,24 @@ impl Controller {
             }
             None => (fleet.clusters.keys().cloned().collect(), register.claimed().collect()),
         };
-        let ensured =
-            self.pki.ensure(&Wanted { clusters: &clusters, present: &present, only }, clock::now());
-        let ensured = ensured.context("cannot issue certificates")?;
+        let report = self
+            .pki
+            .issue_due(&Subjects { clusters: &clusters, present: &present, only }, clock::now());
+        let report = report.context("cannot issue certificates")?;
         ensure!(
             self.pki.leaf(&Identity::Atlas).is_some(),
             "Atlas has no certificate of its own: {}",
-            ensured.problems().join("; ")
+            report.problems().join("; ")
         );
         let due = self.pki.next_due(&clusters).unwrap_or(Time::MAX);
         known.due = if only.is_some() { known.due.min(due) } else { due };
-        scope.extend(ensured.concerns());
+        scope.extend(report.scope());
 
         // Also where everything is to be planned because of what a round about a few has found.
         let everyone: BTreeSet<ClusterName> =
             if scope.all { fleet.clusters.keys().cloned().collect() } else { BTreeSet::new() };
         let planned = if scope.all { &everyone } else { &scope.clusters };
-        let trust = self.pki.trust(planned);
+        let trust = self.pki.trust_for(planned);
         let changes = known.planner.update(fleet, &trust, &scope);
         let gone: Vec<ClusterName> =
             if scope.all { known.stores.clusters().cloned().collect() } else { Vec::new() };
@@ -217,7 +218,7 @@ impl Controller {
         let about = (!scope.all && !known.check).then_some(&concerned);
         self.publisher.install_credentials(&self.pki, about, &[])?;
         let changed = self.publisher.nodes.apply(changes);
-        let mut failed = ensured.failed;
+        let mut failed = report.failed;
         if known.check {
             failed.extend(self.state.keep_private().err().map(|error| format!("{error:#}")));
         }
@@ -237,7 +238,7 @@ impl Controller {
             changed,
             findings: news.findings,
             errors: news.errors,
-            problems: [ensured.standing, failed].concat(),
+            problems: [report.needs_operator, failed].concat(),
             zone: ZoneVersion {
                 records: known.stores.version(),
                 serial: known.zone.map_or(0, |zone| zone.serial),

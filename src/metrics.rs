@@ -267,7 +267,7 @@ impl Metrics {
         self.alertmanagers.set(count(fleet.alertmanagers.len()));
         self.rejected.set(count(published.rejected()));
         let of_nodes =
-            published.ends.values().flat_map(|ends| [ends.leaf, ends.credential]).flatten();
+            published.expiries.values().flat_map(|ends| [ends.leaf, ends.credential]).flatten();
         let ends = of_nodes.chain(published.authorities.values().copied()).chain(published.own_end);
         self.first_expiry.set(ends.min().unwrap_or(0));
     }

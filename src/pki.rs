@@ -19,15 +19,15 @@ use atlas_core::pki::{
 use atlas_core::plan::Scope;
 
 pub use ledger::Ledger;
-pub use pem::{Trusted, parse, read as read_certificate, text, validity};
-pub use sign::{Signed, fingerprint};
+pub use pem::{IssuerVerifier, from_pem, read_certificate, read_validity, to_pem};
+pub use sign::{CertificateAndKey, fingerprint};
 pub use store::{Contents, PkiStore};
 
-/// What [`Pki::ensure`] did, and what it couldn't do or soon can't.
+/// What [`Pki::issue_due`] did, and what it couldn't do or soon can't.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Ensured {
+pub struct IssueReport {
     /// What only people can change: the clock, the root's end.
-    pub standing: Vec<String>,
+    pub needs_operator: Vec<String>,
     /// What failed, and is worth another try.
     pub failed: Vec<String>,
     /// Who has another certificate or credential than before, or one less.
@@ -36,9 +36,9 @@ pub struct Ensured {
     pub authorities: bool,
 }
 
-impl Ensured {
+impl IssueReport {
     /// What is to be planned again: whoever has another certificate has another secret, or others expect something else of it.
-    pub fn concerns(&self) -> Scope {
+    pub fn scope(&self) -> Scope {
         let mut scope = Scope { all: self.authorities, ..Scope::default() };
         for identity in &self.changed {
             match identity {
@@ -54,13 +54,13 @@ impl Ensured {
 
     /// All problems.
     pub fn problems(&self) -> Vec<&str> {
-        self.standing.iter().chain(&self.failed).map(String::as_str).collect()
+        self.needs_operator.iter().chain(&self.failed).map(String::as_str).collect()
     }
 }
 
 /// For whom to issue.
 #[derive(Clone, Copy, Debug)]
-pub struct Wanted<'a> {
+pub struct Subjects<'a> {
     /// The clusters in force: they get what is due.
     pub clusters: &'a BTreeSet<ClusterName>,
     /// Further ones whose manifest is there but wrong: they get nothing new, and their credentials don't fall asleep.
@@ -71,7 +71,7 @@ pub struct Wanted<'a> {
 
 /// When a node's certificates end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ends {
+pub struct Expiries {
     /// Its data-plane certificate.
     pub leaf: Option<Time>,
     /// The credential that opens its stream.
@@ -113,7 +113,7 @@ impl<V: PkiStore> Pki<V> {
     }
 
     /// What there is, and where it is kept.
-    pub fn parts(&mut self) -> (&mut Contents, &mut V) {
+    pub fn contents_and_store(&mut self) -> (&mut Contents, &mut V) {
         (&mut self.contents, &mut self.pki_store)
     }
 
@@ -121,8 +121,8 @@ impl<V: PkiStore> Pki<V> {
     ///
     /// # Errors
     /// There is no root, and none can be made.
-    pub fn ensure(&mut self, wanted: &Wanted<'_>, now: Time) -> anyhow::Result<Ensured> {
-        let mut done = Ensured::default();
+    pub fn issue_due(&mut self, wanted: &Subjects<'_>, now: Time) -> anyhow::Result<IssueReport> {
+        let mut done = IssueReport::default();
         note(
             &mut done.failed,
             "cannot note which clusters there are",
@@ -135,34 +135,36 @@ impl<V: PkiStore> Pki<V> {
         note(&mut done.failed, "cannot remove what was forgotten", forgotten);
         note(&mut done.failed, "cannot remove a credential that no longer counts", dropped);
         let orders = {
-            let identities =
-                pki::wanted(wanted.clusters, |name| self.contents.ledger.revision(name));
+            let identities = pki::required_identities(wanted.clusters, |name| {
+                self.contents.ledger.revision(name)
+            });
             pki::due(&self.inventory_of(&identities), &identities, &self.lifetimes, now)
         };
         self.carry_out_all(&orders, now, &mut done);
-        let problem = pki::trouble(&self.authorities(), now);
+        let problem = pki::root_problem(&self.authorities(), now);
         if !self.contents.authorities.contains_key(&Authority::Root) {
             bail!(
                 "{}",
                 problem.map_or_else(|| done.failed.join("; "), |problem| problem.to_string())
             );
         }
-        done.standing.extend(problem.map(|problem| problem.to_string()));
-        done.standing.extend(self.pki_store.aside());
+        done.needs_operator.extend(problem.map(|problem| problem.to_string()));
+        done.needs_operator.extend(self.pki_store.set_aside_notices());
         Ok(done)
     }
 
-    /// When [`Pki::ensure`] will next have something to do for these.
+    /// When [`Pki::issue_due`] will next have something to do for these.
     pub fn next_due<'a>(
         &self,
         clusters: impl IntoIterator<Item = &'a ClusterName>,
     ) -> Option<Time> {
-        let identities = pki::wanted(clusters, |name| self.contents.ledger.revision(name));
+        let identities =
+            pki::required_identities(clusters, |name| self.contents.ledger.revision(name));
         pki::next_due(&self.inventory_of(&identities), &identities, &self.lifetimes)
     }
 
     /// What the plan needs to know of these clusters and of the hub.
-    pub fn trust<'a>(&self, clusters: impl IntoIterator<Item = &'a ClusterName>) -> Trust {
+    pub fn trust_for<'a>(&self, clusters: impl IntoIterator<Item = &'a ClusterName>) -> Trust {
         let contents = &self.contents;
         let mut trust = Trust {
             domain: self.domain.clone(),
@@ -205,17 +207,19 @@ impl<V: PkiStore> Pki<V> {
     }
 
     /// When a node's current certificates end.
-    pub fn ends(&self, node: &NodeId) -> Ends {
+    pub fn expiries(&self, node: &NodeId) -> Expiries {
         let end = |identity: Identity| {
             self.contents.identities.get(&identity).map(|signed| signed.validity.not_after)
         };
         match node {
-            NodeId::Hub => {
-                Ends { leaf: end(Identity::Hub), credential: end(Identity::Hub), revision: None }
-            }
+            NodeId::Hub => Expiries {
+                leaf: end(Identity::Hub),
+                credential: end(Identity::Hub),
+                revision: None,
+            },
             NodeId::Cluster(name) => {
                 let last = self.contents.ledger.credentials_of(name).last();
-                Ends {
+                Expiries {
                     leaf: end(Identity::Cluster(name.clone(), self.contents.ledger.revision(name))),
                     credential: last.map(|credential| credential.not_after),
                     revision: last.map(|credential| credential.revision),
@@ -225,7 +229,7 @@ impl<V: PkiStore> Pki<V> {
     }
 
     /// When each authority ends, and Atlas's own leaf.
-    pub fn own_ends(&self) -> (BTreeMap<Authority, Time>, Option<Time>) {
+    pub fn own_expiries(&self) -> (BTreeMap<Authority, Time>, Option<Time>) {
         let ends = self
             .contents
             .authorities
@@ -239,8 +243,8 @@ impl<V: PkiStore> Pki<V> {
     }
 
     /// The end of each cluster's current bootstrap credential, by the cluster's name.
-    pub fn bootstrap_ends(&self) -> BTreeMap<String, Time> {
-        let of = |(identity, signed): (&Identity, &Signed)| match identity {
+    pub fn bootstrap_expiries(&self) -> BTreeMap<String, Time> {
+        let of = |(identity, signed): (&Identity, &CertificateAndKey)| match identity {
             Identity::Bootstrap(name, _) => Some((name.to_string(), signed.validity.not_after)),
             _ => None,
         };
@@ -248,7 +252,8 @@ impl<V: PkiStore> Pki<V> {
     }
 
     fn authorities(&self) -> Inventory {
-        let validity = |(authority, signed): (&Authority, &Signed)| (*authority, signed.validity);
+        let validity =
+            |(authority, signed): (&Authority, &CertificateAndKey)| (*authority, signed.validity);
         Inventory {
             authorities: self.contents.authorities.iter().map(validity).collect(),
             identities: BTreeMap::new(),
@@ -270,7 +275,7 @@ impl<V: PkiStore> Pki<V> {
     pub fn forget(&mut self, cluster: &ClusterName) -> anyhow::Result<()> {
         let ledger = &self.contents.ledger;
         let current = ledger.revision(cluster);
-        let in_use = ledger.has(cluster)
+        let in_use = ledger.has_credentials(cluster)
             || self
                 .contents
                 .identities
@@ -289,7 +294,7 @@ impl<V: PkiStore> Pki<V> {
     /// Removes the keys of clusters that were forgotten when that couldn't be done: they carry an earlier revision.
     fn finish_forgetting(
         &mut self,
-        wanted: &Wanted<'_>,
+        wanted: &Subjects<'_>,
         changed: &mut BTreeSet<Identity>,
     ) -> anyhow::Result<()> {
         // Such a time is rare: it is looked for where everything is.
@@ -320,7 +325,7 @@ impl<V: PkiStore> Pki<V> {
         results.into_iter().collect()
     }
 
-    fn note_presence(&mut self, wanted: &Wanted<'_>, now: Time) -> anyhow::Result<()> {
+    fn note_presence(&mut self, wanted: &Subjects<'_>, now: Time) -> anyhow::Result<()> {
         let known = match wanted.only {
             Some(only) => only.clone(),
             None => self.contents.ledger.clusters().cloned().collect(),
@@ -349,7 +354,7 @@ impl<V: PkiStore> Pki<V> {
         if changed.is_empty() {
             return Ok(());
         }
-        let saved = self.pki_store.save_list(&self.contents, &changed);
+        let saved = self.pki_store.save_ledger(&self.contents, &changed);
         if saved.is_err() {
             before.into_iter().for_each(|(name, entry)| self.contents.ledger.set(name, entry));
         }
@@ -360,11 +365,11 @@ impl<V: PkiStore> Pki<V> {
     /// back, or the list comes from a backup.
     fn drop_unlisted(
         &mut self,
-        wanted: &Wanted<'_>,
+        wanted: &Subjects<'_>,
         changed: &mut BTreeSet<Identity>,
     ) -> anyhow::Result<()> {
         let Contents { identities, ledger, .. } = &mut self.contents;
-        let unlisted = |(identity, signed): (&Identity, &Signed)| match identity {
+        let unlisted = |(identity, signed): (&Identity, &CertificateAndKey)| match identity {
             Identity::Bootstrap(name, _) if !ledger.lists(name, &signed.fingerprint()) => {
                 Some((identity.clone(), name.clone()))
             }
@@ -386,13 +391,13 @@ impl<V: PkiStore> Pki<V> {
         unlisted.iter().try_for_each(|(_, name)| self.pki_store.remove_bootstrap(name))
     }
 
-    fn as_leaf(&self, signed: &Signed) -> Leaf {
+    fn as_leaf(&self, signed: &CertificateAndKey) -> Leaf {
         Leaf { chain: signed.chain.clone(), key: PrivateKey::new(signed.key.expose().to_owned()) }
     }
 
     /// Carries out what can be. What an authority that failed would have signed waits for it: the validity that was ordered
     /// fits the new one only.
-    fn carry_out_all(&mut self, orders: &[IssueRequest], now: Time, done: &mut Ensured) {
+    fn carry_out_all(&mut self, orders: &[IssueRequest], now: Time, done: &mut IssueReport) {
         let mut without = BTreeSet::new();
         let mut fresh = Vec::new();
         for order in orders {
@@ -442,7 +447,7 @@ impl<V: PkiStore> Pki<V> {
         saved
     }
 
-    fn sign(&self, identity: &Identity, validity: Validity) -> anyhow::Result<Signed> {
+    fn sign(&self, identity: &Identity, validity: Validity) -> anyhow::Result<CertificateAndKey> {
         let issuer = self
             .contents
             .authorities
@@ -452,7 +457,7 @@ impl<V: PkiStore> Pki<V> {
     }
 
     /// Keeps what was signed, all together; returns what couldn't be kept.
-    fn keep_all(&mut self, fresh: Vec<(Identity, Signed)>, now: Time) -> Vec<String> {
+    fn keep_all(&mut self, fresh: Vec<(Identity, CertificateAndKey)>, now: Time) -> Vec<String> {
         let mut before = Vec::new();
         for (identity, signed) in fresh {
             if let Identity::Bootstrap(name, revision) = &identity {
@@ -493,7 +498,7 @@ impl<V: PkiStore> Pki<V> {
         failed
     }
 
-    fn take_back(&mut self, identity: Identity, old: Option<Signed>) {
+    fn take_back(&mut self, identity: Identity, old: Option<CertificateAndKey>) {
         if let (Identity::Bootstrap(name, _), Some(signed)) =
             (&identity, self.contents.identities.get(&identity))
         {

@@ -9,7 +9,7 @@
 //! be cut short by it.
 //!
 //! Nor is there an order that an issuer could not fulfil, or one that would be due again at once: near the root's end
-//! certificates end with it, and after it nothing is issued. [`trouble`] says so, a year ahead.
+//! certificates end with it, and after it nothing is issued. [`root_problem`] says so, a year ahead.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -205,7 +205,7 @@ pub enum IssueRequest {
 }
 
 /// Who should have a certificate: Atlas, the hub, and each cluster a leaf and a bootstrap credential.
-pub fn wanted<'a>(
+pub fn required_identities<'a>(
     clusters: impl IntoIterator<Item = &'a ClusterName>,
     revision: impl Fn(&ClusterName) -> u64,
 ) -> BTreeSet<Identity> {
@@ -262,7 +262,7 @@ impl fmt::Display for Ahead {
 const CLOCK_IS_SET: Time = 1_735_689_600;
 
 /// What people must know about the root, which only they can replace.
-pub fn trouble(inventory: &Inventory, now: Time) -> Option<Problem> {
+pub fn root_problem(inventory: &Inventory, now: Time) -> Option<Problem> {
     let Some(root) = inventory.authorities.get(&Authority::Root) else {
         return (now < CLOCK_IS_SET).then_some(Problem::ClockNotSet);
     };
@@ -284,7 +284,7 @@ fn root(inventory: &Inventory, lifetimes: &Lifetimes, now: Time) -> Option<Valid
     }
 }
 
-/// What to issue now, issuers first. Nothing, where the root can't sign: [`trouble`] says why.
+/// What to issue now, issuers first. Nothing, where the root can't sign: [`root_problem`] says why.
 pub fn due(
     inventory: &Inventory,
     wanted: &BTreeSet<Identity>,

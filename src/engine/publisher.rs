@@ -80,13 +80,13 @@ impl Publisher {
                 pki.ledger().clusters().map(|name| (name.clone(), of(name))).collect(),
             ),
         }
-        self.client_authorizer.serve_as(&own, &pki.trust([]).roots)
+        self.client_authorizer.serve_as(&own, &pki.trust_for([]).roots)
     }
 
     /// Lets a cluster's streams end, if none of its credentials counts. The client_authorizer first: an Envoy whose stream ends is back
     /// within a second.
     pub fn forget<V: PkiStore>(&self, cluster: &ClusterName, pki: &Pki<V>) {
-        if !pki.ledger().has(cluster) {
+        if !pki.ledger().has_credentials(cluster) {
             self.client_authorizer.allow(cluster, Vec::new());
             self.streams.end(&NodeId::Cluster(cluster.clone()));
             tracing::info!(%cluster, "forgot the credentials of a removed cluster");
@@ -113,7 +113,7 @@ impl Publisher {
 
     /// Posts what has taken effect.
     pub fn publish<V: PkiStore>(&self, pki: &Pki<V>, round: Round<'_>) {
-        let (authorities, own_end) = pki.own_ends();
+        let (authorities, own_end) = pki.own_expiries();
         self.state_store.change(|state_store| {
             let is_new = state_store.is_none();
             let published = state_store.get_or_insert_with(|| {
@@ -125,18 +125,18 @@ impl Publisher {
                 }
                 _ => {
                     published.fleet.clusters.clone_from(&round.fleet.clusters);
-                    published.ends = round
+                    published.expiries = round
                         .fleet
                         .clusters
                         .keys()
                         .cloned()
                         .map(NodeId::Cluster)
-                        .map(|node| (node.clone(), pki.ends(&node)))
+                        .map(|node| (node.clone(), pki.expiries(&node)))
                         .collect();
                 }
             }
             published.fleet.alertmanagers.clone_from(&round.fleet.alertmanagers);
-            published.ends.insert(NodeId::Hub, pki.ends(&NodeId::Hub));
+            published.expiries.insert(NodeId::Hub, pki.expiries(&NodeId::Hub));
             (published.authorities, published.own_end, published.zone, published.last_error) =
                 (authorities, own_end, round.zone, None);
             announce(published, &round);
@@ -166,11 +166,11 @@ fn take_cluster<V: PkiStore>(
     match fleet.clusters.get(name) {
         Some(cluster) => {
             published.fleet.clusters.insert(name.clone(), Arc::clone(cluster));
-            published.ends.insert(node.clone(), pki.ends(&node));
+            published.expiries.insert(node.clone(), pki.expiries(&node));
         }
         None => {
             published.fleet.clusters.remove(name);
-            published.ends.remove(&node);
+            published.expiries.remove(&node);
         }
     }
 }

@@ -304,7 +304,7 @@ impl PkiStore for ReadOnlyStore {
             .collect()
     }
 
-    fn save_list(&mut self, _: &Contents, _: &BTreeSet<ClusterName>) -> anyhow::Result<()> {
+    fn save_ledger(&mut self, _: &Contents, _: &BTreeSet<ClusterName>) -> anyhow::Result<()> {
         bail!("BUG: a replica that doesn't lead changes no list")
     }
 

@@ -427,7 +427,7 @@ impl PkiStore for Secrets {
         which.iter().map(result).collect()
     }
 
-    fn save_list(&mut self, all: &Contents, of: &BTreeSet<ClusterName>) -> anyhow::Result<()> {
+    fn save_ledger(&mut self, all: &Contents, of: &BTreeSet<ClusterName>) -> anyhow::Result<()> {
         self.put(all, of.iter().cloned().map(Record::Cluster).collect()).into_values().collect()
     }
 
@@ -440,7 +440,7 @@ impl PkiStore for Secrets {
         Ok(())
     }
 
-    fn aside(&self) -> Vec<String> {
+    fn set_aside_notices(&self) -> Vec<String> {
         self.told_aside()
     }
 }

@@ -24,7 +24,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 
-use crate::pki::{self, Contents, Ledger, Signed};
+use crate::pki::{self, CertificateAndKey, Contents, Ledger};
 
 /// Annotation: in which term a record was written.
 pub const TERM: &str = "goatlas.io/term";
@@ -131,8 +131,8 @@ impl Record {
         all: &Contents,
         service: Option<&String>,
     ) -> anyhow::Result<BTreeMap<&'static str, Option<String>>> {
-        let authority = |authority| all.authorities.get(&authority).map(pki::text);
-        let identity = |identity| all.identities.get(&identity).map(pki::text);
+        let authority = |authority| all.authorities.get(&authority).map(pki::to_pem);
+        let identity = |identity| all.identities.get(&identity).map(pki::to_pem);
         Ok(match self {
             Record::Root => [("root.pem", authority(Authority::Root))].into(),
             Record::Issuers => [
@@ -148,22 +148,22 @@ impl Record {
             .into(),
             Record::Cluster(name) => {
                 let revision = all.ledger.revision(name);
-                let list = all.ledger.only(name);
+                let list = all.ledger.of_cluster(name);
                 let bootstrap = all.identities.get(&Identity::Bootstrap(name.clone(), revision));
                 // Of a cluster that is gone no key stays, whole or broken.
-                let gone = !list.has(name)
+                let gone = !list.has_credentials(name)
                     && !all.identities.contains_key(&Identity::Cluster(name.clone(), revision));
                 let aside = [LEAF, BOOTSTRAP]
                     .into_iter()
                     .filter_map(aside)
                     .map(|key| (key, None))
                     .filter(|_| gone);
-                let counts = |signed: &&Signed| {
+                let counts = |signed: &&CertificateAndKey| {
                     list.credentials().any(|one| one.fingerprint == signed.fingerprint())
                 };
                 [
                     (LEAF, identity(Identity::Cluster(name.clone(), revision))),
-                    (BOOTSTRAP, bootstrap.filter(counts).map(pki::text)),
+                    (BOOTSTRAP, bootstrap.filter(counts).map(pki::to_pem)),
                     (LIST, Some(list.to_json()?)),
                     (SERVICE, service.cloned()),
                 ]
@@ -226,9 +226,9 @@ impl PartialEq for Stored {
 #[derive(Clone, Debug, Default)]
 pub struct Parsed {
     /// Authorities with their keys; the root without one where it comes from `roots.pem`.
-    pub authorities: BTreeMap<Authority, Signed>,
+    pub authorities: BTreeMap<Authority, CertificateAndKey>,
     /// Identities.
-    pub identities: BTreeMap<Identity, Signed>,
+    pub identities: BTreeMap<Identity, CertificateAndKey>,
     /// What the list says of the cluster.
     pub ledger: Option<Ledger>,
     /// What is kept of the cluster's Service.
@@ -241,15 +241,17 @@ pub struct Parsed {
 
 impl Parsed {
     /// Certificates that were issued below another root, which nobody here trusts, are broken.
-    pub fn doubt_foreign(&mut self, record: &Record, root: Option<&Signed>) {
-        let mut trusted = pki::Trusted::new(root);
+    pub fn doubt_foreign(&mut self, record: &Record, root: Option<&CertificateAndKey>) {
+        let mut trusted = pki::IssuerVerifier::new(root);
         for (identity, signed) in std::mem::take(&mut self.identities) {
             let key =
                 IDENTITIES.iter().map(|(key, _)| *key).find(|key| record.may_hold(key, &identity));
-            match (trusted.check(&signed), key) {
+            match (trusted.verify(&signed), key) {
                 (Err(why), Some(key)) => {
-                    self.broken
-                        .insert(key, Broken { text: pki::text(&signed), why: format!("{why:#}") });
+                    self.broken.insert(
+                        key,
+                        Broken { text: pki::to_pem(&signed), why: format!("{why:#}") },
+                    );
                 }
                 _ => _ = self.identities.insert(identity, signed),
             }
@@ -306,7 +308,7 @@ fn parse(secret: Secret, domain: &TrustDomain) -> anyhow::Result<Parsed> {
     for (key, ByteString(bytes)) in secret.data.unwrap_or_default() {
         if let Some((key, _)) = IDENTITIES.iter().find(|(identity, _)| *identity == key) {
             let text = String::from_utf8_lossy(&bytes).into_owned();
-            match pki::parse(&text) {
+            match pki::from_pem(&text) {
                 // Of another trust domain it counts for nothing.
                 Ok((signed, uri)) => match uri.and_then(|uri| Identity::parse(&uri, domain)) {
                     Some(identity)
@@ -341,12 +343,16 @@ fn parse(secret: Secret, domain: &TrustDomain) -> anyhow::Result<Parsed> {
         };
         match (key.as_str(), authority) {
             (_, Some(authority)) => {
-                let (signed, _) = pki::parse(&text).with_context(|| key.clone())?;
+                let (signed, _) = pki::from_pem(&text).with_context(|| key.clone())?;
                 parsed.authorities.insert(authority, signed);
             }
             ("roots.pem", _) => {
-                let validity = pki::validity(&text).with_context(|| key.clone())?;
-                let root = Signed { chain: text, key: PrivateKey::new(String::new()), validity };
+                let validity = pki::read_validity(&text).with_context(|| key.clone())?;
+                let root = CertificateAndKey {
+                    chain: text,
+                    key: PrivateKey::new(String::new()),
+                    validity,
+                };
                 parsed.authorities.insert(Authority::Root, root);
             }
             (LIST, _) => {
@@ -385,7 +391,7 @@ pub fn adopt(contents: &mut Contents, record: &Record, parsed: Parsed) {
                     .filter(|(identity, _)| Record::of_identity(identity) == *record),
             );
             contents.ledger.replace(name, parsed.ledger.unwrap_or_default());
-            contents.mend_revisions();
+            contents.raise_revisions();
         }
     }
 }

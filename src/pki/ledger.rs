@@ -96,7 +96,7 @@ impl Ledger {
     }
 
     /// What the list says of one cluster, as a list.
-    pub fn only(&self, cluster: &ClusterName) -> Self {
+    pub fn of_cluster(&self, cluster: &ClusterName) -> Self {
         Self(
             self.0
                 .get_key_value(cluster)
@@ -131,7 +131,7 @@ impl Ledger {
     }
 
     /// Sees to it that a cluster's revision is not less than one that was issued, should the list be older than that.
-    pub fn at_least(&mut self, cluster: &ClusterName, revision: u64) {
+    pub fn raise_revision(&mut self, cluster: &ClusterName, revision: u64) {
         if revision > self.revision(cluster) {
             self.0.entry(cluster.clone()).or_default().revision = Some(revision);
         }
@@ -194,7 +194,7 @@ impl Ledger {
     }
 
     /// Whether any credential of a cluster counts.
-    pub fn has(&self, cluster: &ClusterName) -> bool {
+    pub fn has_credentials(&self, cluster: &ClusterName) -> bool {
         !self.credentials_of(cluster).is_empty()
     }
 

@@ -8,10 +8,10 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
-use super::sign::Signed;
+use super::sign::CertificateAndKey;
 
-/// What [`parse`] reads.
-pub fn text(signed: &Signed) -> String {
+/// What [`from_pem`] reads.
+pub fn to_pem(signed: &CertificateAndKey) -> String {
     format!("{}{}", signed.chain, signed.key.expose())
 }
 
@@ -19,7 +19,7 @@ pub fn text(signed: &Signed) -> String {
 ///
 /// # Errors
 /// What of it can't be read.
-pub fn parse(text: &str) -> anyhow::Result<(Signed, Option<String>)> {
+pub fn from_pem(text: &str) -> anyhow::Result<(CertificateAndKey, Option<String>)> {
     let start =
         text.find("-----BEGIN PRIVATE KEY-----").context("there is no private key in it")?;
     let (chain, key) = text.split_at(start);
@@ -27,9 +27,13 @@ pub fn parse(text: &str) -> anyhow::Result<(Signed, Option<String>)> {
         .map_err(|error| anyhow::anyhow!("its private key can't be read: {error}"))?;
     let der = CertificateDer::from_pem_slice(chain.as_bytes())
         .map_err(|error| anyhow::anyhow!("its certificate can't be read: {error}"))?;
-    let (validity, uris) = read(&der)?;
+    let (validity, uris) = read_certificate(&der)?;
     ensure_pair(&der, &key_der)?;
-    let signed = Signed { chain: chain.to_owned(), key: PrivateKey::new(key.to_owned()), validity };
+    let signed = CertificateAndKey {
+        chain: chain.to_owned(),
+        key: PrivateKey::new(key.to_owned()),
+        validity,
+    };
     Ok((signed, uris.into_iter().next()))
 }
 
@@ -47,14 +51,14 @@ fn ensure_pair(certificate: &CertificateDer<'_>, key: &PrivateKeyDer<'_>) -> any
 }
 
 /// Which certificates are of use below a root, each issuer looked at once.
-pub struct Trusted<'a> {
-    root: Option<&'a Signed>,
+pub struct IssuerVerifier<'a> {
+    root: Option<&'a CertificateAndKey>,
     issuers: HashMap<Vec<u8>, Result<(), String>>,
 }
 
-impl<'a> Trusted<'a> {
+impl<'a> IssuerVerifier<'a> {
     /// Below this root; `None`: none is known, and everything is let pass.
-    pub fn new(root: Option<&'a Signed>) -> Self {
+    pub fn new(root: Option<&'a CertificateAndKey>) -> Self {
         Self { root, issuers: HashMap::new() }
     }
 
@@ -62,7 +66,7 @@ impl<'a> Trusted<'a> {
     ///
     /// # Errors
     /// It wasn't.
-    pub fn check(&mut self, signed: &Signed) -> anyhow::Result<()> {
+    pub fn verify(&mut self, signed: &CertificateAndKey) -> anyhow::Result<()> {
         let Some(root) = self.root else { return Ok(()) };
         let chain: Result<Vec<_>, _> =
             CertificateDer::pem_slice_iter(signed.chain.as_bytes()).collect();
@@ -89,12 +93,15 @@ impl<'a> Trusted<'a> {
 ///
 /// # Errors
 /// It didn't.
-pub(super) fn ensure_below(authority: &Signed, root: &Signed) -> anyhow::Result<()> {
+pub(super) fn ensure_below(
+    authority: &CertificateAndKey,
+    root: &CertificateAndKey,
+) -> anyhow::Result<()> {
     let der = CertificateDer::from_pem_slice(authority.chain.as_bytes());
     is_below(&der.map_err(|error| anyhow::anyhow!("its certificate can't be read: {error}"))?, root)
 }
 
-fn is_below(issuer: &CertificateDer<'_>, root: &Signed) -> anyhow::Result<()> {
+fn is_below(issuer: &CertificateDer<'_>, root: &CertificateAndKey) -> anyhow::Result<()> {
     let root = CertificateDer::from_pem_slice(root.chain.as_bytes())
         .map_err(|error| anyhow::anyhow!("the root can't be read: {error}"))?;
     let (_, issuer) = X509Certificate::from_der(issuer)
@@ -133,17 +140,17 @@ fn key_ids(der: &CertificateDer<'_>) -> anyhow::Result<KeyIds> {
 ///
 /// # Errors
 /// There is none, or it is broken.
-pub fn validity(text: &str) -> anyhow::Result<Validity> {
+pub fn read_validity(text: &str) -> anyhow::Result<Validity> {
     let der = CertificateDer::from_pem_slice(text.as_bytes())
         .map_err(|error| anyhow::anyhow!("its certificate can't be read: {error}"))?;
-    Ok(read(&der)?.0)
+    Ok(read_certificate(&der)?.0)
 }
 
 /// Validity and URI SANs of a certificate.
 ///
 /// # Errors
 /// It is none.
-pub fn read(der: &CertificateDer<'_>) -> anyhow::Result<(Validity, Vec<String>)> {
+pub fn read_certificate(der: &CertificateDer<'_>) -> anyhow::Result<(Validity, Vec<String>)> {
     let (_, certificate) = X509Certificate::from_der(der)
         .map_err(|error| anyhow::anyhow!("not a certificate: {error}"))?;
     let validity = Validity {

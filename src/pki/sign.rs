@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 
 /// A certificate with its key.
 #[derive(Clone, Debug)]
-pub struct Signed {
+pub struct CertificateAndKey {
     /// PEM: the certificate, then its issuers up to but without the root (the root alone stands for itself).
     pub chain: String,
     pub key: PrivateKey,
@@ -22,7 +22,7 @@ pub struct Signed {
     pub validity: Validity,
 }
 
-impl Signed {
+impl CertificateAndKey {
     /// SHA-256 of the certificate, hexadecimal.
     pub fn fingerprint(&self) -> String {
         CertificateDer::from_pem_slice(self.chain.as_bytes())
@@ -40,8 +40,8 @@ pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
 pub(super) fn authority(
     authority: Authority,
     validity: Validity,
-    root: Option<&Signed>,
-) -> anyhow::Result<Signed> {
+    root: Option<&CertificateAndKey>,
+) -> anyhow::Result<CertificateAndKey> {
     let name = match authority {
         Authority::Root => "Atlas root CA",
         Authority::Issuing => "Atlas issuing CA",
@@ -58,7 +58,11 @@ pub(super) fn authority(
         _ => params
             .signed_by(&key, &issuer(root.context("BUG: an authority is due before the root")?)?)?,
     };
-    Ok(Signed { chain: certificate.pem(), key: PrivateKey::new(key.serialize_pem()), validity })
+    Ok(CertificateAndKey {
+        chain: certificate.pem(),
+        key: PrivateKey::new(key.serialize_pem()),
+        validity,
+    })
 }
 
 /// Makes an identity's certificate, which serves both ends of a connection.
@@ -66,8 +70,8 @@ pub(super) fn identity(
     identity: &Identity,
     spiffe_id: &str,
     validity: Validity,
-    by: &Signed,
-) -> anyhow::Result<Signed> {
+    by: &CertificateAndKey,
+) -> anyhow::Result<CertificateAndKey> {
     let mut params = params(&common_name(identity), validity)?;
     params.subject_alt_names = vec![SanType::URI(spiffe_id.try_into()?)];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -78,7 +82,7 @@ pub(super) fn identity(
     };
     let key = KeyPair::generate()?;
     let certificate = params.signed_by(&key, &issuer(by)?)?;
-    Ok(Signed {
+    Ok(CertificateAndKey {
         chain: certificate.pem() + &by.chain,
         key: PrivateKey::new(key.serialize_pem()),
         validity,
@@ -105,7 +109,7 @@ fn params(name: &str, validity: Validity) -> anyhow::Result<CertificateParams> {
     Ok(params)
 }
 
-fn issuer(signed: &Signed) -> anyhow::Result<Issuer<'static, KeyPair>> {
+fn issuer(signed: &CertificateAndKey) -> anyhow::Result<Issuer<'static, KeyPair>> {
     let key = KeyPair::from_pem(signed.key.expose()).context("cannot read an authority's key")?;
     Issuer::from_ca_cert_pem(&signed.chain, key).context("cannot read an authority's certificate")
 }

@@ -6,15 +6,15 @@ use anyhow::Context;
 use atlas_core::name::{ClusterName, Identity, TrustDomain};
 use atlas_core::pki::Authority;
 
-use super::{Ledger, Signed, pem};
+use super::{CertificateAndKey, Ledger, pem};
 
 /// What a pki_store holds.
 #[derive(Clone, Debug, Default)]
 pub struct Contents {
     /// Certificates that sign, with their keys.
-    pub authorities: BTreeMap<Authority, Signed>,
+    pub authorities: BTreeMap<Authority, CertificateAndKey>,
     /// Everyone's current certificate and key.
-    pub identities: BTreeMap<Identity, Signed>,
+    pub identities: BTreeMap<Identity, CertificateAndKey>,
     /// The credentials that count.
     pub ledger: Ledger,
 }
@@ -40,12 +40,12 @@ impl Contents {
     }
 
     /// Sees to it that no revision is less than one that was issued, should the list be older than that.
-    pub fn mend_revisions(&mut self) {
+    pub fn raise_revisions(&mut self) {
         for identity in self.identities.keys() {
             if let Identity::Cluster(name, revision) | Identity::Bootstrap(name, revision) =
                 identity
             {
-                self.ledger.at_least(name, *revision);
+                self.ledger.raise_revision(name, *revision);
             }
         }
     }
@@ -73,7 +73,7 @@ pub trait PkiStore {
     ///
     /// # Errors
     /// It can't be saved.
-    fn save_list(&mut self, all: &Contents, of: &BTreeSet<ClusterName>) -> anyhow::Result<()>;
+    fn save_ledger(&mut self, all: &Contents, of: &BTreeSet<ClusterName>) -> anyhow::Result<()>;
 
     /// Removes every key of a cluster.
     ///
@@ -88,7 +88,7 @@ pub trait PkiStore {
     fn remove_bootstrap(&mut self, cluster: &ClusterName) -> anyhow::Result<()>;
 
     /// What was broken and is kept for people to look at; a sentence each.
-    fn aside(&self) -> Vec<String> {
+    fn set_aside_notices(&self) -> Vec<String> {
         Vec::new()
     }
 }

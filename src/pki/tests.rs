@@ -17,25 +17,25 @@ fn issue(
     clusters: &[&str],
     present: &[&str],
     now: Time,
-) -> anyhow::Result<Ensured> {
+) -> anyhow::Result<IssueReport> {
     let (clusters, present) =
         (names(clusters).into_iter().collect(), names(present).into_iter().collect());
-    pki.ensure(&Wanted { clusters: &clusters, present: &present, only: None }, now)
+    pki.issue_due(&Subjects { clusters: &clusters, present: &present, only: None }, now)
 }
 
 /// Issues what is due, which must succeed.
-fn ensure(pki: &mut Pki<PkiDirectory>, clusters: &[&str], now: Time) -> Ensured {
+fn ensure(pki: &mut Pki<PkiDirectory>, clusters: &[&str], now: Time) -> IssueReport {
     let done = issue(pki, clusters, &[], now).unwrap();
     assert_eq!(done.problems(), [""; 0]);
     done
 }
 
 fn has_leaf(pki: &Pki<PkiDirectory>, cluster: &str) -> bool {
-    pki.ends(&NodeId::Cluster(cluster.parse().unwrap())).leaf.is_some()
+    pki.expiries(&NodeId::Cluster(cluster.parse().unwrap())).leaf.is_some()
 }
 
 fn revision(pki: &Pki<PkiDirectory>, cluster: &ClusterName) -> u64 {
-    pki.trust([cluster]).revision(cluster)
+    pki.trust_for([cluster]).revision(cluster)
 }
 
 fn pki(dir: &std::path::Path) -> (Pki<PkiDirectory>, crate::standalone::state_dir::Lock) {
@@ -54,11 +54,11 @@ fn what_was_issued_survives_a_restart() {
     let now = NOW;
     let (mut first, lock) = pki(dir.path());
     ensure(&mut first, &["tokyo"], now);
-    let trust = first.trust(&names(&["tokyo"]));
+    let trust = first.trust_for(&names(&["tokyo"]));
     drop((first, lock));
     let (mut second, _lock) = pki(dir.path());
     ensure(&mut second, &["tokyo"], now + 60);
-    assert_eq!(second.trust(&names(&["tokyo"])), trust);
+    assert_eq!(second.trust_for(&names(&["tokyo"])), trust);
     assert_eq!(second.ledger().credentials().count(), 1);
 }
 
@@ -312,7 +312,7 @@ fn an_ended_root_is_told_and_signs_nothing() {
     ensure(&mut pki, &["tokyo"], NOW);
     let problems = issue(&mut pki, &["tokyo"], &[], NOW + 3651 * DAY).unwrap();
     assert!(
-        problems.standing[0].contains("has ended") && problems.failed.is_empty(),
+        problems.needs_operator[0].contains("has ended") && problems.failed.is_empty(),
         "{problems:?}"
     );
 }
@@ -324,8 +324,8 @@ fn what_concerns_one_cluster_looks_at_no_other() {
     ensure(&mut pki, &["paris", "tokyo"], NOW);
     let only: BTreeSet<ClusterName> = names(&["osaka"]).into_iter().collect();
     let done = pki
-        .ensure(
-            &Wanted { clusters: &only, present: &BTreeSet::new(), only: Some(&only) },
+        .issue_due(
+            &Subjects { clusters: &only, present: &BTreeSet::new(), only: Some(&only) },
             NOW + 10 * DAY,
         )
         .unwrap();
@@ -335,8 +335,8 @@ fn what_concerns_one_cluster_looks_at_no_other() {
     assert_eq!(done.changed.len(), 4, "{:?}", done.changed);
     assert!(pki.ledger().credentials().all(|credential| credential.asleep_since.is_none()));
     // And one that goes falls asleep.
-    pki.ensure(
-        &Wanted { clusters: &BTreeSet::new(), present: &BTreeSet::new(), only: Some(&only) },
+    pki.issue_due(
+        &Subjects { clusters: &BTreeSet::new(), present: &BTreeSet::new(), only: Some(&only) },
         NOW + 10 * DAY,
     )
     .unwrap();

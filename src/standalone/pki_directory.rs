@@ -6,8 +6,8 @@ use anyhow::{Context, bail};
 use atlas_core::name::{ClusterName, Identity, TrustDomain};
 use atlas_core::pki::Authority;
 
-use crate::pki::Trusted;
-use crate::pki::{Contents, Ledger, PkiStore, Signed, pem};
+use crate::pki::IssuerVerifier;
+use crate::pki::{CertificateAndKey, Contents, Ledger, PkiStore, pem};
 use crate::standalone::state_dir::StateDir;
 
 /// What the list says, a file for each cluster.
@@ -36,7 +36,7 @@ impl PkiStore for PkiDirectory {
         contents.ledger = self.list(!contents.authorities.is_empty())?;
         contents.identities =
             self.identities(domain, contents.authorities.get(&Authority::Root))?;
-        contents.mend_revisions();
+        contents.raise_revisions();
         Ok(contents)
     }
 
@@ -64,7 +64,7 @@ impl PkiStore for PkiDirectory {
         which.iter().map(save).collect()
     }
 
-    fn save_list(&mut self, all: &Contents, of: &BTreeSet<ClusterName>) -> anyhow::Result<()> {
+    fn save_ledger(&mut self, all: &Contents, of: &BTreeSet<ClusterName>) -> anyhow::Result<()> {
         of.iter().try_for_each(|cluster| self.save_of(all, cluster))
     }
 
@@ -79,7 +79,7 @@ impl PkiStore for PkiDirectory {
         self.remove_identity(&Identity::Bootstrap(cluster.clone(), 0))
     }
 
-    fn aside(&self) -> Vec<String> {
+    fn set_aside_notices(&self) -> Vec<String> {
         let there =
             self.aside.iter().map(|file| self.state.path(file)).filter(|path| path.exists());
         there
@@ -95,7 +95,7 @@ impl PkiDirectory {
     }
 
     /// Reads it beside whoever holds the lock: what is broken is passed over.
-    pub fn beside(state: StateDir) -> Self {
+    pub fn read_only(state: StateDir) -> Self {
         Self { is_locked: false, ..Self::new(state) }
     }
 
@@ -111,12 +111,12 @@ impl PkiDirectory {
         Ok(())
     }
 
-    fn save(&self, file: &str, signed: &Signed) -> anyhow::Result<()> {
-        self.state.write(file, &pem::text(signed)).map(drop)
+    fn save(&self, file: &str, signed: &CertificateAndKey) -> anyhow::Result<()> {
+        self.state.write(file, &pem::to_pem(signed)).map(drop)
     }
 
     fn save_of(&self, all: &Contents, cluster: &ClusterName) -> anyhow::Result<()> {
-        let list = all.ledger.only(cluster);
+        let list = all.ledger.of_cluster(cluster);
         if list == Ledger::default() {
             return self.state.remove(&list_file(cluster.as_str()));
         }
@@ -157,12 +157,12 @@ impl PkiDirectory {
             .collect())
     }
 
-    fn authorities(&self) -> anyhow::Result<BTreeMap<Authority, Signed>> {
+    fn authorities(&self) -> anyhow::Result<BTreeMap<Authority, CertificateAndKey>> {
         let mut authorities = BTreeMap::new();
         for authority in [Authority::Root, Authority::Issuing, Authority::Bootstrap] {
             let file = authority_file(authority);
             if let Some(text) = self.state.read(file)? {
-                let (signed, _) = pem::parse(&text).with_context(|| self.broken(file))?;
+                let (signed, _) = pem::from_pem(&text).with_context(|| self.broken(file))?;
                 authorities.insert(authority, signed);
             }
         }
@@ -179,10 +179,10 @@ impl PkiDirectory {
     fn identities(
         &mut self,
         domain: &TrustDomain,
-        root: Option<&Signed>,
-    ) -> anyhow::Result<BTreeMap<Identity, Signed>> {
+        root: Option<&CertificateAndKey>,
+    ) -> anyhow::Result<BTreeMap<Identity, CertificateAndKey>> {
         let mut identities = BTreeMap::new();
-        let mut trusted = Trusted::new(root);
+        let mut trusted = IssuerVerifier::new(root);
         for name in self.state.list("pki")? {
             let file = format!("pki/{name}");
             if name.contains(ASIDE) {
@@ -200,7 +200,7 @@ impl PkiDirectory {
                     });
                 }
             };
-            match understood(&text, &file, domain, &mut trusted) {
+            match parse_identity_file(&text, &file, domain, &mut trusted) {
                 Ok(Some((identity, signed))) => _ = identities.insert(identity, signed),
                 Ok(None) => {}
                 Err(error) if self.is_locked => self.set_aside(file, &error)?,
@@ -238,18 +238,18 @@ impl PkiDirectory {
 ///
 /// # Errors
 /// It is of no use here.
-pub fn understood(
+pub fn parse_identity_file(
     text: &str,
     file: &str,
     domain: &TrustDomain,
-    trusted: &mut Trusted,
-) -> anyhow::Result<Option<(Identity, Signed)>> {
-    let (signed, uri) = pem::parse(text)?;
+    trusted: &mut IssuerVerifier,
+) -> anyhow::Result<Option<(Identity, CertificateAndKey)>> {
+    let (signed, uri) = pem::from_pem(text)?;
     let Some(identity) = uri.and_then(|uri| Identity::parse(&uri, domain)) else { return Ok(None) };
     if identity_file(&identity) != file {
         bail!("it holds the certificate of {}", identity.spiffe_id(domain));
     }
-    trusted.check(&signed)?;
+    trusted.verify(&signed)?;
     Ok(Some((identity, signed)))
 }
 

@@ -11,7 +11,7 @@ use atlas_core::thanos::zone::zone;
 use atlas_core::validate::{Finding, Severity};
 
 use crate::dns::{ZoneVersion, Zones};
-use crate::pki::Ends;
+use crate::pki::Expiries;
 use crate::process::lock::{read, write};
 
 /// The result of the controller's rounds so far.
@@ -24,7 +24,7 @@ pub struct PublishedState {
     /// Files that can't be read.
     pub errors: Vec<ManifestError>,
     /// When each node's certificates end.
-    pub ends: BTreeMap<NodeId, Ends>,
+    pub expiries: BTreeMap<NodeId, Expiries>,
     /// When each authority's ends.
     pub authorities: BTreeMap<Authority, Time>,
     /// When Atlas's own ends.
@@ -45,7 +45,7 @@ impl PublishedState {
             fleet,
             findings: Vec::new(),
             errors: Vec::new(),
-            ends: BTreeMap::new(),
+            expiries: BTreeMap::new(),
             authorities: BTreeMap::new(),
             own_end: None,
             zone: ZoneVersion::default(),

@@ -206,7 +206,7 @@ fn node_status(
     open: &[Arc<Stream>],
     node: &NodeId,
 ) -> NodeStatus {
-    let ends = published.ends.get(node).copied().unwrap_or_default();
+    let ends = published.expiries.get(node).copied().unwrap_or_default();
     NodeStatus {
         node: node.to_string(),
         instances: open.iter().map(|stream| instance(nodes, stream)).collect(),

@@ -33,7 +33,7 @@ fn issued(wanted: &BTreeSet<Identity>, lifetimes: &Lifetimes) -> Inventory {
 }
 
 fn tokyo() -> BTreeSet<Identity> {
-    wanted(&["tokyo".parse().unwrap()], |_| 1)
+    required_identities(&["tokyo".parse().unwrap()], |_| 1)
 }
 
 proptest! {
@@ -56,7 +56,7 @@ proptest! {
             let root = inventory.authorities[&Authority::Root];
             if !root.holds(now) {
                 prop_assert_eq!(orders, []);
-                let trouble = trouble(&inventory, now);
+                let trouble = root_problem(&inventory, now);
                 prop_assert!(matches!(trouble, Some(Problem::RootNotYet(_) | Problem::RootEnded)), "{:?}", trouble);
             } else if let Some(next) = next_due(&inventory, &wanted, &lifetimes) {
                 prop_assert!(next > now);
@@ -100,7 +100,7 @@ proptest! {
         let (root, issuing, bootstrap_ca, leaf, bootstrap) = lifetimes;
         let lifetimes = Lifetimes { root, issuing, bootstrap_ca, leaf, bootstrap };
         let names: Vec<ClusterName> = ["tokyo", "paris"].map(|name| name.parse().unwrap()).into();
-        let wanted = wanted(&names, |_| 1);
+        let wanted = required_identities(&names, |_| 1);
         let mut inventory = Inventory::default();
         let mut now = 1_800_000_000;
         for step in steps {
@@ -112,7 +112,7 @@ proptest! {
 
     #[test]
     fn what_was_just_issued_is_not_due(now in CLOCK_IS_SET..2_000_000_000i64) {
-        let wanted = wanted(&["tokyo".parse().unwrap()], |_| 1);
+        let wanted = required_identities(&["tokyo".parse().unwrap()], |_| 1);
         let mut inventory = Inventory::default();
         let orders = due(&inventory, &wanted, &Lifetimes::default(), now);
         prop_assert_eq!(orders.len(), 3 + 4);
@@ -126,7 +126,7 @@ proptest! {
 
 #[test]
 fn leaves_are_renewed_about_half_way() {
-    let wanted = wanted(&[], |_| 1);
+    let wanted = required_identities(&[], |_| 1);
     let mut inventory = Inventory::default();
     let orders = due(&inventory, &wanted, &Lifetimes::default(), NOW);
     apply(&mut inventory, &orders).unwrap();
@@ -137,7 +137,10 @@ fn leaves_are_renewed_about_half_way() {
 #[test]
 fn a_cluster_s_new_revision_is_issued_beside_the_old() {
     let name: ClusterName = "tokyo".parse().unwrap();
-    assert!(wanted(std::slice::from_ref(&name), |_| 2).contains(&Identity::Cluster(name, 2)));
+    assert!(
+        required_identities(std::slice::from_ref(&name), |_| 2)
+            .contains(&Identity::Cluster(name, 2))
+    );
 }
 
 #[test]
@@ -165,7 +168,7 @@ fn a_clock_before_the_root_s_beginning_issues_nothing() {
     let inventory = issued(&wanted, &lifetimes);
     let now = NOW - 30 * DAY;
     assert_eq!(due(&inventory, &wanted, &lifetimes, now), []);
-    let trouble = trouble(&inventory, now).unwrap().to_string();
+    let trouble = root_problem(&inventory, now).unwrap().to_string();
     assert!(trouble.contains("begins in 29 days: set the clock"), "{trouble}");
 }
 
@@ -174,9 +177,9 @@ fn no_root_is_made_by_a_clock_that_was_not_set() {
     let inventory = Inventory::default();
     for now in [0, CLOCK_IS_SET - 1] {
         assert_eq!(due(&inventory, &tokyo(), &Lifetimes::default(), now), []);
-        assert_eq!(trouble(&inventory, now), Some(Problem::ClockNotSet));
+        assert_eq!(root_problem(&inventory, now), Some(Problem::ClockNotSet));
     }
-    assert_eq!(trouble(&inventory, CLOCK_IS_SET), None);
+    assert_eq!(root_problem(&inventory, CLOCK_IS_SET), None);
 }
 
 #[test]
@@ -184,8 +187,11 @@ fn the_root_s_end_is_announced_a_year_ahead_and_is_the_end() {
     let (wanted, lifetimes) = (tokyo(), Lifetimes::default());
     let inventory = issued(&wanted, &lifetimes);
     let end = NOW + lifetimes.root;
-    assert_eq!(trouble(&inventory, end - 366 * DAY), None);
-    assert_eq!(trouble(&inventory, end - 100 * DAY), Some(Problem::RootEnds(Ahead(100 * DAY))));
-    assert_eq!(trouble(&inventory, end), Some(Problem::RootEnded));
+    assert_eq!(root_problem(&inventory, end - 366 * DAY), None);
+    assert_eq!(
+        root_problem(&inventory, end - 100 * DAY),
+        Some(Problem::RootEnds(Ahead(100 * DAY)))
+    );
+    assert_eq!(root_problem(&inventory, end), Some(Problem::RootEnded));
     assert_eq!(due(&inventory, &wanted, &lifetimes, end), []);
 }

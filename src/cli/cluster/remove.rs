@@ -141,7 +141,7 @@ impl Desk {
         } else {
             Some(state.lock()?)
         };
-        let directory = if lock.is_some() { PkiDirectory::new } else { PkiDirectory::beside };
+        let directory = if lock.is_some() { PkiDirectory::new } else { PkiDirectory::read_only };
         let pki =
             Pki::load(directory(state.clone()), self.trust_domain.clone(), Lifetimes::default())?;
         Ok(Memory { state, running, pki, _lock: lock })

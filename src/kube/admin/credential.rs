@@ -48,7 +48,7 @@ impl Admin {
             let Some((stored, contents)) = self.record(name, domain)? else {
                 return Ok(Forgotten::NothingKnown);
             };
-            if !contents.ledger.has(name) {
+            if !contents.ledger.has_credentials(name) {
                 return Ok(Forgotten::NothingKnown);
             }
             match self.empty(name, &stored, contents)? {
@@ -67,7 +67,9 @@ impl Admin {
     /// # Errors
     /// The record can't be read.
     pub fn has_credential(&self, name: &ClusterName, domain: &TrustDomain) -> anyhow::Result<bool> {
-        Ok(self.record(name, domain)?.is_some_and(|(_, contents)| contents.ledger.has(name)))
+        Ok(self
+            .record(name, domain)?
+            .is_some_and(|(_, contents)| contents.ledger.has_credentials(name)))
     }
 
     /// A leader that notices clears what it kept of the Service. One that hasn't would issue the next credential at once.

@@ -18,7 +18,7 @@ use crate::kube::events::{EventDeduplicator, EventMessage};
 use crate::kube::objects::{Objects, StoreFiles};
 use crate::kube::pki_secrets::Secrets;
 use crate::kube::writer::{Wanted, Writer};
-use crate::pki::{Pki, Wanted as Due};
+use crate::pki::{Pki, Subjects};
 use crate::process::clock;
 
 /// One leadership. Dropped, its writer ends.
@@ -98,7 +98,7 @@ impl Leading {
 
     /// A round of the leader; returns when the next is due.
     pub fn round(&mut self, controller: &mut Controller, view: &View) -> anyhow::Result<Duration> {
-        let (contents, pki_store) = self.pki.parts();
+        let (contents, pki_store) = self.pki.contents_and_store();
         let mut failed = pki_store.heal(contents, &view.shown, &view.removed);
         controller.rounds.take(view, &controller.settings, pki_store.services());
         let broken: BTreeSet<ClusterName> =
@@ -110,7 +110,7 @@ impl Leading {
         pki_store.keep_services(kept);
         let present: BTreeSet<ClusterName> =
             services(&view.manifests).map(|(name, _)| name).collect();
-        let held = self.pki.bootstrap_ends();
+        let held = self.pki.bootstrap_expiries();
         let sound: BTreeSet<ClusterName> = register
             .fleet()
             .clusters
@@ -118,20 +118,22 @@ impl Leading {
             .filter(|name| !broken.contains(*name))
             .cloned()
             .collect();
-        let ensured =
-            self.pki.ensure(&Due { clusters: &sound, present: &present, only: None }, clock::now());
-        let ensured = ensured.context("cannot issue certificates")?;
-        controller.rounds.extend(ensured.concerns());
-        failed.extend(ensured.failed);
-        let (contents, pki_store) = self.pki.parts();
+        let report = self
+            .pki
+            .issue_due(&Subjects { clusters: &sound, present: &present, only: None }, clock::now());
+        let report = report.context("cannot issue certificates")?;
+        controller.rounds.extend(report.scope());
+        failed.extend(report.failed);
+        let (contents, pki_store) = self.pki.contents_and_store();
         failed.extend(pki_store.save_services(contents));
         let written = self.problems.borrow_and_update().clone();
         let complete = failed.is_empty();
-        let problems = controller.problems([ensured.standing, spoilt, failed, written].concat());
+        let problems =
+            controller.problems([report.needs_operator, spoilt, failed, written].concat());
         controller.rounds.publish(&controller.publisher, &self.pki, problems, view.zone)?;
         let Some(fleet) = controller.rounds.fleet() else { return Ok(RETRY) };
         let uids = uids(&view.manifests);
-        let trust = self.pki.trust([]);
+        let trust = self.pki.trust_for([]);
         let bootstrap_credential = |node: &NodeId| self.pki.bootstrap_credential(node);
         let stores = &controller.rounds.stores;
         // What this leader wants may not have been written yet.
@@ -170,7 +172,7 @@ impl Leading {
             })
             .collect();
         let mut news = self.event_deduplicator.news(wrong);
-        for (name, end) in self.pki.bootstrap_ends() {
+        for (name, end) in self.pki.bootstrap_expiries() {
             let Some(uid) = uids.get(&name) else { continue };
             let (reason, note) = match before.get(&name) {
                 Some(known) if *known == end => continue,

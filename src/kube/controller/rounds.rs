@@ -119,7 +119,7 @@ impl Rounds {
         let Some(register) = &self.register else { return Ok(()) };
         let fleet = register.fleet();
         publisher.install_credentials(pki, None, &[])?;
-        let roots = pki.trust([]).roots;
+        let roots = pki.trust_for([]).roots;
         self.scope.all |= roots != self.roots || !publisher.state_store.is_ready();
         self.roots = roots;
         let scope = std::mem::take(&mut self.scope);
@@ -127,7 +127,7 @@ impl Rounds {
             if scope.all { fleet.clusters.keys().cloned().collect() } else { BTreeSet::new() };
         let planned = if scope.all { &all } else { &scope.clusters };
         let changed =
-            publisher.nodes.apply(self.planner.update(fleet, &pki.trust(planned), &scope));
+            publisher.nodes.apply(self.planner.update(fleet, &pki.trust_for(planned), &scope));
         let known: Vec<ClusterName> =
             if scope.all { self.stores.clusters().cloned().collect() } else { Vec::new() };
         self.stores.update(fleet, planned.iter().chain(&known));

@@ -4,7 +4,7 @@ use atlas_core::pki::Authority;
 
 use super::Secrets;
 use crate::kube::record::{self, Parsed, Record};
-use crate::pki::{self, Contents, Trusted};
+use crate::pki::{self, Contents, IssuerVerifier};
 
 impl Secrets {
     /// Of a certificate that is broken: what this process knows of it counts, or it is due; either way its record is written.
@@ -24,9 +24,9 @@ impl Secrets {
     /// Of certificates that were issued below another root, which nobody here trusts: a restore of some Secrets of two backups.
     pub(super) fn set_foreign_aside(&mut self) {
         let Contents { authorities, identities, ledger } = &self.contents;
-        let mut trusted = Trusted::new(authorities.get(&Authority::Root));
+        let mut trusted = IssuerVerifier::new(authorities.get(&Authority::Root));
         let foreign = identities.iter().filter_map(|(identity, signed)| {
-            Some((identity.clone(), pki::text(signed), trusted.check(signed).err()?))
+            Some((identity.clone(), pki::to_pem(signed), trusted.verify(signed).err()?))
         });
         let foreign: Vec<_> = foreign.collect();
         let ledger = ledger.clone();

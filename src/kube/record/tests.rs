@@ -26,8 +26,8 @@ fn contents() -> Contents {
     let mut pki =
         Pki::load(PkiDirectory::new(state.clone()), domain(), Lifetimes::default()).unwrap();
     let clusters = [tokyo()].into();
-    pki.ensure(
-        &crate::pki::Wanted { clusters: &clusters, present: &Default::default(), only: None },
+    pki.issue_due(
+        &crate::pki::Subjects { clusters: &clusters, present: &Default::default(), only: None },
         NOW,
     )
     .unwrap();
@@ -57,11 +57,11 @@ fn what_is_written_is_read_back() {
     }
     let texts = |contents: &Contents| {
         let authorities: Vec<_> =
-            contents.authorities.iter().map(|(who, signed)| (*who, pki::text(signed))).collect();
+            contents.authorities.iter().map(|(who, signed)| (*who, pki::to_pem(signed))).collect();
         let identities: Vec<_> = contents
             .identities
             .iter()
-            .map(|(who, signed)| (who.clone(), pki::text(signed)))
+            .map(|(who, signed)| (who.clone(), pki::to_pem(signed)))
             .collect();
         (authorities, identities, contents.ledger.clone())
     };
@@ -109,13 +109,14 @@ fn a_cluster_s_record_says_nothing_of_another() {
             .keys()
             .all(|identity| Record::of_identity(identity) != Record::Cluster(osaka.clone()))
     );
-    assert!(!all.ledger.has(&osaka) && all.ledger.has(&tokyo()));
+    assert!(!all.ledger.has_credentials(&osaka) && all.ledger.has_credentials(&tokyo()));
 }
 
 #[test]
 fn another_s_certificate_is_broken() {
     let all = contents();
-    let text = |identity: Identity| ByteString(pki::text(&all.identities[&identity]).into_bytes());
+    let text =
+        |identity: Identity| ByteString(pki::to_pem(&all.identities[&identity]).into_bytes());
     for (record, key, identity, whose) in [
         (Record::Leaves, "hub.pem", Identity::Atlas, "spiffe://atlas/atlas"),
         (Record::Cluster(tokyo()), LEAF, Identity::Bootstrap(tokyo(), 1), "bootstrap/tokyo"),

@@ -60,7 +60,7 @@ fn a_broken_file_of_a_leaf_is_set_aside_and_issued_anew() {
             let broken = std::fs::read(&path).unwrap();
             // Who reads beside a running Atlas changes nothing.
             Pki::load(
-                PkiDirectory::beside(StateDir::at(dir.path()).unwrap()),
+                PkiDirectory::read_only(StateDir::at(dir.path()).unwrap()),
                 "atlas".parse().unwrap(),
                 Lifetimes::default(),
             )
@@ -139,11 +139,11 @@ fn what_is_broken_says_how() {
         damage(&path);
         let text = String::from_utf8(std::fs::read(&path).unwrap()).unwrap_or_default();
         let root = first.contents.authorities.get(&Authority::Root);
-        let error = crate::standalone::pki_directory::understood(
+        let error = crate::standalone::pki_directory::parse_identity_file(
             &text,
             "pki/cluster.tokyo.pem",
             &"atlas".parse().unwrap(),
-            &mut pem::Trusted::new(root),
+            &mut pem::IssuerVerifier::new(root),
         );
         let error = format!("{:#}", error.unwrap_err());
         assert!(error.contains(why), "{what}: {error}");
