@@ -3,5 +3,4 @@
 pub mod apply;
 pub mod derived_objects;
 pub mod lease;
-pub mod names;
 pub mod object;

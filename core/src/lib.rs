@@ -35,13 +35,13 @@
 //! - **Nothing panics, whatever people wrote.** What has a type of [`name`] has been checked.
 
 pub mod annotations;
-pub mod defaults;
 pub mod envoy;
 pub mod install;
 pub mod kubernetes;
 pub mod manifest;
 pub mod model;
 pub mod name;
+pub mod object_names;
 pub mod pki;
 pub mod plan;
 pub mod ports;

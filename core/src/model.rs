@@ -109,6 +109,9 @@ impl Default for Settings {
     }
 }
 
+/// Least memory of an Envoy: with less it sheds load at once.
+pub const LEAST_ENVOY_MEMORY: Memory = Memory::mebibytes(128);
+
 /// By which names Thanos Query knows the stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreNames {
@@ -128,6 +131,22 @@ pub struct Fleet {
     /// The hub's Alertmanager replicas by index.
     pub alertmanagers: BTreeMap<u32, Alertmanager>,
 }
+
+/// Most stores of one cluster: the numbers in their names have at most two digits.
+pub const MAX_STORES: u32 = 100;
+/// The Prometheus resource's name where a cluster gives none: kube-prometheus-stack's, in a release
+/// of the same name.
+pub const DEFAULT_PROMETHEUS_NAME: &str = "kube-prometheus-stack-prometheus";
+/// A store port's name where the cluster's Service gives none: that of Atlas 0.3's examples.
+pub const DEFAULT_STORE_PORT_NAME: &str = "grpc";
+/// Envoy replicas where a cluster gives no number.
+pub const DEFAULT_ENVOY_REPLICAS: u32 = 2;
+/// Memory of a cluster's Envoy where the cluster gives none; the Envoy's chart has the same default.
+pub const DEFAULT_ENVOY_MEMORY: Memory = Memory::mebibytes(256);
+/// Path prefixes that web UIs refuse unless a cluster allows them, relative to the UI's own root:
+/// they stop, reload or change a server, take in data or show its memory.
+pub const REFUSED_PATHS: &[&str] =
+    &["/-/quit", "/-/reload", "/api/v1/admin", "/api/v1/write", "/api/v1/otlp", "/debug"];
 
 /// A downstream cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,16 +3,18 @@
 //! Errors say what is wrong and what would be right, beginning with a verb: the caller puts object, key and value before it.
 
 mod local;
+mod path;
 mod web;
 
 pub use local::bindable;
+pub use path::{is_within_path, parse_path_prefix};
 pub use web::{CookieName, HeaderPattern, UI_COOKIE, WEB_PATH_MAX, WebUrl};
 
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use crate::kubernetes::names::HUB_STORES;
+use crate::object_names::HUB_STORES;
 
 /// Why a text is not what it should be, for people: what may follow the text itself, such as `is not a port`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

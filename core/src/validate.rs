@@ -16,7 +16,7 @@ mod reader;
 mod stores;
 
 pub use manifest_store::{ChangeSet, ManifestKey, ManifestStore};
-pub use reader::{path_prefix, selector};
+pub use reader::selector;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -162,8 +162,14 @@ fn as_cluster(manifest: &Manifest) -> Option<&Service> {
     }
 }
 
-/// Whether a Service is meant to be a downstream cluster, right or wrong: labelled so, and not one of Atlas's own replica
-/// Services.
+/// The label selector of the Services that [`is_cluster`] accepts. Kubernetes selects by labels
+/// alone, so [`is_cluster`] still leaves out Services that have [`annotations::THANOS_SIDECAR`] as an
+/// annotation.
+pub const CLUSTER_SELECTOR: &str =
+    "goatlas.io/cluster,goatlas.io/cluster!=false,!goatlas.io/thanos-sidecar";
+
+/// Whether a Service is meant to be a downstream cluster, right or wrong: labelled so, and not one of
+/// the replica Services that Atlas writes (Atlas 0.3's carry the cluster's label too).
 pub fn is_cluster(service: &Service) -> bool {
     let meta = &service.meta;
     let labelled = meta.labels.get(annotations::CLUSTER).is_some_and(|value| value != "false");

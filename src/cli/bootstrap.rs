@@ -99,7 +99,7 @@ impl Bootstrap {
             hub.namespace,
             missing.join(", ")
         );
-        let files = relocated(files, atlas_core::kubernetes::names::ENVOY_DIR, seen_as)
+        let files = relocated(files, atlas_core::object_names::ENVOY_DIR, seen_as)
             .with_context(|| format!("the Secret {secret} is broken"))?;
         make_private_dir(out)?;
         for name in FILES {

@@ -183,7 +183,7 @@ pub fn warnings(matches: &ArgMatches) -> Vec<String> {
             .ok()
             .filter(|name| !name.is_empty())
             .map(|name| (ZONE_VARIABLE.to_owned(), name));
-        let (fixed, _) = atlas_core::kubernetes::names::ZONE_CONFIG_MAP;
+        let (fixed, _) = atlas_core::object_names::ZONE_CONFIG_MAP;
         if let Some((what, name)) = flag.or(variable).filter(|(_, name)| name != fixed) {
             warnings.push(format!(
                 "{what} of Atlas 0.3 is ignored: the ConfigMap with the DNS zone is always called {fixed}: mount it instead of {name}"

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow, bail, ensure};
 use atlas_core::annotations;
 use atlas_core::manifest::{self, Manifest};
+use atlas_core::validate::CLUSTER_SELECTOR;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{Secret, Service};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions};
@@ -66,11 +67,9 @@ impl Admin {
     /// # Errors
     /// The API server refuses or doesn't answer.
     pub fn clusters(&self) -> anyhow::Result<Vec<Manifest>> {
-        let selector =
-            format!("{0},{0}!=false,!{1}", annotations::CLUSTER, annotations::THANOS_SIDECAR);
         let services = self.block(
             "list the Services",
-            self.services().list(&ListParams::default().labels(&selector)),
+            self.services().list(&ListParams::default().labels(CLUSTER_SELECTOR)),
         )?;
         Ok(services.items.into_iter().map(convert::service).collect())
     }

@@ -229,7 +229,8 @@ impl Edge {
         if acquires {
             spec["acquireTime"] = time.into();
         }
-        let labels = json!({atlas_core::kubernetes::names::MANAGED_BY.0: atlas_core::kubernetes::names::MANAGED_BY.1});
+        let labels =
+            json!({atlas_core::object_names::MANAGED_BY.0: atlas_core::object_names::MANAGED_BY.1});
         let written = async {
             match &expected {
                 None => {

@@ -25,7 +25,7 @@ pub async fn watch(
     stop: CancellationToken,
 ) {
     let api: Api<EndpointSlice> = Api::namespaced(client, &namespace);
-    let selector = format!("{}={}", atlas_core::kubernetes::names::PART, Part::HubStores.label());
+    let selector = format!("{}={}", atlas_core::object_names::PART, Part::HubStores.label());
     let (ready_in, mut ready_out) = watch::channel(BTreeSet::new());
     tokio::spawn(async move {
         while ready_out.changed().await.is_ok() {

@@ -43,7 +43,7 @@ pub async fn remove(
     problem: watch::Sender<Option<String>>,
     stop: CancellationToken,
 ) {
-    let selector = format!("{}={}", atlas_core::kubernetes::names::PART, Part::Store.label());
+    let selector = format!("{}={}", atlas_core::object_names::PART, Part::Store.label());
     let labelled = ListParams::default().labels(&selector);
     let (mut looked, mut pause) = (0, AGAIN);
     while looked < 2 {

@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use atlas_core::kubernetes::derived_objects::{of_cluster, of_hub, values_secret};
-use atlas_core::kubernetes::names::HUB_SECRET;
 use atlas_core::kubernetes::object::{Key, Kind, Object, Owner, OwnerRef};
 use atlas_core::model::{Cluster, Fleet, Settings};
 use atlas_core::name::{ClusterName, NodeId};
+use atlas_core::object_names::HUB_SECRET;
 use atlas_core::pki::{Leaf, Trust};
 use serde_json::Value;
 

@@ -195,7 +195,7 @@ impl Record {
         }
         let mut metadata = json!({
             "name": self.secret(),
-            "labels": {atlas_core::kubernetes::names::MANAGED_BY.0: atlas_core::kubernetes::names::MANAGED_BY.1, atlas_core::kubernetes::names::PART: self.part()},
+            "labels": {atlas_core::object_names::MANAGED_BY.0: atlas_core::object_names::MANAGED_BY.1, atlas_core::object_names::PART: self.part()},
             "annotations": {TERM: term.to_string()},
         });
         if let Some(version) = expected {

@@ -13,6 +13,7 @@ use atlas_core::kubernetes::lease::Timing;
 use atlas_core::kubernetes::object::OwnerRef;
 use atlas_core::model::Settings;
 use atlas_core::thanos::zone::Written;
+use atlas_core::validate::CLUSTER_SELECTOR;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher;
@@ -207,14 +208,11 @@ fn watch_all(
     let theirs = settings.alertmanager_namespace.as_str();
 
     let clusters: Api<Service> = Api::namespaced(client.clone(), own);
-    // 0.3's replica Services carry both labels.
-    let selector =
-        format!("{0},{0}!=false,!{1}", annotations::CLUSTER, annotations::THANOS_SIDECAR);
     let reflector = reflectors.clusters.clone();
     let task = reflector.run(
         "cluster Services",
         clusters,
-        labels(&selector),
+        labels(CLUSTER_SELECTOR),
         |service| Some(convert::service(service)),
         stop.clone(),
     );
@@ -263,7 +261,7 @@ fn watch_all(
     tasks.spawn("the watch of Atlas's own Secrets", task);
 
     let zone: Api<ConfigMap> = Api::namespaced(client.clone(), own);
-    let (name, file) = atlas_core::kubernetes::names::ZONE_CONFIG_MAP;
+    let (name, file) = atlas_core::object_names::ZONE_CONFIG_MAP;
     let read = move |map: ConfigMap| Written::of(map.data?.get(file)?);
     let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let task = reflectors.zone.clone().run(

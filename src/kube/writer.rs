@@ -160,7 +160,7 @@ impl Writer {
             format!("something else changes {what} in {namespace} again and again: `kubectl get --show-managed-fields` shows who")
         });
         let blocked = several(reconciler.blocked()).map(|what| {
-            format!("{what} in {namespace}: there is one that is not Atlas's (it lacks the label {}): rename or delete it", atlas_core::kubernetes::names::PART)
+            format!("{what} in {namespace}: there is one that is not Atlas's (it lacks the label {}): rename or delete it", atlas_core::object_names::PART)
         });
         let waiting = reconciler.waiting().filter(|_| waiting).map(|(_, to)| to).collect::<BTreeSet<_>>().into_iter().map(|to| {
             let names = reconciler.waiting().filter(|(_, other)| *other == to).map(|(key, _)| key);
@@ -203,7 +203,7 @@ impl Writer {
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.client.clone(), &self.namespace, &resource(kind));
         let parts = Part::DERIVED.map(Part::label).join(",");
-        let selector = format!("{} in ({parts})", atlas_core::kubernetes::names::PART);
+        let selector = format!("{} in ({parts})", atlas_core::object_names::PART);
         let mut listed = BTreeSet::new();
         let handle = move |event: Event<DynamicObject>| {
             let is = |object: DynamicObject| {

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use atlas_core::defaults::DEFAULT_ENVOY_REPLICAS;
+use atlas_core::model::DEFAULT_ENVOY_REPLICAS;
 use atlas_core::name::NodeId;
 use atlas_core::xds::session;
 

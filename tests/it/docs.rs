@@ -129,7 +129,7 @@ fn render_envoy(own: &str) -> Result<Vec<Value>> {
     render(
         "envoy",
         "atlas-envoy",
-        &[&helm_values::envoy("tokyo", 2, atlas_core::defaults::DEFAULT_ENVOY_MEMORY, &files), own],
+        &[&helm_values::envoy("tokyo", 2, atlas_core::model::DEFAULT_ENVOY_MEMORY, &files), own],
     )
 }
 

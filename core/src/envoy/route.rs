@@ -23,6 +23,8 @@ use super::{
     ATLAS_AUTHORITY, CLUSTER_WAITS_LONGER_SECONDS, DENY_LIST, LUA, any, extension, inline, lua,
     millis, number, seconds,
 };
+use crate::model::REFUSED_PATHS;
+use crate::name::is_within_path;
 
 pub use route::{Route, RouteConfiguration, VirtualHost};
 
@@ -38,11 +40,6 @@ const NOWHERE: &str = "nowhere";
 const RETRY_STORES: &str = "unavailable,connect-failure,refused-stream,reset-before-request";
 /// When other requests are tried again: where nobody has seen them.
 const RETRY_UNSENT: &str = "connect-failure,refused-stream,reset-before-request";
-
-/// What web UIs refuse by default, relative to their own root: they stop, reload or change a server, take in data or
-/// show its memory.
-pub const REFUSED_PATHS: &[&str] =
-    &["/-/quit", "/-/reload", "/api/v1/admin", "/api/v1/write", "/api/v1/otlp", "/debug"];
 
 /// 10901 on the hub: a store's cluster by the authority's first label, whatever its domain. The authority goes on to that
 /// cluster's Envoy, which picks the store by it. `longest` is how long a request may take, in seconds.
@@ -262,8 +259,9 @@ pub fn web_host(uis: &[WebUi<'_>], allowed: &[String], longest: u32) -> VirtualH
         ),
     ];
     for ui in uis {
-        for path in
-            allowed.iter().filter(|path| REFUSED_PATHS.iter().any(|refused| overlap(path, refused)))
+        for path in allowed
+            .iter()
+            .filter(|path| REFUSED_PATHS.iter().any(|refused| is_within_path(path, refused)))
         {
             routes.extend(to_backend(
                 ui,
@@ -294,11 +292,6 @@ pub fn web_host(uis: &[WebUi<'_>], allowed: &[String], longest: u32) -> VirtualH
 /// Unreserved characters (RFC 3986 §2.3) in percent-encoding, anywhere in a path.
 const ENCODED_NEEDLESSLY: &str =
     "[^?]*%(2[dDeE]|3[0-9]|4[1-9a-fA-F]|5[0-9aAfF]|6[1-9a-fA-F]|7[0-9aAeE])[^?]*";
-
-/// Whether an allowed prefix lies within a refused one.
-fn overlap(allowed: &str, refused: &str) -> bool {
-    allowed.strip_prefix(refused).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
 
 /// `path` is what `matches` matched of the path, relative to the UI's root.
 fn to_backend(

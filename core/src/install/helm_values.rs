@@ -33,8 +33,8 @@ pub fn envoy(
 /// it says by itself.
 pub fn prometheus(settings: &Settings, cluster: &Cluster) -> String {
     let name = &cluster.name;
-    let stores = u32::try_from(cluster.stores.len()).unwrap_or(crate::defaults::MAX_STORES);
-    let (secret, key) = crate::kubernetes::names::ALERTMANAGER_CONFIGS;
+    let stores = u32::try_from(cluster.stores.len()).unwrap_or(crate::model::MAX_STORES);
+    let (secret, key) = crate::object_names::ALERTMANAGER_CONFIGS;
     let mut prometheus = json!({
         "additionalAlertManagerConfigsSecret": {"name": secret, "key": key, "optional": true},
         "externalLabels": {"cluster": name.as_str()},

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::bootstrap_files::FILES;
 use super::helm_values::VALUES;
+use crate::name::is_within_path;
 use crate::render;
 
 /// Where the chart is installed, and from where it comes.
@@ -194,9 +195,7 @@ fn relocate(text: &str, from: &str, to: &str) -> Result<String, serde_yaml_ng::E
 fn relocate_tree(tree: &mut serde_yaml_ng::Value, from: &str, to: &str) {
     match tree {
         serde_yaml_ng::Value::String(text) => {
-            if let Some(rest) =
-                text.strip_prefix(from).filter(|rest| rest.is_empty() || rest.starts_with('/'))
-            {
+            if let Some(rest) = text.strip_prefix(from).filter(|_| is_within_path(text, from)) {
                 *text = format!("{to}{rest}");
             }
         }

@@ -20,8 +20,8 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::kubernetes::names::HUB_STORES;
 use crate::kubernetes::object::{Key, Kind, Object};
+use crate::object_names::HUB_STORES;
 
 /// Milliseconds on a clock that only goes forward.
 pub type Instant = u64;
@@ -81,7 +81,7 @@ pub enum Outcome<'a> {
 /// Whether Atlas may write an object of the API server: it carries Atlas's own label. `app.kubernetes.io/managed-by` doesn't
 /// count, since others write it too (kustomize's `managedByLabel`, Helm).
 pub fn is_ours(live: &Value) -> bool {
-    live["metadata"]["labels"].get(crate::kubernetes::names::PART).is_some()
+    live["metadata"]["labels"].get(crate::object_names::PART).is_some()
 }
 
 #[derive(Debug)]

@@ -39,15 +39,14 @@ pub fn of_cluster(
         cluster.stores.iter().map(|store| service(fleet, cluster, store.index)).collect();
     let node = NodeId::Cluster(cluster.name.clone());
     // Without a bootstrap the values would install an Envoy that can't start: a finding says what is missing.
-    if let (Some(bootstrap_credential), Ok(bootstrap)) = (
-        bootstrap_credential,
-        node_bootstrap(fleet, trust, &node, crate::kubernetes::names::ENVOY_DIR),
-    ) {
+    if let (Some(bootstrap_credential), Ok(bootstrap)) =
+        (bootstrap_credential, node_bootstrap(fleet, trust, &node, crate::object_names::ENVOY_DIR))
+    {
         let files = node_files(
             Some(&bootstrap),
             trust,
             bootstrap_credential,
-            crate::kubernetes::names::ENVOY_DIR,
+            crate::object_names::ENVOY_DIR,
         );
         let mut data = BTreeMap::from([
             (
@@ -90,22 +89,22 @@ pub fn of_hub(
     };
     let mut objects = hub_stores(fleet);
     objects.extend([
-        config_map(crate::kubernetes::names::ZONE_CONFIG_MAP, Part::Dns, zone),
-        config_map(crate::kubernetes::names::ENDPOINTS_CONFIG_MAP, Part::Endpoints, endpoints),
+        config_map(crate::object_names::ZONE_CONFIG_MAP, Part::Dns, zone),
+        config_map(crate::object_names::ENDPOINTS_CONFIG_MAP, Part::Endpoints, endpoints),
     ]);
     if let (Some(bootstrap_credential), Ok(bootstrap)) = (
         bootstrap_credential,
-        node_bootstrap(fleet, trust, &NodeId::Hub, crate::kubernetes::names::ENVOY_DIR),
+        node_bootstrap(fleet, trust, &NodeId::Hub, crate::object_names::ENVOY_DIR),
     ) {
         let files = node_files(
             Some(&bootstrap),
             trust,
             bootstrap_credential,
-            crate::kubernetes::names::ENVOY_DIR,
+            crate::object_names::ENVOY_DIR,
         );
         let values = values::envoy(
             &NodeId::Hub.to_string(),
-            crate::defaults::DEFAULT_ENVOY_REPLICAS,
+            crate::model::DEFAULT_ENVOY_REPLICAS,
             fleet.settings.hub_envoy_memory,
             &files,
         );
@@ -117,13 +116,13 @@ pub fn of_hub(
             content: Content::Secret(data),
         };
         objects.push(secret(
-            crate::kubernetes::names::HUB_VALUES,
+            crate::object_names::HUB_VALUES,
             Part::Values,
             Owner::Atlas,
             [(values::VALUES.to_owned(), values)].into(),
         ));
         // It stays when Atlas is uninstalled, as every credential does.
-        objects.push(secret(crate::kubernetes::names::HUB_SECRET, Part::Hub, Owner::Nobody, files));
+        objects.push(secret(crate::object_names::HUB_SECRET, Part::Hub, Owner::Nobody, files));
     }
     objects
 }
@@ -131,8 +130,8 @@ pub fn of_hub(
 /// The Secret with a node's values.
 pub fn values_secret(node: &NodeId) -> String {
     match node {
-        NodeId::Hub => crate::kubernetes::names::HUB_VALUES.to_owned(),
-        NodeId::Cluster(name) => format!("{name}{}", crate::kubernetes::names::VALUES_SUFFIX),
+        NodeId::Hub => crate::object_names::HUB_VALUES.to_owned(),
+        NodeId::Cluster(name) => format!("{name}{}", crate::object_names::VALUES_SUFFIX),
     }
 }
 
@@ -180,12 +179,12 @@ fn selector<'a>(settings: &'a Settings, cluster: &'a Cluster) -> &'a BTreeMap<St
 /// A hash, since labels fit no name; of the settings' own there is none, so that a change to them changes one Service.
 fn hub_stores_name(settings: &Settings, selector: &BTreeMap<String, String>) -> String {
     if *selector == settings.envoy_selectors {
-        return crate::kubernetes::names::HUB_STORES.to_owned();
+        return crate::object_names::HUB_STORES.to_owned();
     }
     let text: String = selector.iter().map(|(key, value)| format!("{key}={value}\n")).collect();
     let hash: String =
         Sha256::digest(text).iter().take(5).map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{hash}", crate::kubernetes::names::HUB_STORES)
+    format!("{}-{hash}", crate::object_names::HUB_STORES)
 }
 
 #[cfg(test)]

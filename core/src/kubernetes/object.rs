@@ -49,7 +49,7 @@ impl fmt::Display for Key {
     }
 }
 
-/// What an object is for: the value of the label [`crate::kubernetes::names::PART`].
+/// What an object is for: the value of the label [`crate::object_names::PART`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     /// The Service with a store's name.
@@ -170,10 +170,10 @@ impl Object {
     pub fn manifest(&self, namespace: &str, owner: Option<&OwnerRef>) -> Value {
         let mut labels = self.labels.clone();
         labels.insert(
-            crate::kubernetes::names::MANAGED_BY.0.into(),
-            crate::kubernetes::names::MANAGED_BY.1.into(),
+            crate::object_names::MANAGED_BY.0.into(),
+            crate::object_names::MANAGED_BY.1.into(),
         );
-        labels.insert(crate::kubernetes::names::PART.into(), self.part.label().into());
+        labels.insert(crate::object_names::PART.into(), self.part.label().into());
         let mut metadata = json!({"name": self.name, "namespace": namespace, "labels": labels});
         if let Some(owner) = owner {
             metadata["ownerReferences"] = json!([{"apiVersion": "v1", "kind": owner.kind, "name": owner.name, "uid": owner.uid}]);

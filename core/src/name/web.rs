@@ -3,8 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{HostPort, NameError, bad};
-use crate::validate::path_prefix;
+use super::{HostPort, NameError, bad, parse_path_prefix};
 
 /// Longest path of a [`WebUrl`], in characters. It stands in regular expressions of the hub's routes, and Envoy 1.36 refuses
 /// programs of more than 100 steps.
@@ -63,7 +62,7 @@ impl FromStr for WebUrl {
         }
         let trimmed = path.trim_end_matches('/');
         let Some(path) =
-            (if trimmed.is_empty() { Some(String::new()) } else { path_prefix(trimmed) })
+            (if trimmed.is_empty() { Some(String::new()) } else { parse_path_prefix(trimmed) })
         else {
             return bad(format!(
                 "has the path {path:?}: between single slashes write letters, digits and `-._~` only"

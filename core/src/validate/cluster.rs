@@ -3,20 +3,22 @@
 use super::Finding;
 use super::Severity::{FellBack, Note, Rejected, Warning};
 use super::addresses::addresses;
-use super::reader::{Reader, path_prefix, selector};
+use super::reader::{Reader, selector};
 use super::stores::{note_inexact, stores};
 use crate::annotations;
-use crate::envoy::route::REFUSED_PATHS;
 use crate::manifest::Service;
-use crate::model::{Backend, Cluster, HostHeader, HubAddresses, Scheme, Settings};
-use crate::name::{ClusterName, HostPort, NameError, bindable, is_dns_label};
+use crate::model::{
+    Backend, Cluster, DEFAULT_STORE_PORT_NAME, HostHeader, HubAddresses, REFUSED_PATHS, Scheme,
+    Settings,
+};
+use crate::name::{
+    ClusterName, HostPort, NameError, bindable, is_dns_label, is_within_path, parse_path_prefix,
+};
 use crate::ports;
 use crate::quantity::Memory;
 
 /// Longest name of a service in SRV records (RFC 6335 §5.1).
 const SERVICE_NAME_MAX: usize = 15;
-/// What Atlas 0.3's examples call port 10901.
-const DEFAULT_STORE_PORT_NAME: &str = "grpc";
 
 /// Reads one Service. There is a cluster unless a finding says that it is rejected; all its mistakes are found at once.
 pub(super) fn read(settings: &Settings, service: &Service) -> (Option<Cluster>, Vec<Finding>) {
@@ -44,7 +46,7 @@ fn cluster(reader: &mut Reader<'_>) -> Option<Cluster> {
     connect(reader);
     let name = name(reader);
     let addresses = addresses(reader);
-    let shards = reader.number(annotations::SHARDS, 1..=crate::defaults::MAX_STORES, Rejected);
+    let shards = reader.number(annotations::SHARDS, 1..=crate::model::MAX_STORES, Rejected);
     let stores = stores(reader, shards);
     let store_port_name = store_port_name(reader);
     let monitoring = |reader: &Reader<'_>, service: &str| {
@@ -95,17 +97,16 @@ fn cluster(reader: &mut Reader<'_>) -> Option<Cluster> {
         envoy_selectors,
         credential_revision,
         revoke_below,
-        envoy_replicas: envoy_replicas.unwrap_or(crate::defaults::DEFAULT_ENVOY_REPLICAS),
+        envoy_replicas: envoy_replicas.unwrap_or(crate::model::DEFAULT_ENVOY_REPLICAS),
         envoy_memory,
     })
 }
 
 fn envoy_memory(reader: &mut Reader<'_>) -> Memory {
     let Some(value) = reader.value(annotations::ENVOY_MEMORY) else {
-        return crate::defaults::DEFAULT_ENVOY_MEMORY;
+        return crate::model::DEFAULT_ENVOY_MEMORY;
     };
-    let (least, default) =
-        (crate::defaults::LEAST_ENVOY_MEMORY, crate::defaults::DEFAULT_ENVOY_MEMORY);
+    let (least, default) = (crate::model::LEAST_ENVOY_MEMORY, crate::model::DEFAULT_ENVOY_MEMORY);
     let problem = match value.parse::<Memory>() {
         Ok(memory) if memory >= least => return memory,
         Ok(_) => "is less than an Envoy needs".to_owned(),
@@ -285,8 +286,8 @@ fn allow_paths(reader: &mut Reader<'_>) -> Vec<String> {
     let value = reader.value(annotations::ALLOW_PATHS).unwrap_or_default();
     let mut paths = Vec::new();
     for part in value.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        match path_prefix(part).filter(|path| !path.is_empty()) {
-            Some(path) if REFUSED_PATHS.iter().any(|refused| lies_within(&path, refused)) => {
+        match parse_path_prefix(part).filter(|path| !path.is_empty()) {
+            Some(path) if REFUSED_PATHS.iter().any(|refused| is_within_path(&path, refused)) => {
                 paths.push(path)
             }
             Some(path) => {
@@ -315,11 +316,6 @@ fn allow_paths(reader: &mut Reader<'_>) -> Vec<String> {
     paths.sort();
     paths.dedup();
     paths
-}
-
-/// Whether a path is another or lies below it.
-fn lies_within(path: &str, other: &str) -> bool {
-    path.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn envoy_selectors(reader: &mut Reader<'_>) -> std::collections::BTreeMap<String, String> {

@@ -9,7 +9,7 @@ use super::{Finding, LOCAL, Severity, about, is_refused};
 use crate::annotations;
 use crate::manifest::Service;
 use crate::model::Settings;
-use crate::name::{Host, HostPort, NameError, is_dns_label};
+use crate::name::{Host, HostPort, NameError, is_dns_label, parse_path_prefix};
 
 /// One Service being read. Methods return `None` where they reported a mistake that rejects the Service.
 pub(super) struct Reader<'a> {
@@ -190,7 +190,7 @@ impl<'a> Reader<'a> {
     pub(super) fn path_prefix(&mut self, key: &str) -> Option<String> {
         match self.value(key) {
             None => Some(String::new()),
-            Some(value) => match path_prefix(value) {
+            Some(value) => match parse_path_prefix(value) {
                 Some(prefix) => Some(prefix),
                 None => self.reject(
                     key,
@@ -201,17 +201,6 @@ impl<'a> Reader<'a> {
             },
         }
     }
-}
-
-/// Reads a path prefix; `/` is the empty one.
-pub fn path_prefix(text: &str) -> Option<String> {
-    let prefix = text.trim_end_matches('/');
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/-._~".contains(&b);
-    let segments_fine = prefix
-        .split('/')
-        .skip(1)
-        .all(|segment| !segment.is_empty() && segment != "." && segment != "..");
-    (text.starts_with('/') && prefix.bytes().all(plain) && segments_fine).then(|| prefix.to_owned())
 }
 
 /// Reads `key=value,key=value`, as `kubectl -l` does for equality; `==` too.

@@ -26,15 +26,15 @@ pub(super) fn stores(reader: &mut Reader<'_>, shards: Option<u32>) -> Option<Vec
         annotations::THANOS_SERVICE_PORT,
         ports::THANOS,
     );
-    let replicas = reader.number(annotations::REPLICAS, 1..=crate::defaults::MAX_STORES, Rejected);
+    let replicas = reader.number(annotations::REPLICAS, 1..=crate::model::MAX_STORES, Rejected);
     let count = u64::from(replicas.unwrap_or(1)) * u64::from(shards.unwrap_or(1));
-    if count > u64::from(crate::defaults::MAX_STORES) {
+    if count > u64::from(crate::model::MAX_STORES) {
         let problem = format!("{count} stores are more than one cluster may have");
         return reader.reject(
             annotations::SHARDS,
             &shards.unwrap_or(1).to_string(),
             problem,
-            format!("replicas × shards must be at most {}", crate::defaults::MAX_STORES),
+            format!("replicas × shards must be at most {}", crate::model::MAX_STORES),
         );
     }
     let service = service?;
@@ -69,10 +69,10 @@ fn replica_hosts(
 ) -> Option<Vec<Store>> {
     let value = reader.value(annotations::THANOS_REPLICA_HOSTS).unwrap_or_default();
     let count = hosts.len() as u64;
-    if count == 0 || count > u64::from(crate::defaults::MAX_STORES) {
+    if count == 0 || count > u64::from(crate::model::MAX_STORES) {
         let fix = format!(
             "write one host per store, from 1 to {}, separated by commas",
-            crate::defaults::MAX_STORES
+            crate::model::MAX_STORES
         );
         return reader.reject(
             annotations::THANOS_REPLICA_HOSTS,
@@ -111,7 +111,7 @@ pub(super) fn note_inexact(reader: &mut Reader<'_>, stores: &[Store]) {
         }
         false => format!(
             "isn't given, so the pods are taken to be prometheus-{}-N; where they aren't, any replica may answer: not exact",
-            crate::defaults::DEFAULT_PROMETHEUS_NAME
+            crate::model::DEFAULT_PROMETHEUS_NAME
         ),
     };
     let fix = format!(
@@ -135,7 +135,7 @@ fn pods(
         return reader.reject(annotations::THANOS_SERVICE, &service.host.to_string(), problem, fix);
     };
     let domains = domains(reader, given);
-    let name = named.unwrap_or(crate::defaults::DEFAULT_PROMETHEUS_NAME);
+    let name = named.unwrap_or(crate::model::DEFAULT_PROMETHEUS_NAME);
     let mut stores = Vec::new();
     for shard in 0..shards {
         for replica in 0..replicas {

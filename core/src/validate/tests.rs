@@ -393,6 +393,31 @@ fn replica_services_false_labels_and_other_namespaces_are_no_clusters() {
 }
 
 #[test]
+fn the_selector_of_clusters_selects_what_is_a_cluster() {
+    // Requirements of a label selector, comma-separated: `key`, `!key`, `key!=value`.
+    let is_selected = |service: &Service| {
+        let labels = &service.meta.labels;
+        CLUSTER_SELECTOR.split(',').all(|requirement| {
+            match (requirement.strip_prefix('!'), requirement.split_once("!=")) {
+                (Some(key), _) => !labels.contains_key(key),
+                (None, Some((key, value))) => labels.get(key).is_none_or(|found| found != value),
+                (None, None) => labels.contains_key(requirement),
+            }
+        })
+    };
+    for service in [
+        Service::default(),
+        cluster("a"),
+        cluster("a").label(annotations::CLUSTER, ""),
+        cluster("a").label(annotations::CLUSTER, "false"),
+        cluster("a").label(annotations::THANOS_SIDECAR, "0"),
+        Service::default().label(annotations::THANOS_SIDECAR, "0"),
+    ] {
+        assert_eq!(is_selected(&service), is_cluster(&service), "{:?}", service.meta.labels);
+    }
+}
+
+#[test]
 fn local_addresses_pass_where_they_are_allowed() {
     let settings = Settings { allow_local_addresses: true, ..Settings::default() };
     let manifests =

@@ -57,7 +57,7 @@ pub struct ClusterAdd {
     )]
     external_ips: Vec<IpAddr>,
     /// Prometheus (and so Thanos sidecar) replicas there.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(atlas_core::defaults::MAX_STORES)), env = "ATLAS_REPLICAS")]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(atlas_core::model::MAX_STORES)), env = "ATLAS_REPLICAS")]
     replicas: u32,
     /// Name of the Prometheus resource there (`kubectl get prometheus`): with it, every replica is addressed exactly.
     #[arg(long, value_name = "NAME", env = "ATLAS_PROMETHEUS_NAME")]

@@ -240,7 +240,7 @@ impl ClusterValues {
         let files = manifests::relocated(
             files,
             &dir.display().to_string(),
-            atlas_core::kubernetes::names::ENVOY_DIR,
+            atlas_core::object_names::ENVOY_DIR,
         )
         .context("BUG: Atlas has written what is not YAML")?;
         let settings = Settings {
@@ -253,12 +253,11 @@ impl ClusterValues {
         let (replicas, memory) = match (&cluster, node) {
             (Some(cluster), _) => (cluster.envoy_replicas, cluster.envoy_memory),
             (None, NodeId::Hub) => {
-                (atlas_core::defaults::DEFAULT_ENVOY_REPLICAS, settings.hub_envoy_memory)
+                (atlas_core::model::DEFAULT_ENVOY_REPLICAS, settings.hub_envoy_memory)
             }
-            (None, NodeId::Cluster(_)) => (
-                atlas_core::defaults::DEFAULT_ENVOY_REPLICAS,
-                atlas_core::defaults::DEFAULT_ENVOY_MEMORY,
-            ),
+            (None, NodeId::Cluster(_)) => {
+                (atlas_core::model::DEFAULT_ENVOY_REPLICAS, atlas_core::model::DEFAULT_ENVOY_MEMORY)
+            }
         };
         let mut data = BTreeMap::from([(
             VALUES.to_owned(),
@@ -383,7 +382,7 @@ mod tests {
             "flux-system"
         );
         // Atlas's own Secret of the hub's values must stay another one.
-        assert_ne!(names("hub --format helm-release").1, atlas_core::kubernetes::names::HUB_VALUES);
+        assert_ne!(names("hub --format helm-release").1, atlas_core::object_names::HUB_VALUES);
     }
 
     #[test]

@@ -6,11 +6,11 @@ use anyhow::{Context, anyhow, ensure};
 use atlas_core::model::{Settings, StoreNames};
 use atlas_core::name::{
     CookieName, HeaderPattern, Host, HostPort, NameError, TrustDomain, WebUrl, bindable,
-    is_dns_name,
+    is_dns_name, parse_path_prefix,
 };
 use atlas_core::ports;
 use atlas_core::quantity::Memory;
-use atlas_core::validate::{path_prefix, selector};
+use atlas_core::validate::selector;
 use clap::Args;
 
 use super::values::{dns_label, selector as selector_text};
@@ -218,14 +218,13 @@ impl SettingsArgs {
                 selector(&self.alertmanager_selector),
             )?,
             alertmanager_endpoints: self.alertmanager_endpoints.clone(),
-            alertmanager_path_prefix: path_prefix(&self.alertmanager_path_prefix).with_context(
-                || {
+            alertmanager_path_prefix: parse_path_prefix(&self.alertmanager_path_prefix)
+                .with_context(|| {
                     format!(
                         "--alertmanager-path-prefix: {:?} is not an absolute path",
                         self.alertmanager_path_prefix
                     )
-                },
-            )?,
+                })?,
             downstream_namespace: self.downstream_namespace.clone(),
             cluster_domain: self.cluster_domain.trim_matches('.').to_owned(),
             dns_zone: self.dns_zone.trim_matches('.').to_owned(),
@@ -306,7 +305,7 @@ fn with_value<T>(flag: &str, value: &str, parsed: Result<T, NameError>) -> anyho
 /// What an Envoy may take: with less than the least it would shed load at once.
 fn envoy_memory(text: &str) -> Result<Memory, String> {
     let memory: Memory = text.parse().map_err(|error: NameError| error.to_string())?;
-    let least = atlas_core::defaults::LEAST_ENVOY_MEMORY;
+    let least = atlas_core::model::LEAST_ENVOY_MEMORY;
     if memory < least {
         Err(format!("is less than an Envoy needs: write at least {least}"))
     } else {

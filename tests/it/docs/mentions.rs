@@ -178,14 +178,14 @@ fn every_object_is_there() {
             .into();
     names.extend(
         [
-            atlas_core::kubernetes::names::HUB_SECRET,
-            atlas_core::kubernetes::names::HUB_VALUES,
-            atlas_core::kubernetes::names::ZONE_CONFIG_MAP.0,
-            atlas_core::kubernetes::names::ENDPOINTS_CONFIG_MAP.0,
+            atlas_core::object_names::HUB_SECRET,
+            atlas_core::object_names::HUB_VALUES,
+            atlas_core::object_names::ZONE_CONFIG_MAP.0,
+            atlas_core::object_names::ENDPOINTS_CONFIG_MAP.0,
         ]
         .map(str::to_owned),
     );
-    names.insert(format!("tokyo{}", atlas_core::kubernetes::names::VALUES_SUFFIX));
+    names.insert(format!("tokyo{}", atlas_core::object_names::VALUES_SUFFIX));
     let objects = [render("atlas", "atlas", &[]).unwrap(), render_envoy("").unwrap()].concat();
     names.extend(
         objects.iter().filter_map(|object| object["metadata"]["name"].as_str()).map(str::to_owned),

@@ -43,7 +43,7 @@ fn tokyos_prometheus_and_envoy_find_each_other() {
     let named = &page.yaml("tokyo-stack.yaml").unwrap()["prometheus"]["prometheusSpec"]["additionalAlertManagerConfigsSecret"];
     assert_eq!(
         (named["name"].as_str().unwrap(), named["key"].as_str().unwrap()),
-        atlas_core::kubernetes::names::ALERTMANAGER_CONFIGS
+        atlas_core::object_names::ALERTMANAGER_CONFIGS
     );
     assert_eq!(named["optional"], json!(true));
     let secret = find(&objects, "Secret", named["name"].as_str().unwrap()).unwrap();
@@ -178,7 +178,7 @@ fn query_reads_what_atlas_writes() {
     let page = stack();
     let query = page.yaml("query.yaml").unwrap();
     let spec = &query["spec"]["template"]["spec"];
-    let (name, key) = atlas_core::kubernetes::names::ENDPOINTS_CONFIG_MAP;
+    let (name, key) = atlas_core::object_names::ENDPOINTS_CONFIG_MAP;
     assert_eq!(spec["volumes"][0]["configMap"]["name"], json!(name));
     let container = &spec["containers"][0];
     let mount = &container["volumeMounts"][0];
@@ -253,10 +253,10 @@ fn the_stacks_names_on_the_page_are_atlas_defaults() {
     let (_, cluster) = page.cluster("tokyo.yaml", &settings()).unwrap();
     let annotated =
         &page.yaml("tokyo.yaml").unwrap()["metadata"]["annotations"][annotations::PROMETHEUS_NAME];
-    assert_eq!(annotated, atlas_core::defaults::DEFAULT_PROMETHEUS_NAME);
+    assert_eq!(annotated, atlas_core::model::DEFAULT_PROMETHEUS_NAME);
     let backends =
         [cluster.prometheus.at.host.to_string(), cluster.alertmanager.at.host.to_string()];
-    let pod = format!("prometheus-{}-0", atlas_core::defaults::DEFAULT_PROMETHEUS_NAME);
+    let pod = format!("prometheus-{}-0", atlas_core::model::DEFAULT_PROMETHEUS_NAME);
     for name in backends.iter().chain([&pod]) {
         assert!(page.text.contains(&format!("`{name}`")), "{name}");
     }
@@ -302,7 +302,7 @@ fn the_application_of_argo_cd_gives_values_that_the_chart_takes() {
     let mut generated: Value = serde_yaml_ng::from_str(&helm_values::envoy(
         "tokyo",
         2,
-        atlas_core::defaults::DEFAULT_ENVOY_MEMORY,
+        atlas_core::model::DEFAULT_ENVOY_MEMORY,
         &files,
     ))
     .unwrap();
