@@ -16,8 +16,10 @@
 //! | `watch`, `convert` | what is there, as manifests |
 //! | `election` | reads and writes the Lease |
 //! | `record`, `pki_store` | Atlas's PKI as Secrets |
-//! | `writer`, `leftovers` | applies what is wanted; removes what Kubernetes leaves behind of it |
-//! | `hub_envoys` | which Services of the hub's Envoys have a ready pod |
+//! | `derived_objects` | the objects that the leader writes |
+//! | `writer` | applies and deletes these objects |
+//! | `ready_services` | which Services of the hub's Envoys have a ready pod |
+//! | `stale_endpoints` | deletes EndpointSlices and Endpoints of Services that became ExternalNames |
 //! | `events` | says on a Service what people should know |
 //! | `controller` | one round after the other |
 //! | `run` | all wiring |
@@ -26,14 +28,15 @@ pub mod admin;
 pub mod connect;
 mod controller;
 mod convert;
+mod derived_objects;
 pub mod election;
+mod errors;
 mod events;
-mod hub_envoys;
-mod leftovers;
-mod objects;
 pub mod pki_secrets;
+mod ready_services;
 pub mod record;
 pub mod run;
+mod stale_endpoints;
 mod watch;
 mod writer;
 

@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use atlas_core::install::bootstrap_files::FILES;
 use atlas_core::install::helm_values::VALUES;
 use atlas_core::install::manifests::{files_of, relocated};
-use atlas_core::kubernetes::derived_objects::values_secret;
+use atlas_core::kubernetes::derived_objects::values_secret_name;
 use atlas_core::name::NodeId;
 use clap::Args;
 
@@ -82,7 +82,7 @@ impl Bootstrap {
     /// Writes what Atlas wrote into the node's Secret, its paths changed.
     fn write(&self, out: &Path, seen_as: &str) -> anyhow::Result<()> {
         let hub = self.hub.connect()?;
-        let secret = values_secret(&self.node);
+        let secret = values_secret_name(&self.node);
         let data = hub.secret(&secret)?.with_context(|| {
             format!(
                 "the Secret {secret} is not in {}: Atlas writes it once there is such a cluster (`atlas cluster-list`) and it knows where \

@@ -18,7 +18,7 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use super::watch::chain;
+use super::errors::error_with_causes;
 use super::{connect, convert};
 use crate::config::ClusterAccess;
 
@@ -164,7 +164,7 @@ impl Admin {
     ) -> anyhow::Result<T> {
         let explain = |error| match error {
             kube::Error::Api(status) => anyhow!("{}", status.message),
-            other => anyhow!("{} (is the API server reachable?)", chain(&other)),
+            other => anyhow!("{} (is the API server reachable?)", error_with_causes(&other)),
         };
         self.runtime
             .block_on(task)

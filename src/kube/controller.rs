@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use atlas_core::kubernetes::lease::Term;
-use atlas_core::kubernetes::object::OwnerRef;
+use atlas_core::kubernetes::object::OwnerReference;
 use atlas_core::manifest::Manifest;
 use atlas_core::model::Settings;
 use atlas_core::name::{ClusterName, Identity, TrustDomain};
@@ -25,9 +25,10 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::election::Candidate;
+use super::errors::error_with_causes;
 use super::events::EventMessage;
 use super::record::{Record, Stored, adopt};
-use super::watch::{Reflector, chain};
+use super::watch::Reflector;
 use crate::engine::publisher::Publisher;
 use crate::pki::{Contents, Pki, PkiStore};
 use crate::process::debounce::Debouncer;
@@ -85,7 +86,7 @@ pub struct Controller {
     /// To those who write Events.
     pub said: mpsc::Sender<EventMessage>,
     /// The owner of what belongs to the installation.
-    pub owner: Option<OwnerRef>,
+    pub owner: Option<OwnerReference>,
     /// Records as they were when there were any.
     pub records: Arc<BTreeMap<String, Stored>>,
     /// Why this process doesn't lead, although it holds the Lease.
@@ -191,7 +192,7 @@ impl Controller {
         let greatest = self.records.values().filter_map(|stored| stored.term.as_ref()).max();
         if greatest > self.greatest.as_ref() {
             self.greatest = greatest.cloned();
-            self.greatest.iter().for_each(|term| self.candidate.surpass(term));
+            self.greatest.iter().for_each(|term| self.candidate.observe_term(term));
         }
         // A Service may be both, and is watched twice then.
         let twice = |manifest: &Manifest| {
@@ -220,7 +221,7 @@ impl Controller {
             Ok(Ok(secret)) => secret.is_some(),
             Ok(Err(error)) => {
                 tracing::warn!(
-                    error = chain(&error),
+                    error = error_with_causes(&error),
                     "cannot ask whether everything is really gone"
                 );
                 false

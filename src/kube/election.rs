@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use atlas_core::kubernetes::lease::{
-    Action, Elector, Epoch, Outcome, Record, Term, Timing, Version,
+    ElectionAction, Elector, Epoch, LeaderElectionRecord, LeaseTiming, ResourceVersion, Term,
+    WriteResult,
 };
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::jiff::Timestamp;
@@ -16,7 +17,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::MANAGER;
-use super::watch::chain;
+use super::errors::error_with_causes;
 use crate::process::lock::lock;
 
 /// This process as a candidate. Everyone who writes asks it first.
@@ -47,7 +48,7 @@ pub fn now() -> Duration {
 
 impl Candidate {
     /// `name`: the pod's. A few random letters make it this process's.
-    pub fn new(name: &str, timing: Timing) -> Arc<Self> {
+    pub fn new(name: &str, timing: LeaseTiming) -> Arc<Self> {
         let random: String = std::iter::repeat_with(fastrand::alphanumeric).take(6).collect();
         Arc::new(Self {
             elector: Mutex::new(Elector::new(format!("{name}_{random}"), timing)),
@@ -73,15 +74,15 @@ impl Candidate {
     }
 
     /// Something that the lease guards was written in this term.
-    pub fn surpass(&self, term: &Term) {
-        lock(&self.elector).surpass(term);
+    pub fn observe_term(&self, term: &Term) {
+        lock(&self.elector).observe_term(term);
         self.told.notify_one();
     }
 
     fn publish(&self) {
         let (leads, holder) = {
             let elector = lock(&self.elector);
-            if elector.exhausted() {
+            if elector.has_no_epoch_left() {
                 tracing::error!(
                     "the Lease, or an annotation {} of Atlas's Secrets, says a number that leaves none to count on: delete the Lease, and \
                      correct the annotation; until then nobody leads",
@@ -115,12 +116,15 @@ impl Candidate {
         client: Client,
         namespace: String,
         lease: String,
-        timing: Timing,
+        timing: LeaseTiming,
         observe: bool,
         stop: CancellationToken,
     ) {
-        let edge =
-            Edge { api: Api::namespaced(client, &namespace), lease, patience: timing.patience() };
+        let edge = Edge {
+            api: Api::namespaced(client, &namespace),
+            lease,
+            patience: timing.request_timeout(),
+        };
         if observe {
             return self.observe(&edge, &timing, stop).await;
         }
@@ -130,11 +134,11 @@ impl Candidate {
                 lock(&self.elector).release();
                 released = true;
             }
-            let action = lock(&self.elector).next(now());
+            let action = lock(&self.elector).next_action(now());
             self.publish();
             match action {
-                Action::Stop => return,
-                Action::Wait { until } => {
+                ElectionAction::Stop => return,
+                ElectionAction::Wait { until } => {
                     let leads_until = lock(&self.elector).leads_until(now());
                     let wake =
                         leads_until.map_or(until, |end| end.min(until)).saturating_sub(now());
@@ -144,35 +148,35 @@ impl Candidate {
                         () = stop.cancelled(), if !released => {}
                     }
                 }
-                Action::Read { attempt } => {
+                ElectionAction::Read { attempt } => {
                     let read = edge.read().await;
                     let mut elector = lock(&self.elector);
                     match read {
                         Ok(lease) => {
-                            elector.observed(now(), attempt, lease);
+                            elector.on_read(now(), attempt, lease);
                             drop(elector);
                             self.answered();
                         }
                         Err(error) => {
-                            elector.unread(now(), attempt);
+                            elector.on_read_failed(now(), attempt);
                             drop(elector);
                             tracing::debug!(error, "cannot read the Lease");
                         }
                     }
                 }
-                Action::Write { attempt, record, expected, acquires } => {
+                ElectionAction::Write { attempt, record, expected, acquires } => {
                     let outcome = edge.write(&record, expected, acquires).await;
-                    if outcome != Outcome::Unknown {
+                    if outcome != WriteResult::Unknown {
                         self.answered();
                     }
-                    lock(&self.elector).wrote(now(), attempt, outcome);
+                    lock(&self.elector).on_write(now(), attempt, outcome);
                 }
             }
             self.publish();
         }
     }
 
-    async fn observe(&self, edge: &Edge, timing: &Timing, stop: CancellationToken) {
+    async fn observe(&self, edge: &Edge, timing: &LeaseTiming, stop: CancellationToken) {
         loop {
             if let Ok(lease) = edge.read().await {
                 self.seen.send_modify(|seen| {
@@ -197,12 +201,13 @@ struct Edge {
 }
 
 impl Edge {
-    async fn read(&self) -> Result<Option<(Version, Record)>, String> {
+    async fn read(&self) -> Result<Option<(ResourceVersion, LeaderElectionRecord)>, String> {
         let answer = tokio::time::timeout(self.patience, self.api.get_opt(&self.lease)).await;
-        let lease =
-            answer.map_err(|_| "no answer in time".to_owned())?.map_err(|error| chain(&error))?;
+        let lease = answer
+            .map_err(|_| "no answer in time".to_owned())?
+            .map_err(|error| error_with_causes(&error))?;
         Ok(lease.map(|lease| {
-            let version = Version(lease.metadata.resource_version.unwrap_or_default());
+            let version = ResourceVersion(lease.metadata.resource_version.unwrap_or_default());
             let spec = lease.spec.unwrap_or_default();
             let duration = spec
                 .lease_duration_seconds
@@ -213,12 +218,21 @@ impl Edge {
             );
             (
                 version,
-                Record { holder: spec.holder_identity.unwrap_or_default(), duration, transitions },
+                LeaderElectionRecord {
+                    holder: spec.holder_identity.unwrap_or_default(),
+                    duration,
+                    transitions,
+                },
             )
         }))
     }
 
-    async fn write(&self, record: &Record, expected: Option<Version>, acquires: bool) -> Outcome {
+    async fn write(
+        &self,
+        record: &LeaderElectionRecord,
+        expected: Option<ResourceVersion>,
+        acquires: bool,
+    ) -> WriteResult {
         let time = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
         let mut spec = json!({
             "holderIdentity": record.holder,
@@ -263,20 +277,20 @@ impl Edge {
 fn outcome(
     answer: Result<kube::Result<Lease>, tokio::time::error::Elapsed>,
     updates: bool,
-) -> Outcome {
+) -> WriteResult {
     match answer {
         Ok(Ok(lease)) => {
-            Outcome::Done(Version(lease.metadata.resource_version.unwrap_or_default()))
+            WriteResult::Done(ResourceVersion(lease.metadata.resource_version.unwrap_or_default()))
         }
         Ok(Err(kube::Error::Api(status)))
             if status.code == 409 || updates && status.code == 404 =>
         {
-            Outcome::Conflict
+            WriteResult::Conflict
         }
         Ok(Err(error)) => {
-            tracing::warn!(error = chain(&error), "cannot write the Lease");
-            Outcome::Unknown
+            tracing::warn!(error = error_with_causes(&error), "cannot write the Lease");
+            WriteResult::Unknown
         }
-        Err(_) => Outcome::Unknown,
+        Err(_) => WriteResult::Unknown,
     }
 }

@@ -16,7 +16,8 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::watch::{Reflector, chain};
+use super::errors::error_with_causes;
+use super::watch::Reflector;
 use crate::xds::streams::Streams;
 
 /// What lasts is said again.
@@ -173,7 +174,7 @@ pub async fn publish(
             Err(error) if !failing => {
                 failing = true;
                 tracing::warn!(
-                    error = chain(&error),
+                    error = error_with_causes(&error),
                     "cannot write an Event; `atlas status` shows the same"
                 );
             }

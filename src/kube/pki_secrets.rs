@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use atlas_core::kubernetes::lease::fence::{Fence, Known, Permit};
-use atlas_core::kubernetes::lease::{Outcome, Term};
+use atlas_core::kubernetes::lease::fence::{Fence, KnownVersion, WritePermit};
+use atlas_core::kubernetes::lease::{Term, WriteResult};
 use atlas_core::name::{ClusterName, Identity, TrustDomain};
 use atlas_core::pki::Authority;
 use futures::StreamExt;
@@ -19,8 +19,8 @@ use tokio::time::timeout;
 
 use super::WRITES;
 use super::election::Candidate;
+use super::errors::error_with_causes;
 use super::record::{Record, Stored, adopt};
-use super::watch::chain;
 use crate::pki::{Contents, PkiStore};
 
 mod aside;
@@ -43,7 +43,7 @@ pub struct Secrets {
     candidate: Arc<Candidate>,
     domain: TrustDomain,
     fence: Fence,
-    known: BTreeMap<Record, Known>,
+    known: BTreeMap<Record, KnownVersion>,
     echoes: BTreeMap<Record, Echo>,
     /// What is kept of the clusters' Services.
     services: BTreeMap<ClusterName, String>,
@@ -100,7 +100,7 @@ impl Secrets {
             .await
             .context("no answer")?;
         let listed = listed.context("cannot list Atlas's own Secrets")?;
-        pki_store.known.insert(Record::Leaves, Known::Absent);
+        pki_store.known.insert(Record::Leaves, KnownVersion::Absent);
         let names: Vec<String> = listed.items.iter().map(ResourceExt::name_any).collect();
         for (name, secret) in names.iter().zip(listed.items) {
             if let Some(record) = Record::of_secret(name) {
@@ -139,7 +139,7 @@ impl Secrets {
         let mut missing = BTreeSet::new();
         for (name, stored) in remembered {
             let Some(record) = Record::of_secret(name) else { continue };
-            let absent = matches!(self.known.get(&record), None | Some(Known::Absent));
+            let absent = matches!(self.known.get(&record), None | Some(KnownVersion::Absent));
             if let (true, Ok(parsed)) = (absent, &stored.parsed) {
                 if let (Record::Cluster(cluster), Some(service)) = (&record, &parsed.service) {
                     self.services.insert(cluster.clone(), service.clone());
@@ -174,18 +174,18 @@ impl Secrets {
         &self.services
     }
 
-    fn learn(&mut self, record: &Record, known: Known) {
+    fn learn(&mut self, record: &Record, known: KnownVersion) {
         self.echoes.entry(record.clone()).or_default().known(&known);
         self.known.insert(record.clone(), known);
     }
 
     /// Takes what was read of a record.
     fn took(&mut self, record: &Record, stored: Option<Stored>) {
-        self.learn(record, stored.as_ref().map_or(Known::Absent, Stored::known));
+        self.learn(record, stored.as_ref().map_or(KnownVersion::Absent, Stored::known));
         self.broken.remove(record);
         let Some(stored) = stored else { return };
         if let Some(term) = &stored.term {
-            self.candidate.surpass(term);
+            self.candidate.observe_term(term);
         }
         match stored.parsed {
             Ok(mut parsed) => {
@@ -222,8 +222,9 @@ impl Secrets {
         let read = timeout(PATIENCE, self.api.get_opt(&name))
             .await
             .with_context(|| format!("no answer for the Secret {name}"))?;
-        let secret =
-            read.map_err(|error| anyhow!("cannot read the Secret {name}: {}", chain(&error)))?;
+        let secret = read.map_err(|error| {
+            anyhow!("cannot read the Secret {name}: {}", error_with_causes(&error))
+        })?;
         let mut stored = secret.map(|secret| Stored::read(secret, &self.domain));
         if let Some(Stored { parsed: Ok(parsed), .. }) = &mut stored {
             parsed.doubt_foreign(record, self.contents.authorities.get(&Authority::Root));
@@ -260,7 +261,7 @@ impl Secrets {
             } else {
                 look
             };
-            if strange || *known == Known::Unread {
+            if strange || *known == KnownVersion::Unread {
                 suspects.push(record.clone());
             }
         }
@@ -281,8 +282,8 @@ impl Secrets {
             let result = handle.block_on(self.refresh(&record));
             *contents = std::mem::take(&mut self.contents);
             failed.extend(result.err().map(|error| format!("{error:#}")));
-            let vanished =
-                before != Some(Known::Absent) && self.known.get(&record) == Some(&Known::Absent);
+            let vanished = before != Some(KnownVersion::Absent)
+                && self.known.get(&record) == Some(&KnownVersion::Absent);
             let revision = if let Record::Cluster(name) = &record {
                 contents.ledger.revision(name)
             } else {
@@ -353,11 +354,11 @@ impl Secrets {
             }
         }
         let (api, candidate) = (&self.api, &self.candidate);
-        let write = |(record, (permit, data)): (Record, (Permit, _))| async move {
+        let write = |(record, (permit, data)): (Record, (WritePermit, _))| async move {
             // Many may be waiting: asked again for each.
             let result = match candidate.leads() {
                 Some(term) if term == permit.term => write(api, &record, &data, &permit).await,
-                _ => Err((Outcome::Conflict, anyhow!("this Atlas no longer leads"))),
+                _ => Err((WriteResult::Conflict, anyhow!("this Atlas no longer leads"))),
             };
             let removed: Vec<&str> =
                 data.iter().filter(|(_, text)| text.is_none()).map(|(key, _)| *key).collect();
@@ -374,11 +375,11 @@ impl Secrets {
                     let aside = self.aside.entry(record.clone()).or_default();
                     aside.extend(kept.into_keys());
                     aside.retain(|key| !removed.contains(key));
-                    (Outcome::Done(version), Ok(()))
+                    (WriteResult::Done(version), Ok(()))
                 }
                 Err((outcome, error)) => (outcome, Err(error)),
             };
-            self.learn(&record, Known::written(outcome, self.fence.term()));
+            self.learn(&record, KnownVersion::written(outcome, self.fence.term()));
             results.insert(record, result);
         }
         results
@@ -388,13 +389,13 @@ impl Secrets {
         &mut self,
         all: &Contents,
         record: &Record,
-    ) -> anyhow::Result<(Permit, BTreeMap<&'static str, Option<String>>)> {
+    ) -> anyhow::Result<(WritePermit, BTreeMap<&'static str, Option<String>>)> {
         if let Some(broken) = self.broken.get(record) {
             bail!("{broken}");
         }
         // A cluster that nobody has listed has none yet.
-        let known = self.known.entry(record.clone()).or_insert(Known::Absent);
-        let permit = self.fence.permit(known, self.candidate.leads().as_ref())?;
+        let known = self.known.entry(record.clone()).or_insert(KnownVersion::Absent);
+        let permit = self.fence.permit_write(known, self.candidate.leads().as_ref())?;
         let service =
             if let Record::Cluster(name) = record { self.services.get(name) } else { None };
         let mut data = record.data(all, service)?;

@@ -16,8 +16,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context;
-use atlas_core::kubernetes::lease::fence::Known;
-use atlas_core::kubernetes::lease::{Term, Version};
+use atlas_core::kubernetes::lease::fence::KnownVersion;
+use atlas_core::kubernetes::lease::{ResourceVersion, Term};
 use atlas_core::name::{ClusterName, Identity, TrustDomain};
 use atlas_core::pki::{Authority, PrivateKey};
 use k8s_openapi::ByteString;
@@ -179,7 +179,7 @@ impl Record {
         &self,
         data: &BTreeMap<&'static str, Option<String>>,
         term: &Term,
-        expected: Option<&Version>,
+        expected: Option<&ResourceVersion>,
     ) -> Value {
         let encoded = |text: &Option<String>| {
             text.as_ref().map(|text| json!(ByteString(text.clone().into_bytes())))
@@ -209,7 +209,7 @@ impl Record {
 #[derive(Clone, Debug)]
 pub struct Stored {
     /// Its `resourceVersion`.
-    pub version: Version,
+    pub version: ResourceVersion,
     /// Its term; `None` where nobody of ours wrote it.
     pub term: Option<Term>,
     /// What it says, or why that can't be read.
@@ -287,7 +287,7 @@ impl Stored {
         let annotation = secret.metadata.annotations.as_ref().and_then(|all| all.get(TERM));
         let term = annotation.and_then(|text| text.parse().ok());
         let name = secret.metadata.name.clone().unwrap_or_default();
-        let version = Version(secret.metadata.resource_version.clone().unwrap_or_default());
+        let version = ResourceVersion(secret.metadata.resource_version.clone().unwrap_or_default());
         let parsed = parse(secret, domain).map_err(|error| {
             format!(
                 "the Secret {name} is broken: {error:#}: restore it from a backup (docs/backup.md)"
@@ -297,8 +297,8 @@ impl Stored {
     }
 
     /// What the fence wants to know.
-    pub fn known(&self) -> Known {
-        Known::Is { version: self.version.clone(), term: self.term.clone() }
+    pub fn known(&self) -> KnownVersion {
+        KnownVersion::Present { version: self.version.clone(), term: self.term.clone() }
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use atlas_core::annotations;
-use atlas_core::kubernetes::lease::Timing;
-use atlas_core::kubernetes::object::OwnerRef;
+use atlas_core::kubernetes::lease::LeaseTiming;
+use atlas_core::kubernetes::object::OwnerReference;
 use atlas_core::model::Settings;
 use atlas_core::thanos::zone::Written;
 use atlas_core::validate::CLUSTER_SELECTOR;
@@ -23,8 +23,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::controller::{Controller, Reflectors, Rounds};
 use super::election::Candidate;
+use super::errors::error_with_causes;
 use super::record::Stored;
-use super::watch::{Reflector, chain};
+use super::watch::Reflector;
 use super::{connect, convert, events, pki_secrets};
 use crate::config::{Config, KubernetesConfig, Role};
 use crate::dns;
@@ -67,7 +68,7 @@ pub async fn run(config: Config, kubernetes: KubernetesConfig) -> anyhow::Result
     let (metrics, streams) = (Arc::new(Metrics::new()), Arc::new(Streams::default()));
     let (drain, stop, resign) =
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-    let candidate = Candidate::new(&kubernetes.identity, Timing::default());
+    let candidate = Candidate::new(&kubernetes.identity, LeaseTiming::default());
     let mut tasks = Tasks::default();
 
     let web = Web {
@@ -126,7 +127,7 @@ pub async fn run(config: Config, kubernetes: KubernetesConfig) -> anyhow::Result
         client.clone(),
         settings.namespace.clone(),
         kubernetes.lease_name.clone(),
-        Timing::default(),
+        LeaseTiming::default(),
         kubernetes.role == Role::Serves,
         resign.clone(),
     );
@@ -277,14 +278,14 @@ fn watch_all(
 
 /// The ServiceAccount with which what belongs to the installation goes. Without it everything works, and stays after an
 /// uninstallation.
-async fn owner(client: &Client, namespace: &str, name: Option<&str>) -> Option<OwnerRef> {
+async fn owner(client: &Client, namespace: &str, name: Option<&str>) -> Option<OwnerReference> {
     let name = name?;
     let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);
     loop {
         match api.get(name).await.context("no answer") {
             Ok(account) => {
                 let uid = account.metadata.uid?;
-                return Some(OwnerRef { kind: "ServiceAccount", name: name.to_owned(), uid });
+                return Some(OwnerReference { kind: "ServiceAccount", name: name.to_owned(), uid });
             }
             Err(error) => match error.downcast_ref::<kube::Error>() {
                 Some(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => {
@@ -292,7 +293,10 @@ async fn owner(client: &Client, namespace: &str, name: Option<&str>) -> Option<O
                     return None;
                 }
                 _ => {
-                    tracing::warn!(error = chain(error.as_ref()), "waiting for the API server");
+                    tracing::warn!(
+                        error = error_with_causes(error.as_ref()),
+                        "waiting for the API server"
+                    );
                     tokio::time::sleep(Duration::from_secs(2)).await;
                 }
             },

@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::errors::error_with_causes;
 use crate::process::lock::lock;
 
 /// The API server ends a watch after this, and it is begun again where it ended.
@@ -164,12 +165,12 @@ impl<T: Clone + PartialEq + Send + Sync + 'static> Reflector<T> {
             }
             Event::Delete(object) => self.remove(&object.name_any()),
         };
-        follow(what, api, config, handle, stop).await;
+        watch_with_retries(what, api, config, handle, stop).await;
     }
 }
 
 /// Hands every event to `handle` until cancelled; says when the API server can't be reached, once each time.
-pub async fn follow<K>(
+pub async fn watch_with_retries<K>(
     what: &'static str,
     api: Api<K>,
     config: watcher::Config,
@@ -198,7 +199,7 @@ pub async fn follow<K>(
                     pauses = Pauses(0);
                     handle(event);
                 }
-                Some(Err(error)) => break chain(&error),
+                Some(Err(error)) => break error_with_causes(&error),
                 None => break "the watch ended".to_owned(),
             }
         };
@@ -212,18 +213,4 @@ pub async fn follow<K>(
             return;
         }
     }
-}
-
-/// An error with its causes.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }

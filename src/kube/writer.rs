@@ -1,12 +1,16 @@
-//! Carries out what the [`ObjectApplier`] decides: applies and deletes objects, several at a time, while this Atlas leads.
+//! Applies and deletes the objects that the leader derives from the fleet, as the [`ObjectApplier`] decides: several at a
+//! time, and only while this process leads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
-use atlas_core::kubernetes::apply::{Action, ObjectApplier, Outcome, is_ours};
-use atlas_core::kubernetes::object::{Key, Kind, Part};
+use atlas_core::kubernetes::apply::{
+    ActionResult, Desired, DesiredObjects, ObjectAction, ObjectApplier, is_ours,
+};
+use atlas_core::kubernetes::object::{ObjectKey, ObjectKind, Part};
+use atlas_core::object_names;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1 as core;
@@ -20,172 +24,137 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::election::{Candidate, now};
-use super::watch::{chain, follow};
-use super::{MANAGER, WRITES, hub_envoys, leftovers};
+use super::errors::error_with_causes;
+use super::watch::watch_with_retries;
+use super::{MANAGER, WRITES, ready_services, stale_endpoints};
 use crate::metrics::Metrics;
 
-/// How long an answer may take, before it is tried again.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// With more to write than this, names are asked for all together.
+/// How long one write may take. After that it failed, and is tried again.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a list may fail, or a Service wait for a pod, before people are told.
+const GRACE: Duration = Duration::from_secs(20);
+/// With more pending objects than this, the names of all objects are listed instead of asking for each object.
 const BULK: usize = 32;
-/// So long such an answer is good for.
-const FRESH: Duration = Duration::from_secs(2);
+/// How long such a list counts.
+const NAMES_TTL: Duration = Duration::from_secs(2);
+/// How many objects, and how many failures, a problem lists.
+const MAX_LISTED: usize = 3;
+/// How long the writer sleeps while nothing is due.
+const IDLE: u64 = 30_000;
 
-/// What is wanted.
-#[derive(Default)]
-pub struct Wanted {
-    /// By key.
-    pub objects: BTreeMap<Key, Arc<Value>>,
-    /// What can't be made at present, and stays as it is.
-    pub kept: BTreeSet<Key>,
+const KINDS: [ObjectKind; 3] = [ObjectKind::Service, ObjectKind::Secret, ObjectKind::ConfigMap];
+
+/// Desired states that the writer is told.
+pub enum DesiredUpdate {
+    /// Of all objects: others are to be absent.
+    All(DesiredObjects),
+    /// Of these objects: the others' stay.
+    Some(DesiredObjects),
 }
 
 /// Writes objects of one namespace.
 pub struct Writer {
     /// The API server.
     pub client: Client,
-    /// Where.
+    /// The namespace.
     pub namespace: String,
-    /// Whether it may.
+    /// Asked before each write.
     pub candidate: Arc<Candidate>,
-    /// What is wanted; nothing before the first.
-    pub wanted: watch::Receiver<Option<Arc<Wanted>>>,
+    /// Desired states; the first update must be of all objects.
+    pub desired: mpsc::UnboundedReceiver<DesiredUpdate>,
     /// What people must know, in a stable order.
     pub problems: watch::Sender<Vec<String>>,
-    /// Counts.
+    /// Counts pending objects.
     pub metrics: Arc<Metrics>,
 }
 
-enum Seen {
-    Is(Key, Value),
-    Gone(Key),
-    All(Kind, BTreeSet<String>),
-    /// The Services of the hub's Envoys that have a ready one.
-    WithPods(BTreeSet<String>),
+/// What a watch shows.
+enum Observation {
+    Object(ObjectKey, Value),
+    Gone(ObjectKey),
+    /// A list of this kind ended; it had these names.
+    Listed(ObjectKind, BTreeSet<String>),
+    /// The Services of the hub's Envoys that have a ready pod.
+    ReadyServices(BTreeSet<String>),
 }
 
-const KINDS: [Kind; 3] = [Kind::Service, Kind::Secret, Kind::ConfigMap];
+/// What the writer knows between two writes.
+struct Progress {
+    applier: ObjectApplier,
+    /// Kinds whose first list hasn't ended.
+    unlisted: BTreeSet<ObjectKind>,
+    /// Why the last write of an object failed.
+    failures: BTreeMap<ObjectKey, String>,
+    started: Instant,
+    /// Since when Services wait for a pod.
+    waiting_since: Option<Instant>,
+}
 
 impl Writer {
-    /// Runs until cancelled: for as long as this Atlas leads.
+    /// Runs until cancelled, or until nobody sends desired states any more.
     pub async fn run(mut self, stop: CancellationToken) {
-        let (seen_in, mut seen) = mpsc::unbounded_channel();
+        let (observed, mut observations) = mpsc::unbounded_channel();
         for kind in KINDS {
-            tokio::spawn(self.look(kind, seen_in.clone(), stop.clone()));
+            tokio::spawn(self.watch_objects(kind, observed.clone(), stop.clone()));
         }
-        let with_pods = move |services| _ = seen_in.send(Seen::WithPods(services));
-        tokio::spawn(hub_envoys::watch(
+        tokio::spawn(ready_services::watch(
             self.client.clone(),
             self.namespace.clone(),
-            with_pods,
+            move |services| _ = observed.send(Observation::ReadyServices(services)),
             stop.clone(),
         ));
-        let (left_in, mut left) = watch::channel(None);
-        tokio::spawn(leftovers::remove(
+        let (stale_problem, mut stale) = watch::channel(None);
+        tokio::spawn(stale_endpoints::remove(
             self.client.clone(),
             self.namespace.clone(),
             Arc::clone(&self.candidate),
-            left_in,
+            stale_problem,
             stop.clone(),
         ));
-        let mut reconciler = ObjectApplier::default();
-        let mut unlisted: BTreeSet<Kind> = KINDS.into();
-        let mut failing: BTreeMap<Key, String> = BTreeMap::new();
-        let mut under_way = FuturesUnordered::new();
-        let names = Arc::new(Names::default());
-        let (started, none) = (Instant::now(), BTreeSet::new());
-        let mut waiting_since = None;
+        let mut progress = Progress {
+            applier: ObjectApplier::default(),
+            unlisted: KINDS.into(),
+            failures: BTreeMap::new(),
+            started: Instant::now(),
+            waiting_since: None,
+        };
+        let mut in_flight = FuturesUnordered::new();
+        let names = Arc::new(NameCache::default());
         loop {
-            // What is there must be known before anything is taken for missing.
-            if unlisted.is_empty() {
-                let bulk = reconciler.unsettled() > BULK;
-                for action in reconciler.next(millis(), WRITES - under_way.len().min(WRITES)) {
-                    under_way.push(self.carry_out(action, bulk.then(|| Arc::clone(&names))));
+            // Before the first lists an object that is there would be taken for missing.
+            let is_listed = progress.unlisted.is_empty();
+            if is_listed {
+                let is_bulk = progress.applier.pending_count() > BULK;
+                let limit = WRITES.saturating_sub(in_flight.len());
+                for action in progress.applier.next_actions(now_millis(), limit) {
+                    in_flight.push(self.execute(action, is_bulk.then(|| Arc::clone(&names))));
                 }
             }
-            waiting_since = reconciler.waiting().next().and(waiting_since.or(Some(Instant::now())));
-            let waiting = waiting_since.is_some_and(|since: Instant| since.elapsed() > PATIENCE);
-            let stays = left.borrow_and_update().clone();
-            self.report(
-                &reconciler,
-                &failing,
-                if started.elapsed() > PATIENCE { &unlisted } else { &none },
-                waiting,
-                stays,
-            );
-            let due = reconciler.due().filter(|_| unlisted.is_empty() && under_way.len() < WRITES);
-            let pause = Duration::from_millis(
-                due.map_or(30_000, |due| due.saturating_sub(millis()).max(1)),
-            );
+            let stale_problem = stale.borrow_and_update().clone();
+            self.report(&mut progress, stale_problem);
+            let due = progress.applier.next_due();
+            let due = due.filter(|_| is_listed && in_flight.len() < WRITES);
+            let pause = due.map_or(IDLE, |due| due.saturating_sub(now_millis()).max(1));
             tokio::select! {
-                Some((action, result)) = under_way.next() => note(&mut reconciler, &mut failing, &action, result),
-                Some(event) = seen.recv() => match event {
-                    Seen::Is(key, live) => reconciler.seen(&key, &live, millis()),
-                    Seen::Gone(key) => reconciler.gone(&key, millis()),
-                    Seen::All(kind, there) => {
-                        reconciler.listed(kind, &there, millis());
-                        unlisted.remove(&kind);
-                    }
-                    Seen::WithPods(services) => reconciler.with_pods(services),
+                Some((action, result)) = in_flight.next() => progress.on_result(&action, result),
+                Some(observation) = observations.recv() => progress.observe(observation),
+                Ok(()) = stale.changed() => {}
+                update = self.desired.recv() => match update {
+                    Some(update) => progress.set_desired(update),
+                    None => return,
                 },
-                Ok(()) = left.changed() => {}
-                changed = self.wanted.changed() => {
-                    if changed.is_err() {
-                        return;
-                    }
-                    if let Some(wanted) = self.wanted.borrow_and_update().clone() {
-                        reconciler.want(&wanted.objects, &wanted.kept);
-                        failing.retain(|key, _| wanted.objects.contains_key(key));
-                    }
-                }
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(Duration::from_millis(pause)) => {}
                 () = stop.cancelled() => return,
             }
         }
     }
 
-    /// `waiting`: whether some Services have waited for a pod for so long that people should know; `left`: why what is left
-    /// of earlier Services stays.
-    fn report(
-        &self,
-        reconciler: &ObjectApplier,
-        failing: &BTreeMap<Key, String>,
-        unlisted: &BTreeSet<Kind>,
-        waiting: bool,
-        left: Option<String>,
-    ) {
-        let namespace = &self.namespace;
-        let contested = several(reconciler.contested()).map(|what| {
-            format!("something else changes {what} in {namespace} again and again: `kubectl get --show-managed-fields` shows who")
-        });
-        let blocked = several(reconciler.blocked()).map(|what| {
-            format!("{what} in {namespace}: there is one that is not Atlas's (it lacks the label {}): rename or delete it", atlas_core::object_names::PART)
-        });
-        let waiting = reconciler.waiting().filter(|_| waiting).map(|(_, to)| to).collect::<BTreeSet<_>>().into_iter().map(|to| {
-            let names = reconciler.waiting().filter(|(_, other)| *other == to).map(|(key, _)| key);
-            format!(
-                "{} in {namespace} will lead to the Service {to}, which no ready pod is behind, and until then stays as it is: do \
-                 --envoy-selectors and goatlas.io/envoy-selectors name labels of the hub's Envoys?",
-                several(names).unwrap_or_default()
-            )
-        });
-        let waiting: Vec<String> = waiting.collect();
-        let failing = failing.values().take(FEW).cloned();
-        let unlisted = unlisted.iter().map(|kind| {
-            format!(
-                "nothing is written, since the {}s in {namespace} can't be listed (the log says why; Atlas's Role must allow it)",
-                kind.name()
-            )
-        });
-        let problems: Vec<String> = unlisted
-            .chain(contested)
-            .chain(blocked)
-            .chain(waiting)
-            .chain(failing)
-            .chain(left)
-            .collect();
-        self.metrics.unwritten.set(i64::try_from(reconciler.unsettled()).unwrap_or(i64::MAX));
+    /// Tells people what can't be written, and metrics how much isn't yet.
+    fn report(&self, progress: &mut Progress, stale_problem: Option<String>) {
+        let pending = i64::try_from(progress.applier.pending_count()).unwrap_or(i64::MAX);
+        self.metrics.unwritten.set(pending);
+        let mut problems = progress.problems(&self.namespace);
+        problems.extend(stale_problem);
         self.problems.send_if_modified(|before| {
             let differs = *before != problems;
             *before = problems;
@@ -193,63 +162,51 @@ impl Writer {
         });
     }
 
-    /// Watches Atlas's own objects of one kind. Of each only what differs is kept.
-    fn look(
+    /// Watches Atlas's own objects of one kind.
+    fn watch_objects(
         &self,
-        kind: Kind,
-        out: mpsc::UnboundedSender<Seen>,
+        kind: ObjectKind,
+        observed: mpsc::UnboundedSender<Observation>,
         stop: CancellationToken,
     ) -> impl Future<Output = ()> + use<> {
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.client.clone(), &self.namespace, &resource(kind));
         let parts = Part::DERIVED.map(Part::label).join(",");
-        let selector = format!("{} in ({parts})", atlas_core::object_names::PART);
+        let selector = format!("{} in ({parts})", object_names::PART);
         let mut listed = BTreeSet::new();
+        let key = move |object: &DynamicObject| ObjectKey { kind, name: object.name_any() };
         let handle = move |event: Event<DynamicObject>| {
-            let is = |object: DynamicObject| {
-                Seen::Is(Key { kind, name: object.name_any() }, value(object))
-            };
-            let said = match event {
+            let observation = match event {
                 Event::Init => {
                     listed.clear();
                     return;
                 }
                 Event::InitApply(object) => {
                     listed.insert(object.name_any());
-                    is(object)
+                    Observation::Object(key(&object), value(object))
                 }
-                Event::InitDone => Seen::All(kind, std::mem::take(&mut listed)),
-                Event::Apply(object) => is(object),
-                Event::Delete(object) => Seen::Gone(Key { kind, name: object.name_any() }),
+                Event::InitDone => Observation::Listed(kind, std::mem::take(&mut listed)),
+                Event::Apply(object) => Observation::Object(key(&object), value(object)),
+                Event::Delete(object) => Observation::Gone(key(&object)),
             };
-            let _ = out.send(said);
+            let _ = observed.send(observation);
         };
-        async move {
-            follow(
-                "the objects that Atlas wrote",
-                api,
-                watcher::Config::default().labels(&selector),
-                handle,
-                stop,
-            )
-            .await
-        }
+        let config = watcher::Config::default().labels(&selector);
+        watch_with_retries("the objects that Atlas wrote", api, config, handle, stop)
     }
 
-    fn carry_out(
+    fn execute(
         &self,
-        action: Action,
-        names: Option<Arc<Names>>,
-    ) -> impl Future<Output = (Action, anyhow::Result<Done>)> + use<> {
-        let api: Api<DynamicObject> = Api::namespaced_with(
-            self.client.clone(),
-            &self.namespace,
-            &resource(action.key().kind),
-        );
+        action: ObjectAction,
+        names: Option<Arc<NameCache>>,
+    ) -> impl Future<Output = (ObjectAction, anyhow::Result<Executed>)> + use<> {
+        let resource = resource(action.key().kind);
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.client.clone(), &self.namespace, &resource);
         let candidate = Arc::clone(&self.candidate);
         async move {
             let result = if candidate.leads().is_some() {
-                tokio::time::timeout(PATIENCE, act(&api, &action, names.as_deref()))
+                tokio::time::timeout(WRITE_TIMEOUT, execute(&api, &action, names.as_deref()))
                     .await
                     .unwrap_or_else(|_| Err(anyhow!("no answer")))
             } else {
@@ -260,88 +217,172 @@ impl Writer {
     }
 }
 
-/// Some of many, so that people see the wood.
-const FEW: usize = 3;
+impl Progress {
+    fn observe(&mut self, observation: Observation) {
+        match observation {
+            Observation::Object(key, live) => self.applier.observe(&key, &live, now_millis()),
+            Observation::Gone(key) => self.applier.observe_gone(&key, now_millis()),
+            Observation::Listed(kind, names) => {
+                self.applier.observe_list(kind, &names, now_millis());
+                self.unlisted.remove(&kind);
+            }
+            Observation::ReadyServices(services) => self.applier.set_ready_services(services),
+        }
+    }
+
+    fn set_desired(&mut self, update: DesiredUpdate) {
+        let is_written = |desired: Option<&Desired>| matches!(desired, Some(Desired::Object(_)));
+        match update {
+            DesiredUpdate::All(all) => {
+                self.applier.replace_desired(&all);
+                self.failures.retain(|key, _| is_written(all.get(key)));
+            }
+            DesiredUpdate::Some(changes) => {
+                self.applier.update_desired(&changes);
+                self.failures
+                    .retain(|key, _| !changes.contains_key(key) || is_written(changes.get(key)));
+            }
+        }
+    }
+
+    fn on_result(&mut self, action: &ObjectAction, result: anyhow::Result<Executed>) {
+        let key = action.key();
+        let result = match &result {
+            Ok(Executed::Applied(live)) => ActionResult::Applied(live),
+            Ok(Executed::Deleted) => ActionResult::Deleted,
+            Ok(Executed::NotOurs) => ActionResult::NotOurs,
+            Err(error) => {
+                let verb =
+                    if matches!(action, ObjectAction::Delete { .. }) { "delete" } else { "write" };
+                let error = error
+                    .downcast_ref::<kube::Error>()
+                    .map_or_else(|| format!("{error:#}"), |error| error_with_causes(error));
+                self.failures.insert(key.clone(), format!("cannot {verb} the {key}: {error}"));
+                ActionResult::Failed
+            }
+        };
+        if !matches!(result, ActionResult::Failed) {
+            self.failures.remove(key);
+        }
+        self.applier.on_result(action, result, now_millis());
+    }
+
+    fn problems(&mut self, namespace: &str) -> Vec<String> {
+        let applier = &self.applier;
+        let mut problems = Vec::new();
+        for kind in self.unlisted.iter().filter(|_| self.started.elapsed() > GRACE) {
+            problems.push(format!(
+                "nothing is written, since the {}s in {namespace} can't be listed (the log says why; Atlas's Role must allow it)",
+                kind.name()
+            ));
+        }
+        if let Some(objects) = list_first(applier.contested()) {
+            problems.push(format!(
+                "something else changes {objects} in {namespace} again and again: `kubectl get --show-managed-fields` shows who"
+            ));
+        }
+        if let Some(objects) = list_first(applier.blocked()) {
+            problems.push(format!(
+                "{objects} in {namespace}: there is one that is not Atlas's (it lacks the label {}): rename or delete it",
+                object_names::PART
+            ));
+        }
+        let mut waiting: BTreeMap<&str, Vec<&ObjectKey>> = BTreeMap::new();
+        for (key, target) in applier.waiting_for_pods() {
+            waiting.entry(target).or_default().push(key);
+        }
+        let since = (!waiting.is_empty()).then(|| self.waiting_since.unwrap_or_else(Instant::now));
+        self.waiting_since = since;
+        if since.is_some_and(|since| since.elapsed() > GRACE) {
+            for (target, keys) in waiting {
+                problems.push(format!(
+                    "{} in {namespace} will lead to the Service {target}, which no ready pod is behind, and until then stays as it is: do \
+                     --envoy-selectors and goatlas.io/envoy-selectors name labels of the hub's Envoys?",
+                    list_first(keys.into_iter()).unwrap_or_default()
+                ));
+            }
+        }
+        problems.extend(self.failures.values().take(MAX_LISTED).cloned());
+        problems
+    }
+}
 
 /// The first few objects, and how many more there are; `None`: there is none.
-fn several<'a>(keys: impl Iterator<Item = &'a Key>) -> Option<String> {
+fn list_first<'a>(keys: impl Iterator<Item = &'a ObjectKey>) -> Option<String> {
     let keys: Vec<String> = keys.map(ToString::to_string).collect();
-    let first = keys.iter().take(FEW).cloned().collect::<Vec<_>>().join(", ");
+    let first = keys.iter().take(MAX_LISTED).cloned().collect::<Vec<_>>().join(", ");
     match keys.len() {
         0 => None,
-        n if n > FEW => Some(format!("{first} and {} more", n - FEW)),
+        n if n > MAX_LISTED => Some(format!("{first} and {} more", n - MAX_LISTED)),
         _ => Some(first),
     }
 }
 
-enum Done {
+/// The names of all objects of a kind in the namespace, Atlas's or not: when a whole fleet is written for the first time, one
+/// list replaces a read of each object.
+#[derive(Default)]
+struct NameCache(tokio::sync::Mutex<BTreeMap<ObjectKind, (Instant, BTreeSet<String>)>>);
+
+impl NameCache {
+    /// Whether there is an object of this name, [`NAMES_TTL`] ago or less.
+    async fn contains(&self, api: &Api<DynamicObject>, key: &ObjectKey) -> anyhow::Result<bool> {
+        let mut cache = self.0.lock().await;
+        if cache.get(&key.kind).is_none_or(|(at, _)| at.elapsed() > NAMES_TTL) {
+            let listed = api.list_metadata(&ListParams::default()).await?;
+            let names = listed.items.iter().map(ResourceExt::name_any).collect();
+            cache.insert(key.kind, (Instant::now(), names));
+        }
+        Ok(cache.get(&key.kind).is_some_and(|(_, names)| names.contains(&key.name)))
+    }
+}
+
+enum Executed {
     Applied(Value),
     Deleted,
     NotOurs,
 }
 
-/// The names of all objects of a kind in the namespace, whosoever: so that a fleet that is written for the first time isn't
-/// asked for one by one.
-#[derive(Default)]
-struct Names(tokio::sync::Mutex<BTreeMap<Kind, (Instant, BTreeSet<String>)>>);
-
-impl Names {
-    /// Whether there may be an object of this name. Of one that is younger than [`FRESH`] nobody knows.
-    async fn may_have(&self, api: &Api<DynamicObject>, key: &Key) -> anyhow::Result<bool> {
-        let mut known = self.0.lock().await;
-        if known.get(&key.kind).is_none_or(|(at, _)| at.elapsed() > FRESH) {
-            let listed = api.list_metadata(&ListParams::default()).await?;
-            let names = listed.items.iter().map(ResourceExt::name_any).collect();
-            known.insert(key.kind, (Instant::now(), names));
-        }
-        Ok(known.get(&key.kind).is_some_and(|(_, names)| names.contains(&key.name)))
-    }
-}
-
-async fn act(
+async fn execute(
     api: &Api<DynamicObject>,
-    action: &Action,
-    names: Option<&Names>,
-) -> anyhow::Result<Done> {
+    action: &ObjectAction,
+    names: Option<&NameCache>,
+) -> anyhow::Result<Executed> {
     match action {
-        Action::Apply { key, manifest, ours } => {
-            // Whatever is there and wasn't listed as Atlas's is somebody else's, unless it is only a moment old.
-            let may_be_there = match names {
+        ObjectAction::Apply { key, manifest, ours } => {
+            // An object that is there and that no watch showed isn't Atlas's, unless it is only a moment old.
+            let may_exist = match names {
                 _ if *ours => false,
-                Some(names) => names.may_have(api, key).await?,
+                Some(names) => names.contains(api, key).await?,
                 None => true,
             };
-            if may_be_there
+            if may_exist
                 && let Some(there) = api.get_opt(&key.name).await?
                 && !is_ours(&value(there))
             {
-                return Ok(Done::NotOurs);
+                return Ok(Executed::NotOurs);
             }
-            // What came into being since then is left alone where it says anything else.
+            // Without force, an object that was created since then and says something else is a conflict.
             let params = if *ours {
                 PatchParams::apply(MANAGER).force()
             } else {
                 PatchParams::apply(MANAGER)
             };
             match api.patch(&key.name, &params, &Patch::Apply(&**manifest)).await {
-                Ok(applied) => Ok(Done::Applied(value(applied))),
-                Err(kube::Error::Api(status)) if status.code == 409 && !ours => Ok(Done::NotOurs),
+                Ok(applied) => Ok(Executed::Applied(value(applied))),
+                Err(kube::Error::Api(status)) if status.code == 409 && !ours => {
+                    Ok(Executed::NotOurs)
+                }
                 Err(error) => Err(error.into()),
             }
         }
-        Action::Delete { key, uid } => {
+        ObjectAction::Delete { key, uid } => {
             let exactly = Preconditions { uid: Some(uid.clone()), resource_version: None };
-            match api
-                .delete(
-                    &key.name,
-                    &DeleteParams { preconditions: Some(exactly), ..Default::default() },
-                )
-                .await
-            {
-                Ok(_) => Ok(Done::Deleted),
-                // Gone, or another one by now: the watch says which.
-                Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {
-                    Ok(Done::Deleted)
+            let params = DeleteParams { preconditions: Some(exactly), ..Default::default() };
+            match api.delete(&key.name, &params).await {
+                Ok(_) => Ok(Executed::Deleted),
+                // It is gone, or another object has its name by now: the watch shows which.
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+                    Ok(Executed::Deleted)
                 }
                 Err(error) => Err(error.into()),
             }
@@ -349,37 +390,11 @@ async fn act(
     }
 }
 
-fn note(
-    reconciler: &mut ObjectApplier,
-    failing: &mut BTreeMap<Key, String>,
-    action: &Action,
-    result: anyhow::Result<Done>,
-) {
-    let key = action.key();
-    match &result {
-        Ok(_) => _ = failing.remove(key),
-        Err(error) => {
-            let what = if matches!(action, Action::Delete { .. }) { "delete" } else { "write" };
-            let error = error
-                .downcast_ref::<kube::Error>()
-                .map_or_else(|| format!("{error:#}"), |error| chain(error));
-            failing.insert(key.clone(), format!("cannot {what} the {key}: {error}"));
-        }
-    }
-    let outcome = match &result {
-        Ok(Done::Applied(live)) => Outcome::Applied(live),
-        Ok(Done::Deleted) => Outcome::Deleted,
-        Ok(Done::NotOurs) => Outcome::NotOurs,
-        Err(_) => Outcome::Failed,
-    };
-    reconciler.done(action, outcome, millis());
-}
-
-fn resource(kind: Kind) -> ApiResource {
+fn resource(kind: ObjectKind) -> ApiResource {
     match kind {
-        Kind::Service => ApiResource::erase::<core::Service>(&()),
-        Kind::Secret => ApiResource::erase::<core::Secret>(&()),
-        Kind::ConfigMap => ApiResource::erase::<core::ConfigMap>(&()),
+        ObjectKind::Service => ApiResource::erase::<core::Service>(&()),
+        ObjectKind::Secret => ApiResource::erase::<core::Secret>(&()),
+        ObjectKind::ConfigMap => ApiResource::erase::<core::ConfigMap>(&()),
     }
 }
 
@@ -388,6 +403,6 @@ fn value(mut object: DynamicObject) -> Value {
     serde_json::to_value(object).unwrap_or_default()
 }
 
-fn millis() -> u64 {
+fn now_millis() -> u64 {
     u64::try_from(now().as_millis()).unwrap_or(u64::MAX)
 }

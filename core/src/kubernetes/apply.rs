@@ -1,402 +1,480 @@
-//! What to write to an API server so that it holds the wanted objects: decided here, carried out elsewhere.
+//! Decides what to write to an API server so that it holds the desired objects. The caller carries it out.
 //!
 //! ```text
-//! want(objects) ─┐
-//! seen(object) ──┼─▶ slots, one per object ─▶ next(now) ─▶ Apply or Delete ─▶ done(outcome) ─┐
-//! gone(object) ──┘        ▲                                                                 │
-//!                         └─────────────────────────────────────────────────────────────────┘
+//! replace_desired, update_desired ─┐
+//! observe, observe_gone ───────────┼─▶ ObjectApplier ─▶ next_actions(now) ─▶ Apply or Delete ─▶ on_result ─┐
+//!                                  │        ▲                                                              │
+//!                                  │        └──────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! - Only what differs is written: a quiet fleet costs nothing, and one change costs what it says.
-//! - One object that can't be written waits longer each time, and holds up no other.
-//! - **It fights with nobody.** What somebody else changes is put right at once, twice; from then on it is left for longer and
-//!   longer, and people are told ([`ObjectApplier::contested`]).
-//! - **It takes nothing over.** What is not Atlas's by its labels is never written or deleted ([`Outcome::NotOurs`]).
-//! - **It leads no name to where there are no pods.** A Service that is there is not turned into another name of a Service that no ready pod
-//!   is behind, and a Service that another one still leads to is not deleted ([`Object::leads_to`]).
+//! - Only objects that differ are written. A change of a few objects looks at these alone.
+//! - An object that can't be written is retried after a pause that doubles. It delays no other object.
+//! - A change by somebody else is corrected at once, twice. Further corrections wait longer each time, and the
+//!   object is reported as contested ([`ObjectApplier::contested`]).
+//! - An object without Atlas's label is never written or deleted ([`ActionResult::NotOurs`]).
+//! - A Service isn't turned into another name (`ExternalName`) of a Service that has no ready pod, and a Service isn't
+//!   deleted while another one is a name of it ([`DerivedObject::external_name_target`]).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::kubernetes::object::{Key, Kind, Object};
-use crate::object_names::HUB_STORES;
+use crate::kubernetes::object::{DerivedObject, ObjectKey, ObjectKind};
+use crate::object_names::{HUB_STORES, PART};
 
-/// Milliseconds on a clock that only goes forward.
+/// Milliseconds on a monotonic clock.
 pub type Instant = u64;
 
 /// The first pause after a failure; each further one doubles it.
 const FIRST_PAUSE: u64 = 1_000;
 /// The longest pause after failures.
 const LONGEST_PAUSE: u64 = 60_000;
-/// So often what somebody changes is put right without a pause.
-const FREE_HEALS: u32 = 2;
-/// The longest pause before something contested is put right again.
-const LONGEST_TRUCE: u64 = 600_000;
+/// How many changes by somebody else are corrected without a pause.
+const IMMEDIATE_CORRECTIONS: u32 = 2;
+/// The longest pause before a contested object is corrected again.
+const LONGEST_BACKOFF: u64 = 600_000;
+/// How many of its own versions of an object are remembered: a watch shows them later.
+const OWN_VERSIONS: usize = 8;
 
-/// What to do.
+/// What the API server should hold under one key.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Desired {
+    /// At least what this manifest says.
+    Object(Arc<Value>),
+    /// Whatever is there: the object is desired, but its manifest can't be made at present.
+    Unchanged,
+    /// Nothing.
+    #[default]
+    Absent,
+}
+
+impl Desired {
+    fn manifest(&self) -> Option<&Arc<Value>> {
+        if let Desired::Object(manifest) = self { Some(manifest) } else { None }
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Desired::Object(one), Desired::Object(other)) => {
+                Arc::ptr_eq(one, other) || one == other
+            }
+            _ => self == other,
+        }
+    }
+}
+
+/// Desired states by object: all of them, or those that changed.
+pub type DesiredObjects = BTreeMap<ObjectKey, Desired>;
+
+/// A write to the API server.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Action {
+pub enum ObjectAction {
     /// Apply this manifest.
     Apply {
-        /// Of which object.
-        key: Key,
-        /// What it is to say.
+        /// Which object.
+        key: ObjectKey,
+        /// For server-side apply.
         manifest: Arc<Value>,
-        /// Whether an object of Atlas's is there already. If not, whatever is there is not Atlas's.
+        /// Whether an object of Atlas's is known to be there. If not, an object of this name isn't Atlas's.
         ours: bool,
     },
     /// Delete exactly this object.
     Delete {
-        /// Which one.
-        key: Key,
-        /// Only if it still is this one.
+        /// Which object.
+        key: ObjectKey,
+        /// `metadata.uid`, as a precondition.
         uid: String,
     },
 }
 
-impl Action {
-    /// The object it is about.
-    pub fn key(&self) -> &Key {
+impl ObjectAction {
+    /// The object that it writes.
+    pub fn key(&self) -> &ObjectKey {
         match self {
-            Action::Apply { key, .. } | Action::Delete { key, .. } => key,
+            ObjectAction::Apply { key, .. } | ObjectAction::Delete { key, .. } => key,
         }
     }
 }
 
-/// What came of an action.
+/// How an [`ObjectAction`] ended.
 #[derive(Clone, Debug)]
-pub enum Outcome<'a> {
+pub enum ActionResult<'a> {
     /// Applied; this is the object now.
     Applied(&'a Value),
     /// Deleted, or gone before.
     Deleted,
-    /// There is an object of this name that is not Atlas's.
+    /// There is an object of this name that isn't Atlas's.
     NotOurs,
-    /// Nothing is known but that it failed.
+    /// It failed, and may have been carried out or not.
     Failed,
 }
 
-/// Whether Atlas may write an object of the API server: it carries Atlas's own label. `app.kubernetes.io/managed-by` doesn't
-/// count, since others write it too (kustomize's `managedByLabel`, Helm).
+/// Whether an object of the API server is Atlas's: it has Atlas's own label. `app.kubernetes.io/managed-by` doesn't
+/// count, since other tools write it too (kustomize's `managedByLabel`, Helm).
 pub fn is_ours(live: &Value) -> bool {
-    live["metadata"]["labels"].get(crate::object_names::PART).is_some()
+    live["metadata"]["labels"].get(PART).is_some()
 }
 
+/// An object as the API server has it.
 #[derive(Debug)]
-struct Live {
+struct LiveObject {
     uid: String,
-    /// Whether it says what is wanted.
-    right: bool,
-    /// See [`Object::leads_to`].
-    leads_to: Option<String>,
+    /// Whether it says what the desired manifest says.
+    is_right: bool,
+    /// See [`DerivedObject::external_name_target`].
+    external_name_target: Option<String>,
 }
 
-impl Live {
-    fn of(live: &Value, wanted: Option<&Arc<Value>>) -> Self {
+impl LiveObject {
+    fn new(live: &Value, desired: &Desired) -> Self {
+        let is_right = desired
+            .manifest()
+            .is_some_and(|manifest| DerivedObject::is_satisfied_by(manifest, live));
         Self {
             uid: live["metadata"]["uid"].as_str().unwrap_or_default().to_owned(),
-            right: wanted.is_some_and(|wanted| Object::holds_in(wanted, live)),
-            leads_to: Object::leads_to(live).map(str::to_owned),
+            is_right,
+            external_name_target: DerivedObject::external_name_target(live).map(str::to_owned),
         }
     }
 }
 
 #[derive(Debug, Default)]
-struct Slot {
-    wanted: Option<Arc<Value>>,
-    live: Option<Live>,
+struct ObjectState {
+    desired: Desired,
+    live: Option<LiveObject>,
     in_flight: bool,
-    /// Whether `wanted` was applied since it last changed: if it is wrong then, somebody else did that.
+    /// Whether the manifest was applied since it last changed: if the object is wrong then, somebody else changed it.
     applied: bool,
     failures: u32,
-    heals: u32,
-    /// Not before that time.
+    corrections: u32,
+    /// Not written before this time.
     not_before: Instant,
-    /// Something else has this name.
+    /// Whether an object of this name that isn't Atlas's is there.
     blocked: bool,
-    /// Versions that own writes made, latest last: a watch shows them again, later.
-    own: VecDeque<String>,
+    /// `resourceVersion`s of Atlas's own writes, latest last.
+    own_versions: VecDeque<String>,
 }
 
-impl Slot {
-    fn action(&self, key: &Key) -> Option<Action> {
-        match (&self.wanted, &self.live) {
-            (Some(_), Some(live)) if live.right => None,
-            (Some(manifest), live) => Some(Action::Apply {
+impl ObjectState {
+    fn action(&self, key: &ObjectKey) -> Option<ObjectAction> {
+        match (&self.desired, &self.live) {
+            (Desired::Object(_), Some(live)) if live.is_right => None,
+            (Desired::Object(manifest), live) => Some(ObjectAction::Apply {
                 key: key.clone(),
                 manifest: Arc::clone(manifest),
                 ours: live.is_some(),
             }),
-            (None, Some(live)) => Some(Action::Delete { key: key.clone(), uid: live.uid.clone() }),
-            (None, None) => None,
+            (Desired::Absent, Some(live)) => {
+                Some(ObjectAction::Delete { key: key.clone(), uid: live.uid.clone() })
+            }
+            (Desired::Unchanged, _) | (Desired::Absent, None) => None,
         }
+    }
+
+    fn is_contested(&self) -> bool {
+        self.desired.manifest().is_some() && self.corrections > IMMEDIATE_CORRECTIONS
+    }
+
+    /// Somebody else changed an object that was right.
+    fn count_correction(&mut self, now: Instant) {
+        if self.desired.manifest().is_none() || !self.applied {
+            return;
+        }
+        self.applied = false;
+        // After a quiet time corrections are immediate again.
+        if now > self.not_before.saturating_add(LONGEST_BACKOFF) {
+            self.corrections = 0;
+        }
+        self.corrections += 1;
+        let pause = match self.corrections.checked_sub(IMMEDIATE_CORRECTIONS + 1) {
+            None => 0,
+            Some(more) => FIRST_PAUSE.saturating_mul(1 << more.min(20)).min(LONGEST_BACKOFF),
+        };
+        self.not_before = now + pause;
     }
 }
 
-/// What is kept is not deleted.
-fn is_due(action: &Action, kept: &BTreeSet<Key>) -> bool {
-    matches!(action, Action::Apply { .. }) || !kept.contains(action.key())
-}
-
-fn version(live: &Value) -> &str {
+fn resource_version(live: &Value) -> &str {
     live["metadata"]["resourceVersion"].as_str().unwrap_or_default()
 }
 
-/// So many of its own writes a watch may lag behind.
-const LAG: usize = 8;
-
-/// Wanted and live objects, and what is under way.
+/// Desired and live objects, and the writes in flight.
 #[derive(Debug, Default)]
 pub struct ObjectApplier {
-    slots: BTreeMap<Key, Slot>,
-    /// Those that may need something.
-    dirty: BTreeSet<Key>,
-    /// Objects that can't be made at present, and stay as they are.
-    kept: BTreeSet<Key>,
-    /// Services that a ready pod is behind.
-    with_pods: BTreeSet<String>,
-    /// Whether anything was ever wanted: before that nothing is unwanted either.
-    told: bool,
+    objects: BTreeMap<ObjectKey, ObjectState>,
+    /// Objects that may need a write.
+    queue: BTreeSet<ObjectKey>,
+    /// See [`ObjectApplier::contested`].
+    contested: BTreeSet<ObjectKey>,
+    /// See [`ObjectApplier::blocked`].
+    blocked: BTreeSet<ObjectKey>,
+    /// For a Service, how many live Services are another name of it.
+    external_names: BTreeMap<String, usize>,
+    /// Services with a ready pod.
+    ready_services: BTreeSet<String>,
+    /// Whether all desired objects were said once: before that, an object may be desired and not yet said to be.
+    has_desired: bool,
 }
 
 impl ObjectApplier {
-    /// What is wanted from now on, all of it. What is the same `Arc` as before costs nothing. What is in `kept` is wanted, but
-    /// can't be made at present: it stays as it is.
-    pub fn want(&mut self, objects: &BTreeMap<Key, Arc<Value>>, kept: &BTreeSet<Key>) {
-        self.told = true;
-        self.dirty.extend(self.kept.iter().chain(kept).cloned());
-        self.kept.clone_from(kept);
-        for (key, slot) in &mut self.slots {
-            if slot.wanted.is_some() && !objects.contains_key(key) {
-                (slot.wanted, slot.applied, slot.blocked, slot.not_before) =
-                    (None, false, false, 0);
-                self.dirty.insert(key.clone());
-            }
+    /// Sets the desired states of all objects: an object that isn't among them is to be absent.
+    pub fn replace_desired(&mut self, desired: &DesiredObjects) {
+        self.has_desired = true;
+        let is_unwanted = |(key, state): &(&ObjectKey, &ObjectState)| {
+            state.desired != Desired::Absent && !desired.contains_key(*key)
+        };
+        let unwanted: Vec<ObjectKey> =
+            self.objects.iter().filter(is_unwanted).map(|(key, _)| key.clone()).collect();
+        for key in &unwanted {
+            self.set_desired(key, &Desired::Absent);
         }
-        for (key, manifest) in objects {
-            let slot = self.slots.entry(key.clone()).or_default();
-            if slot
-                .wanted
-                .as_ref()
-                .is_some_and(|before| Arc::ptr_eq(before, manifest) || before == manifest)
-            {
-                continue;
-            }
-            slot.wanted = Some(Arc::clone(manifest));
-            (slot.applied, slot.not_before, slot.failures) = (false, 0, 0);
-            // What it says now is unknown, unless it is told again: applying what is right already does no harm.
-            slot.live.iter_mut().for_each(|live| live.right = false);
-            self.dirty.insert(key.clone());
+        self.update_desired(desired);
+    }
+
+    /// Sets the desired states of these objects; the others' stay.
+    pub fn update_desired(&mut self, changes: &DesiredObjects) {
+        for (key, desired) in changes {
+            self.set_desired(key, desired);
         }
+    }
+
+    fn set_desired(&mut self, key: &ObjectKey, desired: &Desired) {
+        let before = self.objects.get(key).map_or(&Desired::Absent, |state| &state.desired);
+        if before.is_same(desired) {
+            return;
+        }
+        let state = self.objects.entry(key.clone()).or_default();
+        state.desired = desired.clone();
+        (state.applied, state.not_before) = (false, 0);
+        if desired.manifest().is_some() {
+            state.failures = 0;
+            // What the live object says isn't kept. To apply a manifest that it satisfies already does no harm.
+            if let Some(live) = &mut state.live {
+                live.is_right = false;
+            }
+        } else {
+            state.blocked = false;
+        }
+        self.requeue(key);
     }
 
     /// An object of Atlas's is there.
-    pub fn seen(&mut self, key: &Key, live: &Value, now: Instant) {
-        let slot = self.slots.entry(key.clone()).or_default();
-        let latest = slot.own.back().is_some_and(|own| own == version(live));
-        if !latest && slot.own.iter().any(|own| own == version(live)) {
+    pub fn observe(&mut self, key: &ObjectKey, live: &Value, now: Instant) {
+        let state = self.objects.entry(key.clone()).or_default();
+        let is_latest =
+            state.own_versions.back().is_some_and(|version| version == resource_version(live));
+        if !is_latest && state.own_versions.iter().any(|version| version == resource_version(live))
+        {
             return;
         }
-        let live = Live::of(live, slot.wanted.as_ref());
-        let right = live.right;
-        slot.live = Some(live);
-        slot.blocked = false;
-        if !right && !slot.in_flight {
-            Self::count_heal(slot, now);
+        let live = LiveObject::new(live, &state.desired);
+        if !live.is_right && !state.in_flight {
+            state.count_correction(now);
         }
-        self.dirty.insert(key.clone());
+        state.blocked = false;
+        set_live(&mut self.external_names, state, Some(live));
+        self.requeue(key);
     }
 
-    /// It is not there any more.
-    pub fn gone(&mut self, key: &Key, now: Instant) {
-        if let Some(slot) = self.slots.get_mut(key) {
-            slot.live = None;
-            if !slot.in_flight {
-                Self::count_heal(slot, now);
+    /// An object isn't there any more.
+    pub fn observe_gone(&mut self, key: &ObjectKey, now: Instant) {
+        let Some(state) = self.objects.get_mut(key) else { return };
+        set_live(&mut self.external_names, state, None);
+        if !state.in_flight {
+            state.count_correction(now);
+        }
+        self.requeue(key);
+    }
+
+    /// All objects of one kind were listed: others are gone.
+    pub fn observe_list(&mut self, kind: ObjectKind, names: &BTreeSet<String>, now: Instant) {
+        let is_gone = |(key, state): &(&ObjectKey, &ObjectState)| {
+            key.kind == kind && state.live.is_some() && !names.contains(&key.name)
+        };
+        let gone: Vec<ObjectKey> =
+            self.objects.iter().filter(is_gone).map(|(key, _)| key.clone()).collect();
+        for key in &gone {
+            self.observe_gone(key, now);
+        }
+    }
+
+    /// Replaces the Services that have a ready pod.
+    pub fn set_ready_services(&mut self, services: BTreeSet<String>) {
+        self.ready_services = services;
+    }
+
+    /// The state of an object changed.
+    fn requeue(&mut self, key: &ObjectKey) {
+        let state = self.objects.get(key);
+        for (set, is_member) in [
+            (&mut self.contested, state.is_some_and(ObjectState::is_contested)),
+            (&mut self.blocked, state.is_some_and(|state| state.blocked)),
+        ] {
+            if is_member {
+                set.insert(key.clone());
+            } else {
+                set.remove(key);
             }
-            self.dirty.insert(key.clone());
         }
+        self.queue.insert(key.clone());
     }
 
-    /// Everything of one kind has been listed: what is not among it is gone.
-    pub fn listed(&mut self, kind: Kind, there: &BTreeSet<String>, now: Instant) {
-        let gone = |(key, slot): (&Key, &Slot)| {
-            (key.kind == kind && slot.live.is_some() && !there.contains(&key.name))
-                .then(|| key.clone())
-        };
-        let gone: Vec<Key> = self.slots.iter().filter_map(gone).collect();
-        gone.iter().for_each(|key| self.gone(key, now));
-    }
-
-    /// The Services that a ready pod is behind, as far as known; all of them.
-    pub fn with_pods(&mut self, services: BTreeSet<String>) {
-        self.with_pods = services;
-    }
-
-    /// Somebody else changed what was right.
-    fn count_heal(slot: &mut Slot, now: Instant) {
-        if slot.wanted.is_none() || !slot.applied {
-            return;
-        }
-        slot.applied = false;
-        // What has been left alone for long enough begins anew.
-        if now > slot.not_before.saturating_add(LONGEST_TRUCE) {
-            slot.heals = 0;
-        }
-        slot.heals += 1;
-        let pause = match slot.heals.checked_sub(FREE_HEALS + 1) {
-            None => 0,
-            Some(more) => FIRST_PAUSE.saturating_mul(1 << more.min(20)).min(LONGEST_TRUCE),
-        };
-        slot.not_before = now + pause;
-    }
-
-    /// What to do now, at most `room` things. Each is under way until [`ObjectApplier::done`].
-    pub fn next(&mut self, now: Instant, room: usize) -> Vec<Action> {
-        if !self.told {
+    /// What to do now, at most `limit` actions. Each is in flight until [`ObjectApplier::on_result`].
+    pub fn next_actions(&mut self, now: Instant, limit: usize) -> Vec<ObjectAction> {
+        if !self.has_desired {
             return Vec::new();
         }
         let mut actions = Vec::new();
-        let mut idle = Vec::new();
-        for key in &self.dirty {
-            if actions.len() >= room {
+        let mut done = Vec::new();
+        for key in &self.queue {
+            if actions.len() >= limit {
                 break;
             }
-            let Some(slot) = self.slots.get(key) else {
-                idle.push(key.clone());
+            let Some(state) = self.objects.get(key) else {
+                done.push(key.clone());
                 continue;
             };
-            if slot.in_flight || slot.not_before > now || self.waits(key, slot) {
+            if state.in_flight || state.not_before > now || self.must_wait(key, state) {
                 continue;
             }
-            match slot.action(key).filter(|action| is_due(action, &self.kept)) {
+            match state.action(key) {
                 Some(action) => actions.push(action),
-                None => idle.push(key.clone()),
+                None => done.push(key.clone()),
             }
         }
         for action in &actions {
-            self.slots.entry(action.key().clone()).and_modify(|slot| slot.in_flight = true);
+            if let Some(state) = self.objects.get_mut(action.key()) {
+                state.in_flight = true;
+            }
         }
-        for key in idle {
-            self.dirty.remove(&key);
-            if self.slots.get(&key).is_some_and(|slot| slot.wanted.is_none() && slot.live.is_none())
-            {
-                self.slots.remove(&key);
+        for key in done {
+            self.queue.remove(&key);
+            let is_unused =
+                |state: &ObjectState| state.desired == Desired::Absent && state.live.is_none();
+            if self.objects.get(&key).is_some_and(is_unused) {
+                self.objects.remove(&key);
             }
         }
         actions
     }
 
-    /// What came of an action. `manifest` is what was applied, if it was that.
-    pub fn done(&mut self, action: &Action, outcome: Outcome<'_>, now: Instant) {
+    /// How an action ended.
+    pub fn on_result(&mut self, action: &ObjectAction, result: ActionResult<'_>, now: Instant) {
         let key = action.key();
-        let Some(slot) = self.slots.get_mut(key) else { return };
-        slot.in_flight = false;
-        slot.blocked = matches!(outcome, Outcome::NotOurs);
-        match outcome {
-            Outcome::Applied(live) => {
-                slot.failures = 0;
-                if !version(live).is_empty() {
-                    slot.own.push_back(version(live).to_owned());
-                    if slot.own.len() > LAG {
-                        slot.own.pop_front();
+        let Some(state) = self.objects.get_mut(key) else { return };
+        state.in_flight = false;
+        state.blocked = matches!(result, ActionResult::NotOurs);
+        match result {
+            ActionResult::Applied(live) => {
+                state.failures = 0;
+                if !resource_version(live).is_empty() {
+                    state.own_versions.push_back(resource_version(live).to_owned());
+                    if state.own_versions.len() > OWN_VERSIONS {
+                        state.own_versions.pop_front();
                     }
                 }
-                let live = Live::of(live, slot.wanted.as_ref());
-                let right = live.right;
-                let same = matches!((action, &slot.wanted), (Action::Apply { manifest, .. }, Some(wanted)) if manifest == wanted);
-                slot.live = Some(live);
-                slot.applied = same;
-                if same && !right {
-                    // Something between here and the API server's store changes it.
-                    Self::count_heal(slot, now);
+                let live = LiveObject::new(live, &state.desired);
+                state.applied = match (action, state.desired.manifest()) {
+                    (ObjectAction::Apply { manifest, .. }, Some(desired)) => manifest == desired,
+                    _ => false,
+                };
+                // An admission webhook changes what is written, or a person was faster.
+                if state.applied && !live.is_right {
+                    state.count_correction(now);
                 }
+                set_live(&mut self.external_names, state, Some(live));
             }
-            Outcome::Deleted => {
-                slot.failures = 0;
-                slot.live = None;
+            ActionResult::Deleted => {
+                state.failures = 0;
+                set_live(&mut self.external_names, state, None);
             }
-            Outcome::NotOurs => {
-                slot.live = None;
-                slot.not_before = now + LONGEST_PAUSE;
+            ActionResult::NotOurs => {
+                state.not_before = now + LONGEST_PAUSE;
+                set_live(&mut self.external_names, state, None);
             }
-            Outcome::Failed => {
-                slot.not_before =
-                    now + FIRST_PAUSE.saturating_mul(1 << slot.failures.min(20)).min(LONGEST_PAUSE);
-                slot.failures += 1;
+            ActionResult::Failed => {
+                state.not_before = now
+                    + FIRST_PAUSE.saturating_mul(1 << state.failures.min(20)).min(LONGEST_PAUSE);
+                state.failures += 1;
             }
         }
-        self.dirty.insert(key.clone());
+        self.requeue(key);
     }
 
-    /// When [`ObjectApplier::next`] will have something to do at the latest, if nothing else happens; `None`: nothing.
-    pub fn due(&self) -> Option<Instant> {
-        let waiting = self.dirty.iter().filter_map(|key| Some((key, self.slots.get(key)?)));
-        let mine = |(key, slot): &(&Key, &Slot)| {
-            self.told && !slot.in_flight && self.needs(key, slot) && !self.waits(key, slot)
-        };
-        waiting.filter(mine).map(|(_, slot)| slot.not_before).min()
+    /// When [`ObjectApplier::next_actions`] will have something to do, if nothing else happens; `None`: never.
+    pub fn next_due(&self) -> Option<Instant> {
+        self.pending()
+            .filter(|(key, state)| !state.in_flight && !self.must_wait(key, state))
+            .map(|(_, state)| state.not_before)
+            .min()
     }
 
-    /// How many objects are not yet as they are wanted.
-    pub fn unsettled(&self) -> usize {
-        let dirty = self.dirty.iter().filter_map(|key| Some((key, self.slots.get(key)?)));
-        dirty.filter(|(key, slot)| self.told && self.needs(key, slot)).count()
+    /// How many objects are not yet as desired.
+    pub fn pending_count(&self) -> usize {
+        self.pending().count()
     }
 
-    fn needs(&self, key: &Key, slot: &Slot) -> bool {
-        slot.action(key).is_some_and(|action| is_due(&action, &self.kept))
+    fn pending(&self) -> impl Iterator<Item = (&ObjectKey, &ObjectState)> {
+        self.queue
+            .iter()
+            .filter_map(|key| Some((key, self.objects.get(key)?)))
+            .filter(|(key, state)| self.has_desired && state.action(key).is_some())
     }
 
-    /// Whether it has to stay as it is until something else is otherwise, so that no name leads to where there are no pods.
-    fn waits(&self, key: &Key, slot: &Slot) -> bool {
-        let Some(live) = slot.live.as_ref().filter(|_| key.kind == Kind::Service) else {
+    /// Whether an object has to stay as it is for now, so that no name leads to a Service without pods.
+    fn must_wait(&self, key: &ObjectKey, state: &ObjectState) -> bool {
+        let Some(live) = state.live.as_ref().filter(|_| key.kind == ObjectKind::Service) else {
             return false;
         };
-        match &slot.wanted {
-            Some(wanted) => {
-                let to = Object::leads_to(wanted).filter(|to| {
-                    live.leads_to.as_deref() != Some(to) && !self.with_pods.contains(*to)
-                });
-                // Where somebody else has led it there is nothing to wait for.
-                let ours =
-                    live.leads_to.as_ref().is_none_or(|before| before.starts_with(HUB_STORES));
-                !live.right && ours && to.is_some()
-            }
-            // Only these are led to; to ask this of every store that goes would cost the square of their number.
-            None => {
-                let leads_here = |other: &Slot| {
-                    other
-                        .live
-                        .as_ref()
-                        .is_some_and(|live| live.leads_to.as_deref() == Some(&*key.name))
-                };
-                key.name.starts_with(HUB_STORES) && self.slots.values().any(leads_here)
-            }
-        }
+        let Some(manifest) = state.desired.manifest() else {
+            return key.name.starts_with(HUB_STORES) && self.external_names.contains_key(&key.name);
+        };
+        let Some(target) = DerivedObject::external_name_target(manifest) else { return false };
+        let before = live.external_name_target.as_deref();
+        // Where somebody else made it a name of something else, there is nothing to wait for.
+        let is_ours = before.is_none_or(|before| before.starts_with(HUB_STORES));
+        !live.is_right && is_ours && before != Some(target) && !self.ready_services.contains(target)
     }
 
-    /// Services that are to lead to another Service, which no ready pod is behind yet, and that one.
-    pub fn waiting(&self) -> impl Iterator<Item = (&Key, &str)> {
-        let dirty = self.dirty.iter().filter_map(|key| Some((key, self.slots.get(key)?)));
-        let waiting = dirty.filter(|(key, slot)| slot.wanted.is_some() && self.waits(key, slot));
-        waiting.filter_map(|(key, slot)| Some((key, Object::leads_to(slot.wanted.as_ref()?)?)))
+    /// Services that will be another name of a Service, but not before that one has a ready pod; with its name.
+    pub fn waiting_for_pods(&self) -> impl Iterator<Item = (&ObjectKey, &str)> {
+        self.queue.iter().filter_map(|key| {
+            let state = self.objects.get(key).filter(|state| self.must_wait(key, state))?;
+            Some((key, DerivedObject::external_name_target(state.desired.manifest()?)?))
+        })
     }
 
     /// Objects that somebody else changes again and again.
-    pub fn contested(&self) -> impl Iterator<Item = &Key> {
-        self.slots
-            .iter()
-            .filter(|(_, slot)| slot.wanted.is_some() && slot.heals > FREE_HEALS)
-            .map(|(key, _)| key)
+    pub fn contested(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.contested.iter()
     }
 
-    /// Objects that can't be written, since something else has their name.
-    pub fn blocked(&self) -> impl Iterator<Item = &Key> {
-        self.slots.iter().filter(|(_, slot)| slot.blocked).map(|(key, _)| key)
+    /// Objects that can't be written, since an object of this name isn't Atlas's.
+    pub fn blocked(&self) -> impl Iterator<Item = &ObjectKey> {
+        self.blocked.iter()
     }
+}
+
+/// Replaces what is known of a live object, and counts the names of Services with it.
+fn set_live(
+    external_names: &mut BTreeMap<String, usize>,
+    state: &mut ObjectState,
+    live: Option<LiveObject>,
+) {
+    let target = |live: &Option<LiveObject>| live.as_ref()?.external_name_target.clone();
+    if let Some(before) = target(&state.live)
+        && let Some(count) = external_names.get_mut(&before)
+    {
+        *count -= 1;
+        if *count == 0 {
+            external_names.remove(&before);
+        }
+    }
+    if let Some(now) = target(&live) {
+        *external_names.entry(now).or_default() += 1;
+    }
+    state.live = live;
 }
 
 #[cfg(test)]

@@ -1,13 +1,13 @@
-//! Which of several Atlas processes writes: a lease, and what keeps it honest when the lease alone can't.
+//! Leader election by a lease, and a fence for what a lease alone can't guard.
 //!
 //! Every replica of Atlas serves, but only one may write. They agree by one small object in the Kubernetes API, a **Lease**
-//! (`coordination.k8s.io/v1`): it names its holder, and the holder writes it again and again while it lives. Who sees it
+//! (`coordination.k8s.io/v1`). It names its holder, and the holder renews it again and again. A candidate that sees it
 //! unchanged for long enough may take it over.
 //!
 //! ```text
-//!             ┌────────────────────── the edge: HTTP, the clock ──────────────────────┐
-//!  Elector ──next(now)──▶ Read ──▶ GET ────▶ observed / unread ──▶ Elector ──leads(now)──▶ Some(term): this process writes
-//!                    ├──▶ Write ─▶ POST, PATCH ──▶ wrote ────────▶                   └──▶ None: it doesn't
+//!             ┌──────────────── src/kube/election.rs: HTTP, the clock ────────────────┐
+//!  Elector ─next_action─▶ Read ──▶ GET ────▶ on_read ────────────▶ Elector ──leads(now)──▶ Some(term): this process writes
+//!                    ├──▶ Write ─▶ POST, PATCH ──▶ on_write ─────▶                   └──▶ None: it doesn't
 //!                    ├──▶ Wait ──▶ sleep
 //!                    └──▶ Stop
 //! ```
@@ -15,7 +15,7 @@
 //! | Module | What it is for |
 //! | --- | --- |
 //! | [`Elector`] | one candidate for the lease, as a state machine: no socket, no clock, no randomness |
-//! | [`fence`] | how a leader writes CA state so that a leader that doesn't know of its end does no harm |
+//! | [`fence`] | how a leader writes CA state so that an earlier leader that hasn't noticed its end does no harm |
 //!
 //! # Why it works
 //!
@@ -24,26 +24,26 @@
 //!
 //! - **Writes are compare-and-swap** on the Lease's `resourceVersion`: of two that saw the same version, one succeeds.
 //! - **The holder counts from the start** of its last write that the API server is known to have made, and leads until
-//!   [`Timing::renew`] (10 s) after it, whatever is still under way.
+//!   [`LeaseTiming::renew`] (10 s) after it, whatever is still under way.
 //! - **A candidate counts from when it first saw** a version, necessarily after that write's start, and takes the lease when
 //!   it has seen nothing else for the lease's duration (15 s).
 //! - So the holder has stopped before another begins, as long as no clock runs more than 15 / 10 = **1.5 times as fast** as
-//!   another. Clocks that people use differ by less than a thousandth; the rest is for what nobody thought of.
+//!   another. Real clocks differ by less than a thousandth; the rest is a safety margin.
 //! - **Only an acknowledged write counts.** One whose answer didn't come may have happened, may yet happen, or never will.
 //!   The Lease is read then; if it names this process, it's written again, and that write counts.
-//! - A result that comes after it was given up on is ignored: whatever that write did, the next read shows it.
+//! - The result of a request that was given up is ignored: whatever that write did, the next read shows it.
 //!
 //! A process that is stopped and continued asks [`Elector::leads`] again and finds that it no longer leads. But it may be
 //! stopped *after* it asked and before its request goes out; or the request may linger in the network; or its clock may stop
 //! with it (a suspended virtual machine: give `CLOCK_BOOTTIME`, which counts suspension where the machine can know of it).
-//! No lease helps against that, at any timing. So what must never have two writers has the [`fence`].
+//! No lease helps against that, at any timing. So records that must never have two writers have the [`fence`].
 //!
 //! # Terms
 //!
 //! `leaseTransitions` counts up whenever the lease changes hands. Here it is the **epoch**, and epoch and holder together are
 //! a [`Term`], of which each is greater than those before. A holder's name is unique to its process (not only to its pod, in
 //! which a container may restart), so no two processes ever have the same term, not even after somebody deleted the Lease and
-//! its count began anew. Who meets a greater term than its own in what it guards tells [`Elector::surpass`].
+//! its count began anew. Every term that is read in a guarded object goes to [`Elector::observe_term`].
 //!
 //! **Architecture invariant:** nothing here knows the time, the network or Kubernetes' client. `tests.rs` runs whole fleets of
 //! candidates in simulated time, and also variants with one rule broken, each of which it must catch.
@@ -58,17 +58,17 @@ pub mod fence;
 #[cfg(test)]
 mod tests;
 
-pub use elector::{Action, Attempt, Elector};
+pub use elector::{Attempt, ElectionAction, Elector};
 
-/// How long things take. `Timing::default()` is what Kubernetes' own controllers use: 15 s, 10 s, 2 s.
+/// Durations of the election. The default is that of Kubernetes' own controllers: 15 s, 10 s, 2 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timing {
+pub struct LeaseTiming {
     lease: Duration,
     renew: Duration,
     retry: Duration,
 }
 
-impl Default for Timing {
+impl Default for LeaseTiming {
     fn default() -> Self {
         Self {
             lease: Duration::from_secs(15),
@@ -78,13 +78,13 @@ impl Default for Timing {
     }
 }
 
-/// Why a [`Timing`] is none.
+/// Why durations make no [`LeaseTiming`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TimingError {
+pub enum LeaseTimingError {
     /// `leaseDurationSeconds` is a positive 32-bit number.
     #[error("lease duration {0:?}: must be whole seconds, at least 1 and at most 2147483647")]
     Lease(Duration),
-    /// Nothing would be left for clocks that differ.
+    /// There would be no margin for clocks that differ.
     #[error(
         "renew deadline {renew:?}: must be shorter than the lease duration {lease:?}, best by a third; else two processes may lead at once"
     )]
@@ -106,22 +106,26 @@ pub enum TimingError {
     },
 }
 
-impl Timing {
+impl LeaseTiming {
     /// `lease`: how long others leave a lease alone that they see unchanged. `renew`: how long its holder leads after its last
     /// good write. `retry`: how often the holder writes and the others read.
     ///
     /// # Errors
     /// The three don't fit together.
-    pub fn new(lease: Duration, renew: Duration, retry: Duration) -> Result<Self, TimingError> {
+    pub fn new(
+        lease: Duration,
+        renew: Duration,
+        retry: Duration,
+    ) -> Result<Self, LeaseTimingError> {
         if lease.subsec_nanos() != 0 || lease.is_zero() || lease.as_secs() > u64::from(Epoch::MAX.0)
         {
-            return Err(TimingError::Lease(lease));
+            return Err(LeaseTimingError::Lease(lease));
         }
         if renew >= lease {
-            return Err(TimingError::Renew { lease, renew });
+            return Err(LeaseTimingError::Renew { lease, renew });
         }
         if retry < Duration::from_millis(1) || retry > renew / 2 {
-            return Err(TimingError::Retry { renew, retry });
+            return Err(LeaseTimingError::Retry { renew, retry });
         }
         Ok(Self { lease, renew, retry })
     }
@@ -141,44 +145,44 @@ impl Timing {
         self.retry
     }
 
-    /// How long the edge waits for one answer (4 s), so that after a lost one there is time for another attempt.
-    pub fn patience(&self) -> Duration {
+    /// How long to wait for one answer (4 s by default): after a lost one there is time for another attempt.
+    pub fn request_timeout(&self) -> Duration {
         (self.renew - self.retry) / 2
     }
 }
 
-/// A `resourceVersion`: equal or not, and nothing else.
+/// `metadata.resourceVersion`. It can be compared for equality only.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Version(pub String);
+pub struct ResourceVersion(pub String);
 
-/// What matters of a Lease.
+/// The fields of a Lease that matter (client-go's `LeaderElectionRecord`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct LeaderElectionRecord {
     /// `holderIdentity`; empty: released.
     pub holder: String,
-    /// `leaseDurationSeconds`; `None`: not said, and the reader's own counts.
+    /// `leaseDurationSeconds`; `None`: absent, and the reader's own counts.
     pub duration: Option<Duration>,
     /// `leaseTransitions`; 0 where absent.
     pub transitions: Epoch,
 }
 
-/// What became of a write.
+/// How a write ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// It happened; what was written has this version.
-    Done(Version),
-    /// It didn't and won't: what is there isn't what was expected (409; 404 of an update).
+pub enum WriteResult {
+    /// It happened; the object has this version now.
+    Done(ResourceVersion),
+    /// It didn't happen and won't: the object isn't the expected one (409; 404 of an update).
     Conflict,
-    /// Nobody knows: no answer, or one that doesn't say.
+    /// It may have happened or not: there was no answer, or one that doesn't say.
     Unknown,
 }
 
-/// How often a lease has changed hands.
+/// How often the lease has changed hands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u32);
 
 impl Epoch {
-    /// The greatest that `leaseTransitions` can say. At one change in 15 s it is reached after a thousand years.
+    /// The greatest value of `leaseTransitions`. At one change in 15 s it is reached after a thousand years.
     pub const MAX: Self = Self(i32::MAX as u32);
 
     fn next(self) -> Self {
@@ -186,7 +190,7 @@ impl Epoch {
     }
 }
 
-/// One process's leadership: greater than all before it. Its text is the epoch, a space, and the holder.
+/// One process's leadership; each is greater than those before it. As text: the epoch, a space, and the holder.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Term {
     // The order of the fields is the order of terms. Of equal epochs, which exist only where somebody deleted the Lease,
@@ -203,7 +207,7 @@ impl fmt::Display for Term {
     }
 }
 
-/// Why a text is no [`Term`].
+/// Why a text isn't a [`Term`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TermError {
     /// Not two words.

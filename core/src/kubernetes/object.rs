@@ -1,7 +1,7 @@
-//! Kubernetes objects that Atlas wants to be there, as plain data.
+//! Kubernetes objects that Atlas writes, as plain data.
 //!
-//! Only what Atlas says of an object is here. What others add to it (labels of a GitOps tool, say) is theirs: an object is as
-//! it should be where it says at least this ([`Object::holds_in`]).
+//! They hold what Atlas says of an object and nothing else. Others may add to it (labels of a GitOps tool, for example): an
+//! object is right if it says at least this ([`DerivedObject::is_satisfied_by`]).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,10 +11,11 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use crate::name::ClusterName;
+use crate::object_names;
 
-/// What an object is.
+/// The kinds that Atlas writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Kind {
+pub enum ObjectKind {
     /// `v1` Service.
     Service,
     /// `v1` Secret.
@@ -23,42 +24,42 @@ pub enum Kind {
     ConfigMap,
 }
 
-impl Kind {
-    /// As Kubernetes spells it.
+impl ObjectKind {
+    /// `kind`, as Kubernetes spells it.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Service => "Service",
-            Kind::Secret => "Secret",
-            Kind::ConfigMap => "ConfigMap",
+            ObjectKind::Service => "Service",
+            ObjectKind::Secret => "Secret",
+            ObjectKind::ConfigMap => "ConfigMap",
         }
     }
 }
 
-/// Which object, within Atlas's namespace.
+/// One object within Atlas's namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    /// Its kind.
-    pub kind: Kind,
+pub struct ObjectKey {
+    /// `kind`.
+    pub kind: ObjectKind,
     /// `metadata.name`.
     pub name: String,
 }
 
-impl fmt::Display for Key {
+impl fmt::Display for ObjectKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.kind.name(), self.name)
     }
 }
 
-/// What an object is for: the value of the label [`crate::object_names::PART`].
+/// The purpose of an object: the value of the label [`object_names::PART`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     /// The Service with a store's name.
     Store,
-    /// A Service of the hub's Envoys, to which stores' names lead.
+    /// A Service of the hub's Envoys; stores' Services are other names of it.
     HubStores,
     /// Helm values of an Envoy.
     Values,
-    /// What the hub's Envoys start from.
+    /// The files that the hub's Envoys start from.
     Hub,
     /// The DNS zone.
     Dns,
@@ -79,101 +80,98 @@ impl Part {
         }
     }
 
-    /// Every part whose objects go when they are no longer wanted.
+    /// The parts whose objects are deleted when they are no longer desired.
     pub const DERIVED: [Part; 6] =
         [Part::Store, Part::HubStores, Part::Values, Part::Hub, Part::Dns, Part::Endpoints];
 }
 
-/// With whom an object goes.
+/// Whose deletion deletes an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
     /// A cluster's Service.
     Cluster(ClusterName),
     /// Atlas's own installation.
     Atlas,
-    /// Nobody: it stays until somebody deletes it.
+    /// Nobody's.
     Nobody,
 }
 
-/// What an owner reference says.
+/// An entry of `metadata.ownerReferences`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnerRef {
+pub struct OwnerReference {
     /// `Service` or `ServiceAccount`, both of `v1`.
     pub kind: &'static str,
-    /// Its name.
+    /// The owner's name.
     pub name: String,
-    /// Its uid.
+    /// The owner's uid.
     pub uid: String,
 }
 
-/// What an object says besides its metadata.
+/// An object without its metadata.
 #[derive(Clone, PartialEq, Eq)]
-pub enum Content {
+pub enum ObjectContent {
     /// A headless Service with one TCP port.
     Headless {
-        /// Whose pods.
+        /// Labels of the pods.
         selector: BTreeMap<String, String>,
         /// The port's name.
         port_name: String,
         /// The port.
         port: u16,
     },
-    /// A Service without pods of its own: its name is another name of this host.
+    /// A Service of type `ExternalName`: its name is another name of this host.
     ExternalName(String),
-    /// A Secret's texts. They may be keys.
+    /// A Secret's texts by key. Some are private keys.
     Secret(BTreeMap<String, String>),
-    /// A ConfigMap's texts.
+    /// A ConfigMap's texts by key.
     ConfigMap(BTreeMap<String, String>),
 }
 
-impl fmt::Debug for Content {
-    /// Never shows what a Secret holds.
+impl fmt::Debug for ObjectContent {
+    /// Shows no data of a Secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Content::Headless { selector, port_name, port } => {
+            ObjectContent::Headless { selector, port_name, port } => {
                 write!(f, "Headless({selector:?}, {port_name}, {port})")
             }
-            Content::ExternalName(host) => write!(f, "ExternalName({host})"),
-            Content::Secret(data) => write!(f, "Secret({:?})", data.keys()),
-            Content::ConfigMap(data) => write!(f, "ConfigMap({:?})", data.keys()),
+            ObjectContent::ExternalName(host) => write!(f, "ExternalName({host})"),
+            ObjectContent::Secret(data) => write!(f, "Secret({:?})", data.keys()),
+            ObjectContent::ConfigMap(data) => write!(f, "ConfigMap({:?})", data.keys()),
         }
     }
 }
 
-/// One object as it should be.
+/// One object as Atlas writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Object {
-    /// Its name.
+pub struct DerivedObject {
+    /// `metadata.name`.
     pub name: String,
-    /// What it is for.
+    /// Its purpose.
     pub part: Part,
-    /// With whom it goes.
+    /// Whose deletion deletes it.
     pub owner: Owner,
     /// Labels besides those that all have.
     pub labels: BTreeMap<String, String>,
-    /// What it says.
-    pub content: Content,
+    /// The rest.
+    pub content: ObjectContent,
 }
 
-impl Object {
-    /// Which object it is.
-    pub fn key(&self) -> Key {
+impl DerivedObject {
+    /// Its kind and name.
+    pub fn key(&self) -> ObjectKey {
         let kind = match self.content {
-            Content::Headless { .. } | Content::ExternalName(_) => Kind::Service,
-            Content::Secret(_) => Kind::Secret,
-            Content::ConfigMap(_) => Kind::ConfigMap,
+            ObjectContent::Headless { .. } | ObjectContent::ExternalName(_) => ObjectKind::Service,
+            ObjectContent::Secret(_) => ObjectKind::Secret,
+            ObjectContent::ConfigMap(_) => ObjectKind::ConfigMap,
         };
-        Key { kind, name: self.name.clone() }
+        ObjectKey { kind, name: self.name.clone() }
     }
 
-    /// The object for server-side apply: all that Atlas says of it and nothing else.
-    pub fn manifest(&self, namespace: &str, owner: Option<&OwnerRef>) -> Value {
+    /// The manifest for server-side apply: all that Atlas says of the object, and nothing else.
+    pub fn manifest(&self, namespace: &str, owner: Option<&OwnerReference>) -> Value {
         let mut labels = self.labels.clone();
-        labels.insert(
-            crate::object_names::MANAGED_BY.0.into(),
-            crate::object_names::MANAGED_BY.1.into(),
-        );
-        labels.insert(crate::object_names::PART.into(), self.part.label().into());
+        labels.insert(object_names::MANAGED_BY.0.into(), object_names::MANAGED_BY.1.into());
+        labels.insert(object_names::PART.into(), self.part.label().into());
         let mut metadata = json!({"name": self.name, "namespace": namespace, "labels": labels});
         if let Some(owner) = owner {
             metadata["ownerReferences"] = json!([{"apiVersion": "v1", "kind": owner.kind, "name": owner.name, "uid": owner.uid}]);
@@ -181,16 +179,16 @@ impl Object {
         let mut object =
             json!({"apiVersion": "v1", "kind": self.key().kind.name(), "metadata": metadata});
         match &self.content {
-            Content::Headless { selector, port_name, port } => {
+            ObjectContent::Headless { selector, port_name, port } => {
                 let port =
                     json!({"name": port_name, "port": port, "protocol": "TCP", "targetPort": port});
                 object["spec"] =
                     json!({"clusterIP": "None", "selector": selector, "ports": [port]});
             }
-            Content::ExternalName(host) => {
+            ObjectContent::ExternalName(host) => {
                 object["spec"] = json!({"type": "ExternalName", "externalName": host})
             }
-            Content::Secret(data) => {
+            ObjectContent::Secret(data) => {
                 object["type"] = "Opaque".into();
                 object["data"] = data
                     .iter()
@@ -198,31 +196,31 @@ impl Object {
                     .collect::<Map<_, _>>()
                     .into();
             }
-            Content::ConfigMap(data) => object["data"] = json!(data),
+            ObjectContent::ConfigMap(data) => object["data"] = json!(data),
         }
         object
     }
 
-    /// The Service of the same namespace whose name an ExternalName Service stands for.
-    pub fn leads_to(service: &Value) -> Option<&str> {
+    /// The Service of the same namespace that a Service of type `ExternalName` is another name of.
+    pub fn external_name_target(service: &Value) -> Option<&str> {
         let spec = &service["spec"];
         let host = spec["externalName"].as_str().filter(|_| spec["type"] == "ExternalName")?;
         host.split('.').next()
     }
 
-    /// Whether an object of the API server says at least what this one's [`Object::manifest`] says. Of what Atlas alone
-    /// decides (a Service's selector and ports, data) it must say exactly that.
-    pub fn holds_in(manifest: &Value, live: &Value) -> bool {
+    /// Whether an object of the API server says at least what `manifest` (of [`DerivedObject::manifest`]) says. Data and a
+    /// Service's selector and ports must be equal, since nobody else decides these.
+    pub fn is_satisfied_by(manifest: &Value, live: &Value) -> bool {
         let exact = |path: &str| {
             let of =
                 |object: &Value| object.pointer(path).filter(|value| !is_empty(value)).cloned();
             of(manifest) == of(live)
         };
-        says(&manifest["metadata"]["labels"], &live["metadata"]["labels"])
-            && owned(manifest, live)
-            && says(&manifest["spec"], &live["spec"])
+        is_subset(&manifest["metadata"]["labels"], &live["metadata"]["labels"])
+            && has_owners(manifest, live)
+            && is_subset(&manifest["spec"], &live["spec"])
             && exact("/data")
-            // An ExternalName's selector selects nothing; whoever else set it may keep it.
+            // The selector of an ExternalName selects nothing, so it may stay where somebody else set it.
             && (manifest["spec"]["selector"].is_null() || exact("/spec/selector"))
             && manifest.pointer("/spec/ports").is_none_or(|ports| ports.as_array().map(Vec::len) == array_len(live, "/spec/ports"))
     }
@@ -236,27 +234,27 @@ fn is_empty(value: &Value) -> bool {
     value.is_null() || value.as_object().is_some_and(Map::is_empty)
 }
 
-/// Whether each wanted owner is among the live ones.
-fn owned(manifest: &Value, live: &Value) -> bool {
+/// Whether each owner in `manifest` is among the live ones.
+fn has_owners(manifest: &Value, live: &Value) -> bool {
     let owners = |object: &Value| {
         object["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default()
     };
     let live = owners(live);
-    owners(manifest).iter().all(|wanted| live.iter().any(|owner| owner["uid"] == wanted["uid"]))
+    owners(manifest).iter().all(|owner| live.iter().any(|other| other["uid"] == owner["uid"]))
 }
 
-/// Whether `live` says everything that `wanted` says, and perhaps more.
-fn says(wanted: &Value, live: &Value) -> bool {
-    match (wanted, live) {
+/// Whether `live` says everything that `desired` says, and perhaps more.
+fn is_subset(desired: &Value, live: &Value) -> bool {
+    match (desired, live) {
         (Value::Null, _) => true,
-        (Value::Object(wanted), Value::Object(live)) => {
-            wanted.iter().all(|(key, value)| live.get(key).is_some_and(|live| says(value, live)))
+        (Value::Object(desired), Value::Object(live)) => desired
+            .iter()
+            .all(|(key, value)| live.get(key).is_some_and(|live| is_subset(value, live))),
+        (Value::Array(desired), Value::Array(live)) => {
+            desired.len() == live.len()
+                && desired.iter().zip(live).all(|(desired, live)| is_subset(desired, live))
         }
-        (Value::Array(wanted), Value::Array(live)) => {
-            wanted.len() == live.len()
-                && wanted.iter().zip(live).all(|(wanted, live)| says(wanted, live))
-        }
-        (wanted, live) => wanted == live,
+        (desired, live) => desired == live,
     }
 }
 
@@ -264,13 +262,13 @@ fn says(wanted: &Value, live: &Value) -> bool {
 mod tests {
     use super::*;
 
-    fn store() -> Object {
-        Object {
+    fn store() -> DerivedObject {
+        DerivedObject {
             name: "tokyo-thanos-sidecar0".into(),
             part: Part::Store,
             owner: Owner::Cluster("tokyo".parse().unwrap()),
             labels: [(crate::annotations::THANOS_SIDECAR.to_owned(), "0".to_owned())].into(),
-            content: Content::Headless {
+            content: ObjectContent::Headless {
                 selector: [("app".to_owned(), "envoy".to_owned())].into(),
                 port_name: "grpc".into(),
                 port: 10901,
@@ -278,12 +276,12 @@ mod tests {
         }
     }
 
-    fn owner() -> OwnerRef {
-        OwnerRef { kind: "Service", name: "tokyo".into(), uid: "1".into() }
+    fn owner() -> OwnerReference {
+        OwnerReference { kind: "Service", name: "tokyo".into(), uid: "1".into() }
     }
 
     #[test]
-    fn what_the_api_server_adds_makes_no_difference_and_what_it_lost_does() {
+    fn additions_of_others_count_for_nothing_and_losses_count() {
         let manifest = store().manifest("monitoring", Some(&owner()));
         let mut live = manifest.clone();
         live["metadata"]["labels"]["team"] = "sre".into();
@@ -293,7 +291,7 @@ mod tests {
             .push(json!({"kind": "Deployment", "uid": "2"}));
         live["spec"]["sessionAffinity"] = "None".into();
         live["spec"]["ports"][0]["nodePort"] = 0.into();
-        assert!(Object::holds_in(&manifest, &live));
+        assert!(DerivedObject::is_satisfied_by(&manifest, &live));
         for (path, value) in [
             ("/metadata/labels/goatlas.io~1part", json!("other")),
             ("/metadata/ownerReferences", json!([])),
@@ -306,50 +304,62 @@ mod tests {
                 Some(place) => *place = value,
                 None => wrong["spec"]["selector"]["more"] = value,
             }
-            assert!(!Object::holds_in(&manifest, &wrong), "{path}");
+            assert!(!DerivedObject::is_satisfied_by(&manifest, &wrong), "{path}");
         }
     }
 
     #[test]
-    fn a_service_that_selects_pods_is_no_other_name_whatever_is_left_of_it() {
-        let name = Object {
-            content: Content::ExternalName("atlas-hub-stores.monitoring.svc.cluster.local".into()),
+    fn only_a_service_of_type_external_name_is_another_name() {
+        let name = DerivedObject {
+            content: ObjectContent::ExternalName(
+                "atlas-hub-stores.monitoring.svc.cluster.local".into(),
+            ),
             ..store()
         };
         let (manifest, before) =
             (name.manifest("monitoring", None), store().manifest("monitoring", None));
         assert_eq!(
-            (Object::leads_to(&manifest), Object::leads_to(&before)),
+            (
+                DerivedObject::external_name_target(&manifest),
+                DerivedObject::external_name_target(&before)
+            ),
             (Some("atlas-hub-stores"), None)
         );
-        assert!(!Object::holds_in(&manifest, &before) && !Object::holds_in(&before, &manifest));
+        assert!(
+            !DerivedObject::is_satisfied_by(&manifest, &before)
+                && !DerivedObject::is_satisfied_by(&before, &manifest)
+        );
         let mut live = manifest.clone();
         // Of whoever else set it: a restored backup, say.
         live["spec"]["selector"]["app"] = "envoy".into();
-        assert!(Object::holds_in(&manifest, &live));
+        assert!(DerivedObject::is_satisfied_by(&manifest, &live));
         live["spec"]["externalName"] = "elsewhere.example.com".into();
-        assert!(!Object::holds_in(&manifest, &live));
+        assert!(!DerivedObject::is_satisfied_by(&manifest, &live));
         live["spec"]["type"] = "ClusterIP".into();
-        assert_eq!(Object::leads_to(&live), None, "what is left of another type says nothing");
+        assert_eq!(
+            DerivedObject::external_name_target(&live),
+            None,
+            "what is left of another type says nothing"
+        );
     }
 
     #[test]
-    fn data_is_exactly_what_was_said_and_is_never_shown() {
-        let secret = Object {
-            content: Content::Secret([("tls.key".to_owned(), "secret!".to_owned())].into()),
+    fn data_must_be_equal_and_is_never_shown() {
+        let secret = DerivedObject {
+            content: ObjectContent::Secret([("tls.key".to_owned(), "secret!".to_owned())].into()),
             ..store()
         };
         let manifest = secret.manifest("monitoring", None);
         assert_eq!(manifest["data"]["tls.key"], "c2VjcmV0IQ==");
         let mut live = manifest.clone();
-        assert!(Object::holds_in(&manifest, &live));
+        assert!(DerivedObject::is_satisfied_by(&manifest, &live));
         live["data"]["more"] = "eA==".into();
-        assert!(!Object::holds_in(&manifest, &live));
+        assert!(!DerivedObject::is_satisfied_by(&manifest, &live));
         assert!(!format!("{secret:?}").contains("secret!"));
-        let empty = Object { content: Content::ConfigMap(BTreeMap::new()), ..store() }
+        let empty = DerivedObject { content: ObjectContent::ConfigMap(BTreeMap::new()), ..store() }
             .manifest("monitoring", None);
         let mut live = empty.clone();
         live.as_object_mut().unwrap().remove("data");
-        assert!(Object::holds_in(&empty, &live));
+        assert!(DerivedObject::is_satisfied_by(&empty, &live));
     }
 }

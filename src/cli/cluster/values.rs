@@ -8,7 +8,7 @@ use anyhow::{Context, bail, ensure};
 use atlas_core::install::bootstrap_files::FILES;
 use atlas_core::install::helm_values::{self, PROMETHEUS_VALUES, VALUES};
 use atlas_core::install::manifests::{self, Chart, Delivery};
-use atlas_core::kubernetes::derived_objects::values_secret;
+use atlas_core::kubernetes::derived_objects::values_secret_name;
 use atlas_core::model::{Cluster, Settings};
 use atlas_core::name::{NameError, NodeId, WebUrl};
 use atlas_core::validate::validate;
@@ -195,7 +195,7 @@ impl ClusterValues {
         let missing = || {
             format!(
                 "the Secret {} has no key {key}: is an Atlas of this version running?",
-                values_secret(node)
+                values_secret_name(node)
             )
         };
         Ok(data.get(key).with_context(missing)?)
@@ -290,7 +290,7 @@ fn wait_for(
     node: &NodeId,
     wait: Duration,
 ) -> anyhow::Result<BTreeMap<String, String>> {
-    let (secret, namespace) = (values_secret(node), &hub.namespace);
+    let (secret, namespace) = (values_secret_name(node), &hub.namespace);
     let deadline = Instant::now() + wait;
     let mut told = false;
     loop {

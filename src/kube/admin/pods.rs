@@ -11,7 +11,7 @@ use kube::Api;
 use kube::api::ListParams;
 
 use super::Admin;
-use crate::kube::watch::chain;
+use crate::kube::errors::error_with_causes;
 
 /// A replica that answers no sooner is not waited for.
 const ANSWER: Duration = Duration::from_secs(10);
@@ -80,7 +80,7 @@ impl Admin {
                 self.namespace
             ),
             Err(kube::Error::Api(status)) => Ok(Err(status.message.trim().to_owned())),
-            Err(error) => Ok(Err(chain(&error))),
+            Err(error) => Ok(Err(error_with_causes(&error))),
         }
     }
 

@@ -2,22 +2,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use atlas_core::kubernetes::derived_objects::EnvoySelector;
 use atlas_core::kubernetes::lease::Term;
 use atlas_core::manifest::Manifest;
-use atlas_core::name::{ClusterName, NodeId};
+use atlas_core::name::ClusterName;
 use atlas_core::thanos::zone::Written;
 use atlas_core::validate::Finding;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Context, Controller, RETRY, ROUND_AT_LEAST, View, rejected, services};
+use crate::kube::derived_objects::{DerivedObjects, ObjectInputs};
 use crate::kube::events::{EventDeduplicator, EventMessage};
-use crate::kube::objects::{Objects, StoreFiles};
 use crate::kube::pki_secrets::Secrets;
-use crate::kube::writer::{Wanted, Writer};
+use crate::kube::writer::{DesiredUpdate, Writer};
 use crate::pki::{Pki, Subjects};
 use crate::process::clock;
 
@@ -26,10 +27,12 @@ pub struct Leading {
     /// Its term.
     pub term: Term,
     pki: Pki<Secrets>,
-    objects: Objects,
+    objects: DerivedObjects,
+    /// When the desired states of all objects were last sent.
+    compared: Option<Instant>,
     /// The DNS zone's file, as it should be.
     zone: Option<Written>,
-    wanted: watch::Sender<Option<Arc<Wanted>>>,
+    desired: mpsc::UnboundedSender<DesiredUpdate>,
     problems: watch::Receiver<Vec<String>>,
     event_deduplicator: EventDeduplicator,
     writer: JoinHandle<()>,
@@ -54,14 +57,14 @@ impl Leading {
         let contents = pki_store.contents().clone();
         let pki =
             Pki::with(pki_store, settings.trust_domain.clone(), controller.lifetimes, contents);
-        let (wanted, wanted_out) = watch::channel(None);
+        let (desired, desired_out) = mpsc::unbounded_channel();
         let (troubles_in, problems) = watch::channel(Vec::new());
         let stop = CancellationToken::new();
         let writer = Writer {
             client,
             namespace: settings.namespace.clone(),
             candidate: Arc::clone(&controller.candidate),
-            wanted: wanted_out,
+            desired: desired_out,
             problems: troubles_in,
             metrics: Arc::clone(&controller.publisher.metrics),
         };
@@ -81,9 +84,10 @@ impl Leading {
         Ok(Self {
             term,
             pki,
-            objects: Objects::default(),
+            objects: DerivedObjects::default(),
+            compared: None,
             zone: None,
-            wanted,
+            desired,
             problems,
             event_deduplicator: EventDeduplicator::default(),
             writer,
@@ -131,26 +135,49 @@ impl Leading {
         let problems =
             controller.problems([report.needs_operator, spoilt, failed, written].concat());
         controller.rounds.publish(&controller.publisher, &self.pki, problems, view.zone)?;
+        let unwritten = std::mem::take(&mut controller.rounds.unwritten);
+        let stores_differ = std::mem::take(&mut controller.rounds.stores_differ);
         let Some(fleet) = controller.rounds.fleet() else { return Ok(RETRY) };
         let uids = uids(&view.manifests);
         let trust = self.pki.trust_for([]);
-        let bootstrap_credential = |node: &NodeId| self.pki.bootstrap_credential(node);
-        let stores = &controller.rounds.stores;
-        // What this leader wants may not have been written yet.
-        let before = Written::latest(self.zone, view.zone);
-        let zone =
-            Written::next(before, clock::now(), |serial| stores.zone_file(&fleet.settings, serial));
-        self.zone = Written::of(&zone);
-        let files = StoreFiles { zone, endpoints: stores.endpoints() };
-        let wanted = self.objects.wanted(
+        let inputs = ObjectInputs {
             fleet,
-            &trust,
-            files,
-            bootstrap_credential,
-            &uids,
-            controller.owner.as_ref(),
-        );
-        self.wanted.send_replace(Some(wanted));
+            trust: &trust,
+            bootstrap_credential: &|node| self.pki.bootstrap_credential(node),
+            service_uid: &|name: &ClusterName| uids.get(name.as_str()).cloned(),
+            atlas: controller.owner.as_ref(),
+        };
+        let stores = &controller.rounds.stores;
+        let all = self.compared.is_none_or(|compared| compared.elapsed() >= ROUND_AT_LEAST);
+        let selectors: Vec<EnvoySelector> = self.objects.selectors().cloned().collect();
+        let mut changes = if all || unwritten.all {
+            let gone: Vec<ClusterName> = self.objects.clusters().cloned().collect();
+            self.objects.update_clusters(&inputs, fleet.clusters.keys().chain(&gone))
+        } else {
+            self.objects.update_clusters(&inputs, &unwritten.clusters)
+        };
+        let hub = all
+            || unwritten.all
+            || unwritten.hub
+            || stores_differ
+            || !selectors.iter().eq(self.objects.selectors());
+        if hub {
+            // The zone that this leader made may not have been written yet.
+            let before = Written::latest(self.zone, view.zone);
+            let zone = Written::next(before, clock::now(), |serial| {
+                stores.zone_file(&fleet.settings, serial)
+            });
+            self.zone = Written::of(&zone);
+            changes.extend(self.objects.update_hub(&inputs, zone, stores.endpoints()));
+        }
+        let update = if all {
+            self.compared = Some(Instant::now());
+            DesiredUpdate::All(self.objects.all())
+        } else {
+            DesiredUpdate::Some(changes)
+        };
+        // Where the writer has ended, so has this leadership.
+        let _ = self.desired.send(update);
         let due = self.pki.next_due(fleet.clusters.keys()).unwrap_or(i64::MAX);
         self.tell(controller, &findings, &uids, &held);
         let seconds = u64::try_from(due.saturating_sub(clock::now()).max(1)).unwrap_or(1);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use atlas_core::kubernetes::lease::Version;
+use atlas_core::kubernetes::lease::ResourceVersion;
 use atlas_core::manifest::Manifest;
 use atlas_core::model::{Fleet, Settings};
 use atlas_core::name::ClusterName;
@@ -27,12 +27,16 @@ pub struct Rounds {
     /// What Thanos Query and DNS should know.
     pub stores: Stores,
     /// The records as they were planned with.
-    records: BTreeMap<String, Version>,
+    records: BTreeMap<String, ResourceVersion>,
     roots: Vec<String>,
     /// What is still to be planned.
     scope: Scope,
     /// Whether there is something else to know about objects.
     findings: bool,
+    /// Whose objects the leader has to make again.
+    pub unwritten: Scope,
+    /// Whether Thanos Query and DNS servers should know something else.
+    pub stores_differ: bool,
 }
 
 impl Rounds {
@@ -72,10 +76,11 @@ impl Rounds {
             .filter(|(key, manifest)| !known(key, manifest))
             .map(|(key, manifest)| (key, Some(Arc::new(manifest.clone()))));
         let changes: Vec<_> = gone.into_iter().chain(new).collect();
-        let ChangeSet { clusters, alertmanagers, findings, .. } = register.apply(changes);
+        let ChangeSet { clusters, claimed, alertmanagers, findings } = register.apply(changes);
+        self.unwritten.clusters.extend(claimed);
         self.findings |= findings || !clusters.is_empty();
         self.scope.extend(Scope { alertmanagers, clusters, ..Scope::default() });
-        let records: BTreeMap<String, Version> = view
+        let records: BTreeMap<String, ResourceVersion> = view
             .records
             .iter()
             .map(|(name, stored)| (name.clone(), stored.version.clone()))
@@ -130,7 +135,8 @@ impl Rounds {
             publisher.nodes.apply(self.planner.update(fleet, &pki.trust_for(planned), &scope));
         let known: Vec<ClusterName> =
             if scope.all { self.stores.clusters().cloned().collect() } else { Vec::new() };
-        self.stores.update(fleet, planned.iter().chain(&known));
+        self.stores_differ |= self.stores.update(fleet, planned.iter().chain(&known));
+        self.unwritten.extend(scope.clone());
         let findings = std::mem::take(&mut self.findings) || scope.all;
         let round = Round {
             fleet,

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
-use atlas_core::kubernetes::lease::fence::{Claim, Fence, Known, Permit};
-use atlas_core::kubernetes::lease::{Outcome, Term, Version};
+use atlas_core::kubernetes::lease::fence::{Claim, Fence, KnownVersion, WritePermit};
+use atlas_core::kubernetes::lease::{ResourceVersion, Term, WriteResult};
 use atlas_core::name::TrustDomain;
 use k8s_openapi::api::core::v1::Secret;
 use kube::Api;
@@ -14,8 +14,8 @@ use tokio::time::timeout;
 
 use crate::kube::MANAGER;
 use crate::kube::election::Candidate;
+use crate::kube::errors::error_with_causes;
 use crate::kube::record::{Record, Stored};
-use crate::kube::watch::chain;
 
 /// How long an answer may take: a round waits for it.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -49,13 +49,13 @@ pub async fn claim(
     let read = read.context("cannot read the Secret with the issuing authorities")?;
     let stored = read.map(|secret| Stored::read(secret, domain));
     if let Some(by) = stored.as_ref().and_then(|stored| stored.term.as_ref()) {
-        candidate.surpass(by);
+        candidate.observe_term(by);
     }
-    let known = stored.as_ref().map_or(Known::Absent, Stored::known);
+    let known = stored.as_ref().map_or(KnownVersion::Absent, Stored::known);
     let claim = Claim::new(term);
-    let permit = claim.permit(&known, candidate.leads().as_ref())?;
+    let permit = claim.permit_write(&known, candidate.leads().as_ref())?;
     let outcome = match write(api, &Record::Issuers, &BTreeMap::new(), &permit).await {
-        Ok(version) => Outcome::Done(version),
+        Ok(version) => WriteResult::Done(version),
         Err((_, error)) => return Err(error.context("cannot take over as leader")),
     };
     claim.written(&outcome).map_err(|_| anyhow!("BUG: a claim that was written was not"))
@@ -66,8 +66,8 @@ pub async fn write(
     api: &Api<Secret>,
     record: &Record,
     data: &BTreeMap<&'static str, Option<String>>,
-    permit: &Permit,
-) -> Result<Version, (Outcome, anyhow::Error)> {
+    permit: &WritePermit,
+) -> Result<ResourceVersion, (WriteResult, anyhow::Error)> {
     let name = record.secret();
     let manifest = record.manifest(data, &permit.term, permit.expected.as_ref());
     let written = async {
@@ -90,24 +90,25 @@ pub async fn write(
     };
     let Ok(written) = timeout(PATIENCE, written).await else {
         return Err((
-            Outcome::Unknown,
+            WriteResult::Unknown,
             anyhow!("no answer to the write of the Secret {name}: it is read again"),
         ));
     };
     match written {
-        Ok(secret) => Ok(Version(secret.metadata.resource_version.unwrap_or_default())),
+        Ok(secret) => Ok(ResourceVersion(secret.metadata.resource_version.unwrap_or_default())),
         Err(kube::Error::Api(status))
             if status.code == 409 || permit.expected.is_some() && status.code == 404 =>
         {
             Err((
-                Outcome::Conflict,
+                WriteResult::Conflict,
                 anyhow!(
                     "the Secret {name} is not as it was read: somebody else wrote it; it is read again"
                 ),
             ))
         }
-        Err(error) => {
-            Err((Outcome::Unknown, anyhow!("cannot write the Secret {name}: {}", chain(&error))))
-        }
+        Err(error) => Err((
+            WriteResult::Unknown,
+            anyhow!("cannot write the Secret {name}: {}", error_with_causes(&error)),
+        )),
     }
 }

@@ -2,14 +2,14 @@
 
 use std::collections::VecDeque;
 
-use atlas_core::kubernetes::lease::Version;
-use atlas_core::kubernetes::lease::fence::Known;
+use atlas_core::kubernetes::lease::ResourceVersion;
+use atlas_core::kubernetes::lease::fence::KnownVersion;
 
 /// What a watch has shown, or will show, of a record that this process read or wrote: it lags behind.
 #[derive(Default)]
 pub struct Echo {
     /// Versions that were known before the present one, latest last.
-    past: VecDeque<Version>,
+    past: VecDeque<ResourceVersion>,
     /// Whether the watch has shown the record.
     shown: bool,
 }
@@ -19,8 +19,8 @@ const LAG: usize = 8;
 
 impl Echo {
     /// What is known from now on.
-    pub fn known(&mut self, known: &Known) {
-        if let Known::Is { version, .. } = known {
+    pub fn known(&mut self, known: &KnownVersion) {
+        if let KnownVersion::Present { version, .. } = known {
             if self.past.len() == LAG {
                 self.past.pop_front();
             }
@@ -31,17 +31,17 @@ impl Echo {
     }
 
     /// The watch has shown that this was deleted: that it was there may have gone by unseen.
-    pub fn saw_removed(&mut self, version: &Version) {
+    pub fn saw_removed(&mut self, version: &ResourceVersion) {
         self.shown |= self.past.contains(version);
     }
 
     /// Whether what the watch shows is not explained by what this process did.
-    pub fn is_strange(&mut self, known: &Known, shown: Option<&Version>) -> bool {
+    pub fn is_strange(&mut self, known: &KnownVersion, shown: Option<&ResourceVersion>) -> bool {
         let strange = match (known, shown) {
-            (Known::Unread, _) => true,
-            (Known::Absent, shown) => shown.is_some(),
-            (Known::Is { .. }, Some(version)) => !self.past.contains(version),
-            (Known::Is { .. }, None) => self.shown,
+            (KnownVersion::Unread, _) => true,
+            (KnownVersion::Absent, shown) => shown.is_some(),
+            (KnownVersion::Present { .. }, Some(version)) => !self.past.contains(version),
+            (KnownVersion::Present { .. }, None) => self.shown,
         };
         self.shown |= shown.is_some();
         strange

@@ -52,7 +52,10 @@ fn what_is_written_is_read_back() {
     let mut after = Contents::default();
     for record in [Record::Leaves, Record::Root, Record::Issuers, Record::Cluster(tokyo())] {
         let stored = stored(&before, &record);
-        assert_eq!(stored.known(), Known::Is { version: Version("1".into()), term: Some(term()) });
+        assert_eq!(
+            stored.known(),
+            KnownVersion::Present { version: ResourceVersion("1".into()), term: Some(term()) }
+        );
         adopt(&mut after, &record, stored.parsed.unwrap());
     }
     let texts = |contents: &Contents| {
@@ -85,7 +88,7 @@ fn a_forgotten_cluster_keeps_its_revision_and_no_key() {
     all.ledger.forget(&tokyo());
     let record = Record::Cluster(tokyo());
     let data = record.data(&all, None).unwrap();
-    let patch = record.manifest(&data, &term(), Some(&Version("5".into())));
+    let patch = record.manifest(&data, &term(), Some(&ResourceVersion("5".into())));
     assert_eq!(patch["metadata"]["resourceVersion"], "5");
     for key in [LEAF, BOOTSTRAP, SERVICE, "leaf.pem.broken", "bootstrap.pem.broken"] {
         assert!(

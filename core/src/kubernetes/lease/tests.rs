@@ -150,7 +150,7 @@ fn healthy() -> impl Strategy<Value = Schedule> {
 }
 
 /// Runs a schedule, then lets everything calm down. Which promises were broken?
-fn run(schedule: &Schedule, timing: Timing, broken: Break) -> Vec<Broken> {
+fn run(schedule: &Schedule, timing: LeaseTiming, broken: Break) -> Vec<Broken> {
     let mut world = World::new(schedule, timing, broken);
     world.run(CHAOS);
     world.calm();
@@ -189,14 +189,14 @@ proptest! {
     /// never do two processes lead, not even one that is stopped; CA state has one writer; and when it's over, one leads.
     #[test]
     fn at_most_one_process_leads(schedule in orderly()) {
-        let broken = run(&schedule, Timing::default(), Break::Nothing);
+        let broken = run(&schedule, LeaseTiming::default(), Break::Nothing);
         prop_assert!(broken.is_empty(), "{:?}", broken);
     }
 
     /// Even where two processes lead at once, since clocks stop or the Lease was deleted, CA state has one writer.
     #[test]
     fn ca_state_has_one_writer_even_where_two_lead(schedule in wild()) {
-        let mut broken = run(&schedule, Timing::default(), Break::Nothing);
+        let mut broken = run(&schedule, LeaseTiming::default(), Break::Nothing);
         broken.retain(|broken| !matches!(broken, Broken::TwoLed(_)));
         prop_assert!(broken.is_empty(), "{:?}", broken);
     }
@@ -207,7 +207,7 @@ proptest! {
 
     #[test]
     fn a_dead_leader_is_followed_within_20_seconds(schedule in healthy(), lived in 0..10_000_u64) {
-        let mut world = World::new(&schedule, Timing::default(), Break::Nothing);
+        let mut world = World::new(&schedule, LeaseTiming::default(), Break::Nothing);
         let (leader, _) = world.run_until_led(None, 10_000).expect("a first leader");
         world.run(world.now + lived);
         world.trouble(leader, Problem::Crash { lasts: 60_000 });
@@ -218,7 +218,7 @@ proptest! {
     /// A retry period, a fifth for jitter, 5 % for a slow clock, and some 100 ms on the network.
     #[test]
     fn a_released_lease_is_taken_within_about_a_retry_period(schedule in healthy(), lived in 0..10_000_u64) {
-        let mut world = World::new(&schedule, Timing::default(), Break::Nothing);
+        let mut world = World::new(&schedule, LeaseTiming::default(), Break::Nothing);
         let (leader, _) = world.run_until_led(None, 10_000).expect("a first leader");
         world.run(world.now + lived + 3_000);
         world.trouble(leader, Problem::Release { lasts: 60_000 });
@@ -229,7 +229,7 @@ proptest! {
     /// Nobody takes anything over because the API server was away.
     #[test]
     fn an_outage_of_the_api_server_ends_with_a_leader(schedule in healthy(), lasts in 0..120_000_u64) {
-        let mut world = World::new(&schedule, Timing::default(), Break::Nothing);
+        let mut world = World::new(&schedule, LeaseTiming::default(), Break::Nothing);
         world.run(10_000);
         world.trouble(0, Problem::Outage { lasts });
         world.run(10_000 + lasts);
@@ -244,7 +244,7 @@ proptest! {
 /// How the first schedule ended that broke a promise, of as many as the properties are tried on.
 fn first_broken(
     schedules: &BoxedStrategy<Schedule>,
-    timing: Timing,
+    timing: LeaseTiming,
     broken: Break,
     counts: fn(&Broken) -> bool,
 ) -> Option<(u32, Broken)> {
@@ -259,7 +259,7 @@ fn first_broken(
 fn a_lease_with_a_broken_rule_has_two_leaders() {
     for broken in [Break::LeaseWithoutCompare, Break::CountsFromTheEnd, Break::TakesUnknownForDone]
     {
-        let found = first_broken(&orderly(), Timing::default(), broken, |broken| {
+        let found = first_broken(&orderly(), LeaseTiming::default(), broken, |broken| {
             matches!(broken, Broken::TwoLed(_))
         });
         println!("{broken:?}: {found:?}");
@@ -274,7 +274,7 @@ fn a_fence_with_a_broken_rule_has_two_writers() {
         (Break::IgnoresGreaterTerms, "terms decrease"),
         (Break::NeverClaims, "two writers"),
     ] {
-        let found = first_broken(&wild(), Timing::default(), broken, |broken| {
+        let found = first_broken(&wild(), LeaseTiming::default(), broken, |broken| {
             matches!(broken, Broken::State(_))
         });
         println!("{broken:?}: {found:?}");
@@ -293,7 +293,7 @@ fn the_wild_schedules_reach_what_the_fence_is_for() {
     for _ in 0..SCHEDULES / 5 {
         let mut world = World::new(
             &wild().new_tree(&mut runner).expect("a schedule").current(),
-            Timing::default(),
+            LeaseTiming::default(),
             Break::Nothing,
         );
         world.run(CHAOS);
@@ -313,12 +313,12 @@ fn the_wild_schedules_reach_what_the_fence_is_for() {
 #[test]
 fn a_timing_that_doesn_t_allow_for_clocks_has_two_leaders() {
     let two = |broken: &Broken| matches!(broken, Broken::TwoLed(_));
-    let tight = Timing { renew: Duration::from_secs(15), ..Timing::default() };
+    let tight = LeaseTiming { renew: Duration::from_secs(15), ..LeaseTiming::default() };
     assert!(first_broken(&orderly(), tight, Break::Nothing, two).is_some());
     let apart = schedule(500..=2000, false);
     let still = apart.prop_map(|mut schedule| {
         schedule.faults.retain(|fault| !matches!(fault.trouble, Problem::DeletedLease));
         schedule
     });
-    assert!(first_broken(&still.boxed(), Timing::default(), Break::Nothing, two).is_some());
+    assert!(first_broken(&still.boxed(), LeaseTiming::default(), Break::Nothing, two).is_some());
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use atlas_core::install::bootstrap_files;
-use atlas_core::kubernetes::derived_objects::{of_cluster, of_hub};
-use atlas_core::kubernetes::object::{Content, Owner, OwnerRef};
+use atlas_core::kubernetes::derived_objects::{cluster_objects, envoy_selector, hub_objects};
+use atlas_core::kubernetes::object::{ObjectContent, Owner, OwnerReference};
 use atlas_core::model::{Fleet, StoreNames};
 use atlas_core::name::NodeId;
 use atlas_core::pki::Trust;
@@ -81,29 +81,30 @@ fn objects(fleet: &Fleet, trust: &Trust) -> String {
     let bootstrap_credential = |node: &NodeId| trust.leaves.get(node);
     let clusters = fleet.clusters.values();
     let of_clusters = clusters.flat_map(|cluster| {
-        of_cluster(
+        cluster_objects(
             fleet,
             cluster,
             trust,
             bootstrap_credential(&NodeId::Cluster(cluster.name.clone())),
         )
     });
-    let of_hub = of_hub(
+    let hub_objects = hub_objects(
         fleet,
         trust,
         bootstrap_credential(&NodeId::Hub),
+        fleet.clusters.values().map(|cluster| envoy_selector(&fleet.settings, cluster)),
         stores.zone_file(&fleet.settings, SERIAL),
         stores.endpoints(),
     );
     let mut text = String::new();
-    for object in of_clusters.chain(of_hub) {
+    for object in of_clusters.chain(hub_objects) {
         let owner = match &object.owner {
-            Owner::Cluster(name) => Some(OwnerRef {
+            Owner::Cluster(name) => Some(OwnerReference {
                 kind: "Service",
                 name: name.to_string(),
                 uid: "uid-of-the-service".into(),
             }),
-            Owner::Atlas => Some(OwnerRef {
+            Owner::Atlas => Some(OwnerReference {
                 kind: "ServiceAccount",
                 name: "atlas".into(),
                 uid: "uid-of-the-account".into(),
@@ -111,7 +112,7 @@ fn objects(fleet: &Fleet, trust: &Trust) -> String {
             Owner::Nobody => None,
         };
         let mut manifest = object.manifest(&fleet.settings.namespace, owner.as_ref());
-        if let Content::Secret(data) = &object.content {
+        if let ObjectContent::Secret(data) = &object.content {
             manifest.as_object_mut().expect("an object").remove("data");
             let mut shown = serde_json::Map::new();
             for (key, value) in data {

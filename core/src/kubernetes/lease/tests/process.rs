@@ -6,8 +6,11 @@ use std::time::Duration;
 use super::Break;
 use super::server::{Answer, ISSUERS, RECORDS, Request, State};
 use super::world::Random;
-use crate::kubernetes::lease::fence::{Claim, Fence, Known, Permit, Refusal};
-use crate::kubernetes::lease::{Action, Attempt, Elector, Outcome, Record, Term, Timing, Version};
+use crate::kubernetes::lease::fence::{Claim, Fence, KnownVersion, WriteDenied, WritePermit};
+use crate::kubernetes::lease::{
+    Attempt, ElectionAction, Elector, LeaderElectionRecord, LeaseTiming, ResourceVersion, Term,
+    WriteResult,
+};
 
 /// What a request was for.
 #[derive(Clone, Debug)]
@@ -20,12 +23,12 @@ pub enum Purpose {
 #[derive(Debug)]
 pub struct Process {
     broken: Break,
-    timing: Timing,
+    timing: LeaseTiming,
     pub elector: Elector,
     /// For [`Break::CountsFromTheEnd`]: what the last good write was acknowledged at.
     acknowledged: Option<(Term, Duration)>,
     stage: Stage,
-    known: [Known; RECORDS],
+    known: [KnownVersion; RECORDS],
     issuers: [u64; RECORDS],
     /// The writer does one thing at a time.
     busy: bool,
@@ -39,7 +42,7 @@ enum Stage {
 }
 
 impl Process {
-    pub fn new(name: String, timing: Timing, broken: Break) -> Self {
+    pub fn new(name: String, timing: LeaseTiming, broken: Break) -> Self {
         Self {
             broken,
             timing,
@@ -63,13 +66,15 @@ impl Process {
 
     /// What the elector wants sent; or when to ask again; `None`: it has stopped.
     pub fn elect(&mut self, now: Duration) -> Option<Result<(Purpose, Request), Duration>> {
-        match self.elector.next(now) {
-            Action::Read { attempt } => Some(Ok((Purpose::Elect(attempt), Request::ReadLease))),
-            Action::Write { attempt, record, expected, .. } => {
+        match self.elector.next_action(now) {
+            ElectionAction::Read { attempt } => {
+                Some(Ok((Purpose::Elect(attempt), Request::ReadLease)))
+            }
+            ElectionAction::Write { attempt, record, expected, .. } => {
                 Some(Ok((Purpose::Elect(attempt), Request::WriteLease { record, expected })))
             }
-            Action::Wait { until } => Some(Err(until)),
-            Action::Stop => None,
+            ElectionAction::Wait { until } => Some(Err(until)),
+            ElectionAction::Stop => None,
         }
     }
 
@@ -83,7 +88,7 @@ impl Process {
     ) {
         match (purpose, answer) {
             (Purpose::Elect(attempt), Some(Answer::Lease(lease))) => {
-                self.elector.observed(now, attempt, lease)
+                self.elector.on_read(now, attempt, lease)
             }
             (Purpose::Elect(attempt), answer) => match (request, answer) {
                 (Request::WriteLease { record, .. }, Some(Answer::Written(outcome))) => {
@@ -92,25 +97,25 @@ impl Process {
                 (Request::WriteLease { record, expected: Some(version) }, _)
                     if self.broken == Break::TakesUnknownForDone =>
                 {
-                    self.lease_written(now, attempt, record, Outcome::Done(version.clone()));
+                    self.lease_written(now, attempt, record, WriteResult::Done(version.clone()));
                 }
                 (Request::WriteLease { record, .. }, _) => {
-                    self.lease_written(now, attempt, record, Outcome::Unknown)
+                    self.lease_written(now, attempt, record, WriteResult::Unknown)
                 }
-                _ => self.elector.unread(now, attempt),
+                _ => self.elector.on_read_failed(now, attempt),
             },
             (Purpose::Read(place), answer) => {
                 self.busy = false;
                 let Some(Answer::State(state)) = answer else { return };
                 self.issuers[place] = state.as_ref().map_or(0, |(_, state)| state.issuer);
                 self.known[place] =
-                    Known::read(state.map(|(version, state)| (version, Some(state.term))));
-                let Known::Is { term, .. } = &mut self.known[place] else { return };
+                    KnownVersion::read(state.map(|(version, state)| (version, Some(state.term))));
+                let KnownVersion::Present { term, .. } = &mut self.known[place] else { return };
                 if self.broken == Break::IgnoresGreaterTerms {
                     *term = None;
                 }
                 if let Some(term) = term {
-                    self.elector.surpass(term);
+                    self.elector.observe_term(term);
                 }
             }
             (Purpose::Write(place, state), answer) => {
@@ -118,7 +123,7 @@ impl Process {
                 let outcome = if let Some(Answer::Written(outcome)) = answer {
                     outcome
                 } else {
-                    Outcome::Unknown
+                    WriteResult::Unknown
                 };
                 self.state_written(place, &state, outcome);
             }
@@ -129,11 +134,11 @@ impl Process {
         &mut self,
         now: Duration,
         attempt: Attempt,
-        record: &Record,
-        outcome: Outcome,
+        record: &LeaderElectionRecord,
+        outcome: WriteResult,
     ) {
-        let done = matches!(outcome, Outcome::Done(_));
-        self.elector.wrote(now, attempt, outcome);
+        let done = matches!(outcome, WriteResult::Done(_));
+        self.elector.on_write(now, attempt, outcome);
         if done && self.elector.holder() == Some(&record.holder) {
             let term = Term { epoch: record.transitions, holder: record.holder.clone() };
             self.acknowledged = Some((term, now));
@@ -145,7 +150,7 @@ impl Process {
         self.elector.release();
     }
 
-    fn state_written(&mut self, place: usize, state: &State, outcome: Outcome) {
+    fn state_written(&mut self, place: usize, state: &State, outcome: WriteResult) {
         if let Stage::Claiming(claim) = &self.stage
             && *claim.term() == state.term
             && let Ok(fence) = claim.clone().written(&outcome)
@@ -154,10 +159,10 @@ impl Process {
             self.known = Default::default();
             self.stage = Stage::Leading(fence);
         }
-        if matches!(outcome, Outcome::Done(_)) {
+        if matches!(outcome, WriteResult::Done(_)) {
             self.issuers[place] = state.issuer;
         }
-        self.known[place] = Known::written(outcome, &state.term);
+        self.known[place] = KnownVersion::written(outcome, &state.term);
     }
 
     /// What the writer of CA state wants sent.
@@ -182,7 +187,8 @@ impl Process {
             if self.broken == Break::NeverClaims
                 && let Stage::Claiming(claim) = &self.stage
             {
-                let fence = claim.clone().written(&Outcome::Done(Version(String::new())));
+                let fence =
+                    claim.clone().written(&WriteResult::Done(ResourceVersion(String::new())));
                 self.stage = Stage::Leading(fence.unwrap());
             }
         }
@@ -201,7 +207,7 @@ impl Process {
         random: &mut Random,
         calm: bool,
     ) -> Option<(Purpose, Request)> {
-        if let Some(place) = self.known.iter().position(|known| *known == Known::Unread) {
+        if let Some(place) = self.known.iter().position(|known| *known == KnownVersion::Unread) {
             return Some(read(place));
         }
         if self.issuers[ISSUERS] == 0 {
@@ -230,23 +236,23 @@ impl Process {
         let leads = self.leads(now);
         let permit = match &self.stage {
             Stage::Idle => return None,
-            Stage::Claiming(claim) => claim.permit(&self.known[place], leads.as_ref()),
-            Stage::Leading(fence) => fence.permit(&self.known[place], leads.as_ref()),
+            Stage::Claiming(claim) => claim.permit_write(&self.known[place], leads.as_ref()),
+            Stage::Leading(fence) => fence.permit_write(&self.known[place], leads.as_ref()),
         };
         match permit {
-            Ok(Permit { expected, term }) => {
+            Ok(WritePermit { expected, term }) => {
                 let state = State { term, issuer, decided_from: expected.clone() };
                 Some((
                     Purpose::Write(place, state.clone()),
                     Request::WriteState { place, expected, state },
                 ))
             }
-            Err(Refusal::Unread) => Some(read(place)),
-            Err(Refusal::Overtaken { by, .. }) => {
-                self.elector.surpass(&by);
+            Err(WriteDenied::Unread) => Some(read(place)),
+            Err(WriteDenied::Overtaken { by, .. }) => {
+                self.elector.observe_term(&by);
                 None
             }
-            Err(Refusal::NotLeading { .. }) => None,
+            Err(WriteDenied::NotLeading { .. }) => None,
         }
     }
 }

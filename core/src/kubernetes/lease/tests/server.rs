@@ -1,6 +1,6 @@
 //! The API server: one Lease, and the records of CA state with all their history. Every request is one atomic step.
 
-use crate::kubernetes::lease::{Outcome, Record, Term, Version};
+use crate::kubernetes::lease::{LeaderElectionRecord, ResourceVersion, Term, WriteResult};
 
 /// Records of CA state: the issuers, and three clusters.
 pub const RECORDS: usize = 4;
@@ -11,16 +11,16 @@ pub const ISSUERS: usize = 0;
 #[derive(Clone, Debug)]
 pub enum Request {
     ReadLease,
-    WriteLease { record: Record, expected: Option<Version> },
+    WriteLease { record: LeaderElectionRecord, expected: Option<ResourceVersion> },
     ReadState { place: usize },
-    WriteState { place: usize, expected: Option<Version>, state: State },
+    WriteState { place: usize, expected: Option<ResourceVersion>, state: State },
 }
 
 #[derive(Clone, Debug)]
 pub enum Answer {
-    Lease(Option<(Version, Record)>),
-    State(Option<(Version, State)>),
-    Written(Outcome),
+    Lease(Option<(ResourceVersion, LeaderElectionRecord)>),
+    State(Option<(ResourceVersion, State)>),
+    Written(WriteResult),
 }
 
 /// A record of CA state.
@@ -30,14 +30,14 @@ pub struct State {
     /// Of the issuers: the CA in force. Of a cluster: who signed its certificate.
     pub issuer: u64,
     /// What the writer had read when it decided this; for the check, not for the server.
-    pub decided_from: Option<Version>,
+    pub decided_from: Option<ResourceVersion>,
 }
 
 /// One successful write of CA state.
 #[derive(Clone, Debug)]
 pub struct Entry {
     pub place: usize,
-    pub version: Version,
+    pub version: ResourceVersion,
     pub state: State,
 }
 
@@ -54,7 +54,7 @@ pub enum Blind {
 pub struct Server {
     blind: Blind,
     versions: u64,
-    lease: Option<(Version, Record)>,
+    lease: Option<(ResourceVersion, LeaderElectionRecord)>,
     /// All writes of CA state, in their order.
     pub history: Vec<Entry>,
 }
@@ -73,20 +73,20 @@ impl Server {
             Request::WriteLease { record, expected } => {
                 let current = self.lease.as_ref().map(|(version, _)| version);
                 if self.blind != Blind::Lease && current != expected.as_ref() {
-                    return Answer::Written(Outcome::Conflict);
+                    return Answer::Written(WriteResult::Conflict);
                 }
                 let version = self.version();
                 self.lease = Some((version.clone(), record));
-                Answer::Written(Outcome::Done(version))
+                Answer::Written(WriteResult::Done(version))
             }
             Request::WriteState { place, expected, state } => {
                 let current = self.state(place).map(|entry| &entry.version);
                 if self.blind != Blind::State && current != expected.as_ref() {
-                    return Answer::Written(Outcome::Conflict);
+                    return Answer::Written(WriteResult::Conflict);
                 }
                 let version = self.version();
                 self.history.push(Entry { place, version: version.clone(), state });
-                Answer::Written(Outcome::Done(version))
+                Answer::Written(WriteResult::Done(version))
             }
         }
     }
@@ -108,9 +108,9 @@ impl Server {
         self.history.iter().rev().find(|entry| entry.place == place)
     }
 
-    fn version(&mut self) -> Version {
+    fn version(&mut self) -> ResourceVersion {
         self.versions += 1;
-        Version(self.versions.to_string())
+        ResourceVersion(self.versions.to_string())
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::process::{Process, Purpose};
 use super::server::{Answer, Request, Server};
 use super::{Break, Fault, Problem, Schedule};
-use crate::kubernetes::lease::{Term, Timing};
+use crate::kubernetes::lease::{LeaseTiming, Term};
 
 /// A small generator (SplitMix64): the same seed, the same numbers.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ enum Event {
 
 pub struct World {
     pub now: u64,
-    timing: Timing,
+    timing: LeaseTiming,
     broken: Break,
     schedule: Schedule,
     random: Random,
@@ -106,7 +106,7 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(schedule: &Schedule, timing: Timing, broken: Break) -> Self {
+    pub fn new(schedule: &Schedule, timing: LeaseTiming, broken: Break) -> Self {
         let machines = schedule.rates.iter().map(|rate| Machine {
             rate: *rate,
             stood: 0,
@@ -337,7 +337,7 @@ impl World {
         let wait = self.random.below(4);
         self.after(wait, number, Event::Send(call, request));
         let patience =
-            self.timing.patience().as_millis() as u64 * 1000 / self.machines[number].rate;
+            self.timing.request_timeout().as_millis() as u64 * 1000 / self.machines[number].rate;
         self.after(patience, number, Event::Timeout(call));
         if self.random.percent(self.schedule.hiccup) {
             // Between the decision and the request.
@@ -364,7 +364,7 @@ impl World {
             self.calls.remove(&call);
         }
         process.answered(now, purpose, &request, answer);
-        if machine.electing.take_if(|under_way| *under_way == call).is_some() {
+        if machine.electing.take_if(|in_flight| *in_flight == call).is_some() {
             self.elect(number);
         }
     }

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::WRITES;
 use super::election::Candidate;
-use super::watch::chain;
+use super::errors::error_with_causes;
 
 /// Between two looks while something is left, and after a failure; doubled each time, up to [`LAST`].
 const AGAIN: Duration = Duration::from_secs(5);
@@ -117,7 +117,7 @@ async fn look(
 }
 
 fn said(error: kube::Error) -> anyhow::Error {
-    anyhow::anyhow!(chain(&error))
+    anyhow::anyhow!(error_with_causes(&error))
 }
 
 /// Endpoints are called as their Service is, EndpointSlices name it.

@@ -11,7 +11,7 @@ use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::watch::follow;
+use super::watch::watch_with_retries;
 
 /// So long after a Service has a pod it counts as having one: DNS servers learn of it by watches of their own.
 const DNS_LAG: Duration = Duration::from_secs(3);
@@ -51,7 +51,7 @@ pub async fn watch(
         }
         ready_in.send_replace(ready.values().cloned().collect());
     };
-    follow(
+    watch_with_retries(
         "the pods of the hub's Envoys",
         api,
         watcher::Config::default().labels(&selector),
