@@ -9,7 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
-use atlas_core::xds::snapshot::ResourceType;
+use atlas_core::xds::resource::ResourceType;
 
 use crate::process::lock::lock;
 use crate::state::PublishedState;

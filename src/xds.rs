@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use atlas_core::name::NodeId;
-use atlas_core::xds::snapshot::ResourceType;
+use atlas_core::xds::resource::ResourceType;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
@@ -95,15 +95,18 @@ pub fn quarantined(nodes: &Nodes, node: &NodeId) -> Vec<Quarantined> {
         // What has changed since is out of quarantine, whether or not a stream has noticed.
         state.snapshot.get(*kind, name).is_some_and(|resource| resource.version == refusal.version)
     });
-    let entry =
-        |(kind, name, refusal): (ResourceType, &str, &atlas_core::xds::quarantine::Refusal)| {
-            Quarantined {
-                kind,
-                name: name.to_owned(),
-                version: refusal.version.to_string(),
-                message: refusal.message.to_string(),
-            }
-        };
+    let entry = |(kind, name, refusal): (
+        ResourceType,
+        &str,
+        &atlas_core::xds::quarantine::RejectedVersion,
+    )| {
+        Quarantined {
+            kind,
+            name: name.to_owned(),
+            version: refusal.version.to_string(),
+            message: refusal.message.to_string(),
+        }
+    };
     entries.map(entry).collect()
 }
 

@@ -24,7 +24,8 @@ use crate::envoy::cluster::EnvoyCluster;
 use crate::model::{Cluster, Fleet};
 use crate::name::NodeId;
 use crate::pki::Trust;
-use crate::xds::snapshot::{Resource, ResourceType, Snapshot};
+use crate::xds::resource::{Resource, ResourceType};
+use crate::xds::snapshot::Snapshot;
 
 /// What should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

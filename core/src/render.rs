@@ -18,7 +18,8 @@ mod write;
 use prost::{Message, Name};
 use serde_yaml_ng::{Mapping, Value};
 
-use crate::xds::snapshot::{Resource, Snapshot};
+use crate::xds::resource::Resource;
+use crate::xds::snapshot::Snapshot;
 
 pub use descriptors::{decode, descriptors};
 

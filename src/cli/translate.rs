@@ -19,7 +19,8 @@ use atlas_core::render::{self, Secrets};
 use atlas_core::thanos::endpoints::endpoints;
 use atlas_core::thanos::stores::Stores;
 use atlas_core::validate::{Severity, validate};
-use atlas_core::xds::snapshot::{ResourceType, Snapshot};
+use atlas_core::xds::resource::ResourceType;
+use atlas_core::xds::snapshot::Snapshot;
 use atlas_core::yaml;
 use clap::{Args, ValueEnum};
 
@@ -227,7 +228,7 @@ fn document(what: &str, text: &str) -> String {
 }
 
 fn resources(node: &NodeId, snapshot: &Snapshot, kind: ResourceType) -> String {
-    let resources = snapshot.of(kind).iter().map(|resource| &**resource);
+    let resources = snapshot.of_type(kind).iter().map(|resource| &**resource);
     document(&format!("node {node}: {kind}"), &render::resources_yaml(resources, Secrets::Redact))
 }
 

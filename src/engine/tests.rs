@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use atlas_core::pki::Lifetimes;
-use atlas_core::xds::session::{Request, Response, Session, Variant};
-use atlas_core::xds::snapshot::ResourceType;
+use atlas_core::xds::messages::{Request, Response, Variant};
+use atlas_core::xds::resource::ResourceType;
+use atlas_core::xds::session::Session;
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryResponse, Resource as WireResource,
 };
@@ -118,7 +119,7 @@ impl Envoy {
             let state = node.state();
             state
                 .snapshot
-                .of(kind)
+                .of_type(kind)
                 .iter()
                 .map(|resource| resource.name.to_string())
                 .collect::<Vec<_>>()

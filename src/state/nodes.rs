@@ -92,7 +92,7 @@ impl Nodes {
         let differs = {
             let snapshot = &mut node.state().snapshot;
             match change {
-                NodeChange::All(resources) => snapshot.become_these(resources),
+                NodeChange::All(resources) => snapshot.replace_all(resources),
                 NodeChange::Some(changes) => snapshot.apply(changes),
                 NodeChange::Gone => 0,
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use atlas_core::name::{ClusterName, NodeId};
 use atlas_core::validate::{Finding, Severity};
-use atlas_core::xds::session::Standing;
+use atlas_core::xds::session::ConfigStatus;
 use serde::{Deserialize, Serialize};
 
 use crate::process::lock::lock;
@@ -224,13 +224,13 @@ fn instance(nodes: &Nodes, stream: &Stream) -> Instance {
     let client = lock(&stream.client).clone();
     let standing = nodes.get(&stream.peer.node).map(|node| {
         let state = node.state();
-        lock(&stream.session).standing(&state.snapshot, &state.quarantine)
+        lock(&stream.session).status(&state.snapshot, &state.quarantine)
     });
     let types = standing.unwrap_or_default().into_iter().map(|(kind, standing)| {
         let (state, message) = match standing {
-            Standing::Synced => ("SYNCED", String::new()),
-            Standing::Stale => ("STALE", String::new()),
-            Standing::Nack(message) => ("NACK", message),
+            ConfigStatus::Synced => ("SYNCED", String::new()),
+            ConfigStatus::Stale => ("STALE", String::new()),
+            ConfigStatus::Nack(message) => ("NACK", message),
         };
         (kind.to_string(), TypeStatus { state: state.into(), message })
     });

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use atlas_core::model::DEFAULT_ENVOY_REPLICAS;
 use atlas_core::name::NodeId;
-use atlas_core::xds::session;
+use atlas_core::xds::limits::Limits as SessionLimits;
 
 use crate::xds::streams::Most;
 
@@ -149,12 +149,12 @@ impl Limits {
     }
 
     /// What a stream of a node may make Atlas remember. A cluster's Envoy is another organisation's machine.
-    pub fn session(&self, node: &NodeId) -> session::Limits {
+    pub fn session(&self, node: &NodeId) -> SessionLimits {
         let most =
-            session::Limits { response_bytes: self.response_bytes, ..session::Limits::default() };
+            SessionLimits { response_bytes: self.response_bytes, ..SessionLimits::default() };
         match node {
             NodeId::Hub => most,
-            NodeId::Cluster(_) => session::Limits { names: 4096, bytes: 256 << 10, ..most },
+            NodeId::Cluster(_) => SessionLimits { names: 4096, bytes: 256 << 10, ..most },
         }
     }
 }

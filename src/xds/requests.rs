@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 
-use atlas_core::xds::session::{Request, Variant};
+use atlas_core::xds::messages::{Request, Variant};
 use bytes::{Buf, Bytes, BytesMut};
 use hyper::body::Body;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};

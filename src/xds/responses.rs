@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
-use atlas_core::xds::session::{Response, Variant};
+use atlas_core::xds::messages::{Response, Variant};
 use bytes::Bytes;
 use hyper::HeaderMap;
 use hyper::body::{Body, Frame, SizeHint};
@@ -67,7 +67,7 @@ impl Outbox {
     /// Puts a response into it.
     pub fn send(&self, response: Response) -> Result<(), Unsent> {
         let mut charge = self.share.charge();
-        charge.set(response.waiting());
+        charge.set(response.queued_bytes());
         self.responses.try_send(Box::new(Waiting { response, charge })).map_err(|error| match error
         {
             mpsc::error::TrySendError::Full(_) => Unsent::Full,

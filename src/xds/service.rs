@@ -5,8 +5,9 @@ use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::time::Duration;
 
-use atlas_core::xds::session::{Session, Variant};
-use atlas_core::xds::snapshot::ResourceType;
+use atlas_core::xds::messages::Variant;
+use atlas_core::xds::resource::ResourceType;
+use atlas_core::xds::session::Session;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::service::Service;
@@ -121,7 +122,7 @@ impl OnConnection {
         let xds = &self.xds;
         let peer = &self.connection.peer;
         let now = clock::now();
-        let session = Session::new(variant, only).limit(xds.limits.session(&peer.node));
+        let session = Session::new(variant, only).with_limits(xds.limits.session(&peer.node));
         let registration =
             xds.streams.register(&self.connection, session, now, xds.drain.child_token());
         // After registering: whoever is refused from now on is found in the list and ended.

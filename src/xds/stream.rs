@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use atlas_core::name::NodeId;
 use atlas_core::text;
-use atlas_core::xds::session::{Abuse, MAX_REASON, Response, Variant, most_remembered};
-use atlas_core::xds::snapshot::ResourceType;
+use atlas_core::xds::limits::{LimitExceeded, MAX_NACK_MESSAGE, max_request_memory};
+use atlas_core::xds::messages::{Response, Variant};
+use atlas_core::xds::resource::ResourceType;
 use bytes::Bytes;
 use hyper::body::Body;
 use tokio::sync::watch;
@@ -46,7 +47,7 @@ enum End {
     /// The client doesn't read.
     Slow,
     /// The client asks for more than anyone may.
-    Abuse(Abuse),
+    LimitExceeded(LimitExceeded),
     /// A request is larger than it may be.
     TooLarge(Status),
     /// The streams of its node would take more memory than they may, and this one took most.
@@ -68,7 +69,7 @@ impl End {
             Self::Refused => "credential",
             Self::NodeGone(_) => "removed",
             Self::Slow => "slow",
-            Self::Abuse(_) => "names",
+            Self::LimitExceeded(_) => "names",
             Self::TooLarge(_) => "request_bytes",
             Self::NoMemory => "memory",
             Self::Nonsense(_) => "nonsense",
@@ -89,7 +90,7 @@ impl End {
             Self::Refused => Status::permission_denied(REFUSED),
             Self::NodeGone(node) => Status::not_found(format!("the manifest of {node} is gone")),
             Self::Slow => Status::resource_exhausted("this client doesn't read its responses"),
-            Self::Abuse(abuse) => Status::resource_exhausted(abuse.to_string()),
+            Self::LimitExceeded(exceeded) => Status::resource_exhausted(exceeded.to_string()),
             Self::NoMemory => Status::resource_exhausted(
                 "the streams of this node ask for more names, or larger requests, than all of them together may; this one for most",
             ),
@@ -190,7 +191,7 @@ impl Task {
         let held = Instant::now() + self.xds.hold;
         let mut holding = !self.xds.hold.is_zero() && held < self.deadline;
         if holding {
-            lock(&self.registration.stream.session).hold();
+            lock(&self.registration.stream.session).keep_unknown_resources();
             alarm.as_mut().reset(held);
         }
         loop {
@@ -214,7 +215,7 @@ impl Task {
                     }
                     holding = false;
                     alarm.as_mut().reset(self.deadline);
-                    lock(&self.registration.stream.session).let_go();
+                    lock(&self.registration.stream.session).remove_unknown_resources();
                     self.on_change(&node, &mut bell)
                 }
                 () = cancel.cancelled() => return self.cancelled(),
@@ -290,13 +291,13 @@ impl Task {
             .xds
             .limits
             .session(&self.registration.stream.peer.node)
-            .most_names(node.state().snapshot.len());
+            .max_names(node.state().snapshot.len());
         if listed.longest > most {
-            return Err(End::Abuse(Abuse::TooManyNames(listed.longest, most)));
+            return Err(End::LimitExceeded(LimitExceeded::Names(listed.longest, most)));
         }
         let mut asked = self.registration.stream.share.charge();
         asked
-            .ask(most_remembered(listed.count, listed.bytes))
+            .ask(max_request_memory(listed.count, listed.bytes))
             .await
             .map_err(|_| self.without_memory())?;
         let (request, info) = requests::decode(self.variant, message).map_err(nonsense)?;
@@ -307,7 +308,7 @@ impl Task {
         let refusal = request.error.as_ref().map(|error| {
             (
                 text::cut(&request.type_url, LONGEST_NAME).into_owned(),
-                text::cut(error, MAX_REASON).into_owned(),
+                text::cut(error, MAX_NACK_MESSAGE).into_owned(),
             )
         });
         let mut state = node.state();
@@ -316,8 +317,8 @@ impl Task {
         let before = session.nacks();
         let responses = session
             .on_request(request, &state.snapshot, &mut state.quarantine)
-            .map_err(End::Abuse)?;
-        self.remembered.set(session.remembered());
+            .map_err(End::LimitExceeded)?;
+        self.remembered.set(session.memory_bytes());
         if session.nacks() > before
             && let Some((type_url, error)) = refusal
         {

@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use atlas_core::name::{ClusterName, NodeId};
 use atlas_core::plan::NodeChange;
-use atlas_core::xds::session::{Session, Variant};
-use atlas_core::xds::snapshot::{Change, Resource, ResourceType, Version};
+use atlas_core::xds::messages::Variant;
+use atlas_core::xds::resource::{Resource, ResourceType, Version};
+use atlas_core::xds::session::Session;
+use atlas_core::xds::snapshot::Change;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource as Wire,

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use atlas_core::xds::session::{Response, Variant};
-use atlas_core::xds::snapshot::Resource;
+use atlas_core::xds::messages::{Response, Variant};
+use atlas_core::xds::resource::Resource;
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len, string};
 
@@ -130,7 +130,7 @@ fn text(field: u32, content: &str, out: &mut BytesMut) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use atlas_core::xds::snapshot::{ResourceType, Version};
+    use atlas_core::xds::resource::{ResourceType, Version};
     use envoy_types::pb::envoy::service::discovery::v3 as discovery;
     use envoy_types::pb::google::protobuf::Any;
     use prost::Message;

@@ -15,7 +15,7 @@ use atlas_core::name::{WEB_PATH_MAX, WebUrl};
 use atlas_core::plan::plan;
 use atlas_core::render::{self, Secrets};
 use atlas_core::validate::validate;
-use atlas_core::xds::snapshot::{Resource, ResourceType};
+use atlas_core::xds::resource::{Resource, ResourceType};
 use atlas_lab::parts::{self, Part};
 use atlas_lab::run;
 use proptest::strategy::{Strategy, ValueTree};

@@ -7,7 +7,7 @@ use crate::model::Fleet;
 use crate::name::{HostPort, Identity, NodeId};
 use crate::pki::{Leaf, Trust};
 use crate::render::{self, Secrets};
-use crate::xds::snapshot::{Resource, ResourceType};
+use crate::xds::resource::{Resource, ResourceType};
 
 /// All files that an Envoy starts from: its bootstrap, the two that name its credential, and the credential.
 pub const FILES: [&str; 6] =

@@ -7,7 +7,7 @@ use crate::envoy::{cluster, listener, route, secret};
 use crate::model::{Backend, Cluster, Fleet};
 use crate::name::{Identity, NodeId};
 use crate::pki::Trust;
-use crate::xds::snapshot::{Resource, ResourceType};
+use crate::xds::resource::{Resource, ResourceType};
 
 /// Everything that cluster's Envoy has. `None` until its certificate has been issued.
 pub(super) fn own(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> Option<Vec<Arc<Resource>>> {

@@ -7,7 +7,7 @@ use crate::envoy::{cluster, listener, route, secret};
 use crate::model::{Cluster, Fleet};
 use crate::name::{Identity, NodeId};
 use crate::pki::Trust;
-use crate::xds::snapshot::{Resource, ResourceType};
+use crate::xds::resource::{Resource, ResourceType};
 
 /// What the hub has whichever clusters there are. `None` until the hub's certificate has been issued.
 pub(super) fn constant(fleet: &Fleet, trust: &Trust) -> Option<Vec<Arc<Resource>>> {

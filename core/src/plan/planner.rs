@@ -7,7 +7,8 @@ use super::{hub, plan_cluster};
 use crate::model::Fleet;
 use crate::name::{ClusterName, NodeId};
 use crate::pki::Trust;
-use crate::xds::snapshot::{Change, Resource, ResourceType, Version};
+use crate::xds::resource::{Resource, ResourceType, Version};
+use crate::xds::snapshot::Change;
 
 /// What to plan again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use crate::model::Settings;
 use crate::name::{HostPort, Identity};
 use crate::pki::{Leaf, PrivateKey};
 use crate::validate::validate;
-use crate::xds::snapshot::ResourceType;
+use crate::xds::resource::ResourceType;
 use proptest::prelude::*;
 
 fn fleet(names: &[String]) -> Fleet {
@@ -118,7 +118,7 @@ impl Followers {
         for (node, change) in changes {
             let count = match change {
                 NodeChange::All(resources) => {
-                    self.0.entry(node.clone()).or_default().become_these(resources)
+                    self.0.entry(node.clone()).or_default().replace_all(resources)
                 }
                 NodeChange::Some(changes) => self.0.entry(node.clone()).or_default().apply(changes),
                 NodeChange::Gone => self.0.remove(&node).map_or(0, |snapshot| snapshot.len()),

@@ -3,7 +3,8 @@
 use serde_yaml_ng::{Mapping, Value};
 
 use super::{Secrets, mapping, tree};
-use crate::xds::snapshot::{ResourceType, Snapshot};
+use crate::xds::resource::ResourceType;
+use crate::xds::snapshot::Snapshot;
 
 /// What such an Envoy calls itself.
 const NODE: &str = "atlas-static";
@@ -13,7 +14,7 @@ pub(super) fn configuration(snapshot: &Snapshot, secrets_dir: &str) -> Value {
     let without_xds = WithoutXds { snapshot, secrets_dir };
     let all = |kind| {
         let trees = snapshot
-            .of(kind)
+            .of_type(kind)
             .iter()
             .map(|resource| tree::untyped(&resource.body(), Secrets::Redact));
         Value::Sequence(trees.map(|tree| without_xds.value(tree)).collect())

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::envoy::{any as pack, bootstrap::file_secrets, secret};
-use crate::xds::snapshot::ResourceType;
+use crate::xds::resource::ResourceType;
 
 const KEY: &str = "-----BEGIN PRIVATE KEY-----\nSECRET\n-----END PRIVATE KEY-----\n";
 

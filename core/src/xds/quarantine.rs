@@ -1,153 +1,153 @@
-//! What the Envoys of one node refused, so that none of the node's streams sends it again.
+//! The quarantine of one node: resource versions that its Envoys rejected. No stream of the node is sent them again.
 //!
-//! An entry is one version of one resource. It goes when the snapshot has another version of the resource, or none; and when an
-//! Envoy process that started anew has accepted the version: what was wrong with it, a port in use perhaps, is mended.
+//! A version leaves the quarantine when the snapshot has another version of the resource or none, and when an Envoy process that
+//! has started since then accepts it: the cause, perhaps a port in use, is gone.
 //!
-//! Each replica of Atlas has its own, and forgets it at its end: a version may then be refused once more, and no more than that.
+//! Each replica of Atlas has a quarantine of its own, in memory. After a restart a version may be rejected once more.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::snapshot::{Moment, Resource, ResourceType, Snapshot, Version};
+use super::resource::{Resource, ResourceType, Version};
+use super::snapshot::{LogPosition, Snapshot};
 
-/// Most entries that are kept for a node; beyond that the oldest goes. Its stream has a memory of its own.
+/// Most versions that the quarantine of a node has. Beyond that the oldest leaves; the stream that was sent it remembers it too.
 pub const MAX_ENTRIES: usize = 1000;
 
-/// The versions that a node's Envoys refused.
+/// The versions that a node's Envoys rejected, at most one of each resource.
 #[derive(Clone, Debug, Default)]
 pub struct Quarantine {
-    entries: BTreeMap<(ResourceType, Arc<str>), Refusal>,
-    /// How many refusals there have been: the number of the latest one.
-    count: u64,
-    /// How often something was let out, so that streams which passed it over look again.
-    released: u64,
-    /// Up to where the snapshot has been followed.
-    followed: Moment,
+    entries: BTreeMap<(ResourceType, Arc<str>), RejectedVersion>,
+    /// The number of the latest NACK; they are counted from 1.
+    latest_nack: u64,
+    /// How often a version has left although the snapshot still has it.
+    releases: u64,
+    /// The snapshot's log up to here has been compared with the entries.
+    position: LogPosition,
 }
 
-/// One version of one resource that was refused.
+/// One version of one resource that an Envoy rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct RejectedVersion {
     /// The version.
     pub version: Version,
-    /// The client's own words, made plain and cut.
+    /// The NACK's error message, shortened and without control characters.
     pub message: Arc<str>,
-    /// What Envoys accepted before it, where that is known: for those who have nothing.
+    /// The version that an Envoy accepted before, if known. It is sent to Envoys that have none.
     pub fallback: Option<Arc<Resource>>,
-    /// Its place in the order of refusals.
-    number: u64,
+    /// The number of the NACK.
+    nack: u64,
 }
 
 impl Quarantine {
-    /// What is in it.
-    pub fn entries(&self) -> impl Iterator<Item = (ResourceType, &str, &Refusal)> {
-        self.entries.iter().map(|((kind, name), refusal)| (*kind, &**name, refusal))
+    /// All rejected versions, by type and name.
+    pub fn entries(&self) -> impl Iterator<Item = (ResourceType, &str, &RejectedVersion)> {
+        self.entries.iter().map(|((kind, name), rejected)| (*kind, &**name, rejected))
     }
 
-    /// How many versions are in it.
+    /// How many versions there are.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether nothing is in it.
+    /// Whether there are no versions.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Drops what the snapshot doesn't have any more. Every request does so; who shows the entries when no Envoy is there may, too.
-    pub fn follow(&mut self, snapshot: &Snapshot) {
+    /// Removes versions that the snapshot doesn't have any more.
+    ///
+    /// A session does so with each request. Without streams, whoever shows the entries calls it first.
+    pub fn remove_outdated(&mut self, snapshot: &Snapshot) {
+        let is_current = |kind, name: &str, rejected: &RejectedVersion| {
+            snapshot.get(kind, name).is_some_and(|resource| resource.version == rejected.version)
+        };
         if !self.entries.is_empty() {
-            let is_current = |kind, name: &str, refusal: &Refusal| {
-                snapshot.get(kind, name).is_some_and(|resource| resource.version == refusal.version)
-            };
-            match snapshot.since(self.followed) {
+            match snapshot.changes_since(&self.position) {
                 None => {
-                    self.entries.retain(|(kind, name), refusal| is_current(*kind, name, refusal))
+                    self.entries.retain(|(kind, name), rejected| is_current(*kind, name, rejected));
                 }
                 Some(changes) => {
                     for (kind, name) in changes {
                         let key = (kind, Arc::clone(name));
-                        if self
-                            .entries
-                            .get(&key)
-                            .is_some_and(|refusal| !is_current(kind, name, refusal))
-                        {
+                        let entry = self.entries.get(&key);
+                        if entry.is_some_and(|rejected| !is_current(kind, name, rejected)) {
                             self.entries.remove(&key);
                         }
                     }
                 }
             }
         }
-        self.followed = snapshot.now();
+        self.position = snapshot.position();
     }
 
-    /// The number of the latest refusal: those who come now have seen none of those up to it.
-    pub(super) fn latest(&self) -> u64 {
-        self.count
+    /// The number of the latest NACK. A client that connects now can't have caused it or an earlier one with this process.
+    pub(super) fn latest_nack(&self) -> u64 {
+        self.latest_nack
     }
 
-    /// Of which resources of a type something was refused after the refusal of this number.
-    pub(super) fn refused_since(
+    /// The names of resources of a type of which a version was rejected after the NACK of this number.
+    pub(super) fn rejected_since(
         &self,
         kind: ResourceType,
-        number: u64,
+        nack: u64,
     ) -> impl Iterator<Item = &Arc<str>> {
-        let entries = (self.count > number).then_some(&self.entries).into_iter().flatten();
+        let entries = (self.latest_nack > nack).then_some(&self.entries).into_iter().flatten();
         entries
-            .filter(move |((of, _), refusal)| *of == kind && refusal.number > number)
+            .filter(move |((of, _), rejected)| *of == kind && rejected.nack > nack)
             .map(|((_, name), _)| name)
     }
 
-    /// Changes whenever something that was barred is not any more.
-    pub(super) fn released(&self) -> u64 {
-        self.released
+    /// Grows whenever a version leaves that may be sent from then on.
+    pub(super) fn releases(&self) -> u64 {
+        self.releases
     }
 
-    /// The refusal of this very version, if it came after those `tolerated`.
-    pub(super) fn refusal(&self, resource: &Resource, tolerated: u64) -> Option<&Refusal> {
+    /// The entry of exactly this version, unless its NACK's number is at most `ignored_nacks`.
+    pub(super) fn find(&self, resource: &Resource, ignored_nacks: u64) -> Option<&RejectedVersion> {
         if self.entries.is_empty() {
             return None;
         }
-        let refusal = self.entries.get(&(resource.kind, Arc::clone(&resource.name)))?;
-        (refusal.version == resource.version && refusal.number > tolerated).then_some(refusal)
+        let rejected = self.entries.get(&(resource.kind, Arc::clone(&resource.name)))?;
+        let matches = rejected.version == resource.version && rejected.nack > ignored_nacks;
+        matches.then_some(rejected)
     }
 
-    /// Takes what was refused, and what its client had before.
+    /// Adds a rejected version. `fallback` is what the client had before; without one, the previous entry's is kept.
     pub(super) fn add(
         &mut self,
-        bad: &Resource,
+        resource: &Resource,
         message: Arc<str>,
         fallback: Option<Arc<Resource>>,
     ) {
-        let key = (bad.kind, Arc::clone(&bad.name));
+        let key = (resource.kind, Arc::clone(&resource.name));
         let fallback = fallback.or_else(|| self.entries.get(&key)?.fallback.clone());
-        self.count += 1;
-        self.entries
-            .insert(key, Refusal { version: bad.version, message, fallback, number: self.count });
+        self.latest_nack += 1;
+        let nack = self.latest_nack;
+        let rejected = RejectedVersion { version: resource.version, message, fallback, nack };
+        self.entries.insert(key, rejected);
         if self.entries.len() > MAX_ENTRIES {
-            let oldest = self
-                .entries
-                .iter()
-                .min_by_key(|(_, refusal)| refusal.number)
-                .map(|(key, _)| key.clone());
+            let oldest = self.entries.iter().min_by_key(|(_, rejected)| rejected.nack);
+            let oldest = oldest.map(|(key, _)| key.clone());
             oldest.and_then(|key| self.entries.remove(&key));
-            self.released += 1;
+            self.releases += 1;
         }
     }
 
-    /// A process that started anew has accepted it.
-    pub(super) fn lift(&mut self, good: &Resource) {
-        let key = (good.kind, Arc::clone(&good.name));
-        if self.entries.get(&key).is_some_and(|refusal| refusal.version == good.version) {
+    /// Removes a version that an Envoy process which has started since the NACK has accepted.
+    pub(super) fn release(&mut self, resource: &Resource) {
+        let key = (resource.kind, Arc::clone(&resource.name));
+        if self.entries.get(&key).is_some_and(|rejected| rejected.version == resource.version) {
             self.entries.remove(&key);
-            self.released += 1;
+            self.releases += 1;
         }
     }
 
-    /// What should have stood in for a refused version has been refused itself.
-    pub(super) fn forget_fallback(&mut self, bad: &Resource) {
-        if let Some(refusal) = self.entries.get_mut(&(bad.kind, Arc::clone(&bad.name))) {
-            refusal.fallback.take_if(|fallback| fallback.version == bad.version);
+    /// Removes a fallback that an Envoy rejected, too.
+    pub(super) fn remove_fallback(&mut self, resource: &Resource) {
+        let key = (resource.kind, Arc::clone(&resource.name));
+        if let Some(rejected) = self.entries.get_mut(&key) {
+            rejected.fallback.take_if(|fallback| fallback.version == resource.version);
         }
     }
 }

@@ -1,324 +1,285 @@
-//! One ADS stream as a state machine: a request or a changed snapshot in, responses out. No socket, no clock.
+//! One ADS stream as a state machine: requests and changed snapshots go in, responses come out. It has neither a socket nor a clock.
 //!
 //! ```text
-//! Request  ─▶ bounds ─▶ settle (refusal) ─▶ subscribe ─┐
-//! Snapshot, Quarantine ────────────────────────────────┴▶ news, gone ─▶ Response
+//! request ─▶ limits ─▶ ACK or NACK ─▶ subscribe, unsubscribe ─┐
+//! snapshot, quarantine ───────────────────────────────────────┴▶ updates, then removals ─▶ responses
 //! ```
 //!
-//! The protocol, and why each rule is here (what was tried on Envoy is in docs/envoy.md):
+//! Each resource type of the stream is a `Subscription`, in one of these states:
 //!
-//! - **One response per type is under way at a time.** What changes meanwhile is sent when its answer has come, in its
-//!   latest form: a slow client gets fewer responses, never older ones, and costs no memory.
-//! - **A change costs what it changes.** Each type remembers up to which moment of the snapshot it has looked, and looks at what
-//!   the snapshot says has changed since; at everything only on its first request, when it comes too late for that, and after a refusal.
-//! - **Order.** Additions and changes go by type (secrets, Envoy clusters, listeners, routes). Clusters wait while secrets that have
-//!   changed could not be sent yet, listeners and routes while clusters could not, so an Envoy that starts opens no listener before it
-//!   has all its clusters. Secrets and endpoints wait for nothing: clusters warm on them. Removals wait until no answer is
-//!   outstanding, so nothing is taken away while something still points at it.
-//! - **Responses are of bounded size**; the rest follows when the answer has come.
-//! - **A record of what was sent**, also of what was refused: Envoy applies the good part of a response that it refuses,
-//!   and only the server can know what to remove later.
-//! - **A refused version is never sent again**, on any stream of its node: see [`super::quarantine`] and `refusal`. The good ones that
-//!   came with it are sent again without it, for Envoy has applied them but doesn't list them when it reconnects; so is what the client
-//!   had before, if it may have lost it; and it is told again which names don't exist. The next version is tried at once. An Envoy
-//!   process that starts anew, which shows by the first requests' lack of any version, gets everything tried once more: the cause may be
-//!   gone. (A process that shows nothing of what it has accepted looks the same when it reconnects.)
-//! - **Reconnect** (incremental): the client says which versions it has (`initial_resource_versions`); equal ones are not sent, and what
-//!   it has beyond the snapshot is removed.
-//! - **A replica that lags takes nothing away** ([`Session::hold`]): what a client had when it came, and this server does not
-//!   know, stays for a while, since another replica may know it already.
-//! - **Every type's first request is answered**, if need be with nothing: an unanswered stream lets Envoy's backoff grow,
-//!   and a missing secret holds up all listeners for 15 s, so a name that doesn't exist is answered as removed at once.
+//! | State | Meaning | Left when |
+//! | --- | --- | --- |
+//! | in flight | the latest response has no ACK or NACK yet | the client answers it |
+//! | synced | the client has ACKed all that it should have | the snapshot or the subscriptions change |
+//! | NACKed | the snapshot has a version that an Envoy of the node rejected | the version changes or leaves the quarantine |
 //!
-//! The state of the world differs as `whole` says.
+//! What each rule is for (docs/envoy.md says what was tried on Envoy):
+//!
+//! - **At most one response of a type is in flight.** What changes meanwhile is sent in its latest form when the answer has
+//!   come. A slow client gets fewer responses and takes no more memory.
+//! - **A change costs what it changes.** A subscription remembers up to which position of the snapshot's log it has sent everything. It
+//!   checks all names only on a type's first request, after a NACK, and if the log doesn't reach back.
+//! - **Order.** See [`UPDATE_ORDER`] and [`REMOVAL_ORDER`].
+//! - **Responses have a limited size** ([`Limits::response_bytes`]). The rest follows when the answer has come.
+//! - **Atlas remembers what a client was sent, even if it was rejected.** Envoy applies the good resources of a response that it rejects, so
+//!   they must be removed one day, but it doesn't list them in `initial_resource_versions`.
+//! - **A rejected version isn't sent again**, on any stream of the node ([`quarantine`](super::quarantine)). The good resources of its response
+//!   are sent again without it, and so is what the client had before, if it may have lost that. The next version is sent at once.
+//!   An Envoy process that has started since is sent rejected versions once more, since the cause may be gone. Atlas recognises it by
+//!   first requests without any version; a process that has accepted nothing yet looks the same when it reconnects.
+//! - **Reconnect** (incremental): versions in `initial_resource_versions` that equal the snapshot's aren't sent again. Names that the
+//!   snapshot doesn't have are removed, unless [`Session::keep_unknown_resources`] was called.
+//! - **The first request of each type is answered at once**, even if there is nothing to send: without a response Envoy's backoff grows, and
+//!   a missing secret holds up all listeners for 15 s. So a name that doesn't exist is answered as removed.
+//!
+//! `subscription` says how the state-of-the-world variant differs.
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::sync::Arc;
-
-use super::quarantine::Quarantine;
-use super::snapshot::{Resource, ResourceType, Snapshot};
-
-mod bounds;
-mod held;
-mod news;
-mod refusal;
-mod send;
+mod client_state;
+mod nack;
 mod subscription;
-mod whole;
 
-pub use bounds::{Limits, MAX_REASON, most_remembered};
-use news::View;
-use subscription::Subscription;
+use std::collections::BTreeMap;
 
-/// The variant of the protocol that a stream speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Variant {
-    /// Incremental: changes and removals by name.
-    Delta,
-    /// All of a type's resources at once.
-    StateOfTheWorld,
-}
+use super::limits::{LimitExceeded, Limits};
+use super::messages::{Request, Response, Variant, version_info};
+use super::quarantine::Quarantine;
+use super::resource::ResourceType;
+use super::snapshot::Snapshot;
+pub use subscription::ConfigStatus;
+use subscription::{Context, Subscription};
 
-/// What of a `DeltaDiscoveryRequest` or a `DiscoveryRequest` matters.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Request {
-    /// The resources' type.
-    pub type_url: String,
-    /// The nonce of the response that this answers; empty: it answers none.
-    pub nonce: String,
-    /// Why that response was refused; `None`: it was accepted.
-    pub error: Option<String>,
-    /// Incremental: names to subscribe to; `*` is all.
-    pub subscribe: Vec<String>,
-    /// Incremental: names to unsubscribe from.
-    pub unsubscribe: Vec<String>,
-    /// Incremental, on a type's first request of a stream: what the client has, name to version.
-    pub initial_versions: BTreeMap<String, String>,
-    /// State of the world: all names that are subscribed to (`resource_names`).
-    pub names: Vec<String>,
-    /// State of the world: the last version that was accepted; empty: none.
-    pub version_info: String,
-}
+/// The order in which additions and changes are sent: an Envoy cluster needs its secrets, a listener its Envoy clusters, a route
+/// configuration its listener.
+///
+/// Envoy clusters wait while changed secrets have still to be sent; listeners and routes wait for secrets and Envoy clusters. So an Envoy that
+/// starts opens no listener before it has all Envoy clusters. Secrets and endpoints never wait: Envoy clusters warm up with them.
+pub const UPDATE_ORDER: [ResourceType; 5] = [
+    ResourceType::Secret,
+    ResourceType::Cluster,
+    ResourceType::Endpoints,
+    ResourceType::Listener,
+    ResourceType::Route,
+];
 
-/// What becomes a `DeltaDiscoveryResponse` or a `DiscoveryResponse`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Response {
-    /// The resources' type.
-    pub type_url: Cow<'static, str>,
-    /// State of the world: a hash of what is sent. Incremental: empty.
-    pub version_info: String,
-    /// Unique within the stream.
-    pub nonce: String,
-    /// New and changed resources; in the state of the world also those which stay.
-    pub resources: Vec<Arc<Resource>>,
-    /// Incremental: names of resources that are gone.
-    pub removed: Vec<Arc<str>>,
-}
-
-/// Why a stream must be ended: what was asked for, and the [limit](Limits).
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Abuse {
-    /// More names than [`Limits::names`].
-    #[error(
-        "{0} subscriptions to one type are more than the {1} that a stream may have: subscribe to fewer, or raise the limit"
-    )]
-    TooManyNames(usize, usize),
-    /// A name, version or type longer than [`Limits::name_length`].
-    #[error("a name, version or type of {0} bytes is longer than the {1} that one may have")]
-    LongName(usize, usize),
-    /// Names and versions longer than [`Limits::bytes`] altogether.
-    #[error(
-        "{0} bytes of names of one type are more than the {1} that a stream may have: subscribe to fewer, or raise the limit"
-    )]
-    TooManyBytes(usize, usize),
-}
-
-/// How one type stands on a stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// The client has accepted all that it should have.
-    Synced,
-    /// Something is on its way, or waits to be.
-    Stale,
-    /// The client lacks the latest version of something, since an Envoy of its node refused that; its words, at most [`MAX_REASON`]
-    /// characters without control characters.
-    Nack(String),
-}
+/// The order in which removals are sent, all after [updates](UPDATE_ORDER) of every type: as long as any response is in flight nothing is
+/// removed, so nothing that the client still refers to is.
+pub const REMOVAL_ORDER: [ResourceType; 5] = UPDATE_ORDER;
 
 /// One stream.
 #[derive(Clone, Debug)]
 pub struct Session {
     variant: Variant,
-    /// The stream is of this type's own service.
-    only: Option<ResourceType>,
+    /// The stream is of this type's own service (SDS, CDS, …), not of ADS.
+    single_type: Option<ResourceType>,
     limits: Limits,
-    types: BTreeMap<ResourceType, Box<Subscription>>,
-    nonces: u64,
-    /// Refusals so far, for metrics.
+    subscriptions: BTreeMap<ResourceType, Box<Subscription>>,
+    /// The nonce of the latest response of any type.
+    last_nonce: u64,
     nacks: u64,
-    /// Whether what clients brought along stays although it is unknown.
-    holding: bool,
-    /// The number of the last refusal that doesn't count here: the client is a process that has started since. 0: all count.
-    tolerated: u64,
-    /// The client has accepted something before this stream.
-    returning: bool,
+    keeps_unknown: bool,
+    /// NACKs of the node up to this number came before the client's process started, so what they rejected is sent once more.
+    ignored_nacks: u64,
+    /// A first request showed a version: the client's process has accepted something before this stream.
+    is_reconnect: bool,
 }
 
 impl Session {
-    /// A new stream: of all types, or of one type's own service (SDS, CDS, …). There an empty type URL means that type, and other types
-    /// are answered as unknown ones are.
-    pub fn new(variant: Variant, only: Option<ResourceType>) -> Self {
-        let types = BTreeMap::new();
-        let limits = Limits::default();
+    /// A new stream: of ADS, or of one type's own service. There an empty type URL means that type, and requests for other types are answered
+    /// like those for unknown types.
+    pub fn new(variant: Variant, single_type: Option<ResourceType>) -> Self {
         Self {
             variant,
-            only,
-            limits,
-            types,
-            nonces: 0,
+            single_type,
+            limits: Limits::default(),
+            subscriptions: BTreeMap::new(),
+            last_nonce: 0,
             nacks: 0,
-            holding: false,
-            tolerated: 0,
-            returning: false,
+            keeps_unknown: false,
+            ignored_nacks: 0,
+            is_reconnect: false,
         }
     }
 
     /// With other limits.
-    pub fn limit(self, limits: Limits) -> Self {
+    pub fn with_limits(self, limits: Limits) -> Self {
         Self { limits, ..self }
     }
 
-    /// From now on nothing is removed that a client brought along, merely because this server doesn't know it. For servers
-    /// that may know less than the one before, until they have had the time to learn: then [`Session::let_go`].
+    /// From now on keeps the client's resources that the snapshot has never had, until [`Session::remove_unknown_resources`].
     ///
-    /// It has no effect on the state of the world, whose clients can't say what they have: they lose at once what is unknown.
-    pub fn hold(&mut self) {
-        self.holding = true;
+    /// It is for a replica that may lag behind the one that the client was connected to. It has no effect in the state of the
+    /// world, in which a client can't say what it has.
+    pub fn keep_unknown_resources(&mut self) {
+        self.keeps_unknown = true;
     }
 
-    /// What is unknown now is gone. The next [`Session::on_change`] says so.
-    pub fn let_go(&mut self) {
-        self.holding = false;
-        self.types.values_mut().for_each(|subscription| subscription.let_go());
+    /// Ends [`Session::keep_unknown_resources`]. The next [`Session::on_change`] sends the removals.
+    pub fn remove_unknown_resources(&mut self) {
+        self.keeps_unknown = false;
+        for subscription in self.subscriptions.values_mut() {
+            subscription.recheck_removals();
+        }
     }
 
-    /// Takes a request; returns what to send.
+    /// Handles a request. Returns the responses to send.
     ///
     /// # Errors
-    /// The client asks for more than anyone may; end the stream.
+    /// The client exceeds its limits. The caller must end the stream.
     pub fn on_request(
         &mut self,
         request: Request,
         snapshot: &Snapshot,
         quarantine: &mut Quarantine,
-    ) -> Result<Vec<Response>, Abuse> {
-        let limits = self.limits.with_room_for(snapshot.len());
-        limits.check(&request)?;
-        quarantine.follow(snapshot);
-        let Some(kind) = self.type_of(&request.type_url) else {
-            return Ok(self.refuse_unknown_type(request).into_iter().collect());
+    ) -> Result<Vec<Response>, LimitExceeded> {
+        let limits = self.limits.for_resources(snapshot.len());
+        request.check(&limits)?;
+        quarantine.remove_outdated(snapshot);
+        let Some(kind) = self.resource_type(&request.type_url) else {
+            return Ok(self.answer_unknown_type(request).into_iter().collect());
         };
-        let first = !self.types.contains_key(&kind);
-        if first {
-            self.meet(&request, quarantine);
+        let is_first = !self.subscriptions.contains_key(&kind);
+        if is_first {
+            self.detect_new_process(&request, quarantine);
         }
         let subscription =
-            self.types.entry(kind).or_insert_with(|| Box::new(Subscription::new(kind)));
-        let is_answer = subscription.is_latest(&request.nonce);
-        if self.variant == Variant::StateOfTheWorld && !first && !is_answer {
-            // Written before the latest response was read; the answer to that one will say it all again.
+            self.subscriptions.entry(kind).or_insert_with(|| Box::new(Subscription::new(kind)));
+        let is_latest = subscription.answers_latest_response(&request.nonce);
+        if self.variant == Variant::StateOfTheWorld && !is_first && !is_latest {
+            // The client wrote it before it read the latest response; its answer to that will have all names again.
             return Ok(Vec::new());
         }
-        if is_answer && subscription.settle(request.error.as_deref(), snapshot, quarantine) {
-            self.nacks += u64::from(request.error.is_some());
+        match &request.error {
+            _ if !is_latest => {}
+            None => subscription.on_ack(quarantine),
+            Some(message) => {
+                let is_new = subscription.on_nack(message, snapshot, quarantine);
+                self.nacks += u64::from(is_new);
+            }
         }
         match self.variant {
-            Variant::Delta => subscription.subscribe(first, request, snapshot, &limits)?,
+            Variant::Delta => {
+                subscription.apply_delta_request(is_first, &request, snapshot, &limits)?;
+            }
             Variant::StateOfTheWorld => {
-                subscription.become_subscribed(&request.names, snapshot, &limits)?
+                subscription.apply_sotw_request(&request.names, snapshot, &limits)?;
             }
         }
         Ok(self.on_change(snapshot, quarantine))
     }
 
-    /// Takes a changed snapshot (or the same again); returns what to send.
+    /// Handles a changed snapshot or quarantine, or the same again. Returns the responses to send.
     pub fn on_change(&mut self, snapshot: &Snapshot, quarantine: &Quarantine) -> Vec<Response> {
-        let view = self.view(snapshot, quarantine);
+        let context = self.context(snapshot, quarantine);
+        let mut responses = self.send_updates(&context);
+        responses.extend(self.send_removals(&context));
+        responses
+    }
+
+    /// The next additions and changes of each type, in [`UPDATE_ORDER`].
+    fn send_updates(&mut self, context: &Context) -> Vec<Response> {
         let mut responses = Vec::new();
-        let mut more_to_come = false;
-        for (kind, subscription) in &mut self.types {
-            let waits = more_to_come
-                && matches!(
-                    kind,
-                    ResourceType::Cluster | ResourceType::Listener | ResourceType::Route
-                );
-            if !waits && !subscription.is_under_way() {
-                responses.extend(subscription.advance(&view, &mut self.nonces));
+        let mut earlier_type_has_more = false;
+        for kind in UPDATE_ORDER {
+            let Some(subscription) = self.subscriptions.get_mut(&kind) else { continue };
+            let (waits, is_waited_for) = match kind {
+                ResourceType::Secret => (false, true),
+                ResourceType::Cluster => (earlier_type_has_more, true),
+                ResourceType::Endpoints => (false, false),
+                ResourceType::Listener | ResourceType::Route => (earlier_type_has_more, false),
+            };
+            if !waits && !subscription.is_in_flight() {
+                responses.extend(subscription.next_update(context, &mut self.last_nonce));
             }
-            if matches!(kind, ResourceType::Secret | ResourceType::Cluster) {
-                more_to_come = more_to_come || subscription.has_more(&view);
-            }
-        }
-        if !self.types.values().any(|subscription| subscription.is_under_way()) {
-            let sweep = self
-                .types
-                .values_mut()
-                .filter_map(|subscription| subscription.sweep(&view, &mut self.nonces));
-            responses.extend(sweep);
+            earlier_type_has_more |= is_waited_for && subscription.has_updates(context);
         }
         responses
     }
 
-    /// How each type that the client asked for stands.
-    pub fn standing(
+    /// The next removals of each type, in [`REMOVAL_ORDER`]; none as long as any response is in flight.
+    fn send_removals(&mut self, context: &Context) -> Vec<Response> {
+        if self.subscriptions.values().any(|subscription| subscription.is_in_flight()) {
+            return Vec::new();
+        }
+        let mut responses = Vec::new();
+        for kind in REMOVAL_ORDER {
+            if let Some(subscription) = self.subscriptions.get_mut(&kind) {
+                responses.extend(subscription.next_removals(context, &mut self.last_nonce));
+            }
+        }
+        responses
+    }
+
+    /// The status of each type that the client has asked for.
+    pub fn status(
         &self,
         snapshot: &Snapshot,
         quarantine: &Quarantine,
-    ) -> BTreeMap<ResourceType, Standing> {
-        let view = self.view(snapshot, quarantine);
-        self.types
-            .iter()
-            .map(|(kind, subscription)| (*kind, subscription.standing(&view)))
-            .collect()
+    ) -> BTreeMap<ResourceType, ConfigStatus> {
+        let context = self.context(snapshot, quarantine);
+        let subscriptions = self.subscriptions.iter();
+        subscriptions.map(|(kind, subscription)| (*kind, subscription.status(&context))).collect()
     }
 
-    /// How many responses the client has refused.
+    /// How many responses the client has rejected.
     pub fn nacks(&self) -> u64 {
         self.nacks
     }
 
-    fn view<'a>(&self, snapshot: &'a Snapshot, quarantine: &'a Quarantine) -> View<'a> {
-        let response_bytes = self.limits.response_bytes;
-        View {
+    /// About how many bytes of memory the session takes for what the client said. A resource or name of the snapshot takes only a pointer,
+    /// which is counted.
+    pub fn memory_bytes(&self) -> usize {
+        self.subscriptions.values().map(|subscription| subscription.memory_bytes()).sum()
+    }
+
+    fn context<'a>(&self, snapshot: &'a Snapshot, quarantine: &'a Quarantine) -> Context<'a> {
+        Context {
             snapshot,
             quarantine,
             variant: self.variant,
-            tolerated: self.tolerated,
-            holding: self.holding,
-            response_bytes,
+            ignored_nacks: self.ignored_nacks,
+            keeps_unknown: self.keeps_unknown,
+            response_bytes: self.limits.response_bytes,
         }
     }
 
-    /// The type that a URL means on this stream.
-    fn type_of(&self, url: &str) -> Option<ResourceType> {
-        match self.only {
-            Some(only) if url.is_empty() => Some(only),
-            Some(only) => ResourceType::of_url(url).filter(|kind| *kind == only),
+    /// The type that a type URL means on this stream.
+    fn resource_type(&self, url: &str) -> Option<ResourceType> {
+        match self.single_type {
+            Some(single) if url.is_empty() => Some(single),
+            Some(single) => ResourceType::of_url(url).filter(|kind| *kind == single),
             None => ResourceType::of_url(url),
         }
     }
 
-    /// Takes a type's first request: a client that has accepted nothing yet started after all that was refused until now.
-    fn meet(&mut self, request: &Request, quarantine: &Quarantine) {
-        if self.types.is_empty() {
-            self.tolerated = quarantine.latest();
+    /// Looks at a type's first request for whether the client's process has accepted anything before this stream. If not, it has started
+    /// after all NACKs so far.
+    fn detect_new_process(&mut self, request: &Request, quarantine: &Quarantine) {
+        if self.subscriptions.is_empty() {
+            self.ignored_nacks = quarantine.latest_nack();
         }
-        self.returning |= !request.initial_versions.is_empty() || !request.version_info.is_empty();
-        if self.returning {
-            self.tolerated = 0;
+        self.is_reconnect |=
+            !request.initial_versions.is_empty() || !request.version_info.is_empty();
+        if self.is_reconnect {
+            self.ignored_nacks = 0;
         }
     }
 
-    /// Atlas serves no such type; saying so at once keeps Envoy from waiting.
-    fn refuse_unknown_type(&mut self, request: Request) -> Option<Response> {
-        let asks = match self.variant {
-            Variant::Delta => !request.subscribe.is_empty(),
-            Variant::StateOfTheWorld => request.nonce.is_empty(),
+    /// Answers at once that there is nothing of a type which Atlas doesn't serve: Envoy would wait for it.
+    fn answer_unknown_type(&mut self, request: Request) -> Option<Response> {
+        let (needs_response, version_info) = match self.variant {
+            Variant::Delta => (!request.subscribe.is_empty(), String::new()),
+            Variant::StateOfTheWorld => (request.nonce.is_empty(), version_info(&[])),
         };
-        if !asks {
+        if !needs_response {
             return None;
         }
-        self.nonces += 1;
-        let version_info =
-            if self.variant == Variant::Delta { String::new() } else { whole::version(&[]) };
-        let removed = request.subscribe.into_iter().map(Arc::from).collect();
+        self.last_nonce += 1;
         Some(Response {
             type_url: request.type_url.into(),
             version_info,
-            nonce: self.nonces.to_string(),
+            nonce: self.last_nonce.to_string(),
             resources: Vec::new(),
-            removed,
+            removed: request.subscribe.into_iter().map(Into::into).collect(),
         })
     }
 }

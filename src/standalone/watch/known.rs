@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use atlas_core::manifest::Manifest;
 use atlas_core::manifest::ManifestError;
-use atlas_core::xds::snapshot::Version;
+use atlas_core::xds::resource::Version;
 use atlas_core::yaml::{self, Arrival, Doubt};
 use tokio::time::Instant;
 

@@ -1,5 +1,5 @@
 use super::*;
-use atlas_core::xds::session::Variant;
+use atlas_core::xds::messages::Variant;
 
 const MOST: Most = Most { of_all: 5, of_node: 3, envoys: 1 };
 

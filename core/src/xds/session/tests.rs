@@ -1,20 +1,13 @@
-//! [`language`] says how the tests are written.
+//! The tests of a session. [`notation`] is how most of them write requests and responses.
 
-use std::cell::Cell;
-
-mod bounds;
-mod cases;
 mod convergence;
+mod cost;
 mod delta;
-mod envoy;
+mod fake_envoy;
 mod fuzz;
-mod language;
+mod limits;
+mod notation;
 mod quarantine;
-mod size;
-mod whole;
-mod world;
-
-std::thread_local! {
-    /// At how many names sessions have looked.
-    pub(super) static LOOKS: Cell<u64> = const { Cell::new(0) };
-}
+mod random_cases;
+mod simulation;
+mod sotw;

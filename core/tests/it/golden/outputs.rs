@@ -12,7 +12,8 @@ use atlas_core::plan::plan;
 use atlas_core::render::{self, Secrets};
 use atlas_core::thanos::stores::Stores;
 use atlas_core::validate::{Finding, Severity};
-use atlas_core::xds::snapshot::{ResourceType, Snapshot};
+use atlas_core::xds::resource::ResourceType;
+use atlas_core::xds::snapshot::Snapshot;
 
 use crate::cases::{self, Case};
 
@@ -50,7 +51,7 @@ pub fn outputs(case: &Case) -> BTreeMap<String, String> {
 }
 
 fn resources(snapshot: &Snapshot, kind: ResourceType) -> String {
-    render::resources_yaml(snapshot.of(kind).iter().map(AsRef::as_ref), Secrets::Redact)
+    render::resources_yaml(snapshot.of_type(kind).iter().map(AsRef::as_ref), Secrets::Redact)
 }
 
 fn bootstrap(fleet: &Fleet, trust: &Trust, node: &NodeId) -> String {

@@ -6,44 +6,44 @@
 
 use proptest::prelude::*;
 
-use super::cases::{Case, Seeds};
-use super::world::Event::{self, *};
-use super::world::World;
-use crate::xds::session::Variant;
+use super::random_cases::{Case, Seeds};
+use super::simulation::Event::{self, *};
+use super::simulation::Simulation;
+use crate::xds::messages::Variant;
 
-/// One of the two variants, and events of which `settles` in some 600 let the world come to rest, as the last one does.
+/// One of the two variants, and events of which `settles` in some 600 let the simulation come to rest, as the last one does.
 fn schedules(
     length: std::ops::Range<usize>,
     settles: u32,
 ) -> impl Strategy<Value = Case<Variant, Event>> {
     let event = prop_oneof![
         120 => (0..4usize, 0..4u8, 0..7u8).prop_map(|(kind, name, version)| Change(kind, name, version)),
-        20 => (1..7u8).prop_map(Burst),
-        60 => (0..2usize).prop_map(Learn),
-        160 => Just(Take),
-        160 => Just(Hear),
-        20 => (2..4usize, 0..4u8).prop_map(|(kind, name)| Toggle(kind, name)),
+        20 => (1..7u8).prop_map(ChangeMany),
+        60 => (0..2usize).prop_map(CatchUp),
+        160 => Just(EnvoyReceives),
+        160 => Just(AtlasReceives),
+        20 => (2..4usize, 0..4u8).prop_map(|(kind, name)| ToggleName(kind, name)),
         20 => (0..2usize).prop_map(Reconnect),
         10 => (0..2usize).prop_map(Restart),
-        10 => Just(LetGo),
-        10 => Just(Swap),
-        settles => Just(Settle),
+        10 => Just(RemoveUnknown),
+        10 => Just(SwitchEnvoy),
+        settles => Just(Converge),
     ];
     let events = prop::collection::vec(event, length)
-        .prop_map(|events| events.into_iter().chain([Settle]).collect());
+        .prop_map(|events| events.into_iter().chain([Converge]).collect());
     (prop_oneof![Just(Variant::Delta), Just(Variant::StateOfTheWorld)], events)
 }
 
-fn happen(variant: Variant, events: &[Event]) -> Result<(), TestCaseError> {
-    let mut world = World::new(variant);
-    events.iter().try_for_each(|event| world.happen(event))
+fn apply(variant: Variant, events: &[Event]) -> Result<(), TestCaseError> {
+    let mut simulation = Simulation::new(variant);
+    events.iter().try_for_each(|event| simulation.apply(event))
 }
 
 fn check(seeds: Seeds, test: &str, schedules: &impl Strategy<Value = Case<Variant, Event>>) {
     let paste = |variant: &Variant, events: &[Event]| {
         format!("converges(Variant::{variant:?}, &{events:?});")
     };
-    seeds.check(test, schedules, |variant, events| happen(*variant, events), paste);
+    seeds.check(test, schedules, |variant, events| apply(*variant, events), paste);
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn long_schedules_converge() {
 
 /// What a random schedule has shown to break a rule, made short.
 fn converges(variant: Variant, events: &[Event]) {
-    if let Err(failure) = happen(variant, events) {
+    if let Err(failure) = apply(variant, events) {
         panic!("{failure}");
     }
 }
@@ -70,24 +70,24 @@ fn who_shows_no_version_is_tried_again_even_if_it_once_accepted_something() {
         &[
             Change(1, 1, 5),
             Reconnect(1),
-            Toggle(2, 2),
-            Toggle(2, 3),
+            ToggleName(2, 2),
+            ToggleName(2, 3),
             Change(3, 0, 3),
-            Toggle(2, 1),
-            Burst(5),
-            Settle,
+            ToggleName(2, 1),
+            ChangeMany(5),
+            Converge,
             Restart(1),
-            Hear,
-            Take,
-            Toggle(2, 0),
-            Hear,
-            Hear,
-            Take,
-            Take,
-            Hear,
-            Take,
+            AtlasReceives,
+            EnvoyReceives,
+            ToggleName(2, 0),
+            AtlasReceives,
+            AtlasReceives,
+            EnvoyReceives,
+            EnvoyReceives,
+            AtlasReceives,
+            EnvoyReceives,
             Reconnect(1),
-            Settle,
+            Converge,
         ],
     );
 }
@@ -99,20 +99,20 @@ fn a_secret_that_only_the_envoy_knows_to_differ_holds_up_no_cluster() {
         &[
             Change(2, 0, 1),
             Change(2, 1, 1),
-            Settle,
+            Converge,
             Change(2, 0, 4),
             Change(2, 0, 3),
             Change(2, 1, 2),
-            Take,
-            Hear,
-            Take,
+            EnvoyReceives,
+            AtlasReceives,
+            EnvoyReceives,
             Change(2, 0, 4),
             Change(2, 1, 5),
             Reconnect(0),
-            Settle,
+            Converge,
             Change(2, 1, 1),
             Change(0, 0, 1),
-            Settle,
+            Converge,
         ],
     );
 }
@@ -122,19 +122,19 @@ fn a_removal_in_a_response_that_was_refused_is_sent_again() {
     converges(
         Variant::Delta,
         &[
-            Hear,
-            Burst(5),
-            Hear,
-            Hear,
-            Take,
-            Take,
-            Toggle(2, 0),
-            Hear,
-            Hear,
-            Toggle(2, 0),
-            Hear,
+            AtlasReceives,
+            ChangeMany(5),
+            AtlasReceives,
+            AtlasReceives,
+            EnvoyReceives,
+            EnvoyReceives,
+            ToggleName(2, 0),
+            AtlasReceives,
+            AtlasReceives,
+            ToggleName(2, 0),
+            AtlasReceives,
             Change(2, 0, 0),
-            Settle,
+            Converge,
         ],
     );
 }
@@ -143,22 +143,35 @@ fn a_removal_in_a_response_that_was_refused_is_sent_again() {
 fn a_fallback_that_one_envoys_refusal_brings_reaches_the_other_envoy_too() {
     converges(
         Variant::Delta,
-        &[Swap, Burst(2), Hear, Take, Hear, Hear, Hear, Hear, Take, Hear, Burst(5), Settle],
+        &[
+            SwitchEnvoy,
+            ChangeMany(2),
+            AtlasReceives,
+            EnvoyReceives,
+            AtlasReceives,
+            AtlasReceives,
+            AtlasReceives,
+            AtlasReceives,
+            EnvoyReceives,
+            AtlasReceives,
+            ChangeMany(5),
+            Converge,
+        ],
     );
     // Also where the other one remembers the refusal itself, and the quarantine no more.
     converges(
         Variant::StateOfTheWorld,
         &[
-            Swap,
+            SwitchEnvoy,
             Change(2, 1, 5),
-            Settle,
+            Converge,
             Change(2, 3, 5),
-            Take,
-            Burst(4),
-            Hear,
-            Burst(5),
+            EnvoyReceives,
+            ChangeMany(4),
+            AtlasReceives,
+            ChangeMany(5),
             Change(2, 0, 0),
-            Settle,
+            Converge,
         ],
     );
 }

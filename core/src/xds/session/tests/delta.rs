@@ -1,33 +1,35 @@
 //! The incremental variant.
 
-use super::language::*;
-use crate::xds::session::{Limits, Session, Standing, Variant};
-use crate::xds::snapshot::ResourceType;
+use super::notation::*;
+use crate::xds::limits::Limits;
+use crate::xds::messages::Variant;
+use crate::xds::resource::ResourceType;
+use crate::xds::session::{ConfigStatus, Session};
 
 #[test]
 fn a_first_request_without_names_means_all_for_clusters_and_listeners() {
     let mut stream = Stream::new("CDS a=1 b=1, LDS l=1");
-    assert_eq!(stream.hears("CDS"), ["1 CDS a=1 b=1"]);
-    assert_eq!(stream.hears("LDS"), ["2 LDS l=1"]);
-    assert_eq!(stream.hears("CDS ack 1"), [""; 0]);
-    assert_eq!(stream.standing("CDS"), Standing::Synced);
-    assert_eq!(stream.standing("LDS"), Standing::Stale);
+    assert_eq!(stream.receives("CDS"), ["1 CDS a=1 b=1"]);
+    assert_eq!(stream.receives("LDS"), ["2 LDS l=1"]);
+    assert_eq!(stream.receives("CDS ack 1"), [""; 0]);
+    assert_eq!(stream.status("CDS"), ConfigStatus::Synced);
+    assert_eq!(stream.status("LDS"), ConfigStatus::Stale);
 }
 
 #[test]
 fn an_empty_fleet_is_answered_too() {
     let mut stream = Stream::new("");
-    assert_eq!(stream.hears("CDS + *"), ["1 CDS"]);
-    assert_eq!(stream.hears("CDS ack 1"), [""; 0]);
+    assert_eq!(stream.receives("CDS + *"), ["1 CDS"]);
+    assert_eq!(stream.receives("CDS ack 1"), [""; 0]);
 }
 
 #[test]
 fn a_name_that_does_not_exist_is_answered_at_once() {
     let mut stream = Stream::new("SDS leaf=1");
-    assert_eq!(stream.hears("SDS + leaf + other"), ["1 SDS leaf=1 gone other"]);
-    stream.hears("SDS ack 1");
+    assert_eq!(stream.receives("SDS + leaf + other"), ["1 SDS leaf=1 removed other"]);
+    stream.receives("SDS ack 1");
     assert_eq!(
-        stream.becomes("SDS leaf=1 other=1"),
+        stream.changes_to("SDS leaf=1 other=1"),
         ["2 SDS other=1"],
         "and sent when it comes to exist"
     );
@@ -36,139 +38,139 @@ fn a_name_that_does_not_exist_is_answered_at_once() {
 #[test]
 fn names_may_come_in_several_requests() {
     let mut stream = Stream::new("SDS a=1 b=1");
-    assert_eq!(stream.hears("SDS + a"), ["1 SDS a=1"]);
-    assert_eq!(stream.hears("SDS + b"), [""; 0], "one response at a time");
-    assert_eq!(stream.hears("SDS ack 1"), ["2 SDS b=1"]);
-    assert_eq!(stream.hears("SDS ack 2"), [""; 0]);
-    assert_eq!(stream.hears("SDS + a"), ["3 SDS a=1"], "asked for again, sent again");
+    assert_eq!(stream.receives("SDS + a"), ["1 SDS a=1"]);
+    assert_eq!(stream.receives("SDS + b"), [""; 0], "one response at a time");
+    assert_eq!(stream.receives("SDS ack 1"), ["2 SDS b=1"]);
+    assert_eq!(stream.receives("SDS ack 2"), [""; 0]);
+    assert_eq!(stream.receives("SDS + a"), ["3 SDS a=1"], "asked for again, sent again");
 }
 
 #[test]
 fn an_equal_snapshot_sends_nothing() {
     let mut stream = Stream::new("CDS a=1");
-    stream.hears("CDS");
-    stream.hears("CDS ack 1");
-    assert_eq!(stream.becomes("CDS a=1"), [""; 0]);
+    stream.receives("CDS");
+    stream.receives("CDS ack 1");
+    assert_eq!(stream.changes_to("CDS a=1"), [""; 0]);
 }
 
 #[test]
 fn only_what_changed_is_sent() {
     let mut stream = Stream::new("CDS a=1 b=1");
-    stream.hears("CDS");
-    stream.hears("CDS ack 1");
-    assert_eq!(stream.becomes("CDS a=1 b=2 c=1"), ["2 CDS b=2 c=1"]);
+    stream.receives("CDS");
+    stream.receives("CDS ack 1");
+    assert_eq!(stream.changes_to("CDS a=1 b=2 c=1"), ["2 CDS b=2 c=1"]);
 }
 
 #[test]
 fn changes_during_a_response_are_sent_once_in_their_latest_form() {
     let mut stream = Stream::new("CDS a=1");
-    stream.hears("CDS");
-    assert_eq!(stream.becomes("CDS a=2"), [""; 0]);
-    assert_eq!(stream.becomes("CDS a=3"), [""; 0]);
-    assert_eq!(stream.hears("CDS ack 1"), ["2 CDS a=3"]);
+    stream.receives("CDS");
+    assert_eq!(stream.changes_to("CDS a=2"), [""; 0]);
+    assert_eq!(stream.changes_to("CDS a=3"), [""; 0]);
+    assert_eq!(stream.receives("CDS ack 1"), ["2 CDS a=3"]);
 }
 
 #[test]
 fn additions_go_by_type_and_removals_wait_for_every_answer() {
     let mut stream = Stream::new("CDS old=1, RDS r=1");
-    stream.hears("CDS");
-    stream.hears("RDS + r");
-    stream.hears("CDS ack 1");
-    stream.hears("RDS ack 2");
-    assert_eq!(stream.becomes("CDS new=1, RDS r=2"), ["3 CDS new=1", "4 RDS r=2"]);
-    assert_eq!(stream.hears("CDS ack 3"), [""; 0], "routes may still point at the old one");
-    assert_eq!(stream.hears("RDS ack 4"), ["5 CDS gone old"]);
+    stream.receives("CDS");
+    stream.receives("RDS + r");
+    stream.receives("CDS ack 1");
+    stream.receives("RDS ack 2");
+    assert_eq!(stream.changes_to("CDS new=1, RDS r=2"), ["3 CDS new=1", "4 RDS r=2"]);
+    assert_eq!(stream.receives("CDS ack 3"), [""; 0], "routes may still point at the old one");
+    assert_eq!(stream.receives("RDS ack 4"), ["5 CDS removed old"]);
 }
 
 #[test]
 fn a_reconnect_sends_only_differences_and_removes_zombies() {
     let mut stream = Stream::new("CDS same=1 changed=2 new=1");
     assert_eq!(
-        stream.hears("CDS + * has same=1 has changed=1 has zombie=1"),
+        stream.receives("CDS + * has same=1 has changed=1 has zombie=1"),
         ["1 CDS changed=2 new=1"]
     );
-    assert_eq!(stream.hears("CDS ack 1"), ["2 CDS gone zombie"]);
+    assert_eq!(stream.receives("CDS ack 1"), ["2 CDS removed zombie"]);
 }
 
 #[test]
 fn a_server_that_may_know_less_takes_nothing_away_that_the_client_brought() {
     let mut stream = Stream::new("CDS same=1");
-    stream.session.hold();
-    assert_eq!(stream.hears("CDS + * has same=1 has unknown=1 has late=1"), ["1 CDS"]);
-    assert_eq!(stream.hears("CDS ack 1"), [""; 0]);
-    assert_eq!(stream.standing("CDS"), Standing::Synced);
+    stream.session.keep_unknown_resources();
+    assert_eq!(stream.receives("CDS + * has same=1 has unknown=1 has late=1"), ["1 CDS"]);
+    assert_eq!(stream.receives("CDS ack 1"), [""; 0]);
+    assert_eq!(stream.status("CDS"), ConfigStatus::Synced);
     // What it learns and then loses is really gone; and so is what it knew from the beginning.
-    assert_eq!(stream.becomes("CDS same=1 late=1"), [""; 0]);
-    assert_eq!(stream.becomes(""), ["2 CDS gone late gone same"]);
-    assert_eq!(stream.hears("CDS ack 2"), [""; 0]);
-    stream.session.let_go();
-    assert_eq!(stream.becomes(""), ["3 CDS gone unknown"]);
+    assert_eq!(stream.changes_to("CDS same=1 late=1"), [""; 0]);
+    assert_eq!(stream.changes_to(""), ["2 CDS removed late removed same"]);
+    assert_eq!(stream.receives("CDS ack 2"), [""; 0]);
+    stream.session.remove_unknown_resources();
+    assert_eq!(stream.changes_to(""), ["3 CDS removed unknown"]);
 }
 
 #[test]
 fn a_reconnect_with_nothing_to_say_is_greeted() {
     let mut stream = Stream::new("CDS a=1, SDS leaf=1");
-    assert_eq!(stream.hears("CDS + * has a=1"), ["1 CDS"]);
-    assert_eq!(stream.hears("SDS + leaf has leaf=1"), ["2 SDS"]);
+    assert_eq!(stream.receives("CDS + * has a=1"), ["1 CDS"]);
+    assert_eq!(stream.receives("SDS + leaf has leaf=1"), ["2 SDS"]);
 }
 
 #[test]
 fn a_refused_version_is_never_sent_again_and_the_next_is() {
     let mut stream = Stream::new("LDS l=1");
-    stream.hears("LDS");
-    stream.hears("LDS ack 1");
-    assert_eq!(stream.becomes("LDS l=bad"), ["2 LDS l=bad"]);
-    assert_eq!(stream.hears("LDS nack 2 no such filter"), [""; 0]);
-    assert_eq!(stream.standing("LDS"), Standing::Nack("no such filter".into()));
-    assert_eq!(stream.becomes("LDS l=bad"), [""; 0]);
+    stream.receives("LDS");
+    stream.receives("LDS ack 1");
+    assert_eq!(stream.changes_to("LDS l=bad"), ["2 LDS l=bad"]);
+    assert_eq!(stream.receives("LDS nack 2 no such filter"), [""; 0]);
+    assert_eq!(stream.status("LDS"), ConfigStatus::Nack("no such filter".into()));
+    assert_eq!(stream.changes_to("LDS l=bad"), [""; 0]);
     assert_eq!(stream.session.nacks(), 1);
-    assert_eq!(stream.becomes("LDS l=3"), ["3 LDS l=3"]);
-    stream.hears("LDS ack 3");
-    assert_eq!(stream.standing("LDS"), Standing::Synced);
+    assert_eq!(stream.changes_to("LDS l=3"), ["3 LDS l=3"]);
+    stream.receives("LDS ack 3");
+    assert_eq!(stream.status("LDS"), ConfigStatus::Synced);
 }
 
 #[test]
 fn the_good_part_of_a_refused_response_is_removed_when_its_time_comes() {
     let mut stream = Stream::new("");
-    stream.hears("CDS");
-    stream.hears("CDS ack 1");
-    assert_eq!(stream.becomes("CDS good=1 bad=1"), ["2 CDS bad=1 good=1"]);
+    stream.receives("CDS");
+    stream.receives("CDS ack 1");
+    assert_eq!(stream.changes_to("CDS good=1 bad=1"), ["2 CDS bad=1 good=1"]);
     assert_eq!(
-        stream.hears("CDS nack 2 bad"),
+        stream.receives("CDS nack 2 bad"),
         ["3 CDS good=1"],
         "Envoy would not list it when it reconnects"
     );
-    stream.hears("CDS ack 3");
-    assert_eq!(stream.becomes(""), ["4 CDS gone bad gone good"]);
+    stream.receives("CDS ack 3");
+    assert_eq!(stream.changes_to(""), ["4 CDS removed bad removed good"]);
 }
 
 #[test]
 fn an_answer_to_an_older_response_settles_nothing() {
     let mut stream = Stream::new("CDS a=1");
-    stream.hears("CDS");
-    assert_eq!(stream.hears("CDS ack 77"), [""; 0]);
-    assert_eq!(stream.becomes("CDS a=2"), [""; 0], "the first is still under way");
-    assert_eq!(stream.hears("CDS ack 1"), ["2 CDS a=2"]);
+    stream.receives("CDS");
+    assert_eq!(stream.receives("CDS ack 77"), [""; 0]);
+    assert_eq!(stream.changes_to("CDS a=2"), [""; 0], "the first is still under way");
+    assert_eq!(stream.receives("CDS ack 1"), ["2 CDS a=2"]);
 }
 
 #[test]
 fn what_is_unsubscribed_is_forgotten() {
     let mut stream = Stream::new("SDS a=1 b=1");
-    stream.hears("SDS + a + b");
-    stream.hears("SDS ack 1");
-    assert_eq!(stream.hears("SDS - a"), [""; 0]);
-    assert_eq!(stream.becomes("SDS a=2 b=1"), [""; 0]);
-    assert_eq!(stream.hears("SDS + a"), ["2 SDS a=2"]);
+    stream.receives("SDS + a + b");
+    stream.receives("SDS ack 1");
+    assert_eq!(stream.receives("SDS - a"), [""; 0]);
+    assert_eq!(stream.changes_to("SDS a=2 b=1"), [""; 0]);
+    assert_eq!(stream.receives("SDS + a"), ["2 SDS a=2"]);
 }
 
 #[test]
 fn a_secret_that_changes_goes_before_the_cluster_even_if_the_client_is_slow() {
     let mut stream = Stream::new("SDS s=1, CDS a=1");
-    stream.hears("CDS");
-    stream.hears("SDS + s");
-    assert_eq!(stream.hears("CDS ack 1"), [""; 0]);
-    assert_eq!(stream.becomes("SDS s=2, CDS a=2"), [""; 0], "the first secret is under way");
-    assert_eq!(stream.hears("SDS ack 2"), ["3 SDS s=2", "4 CDS a=2"]);
+    stream.receives("CDS");
+    stream.receives("SDS + s");
+    assert_eq!(stream.receives("CDS ack 1"), [""; 0]);
+    assert_eq!(stream.changes_to("SDS s=2, CDS a=2"), [""; 0], "the first secret is under way");
+    assert_eq!(stream.receives("SDS ack 2"), ["3 SDS s=2", "4 CDS a=2"]);
 }
 
 #[test]
@@ -177,26 +179,26 @@ fn what_is_too_much_for_one_response_comes_in_pieces_and_listeners_wait_for_all_
     let mut stream =
         Stream::new(&format!("SDS s=1, CDS a={long} b={long} c={long}, LDS l=1, RDS r=1"));
     stream.session = Session::new(Variant::Delta, None)
-        .limit(Limits { response_bytes: 600, ..Limits::default() });
-    assert_eq!(stream.hears("CDS"), [format!("1 CDS a={long}")]);
-    assert_eq!(stream.hears("LDS"), [""; 0], "nor is it answered");
-    assert_eq!(stream.hears("SDS + s"), ["2 SDS s=1"], "but clusters warm on their secrets");
-    assert_eq!(stream.hears("CDS ack 1"), [format!("3 CDS b={long}")]);
-    assert_eq!(stream.hears("RDS + r"), [""; 0]);
-    assert_eq!(stream.standing("LDS"), Standing::Stale);
+        .with_limits(Limits { response_bytes: 600, ..Limits::default() });
+    assert_eq!(stream.receives("CDS"), [format!("1 CDS a={long}")]);
+    assert_eq!(stream.receives("LDS"), [""; 0], "nor is it answered");
+    assert_eq!(stream.receives("SDS + s"), ["2 SDS s=1"], "but clusters warm on their secrets");
+    assert_eq!(stream.receives("CDS ack 1"), [format!("3 CDS b={long}")]);
+    assert_eq!(stream.receives("RDS + r"), [""; 0]);
+    assert_eq!(stream.status("LDS"), ConfigStatus::Stale);
     assert_eq!(
-        stream.hears("CDS ack 3"),
+        stream.receives("CDS ack 3"),
         [format!("4 CDS c={long}"), "5 LDS l=1".into(), "6 RDS r=1".into()]
     );
     for answer in ["SDS ack 2", "CDS ack 4", "LDS ack 5", "RDS ack 6"] {
-        assert_eq!(stream.hears(answer), [""; 0]);
+        assert_eq!(stream.receives(answer), [""; 0]);
     }
-    assert!(stream.standings().values().all(|standing| *standing == Standing::Synced));
+    assert!(stream.statuses().values().all(|standing| *standing == ConfigStatus::Synced));
     // Two of a kind that fit go together; one that doesn't fit at all goes alone.
     let longer = "x".repeat(3000);
-    let pieces = stream.becomes(&format!("SDS s=1, CDS a=1 b=1 c={longer}, LDS l=1, RDS r=1"));
+    let pieces = stream.changes_to(&format!("SDS s=1, CDS a=1 b=1 c={longer}, LDS l=1, RDS r=1"));
     assert_eq!(pieces, ["7 CDS a=1 b=1"]);
-    assert_eq!(stream.hears("CDS ack 7"), [format!("8 CDS c={longer}")]);
+    assert_eq!(stream.receives("CDS ack 7"), [format!("8 CDS c={longer}")]);
 }
 
 #[test]
@@ -204,36 +206,36 @@ fn removals_come_in_pieces_too() {
     let names: Vec<String> = (0..40).map(|n| format!("a-name-of-some-length-{n:02}=1")).collect();
     let mut stream = Stream::new(&format!("CDS {}", names.join(" ")));
     stream.session = Session::new(Variant::Delta, None)
-        .limit(Limits { response_bytes: 500, ..Limits::default() });
-    let mut answer = stream.hears("CDS");
+        .with_limits(Limits { response_bytes: 500, ..Limits::default() });
+    let mut answer = stream.receives("CDS");
     while let Some(response) = answer.pop() {
-        answer = stream.hears(&format!("CDS ack {}", response.split(' ').next().unwrap()));
+        answer = stream.receives(&format!("CDS ack {}", response.split(' ').next().unwrap()));
     }
-    let (mut gone, mut answer) = (0, stream.becomes(""));
+    let (mut removed, mut answer) = (0, stream.changes_to(""));
     while let Some(response) = answer.pop() {
         assert!(response.len() < 700, "{response}");
-        gone += response.matches("gone").count();
-        answer = stream.hears(&format!("CDS ack {}", response.split(' ').next().unwrap()));
+        removed += response.matches("removed").count();
+        answer = stream.receives(&format!("CDS ack {}", response.split(' ').next().unwrap()));
     }
-    assert_eq!(gone, 40);
+    assert_eq!(removed, 40);
 }
 
 #[test]
 fn a_stream_of_one_types_own_service_speaks_of_no_other() {
     let mut stream = Stream::new("SDS s=1, CDS a=1");
     stream.session = Session::new(Variant::Delta, Some(ResourceType::Secret));
-    let nameless = crate::xds::session::Request { type_url: String::new(), ..request("SDS + s") };
-    assert_eq!(stream.takes(nameless), ["1 SDS s=1"]);
-    assert_eq!(stream.hears("CDS + a"), ["2 CDS gone a"]);
-    assert_eq!(stream.standings().len(), 1);
+    let nameless = crate::xds::messages::Request { type_url: String::new(), ..request("SDS + s") };
+    assert_eq!(stream.receives_request(nameless), ["1 SDS s=1"]);
+    assert_eq!(stream.receives("CDS + a"), ["2 CDS removed a"]);
+    assert_eq!(stream.statuses().len(), 1);
 }
 
 #[test]
 fn another_snapshot_is_looked_at_anew() {
     let mut stream = Stream::new("CDS a=1 b=1");
-    stream.hears("CDS");
-    stream.hears("CDS ack 1");
+    stream.receives("CDS");
+    stream.receives("CDS ack 1");
     stream.snapshot = resources("CDS a=2 c=1").into_iter().collect();
-    assert_eq!(stream.looks(), ["2 CDS a=2 c=1"]);
-    assert_eq!(stream.hears("CDS ack 2"), ["3 CDS gone b"]);
+    assert_eq!(stream.on_change(), ["2 CDS a=2 c=1"]);
+    assert_eq!(stream.receives("CDS ack 2"), ["3 CDS removed b"]);
 }

@@ -4,11 +4,14 @@ use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, Disc
 use proptest::prelude::*;
 use prost::Message;
 
-use super::cases::Seeds;
-use super::language::resource;
+use super::notation::resource;
+use super::random_cases::Seeds;
+use crate::xds::limits::Limits;
+use crate::xds::messages::{Request, Variant};
 use crate::xds::quarantine::{MAX_ENTRIES, Quarantine};
-use crate::xds::session::{Limits, Request, Session, Variant};
-use crate::xds::snapshot::{Change, ResourceType, Snapshot};
+use crate::xds::resource::ResourceType;
+use crate::xds::session::Session;
+use crate::xds::snapshot::{Change, Snapshot};
 
 const LIMITS: Limits = Limits { names: 12, name_length: 40, bytes: 200, response_bytes: 300 };
 
@@ -119,7 +122,7 @@ fn run(
 ) -> Result<(), TestCaseError> {
     let mut snapshot = Snapshot::default();
     let mut quarantine = Quarantine::default();
-    let new = || Session::new(variant, only).limit(LIMITS);
+    let new = || Session::new(variant, only).with_limits(LIMITS);
     let mut session = new();
     let mut latest = (String::new(), String::new());
     for event in events {
@@ -150,11 +153,11 @@ fn run(
                 None
             }
             Event::Hold(true) => {
-                session.hold();
+                session.keep_unknown_resources();
                 None
             }
             Event::Hold(false) => {
-                session.let_go();
+                session.remove_unknown_resources();
                 None
             }
         };
@@ -189,26 +192,18 @@ fn run(
             }
             latest = (response.type_url.into_owned(), response.nonce);
         }
-        session.standing(&snapshot, &quarantine);
+        session.status(&snapshot, &quarantine);
         prop_assert!(quarantine.len() <= MAX_ENTRIES);
-        for subscription in session.types.values() {
-            let remembered = [subscription.names.len(), subscription.owed.len()];
-            prop_assert!(
-                remembered.into_iter().all(|count| count <= LIMITS.names),
-                "{:?} names",
-                remembered
-            );
-            let known = snapshot.of(subscription.kind).len() + LIMITS.names;
-            let of_resources = [
-                subscription.held.len(),
-                subscription.refused.len(),
-                subscription.suspects.iter().flatten().count(),
+        for (kind, subscription) in &session.subscriptions {
+            let names = [subscription.names.len(), subscription.names.pending_response().len()];
+            prop_assert!(names.iter().all(|count| *count <= LIMITS.names), "{:?} names", names);
+            let most = snapshot.of_type(*kind).len() + LIMITS.names + 10;
+            let resources = [
+                subscription.client.len(),
+                subscription.nacks.rejected_names().count(),
+                subscription.nacks.candidates().count(),
             ];
-            prop_assert!(
-                of_resources.into_iter().all(|count| count <= 10 + known),
-                "{:?} resources",
-                of_resources
-            );
+            prop_assert!(resources.iter().all(|count| *count <= most), "{:?} resources", resources);
         }
     }
     Ok(())

@@ -1,16 +1,17 @@
 //! What clients may ask for.
 
-use super::language::*;
+use super::notation::*;
+use crate::xds::limits::{LimitExceeded, Limits, MAX_NACK_MESSAGE, max_request_memory};
+use crate::xds::messages::{Request, Response, Variant};
 use crate::xds::quarantine::Quarantine;
-use crate::xds::session::{
-    Abuse, Limits, MAX_REASON, Request, Response, Session, Standing, Variant, most_remembered,
-};
-use crate::xds::snapshot::{ResourceType, Snapshot};
+use crate::xds::resource::ResourceType;
+use crate::xds::session::{ConfigStatus, Session};
+use crate::xds::snapshot::Snapshot;
 
 const UNKNOWN: &str = "type.googleapis.com/some.Other";
 
 /// What becomes of a stream's first request.
-fn first(variant: Variant, request: Request) -> Result<Vec<Response>, Abuse> {
+fn first(variant: Variant, request: Request) -> Result<Vec<Response>, LimitExceeded> {
     Session::new(variant, None).on_request(
         request,
         &Snapshot::default(),
@@ -51,7 +52,7 @@ fn more_names_than_anyone_needs_end_the_stream() {
         let names = |count: usize| (0..count).map(|n| n.to_string()).collect();
         assert_eq!(
             first(variant, asking(variant, url, names(most + 1))),
-            Err(Abuse::TooManyNames(most + 1, most))
+            Err(LimitExceeded::Names(most + 1, most))
         );
         assert!(first(variant, asking(variant, url, names(most))).is_ok());
     }
@@ -73,7 +74,11 @@ fn a_name_longer_than_any_ends_the_stream() {
         };
         let knowing = Request { version_info: long.clone(), ..of("n") };
         for request in [of(&long), unsubscribing, having(&long, "1"), having("n", &long), knowing] {
-            assert_eq!(first(variant, request), Err(Abuse::LongName(limit + 1, limit)), "{url}");
+            assert_eq!(
+                first(variant, request),
+                Err(LimitExceeded::NameLength(limit + 1, limit)),
+                "{url}"
+            );
         }
         assert!(
             first(variant, of(&most)).is_ok() && first(variant, having(&most, &most)).is_ok(),
@@ -82,7 +87,7 @@ fn a_name_longer_than_any_ends_the_stream() {
     }
     assert_eq!(
         first(Variant::Delta, asking(Variant::Delta, &long, vec![])),
-        Err(Abuse::LongName(limit + 1, limit))
+        Err(LimitExceeded::NameLength(limit + 1, limit))
     );
 }
 
@@ -101,7 +106,7 @@ fn long_names_add_up_over_requests() {
     for from in (0..wanted).step_by(4096) {
         assert_eq!(ask(from), Ok(()));
     }
-    assert!(matches!(ask(wanted), Err(Abuse::TooManyBytes(..))));
+    assert!(matches!(ask(wanted), Err(LimitExceeded::Bytes(..))));
 }
 
 #[test]
@@ -110,25 +115,25 @@ fn limits_are_what_one_sets() {
     let ask = |count: usize| {
         let names = (0..count).map(|n| n.to_string()).collect();
         let request = asking(Variant::Delta, ResourceType::Secret.url(), names);
-        Session::new(Variant::Delta, None).limit(limits).on_request(
+        Session::new(Variant::Delta, None).with_limits(limits).on_request(
             request,
             &Snapshot::default(),
             &mut Quarantine::default(),
         )
     };
     assert!(ask(2).is_ok());
-    assert_eq!(ask(3), Err(Abuse::TooManyNames(3, 2)));
+    assert_eq!(ask(3), Err(LimitExceeded::Names(3, 2)));
 }
 
 #[test]
 fn a_refusal_is_kept_in_plain_and_few_words() {
     let mut stream = Stream::new("LDS l=bad");
-    stream.hears("LDS");
-    let error = format!("no \x1b[2Jsuch\nfilter\u{9b}\u{202e}{}", "é".repeat(3 * MAX_REASON));
-    stream.takes(Request { error: Some(error), ..request("LDS ack 1") });
-    let Standing::Nack(words) = stream.standing("LDS") else { panic!("no NACK") };
+    stream.receives("LDS");
+    let error = format!("no \x1b[2Jsuch\nfilter\u{9b}\u{202e}{}", "é".repeat(3 * MAX_NACK_MESSAGE));
+    stream.receives_request(Request { error: Some(error), ..request("LDS ack 1") });
+    let ConfigStatus::Nack(words) = stream.status("LDS") else { panic!("no NACK") };
     assert!(words.starts_with("no \\u{1b}[2Jsuch\\nfilter\\u{9b}\\u{202e}é"), "{words}");
-    assert_eq!(words.chars().count(), MAX_REASON);
+    assert_eq!(words.chars().count(), MAX_NACK_MESSAGE);
 }
 
 #[test]
@@ -138,21 +143,21 @@ fn what_a_client_says_is_remembered_as_so_many_bytes_and_forgotten_again() {
     let (snapshot, mut quarantine) = (Snapshot::default(), Quarantine::default());
     for variant in BOTH {
         let mut session = Session::new(variant, None);
-        assert_eq!(session.remembered(), 0);
+        assert_eq!(session.memory_bytes(), 0);
         let mut take = |session: &mut Session, request| {
             session.on_request(request, &snapshot, &mut quarantine).unwrap()
         };
         let responses =
             take(&mut session, asking(variant, ResourceType::Secret.url(), names.clone()));
-        let remembered = session.remembered();
+        let remembered = session.memory_bytes();
         // Each in a block of its own, in a set.
         assert!(
-            (bytes + 64_000..=most_remembered(names.len(), bytes)).contains(&remembered),
+            (bytes + 64_000..=max_request_memory(names.len(), bytes)).contains(&remembered),
             "{remembered}"
         );
-        let waiting: usize = responses.iter().map(Response::waiting).sum();
+        let waiting: usize = responses.iter().map(Response::queued_bytes).sum();
         assert!(
-            remembered + waiting <= most_remembered(names.len(), bytes),
+            remembered + waiting <= max_request_memory(names.len(), bytes),
             "{remembered} and {waiting}"
         );
         let nonce = responses[0].nonce.clone();
@@ -167,7 +172,7 @@ fn what_a_client_says_is_remembered_as_so_many_bytes_and_forgotten_again() {
             }
         };
         take(&mut session, none);
-        assert!(session.remembered() < 1000, "{variant:?}: {}", session.remembered());
+        assert!(session.memory_bytes() < 1000, "{variant:?}: {}", session.memory_bytes());
     }
 }
 
@@ -187,22 +192,28 @@ fn what_a_client_brings_and_refuses_is_remembered_too_and_what_the_snapshot_has_
     session
         .on_request(brings(&|n| resource(n).version.to_string()), &snapshot, &mut quarantine)
         .unwrap();
-    let equal = session.remembered();
+    let equal = session.memory_bytes();
     assert!((16_000..50_000).contains(&equal), "{equal}");
     // They are unknown, and so taken away, but not yet.
     let mut holding = Session::new(Variant::Delta, None);
-    holding.hold();
+    holding.keep_unknown_resources();
     holding
         .on_request(brings(&|_| "another".into()), &Snapshot::default(), &mut quarantine)
         .unwrap();
-    let unknown = holding.remembered();
-    assert!((100_000..=most_remembered(1000, 19_000)).contains(&unknown), "{unknown}");
+    let unknown = holding.memory_bytes();
+    assert!((100_000..=max_request_memory(1000, 19_000)).contains(&unknown), "{unknown}");
 
     let mut stream = Stream::new("LDS l=bad");
-    stream.hears("LDS");
-    let before = stream.session.remembered();
-    stream.takes(Request { error: Some("é".repeat(MAX_REASON)), ..request("LDS ack 1") });
-    assert!(stream.session.remembered() >= before + 2 * MAX_REASON, "the words of a refusal");
+    stream.receives("LDS");
+    let before = stream.session.memory_bytes();
+    stream.receives_request(Request {
+        error: Some("é".repeat(MAX_NACK_MESSAGE)),
+        ..request("LDS ack 1")
+    });
+    assert!(
+        stream.session.memory_bytes() >= before + 2 * MAX_NACK_MESSAGE,
+        "the words of a refusal"
+    );
 }
 
 #[test]
@@ -219,11 +230,11 @@ fn whoever_has_more_resources_may_list_more() {
             ..asking(Variant::Delta, ResourceType::Cluster.url(), vec![])
         };
         Session::new(Variant::Delta, None)
-            .limit(limits)
+            .with_limits(limits)
             .on_request(request, &snapshot, &mut Quarantine::default())
             .map(drop)
     };
-    assert_eq!(ask(0, 11), Err(Abuse::TooManyNames(11, 10)));
+    assert_eq!(ask(0, 11), Err(LimitExceeded::Names(11, 10)));
     assert_eq!(ask(100, 200), Ok(()));
-    assert_eq!(ask(100, 201), Err(Abuse::TooManyNames(201, 200)));
+    assert_eq!(ask(100, 201), Err(LimitExceeded::Names(201, 200)));
 }

@@ -2,24 +2,24 @@
 
 use std::sync::Arc;
 
-use super::LOOKS;
-use super::language::*;
-use crate::xds::session::subscription::Subscription;
-use crate::xds::session::{Session, Standing};
-use crate::xds::snapshot::{Change, ResourceType};
+use super::notation::*;
+use crate::xds::resource::ResourceType;
+use crate::xds::session::subscription::{NAMES_CHECKED, Subscription};
+use crate::xds::session::{ConfigStatus, Session};
+use crate::xds::snapshot::Change;
 
 /// At how many names something looks.
 fn looks<T>(what: impl FnOnce() -> T) -> (u64, T) {
-    let before = LOOKS.get();
+    let before = NAMES_CHECKED.get();
     let result = what();
-    (LOOKS.get() - before, result)
+    (NAMES_CHECKED.get() - before, result)
 }
 
 fn acknowledged(stream: &mut Stream, mut responses: Vec<String>) {
     while let Some(response) = responses.pop() {
         let mut words = response.split(' ');
         let (nonce, kind) = (words.next().unwrap(), words.next().unwrap());
-        responses.extend(stream.hears(&format!("{kind} ack {nonce}")));
+        responses.extend(stream.receives(&format!("{kind} ack {nonce}")));
     }
 }
 
@@ -29,19 +29,19 @@ fn one_change_among_15_000_costs_as_little_as_among_15() {
         let all: Vec<String> = (0..size).map(|n| format!("n{n:05}=1")).collect();
         let mut stream = Stream::new(&format!("CDS {}, LDS l=1, SDS s=1", all.join(" ")));
         for text in ["CDS", "LDS", "SDS + s"] {
-            let responses = stream.hears(text);
+            let responses = stream.receives(text);
             acknowledged(&mut stream, responses);
         }
-        assert!(stream.standings().values().all(|standing| *standing == Standing::Synced));
+        assert!(stream.statuses().values().all(|standing| *standing == ConfigStatus::Synced));
         let change = |stream: &mut Stream, change: Change, wanted: &str| {
             stream.snapshot.apply(vec![change]);
-            let (looked, responses) = looks(|| stream.looks());
+            let (looked, responses) = looks(|| stream.on_change());
             assert!(looked <= 4, "{looked} looks at {size} resources");
             assert!(responses[0].ends_with(wanted), "{responses:?}");
             let (looked, ()) = looks(|| acknowledged(stream, responses));
             assert!(looked <= 4, "{looked} looks at {size} resources for an answer");
-            let (looked, standings) = looks(|| stream.standings());
-            assert_eq!((looked, &standings[&ResourceType::Cluster]), (0, &Standing::Synced));
+            let (looked, standings) = looks(|| stream.statuses());
+            assert_eq!((looked, &standings[&ResourceType::Cluster]), (0, &ConfigStatus::Synced));
         };
         change(
             &mut stream,
@@ -52,7 +52,7 @@ fn one_change_among_15_000_costs_as_little_as_among_15() {
         change(
             &mut stream,
             Change::Remove(ResourceType::Cluster, "n00003".into()),
-            "CDS gone n00003",
+            "CDS removed n00003",
         );
         // A burst while the client is slow costs what it changes.
         for version in 0..20 {
@@ -61,29 +61,29 @@ fn one_change_among_15_000_costs_as_little_as_among_15() {
                 "n00009",
                 &format!("v{version}"),
             ))]);
-            assert!(looks(|| stream.looks()).0 <= 25);
+            assert!(looks(|| stream.on_change()).0 <= 25);
         }
     }
 }
 
-/// What a session has on the heap when it is idle, counted from its parts: the allocator's own overhead left out.
-fn heap(session: &Session) -> usize {
-    let node = |entry: usize| 11 * entry + 16;
-    let subscription = |subscription: &Subscription| {
-        let names = subscription.names.len();
-        let of_names = names.div_ceil(6) * node(size_of::<Arc<str>>());
-        let idle = subscription.owed.is_empty()
-            && subscription.refused.is_empty()
-            && subscription.suspects.is_empty();
-        assert!(idle && subscription.under_way.is_none());
-        assert!(
-            subscription.held.iter().all(|held| held.resource().is_some()),
-            "the snapshot's own"
-        );
-        size_of::<Subscription>() + of_names + subscription.held.capacity_bytes()
+/// Bytes that an idle session has on the heap, counted from its parts, without the allocator's overhead.
+fn heap_bytes(session: &Session) -> usize {
+    let btree_node = |entry: usize| 11 * entry + 16;
+    let of_subscription = |subscription: &Subscription| {
+        let is_idle = subscription.names.pending_response().is_empty()
+            && subscription.nacks.rejected_names().count() == 0
+            && !subscription.nacks.has_candidates()
+            && !subscription.is_in_flight();
+        assert!(is_idle, "{subscription:?}");
+        let mut client_resources = subscription.client.iter();
+        assert!(client_resources.all(|resource| resource.content().is_some()));
+        let names = subscription.names.len().div_ceil(6) * btree_node(size_of::<Arc<str>>());
+        size_of::<Subscription>() + names + subscription.client.memory_bytes()
     };
-    let types = node(size_of::<(ResourceType, Box<Subscription>)>());
-    size_of::<Session>() + types + session.types.values().map(|it| subscription(it)).sum::<usize>()
+    let map = btree_node(size_of::<(ResourceType, Box<Subscription>)>());
+    let subscriptions =
+        session.subscriptions.values().map(|subscription| of_subscription(subscription));
+    size_of::<Session>() + map + subscriptions.sum::<usize>()
 }
 
 #[test]
@@ -92,16 +92,16 @@ fn an_idle_session_of_a_cluster_takes_less_than_two_kilobytes_and_the_hubs_a_few
     let mut stream =
         Stream::new("SDS a=1 b=1 c=1 d=1, CDS e=1 f=1 g=1, LDS h=1 i=1, RDS j=1 k=1 l=1");
     for text in ["CDS", "LDS", "SDS + a + b", "SDS + c + d", "RDS + j + k + l"] {
-        let responses = stream.hears(text);
+        let responses = stream.receives(text);
         acknowledged(&mut stream, responses);
     }
-    assert!(stream.standings().values().all(|standing| *standing == Standing::Synced));
-    let bytes = heap(&stream.session);
+    assert!(stream.statuses().values().all(|standing| *standing == ConfigStatus::Synced));
+    let bytes = heap_bytes(&stream.session);
     assert!(bytes < 2048, "{bytes}");
     let all: Vec<String> = (0..15_000).map(|n| format!("n{n:05}=1")).collect();
     let mut stream = Stream::new(&format!("CDS {}", all.join(" ")));
-    let responses = stream.hears("CDS");
+    let responses = stream.receives("CDS");
     acknowledged(&mut stream, responses);
-    let bytes = heap(&stream.session) / 15_000;
+    let bytes = heap_bytes(&stream.session) / 15_000;
     assert!(bytes <= 40, "{bytes} for each");
 }

@@ -2,16 +2,18 @@
 //!
 //! `CDS + *` subscribes, `CDS - a` unsubscribes, `CDS has a=1` is what a client says on reconnect, `CDS ack 1` and
 //! `CDS nack 1 why` answer. In the state of the world `CDS ack 1 a b` answers with the names that are subscribed to, and `CDS v x a b` is the
-//! first request of a client that has version x. A response reads `1 CDS a=1 b=2 gone c`.
+//! first request of a client that has version x. A response reads `1 CDS a=1 b=2 removed c`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use envoy_types::pb::google::protobuf::Any;
 
+use crate::xds::messages::{Request, Response, Variant};
 use crate::xds::quarantine::Quarantine;
-use crate::xds::session::{Request, Response, Session, Standing, Variant};
-use crate::xds::snapshot::{Resource, ResourceType, Snapshot, Version};
+use crate::xds::resource::{Resource, ResourceType, Version};
+use crate::xds::session::{ConfigStatus, Session};
+use crate::xds::snapshot::Snapshot;
 
 /// A client and a server without a socket between.
 pub struct Stream {
@@ -77,11 +79,11 @@ pub fn request(text: &str) -> Request {
     request
 }
 
-pub fn line(response: &Response) -> String {
+pub fn text_of(response: &Response) -> String {
     let kind = ResourceType::of_url(&response.type_url).expect("a known type");
     let mut line = format!("{} {kind}", response.nonce);
     response.resources.iter().for_each(|r| line.push_str(&format!(" {}={}", r.name, content(r))));
-    response.removed.iter().for_each(|name| line.push_str(&format!(" gone {name}")));
+    response.removed.iter().for_each(|name| line.push_str(&format!(" removed {name}")));
     line
 }
 
@@ -92,7 +94,7 @@ impl Stream {
 
     pub fn of(variant: Variant, text: &str) -> Self {
         let mut snapshot = Snapshot::default();
-        snapshot.become_these(resources(text));
+        snapshot.replace_all(resources(text));
         Self { session: Session::new(variant, None), snapshot, quarantine: Quarantine::default() }
     }
 
@@ -101,50 +103,51 @@ impl Stream {
         self.session = Session::new(variant, None);
     }
 
-    pub fn hears(&mut self, text: &str) -> Vec<String> {
-        self.takes(request(text))
+    pub fn receives(&mut self, text: &str) -> Vec<String> {
+        self.receives_request(request(text))
     }
 
-    pub fn takes(&mut self, request: Request) -> Vec<String> {
+    pub fn receives_request(&mut self, request: Request) -> Vec<String> {
         let responses = self.session.on_request(request, &self.snapshot, &mut self.quarantine);
-        responses.expect("no abuse").iter().map(line).collect()
+        responses.expect("no abuse").iter().map(text_of).collect()
     }
 
-    pub fn becomes(&mut self, text: &str) -> Vec<String> {
-        self.snapshot.become_these(resources(text));
-        self.looks()
+    pub fn changes_to(&mut self, text: &str) -> Vec<String> {
+        self.snapshot.replace_all(resources(text));
+        self.on_change()
     }
 
-    pub fn looks(&mut self) -> Vec<String> {
-        self.session.on_change(&self.snapshot, &self.quarantine).iter().map(line).collect()
+    pub fn on_change(&mut self) -> Vec<String> {
+        self.session.on_change(&self.snapshot, &self.quarantine).iter().map(text_of).collect()
     }
 
-    pub fn standings(&self) -> BTreeMap<ResourceType, Standing> {
-        self.session.standing(&self.snapshot, &self.quarantine)
+    pub fn statuses(&self) -> BTreeMap<ResourceType, ConfigStatus> {
+        self.session.status(&self.snapshot, &self.quarantine)
     }
 
-    pub fn standing(&self, kind: &str) -> Standing {
-        self.standings()[&kind_of(kind)].clone()
+    pub fn status(&self, kind: &str) -> ConfigStatus {
+        self.statuses()[&kind_of(kind)].clone()
     }
 
     /// What is quarantined: `CDS a=1`, with the fallback behind a slash.
     pub fn quarantined(&self) -> Vec<String> {
-        let line =
-            |(kind, name, refusal): (ResourceType, &str, &crate::xds::quarantine::Refusal)| {
-                let fallback = refusal
-                    .fallback
-                    .as_ref()
-                    .map(|fallback| format!("/{}", content(fallback)))
-                    .unwrap_or_default();
-                let current = self
-                    .snapshot
-                    .get(kind, name)
-                    .filter(|current| current.version == refusal.version);
-                format!(
-                    "{kind} {name}={}{fallback}",
-                    current.map_or("?".into(), |current| content(current))
-                )
-            };
+        let line = |(kind, name, refusal): (
+            ResourceType,
+            &str,
+            &crate::xds::quarantine::RejectedVersion,
+        )| {
+            let fallback = refusal
+                .fallback
+                .as_ref()
+                .map(|fallback| format!("/{}", content(fallback)))
+                .unwrap_or_default();
+            let current =
+                self.snapshot.get(kind, name).filter(|current| current.version == refusal.version);
+            format!(
+                "{kind} {name}={}{fallback}",
+                current.map_or("?".into(), |current| content(current))
+            )
+        };
         self.quarantine.entries().map(line).collect()
     }
 }

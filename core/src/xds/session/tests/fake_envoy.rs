@@ -2,42 +2,42 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::language::content;
-use crate::xds::session::{Request, Response, Variant};
-use crate::xds::snapshot::{Resource, ResourceType};
+use super::notation::content;
+use crate::xds::messages::{Request, Response, Variant};
+use crate::xds::resource::{Resource, ResourceType};
 
 /// In the order in which an Envoy asks.
 pub const KINDS: [ResourceType; 4] =
     [ResourceType::Cluster, ResourceType::Listener, ResourceType::Secret, ResourceType::Route];
 
 /// Names to contents, by type.
-pub type Things = BTreeMap<ResourceType, BTreeMap<String, String>>;
+pub type Contents = BTreeMap<ResourceType, BTreeMap<String, String>>;
 
 /// How an Envoy takes a content.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Taste {
+pub enum Verdict {
     Good,
     /// It refuses it by name, and applies what is good beside it.
-    Bad,
+    Rejected,
     /// It can't decode it: it refuses the whole response without a name.
-    Nonsense,
+    Undecodable,
 }
 
-pub fn taste(name: &str, content: &str) -> Taste {
+pub fn verdict(name: &str, content: &str) -> Verdict {
     match (name, content) {
-        ("n0" | "n2", "3") => Taste::Bad,
-        ("n1" | "n2", "5") => Taste::Nonsense,
-        _ => Taste::Good,
+        ("n0" | "n2", "3") => Verdict::Rejected,
+        ("n1" | "n2", "5") => Verdict::Undecodable,
+        _ => Verdict::Good,
     }
 }
 
 #[derive(Default)]
-pub struct Envoy {
+pub struct FakeEnvoy {
     pub variant: Option<Variant>,
     /// What is live.
-    pub has: Things,
+    pub has: Contents,
     /// What it lists when it reconnects: with what it accepted wholly (incremental).
-    pub lists: Things,
+    pub lists: Contents,
     /// The versions that it accepted last (state of the world).
     pub versions: BTreeMap<ResourceType, String>,
     pub nonces: BTreeMap<ResourceType, String>,
@@ -48,16 +48,16 @@ pub struct Envoy {
     /// other process does so.
     pub drops_unwanted_types: bool,
     /// What it applied of a refused response and doesn't list, from before this stream: no server can know of it.
-    pub unlisted: BTreeSet<(ResourceType, String)>,
+    pub not_listed: BTreeSet<(ResourceType, String)>,
 }
 
-pub fn is_wild(kind: ResourceType) -> bool {
+pub fn has_wildcard(kind: ResourceType) -> bool {
     matches!(kind, ResourceType::Cluster | ResourceType::Listener)
 }
 
-impl Envoy {
-    pub fn wants(&self, kind: ResourceType, name: &str) -> bool {
-        is_wild(kind) || self.names.get(&kind).is_some_and(|names| names.contains(name))
+impl FakeEnvoy {
+    pub fn subscribes_to(&self, kind: ResourceType, name: &str) -> bool {
+        has_wildcard(kind) || self.names.get(&kind).is_some_and(|names| names.contains(name))
     }
 
     fn is_delta(&self) -> bool {
@@ -82,7 +82,7 @@ impl Envoy {
     /// Whether a stream begins with a request for this type.
     fn asks_first_for(&self, kind: ResourceType) -> bool {
         let asks_for_nothing = self.asked.contains(&kind) && !self.drops_unwanted_types;
-        is_wild(kind)
+        has_wildcard(kind)
             || asks_for_nothing
             || self.names.get(&kind).is_some_and(|names| !names.is_empty())
     }
@@ -106,7 +106,7 @@ impl Envoy {
                 let all = has.keys().chain(lists.into_iter().flat_map(|lists| lists.keys()));
                 let odd =
                     all.filter(|name| lists.and_then(|lists| lists.get(*name)) != has.get(*name));
-                self.unlisted.extend(odd.map(|name| (*kind, name.clone())));
+                self.not_listed.extend(odd.map(|name| (*kind, name.clone())));
             }
         }
         let asked: Vec<ResourceType> =
@@ -115,7 +115,7 @@ impl Envoy {
         let first = |kind: ResourceType| {
             let request = Request { type_url: kind.url().into(), ..Request::default() };
             let versions = |(name, content): (&String, &String)| {
-                (name.clone(), super::language::version(content))
+                (name.clone(), super::notation::version(content))
             };
             match self.variant {
                 Some(Variant::StateOfTheWorld) => Request {
@@ -124,7 +124,11 @@ impl Envoy {
                     ..request
                 },
                 _ => Request {
-                    subscribe: if is_wild(kind) { vec!["*".into()] } else { self.names_of(kind) },
+                    subscribe: if has_wildcard(kind) {
+                        vec!["*".into()]
+                    } else {
+                        self.names_of(kind)
+                    },
                     initial_versions: self
                         .lists
                         .get(&kind)
@@ -147,7 +151,7 @@ impl Envoy {
         if !wanted {
             names.remove(name);
             if self.variant == Some(Variant::Delta) {
-                self.unlisted.remove(&(kind, name.to_owned()));
+                self.not_listed.remove(&(kind, name.to_owned()));
                 for things in [&mut self.has, &mut self.lists] {
                     things.entry(kind).or_default().remove(name);
                 }
@@ -180,34 +184,37 @@ impl Envoy {
             .resources
             .iter()
             .map(|resource| &**resource)
-            .filter(|it| self.wants(kind, &it.name))
+            .filter(|it| self.subscribes_to(kind, &it.name))
             .collect();
-        let tastes = |sort: Taste| {
-            wanted.iter().filter(move |resource| taste(&resource.name, &content(resource)) == sort)
+        let of_verdict = |sort: Verdict| {
+            wanted
+                .iter()
+                .filter(move |resource| verdict(&resource.name, &content(resource)) == sort)
         };
-        let nonsense = tastes(Taste::Nonsense).count() > 0;
-        let bad: Vec<String> =
-            tastes(Taste::Bad).map(|resource| format!("{}: bad", resource.name)).collect();
+        let nonsense = of_verdict(Verdict::Undecodable).count() > 0;
+        let bad: Vec<String> = of_verdict(Verdict::Rejected)
+            .map(|resource| format!("{}: bad", resource.name))
+            .collect();
         let error = match (nonsense, bad.is_empty()) {
             (true, _) => Some("cannot decode".to_owned()),
             (false, false) => Some(format!("Error adding/updating thing(s) {}", bad.join(", "))),
             (false, true) => None,
         };
-        let whole = !self.is_delta() && is_wild(kind);
+        let whole = !self.is_delta() && has_wildcard(kind);
         if !nonsense {
             let has = self.has.entry(kind).or_default();
             for name in &response.removed {
                 has.remove(&**name);
-                self.unlisted.remove(&(kind, name.to_string()));
+                self.not_listed.remove(&(kind, name.to_string()));
             }
             if whole {
                 has.retain(|name, _| {
                     response.resources.iter().any(|resource| *resource.name == **name)
                 });
             }
-            for resource in tastes(Taste::Good) {
+            for resource in of_verdict(Verdict::Good) {
                 has.insert(resource.name.to_string(), content(resource));
-                self.unlisted.remove(&(kind, resource.name.to_string()));
+                self.not_listed.remove(&(kind, resource.name.to_string()));
             }
         }
         if self.is_delta() {
