@@ -20,7 +20,7 @@ use atlas_core::name::{ClusterName, Identity, NodeId};
 use atlas_core::pki::{Time, Trust};
 use atlas_core::plan::{Planner, Scope};
 use atlas_core::thanos::stores::Stores;
-use atlas_core::thanos::zone::Written;
+use atlas_core::thanos::zone::ZoneFileVersion;
 use atlas_core::validate::{ChangeSet, Finding, ManifestStore};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -80,7 +80,7 @@ struct Known {
     planner: Planner,
     stores: Stores,
     /// The DNS zone's file, as it is.
-    zone: Option<Written>,
+    zone: Option<ZoneFileVersion>,
     /// What the next round is to plan besides what changes.
     scope: Scope,
     /// Whether the next round is to look at all certificates and files.
@@ -180,15 +180,15 @@ impl Controller {
         });
 
         let concerned: BTreeSet<ClusterName> =
-            scope.clusters.union(&news.touched.claimed).cloned().collect();
+            scope.clusters.union(&news.touched.services).cloned().collect();
         let only = (!known.check && !scope.all).then_some(&concerned);
-        let is_claimed = |name: &&ClusterName| register.claims(name).next().is_some();
+        let is_claimed = |name: &&ClusterName| register.services_of(name).next().is_some();
         let (clusters, present): (BTreeSet<ClusterName>, _) = match only {
             Some(only) => {
                 let clusters = only.iter().filter(|name| fleet.clusters.contains_key(*name));
                 (clusters.cloned().collect(), only.iter().filter(is_claimed).cloned().collect())
             }
-            None => (fleet.clusters.keys().cloned().collect(), register.claimed().collect()),
+            None => (fleet.clusters.keys().cloned().collect(), register.cluster_names().collect()),
         };
         let report = self
             .pki
@@ -288,15 +288,17 @@ impl Controller {
     fn write_stores(
         &self,
         stores: &Stores,
-        known: &mut Option<Written>,
+        known: &mut Option<ZoneFileVersion>,
         differ: bool,
     ) -> Vec<String> {
         // Before the first round, the file of an earlier process: its serial number must not fall.
-        let before = known
-            .or_else(|| Written::of(&std::fs::read_to_string(self.state.path(ZONE_FILE)).ok()?));
-        let zone =
-            Written::next(before, clock::now(), |serial| stores.zone_file(&self.settings, serial));
-        *known = Written::of(&zone);
+        let before = known.or_else(|| {
+            ZoneFileVersion::of(&std::fs::read_to_string(self.state.path(ZONE_FILE)).ok()?)
+        });
+        let zone = ZoneFileVersion::next_file(before, clock::now(), |serial| {
+            stores.zone_file(&self.settings, serial)
+        });
+        *known = ZoneFileVersion::of(&zone);
         let mut results = Vec::new();
         for (file, text) in [("endpoints.yaml", stores.endpoints()), (ZONE_FILE, zone)] {
             // Known to differ, they needn't be compared with what is there: with many clusters they are long.

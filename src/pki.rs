@@ -14,7 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, bail};
 use atlas_core::name::{ClusterName, Identity, NodeId, TrustDomain};
 use atlas_core::pki::{
-    self, Authority, Inventory, IssueRequest, Leaf, Lifetimes, PrivateKey, Time, Trust, Validity,
+    self, Authority, IssueRequest, IssuedCertificates, Leaf, Lifetimes, PrivateKey, Time, Trust,
+    Validity,
 };
 use atlas_core::plan::Scope;
 
@@ -138,7 +139,7 @@ impl<V: PkiStore> Pki<V> {
             let identities = pki::required_identities(wanted.clusters, |name| {
                 self.contents.ledger.revision(name)
             });
-            pki::due(&self.inventory_of(&identities), &identities, &self.lifetimes, now)
+            pki::requests_due(&self.inventory_of(&identities), &identities, &self.lifetimes, now)
         };
         self.carry_out_all(&orders, now, &mut done);
         let problem = pki::root_problem(&self.authorities(), now);
@@ -251,20 +252,20 @@ impl<V: PkiStore> Pki<V> {
         self.contents.identities.iter().filter_map(of).collect()
     }
 
-    fn authorities(&self) -> Inventory {
+    fn authorities(&self) -> IssuedCertificates {
         let validity =
             |(authority, signed): (&Authority, &CertificateAndKey)| (*authority, signed.validity);
-        Inventory {
+        IssuedCertificates {
             authorities: self.contents.authorities.iter().map(validity).collect(),
             identities: BTreeMap::new(),
         }
     }
 
-    fn inventory_of(&self, identities: &BTreeSet<Identity>) -> Inventory {
+    fn inventory_of(&self, identities: &BTreeSet<Identity>) -> IssuedCertificates {
         let known = identities
             .iter()
             .filter_map(|one| Some((one.clone(), self.contents.identities.get(one)?.validity)));
-        Inventory { identities: known.collect(), ..self.authorities() }
+        IssuedCertificates { identities: known.collect(), ..self.authorities() }
     }
 
     /// Forgets every credential of a cluster, and expects the next revision should it ever come back. Its files go too.

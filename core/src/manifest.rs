@@ -35,6 +35,23 @@ impl Manifest {
             Manifest::EndpointSlice(_) => "EndpointSlice",
         }
     }
+
+    /// The object that it describes.
+    pub fn key(&self) -> ManifestKey {
+        let meta = self.meta();
+        ManifestKey {
+            kind: self.kind(),
+            namespace: meta.namespace.clone(),
+            name: meta.name.clone(),
+        }
+    }
+
+    /// Whether [`Manifest::key`] is `key`, without making one.
+    pub fn has_key(&self, key: &ManifestKey) -> bool {
+        let meta = self.meta();
+        (self.kind(), meta.namespace.as_ref(), &meta.name)
+            == (key.kind, key.namespace.as_ref(), &key.name)
+    }
 }
 
 /// What of an object's `metadata` matters here.
@@ -129,26 +146,32 @@ pub struct Endpoint {
     pub target: Option<String>,
 }
 
-/// What makes an object the same object: kind, namespace and name.
-///
-/// A namespace that is left out differs from every one that is written: which it is, intake knows.
-pub fn identity(manifest: &Manifest) -> (&'static str, Option<&str>, &str) {
-    let meta = manifest.meta();
-    (manifest.kind(), meta.namespace.as_deref(), &meta.name)
+/// Which object a manifest describes. Of each object there is at most one manifest.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ManifestKey {
+    /// `Service` or `EndpointSlice`.
+    pub kind: &'static str,
+    /// `metadata.namespace`. `None` where the manifest leaves it out, which differs from every
+    /// namespace that is written: validation knows which one it is.
+    pub namespace: Option<String>,
+    /// `metadata.name`.
+    pub name: String,
 }
 
-/// The object in messages: `Service monitoring/tokyo`.
-pub fn title(manifest: &Manifest) -> String {
-    match identity(manifest) {
-        (kind, Some(namespace), name) => format!("{kind} {namespace}/{name}"),
-        (kind, None, name) => format!("{kind} {name}"),
+/// As messages show it: `Service monitoring/tokyo`.
+impl fmt::Display for ManifestKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.namespace {
+            Some(namespace) => write!(f, "{} {namespace}/{}", self.kind, self.name),
+            None => write!(f, "{} {}", self.kind, self.name),
+        }
     }
 }
 
 /// One mistake in a manifest.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ManifestError {
-    /// The file as [`parse`] was told.
+    /// The file, as the reader was told to call it.
     pub file: String,
     /// Line, counted from 1; 0 where the whole file is meant.
     pub line: u32,

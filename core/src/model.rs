@@ -200,7 +200,7 @@ pub struct Store {
     /// Where the cluster's Envoy reaches it.
     pub at: HostPort,
     /// Where it turns, in this order, while nothing before has a healthy address.
-    pub otherwise: Vec<HostPort>,
+    pub fallbacks: Vec<HostPort>,
     /// Whether all of these can only mean the same replica. Otherwise any replica may answer.
     pub exact: bool,
 }

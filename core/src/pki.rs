@@ -8,7 +8,7 @@
 //! Invariant: no certificate outlives its issuer. A CA is replaced at half its life, long before its certificates would
 //! be cut short by it.
 //!
-//! Nor is there an order that an issuer could not fulfil, or one that would be due again at once: near the root's end
+//! Nor is there a request that an issuer could not fulfil, or one that would be due again at once: near the root's end
 //! certificates end with it, and after it nothing is issued. [`root_problem`] says so, a year ahead.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -188,7 +188,7 @@ impl Authority {
 
 /// What there is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Inventory {
+pub struct IssuedCertificates {
     /// The current certificate of each authority.
     pub authorities: BTreeMap<Authority, Validity>,
     /// The current certificate of each identity.
@@ -262,8 +262,8 @@ impl fmt::Display for Ahead {
 const CLOCK_IS_SET: Time = 1_735_689_600;
 
 /// What people must know about the root, which only they can replace.
-pub fn root_problem(inventory: &Inventory, now: Time) -> Option<Problem> {
-    let Some(root) = inventory.authorities.get(&Authority::Root) else {
+pub fn root_problem(issued: &IssuedCertificates, now: Time) -> Option<Problem> {
+    let Some(root) = issued.authorities.get(&Authority::Root) else {
         return (now < CLOCK_IS_SET).then_some(Problem::ClockNotSet);
     };
     // A year of the usual ten; a short-lived one, as in a trial, is not in trouble from its first day.
@@ -277,26 +277,26 @@ pub fn root_problem(inventory: &Inventory, now: Time) -> Option<Problem> {
 }
 
 /// The root there is; where there is none, the one to make. `None` where no root can sign now.
-fn root(inventory: &Inventory, lifetimes: &Lifetimes, now: Time) -> Option<Validity> {
-    match inventory.authorities.get(&Authority::Root) {
+fn root(issued: &IssuedCertificates, lifetimes: &Lifetimes, now: Time) -> Option<Validity> {
+    match issued.authorities.get(&Authority::Root) {
         Some(root) => root.holds(now).then_some(*root),
         None => (now >= CLOCK_IS_SET).then(|| Validity::at(now, lifetimes.root, None)),
     }
 }
 
 /// What to issue now, issuers first. Nothing, where the root can't sign: [`root_problem`] says why.
-pub fn due(
-    inventory: &Inventory,
+pub fn requests_due(
+    issued: &IssuedCertificates,
     wanted: &BTreeSet<Identity>,
     lifetimes: &Lifetimes,
     now: Time,
 ) -> Vec<IssueRequest> {
-    let Some(root) = root(inventory, lifetimes, now) else { return Vec::new() };
-    let mut authorities = inventory.authorities.clone();
-    let mut orders = Vec::new();
+    let Some(root) = root(issued, lifetimes, now) else { return Vec::new() };
+    let mut authorities = issued.authorities.clone();
+    let mut requests = Vec::new();
     // The root is made once; replacing it is a rotation, which people start.
     if authorities.insert(Authority::Root, root).is_none() {
-        orders.push(IssueRequest::Authority(Authority::Root, root));
+        requests.push(IssueRequest::Authority(Authority::Root, root));
     }
     for (authority, lifetime) in lifetimes.below_root() {
         if authorities
@@ -304,41 +304,41 @@ pub fn due(
             .is_none_or(|validity| validity.is_due(lifetime, root, 0.0, now))
         {
             let validity = Validity::at(now, lifetime, Some(root));
-            orders.push(IssueRequest::Authority(authority, validity));
+            requests.push(IssueRequest::Authority(authority, validity));
             authorities.insert(authority, validity);
         }
     }
     for identity in wanted {
         let Some(issuer) = authorities.get(&Authority::of(identity)).copied() else { continue };
         let lifetime = lifetimes.of(identity);
-        if inventory
+        if issued
             .identities
             .get(identity)
             .is_none_or(|validity| validity.is_due(lifetime, issuer, spread(identity), now))
         {
-            orders.push(IssueRequest::Identity(
+            requests.push(IssueRequest::Identity(
                 identity.clone(),
                 Validity::at(now, lifetime, Some(issuer)),
             ));
         }
     }
-    orders
+    requests
 }
 
-/// When [`due`] will next have something to say, if nothing else changes and the clock is right. `None` where it never
+/// When [`requests_due`] will next have something to say, if nothing else changes and the clock is right. `None` where it never
 /// will: not after the root's end.
 pub fn next_due(
-    inventory: &Inventory,
+    issued: &IssuedCertificates,
     wanted: &BTreeSet<Identity>,
     lifetimes: &Lifetimes,
 ) -> Option<Time> {
-    let root = *inventory.authorities.get(&Authority::Root)?;
+    let root = *issued.authorities.get(&Authority::Root)?;
     let authorities = lifetimes.below_root().into_iter().filter_map(|(authority, lifetime)| {
-        inventory.authorities.get(&authority)?.due_at(lifetime, root, 0.0)
+        issued.authorities.get(&authority)?.due_at(lifetime, root, 0.0)
     });
-    let identities = inventory.identities.iter().filter(|(identity, _)| wanted.contains(identity));
+    let identities = issued.identities.iter().filter(|(identity, _)| wanted.contains(identity));
     let identities = identities.filter_map(|(identity, validity)| {
-        let issuer = *inventory.authorities.get(&Authority::of(identity))?;
+        let issuer = *issued.authorities.get(&Authority::of(identity))?;
         validity.due_at(lifetimes.of(identity), issuer, spread(identity))
     });
     authorities.chain(identities).min().filter(|due| *due < root.not_after)

@@ -15,8 +15,8 @@ mod manifest_store;
 mod reader;
 mod stores;
 
-pub use manifest_store::{ChangeSet, ManifestKey, ManifestStore};
-pub use reader::selector;
+pub use manifest_store::{ChangeSet, ManifestStore};
+pub use reader::parse_selector;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -81,7 +81,7 @@ impl Finding {
     }
 
     /// Key, value, problem and fix, for who shows the object beside it; fit to be shown.
-    pub fn told(&self) -> String {
+    pub fn message(&self) -> String {
         let value = if self.value.is_empty() {
             String::new()
         } else {
@@ -96,13 +96,13 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = if self.place.is_empty() { String::new() } else { format!("{}: ", self.place) };
         let object = &self.object;
-        f.write_str(&text::line(&format!("{place}{object}: {}", self.told()), text::LONGEST))
+        f.write_str(&text::line(&format!("{place}{object}: {}", self.message()), text::LONGEST))
     }
 }
 
 /// What came of the manifests.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Intake {
+pub struct Validation {
     /// What the plan is made from.
     pub fleet: Fleet,
     /// What people should know, in a stable order.
@@ -112,7 +112,7 @@ pub struct Intake {
 /// Checks the manifests and builds the fleet. `last` is the fleet in force, whose clusters outlive their Service's mistakes.
 ///
 /// The order of the manifests doesn't matter. To follow manifests as they change there is [`ManifestStore`].
-pub fn validate(settings: &Settings, manifests: &[Manifest], last: Option<&Fleet>) -> Intake {
+pub fn validate(settings: &Settings, manifests: &[Manifest], last: Option<&Fleet>) -> Validation {
     let mut findings = Vec::new();
     let mut clusters = BTreeMap::new();
     let mut services: Vec<&Service> = manifests.iter().filter_map(as_cluster).collect();
@@ -122,7 +122,7 @@ pub fn validate(settings: &Settings, manifests: &[Manifest], last: Option<&Fleet
     for of_one_name in services.chunk_by(|one, next| one.meta.name == next.meta.name) {
         let known = |name: &ClusterName| last.and_then(|last| last.clusters.get(name)).cloned();
         if let Some(cluster) =
-            one_cluster(settings, of_one_name.iter().copied(), known, &mut findings)
+            read_cluster(settings, of_one_name.iter().copied(), known, &mut findings)
         {
             clusters.insert(cluster.name.clone(), cluster);
         }
@@ -132,7 +132,7 @@ pub fn validate(settings: &Settings, manifests: &[Manifest], last: Option<&Fleet
     findings.extend(zone_without_addresses(settings, addressed));
     findings.sort();
     findings.dedup();
-    Intake { fleet: Fleet { settings: settings.clone(), clusters, alertmanagers }, findings }
+    Validation { fleet: Fleet { settings: settings.clone(), clusters, alertmanagers }, findings }
 }
 
 /// The stores' names are in the zone, but nobody can resolve them. `stores`: whether there is one that can be reached.
@@ -179,7 +179,7 @@ pub fn is_cluster(service: &Service) -> bool {
 }
 
 /// The cluster of one name: of the `services` that claim it the first that is right; where none is, what it was (`known`).
-fn one_cluster<'a>(
+fn read_cluster<'a>(
     settings: &Settings,
     services: impl Iterator<Item = &'a Service>,
     known: impl Fn(&ClusterName) -> Option<Arc<Cluster>>,
@@ -198,7 +198,7 @@ fn one_cluster<'a>(
                     settings.namespace
                 ),
                 fix: "move the Service there, or set --namespace".into(),
-                ..about(settings, "Service", meta, "metadata.namespace", namespace)
+                ..finding_about(settings, "Service", meta, "metadata.namespace", namespace)
             });
             continue;
         }
@@ -216,7 +216,7 @@ fn one_cluster<'a>(
                 severity: Severity::Rejected,
                 problem: "another Service of this name is a cluster already".into(),
                 fix: "delete one of the two".into(),
-                ..about(settings, "Service", meta, "metadata.name", &meta.name)
+                ..finding_about(settings, "Service", meta, "metadata.name", &meta.name)
             }),
         }
     }
@@ -236,7 +236,7 @@ fn one_cluster<'a>(
 }
 
 /// A finding about `key` of an object, with nothing said yet.
-fn about(settings: &Settings, kind: &str, meta: &Meta, key: &str, value: &str) -> Finding {
+fn finding_about(settings: &Settings, kind: &str, meta: &Meta, key: &str, value: &str) -> Finding {
     let namespace = meta.namespace.as_deref().unwrap_or(&settings.namespace);
     let place = match &meta.origin.file {
         Some(file) => format!("{file}:{}", meta.origin.line_of(key)),

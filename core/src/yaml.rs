@@ -17,7 +17,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::manifest::{Manifest, ManifestError, identity, title};
+use crate::manifest::{Manifest, ManifestError};
 
 mod completeness;
 mod edit;
@@ -28,7 +28,7 @@ mod reader;
 mod scalar;
 mod syntax;
 
-pub use completeness::{Arrival, Doubt, doubt};
+pub use completeness::{IncompleteReason, WriteEvent, incomplete_reason};
 pub use edit::{NewCluster, remove_document, render_cluster};
 
 /// Most errors reported of one file: beyond that, the file is simply not what it should be.
@@ -84,18 +84,18 @@ fn duplicates<'a>(file: &str, manifests: impl Iterator<Item = &'a Manifest>) -> 
     let mut errors = Vec::new();
     for manifest in manifests {
         let line = manifest.meta().origin.line_of("metadata.name");
-        if let Some(earlier) = first.get(&identity(manifest)) {
+        if let Some(earlier) = first.get(&manifest.key()) {
             errors.push(ManifestError {
                 file: file.to_owned(),
                 line,
                 key: "metadata.name".into(),
                 message: format!(
                     "{} is already on line {earlier}: remove one of the two",
-                    title(manifest)
+                    manifest.key()
                 ),
             });
         } else {
-            first.insert(identity(manifest), line);
+            first.insert(manifest.key(), line);
         }
     }
     errors

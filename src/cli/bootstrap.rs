@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use atlas_core::install::bootstrap_files::FILES;
 use atlas_core::install::helm_values::VALUES;
-use atlas_core::install::manifests::{files_of, relocated};
+use atlas_core::install::manifests::{files_in_values, replace_directory};
 use atlas_core::kubernetes::derived_objects::values_secret_name;
 use atlas_core::name::NodeId;
 use clap::Args;
@@ -90,7 +90,7 @@ impl Bootstrap {
                 hub.namespace
             )
         })?;
-        let files = files_of(data.get(VALUES).map(String::as_str).unwrap_or_default());
+        let files = files_in_values(data.get(VALUES).map(String::as_str).unwrap_or_default());
         let missing: Vec<&str> =
             FILES.into_iter().filter(|file| !files.contains_key(*file)).collect();
         ensure!(
@@ -99,7 +99,7 @@ impl Bootstrap {
             hub.namespace,
             missing.join(", ")
         );
-        let files = relocated(files, atlas_core::object_names::ENVOY_DIR, seen_as)
+        let files = replace_directory(files, atlas_core::object_names::ENVOY_DIR, seen_as)
             .with_context(|| format!("the Secret {secret} is broken"))?;
         make_private_dir(out)?;
         for name in FILES {

@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use atlas_core::thanos::zone::{self, Data, Soa, TTL, Zone};
+use atlas_core::thanos::zone::{self, RecordData, Soa, TTL, Zone};
 use hickory_proto::ProtoError;
 use hickory_proto::op::{
     Edns, Header, HeaderCounts, Message, MessageType, Metadata, OpCode, Query, ResponseCode,
@@ -201,14 +201,14 @@ fn soa(soa: &Soa) -> Result<SOA, ProtoError> {
     ))
 }
 
-fn rdata(record: &zone::Record) -> Result<RData, ProtoError> {
+fn rdata(record: &zone::DnsRecord) -> Result<RData, ProtoError> {
     Ok(match &record.data {
-        Data::Ns(name) => RData::NS(NS(Name::from_ascii(name)?)),
-        Data::Srv { priority, weight, port, target } => {
+        RecordData::Ns(name) => RData::NS(NS(Name::from_ascii(name)?)),
+        RecordData::Srv { priority, weight, port, target } => {
             RData::SRV(SRV::new(*priority, *weight, *port, Name::from_ascii(target)?))
         }
-        Data::A(ip) => RData::A(A(*ip)),
-        Data::Aaaa(ip) => RData::AAAA(AAAA(*ip)),
+        RecordData::A(ip) => RData::A(A(*ip)),
+        RecordData::Aaaa(ip) => RData::AAAA(AAAA(*ip)),
     })
 }
 

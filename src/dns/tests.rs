@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, UdpSocket as StdUdpSocket};
 
-use atlas_core::thanos::zone::{self, Data, Zone};
+use atlas_core::thanos::zone::{self, RecordData, Zone};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
 
@@ -118,12 +118,15 @@ fn question_edns(name: &str, kind: RecordType, size: u16) -> Message {
 
 /// As [`zone::zone`] makes it; the serial number is the count.
 fn zone_of(stores: usize) -> Zone {
-    let record = |name: &str, data| zone::Record { name: name.into(), data };
-    let mut records = vec![record("atlas.", Data::Ns("ns.dns.atlas.".into()))];
+    let record = |name: &str, data| zone::DnsRecord { name: name.into(), data };
+    let mut records = vec![record("atlas.", RecordData::Ns("ns.dns.atlas.".into()))];
     for n in 0..stores {
         let target = format!("tokyo-thanos-sidecar{n}.sidecars.thanos.atlas.");
-        records.push(record(&target, Data::A(Ipv4Addr::new(10, 1, 0, 10))));
-        records.push(record(SERVICE, Data::Srv { priority: 10, weight: 100, port: 10901, target }));
+        records.push(record(&target, RecordData::A(Ipv4Addr::new(10, 1, 0, 10))));
+        records.push(record(
+            SERVICE,
+            RecordData::Srv { priority: 10, weight: 100, port: 10901, target },
+        ));
     }
     Zone { origin: "atlas.".into(), serial: stores.try_into().unwrap(), records }
 }

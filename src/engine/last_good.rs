@@ -15,7 +15,6 @@ use std::sync::Arc;
 
 use atlas_core::manifest::Manifest;
 use atlas_core::manifest::ManifestError;
-use atlas_core::manifest::identity;
 use atlas_core::model::{Cluster, Settings};
 use atlas_core::name::ClusterName;
 use atlas_core::validate::{ManifestStore, validate};
@@ -157,7 +156,7 @@ impl LastGood {
         }
         let before = self.manifests.get(file).cloned().unwrap_or_default();
         let kept = |manifest: &Arc<Manifest>| match register.is_rejected(manifest) {
-            true => before.iter().find(|old| identity(old) == identity(manifest)).cloned(),
+            true => before.iter().find(|old| old.key() == manifest.key()).cloned(),
             false => Some(Arc::clone(manifest)),
         };
         self.set(file, state.manifests.iter().filter_map(kept).collect())

@@ -17,7 +17,7 @@ use atlas_core::manifest::Manifest;
 use atlas_core::model::Settings;
 use atlas_core::name::{ClusterName, Identity, TrustDomain};
 use atlas_core::pki::Lifetimes;
-use atlas_core::thanos::zone::Written;
+use atlas_core::thanos::zone::ZoneFileVersion;
 use atlas_core::validate::{Finding, Severity, is_cluster};
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
@@ -53,7 +53,7 @@ pub struct Reflectors {
     /// Atlas's PKI, but for the authorities' keys.
     pub records: Reflector<Stored>,
     /// The ConfigMap of the DNS zone.
-    pub zone: Reflector<Written>,
+    pub zone: Reflector<ZoneFileVersion>,
 }
 
 /// Manifests and records at one moment.
@@ -66,7 +66,7 @@ pub struct View {
     /// What it showed to be deleted since the last time, as it was.
     removed: BTreeMap<String, Stored>,
     /// The DNS zone's file, as it is.
-    zone: Option<Written>,
+    zone: Option<ZoneFileVersion>,
 }
 
 /// One replica's.

@@ -63,7 +63,7 @@ impl EventMessage {
             uid: uids.get(service)?.clone(),
             warning: true,
             reason,
-            note: note(&finding.told()),
+            note: note(&finding.message()),
         })
     }
 }

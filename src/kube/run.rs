@@ -12,7 +12,7 @@ use atlas_core::annotations;
 use atlas_core::kubernetes::lease::LeaseTiming;
 use atlas_core::kubernetes::object::OwnerReference;
 use atlas_core::model::Settings;
-use atlas_core::thanos::zone::Written;
+use atlas_core::thanos::zone::ZoneFileVersion;
 use atlas_core::validate::CLUSTER_SELECTOR;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -263,7 +263,7 @@ fn watch_all(
 
     let zone: Api<ConfigMap> = Api::namespaced(client.clone(), own);
     let (name, file) = atlas_core::object_names::ZONE_CONFIG_MAP;
-    let read = move |map: ConfigMap| Written::of(map.data?.get(file)?);
+    let read = move |map: ConfigMap| ZoneFileVersion::of(map.data?.get(file)?);
     let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let task = reflectors.zone.clone().run(
         "the ConfigMap of the DNS zone",

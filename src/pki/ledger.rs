@@ -33,7 +33,7 @@ pub struct Credential {
 
 /// The list, and each cluster's revision. Revisions never go backwards, and outlive their cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Written", into = "Written")]
+#[serde(try_from = "LedgerFile", into = "LedgerFile")]
 pub struct Ledger(BTreeMap<ClusterName, Entry>);
 
 /// What the list says of one cluster.
@@ -47,15 +47,15 @@ pub struct Entry {
 
 /// As it is written.
 #[derive(Default, Serialize, Deserialize)]
-struct Written {
+struct LedgerFile {
     credentials: Vec<Credential>,
     revisions: BTreeMap<String, u64>,
 }
 
-impl TryFrom<Written> for Ledger {
+impl TryFrom<LedgerFile> for Ledger {
     type Error = NameError;
 
-    fn try_from(written: Written) -> Result<Self, NameError> {
+    fn try_from(written: LedgerFile) -> Result<Self, NameError> {
         let mut ledger = Self::default();
         for (name, revision) in written.revisions {
             ledger.0.entry(name.parse()?).or_default().revision = Some(revision);
@@ -67,7 +67,7 @@ impl TryFrom<Written> for Ledger {
     }
 }
 
-impl From<Ledger> for Written {
+impl From<Ledger> for LedgerFile {
     fn from(ledger: Ledger) -> Self {
         let mut written = Self::default();
         for (name, entry) in ledger.0 {

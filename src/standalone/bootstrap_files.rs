@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use atlas_core::install::bootstrap_files::{FILES, NoBootstrap, node_bootstrap, node_files};
-use atlas_core::install::manifests::relocated;
+use atlas_core::install::bootstrap_files::{BootstrapError, FILES, node_bootstrap, node_files};
+use atlas_core::install::manifests::replace_directory;
 use atlas_core::model::Fleet;
 use atlas_core::name::NodeId;
 use atlas_core::pki::{Leaf, Trust};
@@ -51,7 +51,7 @@ impl NodeFiles {
         let bootstrap = match node_bootstrap(fleet, trust, node, &path) {
             Ok(bootstrap) => Some(bootstrap),
             // The credential is there all the same; `atlas bootstrap` says what is missing.
-            Err(NoBootstrap::NoHub(_)) => None,
+            Err(BootstrapError::NoHubAddress(_)) => None,
             Err(error) => return Err(error.into()),
         };
         let bytes = bootstrap.as_ref().map(Message::encode_to_vec).unwrap_or_default();
@@ -82,8 +82,8 @@ pub fn copy(state: &StateDir, node: &NodeId, out: &Path, seen_as: &str) -> anyho
     let here = dir.display().to_string();
     make_private_dir(out)?;
     let files = read_swapped(&dir, &FILES)?.into_iter().collect();
-    for (name, text) in
-        relocated(files, &here, seen_as).context("BUG: Atlas has written what is not YAML")?
+    for (name, text) in replace_directory(files, &here, seen_as)
+        .context("BUG: Atlas has written what is not YAML")?
     {
         write_private(&out.join(name), &text)?;
     }
@@ -97,7 +97,7 @@ pub fn copy(state: &StateDir, node: &NodeId, out: &Path, seen_as: &str) -> anyho
 pub fn existing(state: &StateDir, node: &NodeId) -> anyhow::Result<std::path::PathBuf> {
     let dir = state.node(&node.to_string());
     match std::fs::read_to_string(dir.join("envoy.yaml")) {
-        Ok(text) if text.is_empty() => Err(NoBootstrap::NoHub(node.to_string()).into()),
+        Ok(text) if text.is_empty() => Err(BootstrapError::NoHubAddress(node.to_string()).into()),
         Ok(_) => Ok(dir),
         Err(_) => bail!(
             "there are no files for {:?} in {}: `atlas run` writes them once there is a manifest for it (`atlas cluster-list`)",

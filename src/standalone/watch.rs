@@ -15,7 +15,7 @@
 //! about to put it back. Events may be lost (NFS, overflowing queues), so now and then the whole directory is read; only files
 //! whose text differs are parsed again.
 //!
-//! What may be half a file ([`yaml::doubt`](atlas_core::yaml::doubt)) counts once nobody has changed it for a while, and until then
+//! What may be half a file ([`yaml::incomplete_reason`](atlas_core::yaml::incomplete_reason)) counts once nobody has changed it for a while, and until then
 //! it says what it said before.
 
 use std::collections::BTreeSet;

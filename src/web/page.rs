@@ -22,7 +22,7 @@ pub fn index(status: &Status, path: &str) -> String {
         .chain(&status.errors)
         .map(|error| format!("<li>{}", escape(error)))
         .chain(status.findings.iter().filter(|f| f.severity == Severity::Rejected).map(|finding| {
-            format!("<li><b>{}</b> {}", escape(&finding.object), escape(&finding.told()))
+            format!("<li><b>{}</b> {}", escape(&finding.object), escape(&finding.message()))
         }))
         .collect();
     let wrong =

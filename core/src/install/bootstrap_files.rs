@@ -15,15 +15,15 @@ pub const FILES: [&str; 6] =
 
 /// Why a node has no bootstrap.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NoBootstrap {
+pub enum BootstrapError {
     /// There is no such cluster.
     #[error("there is no cluster {0:?}: `atlas cluster-list` shows those there are")]
-    Unknown(String),
+    UnknownCluster(String),
     /// Nobody said where the hub is.
     #[error(
         "nobody has said where {0:?} reaches the hub: start Atlas with --hub-address HOST, or set the annotation goatlas.io/hub-addresses"
     )]
-    NoHub(String),
+    NoHubAddress(String),
 }
 
 /// The bootstrap of a node whose credential lies in `credential_dir`, as its Envoy sees it.
@@ -35,7 +35,7 @@ pub fn node_bootstrap(
     trust: &Trust,
     node: &NodeId,
     credential_dir: &str,
-) -> Result<Bootstrap, NoBootstrap> {
+) -> Result<Bootstrap, BootstrapError> {
     let settings = &fleet.settings;
     let atlas = Identity::Atlas.spiffe_id(&trust.domain);
     let (xds, bind, memory): (&[HostPort], _, _) = match node {
@@ -45,8 +45,10 @@ pub fn node_bootstrap(
             settings.hub_envoy_memory,
         ),
         NodeId::Cluster(name) => {
-            let cluster =
-                fleet.clusters.get(name).ok_or_else(|| NoBootstrap::Unknown(name.to_string()))?;
+            let cluster = fleet
+                .clusters
+                .get(name)
+                .ok_or_else(|| BootstrapError::UnknownCluster(name.to_string()))?;
             (
                 cluster.hub.as_ref().map_or(&settings.hub_xds, |hub| &hub.xds),
                 cluster.bind,
@@ -55,7 +57,7 @@ pub fn node_bootstrap(
         }
     };
     if xds.is_empty() {
-        return Err(NoBootstrap::NoHub(node.to_string()));
+        return Err(BootstrapError::NoHubAddress(node.to_string()));
     }
     Ok(bootstrap(&Node {
         name: &node.to_string(),

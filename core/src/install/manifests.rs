@@ -21,7 +21,7 @@ use crate::render;
 
 /// Where the chart is installed, and from where it comes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Delivery {
+pub struct ChartInstallation {
     /// The release's name.
     pub release: String,
     /// Namespace of the release.
@@ -31,14 +31,14 @@ pub struct Delivery {
     /// The Secret's name.
     pub secret: String,
     /// Where the chart is.
-    pub chart: Chart,
+    pub chart: ChartSource,
     /// The chart's version.
     pub version: String,
 }
 
 /// Where a chart is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Chart {
+pub enum ChartSource {
     /// `oci://registry/path/name`.
     Oci(String),
     /// `https://host/path/name`: the chart `name` of the repository at `https://host/path`.
@@ -55,30 +55,31 @@ pub enum Chart {
 #[error(
     "says nothing of where the chart is: write oci://REGISTRY/PATH/NAME, or https://REPOSITORY/NAME"
 )]
-pub struct NoChart;
+pub struct ParseChartSourceError;
 
-impl std::str::FromStr for Chart {
-    type Err = NoChart;
+impl std::str::FromStr for ChartSource {
+    type Err = ParseChartSourceError;
 
-    fn from_str(text: &str) -> Result<Self, NoChart> {
+    fn from_str(text: &str) -> Result<Self, ParseChartSourceError> {
         let whole = text.chars().all(|c| c.is_ascii_graphic());
-        let (scheme, rest) = text.split_once("://").filter(|_| whole).ok_or(NoChart)?;
+        let (scheme, rest) =
+            text.split_once("://").filter(|_| whole).ok_or(ParseChartSourceError)?;
         let (at, name) = rest
             .rsplit_once('/')
             .filter(|(at, name)| !at.is_empty() && !name.is_empty())
-            .ok_or(NoChart)?;
+            .ok_or(ParseChartSourceError)?;
         match scheme {
             "oci" => Ok(Self::Oci(text.to_owned())),
             "https" | "http" => {
                 Ok(Self::Repository { url: format!("{scheme}://{at}"), name: name.to_owned() })
             }
-            _ => Err(NoChart),
+            _ => Err(ParseChartSourceError),
         }
     }
 }
 
 /// For the Helm controller of K3s and RKE2: a `HelmChart` that takes its values from a Secret beside it.
-pub fn helm_chart(to: &Delivery, values: &str) -> String {
+pub fn helm_chart(to: &ChartInstallation, values: &str) -> String {
     let mut spec = json!({
         "version": to.version,
         "targetNamespace": to.namespace,
@@ -86,8 +87,8 @@ pub fn helm_chart(to: &Delivery, values: &str) -> String {
         "valuesSecrets": [{"name": to.secret, "keys": [VALUES], "ignoreUpdates": false}],
     });
     match &to.chart {
-        Chart::Oci(url) => spec["chart"] = url.as_str().into(),
-        Chart::Repository { url, name } => {
+        ChartSource::Oci(url) => spec["chart"] = url.as_str().into(),
+        ChartSource::Repository { url, name } => {
             spec["repo"] = url.as_str().into();
             spec["chart"] = name.as_str().into();
         }
@@ -101,7 +102,7 @@ pub fn helm_chart(to: &Delivery, values: &str) -> String {
 }
 
 /// For Flux 2.6 and later: a `HelmRelease` that takes its values from a Secret beside it, and the source of its chart.
-pub fn helm_release(to: &Delivery, values: &str) -> String {
+pub fn helm_release(to: &ChartInstallation, values: &str) -> String {
     let metadata = json!({"name": to.release, "namespace": to.manifests});
     let mut spec = json!({
         "interval": "1h",
@@ -115,7 +116,7 @@ pub fn helm_release(to: &Delivery, values: &str) -> String {
         spec["install"] = json!({"createNamespace": true});
     }
     let source = match &to.chart {
-        Chart::Oci(url) => {
+        ChartSource::Oci(url) => {
             spec["chartRef"] = json!({"kind": "OCIRepository", "name": to.release});
             json!({
                 "apiVersion": "source.toolkit.fluxcd.io/v1", "kind": "OCIRepository", "metadata": metadata,
@@ -128,7 +129,7 @@ pub fn helm_release(to: &Delivery, values: &str) -> String {
                 },
             })
         }
-        Chart::Repository { url, name } => {
+        ChartSource::Repository { url, name } => {
             let source = json!({"kind": "HelmRepository", "name": to.release});
             spec["chart"] =
                 json!({"spec": {"chart": name, "version": to.version, "sourceRef": source}});
@@ -146,7 +147,7 @@ pub fn helm_release(to: &Delivery, values: &str) -> String {
 }
 
 /// The Secret that the chart mounts as it is, by its value `existingSecret`.
-pub fn secret(to: &Delivery, files: &BTreeMap<String, String>) -> String {
+pub fn secret(to: &ChartInstallation, files: &BTreeMap<String, String>) -> String {
     let files: BTreeMap<_, _> =
         files.iter().filter(|(name, _)| FILES.contains(&name.as_str())).collect();
     documents(&[opaque(&to.secret, &to.namespace, json!(files))])
@@ -154,7 +155,7 @@ pub fn secret(to: &Delivery, files: &BTreeMap<String, String>) -> String {
 
 /// What a generated `values.yaml` says beside the six files, for an Envoy that has them from a Secret: how many, and how much memory
 /// they know that they have.
-pub fn beside_secret(to: &Delivery, values: &str) -> String {
+pub fn values_for_existing_secret(to: &ChartInstallation, values: &str) -> String {
     let values: Value = serde_yaml_ng::from_str(values).unwrap_or_default();
     let mut values = values.as_object().cloned().unwrap_or_default();
     values.remove("files");
@@ -163,7 +164,7 @@ pub fn beside_secret(to: &Delivery, values: &str) -> String {
 }
 
 /// The six files in a generated `values.yaml`; empty where there are none.
-pub fn files_of(values: &str) -> BTreeMap<String, String> {
+pub fn files_in_values(values: &str) -> BTreeMap<String, String> {
     let values: Value = serde_yaml_ng::from_str(values).unwrap_or_default();
     let files = values["files"].as_object().into_iter().flatten();
     files.filter_map(|(name, text)| Some((name.clone(), text.as_str()?.to_owned()))).collect()
@@ -173,7 +174,7 @@ pub fn files_of(values: &str) -> BTreeMap<String, String> {
 ///
 /// # Errors
 /// One of them is not YAML.
-pub fn relocated(
+pub fn replace_directory(
     files: BTreeMap<String, String>,
     from: &str,
     to: &str,
@@ -209,7 +210,7 @@ fn relocate_tree(tree: &mut serde_yaml_ng::Value, from: &str, to: &str) {
     }
 }
 
-fn values_secret(to: &Delivery, values: &str) -> Value {
+fn values_secret(to: &ChartInstallation, values: &str) -> Value {
     opaque(&to.secret, &to.manifests, json!({VALUES: values}))
 }
 

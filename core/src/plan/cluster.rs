@@ -42,7 +42,7 @@ pub(super) fn own(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> Option<Vec
     let stores = cluster.stores.iter().zip(&labels);
     let mut clusters: Vec<_> = stores
         .flat_map(|(store, label)| {
-            self::cluster::store_in_cluster(label, &store.at, &store.otherwise)
+            self::cluster::store_in_cluster(label, &store.at, &store.fallbacks)
         })
         .collect();
     clusters.extend(self::cluster::backend("prometheus", &cluster.prometheus.at));

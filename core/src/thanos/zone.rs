@@ -43,21 +43,21 @@ pub struct Zone {
     /// The serial number, see [`serial_after`].
     pub serial: u32,
     /// Everything but the SOA record: the zone's own, then cluster by cluster. The TTL of all is [`TTL`].
-    pub records: Vec<Record>,
+    pub records: Vec<DnsRecord>,
 }
 
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Record {
+pub struct DnsRecord {
     /// Whose it is.
     pub name: String,
     /// What it says.
-    pub data: Data,
+    pub data: RecordData,
 }
 
 /// What a record says.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Data {
+pub enum RecordData {
     /// The zone's name server.
     Ns(String),
     /// Where a service is (RFC 2782).
@@ -106,7 +106,7 @@ pub fn zone(fleet: &Fleet, serial: u32) -> Zone {
 }
 
 /// What a cluster adds to the zone, in order of names; nothing where it awaits its address.
-pub(super) fn of_cluster(settings: &Settings, cluster: &Cluster) -> Vec<Record> {
+pub(super) fn of_cluster(settings: &Settings, cluster: &Cluster) -> Vec<DnsRecord> {
     let origin = origin(settings);
     let mut records = Vec::new();
     for store in if cluster.addresses.is_empty() { &[] } else { cluster.stores.as_slice() } {
@@ -148,14 +148,14 @@ pub fn serial_in(file: &str) -> Option<u32> {
 
 /// What is known of a zone's file that was written: enough to tell whether another one says something else, and to follow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Written {
+pub struct ZoneFileVersion {
     /// Its serial number.
     pub serial: u32,
     /// Of all of it.
     hash: u64,
 }
 
-impl Written {
+impl ZoneFileVersion {
     /// `None` for what Atlas hasn't written.
     pub fn of(file: &str) -> Option<Self> {
         Some(Self { serial: serial_in(file)?, hash: hash(file) })
@@ -170,7 +170,7 @@ impl Written {
     }
 
     /// The file that comes after this one at `now`: the same where `file` gives nothing else but for the serial number that it is given.
-    pub fn next(before: Option<Self>, now: i64, file: impl Fn(u32) -> String) -> String {
+    pub fn next_file(before: Option<Self>, now: i64, file: impl Fn(u32) -> String) -> String {
         let same = before.map(|before| (before, file(before.serial)));
         match same {
             Some((before, same)) if hash(&same) == before.hash => same,
@@ -204,14 +204,14 @@ fn origin(settings: &Settings) -> String {
 
 /// The zone's own records beside the SOA. BIND loads none whose name server has no address: it is where stores are, or, where the
 /// zone has no addresses, whoever serves it.
-fn of_zone(settings: &Settings) -> Vec<Record> {
+fn of_zone(settings: &Settings) -> Vec<DnsRecord> {
     let origin = origin(settings);
     let name = name_server(&origin);
     let mut ips = settings.hub_stores.clone();
     if ips.is_empty() {
         ips.push(Ipv4Addr::LOCALHOST.into());
     }
-    let mut records = vec![Record { data: Data::Ns(name.clone()), name: origin }];
+    let mut records = vec![DnsRecord { data: RecordData::Ns(name.clone()), name: origin }];
     records.extend(ips.into_iter().map(|ip| address(&name, ip)));
     records.sort();
     records.dedup();
@@ -222,22 +222,22 @@ fn name_server(origin: &str) -> String {
     format!("ns.dns.{origin}")
 }
 
-fn srv(service: &str, target: &str, origin: &str) -> Record {
-    let data = Data::Srv {
+fn srv(service: &str, target: &str, origin: &str) -> DnsRecord {
+    let data = RecordData::Srv {
         priority: PRIORITY,
         weight: WEIGHT,
         port: ports::HUB_STORES,
         target: target.to_owned(),
     };
-    Record { name: format!("_{service}._tcp.sidecars.thanos.{origin}"), data }
+    DnsRecord { name: format!("_{service}._tcp.sidecars.thanos.{origin}"), data }
 }
 
-fn address(name: &str, ip: IpAddr) -> Record {
+fn address(name: &str, ip: IpAddr) -> DnsRecord {
     let data = match ip {
-        IpAddr::V4(ip) => Data::A(ip),
-        IpAddr::V6(ip) => Data::Aaaa(ip),
+        IpAddr::V4(ip) => RecordData::A(ip),
+        IpAddr::V6(ip) => RecordData::Aaaa(ip),
     };
-    Record { name: name.to_owned(), data }
+    DnsRecord { name: name.to_owned(), data }
 }
 
 pub(super) fn hash(text: &str) -> u64 {
@@ -260,21 +260,21 @@ impl Zone {
     }
 }
 
-impl fmt::Display for Record {
+impl fmt::Display for DnsRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} IN {}", self.name, self.data)
     }
 }
 
-impl fmt::Display for Data {
+impl fmt::Display for RecordData {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Data::Ns(name) => write!(f, "NS {name}"),
-            Data::Srv { priority, weight, port, target } => {
+            RecordData::Ns(name) => write!(f, "NS {name}"),
+            RecordData::Srv { priority, weight, port, target } => {
                 write!(f, "SRV {priority} {weight} {port} {target}")
             }
-            Data::A(ip) => write!(f, "A {ip}"),
-            Data::Aaaa(ip) => write!(f, "AAAA {ip}"),
+            RecordData::A(ip) => write!(f, "A {ip}"),
+            RecordData::Aaaa(ip) => write!(f, "AAAA {ip}"),
         }
     }
 }

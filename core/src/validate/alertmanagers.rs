@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use sets::Remark;
 
-use super::{Finding, LOCAL, Severity, about, is_refused};
+use super::{Finding, LOCAL, Severity, finding_about, is_refused};
 use crate::annotations;
 use crate::manifest::{EndpointSlice, Manifest, Meta, Service, ServicePort};
 use crate::model::{Alertmanager, Settings};
@@ -32,8 +32,8 @@ struct Candidate<'a> {
 /// By name.
 type Candidates<'a> = BTreeMap<String, Candidate<'a>>;
 
-/// Whether a manifest may have to do with them.
-pub(super) fn matters(settings: &Settings, manifest: &Manifest) -> bool {
+/// Whether a manifest may be about the hub's Alertmanagers.
+pub(super) fn may_be_about(settings: &Settings, manifest: &Manifest) -> bool {
     match manifest {
         Manifest::Service(service) => selected(settings, service),
         Manifest::EndpointSlice(_) => true,
@@ -69,7 +69,12 @@ pub(super) fn read<'a>(
             ("Service", "metadata.name")
         };
         let Remark { severity, value, problem, fix, .. } = remark;
-        Finding { severity, problem, fix, ..about(settings, kind, candidate.meta, key, &value) }
+        Finding {
+            severity,
+            problem,
+            fix,
+            ..finding_about(settings, kind, candidate.meta, key, &value)
+        }
     }));
     let replica = |(index, (source, name)): (u32, (Source, String))| {
         let candidate =
@@ -120,7 +125,7 @@ fn from_slice<'a>(
                     severity: Severity::FellBack,
                     problem: format!("{error}; this address is left out"),
                     fix: fix(settings, address),
-                    ..about(settings, "EndpointSlice", &slice.meta, "endpoints", address)
+                    ..finding_about(settings, "EndpointSlice", &slice.meta, "endpoints", address)
                 }),
             }
         }
@@ -145,7 +150,7 @@ fn from_service<'a>(
             severity: Severity::Rejected,
             problem: format!("{error}; this address is left out"),
             fix: fix(settings, name),
-            ..about(settings, "Service", meta, "spec.externalName", name)
+            ..finding_about(settings, "Service", meta, "spec.externalName", name)
         }),
     }
 }

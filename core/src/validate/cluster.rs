@@ -3,7 +3,7 @@
 use super::Finding;
 use super::Severity::{FellBack, Note, Rejected, Warning};
 use super::addresses::addresses;
-use super::reader::{Reader, selector};
+use super::reader::{Reader, parse_selector};
 use super::stores::{note_inexact, stores};
 use crate::annotations;
 use crate::manifest::Service;
@@ -320,7 +320,7 @@ fn allow_paths(reader: &mut Reader<'_>) -> Vec<String> {
 
 fn envoy_selectors(reader: &mut Reader<'_>) -> std::collections::BTreeMap<String, String> {
     let default = reader.settings.envoy_selectors.clone();
-    match reader.value(annotations::ENVOY_SELECTORS).map(|value| (value, selector(value))) {
+    match reader.value(annotations::ENVOY_SELECTORS).map(|value| (value, parse_selector(value))) {
         None => default,
         Some((_, Ok(labels))) => labels,
         Some((value, Err(error))) => {

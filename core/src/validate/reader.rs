@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use super::{Finding, LOCAL, Severity, about, is_refused};
+use super::{Finding, LOCAL, Severity, finding_about, is_refused};
 use crate::annotations;
 use crate::manifest::Service;
 use crate::model::Settings;
@@ -51,7 +51,7 @@ impl<'a> Reader<'a> {
             severity,
             problem: problem.to_string(),
             fix: fix.to_string(),
-            ..about(self.settings, "Service", &self.service.meta, key, value)
+            ..finding_about(self.settings, "Service", &self.service.meta, key, value)
         });
     }
 
@@ -204,7 +204,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Reads `key=value,key=value`, as `kubectl -l` does for equality; `==` too.
-pub fn selector(text: &str) -> Result<BTreeMap<String, String>, NameError> {
+pub fn parse_selector(text: &str) -> Result<BTreeMap<String, String>, NameError> {
     let mut labels = BTreeMap::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let wrong = || match part == text.trim() {

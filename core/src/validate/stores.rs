@@ -57,7 +57,7 @@ pub(super) fn stores(reader: &mut Reader<'_>, shards: Option<u32>) -> Option<Vec
         );
     }
     if count == 1 && named.is_none() {
-        return Some(vec![Store { index: 0, at: service, otherwise: Vec::new(), exact: false }]);
+        return Some(vec![Store { index: 0, at: service, fallbacks: Vec::new(), exact: false }]);
     }
     pods(reader, named, &service, replicas.unwrap_or(1), shards.unwrap_or(1))
 }
@@ -96,7 +96,7 @@ fn replica_hosts(
     let store = |(index, at): (u32, HostPort)| Store {
         index,
         at: HostPort::new(reader.complete(at.host.clone()), at.port),
-        otherwise: Vec::new(),
+        fallbacks: Vec::new(),
         exact: true,
     };
     Some((0..).zip(hosts).map(store).collect())
@@ -105,7 +105,7 @@ fn replica_hosts(
 /// Says of a cluster that counts why its stores aren't exact, and how they become so.
 pub(super) fn note_inexact(reader: &mut Reader<'_>, stores: &[Store]) {
     let Some(store) = stores.first().filter(|store| !store.exact) else { return };
-    let problem = match store.otherwise.is_empty() {
+    let problem = match store.fallbacks.is_empty() {
         true => {
             format!("isn't given, so any replica behind {} may answer: not exact", store.at.host)
         }
@@ -165,7 +165,7 @@ fn pods(
             stores.push(Store {
                 index: shard * replicas + replica,
                 at: at.next()?,
-                otherwise: at.chain(named.is_none().then(|| service.clone())).collect(),
+                fallbacks: at.chain(named.is_none().then(|| service.clone())).collect(),
                 exact: named.is_some(),
             });
         }

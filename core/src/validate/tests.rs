@@ -28,7 +28,7 @@ impl Keys for Service {
     }
 }
 
-pub(super) fn take(services: Vec<Service>) -> Intake {
+pub(super) fn take(services: Vec<Service>) -> Validation {
     let manifests: Vec<Manifest> = services.into_iter().map(Manifest::Service).collect();
     validate(&Settings::default(), &manifests, None)
 }
@@ -80,7 +80,7 @@ fn replicas_are_addressed_by_their_pods_with_the_service_as_last_resort() {
     let service =
         HostPort::parse("prometheus-operated.monitoring.svc.cluster.local:10901", 1).unwrap();
     assert!(
-        cluster.stores.iter().all(|store| store.otherwise == [service.clone()] && !store.exact)
+        cluster.stores.iter().all(|store| store.fallbacks == [service.clone()] && !store.exact)
     );
 }
 
@@ -91,7 +91,7 @@ fn a_given_name_is_exact_even_for_one_replica() {
         stores(&cluster),
         ["prometheus-k8s-0.prometheus-operated.monitoring.svc.cluster.local:10901"]
     );
-    assert!(cluster.stores[0].exact && cluster.stores[0].otherwise.is_empty());
+    assert!(cluster.stores[0].exact && cluster.stores[0].fallbacks.is_empty());
 }
 
 #[test]

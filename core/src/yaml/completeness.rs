@@ -7,54 +7,52 @@
 use std::collections::BTreeMap;
 
 use crate::manifest::{Manifest, Meta};
-use crate::manifest::{identity, title};
 
 /// How a text came to be there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arrival {
+pub enum WriteEvent {
     /// The file was moved into its place.
-    Moved,
+    MovedTo,
     /// It was written in place, and closed.
-    Closed,
+    CloseWrite,
     /// Nobody told.
     Unknown,
 }
 
 /// Why a text may be half of what it is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Doubt {
+pub enum IncompleteReason {
     /// It says all that was said before, but may go on.
-    MayGoOn,
+    MayContinue,
     /// Nobody told that it is whole, and its last value may be cut short.
-    CutShort,
+    Truncated,
     /// It no longer says this: an object, or a key of one. Half a file looks like that, and so does a removal.
-    SaysLess(String),
+    Missing(String),
 }
 
 /// Whether there is a reason to wait before `after`, the manifests of `text`, take the place of `before`.
-pub fn doubt<'a>(
+pub fn incomplete_reason<'a>(
     before: impl IntoIterator<Item = &'a Manifest>,
     after: &[Manifest],
     text: &str,
-    arrival: Arrival,
-) -> Option<Doubt> {
+    arrival: WriteEvent,
+) -> Option<IncompleteReason> {
     let before: Vec<&Manifest> = before.into_iter().collect();
     // Who says the same may go on, but then as before.
     let is_same = !before.is_empty() && before.iter().copied().eq(after);
-    if arrival == Arrival::Moved || is_same {
+    if arrival == WriteEvent::MovedTo || is_same {
         return None;
     }
-    let after: BTreeMap<_, _> =
-        after.iter().map(|manifest| (identity(manifest), manifest)).collect();
-    let lost = |old: &Manifest| match after.get(&identity(old)) {
-        None => Some(title(old)),
-        Some(new) => lost_part(old, new).map(|part| format!("{part} of {}", title(old))),
+    let after: BTreeMap<_, _> = after.iter().map(|manifest| (manifest.key(), manifest)).collect();
+    let lost = |old: &Manifest| match after.get(&old.key()) {
+        None => Some(old.key().to_string()),
+        Some(new) => lost_part(old, new).map(|part| format!("{part} of {}", old.key())),
     };
     match before.into_iter().find_map(lost) {
-        Some(lost) => Some(Doubt::SaysLess(lost)),
+        Some(lost) => Some(IncompleteReason::Missing(lost)),
         None => match (arrival, ends_within_a_value(text)) {
-            (Arrival::Unknown, true) => Some(Doubt::CutShort),
-            (Arrival::Unknown, false) | (_, true) => Some(Doubt::MayGoOn),
+            (WriteEvent::Unknown, true) => Some(IncompleteReason::Truncated),
+            (WriteEvent::Unknown, false) | (_, true) => Some(IncompleteReason::MayContinue),
             (_, false) => None,
         },
     }
@@ -181,8 +179,8 @@ metadata:
         parse("a.yaml", text).unwrap_or_else(|errors| panic!("{errors:?}\n{text}"))
     }
 
-    fn doubt_of(before: &str, after: &str, arrival: Arrival) -> Option<Doubt> {
-        doubt(&manifests(before), &manifests(after), after, arrival)
+    fn reason_of(before: &str, after: &str, arrival: WriteEvent) -> Option<IncompleteReason> {
+        incomplete_reason(&manifests(before), &manifests(after), after, arrival)
     }
 
     /// Wherever a writer is interrupted: what is left is wrong, or there is a reason to wait.
@@ -196,10 +194,14 @@ metadata:
                 assert_eq!(half, FLEET.trim_end(), "nothing but the last line's end is missing");
                 continue;
             }
-            let doubt = |arrival| doubt(&self::manifests(FLEET), &manifests, half, arrival);
-            assert!(doubt(Arrival::Closed).is_some(), "{half}");
+            let reason =
+                |arrival| incomplete_reason(&self::manifests(FLEET), &manifests, half, arrival);
+            assert!(reason(WriteEvent::CloseWrite).is_some(), "{half}");
             assert!(
-                matches!(doubt(Arrival::Unknown), Some(Doubt::SaysLess(_) | Doubt::CutShort)),
+                matches!(
+                    reason(WriteEvent::Unknown),
+                    Some(IncompleteReason::Missing(_) | IncompleteReason::Truncated)
+                ),
                 "{half}"
             );
             right += 1;
@@ -212,31 +214,37 @@ metadata:
     fn a_value_that_may_be_cut_short_is_doubted() {
         let before = "apiVersion: v1\nkind: Service\nmetadata: {name: tokyo}\n";
         let after = format!("{before}spec:\n  externalIPs:\n  - 203.0.113.1");
-        assert_eq!(doubt_of(before, &after, Arrival::Closed), Some(Doubt::MayGoOn));
-        assert_eq!(doubt_of(before, &format!("{after}23\n"), Arrival::Closed), None);
-        assert_eq!(doubt_of("", before.trim_end(), Arrival::Closed), None);
+        assert_eq!(
+            reason_of(before, &after, WriteEvent::CloseWrite),
+            Some(IncompleteReason::MayContinue)
+        );
+        assert_eq!(reason_of(before, &format!("{after}23\n"), WriteEvent::CloseWrite), None);
+        assert_eq!(reason_of("", before.trim_end(), WriteEvent::CloseWrite), None);
     }
 
     #[test]
     fn what_says_as_much_or_was_moved_into_its_place_is_not_doubted() {
-        assert_eq!(doubt_of(FLEET, FLEET, Arrival::Unknown), None);
+        assert_eq!(reason_of(FLEET, FLEET, WriteEvent::Unknown), None);
         let more = format!(
             "# changed\n{}",
             FLEET.replace(": k8s", ": main").replace("203.0.113.7", "203.0.113.8\n  - 203.0.113.9")
         );
         for (arrival, expected) in [
-            (Arrival::Closed, None),
-            (Arrival::Moved, None),
-            (Arrival::Unknown, Some(Doubt::MayGoOn)),
+            (WriteEvent::CloseWrite, None),
+            (WriteEvent::MovedTo, None),
+            (WriteEvent::Unknown, Some(IncompleteReason::MayContinue)),
         ] {
-            assert_eq!(doubt_of(FLEET, &more, arrival), expected);
+            assert_eq!(reason_of(FLEET, &more, arrival), expected);
         }
-        assert_eq!(doubt_of(FLEET, "# nothing\n", Arrival::Moved), None);
+        assert_eq!(reason_of(FLEET, "# nothing\n", WriteEvent::MovedTo), None);
         assert_eq!(
-            doubt_of(FLEET, "# nothing\n", Arrival::Closed),
-            Some(Doubt::SaysLess("Service tokyo".into()))
+            reason_of(FLEET, "# nothing\n", WriteEvent::CloseWrite),
+            Some(IncompleteReason::Missing("Service tokyo".into()))
         );
-        assert_eq!(doubt_of("", "# nothing", Arrival::Unknown), Some(Doubt::CutShort));
+        assert_eq!(
+            reason_of("", "# nothing", WriteEvent::Unknown),
+            Some(IncompleteReason::Truncated)
+        );
     }
 
     #[test]
@@ -261,8 +269,8 @@ metadata:
         ];
         for (part, expected) in cases {
             assert_eq!(
-                doubt_of(FLEET, &FLEET.replace(part, ""), Arrival::Closed),
-                Some(Doubt::SaysLess(expected.into())),
+                reason_of(FLEET, &FLEET.replace(part, ""), WriteEvent::CloseWrite),
+                Some(IncompleteReason::Missing(expected.into())),
                 "{part}"
             );
         }

@@ -12,7 +12,7 @@ use atlas_core::manifest::ManifestError;
 use atlas_core::model::{Fleet, Settings, StoreNames};
 use atlas_core::name::{HostPort, NameError, NodeId};
 use atlas_core::pki::{Leaf, PrivateKey, Trust};
-use atlas_core::validate::{Intake, validate};
+use atlas_core::validate::{Validation, validate};
 use atlas_core::yaml;
 use serde::Deserialize;
 
@@ -37,7 +37,7 @@ pub struct Case {
 
 impl Case {
     /// What comes of the facts.
-    pub fn validate(&self) -> Intake {
+    pub fn validate(&self) -> Validation {
         validate(&self.settings, &self.facts, None)
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use atlas_core::install::bootstrap_files::FILES;
 use atlas_core::install::helm_values::{self, PROMETHEUS_VALUES, VALUES};
-use atlas_core::install::manifests::{self, Chart, Delivery};
+use atlas_core::install::manifests::{self, ChartInstallation, ChartSource};
 use atlas_core::kubernetes::derived_objects::values_secret_name;
 use atlas_core::model::{Cluster, Settings};
 use atlas_core::name::{NameError, NodeId, WebUrl};
@@ -72,7 +72,7 @@ pub struct ClusterValues {
         env = "ATLAS_CHART",
         help_heading = "The release"
     )]
-    chart: Chart,
+    chart: ChartSource,
     /// The chart's version.
     #[arg(long, value_name = "VERSION", default_value = env!("CARGO_PKG_VERSION"), env = "ATLAS_CHART_VERSION", help_heading = "The release")]
     chart_version: String,
@@ -128,8 +128,8 @@ fn node(text: &str) -> Result<NodeId, NameError> {
     if text == "atlas" { Ok(NodeId::Hub) } else { text.parse() }
 }
 
-fn chart(text: &str) -> Result<Chart, String> {
-    text.parse::<Chart>().map_err(|error| error.to_string())
+fn chart(text: &str) -> Result<ChartSource, String> {
+    text.parse::<ChartSource>().map_err(|error| error.to_string())
 }
 
 fn patience(text: &str) -> Result<Duration, String> {
@@ -160,7 +160,7 @@ impl ClusterValues {
         let values = self.values(&node, &data)?;
         print(&self.render(values))?;
         if self.format == Format::Secret {
-            let beside = manifests::beside_secret(&self.delivery(), values);
+            let beside = manifests::values_for_existing_secret(&self.delivery(), values);
             say(format_args!(
                 "# values for the chart envoy beside this Secret:
 {}",
@@ -201,8 +201,8 @@ impl ClusterValues {
         Ok(data.get(key).with_context(missing)?)
     }
 
-    fn delivery(&self) -> Delivery {
-        Delivery {
+    fn delivery(&self) -> ChartInstallation {
+        ChartInstallation {
             release: self.release.clone(),
             namespace: self.target_namespace.clone(),
             manifests: self.manifests(),
@@ -218,7 +218,7 @@ impl ClusterValues {
             Format::Raw => values.to_owned(),
             Format::HelmChart => manifests::helm_chart(&to, values),
             Format::HelmRelease => manifests::helm_release(&to, values),
-            Format::Secret => manifests::secret(&to, &manifests::files_of(values)),
+            Format::Secret => manifests::secret(&to, &manifests::files_in_values(values)),
         }
     }
 
@@ -237,7 +237,7 @@ impl ClusterValues {
     fn of_state(&self, state: &Path, node: &NodeId) -> anyhow::Result<BTreeMap<String, String>> {
         let dir = bootstrap_files::existing(&StateDir::at(state)?, node)?;
         let files = read_swapped(&dir, &FILES)?.into_iter().collect();
-        let files = manifests::relocated(
+        let files = manifests::replace_directory(
             files,
             &dir.display().to_string(),
             atlas_core::object_names::ENVOY_DIR,

@@ -10,7 +10,7 @@ use atlas_core::name::{
 };
 use atlas_core::ports;
 use atlas_core::quantity::Memory;
-use atlas_core::validate::selector;
+use atlas_core::validate::parse_selector;
 use clap::Args;
 
 use super::values::{dns_label, selector as selector_text};
@@ -215,7 +215,7 @@ impl SettingsArgs {
             alertmanager_selector: with_value(
                 "--alertmanager-selector",
                 &self.alertmanager_selector,
-                selector(&self.alertmanager_selector),
+                parse_selector(&self.alertmanager_selector),
             )?,
             alertmanager_endpoints: self.alertmanager_endpoints.clone(),
             alertmanager_path_prefix: parse_path_prefix(&self.alertmanager_path_prefix)
@@ -241,7 +241,7 @@ impl SettingsArgs {
             envoy_selectors: with_value(
                 "--envoy-selectors",
                 &self.envoy_selectors,
-                selector(&self.envoy_selectors),
+                parse_selector(&self.envoy_selectors),
             )?,
             store_names: StoreNames::Zone,
             web_url: self.web_url.clone(),

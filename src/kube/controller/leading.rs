@@ -8,7 +8,7 @@ use atlas_core::kubernetes::derived_objects::EnvoySelector;
 use atlas_core::kubernetes::lease::Term;
 use atlas_core::manifest::Manifest;
 use atlas_core::name::ClusterName;
-use atlas_core::thanos::zone::Written;
+use atlas_core::thanos::zone::ZoneFileVersion;
 use atlas_core::validate::Finding;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -31,7 +31,7 @@ pub struct Leading {
     /// When the desired states of all objects were last sent.
     compared: Option<Instant>,
     /// The DNS zone's file, as it should be.
-    zone: Option<Written>,
+    zone: Option<ZoneFileVersion>,
     desired: mpsc::UnboundedSender<DesiredUpdate>,
     problems: watch::Receiver<Vec<String>>,
     event_deduplicator: EventDeduplicator,
@@ -163,11 +163,11 @@ impl Leading {
             || !selectors.iter().eq(self.objects.selectors());
         if hub {
             // The zone that this leader made may not have been written yet.
-            let before = Written::latest(self.zone, view.zone);
-            let zone = Written::next(before, clock::now(), |serial| {
+            let before = ZoneFileVersion::latest(self.zone, view.zone);
+            let zone = ZoneFileVersion::next_file(before, clock::now(), |serial| {
                 stores.zone_file(&fleet.settings, serial)
             });
-            self.zone = Written::of(&zone);
+            self.zone = ZoneFileVersion::of(&zone);
             changes.extend(self.objects.update_hub(&inputs, zone, stores.endpoints()));
         }
         let update = if all {

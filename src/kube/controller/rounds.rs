@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use atlas_core::kubernetes::lease::ResourceVersion;
 use atlas_core::manifest::Manifest;
+use atlas_core::manifest::ManifestKey;
 use atlas_core::model::{Fleet, Settings};
 use atlas_core::name::ClusterName;
 use atlas_core::plan::{Planner, Scope};
 use atlas_core::thanos::stores::Stores;
-use atlas_core::thanos::zone::Written;
-use atlas_core::validate::{ChangeSet, ManifestKey, ManifestStore, validate};
+use atlas_core::thanos::zone::ZoneFileVersion;
+use atlas_core::validate::{ChangeSet, ManifestStore, validate};
 
 use super::View;
 use crate::dns::ZoneVersion;
@@ -62,7 +63,7 @@ impl Rounds {
             )
         });
         let now: BTreeMap<ManifestKey, &Manifest> =
-            view.manifests.iter().map(|manifest| (ManifestKey::of(manifest), manifest)).collect();
+            view.manifests.iter().map(|manifest| (manifest.key(), manifest)).collect();
         let gone: Vec<_> = register
             .keys()
             .filter(|key| !now.contains_key(key))
@@ -76,8 +77,8 @@ impl Rounds {
             .filter(|(key, manifest)| !known(key, manifest))
             .map(|(key, manifest)| (key, Some(Arc::new(manifest.clone()))));
         let changes: Vec<_> = gone.into_iter().chain(new).collect();
-        let ChangeSet { clusters, claimed, alertmanagers, findings } = register.apply(changes);
-        self.unwritten.clusters.extend(claimed);
+        let ChangeSet { clusters, services, alertmanagers, findings } = register.apply(changes);
+        self.unwritten.clusters.extend(services);
         self.findings |= findings || !clusters.is_empty();
         self.scope.extend(Scope { alertmanagers, clusters, ..Scope::default() });
         let records: BTreeMap<String, ResourceVersion> = view
@@ -119,7 +120,7 @@ impl Rounds {
         publisher: &Publisher,
         pki: &Pki<V>,
         problems: Vec<String>,
-        zone: Option<Written>,
+        zone: Option<ZoneFileVersion>,
     ) -> anyhow::Result<()> {
         let Some(register) = &self.register else { return Ok(()) };
         let fleet = register.fleet();

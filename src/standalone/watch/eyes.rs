@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use atlas_core::yaml::Arrival;
+use atlas_core::yaml::WriteEvent;
 use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
@@ -33,7 +33,7 @@ struct State {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
     /// To which manifests, and how their text came to be there.
-    pub files: BTreeMap<PathBuf, Arrival>,
+    pub files: BTreeMap<PathBuf, WriteEvent>,
     /// Perhaps to any other as well.
     pub others: bool,
     /// Directories that were moved into their place, with all that is below them. The whole one where it was the link by which Kubernetes
@@ -68,7 +68,7 @@ impl Sight {
         let seen = &lock(&self.state).seen;
         !seen.is_nothing()
             && !seen.others
-            && seen.files.values().all(|arrival| *arrival != Arrival::Unknown)
+            && seen.files.values().all(|arrival| *arrival != WriteEvent::Unknown)
     }
 
     pub fn note(&self, dir: &Path, event: notify::Result<Event>) {
@@ -108,7 +108,7 @@ impl State {
         let arrival = match event.kind {
             EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
                 within.iter().for_each(|path| _ = self.open.remove(*path));
-                Arrival::Closed
+                WriteEvent::CloseWrite
             }
             EventKind::Modify(ModifyKind::Name(RenameMode::To)) => {
                 self.moved_to(&within, event.tracker())
@@ -117,20 +117,20 @@ impl State {
                 let was_open = within.iter().any(|path| self.open.contains(*path));
                 self.moving = event.tracker().map(|cookie| (cookie, was_open));
                 self.not_there(&within);
-                Arrival::Unknown
+                WriteEvent::Unknown
             }
             // Each end of it has been told by an event of its own.
             EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => return,
             EventKind::Access(_) => return,
             EventKind::Modify(ModifyKind::Data(_)) => {
                 self.open.extend(within.iter().map(|path| (*path).to_owned()));
-                Arrival::Unknown
+                WriteEvent::Unknown
             }
             EventKind::Remove(_) => {
                 self.not_there(&within);
-                Arrival::Unknown
+                WriteEvent::Unknown
             }
-            EventKind::Create(_) | EventKind::Modify(_) => Arrival::Unknown,
+            EventKind::Create(_) | EventKind::Modify(_) => WriteEvent::Unknown,
             EventKind::Any | EventKind::Other => {
                 self.seen.others = true;
                 return;
@@ -154,7 +154,7 @@ impl State {
                 // A directory, or what was one.
                 _ => {
                     self.seen.others = true;
-                    if arrival == Arrival::Moved {
+                    if arrival == WriteEvent::MovedTo {
                         let is_mount = within.as_os_str().as_encoded_bytes().starts_with(b"..");
                         self.seen.turned.insert(if is_mount {
                             PathBuf::new()
@@ -168,15 +168,15 @@ impl State {
     }
 
     /// A file that is moved while somebody still writes it is none that is complete.
-    fn moved_to(&mut self, within: &[&Path], cookie: Option<usize>) -> Arrival {
+    fn moved_to(&mut self, within: &[&Path], cookie: Option<usize>) -> WriteEvent {
         let is_open =
             self.moving.take().is_some_and(|(moving, is_open)| Some(moving) == cookie && is_open);
         self.not_there(within);
         if is_open {
             self.open.extend(within.iter().map(|path| (*path).to_owned()));
-            return Arrival::Unknown;
+            return WriteEvent::Unknown;
         }
-        Arrival::Moved
+        WriteEvent::MovedTo
     }
 
     /// What was there, and was below it, is no longer.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use atlas_core::manifest::Manifest;
 use atlas_core::manifest::ManifestError;
 use atlas_core::xds::resource::Version;
-use atlas_core::yaml::{self, Arrival, Doubt};
+use atlas_core::yaml::{self, IncompleteReason, WriteEvent};
 use tokio::time::Instant;
 
 use super::FileState;
@@ -45,13 +45,13 @@ struct Look {
     hash: Version,
     /// Since when.
     since: Instant,
-    arrival: Arrival,
+    arrival: WriteEvent,
 }
 
 /// What is known of a text beside itself.
 pub(super) struct News<'a> {
     /// What an event told.
-    pub told: Option<Arrival>,
+    pub told: Option<WriteEvent>,
     /// What the file said when an earlier process read it.
     pub earlier: Option<&'a Arc<[Arc<Manifest>]>>,
     /// Whether this process reads the directory for the first time.
@@ -114,7 +114,7 @@ impl Known {
         // Many writers empty a file before they write it.
         if blank && !self.manifests.is_empty() {
             let due = since + patience.quiet;
-            if arrival == Arrival::Unknown && Instant::now() < due {
+            if arrival == WriteEvent::Unknown && Instant::now() < due {
                 // What it says in a moment is worth a word, this isn't.
                 self.wait = Some(Wait::Quiet(due));
                 return;
@@ -137,7 +137,7 @@ impl Known {
                 let before = before
                     .into_iter()
                     .flat_map(|manifests| manifests.iter().map(|manifest| &**manifest));
-                if let Some((why, due)) = yaml::doubt(before, &manifests, text, arrival)
+                if let Some((why, due)) = yaml::incomplete_reason(before, &manifests, text, arrival)
                     .and_then(|doubt| pending(&doubt, since, patience))
                 {
                     return self.wait(file, &why, due);
@@ -155,20 +155,20 @@ impl Known {
     ///
     /// Of a text that is there again, since it was there first: a generator that writes the same every few seconds must not keep it
     /// waiting for ever. What was there in between would have been another text.
-    fn look_at(&mut self, text: &Text, hash: Version, news: &News<'_>) -> (Instant, Arrival) {
+    fn look_at(&mut self, text: &Text, hash: Version, news: &News<'_>) -> (Instant, WriteEvent) {
         let now = Instant::now();
         let identity = text.identity;
         let (since, arrival) = match &self.look {
             Some(look) if look.hash == hash => (look.since, look.arrival),
-            Some(_) => (now, Arrival::Unknown),
+            Some(_) => (now, WriteEvent::Unknown),
             // At start it may be old. What is said of the future says nothing.
             None if news.at_start => {
-                (now.checked_sub(text.age.min(LONG_AGO)).unwrap_or(now), Arrival::Unknown)
+                (now.checked_sub(text.age.min(LONG_AGO)).unwrap_or(now), WriteEvent::Unknown)
             }
             // Later it came just now, whatever the clock of another machine says.
-            None => (now, Arrival::Unknown),
+            None => (now, WriteEvent::Unknown),
         };
-        let arrival = news.told.filter(|told| *told != Arrival::Unknown).unwrap_or(arrival);
+        let arrival = news.told.filter(|told| *told != WriteEvent::Unknown).unwrap_or(arrival);
         self.look = Some(Look { identity, hash, since, arrival });
         (since, arrival)
     }
@@ -249,14 +249,20 @@ impl Known {
 }
 
 /// Why a text doesn't count yet, and when it will; `None`: it does.
-fn pending(doubt: &Doubt, since: Instant, patience: Patience) -> Option<(String, Instant)> {
+fn pending(
+    doubt: &IncompleteReason,
+    since: Instant,
+    patience: Patience,
+) -> Option<(String, Instant)> {
     let (why, quiet) = match doubt {
-        Doubt::MayGoOn => ("has just been changed".to_owned(), patience.quiet),
-        Doubt::CutShort => (
+        IncompleteReason::MayContinue => ("has just been changed".to_owned(), patience.quiet),
+        IncompleteReason::Truncated => (
             "has just been changed, and its last line has no end".to_owned(),
             patience.quiet_if_less,
         ),
-        Doubt::SaysLess(what) => (format!("no longer says {what}"), patience.quiet_if_less),
+        IncompleteReason::Missing(what) => {
+            (format!("no longer says {what}"), patience.quiet_if_less)
+        }
     };
     let due = since + quiet;
     let rule = || {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use atlas_core::manifest::Manifest;
 use atlas_core::manifest::ManifestError;
-use atlas_core::yaml::Arrival;
+use atlas_core::yaml::WriteEvent;
 use tokio::time::Instant;
 
 use super::eyes::Seen;
@@ -122,7 +122,7 @@ impl Memory {
             self.real = real;
             for path in &listing.files {
                 let told =
-                    seen.files.get(path).copied().filter(|arrival| *arrival != Arrival::Unknown);
+                    seen.files.get(path).copied().filter(|arrival| *arrival != WriteEvent::Unknown);
                 self.read(path, told, turned(path), open, update);
             }
             let unreadable = listing.unreadable.iter();
@@ -244,7 +244,7 @@ impl Memory {
     fn read(
         &mut self,
         path: &Path,
-        told: Option<Arrival>,
+        told: Option<WriteEvent>,
         turned: bool,
         open: &BTreeSet<PathBuf>,
         update: &mut Update,
@@ -260,7 +260,7 @@ impl Memory {
         match reading {
             Reading::Text(text) => {
                 let moved = turned && !known.is(text.identity);
-                let told = if moved { Some(Arrival::Moved) } else { told };
+                let told = if moved { Some(WriteEvent::MovedTo) } else { told };
                 let news =
                     News { told, earlier: self.earlier.get(&name), at_start: !self.has_started };
                 known.take(&name, &text, &news, self.patience);

@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use atlas_core::manifest;
 use atlas_core::manifest::ManifestError;
+use atlas_core::manifest::ManifestKey;
 use atlas_core::manifest::{Manifest, Origin};
-use atlas_core::validate::ManifestKey;
 
 use super::{FileState, Report, Update};
 
@@ -40,7 +39,7 @@ impl Shelf {
             if let Some(before) = self.files.remove(&file) {
                 let claim = Claim { is_remembered: before.is_remembered, file: Arc::clone(&file) };
                 for manifest in before.manifests.iter() {
-                    let key = ManifestKey::of(manifest);
+                    let key = manifest.key();
                     if let Some(claims) = self.claims.get_mut(&key) {
                         claims.retain(|one| *one != claim);
                     }
@@ -51,7 +50,7 @@ impl Shelf {
             let Some(state) = state else { continue };
             let claim = Claim { is_remembered: state.is_remembered, file: Arc::clone(&file) };
             for manifest in state.manifests.iter() {
-                let key = ManifestKey::of(manifest);
+                let key = manifest.key();
                 // Nearly always it is the only one.
                 let claims =
                     self.claims.entry(key.clone()).or_insert_with(|| Vec::with_capacity(1));
@@ -133,7 +132,7 @@ impl Shelf {
     pub fn report(&self) -> Report {
         let counts = |file: &str, manifest: &&Arc<Manifest>| {
             self.claims
-                .get(&ManifestKey::of(manifest))
+                .get(&manifest.key())
                 .and_then(|claims| claims.first())
                 .is_some_and(|claim| &*claim.file == file)
         };
@@ -148,9 +147,7 @@ impl Shelf {
 }
 
 fn find<'a>(file: &'a FileState, key: &ManifestKey) -> Option<&'a Arc<Manifest>> {
-    file.manifests.iter().find(|manifest| {
-        manifest::identity(manifest) == (key.kind, key.namespace.as_deref(), &*key.name)
-    })
+    file.manifests.iter().find(|manifest| manifest.has_key(key))
 }
 
 /// Whether a file lies in one of these directories.
@@ -163,9 +160,7 @@ fn duplicate(manifest: &Manifest, earlier: &Origin) -> ManifestError {
     let origin = &manifest.meta().origin;
     let file = |origin: &Origin| origin.file.clone().unwrap_or_default();
     let place = format!("{}:{}", file(earlier), earlier.line_of(KEY));
-    let message = format!(
-        "{} is already in {place}, which counts: remove one of the two",
-        manifest::title(manifest)
-    );
+    let message =
+        format!("{} is already in {place}, which counts: remove one of the two", manifest.key());
     ManifestError { file: file(origin), line: origin.line_of(KEY), key: KEY.into(), message }
 }

@@ -2,7 +2,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 
-use atlas_core::yaml::Arrival;
+use atlas_core::yaml::WriteEvent;
 use tempfile::TempDir;
 use tokio::sync::watch::{Receiver, channel};
 use tokio::task::JoinHandle;
@@ -401,7 +401,7 @@ fn of_a_change_only_the_file_that_it_names_is_read() {
     let mut update = Update::default();
     memory
         .refresh_some(
-            &Seen { files: [("c7.yaml".into(), Arrival::Closed)].into(), ..Seen::default() },
+            &Seen { files: [("c7.yaml".into(), WriteEvent::CloseWrite)].into(), ..Seen::default() },
             &BTreeSet::new(),
             &mut update,
         )

@@ -7,8 +7,8 @@ use super::*;
 use crate::install::helm_values;
 use crate::quantity::Memory;
 
-fn delivery() -> Delivery {
-    Delivery {
+fn delivery() -> ChartInstallation {
+    ChartInstallation {
         release: "atlas-envoy".into(),
         namespace: "monitoring".into(),
         manifests: "kube-system".into(),
@@ -59,8 +59,10 @@ fn k3s_gets_a_chart_whose_values_lie_in_a_secret() {
         })
     );
     assert!(!chart.to_string().contains("PRIVATE KEY"));
-    let repository =
-        Delivery { chart: "https://charts.example.com/atlas/envoy".parse().unwrap(), ..delivery() };
+    let repository = ChartInstallation {
+        chart: "https://charts.example.com/atlas/envoy".parse().unwrap(),
+        ..delivery()
+    };
     let chart = &parse(&helm_chart(&repository, &values))[1]["spec"];
     assert_eq!(
         (&chart["repo"], &chart["chart"]),
@@ -71,7 +73,7 @@ fn k3s_gets_a_chart_whose_values_lie_in_a_secret() {
 #[test]
 fn flux_gets_a_release_its_source_and_a_secret() {
     let values = helm_values::envoy("tokyo", 2, Memory::mebibytes(256), &files());
-    let here = Delivery { manifests: "monitoring".into(), ..delivery() };
+    let here = ChartInstallation { manifests: "monitoring".into(), ..delivery() };
     let [secret, source, release] = parse(&helm_release(&here, &values)).try_into().unwrap();
     assert_eq!(secret["stringData"]["values.yaml"], values.as_str());
     assert_eq!(
@@ -88,7 +90,7 @@ fn flux_gets_a_release_its_source_and_a_secret() {
             "valuesFrom": [{"kind": "Secret", "name": "atlas-envoy-helm-values", "valuesKey": "values.yaml"}],
         })
     );
-    let elsewhere = Delivery {
+    let elsewhere = ChartInstallation {
         chart: "https://charts.example.com/envoy".parse().unwrap(),
         manifests: "flux-system".into(),
         ..delivery()
@@ -115,16 +117,16 @@ fn the_plain_secret_holds_the_six_files_and_nothing_else() {
 #[test]
 fn values_give_back_their_files() {
     assert_eq!(
-        files_of(&helm_values::envoy("tokyo", 2, Memory::mebibytes(256), &files())),
+        files_in_values(&helm_values::envoy("tokyo", 2, Memory::mebibytes(256), &files())),
         files()
     );
-    assert_eq!(files_of("cluster: tokyo\n"), BTreeMap::new());
-    assert_eq!(files_of("\t"), BTreeMap::new());
+    assert_eq!(files_in_values("cluster: tokyo\n"), BTreeMap::new());
+    assert_eq!(files_in_values("\t"), BTreeMap::new());
 }
 
 #[test]
 fn paths_move_and_what_only_looks_like_them_stays() {
-    let moved = relocated(files(), "/etc/atlas", "/run/envoy").unwrap();
+    let moved = replace_directory(files(), "/etc/atlas", "/run/envoy").unwrap();
     let expected = "dir: /run/envoy\npath: /run/envoy/tls.crt\nother: /etc/atlas-2/x\nlist:\n- /run/envoy/ca.crt\n";
     assert_eq!(moved["envoy.yaml"], expected);
     assert_eq!(moved["tls.key"], files()["tls.key"]);
@@ -141,16 +143,18 @@ fn a_chart_is_somewhere() {
         "oci://a/b c",
         "./charts/envoy",
     ] {
-        assert_eq!(wrong.parse::<Chart>(), Err(NoChart), "{wrong}");
+        assert_eq!(wrong.parse::<ChartSource>(), Err(ParseChartSourceError), "{wrong}");
     }
 }
 
 /// Without them the Envoy's container would have less memory than the Envoy counts on, and another number of replicas.
 #[test]
 fn who_takes_the_files_from_a_secret_is_told_the_other_values() {
-    let to = Delivery { secret: "atlas-envoy-files".into(), ..delivery() };
-    let text =
-        beside_secret(&to, &helm_values::envoy("tokyo", 3, Memory::mebibytes(1024), &files()));
+    let to = ChartInstallation { secret: "atlas-envoy-files".into(), ..delivery() };
+    let text = values_for_existing_secret(
+        &to,
+        &helm_values::envoy("tokyo", 3, Memory::mebibytes(1024), &files()),
+    );
     let expected = json!({
         "cluster": "tokyo", "replicaCount": 3, "resources": {"limits": {"memory": Memory::mebibytes(1024).to_string()}},
         "existingSecret": "atlas-envoy-files",

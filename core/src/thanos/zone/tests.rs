@@ -24,8 +24,8 @@ fn fleet(names: &[String], hub_stores: &[&str]) -> Fleet {
 }
 
 fn targets(zone: &Zone, owner: &str) -> Vec<String> {
-    let of = |record: &Record| match &record.data {
-        Data::Srv { target, .. } if record.name == owner => Some(target.clone()),
+    let of = |record: &DnsRecord| match &record.data {
+        RecordData::Srv { target, .. } if record.name == owner => Some(target.clone()),
         _ => None,
     };
     zone.records.iter().filter_map(of).collect()
@@ -108,9 +108,11 @@ fn a_file_is_followed_by_itself_or_by_one_with_a_greater_number() {
     );
     let file = |fleet: &Fleet, serial| Stores::of(fleet).zone_file(&fleet.settings, serial);
     let next = |before: Option<&String>, now, fleet: &Fleet| {
-        Written::next(before.and_then(|before| Written::of(before)), now, |serial| {
-            file(fleet, serial)
-        })
+        ZoneFileVersion::next_file(
+            before.and_then(|before| ZoneFileVersion::of(before)),
+            now,
+            |serial| file(fleet, serial),
+        )
     };
     let first = next(None, 1000, &tokyo);
     assert_eq!(serial_in(&first), Some(1000));
@@ -122,9 +124,18 @@ fn a_file_is_followed_by_itself_or_by_one_with_a_greater_number() {
     let mut renamed = tokyo.clone();
     renamed.settings.dns_zone = "other".into();
     assert_eq!(serial_in(&next(Some(&third), 500, &renamed)), Some(1003));
-    assert_eq!(Written::latest(Written::of(&third), Written::of(&second)), Written::of(&third));
-    assert_eq!(Written::latest(Written::of(&second), Written::of(&third)), Written::of(&third));
-    assert_eq!(Written::latest(None, Written::of(&first)), Written::of(&first));
+    assert_eq!(
+        ZoneFileVersion::latest(ZoneFileVersion::of(&third), ZoneFileVersion::of(&second)),
+        ZoneFileVersion::of(&third)
+    );
+    assert_eq!(
+        ZoneFileVersion::latest(ZoneFileVersion::of(&second), ZoneFileVersion::of(&third)),
+        ZoneFileVersion::of(&third)
+    );
+    assert_eq!(
+        ZoneFileVersion::latest(None, ZoneFileVersion::of(&first)),
+        ZoneFileVersion::of(&first)
+    );
 }
 
 #[test]

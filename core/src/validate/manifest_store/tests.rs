@@ -1,4 +1,4 @@
-//! Change by change comes to the same as all at once.
+//! Applying change by change gives the same as validating all manifests at once.
 
 use proptest::prelude::*;
 
@@ -47,41 +47,41 @@ fn manifest(kind: u8, name: u8, content: u8) -> Manifest {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
-    fn change_by_change_is_as_all_at_once(steps in prop::collection::vec(prop::collection::vec((0..10u8, 0..3u8, 0..12u8, any::<bool>()), 1..5), 1..12)) {
+    fn change_by_change_gives_the_same_as_all_at_once(steps in prop::collection::vec(prop::collection::vec((0..10u8, 0..3u8, 0..12u8, any::<bool>()), 1..5), 1..12)) {
         let settings = Settings::default();
-        let mut register = ManifestStore::new(settings.clone(), BTreeMap::new());
+        let mut store = ManifestStore::new(settings.clone(), BTreeMap::new());
         let mut manifests: BTreeMap<ManifestKey, Manifest> = BTreeMap::new();
         for step in steps {
-            let last = register.fleet().clone();
+            let last = store.fleet().clone();
             let mut changes = BTreeMap::new();
             for (kind, name, content, there) in step {
                 let manifest = manifest(kind, name, content);
-                let key = ManifestKey::of(&manifest);
+                let key = manifest.key();
                 changes.insert(key.clone(), there.then(|| Arc::new(manifest.clone())));
                 if there { manifests.insert(key, manifest); } else { manifests.remove(&key); }
             }
-            let touched = register.apply(changes.clone());
+            let changed = store.apply(changes.clone());
             let all: Vec<Manifest> = manifests.values().cloned().collect();
             let taken = validate(&settings, &all, Some(&last));
-            prop_assert_eq!(register.fleet(), &taken.fleet);
-            prop_assert_eq!(register.findings(), taken.findings);
+            prop_assert_eq!(store.fleet(), &taken.fleet);
+            prop_assert_eq!(store.findings(), taken.findings);
             for name in last.clusters.keys().chain(taken.fleet.clusters.keys()) {
                 let differs = last.clusters.get(name) != taken.fleet.clusters.get(name);
-                prop_assert_eq!(differs, touched.clusters.contains(name));
+                prop_assert_eq!(differs, changed.clusters.contains(name));
             }
-            prop_assert_eq!(last.alertmanagers != taken.fleet.alertmanagers, touched.alertmanagers);
-            prop_assert_eq!(register.apply(changes), ChangeSet::default());
+            prop_assert_eq!(last.alertmanagers != taken.fleet.alertmanagers, changed.alertmanagers);
+            prop_assert_eq!(store.apply(changes), ChangeSet::default());
         }
     }
 }
 
 #[test]
-fn what_a_cluster_was_before_holds_while_its_first_fact_is_wrong() {
+fn the_last_good_configuration_counts_while_the_first_manifest_is_invalid() {
     let good = ManifestStore::new(Settings::default(), BTreeMap::new());
-    let of = |mut register: ManifestStore, content| {
+    let of = |mut store: ManifestStore, content| {
         let manifest = manifest(1, 0, content);
-        register.apply([(ManifestKey::of(&manifest), Some(Arc::new(manifest)))]);
-        register
+        store.apply([(manifest.key(), Some(Arc::new(manifest)))]);
+        store
     };
     let good = of(good, 0);
     let before = good.fleet().clusters.clone();
@@ -90,6 +90,6 @@ fn what_a_cluster_was_before_holds_while_its_first_fact_is_wrong() {
     assert!(wrong.findings()[0].fix.contains("last good"), "{:?}", wrong.findings());
     // But only from the start: a cluster that is gone is gone.
     let mut wrong = wrong;
-    wrong.apply([(ManifestKey::of(&manifest(1, 0, 0)), None)]);
+    wrong.apply([(manifest(1, 0, 0).key(), None)]);
     assert!(of(wrong, 2).fleet().clusters.is_empty());
 }

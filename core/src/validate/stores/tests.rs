@@ -8,7 +8,7 @@ use crate::validate::{Finding, Severity, validate};
 fn places(store: &Store) -> Vec<String> {
     [&store.at]
         .into_iter()
-        .chain(&store.otherwise)
+        .chain(&store.fallbacks)
         .map(|at| at.to_string().replace(":10901", ""))
         .collect()
 }

@@ -39,13 +39,16 @@ impl Reader {
     }
 
     pub(super) fn sees_closed(&mut self, file: &str) {
-        self.sees(&Seen { files: [(file.into(), Arrival::Closed)].into(), ..Seen::default() });
+        self.sees(&Seen {
+            files: [(file.into(), WriteEvent::CloseWrite)].into(),
+            ..Seen::default()
+        });
     }
 
     /// That somebody writes to it.
     fn sees_open(&mut self, file: &str) {
         let mut update = Update::default();
-        let seen = Seen { files: [(file.into(), Arrival::Unknown)].into(), ..Seen::default() };
+        let seen = Seen { files: [(file.into(), WriteEvent::Unknown)].into(), ..Seen::default() };
         self.memory
             .refresh_some(&seen, &[file.into()].into(), &mut update)
             .expect("a readable directory");
@@ -176,7 +179,7 @@ fn what_is_done_to_a_closed_file_s_mode_and_times_is_no_writing() {
     for event in [closed, metadata] {
         sight.note(dir.0.path(), Ok(event.add_path(dir.path("a.yaml"))));
     }
-    assert_eq!(sight.take().files, [(PathBuf::from("a.yaml"), Arrival::Closed)].into());
+    assert_eq!(sight.take().files, [(PathBuf::from("a.yaml"), WriteEvent::CloseWrite)].into());
 }
 
 #[test]
