@@ -257,6 +257,19 @@ impl Browser {
         Ok(self.seen()?.errors)
     }
 
+    /// Makes the part of the window that shows the page this large, in pixels.
+    ///
+    /// # Errors
+    /// The browser is gone.
+    pub fn resize(&self, width: u32, height: u32) -> Result<()> {
+        // WebDriver sets the outer size of the window.
+        let script = "return [outerWidth - innerWidth, outerHeight - innerHeight]";
+        let frame = self.evaluate(script)?;
+        let frame = |axis: usize| frame[axis].as_u64().context("no size of the window");
+        let (width, height) = (u64::from(width) + frame(0)?, u64::from(height) + frame(1)?);
+        self.post("/window/rect", &json!({"width": width, "height": height})).map(drop)
+    }
+
     /// Takes a picture of what is in the window, as PNG.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 //! and the newest Alertmanager.
 
 mod newest;
+mod readme;
 
 use std::path::Path;
 use std::time::Duration;
@@ -89,6 +90,7 @@ fn from_atlas_to_prometheus(person: &Person, hub: &Hub) -> Result<()> {
     let text = browser.text()?;
     assert!(text.contains("tokyo") && text.contains("paris"), "{text}");
     person.picture("atlas")?;
+    readme::picture(browser, "atlas", (1000, 290))?;
     person.nothing_failed(&[])?;
     browser.click("a[href='/prom/tokyo/']")?;
     browser.wait_for("textarea[name=expr]", DRAWN)
@@ -179,6 +181,7 @@ fn thanos(person: &Person, hub: &Hub) -> Result<()> {
         assert!(row.contains("UP") && labels.iter().all(|label| row.contains(label)), "{row}");
     }
     person.picture("thanos-stores")?;
+    readme::picture(browser, "thanos-stores", (1280, 560))?;
     browser.goto(&format!(
         "{}/graph?g0.expr=count%20by%20(cluster)%20(up)&g0.tab=1",
         hub.query.url()

@@ -10,8 +10,10 @@
 
 mod limits;
 mod mentions;
+mod paths;
 mod reference;
 mod stack;
+mod standalone;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -23,7 +25,7 @@ use atlas_core::model::{Cluster, Fleet, Settings, StoreNames};
 use atlas_core::name::HostPort;
 use atlas_core::validate::validate;
 use atlas_core::yaml;
-use atlas_lab::parts::Part;
+use atlas_lab::parts::{self, Part};
 use atlas_lab::run::helm_template;
 use serde_json::{Value, json};
 

@@ -91,9 +91,9 @@ fn prometheus_accepts_the_alertmanagers_and_they_are_those_of_the_readme() {
         list(service, "spec/ports").iter().any(|port| at(port, "port").as_u64() == Some(11903))
     );
 
-    // Prometheus's own file, in the README, says the same of another place.
-    let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let shown = readme
+    // Prometheus's own file, in docs/standalone.md, says the same of another place.
+    let page = fs::read_to_string(root().join("docs/standalone.md")).unwrap();
+    let shown = page
         .split("```")
         .find(|block| block.contains("http_sd_configs"))
         .expect("a block with http_sd_configs");

@@ -92,9 +92,9 @@ fn the_reference_has_every_key() {
 }
 
 /// Every page of the project.
-fn pages() -> Vec<PathBuf> {
-    let (mut pages, mut directories) =
-        (Vec::new(), vec![root().join("docs"), root().join("charts")]);
+pub fn pages() -> Vec<PathBuf> {
+    let mut pages = Vec::new();
+    let mut directories = Vec::from(["docs", "charts", "peers"].map(|name| root().join(name)));
     let top = std::fs::read_dir(root())
         .unwrap()
         .map(|entry| entry.unwrap().path())
