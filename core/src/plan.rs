@@ -12,6 +12,7 @@
 //! resources of that cluster alone, on the hub as there.
 
 mod cluster;
+mod expected_san;
 mod hub;
 mod planner;
 

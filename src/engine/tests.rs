@@ -285,5 +285,7 @@ async fn an_authority_that_is_due_while_one_cluster_changes_costs_the_others_not
     let nodes: Vec<String> = atlas.nodes.all().iter().map(ToString::to_string).collect();
     assert_eq!(nodes.len(), 4, "{nodes:?}");
     let tokyo = atlas.nodes.get(&"tokyo".parse().unwrap()).unwrap();
-    assert!(tokyo.state().snapshot.get(ResourceType::Secret, atlas_core::envoy::LEAF).is_some());
+    assert!(
+        tokyo.state().snapshot.get(ResourceType::Secret, atlas_core::envoy::secret::LEAF).is_some()
+    );
 }

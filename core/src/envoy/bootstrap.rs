@@ -1,4 +1,5 @@
-//! An Envoy's own file: whom to ask, with which credential, and where people and probes may look.
+//! The bootstrap configuration of an Envoy: how it reaches Atlas, with which credential, and where
+//! its status and its admin interface are.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -7,44 +8,45 @@ use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 use envoy_types::pb::google::protobuf::{Struct, Value, value};
 
-use super::tls::Source;
-use super::{LEAF, TRUST, ads, cluster, dns, listener, overload, route, stats};
+use super::secret::{LEAF, TRUST};
+use super::tls::SecretSource;
+use super::{ads, cluster, dns, listener, overload, route, stats};
 use crate::name::{Host, HostPort};
 use crate::ports;
 
 pub use bootstrap::Bootstrap;
 
-/// The static Envoy cluster behind the ADS stream.
+/// The static Envoy cluster of the ADS stream.
 const XDS: &str = "atlas-xds";
-/// The static Envoy cluster of the admin page.
+/// The static Envoy cluster of the admin interface.
 const ADMIN: &str = "envoy-admin";
 
-/// What an Envoy needs to know before it can ask.
+/// What differs between the bootstraps of nodes.
 pub struct Node<'a> {
-    /// For display only: whose configuration it gets says its certificate.
+    /// `node.id`, for display only: Atlas identifies an Envoy by its certificate.
     pub name: &'a str,
     /// Where Atlas's xDS server is reached.
     pub xds: &'a [HostPort],
-    /// Atlas's SPIFFE ID.
-    pub atlas: &'a str,
-    /// Where this Envoy binds.
+    /// The SPIFFE ID that the xDS server's certificate must have.
+    pub xds_san: &'a str,
+    /// The address on which this Envoy listens.
     pub bind: IpAddr,
-    /// How much memory its process may take, in bytes: what its container is limited to.
+    /// The memory limit of its container, in bytes.
     pub memory: u64,
-    /// Directory of `leaf.yaml` and `trust.yaml`, which name the credential's files.
+    /// The directory of `leaf.yaml` and `trust.yaml` ([`file_secrets`]).
     pub credential_dir: &'a str,
 }
 
 impl Node<'_> {
-    /// Where the admin page listens: loopback always, and on the Envoy's own loopback address where it has one, so that
-    /// several can share a machine.
+    /// The address of the admin interface, always a loopback address: that of `bind` if it is one, so
+    /// that several Envoys can share a machine.
     pub fn admin(&self) -> HostPort {
         let ip = if self.bind.is_loopback() { self.bind } else { Ipv4Addr::LOCALHOST.into() };
         HostPort::new(Host::Ip(ip), ports::ENVOY_ADMIN)
     }
 }
 
-/// The file itself.
+/// The bootstrap of a node.
 pub fn bootstrap(node: &Node<'_>) -> Bootstrap {
     let admin = node.admin();
     Bootstrap {
@@ -54,7 +56,7 @@ pub fn bootstrap(node: &Node<'_>) -> Bootstrap {
             ..Default::default()
         }),
         admin: Some(bootstrap::Admin {
-            address: super::address(admin.host.to_string(), admin.port),
+            address: super::socket_address(admin.host.to_string(), admin.port),
             ..Default::default()
         }),
         dynamic_resources: Some(bootstrap::bootstrap::DynamicResources {
@@ -65,7 +67,7 @@ pub fn bootstrap(node: &Node<'_>) -> Bootstrap {
         }),
         static_resources: Some(bootstrap::bootstrap::StaticResources {
             clusters: [
-                cluster::xds(XDS, node.xds, node.atlas, &by_files(node.credential_dir)),
+                cluster::xds(XDS, node.xds, node.xds_san, &secrets_by_files(node.credential_dir)),
                 cluster::admin(ADMIN, &admin),
             ]
             .concat(),
@@ -106,8 +108,8 @@ fn ads_stream() -> core::ApiConfigSource {
     }
 }
 
-/// By files, watched: `leaf.yaml` and `trust.yaml` in a directory.
-fn by_files(dir: &str) -> Source {
+/// Secrets come from the files `leaf.yaml` and `trust.yaml` of a directory that Envoy watches.
+fn secrets_by_files(dir: &str) -> SecretSource {
     let dir = dir.to_owned();
     Box::new(move |name| tls::SdsSecretConfig {
         name: name.to_owned(),
@@ -130,16 +132,17 @@ fn by_files(dir: &str) -> Source {
     })
 }
 
-/// The secrets whose files lie in `dir`: what `leaf.yaml` and `trust.yaml` hold. `keys` is the directory of the PEM
-/// files as the Envoy sees it.
-pub fn file_secrets(keys: &str) -> [(String, tls::Secret); 2] {
+/// The names and contents of `leaf.yaml` and `trust.yaml`. `pem_dir` is the directory of the PEM files
+/// as Envoy sees it.
+pub fn file_secrets(pem_dir: &str) -> [(String, tls::Secret); 2] {
     let file = |name: &str| {
         Some(core::DataSource {
-            specifier: Some(core::data_source::Specifier::Filename(format!("{keys}/{name}"))),
+            specifier: Some(core::data_source::Specifier::Filename(format!("{pem_dir}/{name}"))),
             ..Default::default()
         })
     };
-    let watched = || Some(core::WatchedDirectory { path: keys.to_owned(), ..Default::default() });
+    let watched =
+        || Some(core::WatchedDirectory { path: pem_dir.to_owned(), ..Default::default() });
     let leaf = tls::TlsCertificate {
         certificate_chain: file("tls.crt"),
         private_key: file("tls.key"),

@@ -1,16 +1,20 @@
-//! How an Envoy cluster follows the host names among its addresses.
+//! How Envoy clusters follow the host names among their addresses.
 //!
 //! ```text
-//! store/x (aggregate) ─┬─▶ dns/store/x          every address that DNS names now, and no other
-//!                      └─▶ dns-last/store/x/0   while none of those is healthy: the one that the name had last
+//! store/x (aggregate) ─┬─▶ dns/store/x          the addresses that DNS returns now
+//!                      └─▶ dns-last/store/x/0   if none of those is healthy: the last one of a name
 //! ```
 //!
-//! What DNS says counts at once (`dns/…`): an address that it no longer names is gone, whether it answers or not. But Envoy takes an
-//! answer without addresses for an answer, so a name that is missing for a moment would take the last address away. Only a DNS
-//! cluster of a single endpoint keeps its address then (`dns-last/…`), and that knows neither several names nor the health of each
-//! address. So there are both, with one name for routes (`docs/decisions/0027-names-that-move.md`).
+//! `dns/…` removes an address as soon as DNS no longer returns it, healthy or not. But if DNS returns
+//! no address for a moment, it removes the last one too. A DNS cluster with
+//! `all_addresses_in_single_endpoint` keeps its addresses then, but it can have only one host name
+//! and no health per address. So both kinds are used, behind an aggregate that routes name
+//! (`docs/decisions/0027-names-that-move.md`).
+
+use std::net::IpAddr;
 
 use envoy_types::pb::envoy::config::cluster::v3 as cluster;
+use envoy_types::pb::envoy::config::cluster::v3::Cluster as EnvoyCluster;
 use envoy_types::pb::envoy::config::core::v3::address::Address::SocketAddress;
 use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
 use envoy_types::pb::envoy::extensions::clusters::aggregate::v3::ClusterConfig;
@@ -18,33 +22,33 @@ use envoy_types::pb::envoy::extensions::clusters::common::dns::v3::DnsLookupFami
 use envoy_types::pb::envoy::extensions::clusters::dns::v3::DnsCluster;
 use prost::{Message, Name};
 
-use super::cluster::EnvoyCluster;
 use super::{any, seconds};
 
-/// Envoy 1.36 to 1.38 do what is said above of a single endpoint only with this; later ones do it by themselves. (Without it, connections
-/// to an earlier address stay, its health check's too.)
+/// Envoy 1.36 to 1.38 need this for `all_addresses_in_single_endpoint` as described above; for later
+/// versions it is the default. Without it, connections to an earlier address stay open, that of its
+/// health check too.
 pub(super) const RUNTIME_FLAG: &str = "envoy.reloadable_features.enable_new_dns_implementation";
 
-/// What `whole` comes to, whose `load_assignment` says its addresses: itself where all are IP addresses, else itself as an aggregate, with
-/// the Envoy clusters that it leads to.
-pub(super) fn followed(whole: EnvoyCluster) -> Vec<EnvoyCluster> {
-    let groups = whole.load_assignment.iter().flat_map(|assignment| &assignment.endpoints);
+/// Completes an Envoy cluster that has its addresses in `load_assignment`: as a static one if they are
+/// all IP addresses, else as an aggregate with the Envoy clusters that it leads to.
+pub(super) fn follow_dns(cluster: EnvoyCluster) -> Vec<EnvoyCluster> {
+    let groups = cluster.load_assignment.iter().flat_map(|assignment| &assignment.endpoints);
     let endpoints = groups.flat_map(|group| &group.lb_endpoints);
     let named: Vec<endpoint::LbEndpoint> =
-        endpoints.filter(|endpoint| has_name(endpoint)).cloned().collect();
+        endpoints.filter(|endpoint| has_host_name(endpoint)).cloned().collect();
     if named.is_empty() {
         let static_type = cluster::cluster::ClusterDiscoveryType::Type(
             cluster::cluster::DiscoveryType::Static.into(),
         );
-        return vec![EnvoyCluster { cluster_discovery_type: Some(static_type), ..whole }];
+        return vec![EnvoyCluster { cluster_discovery_type: Some(static_type), ..cluster }];
     }
-    let now = EnvoyCluster {
-        // Statistics of what a route names, and of its addresses, are found under one name.
-        alt_stat_name: whole.name.clone(),
-        ..resolving(&whole, format!("dns/{}", whole.name), false)
-    };
-    let last = (0..).zip(named).map(|(place, endpoint): (u32, _)| {
-        let name = format!("dns-last/{}/{place}", whole.name);
+    let mut resolved = vec![EnvoyCluster {
+        // So that a downstream cluster's statistics have one name, with host names or without.
+        alt_stat_name: cluster.name.clone(),
+        ..dns_cluster(&cluster, format!("dns/{}", cluster.name), false)
+    }];
+    for (index, endpoint) in named.into_iter().enumerate() {
+        let name = format!("dns-last/{}/{index}", cluster.name);
         let group =
             endpoint::LocalityLbEndpoints { lb_endpoints: vec![endpoint], ..Default::default() };
         let assignment = endpoint::ClusterLoadAssignment {
@@ -52,41 +56,43 @@ pub(super) fn followed(whole: EnvoyCluster) -> Vec<EnvoyCluster> {
             endpoints: vec![group],
             ..Default::default()
         };
-        EnvoyCluster { load_assignment: Some(assignment), ..resolving(&whole, name, true) }
-    });
-    let parts: Vec<EnvoyCluster> = std::iter::once(now).chain(last).collect();
-    let clusters = parts.iter().map(|part| part.name.clone()).collect();
+        resolved.push(EnvoyCluster {
+            load_assignment: Some(assignment),
+            ..dns_cluster(&cluster, name, true)
+        });
+    }
+    let clusters = resolved.iter().map(|resolved| resolved.name.clone()).collect();
     let aggregate = EnvoyCluster {
-        name: whole.name,
-        cluster_discovery_type: Some(custom(
+        name: cluster.name,
+        cluster_discovery_type: Some(custom_type(
             "envoy.clusters.aggregate",
             &ClusterConfig { clusters },
         )),
         lb_policy: cluster::cluster::LbPolicy::ClusterProvided.into(),
-        connect_timeout: whole.connect_timeout,
-        circuit_breakers: whole.circuit_breakers,
-        per_connection_buffer_limit_bytes: whole.per_connection_buffer_limit_bytes,
-        common_lb_config: whole.common_lb_config,
+        connect_timeout: cluster.connect_timeout,
+        circuit_breakers: cluster.circuit_breakers,
+        per_connection_buffer_limit_bytes: cluster.per_connection_buffer_limit_bytes,
+        common_lb_config: cluster.common_lb_config,
         ..Default::default()
     };
-    // What it leads to first, though Envoy takes them in any order.
-    parts.into_iter().chain([aggregate]).collect()
+    resolved.push(aggregate);
+    resolved
 }
 
-fn has_name(endpoint: &endpoint::LbEndpoint) -> bool {
+fn has_host_name(endpoint: &endpoint::LbEndpoint) -> bool {
     let Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint)) = &endpoint.host_identifier
     else {
         return false;
     };
     match endpoint.address.as_ref().and_then(|address| address.address.as_ref()) {
-        Some(SocketAddress(at)) => at.address.parse::<std::net::IpAddr>().is_err(),
+        Some(SocketAddress(address)) => address.address.parse::<IpAddr>().is_err(),
         _ => false,
     }
 }
 
-/// `whole` under another name, by DNS.
-fn resolving(
-    whole: &EnvoyCluster,
+/// `cluster` under another name, with its host names resolved by DNS.
+fn dns_cluster(
+    cluster: &EnvoyCluster,
     name: String,
     all_addresses_in_single_endpoint: bool,
 ) -> EnvoyCluster {
@@ -97,73 +103,26 @@ fn resolving(
         all_addresses_in_single_endpoint,
         ..Default::default()
     };
-    let assignment = whole.load_assignment.clone();
+    let assignment = cluster.load_assignment.clone();
     EnvoyCluster {
-        cluster_discovery_type: Some(custom("envoy.clusters.dns", &dns)),
+        cluster_discovery_type: Some(custom_type("envoy.clusters.dns", &dns)),
         load_assignment: assignment.map(|assignment| endpoint::ClusterLoadAssignment {
             cluster_name: name.clone(),
             ..assignment
         }),
-        // Otherwise an address that DNS no longer names would stay for as long as it answers.
+        // Otherwise an address that DNS no longer returns would be used for as long as it is healthy.
         ignore_health_on_host_removal: true,
         name,
-        ..whole.clone()
+        ..cluster.clone()
     }
 }
 
-fn custom<M: Message + Name>(name: &str, config: &M) -> cluster::cluster::ClusterDiscoveryType {
+fn custom_type<M: Message + Name>(
+    name: &str,
+    config: &M,
+) -> cluster::cluster::ClusterDiscoveryType {
     cluster::cluster::ClusterDiscoveryType::ClusterType(cluster::cluster::CustomClusterType {
         name: name.into(),
         typed_config: Some(any(config)),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::cluster::{atlas_web, downstream_cluster, store_in_cluster};
-    use crate::name::HostPort;
-
-    fn at(text: &str) -> HostPort {
-        let (host, port) = text.rsplit_once(':').unwrap();
-        HostPort::new(host.parse().unwrap(), port.parse().unwrap())
-    }
-
-    fn names(clusters: &[super::EnvoyCluster]) -> Vec<&str> {
-        clusters.iter().map(|cluster| cluster.name.as_str()).collect()
-    }
-
-    #[test]
-    fn ip_addresses_need_no_dns() {
-        assert_eq!(names(&atlas_web(&at("10.0.0.1:6310"))), ["atlas/web"]);
-        assert_eq!(names(&downstream_cluster("tokyo", &[], "spiffe://a/b")), ["cluster/tokyo"]);
-    }
-
-    #[test]
-    fn each_name_has_the_address_that_it_had_last() {
-        let three = ["a.example:1", "10.0.0.1:1", "b.example:1"].map(at);
-        let of = downstream_cluster("tokyo", &three, "spiffe://a/b");
-        assert_eq!(
-            names(&of),
-            [
-                "dns/cluster/tokyo",
-                "dns-last/cluster/tokyo/0",
-                "dns-last/cluster/tokyo/1",
-                "cluster/tokyo"
-            ]
-        );
-        let hosts = |of: &super::EnvoyCluster| {
-            format!("{:?}", of.load_assignment).matches("PortValue").count()
-        };
-        assert_eq!(of.iter().map(hosts).collect::<Vec<_>>(), [3, 1, 1, 0]);
-        assert!(of[0].ignore_health_on_host_removal && of[0].alt_stat_name == "cluster/tokyo");
-    }
-
-    #[test]
-    fn an_address_that_counts_only_otherwise_is_followed_too() {
-        let of = store_in_cluster("x", &at("pod-0.svc:1"), &[at("svc.ns:1")]);
-        assert_eq!(
-            names(&of),
-            ["dns/store/x", "dns-last/store/x/0", "dns-last/store/x/1", "store/x"]
-        );
-    }
 }

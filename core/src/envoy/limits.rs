@@ -1,10 +1,12 @@
-//! Every limit of the Envoys: what may be open at a time, how long it may take, and how much memory it may hold. What is not
-//! said here Envoy would decide by its defaults. `docs/reference.md` has the same tables; a test compares them.
+//! The limits of the Envoys: how much may be open at a time, how long it may take, and how much
+//! memory it may use. Without them Envoy's defaults would decide. `docs/reference.md` has the same
+//! tables; a test compares them.
 //!
-//! Sized for one Envoy of the hub with 10,000 downstream clusters of two Envoys each. A stream whose reader stops keeps at most
-//! the window of the connection that it comes from and the window of the one that it goes to, so memory is bounded by
-//! streams × both windows, and connections × what one costs. Beyond that, [`super::overload`] sheds load by the memory that the
-//! process really has.
+//! Sized for one Envoy of the hub with 10,000 downstream clusters of two Envoys each. A stream whose
+//! reader stops holds at most the window of the connection from which it comes and that of the
+//! connection to which it goes. So memory is bounded by the number of streams times both windows, plus
+//! the number of connections times the memory of one. Beyond that, [`super::overload`] sheds load by
+//! the memory that the process really uses.
 
 use envoy_types::pb::envoy::config::cluster::v3 as cluster;
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::{
@@ -13,81 +15,88 @@ use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::{
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::r#type::v3::Percent;
 
-use super::{number, seconds};
+use super::{seconds, uint32};
 
-/// What one answer from a downstream cluster may have on its way to the hub's Envoy, in bytes: as much as that keeps for a reader
-/// that stops, and, divided by the round trip, the most that one answer can carry (1 MiB: 3.3 MiB/s at 300 ms).
+/// The longest duration of a WebSocket or an event stream, and how long it may be idle.
+pub const MAX_LONG_LIVED_SECONDS: i64 = 3600;
+/// How much longer than the hub's Envoy a cluster's Envoy waits for a response. So the hub's ends the
+/// request, and its local reply says why.
+pub(super) const CLUSTER_EXTRA_SECONDS: i64 = 10;
+
+/// Stream window of responses from a downstream cluster to the hub's Envoy, in bytes. The hub's Envoy
+/// holds as much for a reader that stops. Divided by the round trip, it is the highest throughput of
+/// one response (1 MiB: 3.3 MiB/s at 300 ms).
 pub const LINK_STREAM_WINDOW: u32 = 1 << 20;
-/// The same within one cluster's network. Small, so that what is asked for beside a large answer, or after one that nobody wants
-/// any more, doesn't wait behind what the cluster's Envoy has taken of it already.
+/// The same within one cluster. It is smaller, so that a response needn't wait behind much of a
+/// larger one that the cluster's Envoy has read already, and that perhaps nobody wants any more.
 pub const LOCAL_STREAM_WINDOW: u32 = 256 << 10;
-/// What Envoy keeps of one connection's bytes before it stops reading the other side, beside the windows.
+/// How many bytes of a connection Envoy buffers, beside the windows, before it stops reading.
 pub const CONNECTION_BUFFER: u32 = 128 << 10;
-/// Streams of one connection to an upstream; one more opens another connection. The connection's window fits all of them, so
-/// that readers that stop hold up nobody else on it.
+/// Streams of one connection to an upstream; for another stream Envoy opens another connection. The
+/// connection's window is as large as those of all its streams, so that readers that stop don't hold
+/// up the others.
 pub const UPSTREAM_STREAMS: u32 = 64;
 
-/// Largest post of alerts: it is read whole before it is passed on. Prometheus sends at most 256 alerts in one, which are some
-/// 300 KiB.
+/// The largest post of alerts, which is buffered whole. Prometheus sends at most 256 alerts in one,
+/// which are about 300 KiB.
 pub const ALERT_POST_BYTES: u32 = 2 << 20;
-/// Largest body of a request to a web UI: it is read whole before it is passed on. The longest queries are some KiB.
+/// The largest body of a request to a web UI, which is buffered whole. The longest queries are some
+/// KiB.
 pub const WEB_REQUEST_BYTES: u32 = 128 << 10;
-/// On 10903: posts of one downstream cluster to one Alertmanager replica that may be under way on one worker thread of the hub's Envoy.
+/// On 10903: how many posts of one downstream cluster to one Alertmanager replica may be under way on
+/// one worker thread.
 pub const ALERT_POSTS_OF_A_CLUSTER: u32 = 16;
-/// On 10903: bytes of these together.
+/// On 10903: the bytes of these posts together.
 pub const ALERT_POST_BYTES_OF_A_CLUSTER: u32 = 8 << 20;
-/// How long an Alertmanager may take to answer a post. Prometheus waits for 10 s for all of it.
+/// How long an Alertmanager may take to respond to a post. Prometheus's whole post may take 10 s.
 pub const ALERT_POST_SECONDS: i64 = 5;
-/// How long it may take from a cluster's Envoy: 300 KiB of alerts over a link of 20 KiB/s.
+/// How long a post may take in a cluster's Envoy: 300 KiB of alerts over a link of 20 KiB/s.
 pub const ALERT_POST_FROM_CLUSTER_SECONDS: i64 = 15;
 
-/// What a listener lets in. Times are in seconds.
+/// The limits of a listener. Times are in seconds, windows in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenerLimits {
-    /// Which, as its resource is called.
+    /// The name of its resource.
     pub name: &'static str,
-    /// Its port.
+    /// The port on which it listens.
     pub port: u16,
-    /// Connections at a time; one more is closed at once.
+    /// Open connections; another one is closed at once.
     pub connections: u64,
-    /// From the TCP connection to the end of the TLS handshake, where the Envoy ends TLS.
+    /// From the TCP connection to the end of the TLS handshake; `None`: no TLS.
     pub handshake: Option<i64>,
-    /// From the first byte of a request to the end of its headers; where there is no handshake, also from the connection to its first
-    /// byte.
+    /// From the first byte of a request to the end of its headers. Without TLS also from the
+    /// connection to the first byte.
     pub headers: i64,
-    /// From the first byte of a request to its end, its body included.
+    /// From the first byte of a request to the end of its body.
     pub request: i64,
-    /// Without a byte in either direction of a stream.
+    /// A stream without a byte in either direction.
     pub stream_idle: i64,
     /// A connection without a stream.
     pub idle: i64,
-    /// Streams of one HTTP/2 connection at a time.
+    /// Open streams of one HTTP/2 connection.
     pub streams: u32,
-    /// What one stream may have on its way to the Envoy, in bytes.
+    /// The HTTP/2 window of one stream.
     pub stream_window: u32,
-    /// What all streams of a connection together may have on their way to the Envoy, in bytes.
+    /// The HTTP/2 window of one connection.
     pub connection_window: u32,
 }
 
 impl ListenerLimits {
-    /// The same where a request may take so many seconds: it may be silent for as long.
-    pub(super) fn for_requests_of(self, seconds: u32) -> Self {
-        Self {
-            stream_idle: self
-                .stream_idle
-                .max(i64::from(seconds) + super::CLUSTER_WAITS_LONGER_SECONDS),
-            ..self
-        }
+    /// The same for requests of at most this duration: they may be idle for as long.
+    pub(super) fn for_requests_of(self, max_request_seconds: u32) -> Self {
+        let longest = i64::from(max_request_seconds) + CLUSTER_EXTRA_SECONDS;
+        Self { stream_idle: self.stream_idle.max(longest), ..self }
     }
 }
 
-/// 10900 on the hub is plain TCP, of which nothing but connections is limited here: Atlas ends the TLS, and gives strangers 10 s.
-/// Two Envoys of each cluster, and the same again while they are replaced.
+/// 10900 on the hub: connections. It passes TCP on, so nothing else is limited here; Atlas gives a
+/// client 10 s for the TLS handshake. Two Envoys of each cluster, and as many while they are replaced.
 pub const HUB_XDS_CONNECTIONS: u64 = 40_000;
-/// 10900: a connection without a byte, in seconds. Streams are quiet between changes; Atlas's keepalive ends dead ones.
+/// 10900 on the hub: a connection without a byte, in seconds. Streams are quiet between changes. The
+/// keepalive of Atlas closes dead ones.
 pub const HUB_XDS_IDLE: i64 = 3600;
 
-/// 10901 on the hub. Thanos Query has one connection for each store: two Querys with 20,000 stores.
+/// 10901 on the hub: two Thanos Querys with 20,000 stores, for each of which Query has a connection.
 pub const HUB_STORES: ListenerLimits = ListenerLimits {
     name: "stores",
     port: crate::ports::HUB_STORES,
@@ -102,7 +111,8 @@ pub const HUB_STORES: ListenerLimits = ListenerLimits {
     connection_window: 1 << 20,
 };
 
-/// 10903 on the hub. Of each cluster's two Envoys two worker threads and a health check, and as many again of a few that are replaced.
+/// 10903 on the hub: two worker threads and a health check of each cluster's two Envoys, and some more
+/// while Envoys are replaced.
 pub const HUB_ALERTS: ListenerLimits = ListenerLimits {
     name: "alerts",
     port: crate::ports::HUB_ALERTS,
@@ -132,7 +142,8 @@ pub const HUB_WEB: ListenerLimits = ListenerLimits {
     connection_window: 4 << 20,
 };
 
-/// 11901 in a cluster: the hub's Envoys. A worker thread opens another connection for every [`UPSTREAM_STREAMS`] streams.
+/// 11901 in a cluster: the hub's Envoys. Each worker thread has a connection for every
+/// [`UPSTREAM_STREAMS`] streams.
 pub const CLUSTER_INBOUND: ListenerLimits = ListenerLimits {
     name: "inbound",
     port: crate::ports::CLUSTER_INBOUND,
@@ -177,16 +188,16 @@ pub const STATUS: ListenerLimits = ListenerLimits {
     connection_window: 512 << 10,
 };
 
-/// What an Envoy cluster may be asked for at a time, on all worker threads together.
+/// The circuit breakers of an Envoy cluster, for all worker threads together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UpstreamLimits {
-    /// Connections.
+    /// Open connections.
     pub connections: u32,
     /// Requests that wait for a connection.
     pub pending: u32,
-    /// Requests under way (HTTP/2; HTTP/1.1 has one per connection).
+    /// Open requests of HTTP/2. (Those of HTTP/1.1 are limited by the connections.)
     pub requests: u32,
-    /// Requests that may be tried again at a time; more where that is less than all requests under way.
+    /// Open retries; more if half of the open and waiting requests are more.
     pub retries: u32,
 }
 
@@ -199,30 +210,29 @@ pub const LINK_WEB: UpstreamLimits =
 /// On the hub: Atlas's xDS server, by 10900.
 pub const ATLAS_XDS: UpstreamLimits =
     UpstreamLimits { connections: 40_000, pending: 4096, requests: 1, retries: 1 };
-/// On the hub: Atlas's page. Atlas takes 256 connections.
+/// On the hub: Atlas's web page. Atlas accepts 256 connections.
 pub const ATLAS_WEB: UpstreamLimits =
     UpstreamLimits { connections: 128, pending: 256, requests: 256, retries: 32 };
-/// On the hub: one Alertmanager replica. Every cluster posts there, each within its share.
+/// On the hub: one Alertmanager replica, to which every cluster posts within its own limits.
 pub const ALERTMANAGER: UpstreamLimits =
     UpstreamLimits { connections: 512, pending: 4096, requests: 4096, retries: 512 };
 /// In a cluster: one Thanos sidecar.
 pub const STORE: UpstreamLimits =
     UpstreamLimits { connections: 64, pending: 256, requests: 256, retries: 64 };
-/// In a cluster: Prometheus or Alertmanager. Prometheus takes 512 connections by default.
+/// In a cluster: Prometheus or Alertmanager. Prometheus accepts 512 connections by default.
 pub const BACKEND: UpstreamLimits =
     UpstreamLimits { connections: 256, pending: 256, requests: 256, retries: 64 };
-/// In a cluster: the hub's alert entry.
+/// In a cluster: 10903 of the hub's Envoys.
 pub const TO_HUB_ALERTS: UpstreamLimits =
     UpstreamLimits { connections: 64, pending: 256, requests: 256, retries: 64 };
 /// In every Envoy: its ADS stream.
 pub const XDS_STREAM: UpstreamLimits =
     UpstreamLimits { connections: 8, pending: 8, requests: 16, retries: 1 };
-/// In every Envoy: its own admin page, by 9001.
+/// In every Envoy: its admin interface, by 9001.
 pub const ADMIN: UpstreamLimits =
     UpstreamLimits { connections: 64, pending: 64, requests: 64, retries: 1 };
 
 impl UpstreamLimits {
-    /// As Envoy wants it said.
     pub(super) fn circuit_breakers(&self) -> cluster::CircuitBreakers {
         cluster::CircuitBreakers {
             thresholds: vec![self.thresholds(core::RoutingPriority::Default)],
@@ -230,14 +240,13 @@ impl UpstreamLimits {
         }
     }
 
-    /// Limits of requests of the usual priority, and others for those of high priority: neither takes what the other has. Each
-    /// has connections of its own, too.
+    /// Own limits, and own connections, for requests of high priority.
     pub(super) fn circuit_breakers_by_priority(
-        usual: &Self,
+        default: &Self,
         high: &Self,
     ) -> cluster::CircuitBreakers {
         let thresholds = vec![
-            usual.thresholds(core::RoutingPriority::Default),
+            default.thresholds(core::RoutingPriority::Default),
             high.thresholds(core::RoutingPriority::High),
         ];
         cluster::CircuitBreakers { thresholds, ..Default::default() }
@@ -245,29 +254,29 @@ impl UpstreamLimits {
 
     fn thresholds(&self, priority: core::RoutingPriority) -> Thresholds {
         let budget = RetryBudget {
-            // Of requests that are under way or wait, so many may be tried again; every one of them while there are few.
+            // Of the open and waiting requests.
             budget_percent: Some(Percent { value: 50.0 }),
-            min_retry_concurrency: number(self.retries),
+            min_retry_concurrency: uint32(self.retries),
             ..Default::default()
         };
         Thresholds {
             priority: priority.into(),
-            max_connections: number(self.connections),
-            max_pending_requests: number(self.pending),
-            max_requests: number(self.requests),
+            max_connections: uint32(self.connections),
+            max_pending_requests: uint32(self.pending),
+            max_requests: uint32(self.requests),
             retry_budget: Some(budget),
             ..Default::default()
         }
     }
 }
 
-/// HTTP/2 as a server.
+/// HTTP/2 of a listener.
 pub(super) fn http2_server(limits: &ListenerLimits) -> core::Http2ProtocolOptions {
     core::Http2ProtocolOptions {
-        max_concurrent_streams: number(limits.streams),
-        initial_stream_window_size: number(limits.stream_window),
-        initial_connection_window_size: number(limits.connection_window),
-        // Ends connections whose other end is gone without a word.
+        max_concurrent_streams: uint32(limits.streams),
+        initial_stream_window_size: uint32(limits.stream_window),
+        initial_connection_window_size: uint32(limits.connection_window),
+        // Closes connections whose client is gone without closing them.
         connection_keepalive: Some(core::KeepaliveSettings {
             interval: seconds(60),
             timeout: seconds(20),
@@ -277,39 +286,40 @@ pub(super) fn http2_server(limits: &ListenerLimits) -> core::Http2ProtocolOption
     }
 }
 
-/// HTTP/2 as a client.
+/// HTTP/2 of an Envoy cluster.
 pub(super) fn http2_client(
     stream_window: u32,
     keepalive: core::KeepaliveSettings,
 ) -> core::Http2ProtocolOptions {
     core::Http2ProtocolOptions {
-        max_concurrent_streams: number(UPSTREAM_STREAMS),
-        initial_stream_window_size: number(stream_window),
-        initial_connection_window_size: number(UPSTREAM_STREAMS * stream_window),
+        max_concurrent_streams: uint32(UPSTREAM_STREAMS),
+        initial_stream_window_size: uint32(stream_window),
+        initial_connection_window_size: uint32(UPSTREAM_STREAMS * stream_window),
         connection_keepalive: Some(keepalive),
         allow_connect: true,
         ..http2_floods()
     }
 }
 
-/// What the other side of an HTTP/2 connection may make an Envoy queue or count; beyond it the connection ends.
+/// Limits of frames by which the other side could make an Envoy use memory or time. Beyond them the
+/// connection is closed.
 fn http2_floods() -> core::Http2ProtocolOptions {
     core::Http2ProtocolOptions {
-        max_outbound_frames: number(10_000),
-        max_outbound_control_frames: number(1000),
-        max_consecutive_inbound_frames_with_empty_payload: number(1),
-        max_inbound_priority_frames_per_stream: number(100),
-        max_inbound_window_update_frames_per_data_frame_sent: number(10),
+        max_outbound_frames: uint32(10_000),
+        max_outbound_control_frames: uint32(1000),
+        max_consecutive_inbound_frames_with_empty_payload: uint32(1),
+        max_inbound_priority_frames_per_stream: uint32(100),
+        max_inbound_window_update_frames_per_data_frame_sent: uint32(10),
         ..Default::default()
     }
 }
 
-/// Rows of the tables in `docs/reference.md`, in their order.
+/// The rows of the table of listeners in `docs/reference.md`, in their order.
 pub fn listeners() -> [ListenerLimits; 6] {
     [HUB_STORES, HUB_ALERTS, HUB_WEB, CLUSTER_INBOUND, CLUSTER_ALERTS, STATUS]
 }
 
-/// Rows of the table of Envoy clusters in `docs/reference.md`, in their order.
+/// The rows of the table of Envoy clusters in `docs/reference.md`, in their order.
 pub fn upstreams() -> [(&'static str, UpstreamLimits); 10] {
     [
         ("hub: `cluster/<name>`, stores", LINK_STORES),

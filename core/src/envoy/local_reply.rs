@@ -1,4 +1,4 @@
-//! Answers of Envoy's own: what people and Thanos read where a request can't be passed on.
+//! Local replies: what people and Thanos read if Envoy can't forward a request.
 
 use envoy_types::pb::envoy::config::accesslog::v3 as accesslog;
 use envoy_types::pb::envoy::config::accesslog::v3::access_log_filter::FilterSpecifier;
@@ -8,74 +8,75 @@ use envoy_types::pb::envoy::config::core::v3::{
 use envoy_types::pb::envoy::config::route::v3::HeaderMatcher;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 
-use super::matcher::starting;
-use super::{inline, number};
+use super::matcher::header_prefix;
+use super::{inline_string, uint32};
 
-/// No Envoy cluster has the name that the request asks for.
+/// Response flags: the Envoy cluster that the request is for doesn't exist.
 const UNKNOWN: &[&str] = &["NC"];
-/// No address is healthy, none answers, or the connection ended.
+/// Response flags: no address is healthy, none accepts a connection, or the connection was closed.
 const UNREACHABLE: &[&str] = &["UH", "UF", "UC", "URX", "UT", "UR", "LR"];
-/// As many requests as may be are under way there.
-const TOO_MANY: &[&str] = &["UO"];
-/// Envoy's answer to a request that takes longer than it may, for which it has no flag. No route has a timeout that would be answered so.
-const TOO_LONG: u32 = 504;
-/// What is said then.
-const TOO_MANY_TEXT: &str =
+/// Response flag: a circuit breaker is open.
+const OVERFLOW: &[&str] = &["UO"];
+/// The status of a request that takes longer than `max_stream_duration`, which has no response flag.
+/// No other local reply has this status, because routes have no timeout.
+const GATEWAY_TIMEOUT: u32 = 504;
+const OVERFLOW_TEXT: &str =
     "Atlas: as many requests as may be are under way there already; try again later.";
 
-/// What a gRPC request to a store hears: of a name that nothing has, of a cluster that can't be reached, and of an answer that takes too long.
+/// 10901: gRPC requests for stores. `unknown` is the reply for an unknown cluster, `unreachable` for
+/// one that can't be reached.
 pub(super) fn stores(
     unknown: SubstitutionFormatString,
-    dead: SubstitutionFormatString,
-    longest: u32,
+    unreachable: SubstitutionFormatString,
+    max_request_seconds: u32,
 ) -> hcm::LocalReplyConfig {
     config(vec![
         mapper(flags(UNKNOWN), unknown),
-        mapper(flags(UNREACHABLE), dead),
-        mapper(status(TOO_LONG), plain(&too_long_text(longest))),
-        mapper(flags(TOO_MANY), plain(TOO_MANY_TEXT)),
+        mapper(flags(UNREACHABLE), unreachable),
+        mapper(status(GATEWAY_TIMEOUT), plain(&timeout_text(max_request_seconds))),
+        mapper(flags(OVERFLOW), plain(OVERFLOW_TEXT)),
     ])
 }
 
-/// What a person hears at the hub, where `home` is the path of Atlas's own page. `atlas` is for everything but the clusters' web UIs, whose paths `of_cluster` matches.
+/// 10904: requests for web UIs, whose paths `is_web_ui` matches, and for Atlas's own page. `atlas` is
+/// the reply if Atlas can't be reached, `home` the path of its page.
 pub(super) fn pages(
     unknown: SubstitutionFormatString,
-    dead: SubstitutionFormatString,
-    of_cluster: HeaderMatcher,
+    unreachable: SubstitutionFormatString,
+    is_web_ui: HeaderMatcher,
     atlas: SubstitutionFormatString,
-    longest: u32,
+    max_request_seconds: u32,
     home: &str,
 ) -> hcm::LocalReplyConfig {
-    let of_cluster = |other| both(headers(of_cluster.clone()), other);
-    let text = format!("{} <a href=\"{home}\">All clusters.</a>", too_long_text(longest));
+    let of_web_ui = |filter| both(headers(is_web_ui.clone()), filter);
+    let timeout =
+        format!("{} <a href=\"{home}\">All clusters.</a>", timeout_text(max_request_seconds));
     config(vec![
         mapper(flags(UNKNOWN), unknown),
-        mapper(of_cluster(flags(UNREACHABLE)), dead),
+        mapper(of_web_ui(flags(UNREACHABLE)), unreachable),
         mapper(
-            of_cluster(status(TOO_LONG)),
-            page("504 Gateway Timeout", "This took too long", &text),
+            of_web_ui(status(GATEWAY_TIMEOUT)),
+            page("504 Gateway Timeout", "This took too long", &timeout),
         ),
         mapper(flags(UNREACHABLE), atlas.clone()),
-        hcm::ResponseMapper { status_code: number(503), ..mapper(status(TOO_LONG), atlas) },
-        mapper(flags(TOO_MANY), plain(TOO_MANY_TEXT)),
+        hcm::ResponseMapper { status_code: uint32(503), ..mapper(status(GATEWAY_TIMEOUT), atlas) },
+        mapper(flags(OVERFLOW), plain(OVERFLOW_TEXT)),
     ])
 }
 
-/// What a gRPC request hears in a cluster whose store can't be reached, and a person whose web UI can't.
+/// 11901: `store` is the reply if a store can't be reached, `page` if the server of a web UI can't.
 pub(super) fn stores_and_pages(
     store: SubstitutionFormatString,
     page: SubstitutionFormatString,
-    longest: u32,
+    max_request_seconds: u32,
 ) -> hcm::LocalReplyConfig {
+    let grpc = headers(header_prefix("content-type", "application/grpc"));
     config(vec![
-        mapper(
-            both(headers(starting("content-type", "application/grpc")), flags(UNREACHABLE)),
-            store,
-        ),
+        mapper(both(grpc, flags(UNREACHABLE)), store),
         mapper(flags(UNREACHABLE), page),
-        // The hub's Envoy says it first.
-        mapper(status(TOO_LONG), plain(&too_long_text(longest))),
-        mapper(flags(TOO_MANY), plain(TOO_MANY_TEXT)),
+        // Normally the hub's Envoy, which waits for less long, ends the request.
+        mapper(status(GATEWAY_TIMEOUT), plain(&timeout_text(max_request_seconds))),
+        mapper(flags(OVERFLOW), plain(OVERFLOW_TEXT)),
     ])
 }
 
@@ -83,14 +84,15 @@ fn config(mappers: Vec<hcm::ResponseMapper>) -> hcm::LocalReplyConfig {
     hcm::LocalReplyConfig { mappers, ..Default::default() }
 }
 
-fn too_long_text(longest: u32) -> String {
+fn timeout_text(max_request_seconds: u32) -> String {
     format!(
-        "Atlas: the answer took longer than {longest} s, so the hub's Envoy ended it. Atlas's flag --max-request-duration sets how long a \
+        "Atlas: the answer took longer than {max_request_seconds} s, so the hub's Envoy ended it. Atlas's flag --max-request-duration sets how long a \
          request may take (in the chart atlas.maxRequestDuration)."
     )
 }
 
-/// A page for people. Nothing of the request may appear in it: it would be script on the hub's own origin.
+/// A page for people. It must not contain anything of the request, which would be a script on the
+/// hub's own origin.
 pub(super) fn page(status: &str, title: &str, text: &str) -> SubstitutionFormatString {
     let html = format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{status}</title>\
@@ -100,7 +102,7 @@ pub(super) fn page(status: &str, title: &str, text: &str) -> SubstitutionFormatS
     format("text/html; charset=utf-8", html)
 }
 
-/// One line for a program's log. gRPC clients find it in `grpc-message`.
+/// One line for the log of a program. gRPC clients get it as `grpc-message`.
 pub(super) fn plain(text: &str) -> SubstitutionFormatString {
     format("text/plain", text.to_owned())
 }
@@ -108,7 +110,7 @@ pub(super) fn plain(text: &str) -> SubstitutionFormatString {
 fn format(content_type: &str, text: String) -> SubstitutionFormatString {
     SubstitutionFormatString {
         content_type: content_type.to_owned(),
-        format: Some(Format::TextFormatSource(inline(text).unwrap_or_default())),
+        format: Some(Format::TextFormatSource(inline_string(text).unwrap_or_default())),
         ..Default::default()
     }
 }
@@ -119,7 +121,7 @@ fn flags(flags: &[&str]) -> accesslog::AccessLogFilter {
 }
 
 fn status(code: u32) -> accesslog::AccessLogFilter {
-    // A runtime key must be there; nobody sets it.
+    // Envoy requires a runtime key. Nothing sets this one.
     let value = core::RuntimeUInt32 { default_value: code, runtime_key: "atlas.status".into() };
     let comparison = accesslog::ComparisonFilter {
         op: accesslog::comparison_filter::Op::Eq.into(),
@@ -135,10 +137,10 @@ fn headers(matcher: HeaderMatcher) -> accesslog::AccessLogFilter {
 }
 
 fn both(
-    one: accesslog::AccessLogFilter,
-    other: accesslog::AccessLogFilter,
+    first: accesslog::AccessLogFilter,
+    second: accesslog::AccessLogFilter,
 ) -> accesslog::AccessLogFilter {
-    filter(FilterSpecifier::AndFilter(accesslog::AndFilter { filters: vec![one, other] }))
+    filter(FilterSpecifier::AndFilter(accesslog::AndFilter { filters: vec![first, second] }))
 }
 
 fn filter(specifier: FilterSpecifier) -> accesslog::AccessLogFilter {

@@ -1,95 +1,91 @@
-//! What requests are matched by.
+//! Matchers of requests: paths, methods and headers.
 
 use envoy_types::pb::envoy::config::route::v3 as route;
 use envoy_types::pb::envoy::r#type::matcher::v3::{
     RegexMatchAndSubstitute, RegexMatcher, StringMatcher, string_matcher::MatchPattern,
 };
+use route::route_match::PathSpecifier;
 
-fn matching(path: route::route_match::PathSpecifier) -> Option<route::RouteMatch> {
-    Some(route::RouteMatch { path_specifier: Some(path), ..Default::default() })
+fn path(path: PathSpecifier) -> route::RouteMatch {
+    route::RouteMatch { path_specifier: Some(path), ..Default::default() }
 }
 
-pub(super) fn grpc() -> Option<route::RouteMatch> {
-    let matches = matching(route::route_match::PathSpecifier::Prefix("/".into()))?;
-    Some(route::RouteMatch { grpc: Some(route::route_match::GrpcRouteMatchOptions {}), ..matches })
+/// All gRPC requests.
+pub(super) fn grpc() -> route::RouteMatch {
+    let grpc = Some(route::route_match::GrpcRouteMatchOptions {});
+    route::RouteMatch { grpc, ..path_prefix("/") }
 }
 
-pub(super) fn posted(path: &str) -> Option<route::RouteMatch> {
-    Some(route::RouteMatch { headers: vec![method("POST")], ..exact_path(path)? })
+pub(super) fn method_and_path(name: &str, path: &str) -> route::RouteMatch {
+    route::RouteMatch { headers: vec![method(name)], ..exact_path(path) }
 }
 
-pub(super) fn exact_path(path: &str) -> Option<route::RouteMatch> {
-    matching(route::route_match::PathSpecifier::Path(path.to_owned()))
+pub(super) fn exact_path(text: &str) -> route::RouteMatch {
+    path(PathSpecifier::Path(text.to_owned()))
 }
 
-pub(super) fn path_prefix(path: &str) -> Option<route::RouteMatch> {
-    matching(route::route_match::PathSpecifier::Prefix(path.to_owned()))
+pub(super) fn path_prefix(text: &str) -> route::RouteMatch {
+    path(PathSpecifier::Prefix(text.to_owned()))
 }
 
-/// The path itself and everything below it, but not `/debugger` for `/debug`.
-pub(super) fn path_segments(path: &str) -> Option<route::RouteMatch> {
-    matching(route::route_match::PathSpecifier::PathSeparatedPrefix(path.to_owned()))
+/// The path and everything below it: `/debug` and `/debug/x`, but not `/debugger`.
+pub(super) fn path_separated_prefix(text: &str) -> route::RouteMatch {
+    path(PathSpecifier::PathSeparatedPrefix(text.to_owned()))
 }
 
-pub(super) fn path_regex(regex: &str) -> Option<route::RouteMatch> {
-    matching(route::route_match::PathSpecifier::SafeRegex(safe_regex(regex)))
+pub(super) fn path_regex(regex: &str) -> route::RouteMatch {
+    path(PathSpecifier::SafeRegex(safe_regex(regex)))
 }
 
 pub(super) fn safe_regex(regex: &str) -> RegexMatcher {
     RegexMatcher { regex: regex.to_owned(), ..Default::default() }
 }
 
-/// Regular expressions that together match everything but `word`, whatever its case. RE2 has no negation, so they go letter by letter;
-/// each is small, since Envoy 1.36 refuses programs of more than 100 steps.
-pub(super) fn all_but(word: &str) -> Vec<String> {
+/// Regular expressions that together match everything except `word`, ignoring case. RE2 has no
+/// negation, so there is one for each letter. Each is small, because Envoy 1.36 rejects programs of
+/// more than 100 instructions.
+pub(super) fn regexes_of_all_but(word: &str) -> Vec<String> {
     let others =
         word.char_indices().map(|(at, letter)| format!("(?i){}([^{letter}].*)?", &word[..at]));
     others.chain([format!("(?i){word}.+")]).collect()
 }
 
-/// A regular expression for this text alone.
-pub(super) fn literally(text: &str) -> String {
+/// A regular expression that matches a URL path and nothing else. Of the characters that such a path
+/// may have, only the dot has a meaning in regular expressions.
+pub(super) fn escape_regex(text: &str) -> String {
     text.replace('.', "\\.")
 }
 
-pub(super) fn rewrite(regex: &str, substitution: &str) -> RegexMatchAndSubstitute {
+pub(super) fn regex_rewrite(regex: &str, substitution: &str) -> RegexMatchAndSubstitute {
     RegexMatchAndSubstitute {
         pattern: Some(safe_regex(regex)),
         substitution: substitution.to_owned(),
     }
 }
 
-pub(super) fn method(method: &str) -> route::HeaderMatcher {
-    let exactly = StringMatcher {
-        match_pattern: Some(MatchPattern::Exact(method.to_owned())),
-        ..Default::default()
-    };
-    header(":method", exactly)
+pub(super) fn method(name: &str) -> route::HeaderMatcher {
+    header_pattern(":method", MatchPattern::Exact(name.to_owned()))
 }
 
-/// A header's value begins so.
-pub(super) fn starting(name: &str, prefix: &str) -> route::HeaderMatcher {
-    header(
-        name,
-        StringMatcher {
-            match_pattern: Some(MatchPattern::Prefix(prefix.to_owned())),
-            ..Default::default()
-        },
-    )
+pub(super) fn header_prefix(name: &str, prefix: &str) -> route::HeaderMatcher {
+    header_pattern(name, MatchPattern::Prefix(prefix.to_owned()))
 }
 
-/// A header's value is all of this.
+/// The regular expression must match the whole value.
 pub(super) fn header_regex(name: &str, regex: &str) -> route::HeaderMatcher {
-    header(
-        name,
-        StringMatcher {
-            match_pattern: Some(MatchPattern::SafeRegex(safe_regex(regex))),
-            ..Default::default()
-        },
-    )
+    header_pattern(name, MatchPattern::SafeRegex(safe_regex(regex)))
 }
 
-pub(super) fn header(name: &str, value: StringMatcher) -> route::HeaderMatcher {
+fn header_pattern(name: &str, pattern: MatchPattern) -> route::HeaderMatcher {
+    header(name, StringMatcher { match_pattern: Some(pattern), ..Default::default() })
+}
+
+/// The same, ignoring case.
+pub(super) fn header_ignoring_case(name: &str, pattern: MatchPattern) -> route::HeaderMatcher {
+    header(name, StringMatcher { match_pattern: Some(pattern), ignore_case: true })
+}
+
+fn header(name: &str, value: StringMatcher) -> route::HeaderMatcher {
     let specifier = route::header_matcher::HeaderMatchSpecifier::StringMatch(value);
     route::HeaderMatcher {
         name: name.into(),
@@ -98,8 +94,7 @@ pub(super) fn header(name: &str, value: StringMatcher) -> route::HeaderMatcher {
     }
 }
 
-/// Whatever its value.
-pub(super) fn present(name: &str) -> route::HeaderMatcher {
+pub(super) fn header_present(name: &str) -> route::HeaderMatcher {
     let specifier = route::header_matcher::HeaderMatchSpecifier::PresentMatch(true);
     route::HeaderMatcher {
         name: name.into(),
@@ -108,10 +103,10 @@ pub(super) fn present(name: &str) -> route::HeaderMatcher {
     }
 }
 
-/// Not there, or of this value.
-pub(super) fn none_or(name: &str, value: &str) -> route::HeaderMatcher {
+/// The header is absent, or has this value.
+pub(super) fn header_absent_or(name: &str, value: &str) -> route::HeaderMatcher {
     route::HeaderMatcher {
         treat_missing_header_as_empty: true,
-        ..header_regex(name, &format!("({})?", literally(value)))
+        ..header_regex(name, &format!("({})?", escape_regex(value)))
     }
 }

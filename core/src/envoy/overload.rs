@@ -1,12 +1,12 @@
-//! What an Envoy lets go of when it runs out of memory or connections, in which order.
+//! The overload manager: what an Envoy does as its memory or its connections run out.
 //!
 //! | Heap | What happens |
 //! | --- | --- |
-//! | 80 % | idle connections and unfinished TLS handshakes get less and less time, a tenth of theirs at 95 % |
-//! | 85 % | freed memory is given back |
-//! | 88 % | the streams that hold the most are ended, at 98 % all that hold more than 128 KiB |
-//! | 95 % | new connections are closed, but for 9001 |
-//! | 99 % | new requests are answered with 503 |
+//! | 80 % | timeouts of idle connections and TLS handshakes shrink, to a tenth at 95 % |
+//! | 85 % | freed memory is returned to the system |
+//! | 88 % | the streams with the largest buffers are reset, at 98 % all with more than 128 KiB |
+//! | 95 % | new connections are closed, except on 9001 |
+//! | 99 % | new requests get 503 |
 
 use envoy_types::pb::envoy::config::overload::v3 as overload;
 use envoy_types::pb::envoy::config::overload::v3::scale_timers_overload_action_config::{
@@ -18,40 +18,41 @@ use envoy_types::pb::envoy::r#type::v3::Percent;
 use prost::{Message, Name};
 
 use super::limits::{CLUSTER_ALERTS, CLUSTER_INBOUND, HUB_ALERTS, HUB_WEB, HUB_XDS_CONNECTIONS};
-use super::{any, millis};
+use super::{any, milliseconds};
 
+/// The resource monitor of the heap.
 const HEAP: &str = "envoy.resource_monitors.fixed_heap";
 
-/// What a process takes beside its heap: the program itself, its threads' stacks.
-const BESIDE_THE_HEAP: u64 = 64 << 20;
+/// The memory of a process outside its heap, in bytes: the program, the stacks of its threads.
+const OUTSIDE_HEAP: u64 = 64 << 20;
 
-/// Buffers of streams are counted from this size on, as a power of two of bytes: 128 KiB.
-const COUNTED_STREAM: u32 = 17;
+/// The size from which the buffers of a stream are tracked, as a power of two: 128 KiB.
+const TRACKED_STREAM_POWER_OF_TWO: u32 = 17;
 
-/// For a process that may take so many bytes.
+/// For a process with this memory limit, in bytes.
 pub(super) fn manager(memory: u64) -> overload::OverloadManager {
     let heap = FixedHeapConfig {
-        max_heap_size_bytes: memory.saturating_sub(BESIDE_THE_HEAP).max(memory / 2),
+        max_heap_size_bytes: memory.saturating_sub(OUTSIDE_HEAP).max(memory / 2),
         ..Default::default()
     };
-    // Each listener has its own limit; that of the stores and 9001 count by themselves.
-    let most = HUB_XDS_CONNECTIONS
+    // Each listener has its own limit too. 10901 and 9001 are exempt from the global one.
+    let max_connections = HUB_XDS_CONNECTIONS
         + HUB_ALERTS.connections
         + HUB_WEB.connections
         + CLUSTER_INBOUND.connections
         + CLUSTER_ALERTS.connections;
     let connections = DownstreamConnectionsConfig {
-        max_active_downstream_connections: i64::try_from(most).unwrap_or(i64::MAX),
+        max_active_downstream_connections: i64::try_from(max_connections).unwrap_or(i64::MAX),
     };
     overload::OverloadManager {
-        refresh_interval: millis(250),
+        refresh_interval: milliseconds(250),
         resource_monitors: vec![
             monitor(HEAP, &heap),
             monitor("envoy.resource_monitors.global_downstream_max_connections", &connections),
         ],
         actions: vec![
             overload::OverloadAction {
-                typed_config: Some(any(&shorter_timeouts())),
+                typed_config: Some(any(&scaled_timeouts())),
                 ..action("envoy.overload_actions.reduce_timeouts", between(0.80, 0.95))
             },
             action("envoy.overload_actions.shrink_heap", at(0.85)),
@@ -60,13 +61,13 @@ pub(super) fn manager(memory: u64) -> overload::OverloadManager {
             action("envoy.overload_actions.stop_accepting_requests", at(0.99)),
         ],
         buffer_factory_config: Some(overload::BufferFactoryConfig {
-            minimum_account_to_track_power_of_two: COUNTED_STREAM,
+            minimum_account_to_track_power_of_two: TRACKED_STREAM_POWER_OF_TWO,
         }),
         ..Default::default()
     }
 }
 
-fn shorter_timeouts() -> overload::ScaleTimersOverloadActionConfig {
+fn scaled_timeouts() -> overload::ScaleTimersOverloadActionConfig {
     let scaled = |timer: TimerType| ScaleTimer {
         timer: timer.into(),
         overload_adjust: Some(scale_timer::OverloadAdjust::MinScale(Percent { value: 10.0 })),

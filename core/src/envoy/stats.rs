@@ -1,14 +1,15 @@
-//! Which statistics an Envoy keeps: those that someone looks at, on 9001. Each costs memory for every Envoy cluster.
+//! The statistics that an Envoy keeps, which 9001 shows: those that alerts, dashboards or `atlas`
+//! use. Each costs memory for every Envoy cluster.
 
 use envoy_types::pb::envoy::config::metrics::v3 as metrics;
 use envoy_types::pb::envoy::r#type::matcher::v3::{
     ListStringMatcher, StringMatcher, string_matcher::MatchPattern,
 };
 
-use super::flag;
+use super::bool_value;
 use super::matcher::safe_regex;
 
-/// Of the Envoy itself, its listeners and what it takes in: a fixed number.
+/// Prefixes of the statistics of the Envoy itself and its listeners: a fixed number.
 const OF_THE_ENVOY: &[&str] = &[
     "server.",
     "cluster_manager.",
@@ -23,7 +24,8 @@ const OF_THE_ENVOY: &[&str] = &[
     "runtime.",
 ];
 
-/// Of each downstream cluster, on the hub. At most 15 series, which a test counts on a real Envoy.
+/// Of each downstream cluster, on the hub. A test counts on a real Envoy that these are at most 15
+/// series.
 const OF_A_DOWNSTREAM_CLUSTER: &[&str] = &[
     "membership_healthy",
     "membership_total",
@@ -41,7 +43,7 @@ const OF_A_DOWNSTREAM_CLUSTER: &[&str] = &[
     "upstream_rq_total",
 ];
 
-/// Of every other Envoy cluster, of which there are few.
+/// Of other Envoy clusters, of which there are few.
 const OF_OTHERS: &[&str] = &[
     "upstream_rq_.*",
     "upstream_cx_(total|active|connect_fail|connect_timeout|destroy.*|overflow|pool_overflow|rx_bytes_total|tx_bytes_total)",
@@ -53,19 +55,23 @@ const OF_OTHERS: &[&str] = &[
     "update_.*",
 ];
 
-/// The list. Names of statistics have no tags yet, and Envoy clusters no dots in theirs.
+/// The names of the Envoy clusters that are downstream clusters.
+const DOWNSTREAM_CLUSTERS: &str = "cluster/[^.]*";
+/// The names of all others, because RE2 has no negative look-ahead.
+const OTHER_CLUSTERS: &str = "(store|backend|hub|alertmanager|atlas)/[^.]*|atlas-xds|envoy-admin";
+
+/// Envoy matches the names before it extracts tags from them, so the name of an Envoy cluster is part
+/// of them. No such name contains a dot.
 pub(super) fn config() -> metrics::StatsConfig {
-    let mut patterns: Vec<StringMatcher> = OF_THE_ENVOY
-        .iter()
-        .map(|prefix| matching(MatchPattern::Prefix((*prefix).to_owned())))
-        .collect();
-    for (names, wanted) in
+    let mut patterns = Vec::new();
+    for prefix in OF_THE_ENVOY {
+        patterns.push(string_matcher(MatchPattern::Prefix((*prefix).to_owned())));
+    }
+    for (clusters, statistics) in
         [(DOWNSTREAM_CLUSTERS, OF_A_DOWNSTREAM_CLUSTER), (OTHER_CLUSTERS, OF_OTHERS)]
     {
-        patterns.push(matching(MatchPattern::SafeRegex(safe_regex(&format!(
-            "cluster\\.({names})\\.({})",
-            wanted.join("|")
-        )))));
+        let regex = format!("cluster\\.({clusters})\\.({})", statistics.join("|"));
+        patterns.push(string_matcher(MatchPattern::SafeRegex(safe_regex(&regex))));
     }
     metrics::StatsConfig {
         stats_matcher: Some(metrics::StatsMatcher {
@@ -73,16 +79,11 @@ pub(super) fn config() -> metrics::StatsConfig {
                 ListStringMatcher { patterns },
             )),
         }),
-        use_all_default_tags: flag(true),
+        use_all_default_tags: bool_value(true),
         ..Default::default()
     }
 }
 
-/// Names of the Envoy clusters that are downstream clusters.
-const DOWNSTREAM_CLUSTERS: &str = "cluster/[^.]*";
-/// Names of all others (RE2 has no negative look-ahead).
-const OTHER_CLUSTERS: &str = "(store|backend|hub|alertmanager|atlas)/[^.]*|atlas-xds|envoy-admin";
-
-fn matching(pattern: MatchPattern) -> StringMatcher {
+fn string_matcher(pattern: MatchPattern) -> StringMatcher {
     StringMatcher { match_pattern: Some(pattern), ..Default::default() }
 }

@@ -1,8 +1,9 @@
-//! What 10904 lets through to web UIs and back, and how a cluster's Envoy asks a backend.
+//! Web UIs: which headers pass between browsers and backends at 10904, and by which names a cluster's
+//! Envoy asks for a backend.
 //!
-//! Downstream clusters aren't trusted, and all their web UIs are below one host, the hub's. So what a person's browser sends
-//! to that host, and what a proxy in front adds, passes only where it is known to be no credential; and of an answer only
-//! what concerns the answer itself, not the host.
+//! Downstream clusters aren't trusted, and their web UIs share one host, the hub's. So headers of
+//! requests, from browsers and from proxies in front, pass only if they are known to hold no
+//! credential, and headers of responses only if they affect nothing but the response.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -18,7 +19,7 @@ pub const REQUEST_HEADERS: &[&str] = &[
     "b3",
     "baggage",
     "cache-control",
-    // The protocol of connectrpc.com, which has no trailers: a stream's are in its body.
+    // The protocol of connectrpc.com, which needs no trailers.
     "connect-*",
     "connection",
     "content-*",
@@ -26,7 +27,7 @@ pub const REQUEST_HEADERS: &[&str] = &[
     "dnt",
     "expect",
     "forwarded",
-    // Of gRPC-Web, whose trailers are in the body. gRPC itself needs real ones, which don't pass.
+    // gRPC-Web, whose trailers are in the body. gRPC itself needs trailers, which don't pass.
     "grpc-accept-encoding",
     "grpc-encoding",
     "grpc-timeout",
@@ -64,7 +65,7 @@ pub const REQUEST_HEADERS: &[&str] = &[
     "x-requested-with",
 ];
 
-/// Headers of answers from web UIs that pass; a `*` stands for any end.
+/// Headers of responses of web UIs that pass; a `*` stands for any end.
 pub const RESPONSE_HEADERS: &[&str] = &[
     "accept-ranges",
     "access-control-*",
@@ -110,14 +111,15 @@ pub const RESPONSE_HEADERS: &[&str] = &[
     "x-xss-protection",
 ];
 
-/// Headers by which an answer asks for a credential: they pass where that credential does.
+/// Headers by which a response asks for a credential. They pass if the credential does.
 const CHALLENGES: &[(&str, &[&str])] = &[
     ("authorization", &["authentication-info", "www-authenticate"]),
     ("proxy-authorization", &["proxy-authenticate"]),
 ];
 
-/// Headers of requests that are removed behind the script too, in case that it fails: what proxies that log people in call their tokens.
-const TOKENS: &[&str] = &[
+/// Headers of requests that the route removes too, in case the script fails: the tokens of proxies
+/// that authenticate people.
+const TOKEN_HEADERS: &[&str] = &[
     "authorization",
     "cf-access-jwt-assertion",
     "cf-access-token",
@@ -138,8 +140,9 @@ const TOKENS: &[&str] = &[
     "x-vouch-idp-idtoken",
 ];
 
-/// The same of answers: what would count for the host under which all web UIs are, or for the proxy in front.
-const FOR_THE_WHOLE_HOST: &[&str] = &[
+/// Headers of responses that the route removes too: they would affect the whole host, or a proxy in
+/// front.
+const HOST_WIDE_HEADERS: &[&str] = &[
     "alt-svc",
     "clear-site-data",
     "nel",
@@ -150,33 +153,33 @@ const FOR_THE_WHOLE_HOST: &[&str] = &[
     "x-accel-redirect",
 ];
 
-/// How people reach the web UIs, for 10904.
+/// The settings of 10904.
 #[derive(Clone, Debug)]
 pub struct WebEntry<'a> {
-    /// Where the hub's Envoy binds.
+    /// The address on which the hub's Envoy listens.
     pub bind: IpAddr,
-    /// Proxies in front whose `x-forwarded-for` counts.
+    /// How many proxies in front are trusted to extend `x-forwarded-for`.
     pub trusted_hops: u32,
-    /// The path of `--web-url`: empty, or `/` and no slash at the end.
+    /// The path of `--web-url`: empty, or with a slash at its start and none at its end.
     pub path: &'a str,
-    /// Headers that pass beside those above.
+    /// Headers that pass beside [`REQUEST_HEADERS`] and [`RESPONSE_HEADERS`].
     pub pass_headers: &'a BTreeSet<HeaderPattern>,
-    /// Cookies that pass.
+    /// Cookies that pass to all web UIs.
     pub pass_cookies: &'a BTreeSet<CookieName>,
 }
 
 impl WebEntry<'_> {
-    /// Headers that no request keeps, whatever the script does.
+    /// Headers that the route removes from requests.
     pub(super) fn removed_from_requests(&self) -> Vec<String> {
-        self.unless_named(TOKENS)
+        self.without_configured(TOKEN_HEADERS)
     }
 
-    /// Headers that no answer keeps, whatever the script does.
+    /// Headers that the route removes from responses.
     pub(super) fn removed_from_responses(&self) -> Vec<String> {
-        self.unless_named(FOR_THE_WHOLE_HOST)
+        self.without_configured(HOST_WIDE_HEADERS)
     }
 
-    fn unless_named(&self, names: &[&str]) -> Vec<String> {
+    fn without_configured(&self, names: &[&str]) -> Vec<String> {
         let passes = |name: &str| self.pass_headers.iter().any(|pattern| pattern.names(name));
         names.iter().filter(|name| !passes(name)).map(|name| (*name).to_owned()).collect()
     }
@@ -203,45 +206,47 @@ impl WebEntry<'_> {
     }
 }
 
-/// One web UI of a cluster, as its Envoy sees it.
+/// One web UI of a cluster.
 #[derive(Clone, Debug)]
 pub struct WebUi<'a> {
     /// `prometheus` or `alertmanager`.
     pub kind: &'a str,
-    /// Where it hangs on the hub, e.g. `/prom/tokyo`; no slash at the end.
+    /// Its path on the hub: `/prom/tokyo`.
     pub base: &'a str,
-    /// The backend's own prefix: empty, or `/` and no slash at the end.
+    /// The backend's own path prefix: empty, or with a slash at its start and none at its end.
     pub backend_prefix: &'a str,
-    /// Where the backend listens.
-    pub at: &'a HostPort,
-    /// The `Host` that it sees.
+    /// The address of the backend.
+    pub address: &'a HostPort,
+    /// Which `Host` the backend gets.
     pub host: &'a HostHeader,
 }
 
 impl WebUi<'_> {
-    /// The `Host` that the backend sees; `None`: what the person's browser asked for.
+    /// The `Host` that the backend gets; `None`: the one that the browser asked for.
     pub(super) fn authority(&self) -> Option<String> {
         match self.host {
-            HostHeader::Own => Some(match self.at.port {
-                80 => bracketed(&self.at.host),
-                _ => self.at.to_string(),
+            HostHeader::Own => Some(match self.address.port {
+                80 => host_in_url(&self.address.host),
+                _ => self.address.to_string(),
             }),
             HostHeader::Named(host) => Some(host.clone()),
             HostHeader::Hub => None,
         }
     }
 
-    /// Every host by which it may call itself in a redirect, in lower case, with and without its port.
+    /// The hosts by which the backend may name itself in a redirect, in lower case, with and without
+    /// its port.
     pub(super) fn names(&self) -> BTreeSet<String> {
-        let mut hosts = BTreeSet::from([bracketed(&self.at.host)]);
-        if let Host::Name(name) = &self.at.host {
-            // What Kubernetes completes: prometheus, prometheus.monitoring, prometheus.monitoring.svc.
+        let mut hosts = BTreeSet::from([host_in_url(&self.address.host)]);
+        if let Host::Name(name) = &self.address.host {
+            // The short names of a Service: prometheus, prometheus.monitoring,
+            // prometheus.monitoring.svc.
             let labels: Vec<&str> = name.split('.').collect();
             if labels.get(2) == Some(&"svc") {
                 hosts.extend((1..=3).map(|count| labels[..count].join(".")));
             }
         }
-        let with_port = hosts.iter().map(|host| format!("{host}:{}", self.at.port));
+        let with_port = hosts.iter().map(|host| format!("{host}:{}", self.address.port));
         let mut names: BTreeSet<String> = hosts.iter().cloned().chain(with_port).collect();
         if let HostHeader::Named(host) = self.host {
             names.insert(host.clone());
@@ -255,8 +260,8 @@ impl WebUi<'_> {
     }
 }
 
-/// A host as it stands in a URL.
-fn bracketed(host: &Host) -> String {
+/// A host as in a URL: IPv6 addresses in brackets.
+fn host_in_url(host: &Host) -> String {
     match host {
         Host::Ip(IpAddr::V6(ip)) => format!("[{ip}]"),
         host => host.to_string(),

@@ -62,7 +62,7 @@ pub fn node_bootstrap(
     Ok(bootstrap(&Node {
         name: &node.to_string(),
         xds,
-        atlas: &atlas,
+        xds_san: &atlas,
         bind,
         memory: memory.0,
         credential_dir,

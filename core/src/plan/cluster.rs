@@ -5,15 +5,17 @@ use std::sync::Arc;
 use crate::envoy::web::WebUi;
 use crate::envoy::{cluster, listener, route, secret};
 use crate::model::{Backend, Cluster, Fleet};
-use crate::name::{Identity, NodeId};
+use crate::name::NodeId;
 use crate::pki::Trust;
 use crate::xds::resource::{Resource, ResourceType};
+
+use super::expected_san;
 
 /// Everything that cluster's Envoy has. `None` until its certificate has been issued.
 pub(super) fn own(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> Option<Vec<Arc<Resource>>> {
     use ResourceType as T;
     let leaf = trust.leaves.get(&NodeId::Cluster(cluster.name.clone()))?;
-    let hub = Identity::Hub.spiffe_id(&trust.domain);
+    let hub_san = expected_san::of_hub(trust);
     let (prom, alertmanager) =
         (format!("/prom/{}", cluster.name), format!("/alertmanager/{}", cluster.name));
     let uis = [
@@ -28,12 +30,12 @@ pub(super) fn own(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> Option<Vec
     let hub_alerts = cluster.hub.as_ref().map_or(&fleet.settings.hub_alerts, |hub| &hub.alerts);
 
     let mut resources = vec![
-        Resource::new(T::Secret, crate::envoy::LEAF, &secret::leaf(&leaf.chain, leaf.key.expose())),
-        Resource::new(T::Secret, crate::envoy::TRUST, &secret::trust(&trust.bundle())),
+        Resource::new(T::Secret, secret::LEAF, &secret::leaf(&leaf.chain, leaf.key.expose())),
+        Resource::new(T::Secret, secret::TRUST, &secret::trust(&trust.bundle())),
         Resource::new(
             T::Listener,
             "inbound",
-            &listener::inbound(cluster.bind, &hub, fleet.settings.trusted_hops, longest),
+            &listener::inbound(cluster.bind, &hub_san, fleet.settings.trusted_hops, longest),
         ),
         Resource::new(T::Listener, "alerts", &listener::alerts_in_cluster(cluster.bind)),
         Resource::new(T::Route, "inbound", &route::inbound("inbound", hosts)),
@@ -47,13 +49,19 @@ pub(super) fn own(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> Option<Vec
         .collect();
     clusters.extend(self::cluster::backend("prometheus", &cluster.prometheus.at));
     clusters.extend(self::cluster::backend("alertmanager", &cluster.alertmanager.at));
-    clusters.extend(self::cluster::hub_alerts(hub_alerts, &hub));
+    clusters.extend(self::cluster::hub_alerts(hub_alerts, &hub_san));
     resources.extend(clusters.iter().map(super::envoy_cluster));
     Some(resources)
 }
 
 fn web_ui<'a>(kind: &'a str, base: &'a str, backend: &'a Backend) -> WebUi<'a> {
-    WebUi { kind, base, backend_prefix: &backend.path_prefix, at: &backend.at, host: &backend.host }
+    WebUi {
+        kind,
+        base,
+        backend_prefix: &backend.path_prefix,
+        address: &backend.at,
+        host: &backend.host,
+    }
 }
 
 /// How alerts find the hub's Alertmanagers: all that a cluster has of them, and the same for every cluster.

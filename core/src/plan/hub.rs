@@ -5,9 +5,11 @@ use std::sync::Arc;
 use crate::envoy::web::WebEntry;
 use crate::envoy::{cluster, listener, route, secret};
 use crate::model::{Cluster, Fleet};
-use crate::name::{Identity, NodeId};
+use crate::name::NodeId;
 use crate::pki::Trust;
 use crate::xds::resource::{Resource, ResourceType};
+
+use super::expected_san;
 
 /// What the hub has whichever clusters there are. `None` until the hub's certificate has been issued.
 pub(super) fn constant(fleet: &Fleet, trust: &Trust) -> Option<Vec<Arc<Resource>>> {
@@ -15,7 +17,7 @@ pub(super) fn constant(fleet: &Fleet, trust: &Trust) -> Option<Vec<Arc<Resource>
     let settings = &fleet.settings;
     let leaf = trust.leaves.get(&NodeId::Hub)?;
     let (bind, longest) = (settings.hub_bind, settings.max_request_seconds);
-    let peers = format!("spiffe://{}/cluster/", trust.domain);
+    let clusters_san = expected_san::prefix_of_clusters(trust);
     let web = WebEntry {
         bind,
         trusted_hops: settings.trusted_hops,
@@ -25,11 +27,11 @@ pub(super) fn constant(fleet: &Fleet, trust: &Trust) -> Option<Vec<Arc<Resource>
     };
     let indices = fleet.alertmanagers.keys().copied();
     let mut resources = vec![
-        Resource::new(T::Secret, crate::envoy::LEAF, &secret::leaf(&leaf.chain, leaf.key.expose())),
-        Resource::new(T::Secret, crate::envoy::TRUST, &secret::trust(&trust.bundle())),
+        Resource::new(T::Secret, secret::LEAF, &secret::leaf(&leaf.chain, leaf.key.expose())),
+        Resource::new(T::Secret, secret::TRUST, &secret::trust(&trust.bundle())),
         Resource::new(T::Listener, "xds", &listener::xds_on_hub("xds", bind)),
         Resource::new(T::Listener, "stores", &listener::stores_on_hub(bind, longest)),
-        Resource::new(T::Listener, "alerts", &listener::alerts_on_hub(bind, &peers)),
+        Resource::new(T::Listener, "alerts", &listener::alerts_on_hub(bind, &clusters_san)),
         Resource::new(T::Listener, "web", &listener::web_on_hub(&web, longest)),
         Resource::new(T::Route, "stores", &route::stores_on_hub("stores", longest)),
         Resource::new(
@@ -56,8 +58,7 @@ pub(super) fn constant(fleet: &Fleet, trust: &Trust) -> Option<Vec<Arc<Resource>
 /// What one cluster adds: its link. Without addresses that has no endpoints, so that people see that the cluster can't be
 /// reached, not that it doesn't exist.
 pub(super) fn of_cluster(cluster: &Cluster, trust: &Trust) -> Vec<Arc<Resource>> {
-    let peer = Identity::Cluster(cluster.name.clone(), trust.revision(&cluster.name))
-        .spiffe_id(&trust.domain);
-    let link = self::cluster::downstream_cluster(cluster.name.as_str(), &cluster.addresses, &peer);
+    let san = expected_san::of_cluster(&cluster.name, trust);
+    let link = self::cluster::downstream_cluster(cluster.name.as_str(), &cluster.addresses, &san);
     link.iter().map(super::envoy_cluster).collect()
 }

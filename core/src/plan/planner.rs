@@ -178,7 +178,7 @@ impl Pool {
 
     fn share(&mut self, resource: Arc<Resource>) -> Arc<Resource> {
         // A node's own leaf is nobody else's; a key is kept no longer than needed.
-        if resource.kind == ResourceType::Secret && &*resource.name == crate::envoy::LEAF {
+        if resource.kind == ResourceType::Secret && &*resource.name == crate::envoy::secret::LEAF {
             return resource;
         }
         let key = (resource.kind, Arc::clone(&resource.name), resource.version);

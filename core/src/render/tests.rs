@@ -179,7 +179,7 @@ fn a_bootstrap_needs_few_descriptors() {
     let node = Node {
         name: "tokyo",
         xds: &at,
-        atlas: "spiffe://atlas/atlas",
+        xds_san: "spiffe://atlas/atlas",
         bind: [0, 0, 0, 0].into(),
         memory: 256 << 20,
         credential_dir: "/credential",

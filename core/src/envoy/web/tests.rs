@@ -95,8 +95,8 @@ fn lists_of_headers_are_in_order_and_in_lower_case() {
     }
 }
 
-fn ui<'a>(at: &'a HostPort, host: &'a HostHeader) -> WebUi<'a> {
-    WebUi { kind: "prometheus", base: "/prom/tokyo", backend_prefix: "", at, host }
+fn ui<'a>(address: &'a HostPort, host: &'a HostHeader) -> WebUi<'a> {
+    WebUi { kind: "prometheus", base: "/prom/tokyo", backend_prefix: "", address, host }
 }
 
 #[test]

@@ -10,7 +10,7 @@ fn tokyo(prefix: &str, at: &str, host: &HostHeader) -> Script {
         kind: "prometheus",
         base: "/prom/tokyo",
         backend_prefix: prefix,
-        at: &at,
+        address: &at,
         host,
     }]))
 }
@@ -133,7 +133,7 @@ fn only_a_prometheus_has_pages_below_its_external_url() {
         kind: "alertmanager",
         base: "/alertmanager/tokyo",
         backend_prefix: "",
-        at: &at,
+        address: &at,
         host: &HostHeader::Own,
     };
     let stream_of = Script::load(&web_in_cluster(&[ui]));

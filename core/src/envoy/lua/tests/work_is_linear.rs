@@ -74,7 +74,7 @@ fn every_script() -> Vec<(&'static str, String)> {
         kind,
         base,
         backend_prefix,
-        at: &at,
+        address: &at,
         host: &HostHeader::Hub,
     };
     vec![
