@@ -32,7 +32,7 @@ use crate::process::clock;
 use crate::standalone::bootstrap_files::NodeFiles;
 use crate::standalone::pki_directory::PkiDirectory;
 use crate::standalone::state_dir::{StateDir, write_derived, write_public};
-use crate::standalone::watch::{Feed, Shelf, Update};
+use crate::standalone::watch::{DirectoryUpdate, ManifestIndex, UpdateQueue};
 pub use last_good::LastGood;
 
 /// Longest time between two rounds, so that nothing depends on an event alone.
@@ -73,8 +73,8 @@ const ZONE_FILE: &str = "atlas.zone";
 struct Known {
     last_good: LastGood,
     /// What has changed and no round has looked at.
-    inbox: Update,
-    shelf: Shelf,
+    inbox: DirectoryUpdate,
+    index: ManifestIndex,
     /// `None` before the first round.
     register: Option<ManifestStore>,
     planner: Planner,
@@ -95,8 +95,8 @@ impl Known {
     fn new(last_good: LastGood) -> Self {
         Self {
             last_good,
-            inbox: Update::default(),
-            shelf: Shelf::default(),
+            inbox: DirectoryUpdate::default(),
+            index: ManifestIndex::default(),
             register: None,
             planner: Planner::new(),
             stores: Stores::new(),
@@ -123,7 +123,7 @@ impl Controller {
     pub async fn run(
         mut self,
         last_good: LastGood,
-        feed: Arc<Feed>,
+        queue: Arc<UpdateQueue>,
         mut commands: mpsc::Receiver<Command>,
         cancel: CancellationToken,
     ) {
@@ -131,7 +131,7 @@ impl Controller {
         let mut next = tokio::time::Instant::now() + ROUND_AT_LEAST;
         loop {
             tokio::select! {
-                () = feed.changed() => known.inbox.extend(feed.take()),
+                () = queue.changed() => known.inbox.extend(queue.drain()),
                 () = tokio::time::sleep_until(next) => known.check = true,
                 Some(command) = commands.recv() => self.carry_out(command, &mut known),
                 () = cancel.cancelled() => return,
@@ -230,7 +230,7 @@ impl Controller {
             &trust,
             self.nodes_to_write(fleet, &scope, known.check),
         ));
-        failed.append(&mut keep(&mut known.unkept, &mut known.last_good, &known.shelf, register));
+        failed.append(&mut keep(&mut known.unkept, &mut known.last_good, &known.index, register));
         let complete = failed.is_empty();
         let round = Round {
             fleet,
@@ -255,7 +255,7 @@ impl Controller {
     /// Takes in what has changed.
     fn take_in(&self, known: &mut Known) -> News {
         let mut update = std::mem::take(&mut known.inbox);
-        known.last_good.complete(&mut update, &known.shelf);
+        known.last_good.complete(&mut update, &known.index);
         let new = || {
             ManifestStore::new(
                 self.settings.clone(),
@@ -269,17 +269,17 @@ impl Controller {
         if is_first {
             known.unkept.extend(known.last_good.files().cloned());
         }
-        let keys = known.shelf.apply(update);
+        let keys = known.index.apply(update);
         let touched = register
-            .apply(keys.iter().map(|key| (key.clone(), known.shelf.manifest(key).cloned())));
+            .apply(keys.iter().map(|key| (key.clone(), known.index.manifest(key).cloned())));
         known
             .unkept
-            .extend(keys.iter().flat_map(|key| known.shelf.files_of(key)).map(str::to_owned));
+            .extend(keys.iter().flat_map(|key| known.index.files_of(key)).map(str::to_owned));
         News {
             // A check tells everything: the round before may have failed, and told nothing.
             findings: (known.check || touched.findings || touched.alertmanagers)
                 .then(|| register.findings()),
-            errors: (known.check || errors).then(|| known.shelf.errors()),
+            errors: (known.check || errors).then(|| known.index.errors()),
             touched,
         }
     }
@@ -366,12 +366,12 @@ impl Controller {
 fn keep(
     unkept: &mut BTreeSet<String>,
     last_good: &mut LastGood,
-    shelf: &Shelf,
+    index: &ManifestIndex,
     register: &ManifestStore,
 ) -> Vec<String> {
     let mut failed = Vec::new();
     unkept.retain(|file| {
-        let result = last_good.keep(file, shelf, register);
+        let result = last_good.keep(file, index, register);
         failed.extend(result.as_ref().err().map(|error| format!("{error:#}")));
         result.is_err()
     });

@@ -20,7 +20,7 @@ use atlas_core::validate::is_cluster;
 use clap::Args;
 
 use super::output::wrong_usage;
-use crate::standalone::watch::Report;
+use crate::standalone::watch::DirectoryContents;
 
 /// The cluster's name, as `NAME` or, as in Atlas 0.3, as `--name NAME`.
 #[derive(Debug, Args)]
@@ -52,7 +52,10 @@ impl NameArgs {
 }
 
 /// The Services called `name`, clusters or not.
-fn services<'a>(report: &'a Report, name: &ClusterName) -> impl Iterator<Item = &'a Service> {
+fn services<'a>(
+    report: &'a DirectoryContents,
+    name: &ClusterName,
+) -> impl Iterator<Item = &'a Service> {
     let service = |fact: &'a Manifest| {
         if let Manifest::Service(service) = fact { Some(service) } else { None }
     };
@@ -64,7 +67,7 @@ fn services<'a>(report: &'a Report, name: &ClusterName) -> impl Iterator<Item = 
 }
 
 /// The names of all that are meant to be clusters.
-fn names(report: &Report) -> BTreeSet<String> {
+fn names(report: &DirectoryContents) -> BTreeSet<String> {
     let name = |fact: &Manifest| match fact {
         Manifest::Service(service) if is_cluster(service) => Some(service.meta.name.clone()),
         _ => None,

@@ -20,7 +20,9 @@ use atlas_core::name::ClusterName;
 use atlas_core::validate::{ManifestStore, validate};
 
 use crate::standalone::state_dir::StateDir;
-use crate::standalone::watch::{Earlier, FileState, Shelf, Update, is_below};
+use crate::standalone::watch::{
+    DirectoryUpdate, FileState, LastGoodFiles, ManifestIndex, is_below,
+};
 
 const DIR: &str = "last-good";
 /// Longest name of a file on the usual file systems. A manifest whose path takes more is not kept.
@@ -29,7 +31,7 @@ const MAX_NAME: usize = 255;
 /// The objects of each file, in memory and in the state directory.
 pub struct LastGood {
     state: StateDir,
-    manifests: Earlier,
+    manifests: LastGoodFiles,
 }
 
 /// What a file says.
@@ -63,7 +65,7 @@ impl LastGood {
 
     /// Whether every manifest has vanished since an earlier process: more likely a mount that isn't there yet than a wish.
     /// `first` is all that has been read.
-    pub fn all_gone(&self, first: &Update) -> bool {
+    pub fn all_gone(&self, first: &DirectoryUpdate) -> bool {
         let unreadable =
             first.directories.iter().any(|directories| !directories.unreadable.is_empty());
         !self.manifests.is_empty() && first.files.values().all(Option::is_none) && !unreadable
@@ -71,40 +73,40 @@ impl LastGood {
 
     /// Adds what the files said that have been wrong ever since this process began, and says so of each; lets go of what turns
     /// out to be gone.
-    pub fn complete(&self, update: &mut Update, shelf: &Shelf) {
+    pub fn complete(&self, update: &mut DirectoryUpdate, index: &ManifestIndex) {
         for (file, state) in &mut update.files {
-            if let Some(state) = state.as_mut().filter(|state| !state.was_right)
+            if let Some(state) = state.as_mut().filter(|state| !state.was_valid)
                 && let Some(manifests) = self.manifests.get(file)
             {
                 state.manifests = Arc::clone(manifests);
-                state.is_remembered = true;
-                let is_empty = state.mistakes.is_empty();
-                state.mistakes.push(stays(file, is_empty));
+                state.is_last_good = true;
+                let is_empty = state.errors.is_empty();
+                state.errors.push(stays(file, is_empty));
             }
         }
         let Some(directories) = &update.directories else { return };
-        let seen = |file: &str| update.files.contains_key(file) || shelf.file(file).is_some();
+        let seen = |file: &str| update.files.contains_key(file) || index.file(file).is_some();
         let unseen = self
             .manifests
             .iter()
             .filter(|(file, _)| is_below(file, &directories.unreadable) && !seen(file));
         let remembered = |(file, manifests): (&String, &Manifests)| {
-            let mistakes = vec![stays(file, false)];
+            let errors = vec![stays(file, false)];
             let state = FileState {
                 manifests: Arc::clone(manifests),
-                mistakes,
-                was_right: false,
-                is_right: false,
-                is_remembered: true,
-                was_seen: false,
+                errors,
+                was_valid: false,
+                is_valid: false,
+                is_last_good: true,
+                was_read: false,
             };
             (file.clone(), Some(state))
         };
         let unseen: Vec<_> = unseen.map(remembered).collect();
         let left = |(file, state): &(&str, &FileState)| {
-            state.is_unseen() && !is_below(file, &directories.unreadable)
+            state.is_unread() && !is_below(file, &directories.unreadable)
         };
-        let gone: Vec<_> = shelf
+        let gone: Vec<_> = index
             .files()
             .filter(left)
             .filter(|(file, _)| !update.files.contains_key(*file))
@@ -118,7 +120,7 @@ impl LastGood {
     pub fn clusters(
         &self,
         settings: &Settings,
-        first: &Update,
+        first: &DirectoryUpdate,
     ) -> BTreeMap<ClusterName, Arc<Cluster>> {
         let unreadable = first
             .directories
@@ -144,11 +146,11 @@ impl LastGood {
     pub fn keep(
         &mut self,
         file: &str,
-        shelf: &Shelf,
+        index: &ManifestIndex,
         register: &ManifestStore,
     ) -> anyhow::Result<()> {
-        let Some(state) = shelf.file(file) else { return self.set(file, Arc::default()) };
-        if !state.is_right || !state.was_right {
+        let Some(state) = index.file(file) else { return self.set(file, Arc::default()) };
+        if !state.is_valid || !state.was_valid {
             return Ok(());
         }
         if !state.manifests.iter().any(|manifest| register.is_rejected(manifest)) {
@@ -163,7 +165,7 @@ impl LastGood {
     }
 
     /// What is kept.
-    pub fn said(&self) -> &Earlier {
+    pub fn said(&self) -> &LastGoodFiles {
         &self.manifests
     }
 

@@ -14,7 +14,7 @@ use prost::Message;
 
 use super::*;
 use crate::metrics::Metrics;
-use crate::standalone::watch::read_shelf;
+use crate::standalone::watch::read_index;
 use crate::state::StateStore;
 use crate::state::{NodeState, Nodes};
 use crate::xds::streams::Streams;
@@ -68,12 +68,12 @@ impl Atlas {
             publisher,
         };
         let mut atlas = Self { controller, known, nodes, _lock: lock };
-        atlas.take(read_shelf(from).unwrap().1);
+        atlas.take(read_index(from).unwrap().1);
         atlas
     }
 
     /// A round about an update.
-    fn take(&mut self, update: Update) {
+    fn take(&mut self, update: DirectoryUpdate) {
         self.known.inbox.extend(update);
         assert!(self.controller.round(&mut self.known).unwrap(), "nothing failed");
     }
@@ -82,7 +82,7 @@ impl Atlas {
     fn write(&mut self, from: &Path, name: &str, text: &str) {
         let file = format!("{name}.yaml");
         std::fs::write(from.join(&file), text).unwrap();
-        let mut update = read_shelf(from).unwrap().1;
+        let mut update = read_index(from).unwrap().1;
         update.files.retain(|path, _| *path == file);
         update.directories = None;
         self.take(update);

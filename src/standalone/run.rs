@@ -22,7 +22,7 @@ use crate::process::serve::{DRAIN, Tasks, bind, drained, raise_file_limit, signa
 use crate::standalone::bootstrap_files::NodeFiles;
 use crate::standalone::pki_directory::PkiDirectory;
 use crate::standalone::state_dir::StateDir;
-use crate::standalone::watch::{self, Feed, Timing};
+use crate::standalone::watch::{self, UpdateQueue, WatchTiming};
 use crate::state::Nodes;
 use crate::state::StateStore;
 use crate::web::http::{self, Server};
@@ -50,8 +50,11 @@ pub async fn run(config: Config, standalone: StandaloneConfig) -> anyhow::Result
     let dns_sockets = dns::Sockets::bind(SocketAddr::new(listen.ip, listen.dns)).await?;
     let socket = bind_socket(&state)?;
 
-    let (state_store, nodes, feed) =
-        (Arc::new(StateStore::default()), Arc::new(Nodes::default()), Arc::new(Feed::default()));
+    let (state_store, nodes, queue) = (
+        Arc::new(StateStore::default()),
+        Arc::new(Nodes::default()),
+        Arc::new(UpdateQueue::default()),
+    );
     let (commands_in, commands) = mpsc::channel(16);
     let (metrics, streams, client_authorizer) = (
         Arc::new(Metrics::new()),
@@ -79,7 +82,7 @@ pub async fn run(config: Config, standalone: StandaloneConfig) -> anyhow::Result
     let earlier = last_good.said().clone();
     tasks.spawn(
         "the controller",
-        controller.run(last_good, Arc::clone(&feed), commands, stop.clone()),
+        controller.run(last_good, Arc::clone(&queue), commands, stop.clone()),
     );
     let service = Arc::new(Xds {
         nodes: Arc::clone(&nodes),
@@ -117,12 +120,8 @@ pub async fn run(config: Config, standalone: StandaloneConfig) -> anyhow::Result
     tasks.spawn("the control socket", http::serve(socket, server(web::control(web), "control")));
     tracing::info!(from = %standalone.manifests.display(), state = %state.root().display(), listen = %listen.ip, xds = listen.xds, "atlas runs");
 
-    let timing = Timing {
-        idle: config.debounce.idle,
-        longest: config.debounce.longest,
-        ..Timing::default()
-    };
-    let watching = watch::watch(standalone.manifests.clone(), feed, timing, earlier, stop.clone());
+    let timing = WatchTiming { debounce: config.debounce, ..WatchTiming::default() };
+    let watching = watch::watch(standalone.manifests.clone(), queue, timing, earlier, stop.clone());
     let result = tokio::select! {
         result = watching => result.context("cannot watch the manifests"),
         ended = tasks.first() => Err(anyhow::anyhow!("{ended} has ended, which it never should: please report this")),

@@ -21,7 +21,7 @@ use crate::cli::flags::kubernetes::KubeconfigArgs;
 use crate::cli::flags::values::dns_label;
 use crate::cli::output::{complain, print, say, wrong_usage};
 use crate::kube::admin::Admin;
-use crate::standalone::watch::{self, Report};
+use crate::standalone::watch::{self, DirectoryContents};
 
 const EXAMPLE: &str = "\
 Example:
@@ -187,7 +187,7 @@ impl ClusterAdd {
     fn edit(
         &self,
         from: &Path,
-        report: &Report,
+        report: &DirectoryContents,
         name: &ClusterName,
         text: &str,
     ) -> anyhow::Result<Edit> {
@@ -218,11 +218,16 @@ impl ClusterAdd {
 }
 
 /// What there is. A directory that isn't there holds nothing.
-fn read(from: &Path) -> anyhow::Result<Report> {
-    if from.exists() { watch::read_once(from) } else { Ok(Report::default()) }
+fn read(from: &Path) -> anyhow::Result<DirectoryContents> {
+    if from.exists() { watch::read_once(from) } else { Ok(DirectoryContents::default()) }
 }
 
-fn new_file(dir: &Path, report: &Report, name: &ClusterName, text: &str) -> anyhow::Result<Edit> {
+fn new_file(
+    dir: &Path,
+    report: &DirectoryContents,
+    name: &ClusterName,
+    text: &str,
+) -> anyhow::Result<Edit> {
     let file = format!("{name}.yaml");
     let path = dir.join(&file);
     if std::fs::symlink_metadata(&path).is_ok() {

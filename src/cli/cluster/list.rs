@@ -15,7 +15,7 @@ use crate::cli::flags::settings::SettingsArgs;
 use crate::cli::output::{complain, print_json, show, wrong_usage};
 use crate::cli::status::{Output, table};
 use crate::kube::admin::Admin;
-use crate::standalone::watch::{self, Report};
+use crate::standalone::watch::{self, DirectoryContents};
 
 const EXAMPLE: &str = "\
 Example:
@@ -74,10 +74,10 @@ impl ClusterList {
             Some(from) => watch::read_once(from)?,
             None => {
                 settings.store_names = StoreNames::Services;
-                Report {
+                DirectoryContents {
                     manifests: Admin::connect(&self.kubeconfig.access(), &settings.namespace)?
                         .clusters()?,
-                    ..Report::default()
+                    ..DirectoryContents::default()
                 }
             }
         };

@@ -27,7 +27,7 @@ use crate::engine::LastGood;
 use crate::pki::Pki;
 use crate::standalone::pki_directory::PkiDirectory;
 use crate::standalone::state_dir::{Lock, StateDir};
-use crate::standalone::watch::{self, Report};
+use crate::standalone::watch::{self, DirectoryContents};
 use crate::web::status::Status;
 
 /// How long a running Atlas may take to notice that a manifest is gone. It reads after a second of changes at the latest.
@@ -148,7 +148,11 @@ impl Desk {
     }
 
     /// How the first manifest of the cluster that there is would go.
-    fn next_edit(&self, report: &Report, name: &ClusterName) -> anyhow::Result<Option<Edit>> {
+    fn next_edit(
+        &self,
+        report: &DirectoryContents,
+        name: &ClusterName,
+    ) -> anyhow::Result<Option<Edit>> {
         let in_namespace = |namespace: &Option<String>| {
             namespace.as_ref().is_none_or(|namespace| *namespace == self.namespace)
         };
@@ -161,9 +165,9 @@ impl Desk {
     fn remove_all(
         &self,
         first: Option<Edit>,
-        mut report: Report,
+        mut report: DirectoryContents,
         name: &ClusterName,
-    ) -> anyhow::Result<Report> {
+    ) -> anyhow::Result<DirectoryContents> {
         let mut next = first;
         while let Some(edit) = next {
             edit.apply()?;
@@ -177,7 +181,7 @@ impl Desk {
     /// Without a manifest, there must be something else to remove, and no doubt that there is no manifest.
     fn check_known(
         &self,
-        report: &Report,
+        report: &DirectoryContents,
         memory: &Memory,
         name: &ClusterName,
     ) -> anyhow::Result<()> {

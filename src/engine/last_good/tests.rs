@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::standalone::watch::read_shelf;
+use crate::standalone::watch::read_index;
 
 const GOOD: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: tokyo, labels: {goatlas.io/cluster: \"true\", goatlas.io/replicas: \"2\"}}\nspec: {externalIPs: [10.0.0.1]}\n";
 
@@ -27,20 +27,20 @@ impl Scene {
         let state = StateDir::at(self.state.path()).unwrap();
         let _lock = state.lock().unwrap();
         let mut last_good = LastGood::load(state);
-        let mut update = read_shelf(self.from.path()).unwrap().1;
-        let mut shelf = Shelf::default();
-        last_good.complete(&mut update, &shelf);
+        let mut update = read_index(self.from.path()).unwrap().1;
+        let mut index = ManifestIndex::default();
+        last_good.complete(&mut update, &index);
         let settings = Settings::default();
         let mut register =
             ManifestStore::new(settings.clone(), last_good.clusters(&settings, &update));
         let files: Vec<String> = update.files.keys().chain(last_good.files()).cloned().collect();
-        let keys = shelf.apply(update);
-        register.apply(keys.iter().map(|key| (key.clone(), shelf.manifest(key).cloned())));
-        files.iter().for_each(|file| last_good.keep(file, &shelf, &register).unwrap());
+        let keys = index.apply(update);
+        register.apply(keys.iter().map(|key| (key.clone(), index.manifest(key).cloned())));
+        files.iter().for_each(|file| last_good.keep(file, &index, &register).unwrap());
         let clusters = register.fleet().clusters.values();
         let stores =
             clusters.map(|cluster| format!("{} {}", cluster.name, cluster.stores.len())).collect();
-        (stores, shelf.errors().iter().map(ToString::to_string).collect())
+        (stores, index.errors().iter().map(ToString::to_string).collect())
     }
 
     fn kept(&self) -> Vec<String> {
@@ -157,5 +157,5 @@ fn a_directory_that_lost_everything_is_noticed() {
     scene.start();
     std::fs::remove_file(scene.from.path().join("a.yaml")).unwrap();
     let last_good = LastGood::load(StateDir::at(scene.state.path()).unwrap());
-    assert!(last_good.all_gone(&read_shelf(scene.from.path()).unwrap().1));
+    assert!(last_good.all_gone(&read_index(scene.from.path()).unwrap().1));
 }

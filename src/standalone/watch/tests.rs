@@ -1,17 +1,20 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
+use std::time::Duration;
 
+use atlas_core::manifest::Manifest;
 use atlas_core::yaml::WriteEvent;
 use tempfile::TempDir;
 use tokio::sync::watch::{Receiver, channel};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::process::debounce::Debounce;
 
 mod directories;
-mod half;
-mod patience;
+mod incomplete;
+mod quiet;
 
 fn cluster(name: &str) -> String {
     format!(
@@ -19,8 +22,8 @@ fn cluster(name: &str) -> String {
     )
 }
 
-/// `clusters/a.yaml tokyo` of every manifest, in order.
-fn clusters(report: &Report) -> Vec<String> {
+/// File and name of every manifest, in order: `a.yaml tokyo`.
+fn clusters(report: &DirectoryContents) -> Vec<String> {
     let place = |manifest: &Manifest| {
         format!(
             "{} {}",
@@ -31,7 +34,7 @@ fn clusters(report: &Report) -> Vec<String> {
     report.manifests.iter().map(place).collect()
 }
 
-fn errors(report: &Report) -> Vec<String> {
+fn errors(report: &DirectoryContents) -> Vec<String> {
     report.errors.iter().map(ToString::to_string).collect()
 }
 
@@ -57,56 +60,64 @@ impl Dir {
         fs::remove_file(self.path(name)).expect("a file to remove");
     }
 
-    fn read_once(&self) -> Report {
+    fn read_once(&self) -> DirectoryContents {
         read_once(self.0.path()).expect("a readable directory")
     }
 }
 
-/// Fast where the tests wait, and no rescan: what they see, events have told.
-const FAST: Timing = Timing {
-    idle: Duration::from_millis(20),
-    longest: Duration::from_millis(200),
+/// Short times, and no rescan: the tests see what events report.
+const FAST: WatchTiming = WatchTiming {
+    debounce: Debounce { idle: Duration::from_millis(20), longest: Duration::from_millis(200) },
     poll: Duration::from_millis(20),
-    quiet: Duration::from_millis(50),
-    quiet_if_less: Duration::from_millis(200),
+    quiet: QuietPeriods { usual: Duration::from_millis(50), if_less: Duration::from_millis(200) },
     rescan: Duration::from_secs(1000),
 };
 
+/// [`FAST`] with another debounce.
+fn debounced(idle: Duration, longest: Duration) -> WatchTiming {
+    WatchTiming { debounce: Debounce { idle, longest }, ..FAST }
+}
+
 /// A watch on a directory.
 struct Watched {
-    reports: Receiver<Option<Report>>,
+    reports: Receiver<Option<DirectoryContents>>,
     cancel: CancellationToken,
     task: JoinHandle<anyhow::Result<()>>,
 }
 
 impl Watched {
-    fn start(dir: &Path, timing: Timing) -> Self {
-        Self::start_after(dir, timing, Earlier::new())
+    fn start(dir: &Path, timing: WatchTiming) -> Self {
+        Self::start_after(dir, timing, LastGoodFiles::new())
     }
 
-    /// After an earlier process.
-    fn start_after(dir: &Path, timing: Timing, earlier: Earlier) -> Self {
-        let ((out, reports), cancel, feed) =
-            (channel(None), CancellationToken::new(), Arc::new(Feed::default()));
-        let task =
-            tokio::spawn(watch(dir.to_owned(), Arc::clone(&feed), timing, earlier, cancel.clone()));
+    /// A watch after an earlier process left these manifests.
+    fn start_after(dir: &Path, timing: WatchTiming, last_good: LastGoodFiles) -> Self {
+        let ((out, reports), cancel, queue) =
+            (channel(None), CancellationToken::new(), Arc::new(UpdateQueue::default()));
+        let task = tokio::spawn(watch(
+            dir.to_owned(),
+            Arc::clone(&queue),
+            timing,
+            last_good,
+            cancel.clone(),
+        ));
         tokio::spawn(cancel.clone().run_until_cancelled_owned(async move {
-            let (mut shelf, mut complete) = (Shelf::default(), false);
+            let (mut index, mut complete) = (ManifestIndex::default(), false);
             loop {
-                feed.changed().await;
-                let update = feed.take();
+                queue.changed().await;
+                let update = queue.drain();
                 complete |= update.directories.is_some();
-                shelf.apply(update);
+                index.apply(update);
                 if complete {
-                    out.send_replace(Some(shelf.report()));
+                    out.send_replace(Some(index.contents()));
                 }
             }
         }));
         Self { reports, cancel, task }
     }
 
-    /// The first report that fits.
-    async fn until(&mut self, fits: impl Fn(&Report) -> bool) -> Report {
+    /// Waits for contents that fit.
+    async fn until(&mut self, fits: impl Fn(&DirectoryContents) -> bool) -> DirectoryContents {
         let wait = self.reports.wait_for(|report| report.as_ref().is_some_and(&fits));
         match tokio::time::timeout(Duration::from_secs(10), wait)
             .await
@@ -117,15 +128,15 @@ impl Watched {
         }
     }
 
-    async fn until_clusters(&mut self, expected: &[&str]) -> Report {
+    async fn until_clusters(&mut self, expected: &[&str]) -> DirectoryContents {
         self.until(|report| clusters(report) == expected).await
     }
 
-    async fn until_error(&mut self, part: &str) -> Report {
+    async fn until_error(&mut self, part: &str) -> DirectoryContents {
         self.until(|report| errors(report).iter().any(|error| error.contains(part))).await
     }
 
-    /// Nothing is published for a while.
+    /// Checks that nothing is published for a while.
     async fn stays_quiet(&mut self) {
         self.reports.mark_unchanged();
         let change = tokio::time::timeout(Duration::from_millis(400), self.reports.changed()).await;
@@ -139,7 +150,7 @@ impl Watched {
 }
 
 #[test]
-fn manifests_are_found_in_directories_and_editors_files_are_not() {
+fn subdirectories_are_read_and_editors_files_are_not() {
     let dir = Dir::new();
     for name in ["b.yml", "a.yaml", "asia/c.json", "asia/south/d.YAML"] {
         let cluster = &name.to_lowercase().replace(['/', '.'], "-");
@@ -185,7 +196,7 @@ fn a_directory_that_is_not_there_cannot_be_read_once() {
 }
 
 #[test]
-fn what_cannot_be_read_is_told_and_the_rest_is_read() {
+fn unreadable_files_are_reported_and_the_rest_is_read() {
     let dir = Dir::new();
     dir.write("a.yaml", cluster("a"));
     dir.write("latin1.yaml", b"# caf\xe9\n");
@@ -210,7 +221,7 @@ fn what_cannot_be_read_is_told_and_the_rest_is_read() {
 }
 
 #[test]
-fn of_the_same_object_in_two_files_the_first_by_path_counts() {
+fn of_an_object_in_two_files_the_first_by_path_counts() {
     let dir = Dir::new();
     dir.write("b.yaml", format!("# b\n{}---\n{}", cluster("tokyo"), cluster("osaka")));
     dir.write("a/z.yaml", cluster("tokyo"));
@@ -225,7 +236,7 @@ fn of_the_same_object_in_two_files_the_first_by_path_counts() {
 }
 
 #[tokio::test]
-async fn files_that_come_change_and_go_are_followed() {
+async fn added_changed_and_removed_files_are_followed() {
     let dir = Dir::new();
     dir.write("a.yaml", cluster("a"));
     let mut watched = Watched::start(dir.0.path(), FAST);
@@ -246,7 +257,7 @@ async fn files_that_come_change_and_go_are_followed() {
 }
 
 #[tokio::test]
-async fn a_half_written_file_keeps_what_it_said_until_it_is_right_again() {
+async fn a_half_written_file_keeps_what_it_said_until_it_is_valid_again() {
     let dir = Dir::new();
     dir.write("a.yaml", cluster("a"));
     let mut watched = Watched::start(dir.0.path(), FAST);
@@ -266,7 +277,7 @@ async fn a_half_written_file_keeps_what_it_said_until_it_is_right_again() {
 }
 
 #[tokio::test]
-async fn a_wrong_file_that_is_removed_takes_along_what_it_said() {
+async fn a_wrong_file_that_is_removed_takes_its_manifests_with_it() {
     let dir = Dir::new();
     dir.write("a.yaml", cluster("a"));
     dir.write("b.yaml", cluster("b"));
@@ -281,7 +292,7 @@ async fn a_wrong_file_that_is_removed_takes_along_what_it_said() {
 }
 
 #[tokio::test]
-async fn a_file_that_becomes_unreadable_keeps_what_it_said() {
+async fn a_file_that_becomes_unreadable_keeps_its_manifests() {
     let dir = Dir::new();
     dir.write("a.yaml", cluster("a"));
     let mut watched = Watched::start(dir.0.path(), FAST);
@@ -315,7 +326,7 @@ async fn equal_content_publishes_nothing() {
     let dir = Dir::new();
     dir.write("a.yaml", cluster("a"));
     let mut watched =
-        Watched::start(dir.0.path(), Timing { rescan: Duration::from_millis(50), ..FAST });
+        Watched::start(dir.0.path(), WatchTiming { rescan: Duration::from_millis(50), ..FAST });
     watched.until_clusters(&["a.yaml a"]).await;
     dir.write("a.yaml", cluster("a"));
     dir.write("a.yaml~", cluster("b"));
@@ -328,7 +339,7 @@ async fn equal_content_publishes_nothing() {
 async fn a_change_without_an_event_is_found_by_the_rescan() {
     let (dir, outside) = (Dir::new(), Dir::new());
     outside.write("a.yaml", cluster("a"));
-    // Events are not told of what a link to a file leads to.
+    // There are no events of a file that a link leads to.
     symlink(outside.path("a.yaml"), dir.path("a.yaml")).expect("a link");
     let mut watched = Watched::start(dir.0.path(), FAST);
     watched.until_clusters(&["a.yaml a"]).await;
@@ -337,7 +348,7 @@ async fn a_change_without_an_event_is_found_by_the_rescan() {
     watched.stop().await;
 
     let mut watched =
-        Watched::start(dir.0.path(), Timing { rescan: Duration::from_millis(50), ..FAST });
+        Watched::start(dir.0.path(), WatchTiming { rescan: Duration::from_millis(50), ..FAST });
     watched.until_clusters(&["a.yaml a2"]).await;
     outside.write("a.yaml", cluster("a3"));
     watched.until_clusters(&["a.yaml a3"]).await;
@@ -349,10 +360,10 @@ async fn a_burst_is_read_once_it_ends() {
     let dir = Dir::new();
     let mut watched = Watched::start(
         dir.0.path(),
-        Timing { idle: Duration::from_millis(300), longest: Duration::from_secs(100), ..FAST },
+        debounced(Duration::from_millis(300), Duration::from_secs(100)),
     );
     watched.until(|_| true).await;
-    // The first file waits for nobody.
+    // The first file doesn't wait.
     dir.write("a.yaml", cluster("a"));
     watched.until_clusters(&["a.yaml a"]).await;
     watched.reports.mark_unchanged();
@@ -374,7 +385,7 @@ async fn a_file_that_is_deleted_and_put_back_was_never_gone() {
     let dir = Dir::new();
     dir.write("a.yaml", cluster("a"));
     let mut watched =
-        Watched::start(dir.0.path(), Timing { idle: Duration::from_millis(300), ..FAST });
+        Watched::start(dir.0.path(), debounced(Duration::from_millis(300), FAST.debounce.longest));
     watched.until_clusters(&["a.yaml a"]).await;
     watched.reports.mark_unchanged();
     dir.remove("a.yaml");
@@ -389,19 +400,24 @@ async fn a_file_that_is_deleted_and_put_back_was_never_gone() {
 }
 
 #[test]
-fn of_a_change_only_the_file_that_it_names_is_read() {
+fn only_the_changed_file_is_read() {
     let dir = Dir::new();
-    (0..50).for_each(|n| dir.write(&format!("c{n}.yaml"), cluster(&format!("c{n}"))));
-    let mut memory = Memory::new(dir.0.path(), Patience::none(), Earlier::new());
-    memory
-        .refresh(&Seen::default(), &BTreeSet::new(), &mut Update::default())
+    for n in 0..50 {
+        dir.write(&format!("c{n}.yaml"), cluster(&format!("c{n}")));
+    }
+    let mut cache = FileCache::new(dir.0.path(), QuietPeriods::NONE, LastGoodFiles::new());
+    cache
+        .read_all(&PendingChanges::default(), &BTreeSet::new(), &mut DirectoryUpdate::default())
         .expect("a readable directory");
     dir.write("c7.yaml", cluster("seven"));
     dir.write("c8.yaml", cluster("eight"));
-    let mut update = Update::default();
-    memory
-        .refresh_some(
-            &Seen { files: [("c7.yaml".into(), WriteEvent::CloseWrite)].into(), ..Seen::default() },
+    let mut update = DirectoryUpdate::default();
+    cache
+        .read_changed(
+            &PendingChanges {
+                files: [("c7.yaml".into(), WriteEvent::CloseWrite)].into(),
+                ..PendingChanges::default()
+            },
             &BTreeSet::new(),
             &mut update,
         )
@@ -419,7 +435,7 @@ async fn a_burst_without_end_is_read_after_the_longest_wait() {
     let dir = Dir::new();
     let mut watched = Watched::start(
         dir.0.path(),
-        Timing { idle: Duration::from_secs(100), longest: Duration::from_millis(100), ..FAST },
+        debounced(Duration::from_secs(100), Duration::from_millis(100)),
     );
     watched.until(|_| true).await;
     dir.write("a.yaml", cluster("a"));
@@ -428,21 +444,21 @@ async fn a_burst_without_end_is_read_after_the_longest_wait() {
 }
 
 #[tokio::test]
-async fn its_own_reading_does_not_make_it_read_again() {
+async fn reading_causes_no_further_scan() {
     let dir = Dir::new();
     dir.write("a.yaml", cluster("a"));
-    let sight = Arc::new(Sight::default());
-    let source = Source::new(
+    let events = Arc::new(PendingEvents::default());
+    let scanner = Scanner::new(
         dir.0.path(),
-        Arc::clone(&sight),
-        Timing { quiet: Duration::ZERO, ..FAST },
-        Earlier::new(),
+        Arc::clone(&events),
+        &WatchTiming { quiet: QuietPeriods { usual: Duration::ZERO, ..FAST.quiet }, ..FAST },
+        LastGoodFiles::new(),
     );
-    let (source, pass) = source.pass(Wake::Due);
-    assert!(pass.update.files.len() == 1 && !pass.retry);
-    let (_source, pass) = source.pass(Wake::Changed);
-    assert!(pass.update.is_empty());
-    assert!(tokio::time::timeout(Duration::from_millis(300), sight.changed()).await.is_err());
+    let (scanner, result) = scanner.scan(ScanReason::Rescan);
+    assert!(result.update.files.len() == 1 && !result.retry);
+    let (_source, result) = scanner.scan(ScanReason::Events);
+    assert!(result.update.is_empty());
+    assert!(tokio::time::timeout(Duration::from_millis(300), events.changed()).await.is_err());
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Which files of a directory are manifests, and their text.
+//! Which files of a directory are manifests, and how a file is read.
 
 use std::fs::{self, DirEntry, File, Metadata};
 use std::io::{self, ErrorKind, Read};
@@ -6,73 +6,80 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Largest manifest. A thousand clusters in one file are some 400 KiB.
+/// Largest manifest in bytes. A thousand clusters in one file are some 400 KiB.
 const MAX_BYTES: u64 = 4 << 20;
 
 /// Deepest directory, the watched one being 1.
 const MAX_DEPTH: usize = 16;
 
-/// What tells a directory from another that takes its place.
+/// Tells a file or directory from another one of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(super) struct FileId {
     device: u64,
     inode: u64,
-    /// Where the file system keeps it: tmpfs and ext4 give a freed inode number out again at once.
+    /// Where the file system has it. tmpfs and ext4 use the inode number of a removed file again at once.
     created: Option<SystemTime>,
 }
 
-impl Identity {
+impl FileId {
     pub fn of(metadata: &Metadata) -> Self {
         Self { device: metadata.dev(), inode: metadata.ino(), created: metadata.created().ok() }
     }
 }
 
-/// What a directory holds.
+/// The manifests below a directory.
 #[derive(Default)]
 pub(super) struct Listing {
-    /// Manifests, by their path within the directory.
+    /// Their paths within the directory, sorted.
     pub files: Vec<PathBuf>,
     /// Directories within it that could not be read.
     pub unreadable: Vec<(PathBuf, io::Error)>,
 }
 
+impl Listing {
+    /// Whether there is nothing, and everything could be read.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.unreadable.is_empty()
+    }
+}
+
 /// Lists the manifests below a directory: `*.yaml`, `*.yml`, `*.json`.
 ///
-/// Hidden files and directories are passed over, and with them editors' swap files and the `..data` directories of
-/// Kubernetes' mounted ConfigMaps, whose files are linked to from above. Links are followed, to directories too.
+/// Hidden files and directories are ignored: among them are editors' swap files, and the `..data` directories of mounted
+/// ConfigMaps, whose files are links at the top. Links are followed, to directories too.
 ///
 /// # Errors
-/// Where the directory itself cannot be read.
+/// The directory itself can't be read.
 pub(super) fn list(dir: &Path) -> io::Result<Listing> {
     let mut listing = Listing::default();
-    let above = vec![Identity::of(&fs::metadata(dir)?)];
+    let above = vec![FileId::of(&fs::metadata(dir)?)];
     list_below(dir, Path::new(""), &above, &mut listing)?;
     listing.files.sort();
     Ok(listing)
 }
 
-/// Adds what is below `dir/within`; `above` are the directories on the way, so that a link to one of them ends there.
+/// Adds what is below `dir/within`. `above` are the directories on the way; a link to one of them is not followed.
 fn list_below(
     dir: &Path,
     within: &Path,
-    above: &[Identity],
+    above: &[FileId],
     listing: &mut Listing,
 ) -> io::Result<()> {
     for entry in fs::read_dir(dir.join(within))? {
         let entry = entry?;
         let path = within.join(entry.file_name());
-        if is_passed_over(&path) {
+        if is_ignored_name(&path) {
             continue;
         }
         match directory(&entry) {
-            Some(identity) if above.contains(&identity) || above.len() >= MAX_DEPTH => {}
-            Some(identity) => {
-                let above = [above, &[identity]].concat();
+            Some(id) if above.contains(&id) || above.len() >= MAX_DEPTH => {}
+            Some(id) => {
+                let above = [above, &[id]].concat();
                 match list_below(dir, &path, &above, listing) {
                     Err(error) if error.kind() != ErrorKind::NotFound => {
                         listing.unreadable.push((path, error))
                     }
-                    // Gone since it was listed.
+                    // Removed since it was listed.
                     _ => {}
                 }
             }
@@ -83,36 +90,41 @@ fn list_below(
     Ok(())
 }
 
-/// The directory that an entry is or links to.
-fn directory(entry: &DirEntry) -> Option<Identity> {
+/// The directory that an entry is, or links to.
+fn directory(entry: &DirEntry) -> Option<FileId> {
     let metadata = fs::metadata(entry.path()).ok()?;
-    metadata.is_dir().then(|| Identity::of(&metadata))
+    metadata.is_dir().then(|| FileId::of(&metadata))
 }
 
-/// What a path within the directory may be, by its name.
+/// What a path within the directory is, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sort {
+pub(super) enum PathKind {
     Manifest,
-    /// Hidden, or an editor's.
-    PassedOver,
-    /// A directory, another file, or one of those names by which Kubernetes turns a whole mount.
+    /// Hidden, or an editor's backup.
+    Ignored,
+    /// A directory, another file, or the link `..data` by which Kubernetes replaces a whole mount.
     Other,
 }
 
-/// See [`Sort`].
-pub(super) fn sort(within: &Path) -> Sort {
-    let turns = |part: &std::ffi::OsStr| part.as_encoded_bytes().starts_with(b"..");
-    if within.iter().any(turns) {
-        // The link `..data` is what turns; what happens below is done by then.
-        return if within.iter().count() == 1 { Sort::Other } else { Sort::PassedOver };
+/// Says what a path is.
+pub(super) fn classify(within: &Path) -> PathKind {
+    let is_of_mount = |part: &std::ffi::OsStr| part.as_encoded_bytes().starts_with(b"..");
+    if within.iter().any(is_of_mount) {
+        // Kubernetes writes a new directory first and then replaces the link `..data`, which is the change.
+        return if within.iter().count() == 1 { PathKind::Other } else { PathKind::Ignored };
     }
-    if within.ancestors().filter(|path| path.file_name().is_some()).any(is_passed_over) {
-        return Sort::PassedOver;
+    if within.ancestors().filter(|path| path.file_name().is_some()).any(is_ignored_name) {
+        return PathKind::Ignored;
     }
-    if is_manifest(within) { Sort::Manifest } else { Sort::Other }
+    if is_manifest(within) { PathKind::Manifest } else { PathKind::Other }
 }
 
-fn is_passed_over(path: &Path) -> bool {
+/// Whether a path is one of these, or below one of them.
+pub fn is_below(path: impl AsRef<Path>, directories: &[impl AsRef<Path>]) -> bool {
+    directories.iter().any(|directory| path.as_ref().starts_with(directory))
+}
+
+fn is_ignored_name(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().as_encoded_bytes();
     name.starts_with(b".") || name.ends_with(b"~")
 }
@@ -122,44 +134,43 @@ fn is_manifest(path: &Path) -> bool {
     ["yaml", "yml", "json"].iter().any(|wanted| extension.eq_ignore_ascii_case(wanted))
 }
 
-/// What came of reading a file.
-pub(super) enum Reading {
-    Text(Text),
-    /// It was written while it was read.
+/// What reading a file gave.
+pub(super) enum ReadResult {
+    Text(FileText),
+    /// It was written to while it was read.
     Changing,
-    /// It went away since it was listed.
+    /// It was removed since it was listed.
     Gone,
-    /// In words that follow the file's name.
+    /// Why it can't be read, in words that follow the file's name.
     Unreadable(String),
 }
 
 /// The text of a file.
-pub(super) struct Text {
+pub(super) struct FileText {
     pub text: String,
-    /// Which file it is.
-    pub identity: Identity,
-    /// How long nobody has changed it, by the clock of its file system.
+    pub id: FileId,
+    /// How long it has been unchanged, by the clock of its file system.
     pub age: Duration,
 }
 
 /// Reads a manifest.
-pub(super) fn read(path: &Path) -> Reading {
+pub(super) fn read(path: &Path) -> ReadResult {
     match try_read(path) {
-        Ok(Ok(Some(text))) => Reading::Text(text),
-        Ok(Ok(None)) => Reading::Changing,
-        Ok(Err(why)) => Reading::Unreadable(why),
+        Ok(Ok(Some(text))) => ReadResult::Text(text),
+        Ok(Ok(None)) => ReadResult::Changing,
+        Ok(Err(why)) => ReadResult::Unreadable(why),
         Err(error) if error.kind() != ErrorKind::NotFound => {
-            Reading::Unreadable(format!("cannot be read: {error}"))
+            ReadResult::Unreadable(format!("cannot be read: {error}"))
         }
         Err(_) if fs::symlink_metadata(path).is_ok() => {
-            Reading::Unreadable("cannot be read: it links to a file that is not there".into())
+            ReadResult::Unreadable("cannot be read: it links to a file that is not there".into())
         }
-        Err(_) => Reading::Gone,
+        Err(_) => ReadResult::Gone,
     }
 }
 
-fn try_read(path: &Path) -> io::Result<Result<Option<Text>, String>> {
-    // Asked before opening, since opening a named pipe would wait for its writer.
+fn try_read(path: &Path) -> io::Result<Result<Option<FileText>, String>> {
+    // Checked before opening: opening a named pipe waits for its writer.
     if !fs::metadata(path)?.is_file() {
         return Ok(Err("is not a regular file".into()));
     }
@@ -175,14 +186,14 @@ fn try_read(path: &Path) -> io::Result<Result<Option<Text>, String>> {
     if bytes.len() as u64 > MAX_BYTES {
         return Ok(Err(format!("is larger than {} MiB: split it", MAX_BYTES >> 20)));
     }
-    // Of its state, not of its text: who copies a file sets the time of its text to whatever that was elsewhere.
+    // The time of the inode's last change, not of the text's: whoever copies a file can set the latter to anything.
     let changed = UNIX_EPOCH
         + Duration::new(
             after.ctime().try_into().unwrap_or(0),
             after.ctime_nsec().try_into().unwrap_or(0),
         );
     let age = SystemTime::now().duration_since(changed).unwrap_or_default();
-    let text = |text| Some(Text { text, identity: Identity::of(&after), age });
+    let text = |text| Some(FileText { text, id: FileId::of(&after), age });
     Ok(String::from_utf8(bytes).map(text).map_err(|error| {
         format!("is not UTF-8: byte {} is wrong", error.utf8_error().valid_up_to() + 1)
     }))

@@ -8,20 +8,20 @@ async fn nothing_is_published_before_the_directory_is_there() {
     let mut watched = Watched::start(&dir.path("clusters"), FAST);
     watched.stays_quiet().await;
     fs::create_dir(dir.path("clusters")).expect("a directory");
-    assert_eq!(watched.until(|_| true).await, Report::default());
+    assert_eq!(watched.until(|_| true).await, DirectoryContents::default());
     dir.write("clusters/a.yaml", cluster("a"));
     watched.until_clusters(&["a.yaml a"]).await;
     watched.stop().await;
 }
 
 #[tokio::test]
-async fn a_directory_that_goes_tears_nothing_down() {
+async fn a_directory_that_is_gone_removes_no_cluster() {
     let dir = Dir::new();
     dir.write("clusters/a.yaml", cluster("a"));
     dir.write("clusters/b.yaml", cluster("b"));
     let mut watched = Watched::start(&dir.path("clusters"), FAST);
     watched.until_clusters(&["a.yaml a", "b.yaml b"]).await;
-    // At once, as a volume that is unmounted: removed file by file, files would be seen to go.
+    // Renamed, as if a volume were unmounted: if it were removed file by file, each file's removal would be seen.
     fs::rename(dir.path("clusters"), dir.path("elsewhere")).expect("renamed");
     let report = watched.until_error("cannot be read: No such file or directory (os error 2): what was read before stays in force").await;
     assert_eq!(clusters(&report), ["a.yaml a", "b.yaml b"]);
@@ -54,7 +54,7 @@ async fn a_directory_that_is_deleted_and_made_again_at_once_is_followed() {
 }
 
 #[tokio::test]
-async fn a_directory_that_becomes_a_file_tears_nothing_down() {
+async fn a_directory_that_becomes_a_file_removes_no_cluster() {
     let dir = Dir::new();
     dir.write("clusters/a.yaml", cluster("a"));
     let mut watched = Watched::start(&dir.path("clusters"), FAST);
@@ -69,7 +69,7 @@ async fn a_directory_that_becomes_a_file_tears_nothing_down() {
 }
 
 #[tokio::test]
-async fn a_link_that_turns_to_another_directory_is_followed() {
+async fn a_link_that_leads_to_another_directory_is_followed() {
     let dir = Dir::new();
     dir.write("one/a.yaml", cluster("a"));
     dir.write("two/b.yaml", cluster("b"));
@@ -84,7 +84,7 @@ async fn a_link_that_turns_to_another_directory_is_followed() {
     watched.stop().await;
 }
 
-/// The kubelet's way of updating a mounted ConfigMap: one link turns, and all files change at once.
+/// The kubelet's way of updating a mounted ConfigMap: one link is replaced, and all files change at once.
 #[tokio::test]
 async fn a_mounted_config_map_is_followed() {
     let dir = Dir::new();

@@ -1,16 +1,17 @@
-//! Files that are half written: whoever writes them, and however slowly.
+//! Files that are incomplete: they are being written, quickly or slowly.
 
 use std::fs::File;
 use std::io::Write;
 
-use super::patience::Reader;
+use super::quiet::Reader;
 use super::*;
 
 /// Longer than any test.
 pub(super) const FOR_EVER: Duration = Duration::from_secs(1000);
 
-/// What is there at start counts. What says less, or may be cut, doesn't count by mere waiting.
-const PATIENT: Timing = Timing { quiet: Duration::ZERO, quiet_if_less: FOR_EVER, ..FAST };
+/// A text that says less, or may be cut short, never takes effect by waiting. What is there at the start does.
+const WAITS_FOR_EVER: WatchTiming =
+    WatchTiming { quiet: QuietPeriods { usual: Duration::ZERO, if_less: FOR_EVER }, ..FAST };
 
 fn service(name: &str, address: &str) -> String {
     format!("---\n{}spec:\n  externalIPs:\n  - {address}\n", cluster(name))
@@ -22,7 +23,7 @@ pub(super) fn fleet(last: &str) -> String {
 }
 
 /// The addresses of all clusters.
-fn addresses(report: &Report) -> Vec<String> {
+fn addresses(report: &DirectoryContents) -> Vec<String> {
     let of = |manifest: &Manifest| {
         if let Manifest::Service(service) = manifest {
             service.external_ips.clone()
@@ -33,9 +34,9 @@ fn addresses(report: &Report) -> Vec<String> {
     report.manifests.iter().flat_map(of).collect()
 }
 
-/// That there are ten clusters, of which the last one has this address.
+/// Checks that there are ten clusters, the last one with this address.
 #[track_caller]
-pub(super) fn check(report: &Report, last: &str) {
+pub(super) fn check(report: &DirectoryContents, last: &str) {
     assert_eq!(
         (report.manifests.len(), addresses(report).last().map(String::as_str)),
         (10, Some(last)),
@@ -45,7 +46,7 @@ pub(super) fn check(report: &Report, last: &str) {
 }
 
 /// A watch on a directory with ten clusters.
-async fn ten(dir: &Dir, timing: Timing) -> Watched {
+async fn ten(dir: &Dir, timing: WatchTiming) -> Watched {
     dir.write("all.yaml", fleet("203.0.113.120"));
     let mut watched = Watched::start(dir.0.path(), timing);
     watched.until(|report| report.manifests.len() == 10).await;
@@ -53,26 +54,30 @@ async fn ten(dir: &Dir, timing: Timing) -> Watched {
 }
 
 impl Watched {
-    fn now(&self) -> Report {
+    fn now(&self) -> DirectoryContents {
         self.reports.borrow().clone().expect("a report")
     }
 
-    async fn until_right(&mut self) -> Report {
+    async fn until_valid(&mut self) -> DirectoryContents {
         self.until(|report| report.errors.is_empty()).await
     }
 }
 
 #[tokio::test]
-async fn what_is_open_for_writing_counts_once_it_is_closed_however_long_that_takes() {
+async fn an_open_file_takes_effect_once_it_is_closed() {
     let dir = Dir::new();
-    // Waiting doesn't do, and rescans come and go: nothing but closing does.
+    // There is no quiet period and there are many rescans: only closing the file lets it take effect.
     let mut watched = ten(
         &dir,
-        Timing { quiet_if_less: Duration::ZERO, rescan: Duration::from_millis(50), ..PATIENT },
+        WatchTiming {
+            quiet: QuietPeriods::NONE,
+            rescan: Duration::from_millis(50),
+            ..WAITS_FOR_EVER
+        },
     )
     .await;
     let text = fleet("203.0.113.123");
-    // Somewhere, between documents, and within the last value.
+    // Cut somewhere, between two documents, and within the last value.
     for end in [
         text.len() / 2,
         text.find("---\napiVersion: v1\nkind: Service\nmetadata:\n  name: c5")
@@ -108,9 +113,9 @@ async fn what_is_open_for_writing_counts_once_it_is_closed_however_long_that_tak
 }
 
 #[tokio::test]
-async fn a_file_that_is_appended_to_piece_by_piece_is_never_a_smaller_fleet() {
+async fn appending_to_a_file_never_makes_the_fleet_smaller() {
     let dir = Dir::new();
-    let mut watched = ten(&dir, PATIENT).await;
+    let mut watched = ten(&dir, WAITS_FOR_EVER).await;
     let text = fleet("203.0.113.123");
     let mut written = 0;
     let mut append = |end: usize| {
@@ -126,32 +131,32 @@ async fn a_file_that_is_appended_to_piece_by_piece_is_never_a_smaller_fleet() {
         check(&watched.now(), "203.0.113.120");
     }
     append(text.len());
-    check(&watched.until_right().await, "203.0.113.123");
+    check(&watched.until_valid().await, "203.0.113.123");
     watched.stop().await;
 }
 
 #[tokio::test]
-async fn what_is_taken_out_of_a_file_goes_once_nobody_has_changed_it_for_long() {
+async fn a_cluster_cut_out_of_a_file_goes_after_the_quiet_period() {
     let dir = Dir::new();
     dir.write("all.yaml", format!("{}{}", service("a", "192.0.2.1"), service("b", "192.0.2.2")));
     let mut watched = Watched::start(dir.0.path(), FAST);
     watched.until_clusters(&["all.yaml a", "all.yaml b"]).await;
-    let mut reader = Reader::patient(dir.0.path());
+    let mut reader = Reader::waiting_for_ever(dir.0.path());
     dir.write("all.yaml", service("a", "192.0.2.9"));
-    reader.sees_closed("all.yaml");
+    reader.read_closed("all.yaml");
     assert_eq!(reader.clusters(), ["all.yaml a", "all.yaml b"]);
     let told = "all.yaml: no longer says Service b: that counts once nobody has changed it for 1000 s, or a file is moved into its place";
     assert!(reader.errors()[0].starts_with(told), "{:?}", reader.errors());
-    // Nothing but time passes.
+    // Only time passes.
     let report = watched.until_clusters(&["all.yaml a"]).await;
     assert_eq!((errors(&report), addresses(&report)), (vec![], vec!["192.0.2.9".to_owned()]));
     watched.stop().await;
 }
 
 #[tokio::test]
-async fn a_file_that_is_moved_into_its_place_counts_at_once_whatever_it_lacks() {
+async fn a_file_that_is_moved_into_place_takes_effect_at_once() {
     let dir = Dir::new();
-    let mut watched = ten(&dir, PATIENT).await;
+    let mut watched = ten(&dir, WAITS_FOR_EVER).await;
     dir.write(".all.yaml.new", cluster("c3").trim_end());
     fs::rename(dir.path(".all.yaml.new"), dir.path("all.yaml")).expect("renamed");
     let report = watched.until_clusters(&["all.yaml c3"]).await;
@@ -160,9 +165,9 @@ async fn a_file_that_is_moved_into_its_place_counts_at_once_whatever_it_lacks() 
 }
 
 #[tokio::test]
-async fn a_file_that_is_moved_into_its_place_before_it_is_whole_counts_once_it_is_closed() {
+async fn an_open_file_that_is_moved_into_place_waits_until_it_is_closed() {
     let dir = Dir::new();
-    let mut watched = ten(&dir, PATIENT).await;
+    let mut watched = ten(&dir, WAITS_FOR_EVER).await;
     let text = fleet("203.0.113.123");
     let mut file = File::create(dir.path(".all.yaml.new")).expect("a file");
     file.write_all(&text.as_bytes()[..text.len() / 2]).expect("written");
@@ -170,6 +175,6 @@ async fn a_file_that_is_moved_into_its_place_before_it_is_whole_counts_once_it_i
     check(&watched.until_error("all.yaml: is open, and being written").await, "203.0.113.120");
     file.write_all(&text.as_bytes()[text.len() / 2..]).expect("written");
     drop(file);
-    check(&watched.until_right().await, "203.0.113.123");
+    check(&watched.until_valid().await, "203.0.113.123");
     watched.stop().await;
 }
