@@ -3,13 +3,14 @@
 //!
 //! Names of resources:
 //!
-//! - Envoy clusters are called `kind/name`: `cluster/tokyo` on the hub, `store/tokyo-thanos-sidecar0`
-//!   in tokyo. One with host names leads to others called `dns/…` and `dns-last/…` ([`dns`]).
+//! - Envoy clusters are called `kind/name`: `cluster/tokyo` on the hub,
+//!   `store/tokyo-thanos-sidecar0` in tokyo. One with host names leads to others called `dns/…` and
+//!   `dns-last/…` ([`dns`]).
 //! - Secrets are called [`secret::LEAF`] and [`secret::TRUST`].
 //! - A listener and its route configuration have the same name.
 //!
-//! Architecture invariant: no message holds a map of more than one entry, because protobuf maps have
-//! no order and a resource's version is the hash of its bytes.
+//! Architecture invariant: no message holds a map of more than one entry, because protobuf maps
+//! have no order and a resource's version is the hash of its bytes.
 
 pub mod bootstrap;
 pub mod cluster;

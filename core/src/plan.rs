@@ -8,8 +8,8 @@
 //!
 //! A running Atlas plans with a [`Planner`]: the same, for what has changed.
 //!
-//! Architecture invariant: no Envoy resource holds a list of all clusters, so a change to one cluster concerns the
-//! resources of that cluster alone, on the hub as there.
+//! Architecture invariant: no Envoy resource holds a list of all clusters, so a change to one
+//! cluster concerns the resources of that cluster alone, on the hub as there.
 
 mod cluster;
 mod expected_san;
@@ -31,8 +31,8 @@ use crate::xds::snapshot::Snapshot;
 /// What should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// What each node gets. A node whose certificate hasn't been issued yet is missing: an Envoy cluster without its
-    /// secret would hold up the whole Envoy.
+    /// What each node gets. A node whose certificate hasn't been issued yet is missing: an Envoy
+    /// cluster without its secret would hold up the whole Envoy.
     pub nodes: BTreeMap<NodeId, Arc<Snapshot>>,
 }
 
@@ -65,7 +65,8 @@ pub fn plan(fleet: &Fleet, trust: &Trust) -> Plan {
     Plan { nodes }
 }
 
-/// Plans one cluster. Of the fleet it reads the settings and the hub's Alertmanagers, never another cluster.
+/// Plans one cluster. Of the fleet it reads the settings and the hub's Alertmanagers, never another
+/// cluster.
 pub fn plan_cluster(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> ClusterPlan {
     ClusterPlan {
         own: cluster::own(fleet, cluster, trust),

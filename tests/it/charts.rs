@@ -1,13 +1,14 @@
-//! The charts, rendered by Helm 4 and Helm 3: both must say the same.
+//! The charts, rendered by Helm 4 and by Helm 3, which must give the same.
 //!
 //! ```text
 //! charts/<chart> + tests/golden/charts/<chart>/<case>.in.yaml -> helm template -> <case>.out.yaml
 //! ```
 //!
-//! A case begins with comments: what it is for, and after `# helm:` the release's name and what else Helm is told.
-//! `UPDATE_GOLDEN=1` writes what Helm 4 renders, and deletes what nothing renders any more.
+//! The values of a case begin with comments: what the case is for, and after `# helm:` the name of
+//! the release and further flags of `helm template`. `UPDATE_GOLDEN=1` writes what Helm 4 renders,
+//! and deletes files that belong to no case.
 //!
-//! Helm only renders here; nothing is installed, and no cluster is asked.
+//! Helm only renders here. Nothing is installed, and no API server is asked.
 
 mod golden;
 mod kube;
@@ -26,14 +27,14 @@ use anyhow::{Context, Result, bail, ensure};
 use atlas_lab::parts::{self, Part};
 use serde_yaml_ng::Value;
 
-/// The Helms that charts have to be rendered the same by.
+/// The Helms that must render the charts in the same way.
 const HELMS: [Part; 2] = [Part::Helm, Part::Helm3];
-/// What Helm takes the cluster for; without it, Helm 3 takes it for one of long ago.
+/// The version of Kubernetes for which Helm renders. The default of Helm 3 is an old one.
 const KUBERNETES: &str = "1.36.3";
 /// The charts.
 const CHARTS: [&str; 2] = ["atlas", "envoy"];
 
-/// One set of values.
+/// The values of a chart in `tests/golden/charts`.
 struct Case {
     chart: &'static str,
     name: String,
@@ -48,7 +49,7 @@ impl Case {
         self.render_with(helm, &self.arguments, &[])
     }
 
-    /// All objects of the case, also of one that shows some templates only.
+    /// All objects, even if the case's golden file shows some templates only.
     fn objects(&self, extra: &[&str]) -> Result<Vec<Value>> {
         let mut arguments = Vec::new();
         let mut given = self.arguments.iter();
@@ -108,12 +109,15 @@ fn case(chart: &'static str, name: &str) -> Result<Case> {
         .with_context(|| format!("there is no case {chart}/{name}"))
 }
 
-/// `helm template` of one of the project's charts with these arguments; the error is what Helm says.
+/// `helm template` of one of the project's charts, whose first argument is the name of the release.
+///
+/// # Errors
+/// What Helm writes to its standard error.
 fn template(helm: Part, chart: &str, arguments: &[&str]) -> Result<String> {
     template_at(helm, &root().join("charts").join(chart), arguments)
 }
 
-/// The same of a chart that lies anywhere. The release's name comes first.
+/// The same for a chart in any directory. The first argument is the name of the release.
 fn template_at(helm: Part, chart: &Path, arguments: &[&str]) -> Result<String> {
     let (release, flags) = arguments.split_first().context("BUG: no release")?;
     let output = run(
@@ -127,7 +131,7 @@ fn template_at(helm: Part, chart: &Path, arguments: &[&str]) -> Result<String> {
     Ok(tidy(&String::from_utf8(output.stdout)?))
 }
 
-/// Runs `helm` far from the user's own settings.
+/// Runs `helm` without the user's own settings.
 fn run(helm: Part, arguments: &[&str], more: &[&str]) -> Result<Output> {
     let program = parts::get(helm)?;
     let home = tempfile::tempdir()?;
@@ -139,7 +143,7 @@ fn run(helm: Part, arguments: &[&str], more: &[&str]) -> Result<Output> {
     command.output().with_context(|| format!("cannot start {}", program.display()))
 }
 
-/// Helm 4 puts a blank line between documents where Helm 3 puts none; neither means anything.
+/// Removes the blank lines that only Helm 4 puts between documents.
 fn tidy(text: &str) -> String {
     let documents: Vec<_> = text.split("\n---\n").map(str::trim_end).collect();
     format!("{}\n", documents.join("\n---\n"))

@@ -1,7 +1,8 @@
-//! Whatever Atlas configures, real Envoys accept it, the newest and the oldest that Atlas supports, without a warning of
-//! something deprecated: all golden fleets of the core, and random ones.
+//! Envoy accepts what Atlas configures: the golden cases of the core, and random fleets. Both the
+//! newest and the oldest supported version of Envoy are asked, and neither may warn of a deprecated
+//! field.
 //!
-//! Envoy is only asked (`--mode validate`), not run: no port is opened and nothing is resolved.
+//! Envoy only validates (`--mode validate`): it opens no port and resolves no name.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -28,40 +29,44 @@ mod cases;
 #[path = "../../core/tests/it/random.rs"]
 mod random;
 
-/// How many random fleets are shown to Envoy.
+/// How many random fleets Envoy validates.
 const RANDOM_FLEETS: u32 = 12;
-/// How many Envoys run at a time.
-const AT_ONCE: usize = 2;
+/// How many Envoys run at the same time.
+const PARALLEL_ENVOYS: usize = 2;
 
 #[test]
 fn every_golden_fleet_is_accepted() {
-    let judge = Judge::new();
+    let validator = Validator::new();
     let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("core/tests/golden");
     let mut all = Configurations::default();
     for case in cases::all(&golden) {
-        all.add(&case.name, &case.validate().fleet, judge.dir.path());
+        all.add(&case.name, &case.validate().fleet, validator.dir.path());
     }
-    let refusals = judge.refusals(&all);
-    assert!(refusals.is_empty(), "{}", refusals.join("\n\n"));
+    let complaints = validator.complaints(&all);
+    assert!(complaints.is_empty(), "{}", complaints.join("\n\n"));
 }
 
 #[test]
 fn random_fleets_are_accepted() {
-    let judge = Judge::new();
+    let validator = Validator::new();
     let mut runner =
         TestRunner::new(Config { cases: RANDOM_FLEETS, max_shrink_iters: 64, ..Config::default() });
     let accepted = runner.run(&random::facts(), |facts| {
         let mut all = Configurations::default();
-        all.add("random", &validate(&cases::settings(), &facts, None).fleet, judge.dir.path());
-        let refusals = judge.refusals(&all);
-        if refusals.is_empty() { Ok(()) } else { Err(TestCaseError::fail(refusals.join("\n\n"))) }
+        all.add("random", &validate(&cases::settings(), &facts, None).fleet, validator.dir.path());
+        let complaints = validator.complaints(&all);
+        if complaints.is_empty() {
+            Ok(())
+        } else {
+            Err(TestCaseError::fail(complaints.join("\n\n")))
+        }
     });
     accepted.unwrap_or_else(|failure| panic!("{failure}"));
 }
 
 #[test]
 fn the_longest_path_of_a_web_url_is_accepted() {
-    let judge = Judge::new();
+    let validator = Validator::new();
     let path = format!("/a.b-c_d~/{}", "x".repeat(WEB_PATH_MAX - 10));
     let settings = Settings {
         web_url: Some(format!("https://tools.example.com{path}").parse().expect("a URL")),
@@ -70,44 +75,45 @@ fn the_longest_path_of_a_web_url_is_accepted() {
     let fleet =
         random::facts().new_tree(&mut TestRunner::deterministic()).expect("a fleet").current();
     let mut all = Configurations::default();
-    all.add("a long path", &validate(&settings, &fleet, None).fleet, judge.dir.path());
+    all.add("a long path", &validate(&settings, &fleet, None).fleet, validator.dir.path());
     assert!(
         all.texts.keys().any(|text| text.contains(&"x".repeat(WEB_PATH_MAX - 10))),
         "the path is in a route"
     );
-    let refusals = judge.refusals(&all);
-    assert!(refusals.is_empty(), "{}", refusals.join("\n\n"));
+    let complaints = validator.complaints(&all);
+    assert!(complaints.is_empty(), "{}", complaints.join("\n\n"));
     assert!(format!("https://tools.example.com{path}x").parse::<WebUrl>().is_err());
 }
 
 #[test]
-fn what_envoy_refuses_is_noticed() {
-    let judge = Judge::new();
+fn a_configuration_that_envoy_rejects_is_noticed() {
+    let validator = Validator::new();
     let fleet =
         random::facts().new_tree(&mut TestRunner::deterministic()).expect("a fleet").current();
     let mut all = Configurations::default();
-    all.add("broken", &validate(&cases::settings(), &fleet, None).fleet, judge.dir.path());
+    all.add("broken", &validate(&cases::settings(), &fleet, None).fleet, validator.dir.path());
     all.texts = all
         .texts
         .into_iter()
         .map(|(text, label)| (text.replace("cluster_name: ", "cluster_nam: "), label))
         .collect();
-    let refusals = judge.refusals(&all);
+    let complaints = validator.complaints(&all);
     assert!(
-        refusals.len() == 2 * all.texts.len() && refusals[0].contains("cluster_nam"),
+        complaints.len() == 2 * all.texts.len() && complaints[0].contains("cluster_nam"),
         "{}",
-        refusals.join("\n\n")
+        complaints.join("\n\n")
     );
 }
 
-/// Different configurations, each with the names of those who have it.
+/// Configurations without duplicates, each with the names of the nodes that have it.
 #[derive(Default)]
 struct Configurations {
     texts: BTreeMap<String, Vec<String>>,
 }
 
 impl Configurations {
-    /// Both files of every node of a fleet: its bootstrap, and what it gets over xDS, made static.
+    /// Adds two files for each node of a fleet: its bootstrap, and its xDS resources as static
+    /// ones.
     fn add(&mut self, case: &str, fleet: &Fleet, credential_dir: &Path) {
         let dir = credential_dir.to_str().expect("BUG: a temporary directory has a name in UTF-8");
         let trust = cases::trust(fleet);
@@ -124,13 +130,13 @@ impl Configurations {
     }
 }
 
-/// Real Envoys, and a directory with a credential that they take.
-struct Judge {
+/// The Envoys that validate, and a directory with a credential for them.
+struct Validator {
     envoys: [PathBuf; 2],
     dir: TempDir,
 }
 
-impl Judge {
+impl Validator {
     fn new() -> Self {
         let envoys =
             [Part::Envoy, Part::EnvoyOldest].map(|part| parts::get(part).expect("Envoy is there"));
@@ -139,40 +145,41 @@ impl Judge {
         Self { envoys, dir }
     }
 
-    /// What any Envoy says against any of the configurations.
-    fn refusals(&self, all: &Configurations) -> Vec<String> {
+    /// The errors and warnings of all Envoys about all configurations.
+    fn complaints(&self, all: &Configurations) -> Vec<String> {
         let jobs = self
             .envoys
             .iter()
             .flat_map(|envoy| all.texts.iter().map(move |(text, labels)| (envoy, text, labels)));
         let jobs = Mutex::new(jobs.enumerate());
-        let refusals = Mutex::new(Vec::new());
+        let complaints = Mutex::new(Vec::new());
         thread::scope(|scope| {
-            for _ in 0..AT_ONCE {
+            for _ in 0..PARALLEL_ENVOYS {
                 scope.spawn(|| {
                     while let Some((number, (envoy, text, labels))) =
                         { jobs.lock().expect("no panic").next() }
                     {
-                        let refusal = self.refusal(envoy, &format!("{number}.yaml"), text);
-                        refusals.lock().expect("no panic").extend(
-                            refusal.map(|complaint| format!("{}: {complaint}", labels.join(", "))),
+                        let complaint = self.complaint(envoy, &format!("{number}.yaml"), text);
+                        complaints.lock().expect("no panic").extend(
+                            complaint
+                                .map(|complaint| format!("{}: {complaint}", labels.join(", "))),
                         );
                     }
                 });
             }
         });
-        refusals.into_inner().expect("no panic")
+        complaints.into_inner().expect("no panic")
     }
 
-    fn refusal(&self, envoy: &Path, name: &str, text: &str) -> Option<String> {
+    fn complaint(&self, envoy: &Path, name: &str, text: &str) -> Option<String> {
         let config = self.dir.path().join(name);
         std::fs::write(&config, text).expect("the configuration is written");
         run::validate(envoy, &config).err()
     }
 }
 
-/// A real key and certificate where [`render::static_yaml`] and bootstraps look for them. Whose they are, Envoy checks in a
-/// handshake only.
+/// Writes a key and a certificate where [`render::static_yaml`] and bootstraps expect them. Envoy
+/// doesn't check the names in the certificate when it validates.
 fn write_credential(dir: &Path) -> anyhow::Result<()> {
     let key = rcgen::KeyPair::generate()?;
     let certificate = rcgen::CertificateParams::new(Vec::new())?.self_signed(&key)?.pem();

@@ -38,8 +38,8 @@ pub struct Node<'a> {
 }
 
 impl Node<'_> {
-    /// The address of the admin interface, always a loopback address: that of `bind` if it is one, so
-    /// that several Envoys can share a machine.
+    /// The address of the admin interface, always a loopback address: that of `bind` if it is one,
+    /// so that several Envoys can share a machine.
     pub fn admin(&self) -> HostPort {
         let ip = if self.bind.is_loopback() { self.bind } else { Ipv4Addr::LOCALHOST.into() };
         HostPort::new(Host::Ip(ip), ports::ENVOY_ADMIN)
@@ -132,8 +132,8 @@ fn secrets_by_files(dir: &str) -> SecretSource {
     })
 }
 
-/// The names and contents of `leaf.yaml` and `trust.yaml`. `pem_dir` is the directory of the PEM files
-/// as Envoy sees it.
+/// The names and contents of `leaf.yaml` and `trust.yaml`. `pem_dir` is the directory of the PEM
+/// files as Envoy sees it.
 pub fn file_secrets(pem_dir: &str) -> [(String, tls::Secret); 2] {
     let file = |name: &str| {
         Some(core::DataSource {

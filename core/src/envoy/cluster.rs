@@ -64,8 +64,8 @@ pub fn alertmanager_on_hub(
     addresses: &[HostPort],
     path_prefix: &str,
 ) -> Vec<EnvoyCluster> {
-    // Without the check, a replica that accepts connections and doesn't answer would delay the posts
-    // of every cluster.
+    // Without the check, a replica that accepts connections and doesn't answer would delay the
+    // posts of every cluster.
     let check = HttpHealthCheck {
         host: "alertmanager".into(),
         path: format!("{path_prefix}/-/healthy"),
@@ -259,8 +259,8 @@ fn lb_endpoint(address: &HostPort) -> endpoint::LbEndpoint {
     }
 }
 
-/// A host name with a dot at its end. Without it c-ares would try the search list first, and another
-/// name could answer. A single label stays as it is: only the search list can complete it.
+/// A host name with a dot at its end. Without it c-ares would try the search list first, and
+/// another name could answer. A single label stays as it is: only the search list can complete it.
 fn fully_qualified(name: &str) -> String {
     if name.contains('.') { format!("{name}.") } else { name.to_owned() }
 }

@@ -5,8 +5,8 @@
 //!                      └─▶ dns-last/store/x/0   if none of those is healthy: the last one of a name
 //! ```
 //!
-//! `dns/…` removes an address as soon as DNS no longer returns it, healthy or not. But if DNS returns
-//! no address for a moment, it removes the last one too. A DNS cluster with
+//! `dns/…` removes an address as soon as DNS no longer returns it, healthy or not. But if DNS
+//! returns no address for a moment, it removes the last one too. A DNS cluster with
 //! `all_addresses_in_single_endpoint` keeps its addresses then, but it can have only one host name
 //! and no health per address. So both kinds are used, behind an aggregate that routes name
 //! (`docs/decisions/0027-names-that-move.md`).
@@ -24,13 +24,13 @@ use prost::{Message, Name};
 
 use super::{any, seconds};
 
-/// Envoy 1.36 to 1.38 need this for `all_addresses_in_single_endpoint` as described above; for later
-/// versions it is the default. Without it, connections to an earlier address stay open, that of its
-/// health check too.
+/// Envoy 1.36 to 1.38 need this for `all_addresses_in_single_endpoint` as described above; for
+/// later versions it is the default. Without it, connections to an earlier address stay open, that
+/// of its health check too.
 pub(super) const RUNTIME_FLAG: &str = "envoy.reloadable_features.enable_new_dns_implementation";
 
-/// Completes an Envoy cluster that has its addresses in `load_assignment`: as a static one if they are
-/// all IP addresses, else as an aggregate with the Envoy clusters that it leads to.
+/// Completes an Envoy cluster that has its addresses in `load_assignment`: as a static one if they
+/// are all IP addresses, else as an aggregate with the Envoy clusters that it leads to.
 pub(super) fn follow_dns(cluster: EnvoyCluster) -> Vec<EnvoyCluster> {
     let groups = cluster.load_assignment.iter().flat_map(|assignment| &assignment.endpoints);
     let endpoints = groups.flat_map(|group| &group.lb_endpoints);
@@ -110,7 +110,8 @@ fn dns_cluster(
             cluster_name: name.clone(),
             ..assignment
         }),
-        // Otherwise an address that DNS no longer returns would be used for as long as it is healthy.
+        // Otherwise an address that DNS no longer returns would be used for as long as it is
+        // healthy.
         ignore_health_on_host_removal: true,
         name,
         ..cluster.clone()

@@ -2,11 +2,11 @@
 //! memory it may use. Without them Envoy's defaults would decide. `docs/reference.md` has the same
 //! tables; a test compares them.
 //!
-//! Sized for one Envoy of the hub with 10,000 downstream clusters of two Envoys each. A stream whose
-//! reader stops holds at most the window of the connection from which it comes and that of the
-//! connection to which it goes. So memory is bounded by the number of streams times both windows, plus
-//! the number of connections times the memory of one. Beyond that, [`super::overload`] sheds load by
-//! the memory that the process really uses.
+//! Sized for one Envoy of the hub with 10,000 downstream clusters of two Envoys each. A stream
+//! whose reader stops holds at most the window of the connection from which it comes and that of
+//! the connection to which it goes. So memory is bounded by the number of streams times both
+//! windows, plus the number of connections times the memory of one. Beyond that,
+//! [`super::overload`] sheds load by the memory that the process really uses.
 
 use envoy_types::pb::envoy::config::cluster::v3 as cluster;
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::{
@@ -19,13 +19,13 @@ use super::{seconds, uint32};
 
 /// The longest duration of a WebSocket or an event stream, and how long it may be idle.
 pub const MAX_LONG_LIVED_SECONDS: i64 = 3600;
-/// How much longer than the hub's Envoy a cluster's Envoy waits for a response. So the hub's ends the
-/// request, and its local reply says why.
+/// How much longer than the hub's Envoy a cluster's Envoy waits for a response. So the hub's ends
+/// the request, and its local reply says why.
 pub(super) const CLUSTER_EXTRA_SECONDS: i64 = 10;
 
-/// Stream window of responses from a downstream cluster to the hub's Envoy, in bytes. The hub's Envoy
-/// holds as much for a reader that stops. Divided by the round trip, it is the highest throughput of
-/// one response (1 MiB: 3.3 MiB/s at 300 ms).
+/// Stream window of responses from a downstream cluster to the hub's Envoy, in bytes. The hub's
+/// Envoy holds as much for a reader that stops. Divided by the round trip, it is the highest
+/// throughput of one response (1 MiB: 3.3 MiB/s at 300 ms).
 pub const LINK_STREAM_WINDOW: u32 = 1 << 20;
 /// The same within one cluster. It is smaller, so that a response needn't wait behind much of a
 /// larger one that the cluster's Envoy has read already, and that perhaps nobody wants any more.
@@ -33,8 +33,8 @@ pub const LOCAL_STREAM_WINDOW: u32 = 256 << 10;
 /// How many bytes of a connection Envoy buffers, beside the windows, before it stops reading.
 pub const CONNECTION_BUFFER: u32 = 128 << 10;
 /// Streams of one connection to an upstream; for another stream Envoy opens another connection. The
-/// connection's window is as large as those of all its streams, so that readers that stop don't hold
-/// up the others.
+/// connection's window is as large as those of all its streams, so that readers that stop don't
+/// hold up the others.
 pub const UPSTREAM_STREAMS: u32 = 64;
 
 /// The largest post of alerts, which is buffered whole. Prometheus sends at most 256 alerts in one,
@@ -43,8 +43,8 @@ pub const ALERT_POST_BYTES: u32 = 2 << 20;
 /// The largest body of a request to a web UI, which is buffered whole. The longest queries are some
 /// KiB.
 pub const WEB_REQUEST_BYTES: u32 = 128 << 10;
-/// On 10903: how many posts of one downstream cluster to one Alertmanager replica may be under way on
-/// one worker thread.
+/// On 10903: how many posts of one downstream cluster to one Alertmanager replica may be under way
+/// on one worker thread.
 pub const ALERT_POSTS_OF_A_CLUSTER: u32 = 16;
 /// On 10903: the bytes of these posts together.
 pub const ALERT_POST_BYTES_OF_A_CLUSTER: u32 = 8 << 20;
@@ -90,13 +90,15 @@ impl ListenerLimits {
 }
 
 /// 10900 on the hub: connections. It passes TCP on, so nothing else is limited here; Atlas gives a
-/// client 10 s for the TLS handshake. Two Envoys of each cluster, and as many while they are replaced.
+/// client 10 s for the TLS handshake. Two Envoys of each cluster, and as many while they are
+/// replaced.
 pub const HUB_XDS_CONNECTIONS: u64 = 40_000;
-/// 10900 on the hub: a connection without a byte, in seconds. Streams are quiet between changes. The
-/// keepalive of Atlas closes dead ones.
+/// 10900 on the hub: a connection without a byte, in seconds. Streams are quiet between changes.
+/// The keepalive of Atlas closes dead ones.
 pub const HUB_XDS_IDLE: i64 = 3600;
 
-/// 10901 on the hub: two Thanos Querys with 20,000 stores, for each of which Query has a connection.
+/// 10901 on the hub: two Thanos Querys with 20,000 stores, for each of which Query has a
+/// connection.
 pub const HUB_STORES: ListenerLimits = ListenerLimits {
     name: "stores",
     port: crate::ports::HUB_STORES,
@@ -111,8 +113,8 @@ pub const HUB_STORES: ListenerLimits = ListenerLimits {
     connection_window: 1 << 20,
 };
 
-/// 10903 on the hub: two worker threads and a health check of each cluster's two Envoys, and some more
-/// while Envoys are replaced.
+/// 10903 on the hub: two worker threads and a health check of each cluster's two Envoys, and some
+/// more while Envoys are replaced.
 pub const HUB_ALERTS: ListenerLimits = ListenerLimits {
     name: "alerts",
     port: crate::ports::HUB_ALERTS,

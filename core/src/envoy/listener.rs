@@ -112,8 +112,8 @@ fn with_web_uis(
         .filter(|filter| !http_filter::is_buffer(filter))
         .cloned()
         .collect();
-    // Just before the router, so that they see a response first: the scripts of other filters remove
-    // the headers that the cluster's Envoy sends to the hub's.
+    // Just before the router, so that they see a response first: the scripts of other filters
+    // remove the headers that the cluster's Envoy sends to the hub's.
     let router = filters.len().saturating_sub(1);
     filters.splice(
         router..router,

@@ -17,14 +17,14 @@ const UNKNOWN: &[&str] = &["NC"];
 const UNREACHABLE: &[&str] = &["UH", "UF", "UC", "URX", "UT", "UR", "LR"];
 /// Response flag: a circuit breaker is open.
 const OVERFLOW: &[&str] = &["UO"];
-/// The status of a request that takes longer than `max_stream_duration`, which has no response flag.
-/// No other local reply has this status, because routes have no timeout.
+/// The status of a request that takes longer than `max_stream_duration`, which has no response
+/// flag. No other local reply has this status, because routes have no timeout.
 const GATEWAY_TIMEOUT: u32 = 504;
 const OVERFLOW_TEXT: &str =
     "Atlas: as many requests as may be are under way there already; try again later.";
 
-/// 10901: gRPC requests for stores. `unknown` is the reply for an unknown cluster, `unreachable` for
-/// one that can't be reached.
+/// 10901: gRPC requests for stores. `unknown` is the reply for an unknown cluster, `unreachable`
+/// for one that can't be reached.
 pub(super) fn stores(
     unknown: SubstitutionFormatString,
     unreachable: SubstitutionFormatString,
@@ -38,8 +38,8 @@ pub(super) fn stores(
     ])
 }
 
-/// 10904: requests for web UIs, whose paths `is_web_ui` matches, and for Atlas's own page. `atlas` is
-/// the reply if Atlas can't be reached, `home` the path of its page.
+/// 10904: requests for web UIs, whose paths `is_web_ui` matches, and for Atlas's own page. `atlas`
+/// is the reply if Atlas can't be reached, `home` the path of its page.
 pub(super) fn pages(
     unknown: SubstitutionFormatString,
     unreachable: SubstitutionFormatString,

@@ -1,9 +1,10 @@
 //! Requests to web UIs that stay open: WebSockets and event streams.
 //!
-//! A request that offers to become a WebSocket and is for an ordinary path must get the response that
-//! it would get without the offer (RFC 9110 §7.8). But an Envoy that speaks HTTP/1.1 to the backend
-//! drops the body of any response to it except 101, 4xx and 5xx, and between Envoys, where the offer
-//! is an extended CONNECT (RFC 8441), 200 accepts the WebSocket. So the hub's Envoy asks again:
+//! A request that offers to become a WebSocket and is for an ordinary path must get the response
+//! that it would get without the offer (RFC 9110 §7.8). But an Envoy that speaks HTTP/1.1 to the
+//! backend drops the body of any response to it except 101, 4xx and 5xx, and between Envoys, where
+//! the offer is an extended CONNECT (RFC 8441), 200 accepts the WebSocket. So the hub's Envoy asks
+//! again:
 //!
 //! ```text
 //! browser ──GET, Upgrade──▶ hub ══CONNECT, attempt 1══▶ cluster ──GET, Upgrade──▶ backend
@@ -13,9 +14,9 @@
 //!      200, body ◀────────── 299, x-atlas-plain-answer ◀───────────────────────── 200, body
 //! ```
 //!
-//! Envoy can't tell where such a request ends: it takes all bytes that follow for the WebSocket's. So
-//! an offer is passed on only by the routes for WebSockets. On all others a script removes the offer,
-//! and the bytes that follow it (`lua/remove_websocket_offer.lua`).
+//! Envoy can't tell where such a request ends: it takes all bytes that follow for the WebSocket's.
+//! So an offer is passed on only by the routes for WebSockets. On all others a script removes the
+//! offer, and the bytes that follow it (`lua/remove_websocket_offer.lua`).
 
 use envoy_types::pb::envoy::config::route::v3 as route;
 use envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern;

@@ -4,8 +4,9 @@
 //! scripts stand behind libraries (`paths.lua`, `urls.lua`, `below_web_path.lua`). Each has its
 //! constructor here.
 //!
-//! The tests of `lua/NAME.lua` are in `lua/tests/NAME.rs`: tables of what goes in and what comes out.
-//! They run in LuaJIT, as in Envoy; `lua/test_helpers/handle.lua` stands for Envoy's stream handle.
+//! The tests of `lua/NAME.lua` are in `lua/tests/NAME.rs`: tables of what goes in and what comes
+//! out. They run in LuaJIT, as in Envoy; `lua/test_helpers/handle.lua` stands for Envoy's stream
+//! handle.
 
 mod value;
 

@@ -50,8 +50,8 @@ pub(super) fn regexes_of_all_but(word: &str) -> Vec<String> {
     others.chain([format!("(?i){word}.+")]).collect()
 }
 
-/// A regular expression that matches a URL path and nothing else. Of the characters that such a path
-/// may have, only the dot has a meaning in regular expressions.
+/// A regular expression that matches a URL path and nothing else. Of the characters that such a
+/// path may have, only the dot has a meaning in regular expressions.
 pub(super) fn escape_regex(text: &str) -> String {
     text.replace('.', "\\.")
 }

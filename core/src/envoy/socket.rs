@@ -16,10 +16,10 @@ const TCP_USER_TIMEOUT: i64 = 18;
 /// there is sent before anything with a higher priority.
 const TCP_NOTSENT_LOWAT: i64 = 25;
 
-/// The largest segment, in bytes. It fits into packets of 1,280 bytes, which every path carries that
-/// carries IPv6 (RFC 8200). Where a path carries less than the networks at its ends, and a firewall
-/// drops the ICMP messages that say so, connections would be made and then hang at the first
-/// certificate.
+/// The largest segment, in bytes. It fits into packets of 1,280 bytes, which every path carries
+/// that carries IPv6 (RFC 8200). Where a path carries less than the networks at its ends, and a
+/// firewall drops the ICMP messages that say so, connections would be made and then hang at the
+/// first certificate.
 const LARGEST_SEGMENT: i64 = 1220;
 
 /// The socket options of the side that connects.

@@ -60,8 +60,8 @@ const DOWNSTREAM_CLUSTERS: &str = "cluster/[^.]*";
 /// The names of all others, because RE2 has no negative look-ahead.
 const OTHER_CLUSTERS: &str = "(store|backend|hub|alertmanager|atlas)/[^.]*|atlas-xds|envoy-admin";
 
-/// Envoy matches the names before it extracts tags from them, so the name of an Envoy cluster is part
-/// of them. No such name contains a dot.
+/// Envoy matches the names before it extracts tags from them, so the name of an Envoy cluster is
+/// part of them. No such name contains a dot.
 pub(super) fn config() -> metrics::StatsConfig {
     let mut patterns = Vec::new();
     for prefix in OF_THE_ENVOY {

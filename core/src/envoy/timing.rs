@@ -1,10 +1,10 @@
 //! The timeouts of connections between clusters.
 //!
 //! They follow from the longest round trip that must work, and from when Linux retransmits a lost
-//! packet: the first packet of a connection after 1 s (RFC 6298), those of the handshake after three
-//! round trips, later ones after two (the tail loss probe of RFC 8985). Each timeout has room for one
-//! lost packet. A link that silently drops all packets is found just as soon where the clusters are
-//! near to each other, because the timeouts don't depend on the actual distance.
+//! packet: the first packet of a connection after 1 s (RFC 6298), those of the handshake after
+//! three round trips, later ones after two (the tail loss probe of RFC 8985). Each timeout has room
+//! for one lost packet. A link that silently drops all packets is found just as soon where the
+//! clusters are near to each other, because the timeouts don't depend on the actual distance.
 
 /// The longest round trip that works, in milliseconds: twice that of a geostationary satellite.
 pub const LONGEST_ROUND_TRIP_MS: i64 = 1000;
@@ -24,14 +24,14 @@ pub struct Timing {
     /// retransmission. This finds a link that drops all packets: the other side's kernel
     /// acknowledges at once, whatever else the connection carries.
     pub unacknowledged_ms: i64,
-    /// The idle time after which TCP's keepalive sends a probe. Further probes follow three times as
-    /// often, but at most once a second.
+    /// The idle time after which TCP's keepalive sends a probe. Further probes follow three times
+    /// as often, but at most once a second.
     pub probe_interval_ms: u32,
     /// From the answer to an HTTP/2 ping to the next ping.
     pub ping_interval_ms: i64,
-    /// How long no frame may arrive after a ping. On a slow link the answer waits behind other data,
-    /// and a frame takes seconds if its packets are lost twice. So this is long, and finds only what
-    /// TCP can't: an Envoy that hangs, or a proxy in between.
+    /// How long no frame may arrive after a ping. On a slow link the answer waits behind other
+    /// data, and a frame takes seconds if its packets are lost twice. So this is long, and finds
+    /// only what TCP can't: an Envoy that hangs, or a proxy in between.
     pub ping_timeout_ms: i64,
     /// Between two health checks.
     pub check_interval_ms: i64,
@@ -57,8 +57,8 @@ impl Timing {
     }
 
     /// How long a request stays in flight on a link of a short round trip that begins to drop all
-    /// packets: until the next ping, which Envoy may delay by 15 % of the interval, is retransmitted
-    /// and stays unacknowledged.
+    /// packets: until the next ping, which Envoy may delay by 15 % of the interval, is
+    /// retransmitted and stays unacknowledged.
     pub const fn detects_dead_link_ms(&self) -> i64 {
         self.ping_interval_ms * 115 / 100 + SHORTEST_RETRANSMISSION_MS + self.unacknowledged_ms
     }
@@ -66,11 +66,11 @@ impl Timing {
 
 /// Between the hub's Envoy and those of the clusters, whichever side connects.
 pub const BETWEEN_CLUSTERS: Timing = Timing::for_round_trip(LONGEST_ROUND_TRIP_MS);
-/// From a cluster's Envoy to the hub's alert entry. Sent data may stay unacknowledged for longer than
-/// in [`BETWEEN_CLUSTERS`], because the bodies of posts go in the same direction as the pings. The
-/// health check has less time, because until it fails Prometheus waits for the hub, and its other
-/// Alertmanagers wait too: it is enough for one round trip with a lost packet on the check's open
-/// connection, or for a new connection without a lost packet.
+/// From a cluster's Envoy to the hub's alert entry. Sent data may stay unacknowledged for longer
+/// than in [`BETWEEN_CLUSTERS`], because the bodies of posts go in the same direction as the pings.
+/// The health check has less time, because until it fails Prometheus waits for the hub, and its
+/// other Alertmanagers wait too: it is enough for one round trip with a lost packet on the check's
+/// open connection, or for a new connection without a lost packet.
 pub const ALERTS: Timing = Timing {
     unacknowledged_ms: 10_000,
     probe_interval_ms: 5000,

@@ -1,5 +1,5 @@
-//! Web UIs: which headers pass between browsers and backends at 10904, and by which names a cluster's
-//! Envoy asks for a backend.
+//! Web UIs: which headers pass between browsers and backends at 10904, and by which names a
+//! cluster's Envoy asks for a backend.
 //!
 //! Downstream clusters aren't trusted, and their web UIs share one host, the hub's. So headers of
 //! requests, from browsers and from proxies in front, pass only if they are known to hold no
@@ -234,8 +234,8 @@ impl WebUi<'_> {
         }
     }
 
-    /// The hosts by which the backend may name itself in a redirect, in lower case, with and without
-    /// its port.
+    /// The hosts by which the backend may name itself in a redirect, in lower case, with and
+    /// without its port.
     pub(super) fn names(&self) -> BTreeSet<String> {
         let mut hosts = BTreeSet::from([host_in_url(&self.address.host)]);
         if let Host::Name(name) = &self.address.host {

@@ -64,7 +64,8 @@ fn web_ui<'a>(kind: &'a str, base: &'a str, backend: &'a Backend) -> WebUi<'a> {
     }
 }
 
-/// How alerts find the hub's Alertmanagers: all that a cluster has of them, and the same for every cluster.
+/// How alerts find the hub's Alertmanagers: all that a cluster has of them, and the same for every
+/// cluster.
 pub(super) fn alerts(fleet: &Fleet) -> Arc<Resource> {
     let indices: Vec<u32> = fleet.alertmanagers.keys().copied().collect();
     Resource::new(ResourceType::Route, "alerts", &route::alerts_in_cluster("alerts", &indices))

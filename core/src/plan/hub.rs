@@ -11,7 +11,8 @@ use crate::xds::resource::{Resource, ResourceType};
 
 use super::expected_san;
 
-/// What the hub has whichever clusters there are. `None` until the hub's certificate has been issued.
+/// What the hub has whichever clusters there are. `None` until the hub's certificate has been
+/// issued.
 pub(super) fn constant(fleet: &Fleet, trust: &Trust) -> Option<Vec<Arc<Resource>>> {
     use ResourceType as T;
     let settings = &fleet.settings;
@@ -55,8 +56,8 @@ pub(super) fn constant(fleet: &Fleet, trust: &Trust) -> Option<Vec<Arc<Resource>
     Some(resources)
 }
 
-/// What one cluster adds: its link. Without addresses that has no endpoints, so that people see that the cluster can't be
-/// reached, not that it doesn't exist.
+/// What one cluster adds: its link. Without addresses that has no endpoints, so that people see
+/// that the cluster can't be reached, not that it doesn't exist.
 pub(super) fn of_cluster(cluster: &Cluster, trust: &Trust) -> Vec<Arc<Resource>> {
     let san = expected_san::of_cluster(&cluster.name, trust);
     let link = self::cluster::downstream_cluster(cluster.name.as_str(), &cluster.addresses, &san);

@@ -17,7 +17,8 @@ pub struct Scope {
     pub all: bool,
     /// What the hub has whichever clusters there are.
     pub hub: bool,
-    /// What depends on the hub's Alertmanagers: there, and of each cluster one resource, the same for all.
+    /// What depends on the hub's Alertmanagers: there, and of each cluster one resource, the same
+    /// for all.
     pub alertmanagers: bool,
     /// These clusters; one that is not in the fleet goes.
     pub clusters: BTreeSet<ClusterName>,
@@ -72,7 +73,8 @@ impl Planner {
         Self::default()
     }
 
-    /// Plans what is in scope. Of `trust` it reads the hub's leaf, and the leaves and revisions of clusters in scope.
+    /// Plans what is in scope. Of `trust` it reads the hub's leaf, and the leaves and revisions of
+    /// clusters in scope.
     pub fn update(
         &mut self,
         fleet: &Fleet,
@@ -185,7 +187,8 @@ impl Pool {
         Arc::clone(self.resources.entry(key).or_insert(resource))
     }
 
-    /// Lets go of what nobody uses any more, now and then: a walk for each doubling costs nothing per change.
+    /// Lets go of what nobody uses any more, now and then: a walk for each doubling costs nothing
+    /// per change.
     fn prune(&mut self) {
         if self.resources.len() > 2 * self.pruned + 64 {
             self.resources.retain(|_, resource| Arc::strong_count(resource) > 1);

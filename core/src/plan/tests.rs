@@ -163,7 +163,8 @@ fn what_is_equal_everywhere_is_kept_once() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
-    /// Whatever changes: planning what it concerns comes to the same as planning everything, and so do the stores.
+    /// Whatever changes: planning what it concerns comes to the same as planning everything, and so
+    /// do the stores.
     #[test]
     fn change_by_change_is_as_all_at_once(steps in prop::collection::vec((prop::collection::btree_set("[a-d]{1,2}", 0..5), any::<bool>(), any::<bool>(), 0..3u64, 0..3u32), 1..8)) {
         let (mut planner, mut followers, mut stores) = (Planner::new(), Followers::default(), crate::thanos::stores::Stores::new());

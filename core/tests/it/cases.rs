@@ -1,4 +1,5 @@
-//! The cases in `core/tests/golden`: a fleet as people write it, and how the operator started Atlas.
+//! The cases in `core/tests/golden`: a fleet as people write it, and how the operator started
+//! Atlas.
 //!
 //! Also read by `tests/it/validate.rs`, which shows all of them to real Envoys.
 

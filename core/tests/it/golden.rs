@@ -1,8 +1,8 @@
 //! Golden files: what Atlas renders for each case in `core/tests/golden`, as text.
 //!
-//! A case is a directory with a `fleet.yaml` and perhaps a `settings.yaml`; a new one is a new test.
-//! Beside these lie the rendered files that differ from those of the case `minimal`, so that a
-//! directory shows what is particular about its fleet:
+//! A case is a directory with a `fleet.yaml` and perhaps a `settings.yaml`; a new one is a new
+//! test. Beside these lie the rendered files that differ from those of the case `minimal`, so that
+//! a directory shows what is particular about its fleet:
 //!
 //! - A file that a case doesn't have is as in `minimal`. That of a node (`paris.routes.yaml`) is
 //!   as that of `minimal`'s cluster `tokyo`, with the one name in place of the other.

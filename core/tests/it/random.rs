@@ -1,4 +1,5 @@
-//! Random fleets, of which every Service is accepted: each key is there or not, with any of its values.
+//! Random fleets, of which every Service is accepted: each key is there or not, with any of its
+//! values.
 //!
 //! Also used by `tests/it/validate.rs`.
 

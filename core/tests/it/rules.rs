@@ -168,8 +168,9 @@ fn references(snapshot: &Snapshot) -> BTreeSet<(ResourceType, String)> {
     found
 }
 
-/// What is named but isn't there, and what is there but never named. Of the Envoy clusters, the hub's `cluster/` are
-/// named by the requests themselves, and `hub/alerts` by nobody while there are no Alertmanagers.
+/// What is named but isn't there, and what is there but never named. Of the Envoy clusters, the
+/// hub's `cluster/` are named by the requests themselves, and `hub/alerts` by nobody while there
+/// are no Alertmanagers.
 fn loose_ends(snapshot: &Snapshot) -> Vec<String> {
     let references = references(snapshot);
     let missing = references.iter().filter(|(kind, name)| snapshot.get(*kind, name).is_none());

@@ -6,7 +6,8 @@ use std::ffi::OsStr;
 
 const VARIABLE: &str = "UPDATE_GOLDEN";
 
-/// Whether golden files are rewritten (`UPDATE_GOLDEN=1`) or compared (`UPDATE_GOLDEN=0`, or unset).
+/// Whether golden files are rewritten (`UPDATE_GOLDEN=1`) or compared (`UPDATE_GOLDEN=0`, or
+/// unset).
 pub fn update_golden() -> bool {
     parse(std::env::var_os(VARIABLE).as_deref()).unwrap_or_else(|problem| panic!("{problem}"))
 }

@@ -17,7 +17,8 @@ pub struct Set<'a> {
 }
 
 impl Set<'_> {
-    /// The message it is a field of, by its full name, and its own name: `envoy.config.route.v3.RouteAction.cluster`.
+    /// The message it is a field of, by its full name, and its own name:
+    /// `envoy.config.route.v3.RouteAction.cluster`.
     pub fn full_name(&self) -> &str {
         self.field.full_name()
     }

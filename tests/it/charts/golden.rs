@@ -1,4 +1,4 @@
-//! Each case renders as its golden says, under both Helms.
+//! Each case renders as its golden file says, with both Helms. Linters and notes.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -43,7 +43,7 @@ fn every_case_renders_as_its_golden_under_both_helms() {
 }
 
 #[test]
-fn both_charts_are_clean_for_both_linters() {
+fn both_helms_lint_both_charts_without_a_finding() {
     let no_icon = "[INFO] Chart.yaml: icon is recommended";
     for helm in HELMS {
         for chart in CHARTS {
@@ -79,7 +79,7 @@ fn a_chart_has_the_version_of_the_workspace() {
 }
 
 #[test]
-fn the_images_that_are_announced_are_those_that_are_used() {
+fn chart_annotations_list_exactly_the_images_in_use() {
     for (chart, name) in [("atlas", "openshift"), ("envoy", "defaults")] {
         let used: BTreeSet<_> =
             case(chart, name).unwrap().objects(&[]).unwrap().iter().flat_map(images).collect();
@@ -119,7 +119,7 @@ fn difference(golden: &str, rendered: &str) -> Option<String> {
     }
 }
 
-/// Goldens of cases that are gone.
+/// Files that belong to no case.
 fn stale(chart: &str, cases: &[Case]) -> Vec<PathBuf> {
     let known: BTreeSet<_> =
         cases.iter().flat_map(|case| [case.values.clone(), case.golden()]).collect();
@@ -127,9 +127,9 @@ fn stale(chart: &str, cases: &[Case]) -> Vec<PathBuf> {
     entries.map(|entry| entry.unwrap().path()).filter(|path| !known.contains(path)).collect()
 }
 
-/// Helm 3 shows notes only where a cluster answers.
+/// With Helm 4, because Helm 3 renders notes only with an API server.
 #[test]
-fn the_notes_say_the_next_step_and_what_remains() {
+fn the_notes_say_the_next_step_and_what_uninstalling_leaves() {
     let notes = |chart: &'static str, name: &str| {
         let case = case(chart, name).unwrap();
         let directory = root().join("charts").join(chart);

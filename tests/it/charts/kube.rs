@@ -1,7 +1,8 @@
-//! The charts' objects in a real API server: its validation, and its admission by the pod-security level `restricted`.
+//! An API server accepts the objects of the charts, with the pod security level `restricted`.
 //!
-//! What no API server of ours knows (ServiceMonitor, PrometheusRule) is left out. So is the case with IPv6, since this
-//! one has IPv4 alone. Nothing starts: there are no nodes.
+//! Left out are the kinds that the API server of the tests doesn't know (ServiceMonitor,
+//! PrometheusRule), and the case with IPv6, because this one has IPv4 only. No Pod starts, because
+//! there are no nodes.
 
 use std::time::Duration;
 
@@ -12,25 +13,26 @@ use serde_json::{Value as Json, json};
 
 use super::*;
 
-/// How long Kubernetes may take to take note of something.
-const SOON: Duration = Duration::from_secs(20);
-/// Namespaces that values name beside the release's own.
-const OTHERS: [&str; 3] = ["alerting", "prometheus", "ingress-nginx"];
+/// How long Kubernetes may take to use a new range of Service addresses.
+const ALLOCATOR_TIMEOUT: Duration = Duration::from_secs(20);
+/// The namespaces in the values of cases, beside that of the release.
+const OTHER_NAMESPACES: [&str; 3] = ["alerting", "prometheus", "ingress-nginx"];
 
 world_test! {
     needs [Etcd, KubeApiserver, KubeControllerManager],
     fn kube_charts_objects_are_accepted(world) {
         let kube = Kube::start(&world.host("kube")?)?;
-        for namespace in OTHERS {
+        for namespace in OTHER_NAMESPACES {
             kube.namespace(namespace, &[])?;
         }
         let range = json!({"cidrs": ["10.43.0.0/16"]});
         let range = json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "k3s"}, "spec": range});
-        // The range of K3s, in which 0.3's address of the DNS Service lies. It counts once the allocator has seen it.
+        // The address range of K3s, which contains the DNS Service's address of Atlas 0.3.
+        // Addresses of the range can be used after the allocator has noticed it.
         kube.apply_objects("default", &[range])?;
         let service = json!({"clusterIP": "10.43.43.11", "ports": [{"port": 53}]});
         let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "probe"}, "spec": service});
-        wait_until("addresses of the range of K3s are given", SOON, || kube.apply_objects("default", std::slice::from_ref(&service)).map(Some))?;
+        wait_until("addresses of the range of K3s are given", ALLOCATOR_TIMEOUT, || kube.apply_objects("default", std::slice::from_ref(&service)).map(Some))?;
         let mut tried = 0;
         for chart in CHARTS {
             for case in cases(chart)?.into_iter().filter(|case| case.name != "ipv6-load-balancer") {
@@ -41,7 +43,7 @@ world_test! {
     }
 }
 
-/// Applies a case's objects, and creates a Pod of each template. Yields how many Pods.
+/// Applies a case's objects and creates a Pod of each template. Returns the number of Pods.
 fn accepted(kube: &Kube, case: &Case) -> Result<usize> {
     let namespace = format!("{}-{}", case.chart, case.name.replace('.', "-"));
     let level = |level| [("pod-security.kubernetes.io/enforce", level)];
@@ -55,7 +57,7 @@ fn accepted(kube: &Kube, case: &Case) -> Result<usize> {
         .iter()
         .filter(|object| !text(object, "apiVersion").starts_with("monitoring.coreos.com/"));
     let objects: Vec<_> = known.map(|object| moved(object, &namespace)).collect::<Result<_>>()?;
-    // A Pod of its own comes last, after the ServiceAccounts that it may name.
+    // Pods last, after the ServiceAccounts that they use.
     let (pods, others): (Vec<_>, Vec<_>) =
         objects.into_iter().partition(|object| object["kind"] == "Pod");
     kube.apply_objects(&namespace, &others)?;
@@ -68,7 +70,7 @@ fn accepted(kube: &Kube, case: &Case) -> Result<usize> {
             kube.create(&path, pod)?;
             continue;
         }
-        // What NOTES and values.yaml say of host ports.
+        // As NOTES and values.yaml describe.
         let refused =
             kube.create(&path, pod).err().map(|error| format!("{error:#}")).unwrap_or_default();
         ensure!(
@@ -84,20 +86,21 @@ fn accepted(kube: &Kube, case: &Case) -> Result<usize> {
     Ok(pods.len())
 }
 
-/// The object in a namespace of its case, so that cases don't meet, unless its namespace is one of [`OTHERS`].
+/// The object in its case's own namespace, so that objects of different cases don't conflict,
+/// unless it is in one of [`OTHER_NAMESPACES`].
 fn moved(object: &Value, namespace: &str) -> Result<Json> {
     let mut object = serde_json::to_value(object)?;
-    if !OTHERS.iter().any(|other| object["metadata"]["namespace"] == *other) {
+    if !OTHER_NAMESPACES.iter().any(|other| object["metadata"]["namespace"] == *other) {
         object["metadata"]["namespace"] = json!(namespace);
     }
-    // Of these, one cluster has one.
+    // Cases would conflict here, because a cluster has one object of this name.
     if object["metadata"]["name"] == "atlas-alertmanager-configs" {
         object["metadata"]["namespace"] = json!(namespace);
     }
     Ok(object)
 }
 
-/// The Pod that a Deployment's controller would make.
+/// The Pod of a Deployment.
 fn pod_of(deployment: &Json) -> Json {
     let mut pod = deployment["spec"]["template"].clone();
     pod["apiVersion"] = json!("v1");

@@ -1,4 +1,4 @@
-//! Who selects whom by labels, also after tools of other people have rewritten what they rewrite.
+//! Which objects select which by labels, also after other tools have changed the labels.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,8 +7,9 @@ use serde_json::json;
 
 use super::*;
 
-/// What shows everything that selects.
-const EVERYTHING: [&str; 2] = ["--set", "serviceMonitor.enabled=true,networkPolicy.enabled=true"];
+/// The flags that enable all objects with selectors.
+const ALL_SELECTORS: [&str; 2] =
+    ["--set", "serviceMonitor.enabled=true,networkPolicy.enabled=true"];
 
 pub fn is_selected(selector: &Value, deployment: &Value) -> bool {
     text(deployment, "kind") == "Deployment"
@@ -24,13 +25,15 @@ pub fn is_monitored(monitor: &Value, service: &Value) -> bool {
         && has_labels(at(monitor, "spec/selector/matchLabels"), at(service, "metadata/labels"))
 }
 
-/// Whether `labels` has all of `wanted`, which must want something.
-fn has_labels(wanted: &Value, labels: &Value) -> bool {
-    let wanted = wanted.as_mapping().filter(|wanted| !wanted.is_empty()).expect("a selector");
-    wanted.iter().all(|(key, value)| labels.get(key) == Some(value))
+/// Whether `labels` has all labels of a selector, which must not be empty.
+fn has_labels(selector: &Value, labels: &Value) -> bool {
+    let selector =
+        selector.as_mapping().filter(|selector| !selector.is_empty()).expect("a selector");
+    selector.iter().all(|(key, value)| labels.get(key) == Some(value))
 }
 
-/// Of everything that selects something, the names of what it selects. Nothing selects nothing, but where a case's values say so.
+/// The names of the objects that each selector selects. It must be at least one, except for the
+/// topology spread constraints of a case's values.
 pub fn selections(objects: &[Value]) -> BTreeMap<String, BTreeSet<String>> {
     let mut all = BTreeMap::new();
     for object in objects {
@@ -56,7 +59,7 @@ pub fn selections(objects: &[Value]) -> BTreeMap<String, BTreeSet<String>> {
     all
 }
 
-/// How an object selects Pods.
+/// The selectors of Pods in an object, by their place.
 fn selectors(object: &Value) -> Vec<(String, Value)> {
     let mut all = Vec::new();
     let mut add = |how: String, selector: &Value| {
@@ -101,7 +104,7 @@ fn selectors(object: &Value) -> Vec<(String, Value)> {
     all
 }
 
-/// The objects with these labels on each, over what it says itself.
+/// The objects, each with these labels in place of its own of the same keys.
 fn relabelled(objects: &[Value], labels: &[(&str, &str)]) -> Vec<Value> {
     let mut objects = objects.to_vec();
     for object in &mut objects {
@@ -116,10 +119,11 @@ fn relabelled(objects: &[Value], labels: &[(&str, &str)]) -> Vec<Value> {
     objects
 }
 
-/// Argo CD writes its tracking label, the application's name, into `metadata.labels` of every object and nowhere else
-/// (`SetAppInstanceLabel`, `util/kube`). Flux's `commonMetadata` does the same with whatever labels it is given.
+/// Argo CD writes its tracking label, the application's name, into `metadata.labels` of every
+/// object and nowhere else (`SetAppInstanceLabel`, `util/kube`). Flux's `commonMetadata` writes any
+/// labels there.
 #[test]
-fn what_argo_cd_and_flux_write_on_top_of_labels_changes_nobodys_selection() {
+fn labels_of_argo_cd_and_flux_change_no_selection() {
     let argo_cd = [("app.kubernetes.io/instance", "prod-hub")];
     let flux = [
         ("app", "observability"),
@@ -133,7 +137,7 @@ fn what_argo_cd_and_flux_write_on_top_of_labels_changes_nobodys_selection() {
     ];
     let mut monitors = 0;
     for case in CHARTS.into_iter().flat_map(|chart| cases(chart).unwrap()) {
-        let objects = case.objects(&EVERYTHING).unwrap();
+        let objects = case.objects(&ALL_SELECTORS).unwrap();
         let before = selections(&objects);
         monitors += before.keys().filter(|what| what.starts_with("ServiceMonitor")).count();
         for labels in [&argo_cd[..], &flux] {
@@ -149,17 +153,18 @@ fn what_argo_cd_and_flux_write_on_top_of_labels_changes_nobodys_selection() {
     assert!(monitors > 20, "{monitors}");
 }
 
-/// kustomize's `commonLabels` goes into selectors too, of the kinds that it knows: not into a ServiceMonitor's, nor into what Atlas
-/// is told. (`app`, `release` and `app.kubernetes.io/component` can't be given so: docs/troubleshooting.md.)
+/// kustomize's `commonLabels` changes selectors too, of the kinds that it knows: not that of a
+/// ServiceMonitor, nor the flags of Atlas. (`app`, `release` and `app.kubernetes.io/component`
+/// can't be used as common labels: docs/troubleshooting.md.)
 #[test]
-fn what_kustomize_writes_into_labels_and_selectors_changes_nobodys_selection() {
+fn common_labels_of_kustomize_change_no_selection() {
     let kubectl = parts::get(Part::Kubectl).unwrap();
     for case in CHARTS
         .into_iter()
         .flat_map(|chart| cases(chart).unwrap())
         .filter(|case| ["defaults", "split"].contains(&case.name.as_str()))
     {
-        let objects = case.objects(&EVERYTHING).unwrap();
+        let objects = case.objects(&ALL_SELECTORS).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let all: Vec<_> =
             objects.iter().map(|object| serde_yaml_ng::to_string(object).unwrap()).collect();
@@ -178,23 +183,24 @@ fn what_kustomize_writes_into_labels_and_selectors_changes_nobodys_selection() {
     }
 }
 
-/// A user's labels on a Service: `release` is what kube-prometheus-stack's own selectors often ask for.
+/// People add labels to a Service, such as `release`, which the selectors of kube-prometheus-stack
+/// often require.
 #[test]
-fn labels_that_people_give_a_service_change_nobodys_selection() {
+fn labels_in_the_values_of_a_service_change_no_selection() {
     for (chart, service) in
         [("envoy", "alertsService"), ("atlas", "envoy.internalService"), ("atlas", "service")]
     {
         let case = case(chart, "defaults").unwrap();
-        let before = selections(&case.objects(&EVERYTHING).unwrap());
+        let before = selections(&case.objects(&ALL_SELECTORS).unwrap());
         let own = format!(
             r#"{service}.labels={{"release":"stack","app.kubernetes.io/component":"mine","app.kubernetes.io/name":"mine"}}"#
         );
-        let after = case.objects(&[&EVERYTHING[..], &["--set-json", &own]].concat()).unwrap();
+        let after = case.objects(&[&ALL_SELECTORS[..], &["--set-json", &own]].concat()).unwrap();
         assert_eq!(selections(&after), before, "{chart}: {service}");
     }
 }
 
-/// Kubernetes refuses a change of it, so an upgrade from an earlier chart would fail.
+/// Kubernetes rejects a change of this selector, so an upgrade from an earlier chart would fail.
 #[test]
 fn a_deployments_selector_is_that_of_earlier_charts() {
     for case in CHARTS.into_iter().flat_map(|chart| cases(chart).unwrap()) {

@@ -1,4 +1,4 @@
-//! What must be true of the objects, whatever the values.
+//! Rules for the objects of the charts, in every case.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use super::labels::{is_monitored, is_selected};
 use super::*;
 
 #[test]
-fn nothing_has_rights_beyond_a_namespace_and_nothing_has_a_wildcard() {
+fn rights_are_within_a_namespace_and_have_no_wildcard() {
     for object in all() {
         let kind = text(&object, "kind");
         assert!(!kind.starts_with("ClusterRole"), "{}", text(&object, "metadata/name"));
@@ -20,7 +20,7 @@ fn nothing_has_rights_beyond_a_namespace_and_nothing_has_a_wildcard() {
 }
 
 #[test]
-fn a_cluster_s_envoy_has_no_rights_and_no_token_and_neither_has_the_hub_s() {
+fn no_envoy_has_rights_or_a_service_account_token() {
     for case in cases("envoy").unwrap() {
         for object in case.objects(&[]).unwrap() {
             let kind = text(&object, "kind");
@@ -40,8 +40,8 @@ fn a_cluster_s_envoy_has_no_rights_and_no_token_and_neither_has_the_hub_s() {
     }
 }
 
-/// The rules of the level `restricted` that a Pod template can break, and no user that OpenShift would refuse but those of
-/// images without one.
+/// The rules of the level `restricted` that a Pod template can break. Nor is a user fixed, which
+/// OpenShift would reject, except for images that have none.
 #[test]
 fn every_pod_is_restricted_unless_it_has_host_ports() {
     for case in CHARTS.into_iter().flat_map(|chart| cases(chart).unwrap()) {
@@ -87,7 +87,7 @@ fn on_openshift_no_user_is_fixed() {
 }
 
 #[test]
-fn every_service_and_budget_and_policy_finds_pods_and_every_port_has_a_name_there() {
+fn every_selector_finds_one_deployment_with_the_named_ports() {
     for case in CHARTS.into_iter().flat_map(|chart| cases(chart).unwrap()) {
         let objects = case.objects(&[]).unwrap();
         for object in &objects {
@@ -136,7 +136,7 @@ fn every_service_and_budget_and_policy_finds_pods_and_every_port_has_a_name_ther
 }
 
 #[test]
-fn a_renewed_credential_restarts_nothing_and_a_new_bootstrap_does() {
+fn only_a_new_bootstrap_restarts_pods_a_new_credential_does_not() {
     let case = case("envoy", "defaults").unwrap();
     let template = |set: &str| {
         let objects = case.objects(&["--set", set]).unwrap();
@@ -154,7 +154,7 @@ fn a_renewed_credential_restarts_nothing_and_a_new_bootstrap_does() {
 }
 
 #[test]
-fn the_credential_is_mounted_whole_and_readable_by_whatever_user() {
+fn the_credential_is_mounted_whole_and_readable_by_any_user() {
     for (chart, name, secret) in
         [("atlas", "atlas-envoy", "atlas-hub"), ("envoy", "tokyo-envoy", "tokyo-envoy")]
     {
@@ -204,7 +204,7 @@ fn the_hub_is_the_same_in_another_namespace_and_domain() {
 }
 
 #[test]
-fn the_hub_envoy_s_pods_carry_the_labels_that_atlas_is_told() {
+fn pods_of_the_hubs_envoys_have_the_labels_that_atlas_selects() {
     for case in cases("atlas").unwrap() {
         let objects = case.objects(&[]).unwrap();
         let told =
@@ -223,9 +223,9 @@ fn the_hub_envoy_s_pods_carry_the_labels_that_atlas_is_told() {
     }
 }
 
-/// The URL and who opened the page come from what a proxy says in headers, if one stands in front.
+/// Atlas takes the URL and the client's address from headers of a proxy in front, if it is trusted.
 #[test]
-fn headers_of_a_proxy_count_once_the_chart_has_an_ingress_or_somebody_says_so() {
+fn an_ingress_or_a_value_makes_headers_of_proxies_trusted() {
     let ingress = "ingress: {enabled: true, hosts: [{host: hub.example.com}]}";
     let cases = [
         ("{}", None),
@@ -265,9 +265,9 @@ fn headers_of_a_proxy_count_once_the_chart_has_an_ingress_or_somebody_says_so() 
     }
 }
 
-/// Server-side apply, as Helm 4 does it, refuses a list that has a name twice.
+/// Server-side apply, which Helm 4 uses, rejects a list with the same name twice.
 #[test]
-fn no_variable_is_there_twice_whatever_env_says() {
+fn env_never_makes_a_variable_appear_twice() {
     let case = case("atlas", "everything").unwrap();
     let objects =
         case.objects(&["--set", "env.atlas_hub_address=other.example.com,split=true,controller.env.ATLAS_LOG_LEVEL=debug"]).unwrap();
@@ -289,7 +289,7 @@ fn no_variable_is_there_twice_whatever_env_says() {
 }
 
 #[test]
-fn controllers_that_ask_a_path_are_told_the_one_that_needs_no_atlas() {
+fn ingress_controllers_check_a_path_that_needs_no_atlas() {
     let annotations = |set: &str| {
         let objects =
             case("atlas", "monitoring-and-network").unwrap().objects(&["--set-json", set]).unwrap();
@@ -303,7 +303,7 @@ fn controllers_that_ask_a_path_are_told_the_one_that_needs_no_atlas() {
         assert_eq!(told.get(key).and_then(Value::as_str), Some("/.atlas/health"), "{told:?}");
     }
     assert!(told.get("nginx.ingress.kubernetes.io/auth-url").is_some(), "{told:?}");
-    // What somebody says counts, and null leaves one out.
+    // A value replaces the default, and null removes it.
     let own = annotations(
         r#"ingress.annotations={"alb.ingress.kubernetes.io/healthcheck-path":"/mine"}"#,
     );
@@ -315,7 +315,7 @@ fn controllers_that_ask_a_path_are_told_the_one_that_needs_no_atlas() {
         r#"ingress.healthAnnotations={"alb.ingress.kubernetes.io/healthcheck-path":null}"#,
     );
     assert!(less.get("alb.ingress.kubernetes.io/healthcheck-path").is_none(), "{less:?}");
-    // An upgrade with --reuse-values from a chart that knew no such key.
+    // An upgrade with --reuse-values from a chart without this key.
     let reused = annotations("ingress.healthAnnotations=null");
     assert!(reused.get("nginx.ingress.kubernetes.io/auth-url").is_some(), "{reused:?}");
 }

@@ -1,4 +1,5 @@
-//! The charts as parts of another one, whose `condition`, `alias`, `tags`, `global` and nulls reach them.
+//! The charts as dependencies of a parent chart, with `condition`, `alias`, `tags`, `global` and
+//! null values.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -18,7 +19,7 @@ impl Parent {
         let chart = json!({"apiVersion": "v2", "name": "observability", "version": "1.0.0", "dependencies": dependencies});
         fs::write(dir.path().join("Chart.yaml"), chart.to_string()).unwrap();
         fs::create_dir(dir.path().join("charts")).unwrap();
-        // Helm also takes what lies there undeclared.
+        // Helm also renders charts in this directory that the parent doesn't declare.
         let declared = |chart: &&str| {
             dependencies.as_array().unwrap().iter().any(|dependency| dependency["name"] == **chart)
         };
@@ -32,7 +33,7 @@ impl Parent {
         Self(dir)
     }
 
-    /// One that has both charts, each under its own name and condition.
+    /// A parent of both charts, each with its own name and condition.
     fn of_both() -> Self {
         let dependency = |name: &str| json!({"name": name, "version": env!("CARGO_PKG_VERSION"), "condition": format!("{name}.enabled"), "tags": ["never"]});
         Self::new(&json!([dependency("atlas"), dependency("envoy")]))
@@ -51,12 +52,12 @@ impl Parent {
     }
 }
 
-/// What `charts/envoy` can't do without.
+/// The values without which `charts/envoy` isn't rendered.
 fn files() -> serde_json::Value {
     json!({"envoy.yaml": "a", "leaf.yaml": "a", "trust.yaml": "a", "tls.crt": "a", "tls.key": "a", "ca.crt": "a"})
 }
 
-/// With everything that selects something.
+/// Values with all objects that have selectors.
 fn envoy(more: &[(&str, serde_json::Value)]) -> serde_json::Value {
     let mut values = json!({"files": files(), "serviceMonitor": {"enabled": true}, "networkPolicy": {"enabled": true}});
     values
@@ -91,7 +92,7 @@ fn sorted(objects: &[Value]) -> Vec<String> {
 }
 
 #[test]
-fn a_condition_decides_and_what_it_lets_in_renders_as_if_it_were_alone() {
+fn an_enabled_chart_renders_as_if_it_were_alone() {
     let parent = Parent::of_both();
     for helm in HELMS {
         for (atlas, envoys) in [(true, false), (false, true), (true, true), (false, false)] {
@@ -122,7 +123,7 @@ fn a_condition_decides_and_what_it_lets_in_renders_as_if_it_were_alone() {
 }
 
 #[test]
-fn both_charts_and_two_aliases_in_one_release_meet_nowhere() {
+fn charts_and_aliases_in_one_release_share_no_object_or_selector() {
     let dependency = |name: &str, alias: &str| json!({"name": name, "version": env!("CARGO_PKG_VERSION"), "alias": alias, "condition": format!("{alias}.enabled")});
     let parent = Parent::new(&json!([
         dependency("atlas", "atlas"),
@@ -177,7 +178,7 @@ fn globals_and_imported_values_are_those_of_the_parent() {
 }
 
 #[test]
-fn enabled_false_without_a_condition_is_refused_with_what_is_missing() {
+fn enabled_false_without_a_condition_is_an_error_that_names_it() {
     let dependency = |name: &str| json!({"name": name, "version": env!("CARGO_PKG_VERSION")});
     let parent = Parent::new(&json!(CHARTS.map(dependency)));
     for helm in HELMS {
@@ -196,9 +197,10 @@ fn enabled_false_without_a_condition_is_refused_with_what_is_missing() {
     }
 }
 
-/// A parent takes away a chart's own value by null. What can be done without is done without, and what can't is named.
+/// A parent removes a chart's own value by null. Either the chart renders without it, or the error
+/// names it.
 #[test]
-fn a_table_that_a_parent_sets_to_null_is_done_without_or_named() {
+fn a_table_set_to_null_is_optional_or_named_in_the_error() {
     let parent = Parent::of_both();
     let mut refused = BTreeSet::new();
     let mut tried = 0;

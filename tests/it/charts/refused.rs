@@ -1,9 +1,9 @@
-//! Values that can't be meant are refused, with words that lead to the mistake.
+//! Wrong values are rejected, and the error names the mistake.
 
 use super::*;
 
-/// Values that the chart refuses, and a part of what Helm says then.
-const REFUSED: &[(&str, &str, &str)] = &[
+/// Values that a chart rejects, and a part of Helm's error.
+const REJECTED: &[(&str, &str, &str)] = &[
     ("envoy", "servce: {type: NodePort}", "'servce' not allowed"),
     ("envoy", "service: {typ: NodePort}", "'typ' not allowed"),
     ("envoy", "service: {type: Loadbalancer}", "/service/type"),
@@ -41,8 +41,8 @@ const REFUSED: &[(&str, &str, &str)] = &[
 ];
 
 #[test]
-fn a_typing_mistake_or_a_wrong_type_is_refused_by_both_helms() {
-    for (chart, values, expected) in REFUSED {
+fn both_helms_reject_misspelt_keys_and_wrong_types() {
+    for (chart, values, expected) in REJECTED {
         for helm in HELMS {
             let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(file.path(), values).unwrap();
@@ -59,7 +59,7 @@ fn a_typing_mistake_or_a_wrong_type_is_refused_by_both_helms() {
 }
 
 #[test]
-fn what_the_generated_values_lack_is_named() {
+fn a_missing_file_of_the_generated_values_is_named() {
     let case = case("envoy", "defaults").unwrap();
     for file in ["envoy.yaml", "leaf.yaml", "trust.yaml", "tls.crt", "tls.key", "ca.crt"] {
         let unset = format!("files.{}=", file.replace('.', "\\."));
@@ -69,7 +69,7 @@ fn what_the_generated_values_lack_is_named() {
 }
 
 #[test]
-fn what_a_platform_may_want_is_let_through() {
+fn values_of_platforms_are_accepted() {
     let open = [
         "imagePullSecrets: [one, {name: two}]",
         "tolerations: [{key: any, operator: Exists, tolerationSeconds: 3}]",

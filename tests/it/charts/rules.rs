@@ -1,12 +1,12 @@
-//! What the charts write for Prometheus, shown to Prometheus's own checker.
+//! Alerts and Alertmanager configuration of the charts, checked by promtool.
 
 use std::collections::BTreeSet;
 use std::fs;
 
 use super::*;
 
-/// Metrics of Envoy and of kube-state-metrics that alerts use, as those programs call them.
-const OTHERS: [&str; 8] = [
+/// The metrics of Envoy and of kube-state-metrics that alerts use.
+const FOREIGN_METRICS: [&str; 8] = [
     "envoy_cluster_membership_healthy",
     "envoy_cluster_upstream_rq_pending_overflow",
     "envoy_cluster_upstream_rq_xx",
@@ -28,7 +28,7 @@ fn prometheus_accepts_every_alert() {
 }
 
 #[test]
-fn alerts_use_metrics_that_there_are_and_say_what_to_do() {
+fn alerts_use_metrics_that_exist_and_say_what_is_wrong() {
     let reference = fs::read_to_string(root().join("docs/reference.md")).unwrap();
     for chart in CHARTS {
         let rules = rules(chart);
@@ -36,9 +36,10 @@ fn alerts_use_metrics_that_there_are_and_say_what_to_do() {
         let mut names = BTreeSet::new();
         for rule in groups {
             let name = text(rule, "alert");
-            assert!(names.insert(name), "{name} is there twice");
+            assert!(names.insert(name), "{name} appears twice");
             for metric in metrics(text(rule, "expr")) {
-                let known = OTHERS.contains(&metric) || reference.contains(&format!("| `{metric}"));
+                let known = FOREIGN_METRICS.contains(&metric)
+                    || reference.contains(&format!("| `{metric}"));
                 assert!(known, "{name}: docs/reference.md does not know {metric}");
             }
             let said = [text(rule, "annotations/summary"), text(rule, "annotations/description")];
@@ -59,7 +60,7 @@ fn alerts_use_metrics_that_there_are_and_say_what_to_do() {
 }
 
 #[test]
-fn alerts_are_left_out_and_get_labels_as_values_say() {
+fn values_disable_alerts_and_add_labels() {
     let objects = case("envoy", "everything").unwrap().objects(&[]).unwrap();
     let rules = list(at(find(&objects, "PrometheusRule", "edge"), "spec/groups/0"), "rules");
     assert!(rules.iter().all(|rule| text(rule, "alert") != "AtlasEnvoyBackendDown"
@@ -68,7 +69,7 @@ fn alerts_are_left_out_and_get_labels_as_values_say() {
 }
 
 #[test]
-fn prometheus_accepts_the_alertmanagers_and_they_are_those_of_the_readme() {
+fn prometheus_accepts_the_alertmanagers_as_shown_in_the_docs() {
     let objects = case("envoy", "other-namespace").unwrap().objects(&[]).unwrap();
     let secret = find(&objects, "Secret", "atlas-alertmanager-configs");
     assert_eq!(text(secret, "metadata/namespace"), "prometheus");

@@ -10,8 +10,8 @@ use crate::envoy::tls::{self, ExpectedSan};
 use crate::envoy::{http_filter, limits, lua, socket};
 
 /// 11901: everything that comes from the hub. `hub_san` is the SPIFFE ID of the hub's Envoys,
-/// `trusted_hops` the number of trusted proxies in front of the hub's 10904, `max_request_seconds` how
-/// long a request may take there.
+/// `trusted_hops` the number of trusted proxies in front of the hub's 10904, `max_request_seconds`
+/// how long a request may take there.
 pub fn inbound(
     bind: IpAddr,
     hub_san: &str,

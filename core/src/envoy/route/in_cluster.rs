@@ -45,8 +45,8 @@ pub fn store_host(label: &str, max_request_seconds: u32) -> VirtualHost {
     virtual_host(label, &domains, vec![route_to(grpc(), action)])
 }
 
-/// 11901: the web UIs. `allowed` are path prefixes below [`REFUSED_PATHS`] that this cluster allows,
-/// `max_request_seconds` is how long a request may take at the hub.
+/// 11901: the web UIs. `allowed` are path prefixes below [`REFUSED_PATHS`] that this cluster
+/// allows, `max_request_seconds` is how long a request may take at the hub.
 pub fn web_host(uis: &[WebUi<'_>], allowed: &[String], max_request_seconds: u32) -> VirtualHost {
     let mut routes = vec![
         health(),
@@ -118,8 +118,8 @@ fn hash_of_replica_cookie() -> HashPolicy {
     HashPolicy { policy_specifier: Some(specifier), ..Default::default() }
 }
 
-/// 11903: alerts for each of the hub's Alertmanager replicas, and the list of these for Prometheus's
-/// HTTP service discovery.
+/// 11903: alerts for each of the hub's Alertmanager replicas, and the list of these for
+/// Prometheus's HTTP service discovery.
 pub fn alerts_in_cluster(name: &str, indices: &[u32]) -> RouteConfiguration {
     let mut routes = vec![list_alertmanagers(indices)];
     let mut hosts_of_03 = Vec::new();
@@ -147,8 +147,8 @@ fn alerts_route(path: &str, index: u32) -> Route {
 }
 
 /// The Alertmanagers as targets of HTTP service discovery. A script makes the response, because a
-/// direct response of Envoy 1.36 ignores `body_format` and so can't contain the request's authority.
-/// The status 404 is sent only if the script fails.
+/// direct response of Envoy 1.36 ignores `body_format` and so can't contain the request's
+/// authority. The status 404 is sent only if the script fails.
 fn list_alertmanagers(indices: &[u32]) -> Route {
     let target = |index: &u32| {
         format!(

@@ -22,8 +22,8 @@ use crate::envoy::matcher::{
 use crate::envoy::web::WebEntry;
 use crate::envoy::{ATLAS_AUTHORITY, http_filter, lua, seconds};
 
-/// 10901: the downstream cluster of a store, by the first label of the authority. The cluster's Envoy
-/// gets the same authority, and selects the store by it.
+/// 10901: the downstream cluster of a store, by the first label of the authority. The cluster's
+/// Envoy gets the same authority, and selects the store by it.
 pub fn stores_on_hub(name: &str, max_request_seconds: u32) -> RouteConfiguration {
     let action = RouteAction {
         // gRPC clients see UNAVAILABLE, whose text Thanos logs. They would see NOT_FOUND as
@@ -39,8 +39,8 @@ pub fn stores_on_hub(name: &str, max_request_seconds: u32) -> RouteConfiguration
 }
 
 /// 10904: the web UI of a cluster, by the path; all other paths are those of Atlas's own page. The
-/// path of `--web-url` may stand before each path, because a proxy in front of the hub may remove it
-/// or not.
+/// path of `--web-url` may stand before each path, because a proxy in front of the hub may remove
+/// it or not.
 pub fn web_on_hub(
     name: &str,
     entry: &WebEntry<'_>,

@@ -1,6 +1,7 @@
 use super::*;
 
-/// Headers that carry a credential, or say who somebody is, as proxies in front of web UIs set them.
+/// Headers that carry a credential, or say who somebody is, as proxies in front of web UIs set
+/// them.
 pub const CREDENTIALS: &[&str] = &[
     "authorization",
     "proxy-authorization",

@@ -1,4 +1,5 @@
-//! What a script costs: Envoy's worker thread does nothing else meanwhile, so the work must be linear in what a client or a backend sends.
+//! What a script costs: Envoy's worker thread does nothing else meanwhile, so the work must be
+//! linear in what a client or a backend sends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
