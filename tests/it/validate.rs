@@ -51,9 +51,13 @@ fn random_fleets_are_accepted() {
     let validator = Validator::new();
     let mut runner =
         TestRunner::new(Config { cases: RANDOM_FLEETS, max_shrink_iters: 64, ..Config::default() });
-    let accepted = runner.run(&random::facts(), |facts| {
+    let accepted = runner.run(&random::manifests(), |manifests| {
         let mut all = Configurations::default();
-        all.add("random", &validate(&cases::settings(), &facts, None).fleet, validator.dir.path());
+        all.add(
+            "random",
+            &validate(&cases::settings(), &manifests, None).fleet,
+            validator.dir.path(),
+        );
         let complaints = validator.complaints(&all);
         if complaints.is_empty() {
             Ok(())
@@ -73,7 +77,7 @@ fn the_longest_path_of_a_web_url_is_accepted() {
         ..cases::settings()
     };
     let fleet =
-        random::facts().new_tree(&mut TestRunner::deterministic()).expect("a fleet").current();
+        random::manifests().new_tree(&mut TestRunner::deterministic()).expect("a fleet").current();
     let mut all = Configurations::default();
     all.add("a long path", &validate(&settings, &fleet, None).fleet, validator.dir.path());
     assert!(
@@ -89,7 +93,7 @@ fn the_longest_path_of_a_web_url_is_accepted() {
 fn a_configuration_that_envoy_rejects_is_noticed() {
     let validator = Validator::new();
     let fleet =
-        random::facts().new_tree(&mut TestRunner::deterministic()).expect("a fleet").current();
+        random::manifests().new_tree(&mut TestRunner::deterministic()).expect("a fleet").current();
     let mut all = Configurations::default();
     all.add("broken", &validate(&cases::settings(), &fleet, None).fleet, validator.dir.path());
     all.texts = all

@@ -1,7 +1,6 @@
-//! The cases in `core/tests/golden`: a fleet as people write it, and how the operator started
-//! Atlas.
+//! The cases in `core/tests/golden`: the manifests of a fleet, and the settings of Atlas.
 //!
-//! Also read by `tests/it/validate.rs`, which shows all of them to real Envoys.
+//! Also used by `tests/it/validate.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,29 +16,29 @@ use atlas_core::validate::{Validation, validate};
 use atlas_core::yaml;
 use serde::Deserialize;
 
-/// The manifests of a case.
+/// The file with the manifests of a case.
 pub const FLEET: &str = "fleet.yaml";
-/// Its settings, where they differ from [`settings`].
+/// The file with the settings of a case that differ from [`settings`].
 pub const SETTINGS: &str = "settings.yaml";
 
 /// One case.
 pub struct Case {
-    /// Its directory's name.
+    /// The name of its directory.
     pub name: String,
     /// Its directory.
     pub dir: PathBuf,
-    /// How Atlas was started.
+    /// The settings of Atlas.
     pub settings: Settings,
-    /// What the manifests say; nothing where one of them is wrong.
-    pub facts: Vec<Manifest>,
-    /// What is wrong with the file as such.
+    /// The manifests; none if the file has an error.
+    pub manifests: Vec<Manifest>,
+    /// The errors of the file.
     pub unreadable: Vec<ManifestError>,
 }
 
 impl Case {
-    /// What comes of the facts.
+    /// Validates the manifests.
     pub fn validate(&self) -> Validation {
-        validate(&self.settings, &self.facts, None)
+        validate(&self.settings, &self.manifests, None)
     }
 }
 
@@ -60,20 +59,19 @@ fn case(dir: PathBuf) -> Case {
     let read = |file: &str| std::fs::read_to_string(dir.join(file));
     let fleet = read(FLEET).unwrap_or_else(|error| panic!("{}: {FLEET}: {error}", dir.display()));
     let settings = match read(SETTINGS) {
-        Ok(text) => {
-            written(&text).unwrap_or_else(|error| panic!("{}: {SETTINGS}: {error}", dir.display()))
-        }
+        Ok(text) => parse_settings(&text)
+            .unwrap_or_else(|error| panic!("{}: {SETTINGS}: {error}", dir.display())),
         Err(_) => settings(),
     };
-    let (facts, unreadable) = match yaml::parse(FLEET, &fleet) {
-        Ok(facts) => (facts, Vec::new()),
+    let (manifests, unreadable) = match yaml::parse(FLEET, &fleet) {
+        Ok(manifests) => (manifests, Vec::new()),
         Err(errors) => (Vec::new(), errors),
     };
     let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    Case { name, dir, settings, facts, unreadable }
+    Case { name, dir, settings, manifests, unreadable }
 }
 
-/// The least that a hub is started with: where it is.
+/// The settings of most cases: the addresses of the hub, and defaults.
 pub fn settings() -> Settings {
     Settings {
         hub_xds: hosts(&["hub.example.com"], 10900).unwrap_or_default(),
@@ -83,10 +81,10 @@ pub fn settings() -> Settings {
     }
 }
 
-/// What `settings.yaml` may say: the fields of [`Settings`], as text.
+/// The contents of `settings.yaml`: fields of [`Settings`].
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Written {
+struct SettingsFile {
     trust_domain: Option<String>,
     namespace: Option<String>,
     alertmanager_namespace: Option<String>,
@@ -114,8 +112,8 @@ struct Written {
     envoy_selectors: Option<BTreeMap<String, String>>,
 }
 
-fn written(text: &str) -> Result<Settings, Box<dyn std::error::Error>> {
-    let written: Written = serde_yaml_ng::from_str(text)?;
+fn parse_settings(text: &str) -> Result<Settings, Box<dyn std::error::Error>> {
+    let file: SettingsFile = serde_yaml_ng::from_str(text)?;
     let default = settings();
     let host = |text: Option<String>, port, default| {
         text.map_or(Ok(default), |text| HostPort::parse(&text, port))
@@ -124,46 +122,42 @@ fn written(text: &str) -> Result<Settings, Box<dyn std::error::Error>> {
         list.map_or(Ok(default), |list| hosts(&list, port))
     };
     Ok(Settings {
-        trust_domain: written.trust_domain.map_or(Ok(default.trust_domain), |text| text.parse())?,
-        namespace: written.namespace.unwrap_or(default.namespace),
-        alertmanager_namespace: written
+        trust_domain: file.trust_domain.map_or(Ok(default.trust_domain), |text| text.parse())?,
+        namespace: file.namespace.unwrap_or(default.namespace),
+        alertmanager_namespace: file
             .alertmanager_namespace
             .unwrap_or(default.alertmanager_namespace),
-        alertmanager_selector: written
-            .alertmanager_selector
-            .unwrap_or(default.alertmanager_selector),
-        alertmanager_endpoints: written
+        alertmanager_selector: file.alertmanager_selector.unwrap_or(default.alertmanager_selector),
+        alertmanager_endpoints: file
             .alertmanager_endpoints
             .unwrap_or(default.alertmanager_endpoints),
-        alertmanager_path_prefix: written
+        alertmanager_path_prefix: file
             .alertmanager_path_prefix
             .unwrap_or(default.alertmanager_path_prefix),
-        downstream_namespace: written.downstream_namespace.unwrap_or(default.downstream_namespace),
-        cluster_domain: written.cluster_domain.unwrap_or(default.cluster_domain),
-        dns_zone: written.dns_zone.unwrap_or(default.dns_zone),
-        store_names: if written.services.unwrap_or_default() {
+        downstream_namespace: file.downstream_namespace.unwrap_or(default.downstream_namespace),
+        cluster_domain: file.cluster_domain.unwrap_or(default.cluster_domain),
+        dns_zone: file.dns_zone.unwrap_or(default.dns_zone),
+        store_names: if file.services.unwrap_or_default() {
             StoreNames::Services
         } else {
             default.store_names
         },
-        web_url: written.web_url.map(|text| text.parse()).transpose()?.or(default.web_url),
-        web_pass_headers: names(written.web_pass_headers)?,
-        web_pass_cookies: names(written.web_pass_cookies)?,
-        hub_xds: list(written.hub_xds, 10900, default.hub_xds)?,
-        hub_alerts: list(written.hub_alerts, 10903, default.hub_alerts)?,
-        hub_stores: written.hub_stores.unwrap_or(default.hub_stores),
-        hub_bind: written.hub_bind.unwrap_or(default.hub_bind),
-        atlas_xds: host(written.atlas_xds, 6305, default.atlas_xds)?,
-        atlas_web: host(written.atlas_web, 6310, default.atlas_web)?,
-        hub_envoy_memory: written
+        web_url: file.web_url.map(|text| text.parse()).transpose()?.or(default.web_url),
+        web_pass_headers: names(file.web_pass_headers)?,
+        web_pass_cookies: names(file.web_pass_cookies)?,
+        hub_xds: list(file.hub_xds, 10900, default.hub_xds)?,
+        hub_alerts: list(file.hub_alerts, 10903, default.hub_alerts)?,
+        hub_stores: file.hub_stores.unwrap_or(default.hub_stores),
+        hub_bind: file.hub_bind.unwrap_or(default.hub_bind),
+        atlas_xds: host(file.atlas_xds, 6305, default.atlas_xds)?,
+        atlas_web: host(file.atlas_web, 6310, default.atlas_web)?,
+        hub_envoy_memory: file
             .hub_envoy_memory
             .map_or(Ok(default.hub_envoy_memory), |text| text.parse())?,
-        max_request_seconds: written.max_request_seconds.unwrap_or(default.max_request_seconds),
-        trusted_hops: written.trusted_hops.unwrap_or(default.trusted_hops),
-        allow_local_addresses: written
-            .allow_local_addresses
-            .unwrap_or(default.allow_local_addresses),
-        envoy_selectors: written.envoy_selectors.unwrap_or(default.envoy_selectors),
+        max_request_seconds: file.max_request_seconds.unwrap_or(default.max_request_seconds),
+        trusted_hops: file.trusted_hops.unwrap_or(default.trusted_hops),
+        allow_local_addresses: file.allow_local_addresses.unwrap_or(default.allow_local_addresses),
+        envoy_selectors: file.envoy_selectors.unwrap_or(default.envoy_selectors),
     })
 }
 
@@ -178,7 +172,7 @@ fn hosts<T: AsRef<str>>(
     list.iter().map(|text| HostPort::parse(text.as_ref(), port)).collect()
 }
 
-/// Certificates that are only text: enough for everything but a TLS handshake.
+/// Certificates of every node, as text that isn't a real certificate.
 pub fn trust(fleet: &Fleet) -> Trust {
     let pem = |what: &str, whose: &str| {
         format!("-----BEGIN {what}-----\n{whose}\n-----END {what}-----\n")

@@ -1,5 +1,5 @@
-//! Random fleets, of which every Service is accepted: each key is there or not, with any of its
-//! values.
+//! Random fleets: clusters that Atlas accepts, with any of the labels and annotations, and any
+//! values of these.
 //!
 //! Also used by `tests/it/validate.rs`.
 
@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 /// One to three clusters, and up to three Alertmanagers.
-pub fn facts() -> impl Strategy<Value = Vec<Manifest>> {
+pub fn manifests() -> impl Strategy<Value = Vec<Manifest>> {
     let clusters = prop::collection::btree_map(name(), cluster(), 1..4);
     (clusters, 0..4u32).prop_map(|(clusters, alertmanagers)| {
         let named = clusters.into_iter().map(|(name, mut service)| {
@@ -23,7 +23,7 @@ pub fn facts() -> impl Strategy<Value = Vec<Manifest>> {
     })
 }
 
-/// Also names that YAML takes for something else, and the longest.
+/// Also names that YAML could take for another type, and the longest ones.
 fn name() -> impl Strategy<Value = String> {
     prop_oneof![
         "[a-z][a-z0-9-]{0,12}[a-z0-9]",

@@ -1,4 +1,4 @@
-//! What holds for every resource of every fleet: of the golden cases, and of random ones.
+//! Rules for every resource of every fleet: of the golden cases, and of random ones.
 
 use std::collections::BTreeSet;
 
@@ -25,7 +25,7 @@ fn fleets() -> Vec<(String, Fleet)> {
         .collect()
 }
 
-/// Everything that any Envoy of a fleet gets: resources and bootstraps, with the name of the node.
+/// All resources and bootstraps of a fleet, with the name of the node.
 fn everything(fleet: &Fleet) -> Vec<(String, Any)> {
     let trust = cases::trust(fleet);
     let plan = plan(fleet, &trust);
@@ -41,7 +41,7 @@ fn everything(fleet: &Fleet) -> Vec<(String, Any)> {
     all
 }
 
-/// Everything that is wrong with some field of some message, each with its place.
+/// The complaints of `rule` about the fields of all messages, each with its place.
 fn complaints(fleet: &Fleet, complain: impl Fn(&Set<'_>) -> Option<String>) -> Vec<String> {
     let mut found = Vec::new();
     for (whose, any) in everything(fleet) {
@@ -124,7 +124,7 @@ fn a_resource_is_called_as_its_message_is() {
     }
 }
 
-/// Names of other resources, by the field that holds them.
+/// The resource that a field refers to.
 fn reference(set: &Set<'_>) -> Option<(ResourceType, String)> {
     let name = || set.value.as_str().map(str::to_owned);
     match set.full_name() {
@@ -143,7 +143,7 @@ fn reference(set: &Set<'_>) -> Option<(ResourceType, String)> {
     }
 }
 
-/// The Envoy clusters that an aggregate leads to.
+/// The Envoy clusters of an aggregate.
 fn parts(set: &Set<'_>) -> Vec<String> {
     match set.full_name() {
         "envoy.extensions.clusters.aggregate.v3.ClusterConfig.clusters" => set
@@ -168,13 +168,13 @@ fn references(snapshot: &Snapshot) -> BTreeSet<(ResourceType, String)> {
     found
 }
 
-/// What is named but isn't there, and what is there but never named. Of the Envoy clusters, the
-/// hub's `cluster/` are named by the requests themselves, and `hub/alerts` by nobody while there
-/// are no Alertmanagers.
+/// References to resources that don't exist, and resources without a reference. Those of the hub's
+/// `cluster/…` are in requests, and `hub/alerts` has none if there are no Alertmanagers.
 fn loose_ends(snapshot: &Snapshot) -> Vec<String> {
     let references = references(snapshot);
     let missing = references.iter().filter(|(kind, name)| snapshot.get(*kind, name).is_none());
-    let missing = missing.map(|(kind, name)| format!("{kind} {name} is named, but isn't there"));
+    let missing =
+        missing.map(|(kind, name)| format!("{kind} {name} is referred to, but does not exist"));
     let unused = snapshot.iter().filter(|resource| match resource.kind {
         ResourceType::Listener => false,
         ResourceType::Cluster
@@ -185,9 +185,11 @@ fn loose_ends(snapshot: &Snapshot) -> Vec<String> {
         kind => !references.contains(&(kind, resource.name.to_string())),
     });
     missing
-        .chain(unused.map(|resource| {
-            format!("{} {} is there, but never named", resource.kind, resource.name)
-        }))
+        .chain(
+            unused.map(|resource| {
+                format!("{} {} has no reference to it", resource.kind, resource.name)
+            }),
+        )
         .collect()
 }
 
@@ -223,7 +225,7 @@ fn a_static_configuration_asks_nobody_and_shows_no_key() {
     }
 }
 
-/// The whole fleet as bytes.
+/// All messages of a fleet as bytes.
 fn encoded(fleet: &Fleet) -> Vec<(String, Vec<u8>)> {
     everything(fleet).into_iter().map(|(whose, any)| (whose, any.value)).collect()
 }
@@ -240,10 +242,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
-    fn random_fleets_keep_the_rules(facts in random::facts()) {
-        let first = validate(&cases::settings(), &facts, None);
+    fn random_fleets_keep_the_rules(manifests in random::manifests()) {
+        let first = validate(&cases::settings(), &manifests, None);
         prop_assert!(first.findings.iter().all(|finding| finding.severity != Severity::Rejected), "{:#?}", first.findings);
-        let reversed: Vec<_> = facts.iter().rev().cloned().collect();
+        let reversed: Vec<_> = manifests.iter().rev().cloned().collect();
         let second = validate(&cases::settings(), &reversed, None);
         prop_assert_eq!(encoded(&first.fleet), encoded(&second.fleet));
         for rule in [unordered, deprecated] {
@@ -257,7 +259,7 @@ proptest! {
     }
 }
 
-/// The types of everything in a message, however deep.
+/// Adds the types of all messages and enums within a message.
 fn types(any: &Any, found: &mut BTreeSet<String>) {
     fn of_message(message: &prost_reflect::DynamicMessage, found: &mut BTreeSet<String>) {
         use prost_reflect::{Kind, ReflectMessage};
@@ -276,9 +278,15 @@ fn types(any: &Any, found: &mut BTreeSet<String>) {
         match value {
             prost_reflect::Value::Message(message) => of_message(message, found),
             prost_reflect::Value::List(list) => {
-                list.iter().for_each(|value| of_value(value, found))
+                for value in list {
+                    of_value(value, found);
+                }
             }
-            prost_reflect::Value::Map(map) => map.values().for_each(|value| of_value(value, found)),
+            prost_reflect::Value::Map(map) => {
+                for value in map.values() {
+                    of_value(value, found);
+                }
+            }
             _ => {}
         }
     }

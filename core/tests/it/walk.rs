@@ -1,4 +1,4 @@
-//! Walks messages field by field, through every `Any`.
+//! Visits all fields of a message, also of messages packed in `Any`.
 
 use atlas_core::render;
 use envoy_types::pb::google::protobuf::Any;
@@ -6,7 +6,7 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, ReflectMessage, Value};
 
 /// A field that is set.
 pub struct Set<'a> {
-    /// Where it is, from the resource's root: `filter_chains[0].filters[0].name`.
+    /// Its path from the root of the resource: `filter_chains[0].filters[0].name`.
     pub path: String,
     /// The message it is a field of.
     pub parent: &'a DynamicMessage,
@@ -23,13 +23,13 @@ impl Set<'_> {
         self.field.full_name()
     }
 
-    /// A field beside it that is text.
+    /// The string field `name` of the same message.
     pub fn sibling(&self, name: &str) -> Option<String> {
         self.parent.get_field_by_name(name)?.as_str().map(str::to_owned)
     }
 }
 
-/// Shows every field that is set in `any` to `visit`.
+/// Calls `visit` for every field that is set in `any`.
 pub fn walk(any: &Any, visit: &mut dyn FnMut(&Set<'_>)) {
     within(any, "", visit);
 }
@@ -51,19 +51,18 @@ fn fields(message: &DynamicMessage, path: &str, visit: &mut dyn FnMut(&Set<'_>))
         match value {
             Value::Message(message) => fields(message, &path, visit),
             Value::List(list) => {
-                let messages = list
-                    .iter()
-                    .enumerate()
-                    .filter_map(|(place, value)| Some((place, value.as_message()?)));
-                messages.for_each(|(place, message)| {
-                    fields(message, &format!("{path}[{place}]"), visit)
-                });
+                for (index, value) in list.iter().enumerate() {
+                    if let Some(message) = value.as_message() {
+                        fields(message, &format!("{path}[{index}]"), visit);
+                    }
+                }
             }
             Value::Map(map) => {
-                let messages =
-                    map.iter().filter_map(|(key, value)| Some((key, value.as_message()?)));
-                messages
-                    .for_each(|(key, message)| fields(message, &format!("{path}[{key:?}]"), visit));
+                for (key, value) in map {
+                    if let Some(message) = value.as_message() {
+                        fields(message, &format!("{path}[{key:?}]"), visit);
+                    }
+                }
             }
             _ => {}
         }

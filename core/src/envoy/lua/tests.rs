@@ -22,10 +22,10 @@ use mlua::{Function, Lua, ObjectLike, Table};
 
 use super::*;
 
-/// One script, loaded once, as on one worker thread.
+/// A script, loaded once, as on one worker thread.
 struct Script(Lua);
 
-/// One request on its way through a script.
+/// A request and its response, which share dynamic metadata.
 struct Stream<'s> {
     script: &'s Script,
     metadata: Table,
@@ -41,7 +41,7 @@ impl Script {
         Self(lua)
     }
 
-    /// Loads libraries, whose functions tests then get by their names.
+    /// Loads libraries, so that [`Script::library`] can find their functions.
     fn load_with_libraries(libraries: &str) -> Self {
         Self::load(&[libraries, include_str!("test_helpers/libraries.lua")].concat())
     }
@@ -73,7 +73,7 @@ impl Script {
         self.0.globals().get(name).unwrap()
     }
 
-    /// What `envoy_on_route` says.
+    /// The result of `envoy_on_route`.
     fn route(&self, headers: &[(&str, &str)]) -> String {
         let options = self.0.create_table().unwrap();
         let handle: Table =
@@ -112,7 +112,7 @@ impl Stream<'_> {
         read(&self.run("envoy_on_response", headers, |_| ()).get("list").unwrap())
     }
 
-    /// What the script answers by itself: the status, and one header.
+    /// The local response of the script: the status, one header and the body.
     fn answer(
         &self,
         headers: &[(&str, &str)],

@@ -3,7 +3,7 @@ use crate::envoy::web::WebUi;
 use crate::model::HostHeader;
 use crate::name::HostPort;
 
-/// 11901 of tokyo: a Prometheus at `at` with a prefix of its own, asked by `host`.
+/// 11901 of tokyo, whose Prometheus is at `at`, has a path prefix and gets the `Host` of `host`.
 fn tokyo(prefix: &str, at: &str, host: &HostHeader) -> Script {
     let at = HostPort::parse(at, 9090).unwrap();
     Script::load(&web_in_cluster(&[WebUi {
@@ -20,7 +20,7 @@ fn a_redirect_stays_below_its_ui() {
     const NAME: &str = "prometheus-operated.monitoring.svc.cluster.local";
     let own = "/prom/tokyo/login?to=%2F&a=b#top";
     for (prefix, asked, location, expected) in [
-        // Without a path of its own.
+        // A backend without a path prefix.
         ("", "/", "/query", "/prom/tokyo/query"),
         ("", "/", "/", "/prom/tokyo/"),
         ("", "/", "/prom/tokyo/query", "/prom/tokyo/query"),
@@ -29,7 +29,7 @@ fn a_redirect_stays_below_its_ui() {
         ("", "/", "query?x=1", "query?x=1"),
         ("", "/", "../query", "../query"),
         ("", "/", "?x=1", "?x=1"),
-        // The path of --web.external-url, whatever is served: Prometheus 2.42 and 3.15.
+        // The path of --web.external-url, whatever the route prefix: Prometheus 2.42 and 3.15.
         ("", "/", "/prometheus/query", "/prom/tokyo/query"),
         ("", "/", "/prometheus/graph", "/prom/tokyo/graph"),
         ("", "/", "/a/b/classic/graph", "/prom/tokyo/classic/graph"),
@@ -43,21 +43,21 @@ fn a_redirect_stays_below_its_ui() {
         ("", "/consoles/", "/prometheus/consoles/index.html", "/prom/tokyo/consoles/index.html"),
         ("", "/", "/prometheus/agent", "/prom/tokyo/agent"),
         ("/prometheus", "/", "/other/query", "/prom/tokyo/query"),
-        // A path that is there: whoever asks below it is answered below it.
+        // A path below which the request itself was.
         ("", "/prometheus", "/prometheus/query", "/prom/tokyo/prometheus/query"),
         ("", "/tenant/", "/tenant/graph", "/prom/tokyo/tenant/graph"),
         ("", "/", "/graph/targets/x", "/prom/tokyo/graph/targets/x"),
         ("", "/a", "/other/page", "/prom/tokyo/other/page"),
-        // An external URL that is the hub's, behind a path that a proxy takes away.
+        // An external URL that is the hub's, behind a path that a proxy removes.
         ("", "/", "/observability/prom/tokyo/query", "/prom/tokyo/query"),
         ("", "/", "/observability/prom/tokyo?x=1", "/prom/tokyo?x=1"),
         ("", "/x", "/login?to=/prom/tokyo/", "/prom/tokyo/login?to=/prom/tokyo/"),
-        // The backend's own prefix.
+        // A backend with a path prefix.
         ("/prometheus", "/", "/prometheus/query", "/prom/tokyo/query"),
         ("/prometheus", "/", "/prometheus", "/prom/tokyo"),
         ("/prometheus", "/", "/prometheus2/x", "/prom/tokyo/prometheus2/x"),
         ("/prom/tokyo", "/", "/prom/tokyo/query", "/prom/tokyo/query"),
-        // Its own host, by every name and scheme.
+        // The backend's own host, by each of its names and schemes.
         (
             "",
             "/",
@@ -81,11 +81,11 @@ fn a_redirect_stays_below_its_ui() {
         ("", "/", "http://prometheus-operated:9090", "/prom/tokyo/"),
         ("", "/", "http://prometheus-operated:9090?a=b", "/prom/tokyo/?a=b"),
         ("", "/", "http://prometheus-operated:9090/prometheus/query", "/prom/tokyo/query"),
-        // What people asked for, where a backend heeds x-forwarded-host.
+        // The host that the browser asked for, which backends know from x-forwarded-host.
         ("", "/", "https://hub.example.com/login?to=%2F&a=b#top", own),
         ("", "/", "https://hub.example.com:8443/login?to=%2F&a=b#top", own),
         ("", "/", "http://tools.example.com/observability/prom/tokyo/login?to=%2F&a=b#top", own),
-        // Somebody else's.
+        // Other hosts.
         ("", "/", "http://prometheus-operated:9091/login", "http://prometheus-operated:9091/login"),
         ("", "/", "https://hub.example.com:3000/login", "https://hub.example.com:3000/login"),
         (
@@ -166,7 +166,7 @@ fn a_backend_with_host_header_hub_gets_the_last_forwarded_host() {
             "{forwarded:?}"
         );
     }
-    // A store's request, and another cluster's path, are none of its business.
+    // Requests for stores and for other clusters stay as they are.
     for path in ["/thanos.Store/Series", "/prom/paris/"] {
         let stream = script.stream();
         let request =

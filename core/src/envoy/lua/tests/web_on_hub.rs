@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::envoy::web::tests::{CREDENTIALS, entry};
 
-/// 10904, with the path of `--web-url` and what passes besides.
+/// The script with the path of `--web-url`, and the headers and cookies that pass.
 fn hub(path: &str, pass_headers: &[&str], pass_cookies: &[&str]) -> Script {
     let headers = pass_headers.iter().map(|name| name.parse().unwrap()).collect();
     let cookies = pass_cookies.iter().map(|name| name.parse().unwrap()).collect();
@@ -24,7 +24,7 @@ fn a_path_without_the_last_slash_gets_a_relative_redirect() {
             ("/alertmanager/tokyo?x=1&y=/a", Some("tokyo/?x=1&y=/a")),
             ("/prom/tokyo/", None),
             ("/prom/tokyo/x", None),
-            // What would be read as another scheme or host.
+            // Browsers would take it for another scheme or host.
             ("/prom/javascript:alert(1)", None),
             ("/prom/Tokyo", None),
             ("/prom", None),
@@ -47,7 +47,7 @@ fn only_headers_known_to_hold_no_credential_pass() {
         let mut sent =
             vec![(":path", path), (":method", "GET"), (":authority", "hub"), (":scheme", "https")];
         sent.extend(CREDENTIALS.iter().map(|name| (*name, "secret")));
-        // Twice, as a proxy adds its own beside the browser's.
+        // Twice, because a proxy adds its header beside that of the browser.
         sent.extend(CREDENTIALS.iter().map(|name| (*name, "secret")));
         let harmless = [
             ("accept", "*/*"),
@@ -152,13 +152,13 @@ fn cookies_of_atlas_of_the_ui_and_of_the_settings_pass() {
         ),
         ("/prom/tokyo/", &["atlas.sid=7;  atlas.__Host-x=8 ;c=3"], Some("sid=7; __Host-x=8")),
         ("/prom/tokyo/", &["__Host-team=a"], Some("__Host-team=a")),
-        // Case counts, and so does every character.
+        // Names must be the same in case and in every character.
         (
             "/prom/tokyo/",
             &["Atlas-Replica=x; LANG=en; xlang=1; lang2=2; atlas=3; atlas.=4; =5; lang; ;;"],
             None,
         ),
-        // A quoted value may hide no second cookie.
+        // A quoted value can't contain another cookie.
         ("/prom/tokyo/", &["lang=\"a; _oauth2_proxy=secret; b\""], Some("lang=\"a")),
         ("/prom/tokyo/", &["lang=a,_oauth2_proxy=b"], Some("lang=a,_oauth2_proxy=b")),
         ("/", &["atlas-replica=x; lang=en; atlas.sid=7"], None),
@@ -170,7 +170,7 @@ fn cookies_of_atlas_of_the_ui_and_of_the_settings_pass() {
         assert_eq!(value(&passed, "cookie").as_deref(), seen, "{sent:?}");
         assert!(values(&passed, "cookie").len() <= 1);
     }
-    // As long as a request's headers may be.
+    // Headers of the greatest length.
     let long = format!("{}lang=en", "secret=x; ".repeat(6_000));
     let passed = hub.stream().request(&[(":path", "/prom/tokyo/"), ("cookie", &long)]);
     assert_eq!(value(&passed, "cookie").unwrap(), "lang=en");
@@ -224,13 +224,13 @@ fn cookies_of_a_backend_get_its_path_and_a_prefix() {
             .collect();
         assert_eq!(values(&back, "set-cookie"), expected, "{set}");
     }
-    // What it set comes back to it as it called it.
+    // The backend gets its cookies by its own names.
     let passed = stream.request(&[
         (":path", "/observability/prom/tokyo/"),
         ("cookie", "atlas.sid=1; atlas.__Host-sid=1"),
     ]);
     assert_eq!(value(&passed, "cookie").unwrap(), "sid=1; __Host-sid=1");
-    // Answers that belong to no web UI set none.
+    // Responses of other paths set no cookies.
     let other = hub.stream();
     other.request(&[(":path", "/")]);
     assert_eq!(other.response(&[(":status", "200"), ("set-cookie", "sid=1")]).len(), 1);

@@ -2,7 +2,7 @@ use super::*;
 
 #[test]
 fn a_declined_websocket_is_reported_to_the_hub() {
-    // Two filters, of which the first is off where the offer goes on to the backend.
+    // In Envoy these are two filters. The first is disabled on routes that keep the offer.
     let script =
         Script::load(&[remove_websocket_offer(), websocket_responses_in_cluster()].concat());
     for (removed, status, said, with) in [
@@ -11,7 +11,7 @@ fn a_declined_websocket_is_reported_to_the_hub() {
         (false, "302", "503", Some("x-atlas-websocket-declined")),
         (false, "404", "404", None),
         (false, "500", "500", None),
-        // The hub's second attempt is an ordinary request.
+        // The second attempt of the hub is an ordinary request.
         (true, "200", "299", Some("x-atlas-plain-answer")),
         (true, "302", "302", None),
         (true, "404", "404", None),
@@ -24,7 +24,7 @@ fn a_declined_websocket_is_reported_to_the_hub() {
                 ("upgrade", "websocket"),
             ]);
         }
-        // Nobody else says such a thing to the hub.
+        // A backend can't send these headers.
         let sent = [
             (":status", status),
             ("x-atlas-plain-answer", "mine"),

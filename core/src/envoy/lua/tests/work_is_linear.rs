@@ -1,5 +1,5 @@
-//! What a script costs: Envoy's worker thread does nothing else meanwhile, so the work must be
-//! linear in what a client or a backend sends.
+//! The work of each script is linear in the length of what clients and backends send, because
+//! Envoy's worker thread does nothing else meanwhile.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,14 +11,14 @@ use crate::envoy::web::{WebEntry, WebUi};
 use crate::model::HostHeader;
 use crate::name::HostPort;
 
-/// Instructions of Lua for each byte that comes in, of which a pattern takes some 10 for each step.
+/// Lua instructions for each byte of input. A pattern takes about 10 for each step.
 const INSTRUCTIONS_PER_BYTE: usize = 150;
-/// Bytes of memory for each byte that comes in, none of which is given back meanwhile.
+/// Bytes of memory for each byte of input, without garbage collection.
 const MEMORY_PER_BYTE: usize = 100;
-/// What requests cost that hold next to nothing, in both.
+/// The instructions, and the bytes of memory, of an empty request.
 const FIXED: usize = 300_000;
 
-/// A script whose patterns are counted.
+/// A script whose instructions are counted, those of its patterns too.
 struct Counted {
     name: &'static str,
     script: Script,
@@ -33,7 +33,7 @@ impl Counted {
         Self { name, script, instructions: Arc::default() }
     }
 
-    /// What `work` takes, to which `bytes` come in.
+    /// Fails if `work`, whose input is `bytes` long and contains `value`, takes too much.
     fn is_linear(&self, value: &str, bytes: usize, work: impl FnOnce(&Script)) {
         let lua = &self.script.0;
         lua.gc_collect().unwrap();
@@ -103,7 +103,7 @@ fn every_script() -> Vec<(&'static str, String)> {
 /// How often `everywhere` sends a value.
 const TIMES: usize = 33;
 
-/// The places of a request and its answer that somebody else fills.
+/// Runs the script with `value` in all headers that clients or backends choose.
 fn everywhere(script: &Script, value: &str) {
     let exists = |function: &str| script.0.globals().contains_key(function).unwrap();
     let around = |stream: &Stream<'_>, request: &[(&str, &str)], response: &[(&str, &str)]| {
@@ -146,7 +146,7 @@ fn everywhere(script: &Script, value: &str) {
     }
 }
 
-/// `unit` again and again between `before` and `after`, `bytes` in all.
+/// A text of about `bytes` bytes: `unit` repeated between `before` and `after`.
 fn filled(before: &str, unit: &str, after: &str, bytes: usize) -> String {
     format!("{before}{}{after}", unit.repeat((bytes - before.len() - after.len()) / unit.len()))
 }
