@@ -1,7 +1,8 @@
 //! What one stream may ask for, and about how much memory it makes Atlas use.
 //!
-//! The client at the other end is another organisation's machine. [`Limits`] bound one stream. What all streams of a node
-//! use together is bounded by the server, which adds up [`Session::memory_bytes`](super::session::Session::memory_bytes).
+//! The client at the other end is another organisation's machine. [`Limits`] bound one stream. What
+//! all streams of a node use together is bounded by the server, which adds up
+//! [`Session::memory_bytes`](super::session::Session::memory_bytes).
 
 /// Most characters that are kept of a NACK's error message.
 pub const MAX_NACK_MESSAGE: usize = 2048;
@@ -13,11 +14,13 @@ pub struct Limits {
     pub names: usize,
     /// Longest name, version or type URL in bytes. Atlas's own have less than 100.
     pub name_length: usize,
-    /// Most bytes of names and versions that Atlas remembers per type; more if its node has more resources.
+    /// Most bytes of names and versions that Atlas remembers per type; more if its node has more
+    /// resources.
     pub bytes: usize,
     /// About how many bytes of resources one response carries; a larger resource is sent alone.
     ///
-    /// It doesn't hold for responses that must list all resources of a type (state of the world, CDS and LDS).
+    /// It doesn't hold for responses that must list all resources of a type (state of the world,
+    /// CDS and LDS).
     pub response_bytes: usize,
 }
 
@@ -27,7 +30,8 @@ impl Default for Limits {
     }
 }
 
-/// A client exceeds its [`Limits`]: the server must end the stream. Each variant has the actual value and the limit.
+/// A client exceeds its [`Limits`]: the server must end the stream. Each variant has the actual
+/// value and the limit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LimitExceeded {
     /// [`Limits::names`].
@@ -48,9 +52,11 @@ pub enum LimitExceeded {
 impl Limits {
     /// The limits for a client of a node with so many resources.
     ///
-    /// An Envoy that reconnects lists all resources that it has, perhaps those of an earlier and larger fleet.
+    /// An Envoy that reconnects lists all resources that it has, perhaps those of an earlier and
+    /// larger fleet.
     pub(super) fn for_resources(self, resources: usize) -> Self {
-        /// Bytes of a name, counted twice: as subscribed to and as present. Atlas's own names have less than 128.
+        /// Bytes of a name, counted twice: as subscribed to and as present. Atlas's own names have
+        /// less than 128.
         const NAME_BYTES: usize = 256;
         let listed = resources.saturating_mul(2);
         Self {
@@ -85,7 +91,8 @@ impl Limits {
     }
 }
 
-/// Memory in bytes, on 64-bit processors with the C library's allocator, beside the bytes of names and messages.
+/// Memory in bytes, on 64-bit processors with the C library's allocator, beside the bytes of names
+/// and messages.
 pub(super) mod memory {
     /// A subscribed name: an entry of a set, and an `Arc<str>`.
     pub const NAME: usize = 80;
@@ -97,8 +104,8 @@ pub(super) mod memory {
     pub const REJECTED: usize = 96;
 }
 
-/// About how many bytes of memory a session and its responses need at most for a request with so many names and
-/// initial resource versions, which have so many bytes altogether.
+/// About how many bytes of memory a session and its responses need at most for a request with so
+/// many names and initial resource versions, which have so many bytes altogether.
 pub fn max_request_memory(names: usize, bytes: usize) -> usize {
     let per_name = 2 * memory::NAME + memory::PENDING_NAME + memory::CLIENT_RESOURCE;
     names.saturating_mul(per_name).saturating_add(bytes.saturating_mul(4))

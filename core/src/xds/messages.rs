@@ -29,7 +29,8 @@ pub struct Request {
     pub subscribe: Vec<String>,
     /// Incremental: `resource_names_unsubscribe`.
     pub unsubscribe: Vec<String>,
-    /// Incremental: `initial_resource_versions`, name to version. Only on a type's first request of a stream.
+    /// Incremental: `initial_resource_versions`, name to version. Only on a type's first request of
+    /// a stream.
     pub initial_versions: BTreeMap<String, String>,
     /// State of the world: `resource_names`, all names that the client subscribes to.
     pub names: Vec<String>,
@@ -58,7 +59,8 @@ impl Request {
 pub struct Response {
     /// The resources' type.
     pub type_url: Cow<'static, str>,
-    /// State of the world: [`version_info`] of the resources. Incremental: empty, since each resource has a version.
+    /// State of the world: [`version_info`] of the resources. Incremental: empty, since each
+    /// resource has a version.
     pub version_info: String,
     /// Unique within the stream.
     pub nonce: String,
@@ -69,7 +71,8 @@ pub struct Response {
 }
 
 impl Response {
-    /// About how many bytes of memory it takes until it has been sent, beside the resources, which are the snapshot's.
+    /// About how many bytes of memory it takes until it has been sent, beside the resources, which
+    /// are the snapshot's.
     pub fn queued_bytes(&self) -> usize {
         self.removed.iter().map(|name| memory::NAME + 2 * name.len()).sum()
     }
@@ -77,8 +80,9 @@ impl Response {
 
 /// The `version_info` of a state-of-the-world response with these resources.
 ///
-/// It is a hash of names and versions, so equal resources have an equal `version_info` on every stream and replica and after
-/// a restart. People can compare Envoys by it; Atlas itself reads only whether a client sends one.
+/// It is a hash of names and versions, so equal resources have an equal `version_info` on every
+/// stream and replica and after a restart. People can compare Envoys by it; Atlas itself reads only
+/// whether a client sends one.
 pub(super) fn version_info(resources: &[Arc<Resource>]) -> String {
     let text: String = resources
         .iter()

@@ -1,9 +1,12 @@
-//! The quarantine of one node: resource versions that its Envoys rejected. No stream of the node is sent them again.
+//! The quarantine of one node: resource versions that its Envoys rejected. No stream of the node is
+//! sent them again.
 //!
-//! A version leaves the quarantine when the snapshot has another version of the resource or none, and when an Envoy process that
-//! has started since then accepts it: the cause, perhaps a port in use, is gone.
+//! A version leaves the quarantine when the snapshot has another version of the resource or none,
+//! and when an Envoy process that has started since then accepts it: the cause, perhaps a port in
+//! use, is gone.
 //!
-//! Each replica of Atlas has a quarantine of its own, in memory. After a restart a version may be rejected once more.
+//! Each replica of Atlas has a quarantine of its own, in memory. After a restart a version may be
+//! rejected once more.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +14,8 @@ use std::sync::Arc;
 use super::resource::{Resource, ResourceType, Version};
 use super::snapshot::{LogPosition, Snapshot};
 
-/// Most versions that the quarantine of a node has. Beyond that the oldest leaves; the stream that was sent it remembers it too.
+/// Most versions that the quarantine of a node has. Beyond that the oldest leaves; the stream that
+/// was sent it remembers it too.
 pub const MAX_ENTRIES: usize = 1000;
 
 /// The versions that a node's Envoys rejected, at most one of each resource.
@@ -57,7 +61,8 @@ impl Quarantine {
 
     /// Removes versions that the snapshot doesn't have any more.
     ///
-    /// A session does so with each request. Without streams, whoever shows the entries calls it first.
+    /// A session does so with each request. Without streams, whoever shows the entries calls it
+    /// first.
     pub fn remove_outdated(&mut self, snapshot: &Snapshot) {
         let is_current = |kind, name: &str, rejected: &RejectedVersion| {
             snapshot.get(kind, name).is_some_and(|resource| resource.version == rejected.version)
@@ -81,12 +86,14 @@ impl Quarantine {
         self.position = snapshot.position();
     }
 
-    /// The number of the latest NACK. A client that connects now can't have caused it or an earlier one with this process.
+    /// The number of the latest NACK. A client that connects now can't have caused it or an earlier
+    /// one with this process.
     pub(super) fn latest_nack(&self) -> u64 {
         self.latest_nack
     }
 
-    /// The names of resources of a type of which a version was rejected after the NACK of this number.
+    /// The names of resources of a type of which a version was rejected after the NACK of this
+    /// number.
     pub(super) fn rejected_since(
         &self,
         kind: ResourceType,
@@ -113,7 +120,8 @@ impl Quarantine {
         matches.then_some(rejected)
     }
 
-    /// Adds a rejected version. `fallback` is what the client had before; without one, the previous entry's is kept.
+    /// Adds a rejected version. `fallback` is what the client had before; without one, the previous
+    /// entry's is kept.
     pub(super) fn add(
         &mut self,
         resource: &Resource,

@@ -61,7 +61,8 @@ impl fmt::Display for ResourceType {
     }
 }
 
-/// A resource's version: the first 128 bits of the SHA-256 of its content. On the wire it is 32 lower-case hexadecimal digits.
+/// A resource's version: the first 128 bits of the SHA-256 of its content. On the wire it is 32
+/// lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(u128);
 

@@ -1,4 +1,5 @@
-//! One ADS stream as a state machine: requests and changed snapshots go in, responses come out. It has neither a socket nor a clock.
+//! One ADS stream as a state machine: requests and changed snapshots go in, responses come out. It
+//! has neither a socket nor a clock.
 //!
 //! ```text
 //! request ─▶ limits ─▶ ACK or NACK ─▶ subscribe, unsubscribe ─┐
@@ -9,28 +10,35 @@
 //!
 //! | State | Meaning | Left when |
 //! | --- | --- | --- |
-//! | in flight | the latest response has no ACK or NACK yet | the client answers it |
-//! | synced | the client has ACKed all that it should have | the snapshot or the subscriptions change |
-//! | NACKed | the snapshot has a version that an Envoy of the node rejected | the version changes or leaves the quarantine |
+//! | in flight | the latest response has no ACK or NACK yet | the client sends one |
+//! | synced | the client has ACKed all that it should have | snapshot or subscriptions change |
+//! | NACKed | an Envoy of the node rejected the version | it changes or leaves the quarantine |
 //!
 //! What each rule is for (docs/envoy.md says what was tried on Envoy):
 //!
-//! - **At most one response of a type is in flight.** What changes meanwhile is sent in its latest form when the answer has
-//!   come. A slow client gets fewer responses and takes no more memory.
-//! - **A change costs what it changes.** A subscription remembers up to which position of the snapshot's log it has sent everything. It
-//!   checks all names only on a type's first request, after a NACK, and if the log doesn't reach back.
+//! - **At most one response of a type is in flight.** What changes meanwhile is sent in its latest
+//!   form when the answer has come. A slow client gets fewer responses and takes no more memory.
+//! - **A change costs what it changes.** A subscription remembers up to which position of the
+//!   snapshot's log it has sent everything. It checks all names only on a type's first request,
+//!   after a NACK, and if the log doesn't reach back.
 //! - **Order.** See [`UPDATE_ORDER`] and [`REMOVAL_ORDER`].
-//! - **Responses have a limited size** ([`Limits::response_bytes`]). The rest follows when the answer has come.
-//! - **Atlas remembers what a client was sent, even if it was rejected.** Envoy applies the good resources of a response that it rejects, so
-//!   they must be removed one day, but it doesn't list them in `initial_resource_versions`.
-//! - **A rejected version isn't sent again**, on any stream of the node ([`quarantine`](super::quarantine)). The good resources of its response
-//!   are sent again without it, and so is what the client had before, if it may have lost that. The next version is sent at once.
-//!   An Envoy process that has started since is sent rejected versions once more, since the cause may be gone. Atlas recognises it by
-//!   first requests without any version; a process that has accepted nothing yet looks the same when it reconnects.
-//! - **Reconnect** (incremental): versions in `initial_resource_versions` that equal the snapshot's aren't sent again. Names that the
-//!   snapshot doesn't have are removed, unless [`Session::keep_unknown_resources`] was called.
-//! - **The first request of each type is answered at once**, even if there is nothing to send: without a response Envoy's backoff grows, and
-//!   a missing secret holds up all listeners for 15 s. So a name that doesn't exist is answered as removed.
+//! - **Responses have a limited size** ([`Limits::response_bytes`]). The rest follows when the
+//!   answer has come.
+//! - **Atlas remembers what a client was sent, even if it was rejected.** Envoy applies the good
+//!   resources of a response that it rejects, so they must be removed one day, but it doesn't list
+//!   them in `initial_resource_versions`.
+//! - **A rejected version isn't sent again**, on any stream of the node
+//!   ([`quarantine`](super::quarantine)). The good resources of its response are sent again without
+//!   it, and so is what the client had before, if it may have lost that. The next version is sent
+//!   at once. An Envoy process that has started since is sent rejected versions once more, since
+//!   the cause may be gone. Atlas recognises it by first requests without any version; a process
+//!   that has accepted nothing yet looks the same when it reconnects.
+//! - **Reconnect** (incremental): versions in `initial_resource_versions` that equal the snapshot's
+//!   aren't sent again. Names that the snapshot doesn't have are removed, unless
+//!   [`Session::keep_unknown_resources`] was called.
+//! - **The first request of each type is answered at once**, even if there is nothing to send:
+//!   without a response Envoy's backoff grows, and a missing secret holds up all listeners for 15
+//!   s. So a name that doesn't exist is answered as removed.
 //!
 //! `subscription` says how the state-of-the-world variant differs.
 
@@ -48,11 +56,12 @@ use super::snapshot::Snapshot;
 pub use subscription::ConfigStatus;
 use subscription::{Context, Subscription};
 
-/// The order in which additions and changes are sent: an Envoy cluster needs its secrets, a listener its Envoy clusters, a route
-/// configuration its listener.
+/// The order in which additions and changes are sent: an Envoy cluster needs its secrets, a
+/// listener its Envoy clusters, a route configuration its listener.
 ///
-/// Envoy clusters wait while changed secrets have still to be sent; listeners and routes wait for secrets and Envoy clusters. So an Envoy that
-/// starts opens no listener before it has all Envoy clusters. Secrets and endpoints never wait: Envoy clusters warm up with them.
+/// Envoy clusters wait while changed secrets have still to be sent; listeners and routes wait for
+/// secrets and Envoy clusters. So an Envoy that starts opens no listener before it has all Envoy
+/// clusters. Secrets and endpoints never wait: Envoy clusters warm up with them.
 pub const UPDATE_ORDER: [ResourceType; 5] = [
     ResourceType::Secret,
     ResourceType::Cluster,
@@ -61,8 +70,8 @@ pub const UPDATE_ORDER: [ResourceType; 5] = [
     ResourceType::Route,
 ];
 
-/// The order in which removals are sent, all after [updates](UPDATE_ORDER) of every type: as long as any response is in flight nothing is
-/// removed, so nothing that the client still refers to is.
+/// The order in which removals are sent, all after [updates](UPDATE_ORDER) of every type: as long
+/// as any response is in flight nothing is removed, so nothing that the client still refers to is.
 pub const REMOVAL_ORDER: [ResourceType; 5] = UPDATE_ORDER;
 
 /// One stream.
@@ -77,15 +86,17 @@ pub struct Session {
     last_nonce: u64,
     nacks: u64,
     keeps_unknown: bool,
-    /// NACKs of the node up to this number came before the client's process started, so what they rejected is sent once more.
+    /// NACKs of the node up to this number came before the client's process started, so what they
+    /// rejected is sent once more.
     ignored_nacks: u64,
-    /// A first request showed a version: the client's process has accepted something before this stream.
+    /// A first request showed a version: the client's process has accepted something before this
+    /// stream.
     is_reconnect: bool,
 }
 
 impl Session {
-    /// A new stream: of ADS, or of one type's own service. There an empty type URL means that type, and requests for other types are answered
-    /// like those for unknown types.
+    /// A new stream: of ADS, or of one type's own service. There an empty type URL means that type,
+    /// and requests for other types are answered like those for unknown types.
     pub fn new(variant: Variant, single_type: Option<ResourceType>) -> Self {
         Self {
             variant,
@@ -105,15 +116,17 @@ impl Session {
         Self { limits, ..self }
     }
 
-    /// From now on keeps the client's resources that the snapshot has never had, until [`Session::remove_unknown_resources`].
+    /// From now on keeps the client's resources that the snapshot has never had, until
+    /// [`Session::remove_unknown_resources`].
     ///
-    /// It is for a replica that may lag behind the one that the client was connected to. It has no effect in the state of the
-    /// world, in which a client can't say what it has.
+    /// It is for a replica that may lag behind the one that the client was connected to. It has no
+    /// effect in the state of the world, in which a client can't say what it has.
     pub fn keep_unknown_resources(&mut self) {
         self.keeps_unknown = true;
     }
 
-    /// Ends [`Session::keep_unknown_resources`]. The next [`Session::on_change`] sends the removals.
+    /// Ends [`Session::keep_unknown_resources`]. The next [`Session::on_change`] sends the
+    /// removals.
     pub fn remove_unknown_resources(&mut self) {
         self.keeps_unknown = false;
         for subscription in self.subscriptions.values_mut() {
@@ -145,7 +158,8 @@ impl Session {
             self.subscriptions.entry(kind).or_insert_with(|| Box::new(Subscription::new(kind)));
         let is_latest = subscription.answers_latest_response(&request.nonce);
         if self.variant == Variant::StateOfTheWorld && !is_first && !is_latest {
-            // The client wrote it before it read the latest response; its answer to that will have all names again.
+            // The client wrote it before it read the latest response; its answer to that will have
+            // all names again.
             return Ok(Vec::new());
         }
         match &request.error {
@@ -195,7 +209,8 @@ impl Session {
         responses
     }
 
-    /// The next removals of each type, in [`REMOVAL_ORDER`]; none as long as any response is in flight.
+    /// The next removals of each type, in [`REMOVAL_ORDER`]; none as long as any response is in
+    /// flight.
     fn send_removals(&mut self, context: &Context) -> Vec<Response> {
         if self.subscriptions.values().any(|subscription| subscription.is_in_flight()) {
             return Vec::new();
@@ -225,8 +240,8 @@ impl Session {
         self.nacks
     }
 
-    /// About how many bytes of memory the session takes for what the client said. A resource or name of the snapshot takes only a pointer,
-    /// which is counted.
+    /// About how many bytes of memory the session takes for what the client said. A resource or
+    /// name of the snapshot takes only a pointer, which is counted.
     pub fn memory_bytes(&self) -> usize {
         self.subscriptions.values().map(|subscription| subscription.memory_bytes()).sum()
     }
@@ -251,8 +266,8 @@ impl Session {
         }
     }
 
-    /// Looks at a type's first request for whether the client's process has accepted anything before this stream. If not, it has started
-    /// after all NACKs so far.
+    /// Looks at a type's first request for whether the client's process has accepted anything
+    /// before this stream. If not, it has started after all NACKs so far.
     fn detect_new_process(&mut self, request: &Request, quarantine: &Quarantine) {
         if self.subscriptions.is_empty() {
             self.ignored_nacks = quarantine.latest_nack();
@@ -264,7 +279,8 @@ impl Session {
         }
     }
 
-    /// Answers at once that there is nothing of a type which Atlas doesn't serve: Envoy would wait for it.
+    /// Answers at once that there is nothing of a type which Atlas doesn't serve: Envoy would wait
+    /// for it.
     fn answer_unknown_type(&mut self, request: Request) -> Option<Response> {
         let (needs_response, version_info) = match self.variant {
             Variant::Delta => (!request.subscribe.is_empty(), String::new()),

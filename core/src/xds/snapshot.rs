@@ -1,7 +1,8 @@
 //! The snapshot of one node: all resources that its Envoys should have.
 //!
-//! A snapshot changes in place and keeps a log of its latest changes. A [session](super::session) that has
-//! followed it checks the names in the log and not all resources: the hub has several for each cluster.
+//! A snapshot changes in place and keeps a log of its latest changes. A [session](super::session)
+//! that has followed it checks the names in the log and not all resources: the hub has several for
+//! each cluster.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -26,11 +27,12 @@ impl Change {
     }
 }
 
-/// A position in the log of changes of one snapshot. The default is a position in no snapshot's log.
+/// A position in the log of changes of one snapshot. The default is a position in no snapshot's
+/// log.
 #[derive(Clone, Debug, Default)]
 pub struct LogPosition {
-    /// The log that it belongs to. It keeps the [identity](Snapshot::identity) allocated, so that no
-    /// later snapshot can have the same.
+    /// The log that it belongs to. It keeps the [identity](Snapshot::identity) allocated, so that
+    /// no later snapshot can have the same.
     log: Option<Arc<()>>,
     /// How many changes lie before it.
     changes: u64,
@@ -144,9 +146,11 @@ impl Snapshot {
         LogPosition { log: Some(Arc::clone(&self.identity)), changes: self.changes }
     }
 
-    /// The resources that have changed after a position, oldest change first, perhaps several times each.
+    /// The resources that have changed after a position, oldest change first, perhaps several times
+    /// each.
     ///
-    /// `None`: the log doesn't reach back so far, or the position is of another snapshot's log. Any resource may have changed.
+    /// `None`: the log doesn't reach back so far, or the position is of another snapshot's log. Any
+    /// resource may have changed.
     pub fn changes_since(
         &self,
         position: &LogPosition,
@@ -176,7 +180,8 @@ impl Snapshot {
         self.resources.get(self.find(kind, name).ok()?)
     }
 
-    /// The name; as the snapshot's own `Arc`, which takes no more memory, if it has a resource of that name.
+    /// The name; as the snapshot's own `Arc`, which takes no more memory, if it has a resource of
+    /// that name.
     pub(super) fn shared_name(&self, kind: ResourceType, name: &str) -> Arc<str> {
         let resource = self.get(kind, name);
         resource.map_or_else(|| name.into(), |resource| Arc::clone(&resource.name))

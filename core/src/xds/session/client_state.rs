@@ -1,4 +1,5 @@
-//! What a client subscribes to and which resources it has, of one type and as far as a session knows.
+//! What a client subscribes to and which resources it has, of one type and as far as a session
+//! knows.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -63,7 +64,8 @@ impl SubscribedNames {
         }
     }
 
-    /// Replaces all names; the next response must mention the new ones. Returns whether there was anything to change.
+    /// Replaces all names; the next response must mention the new ones. Returns whether there was
+    /// anything to change.
     pub fn replace(
         &mut self,
         names: &[String],
@@ -136,7 +138,8 @@ impl SubscribedNames {
 /// A resource that a client has, or may have.
 #[derive(Clone, Debug)]
 pub(super) enum ClientResource {
-    /// The client has, or was sent, exactly this. It is usually the snapshot's own, so it takes a pointer.
+    /// The client has, or was sent, exactly this. It is usually the snapshot's own, so it takes a
+    /// pointer.
     WithContent(Arc<Resource>),
     /// Only its name is known, and perhaps its version.
     WithoutContent(Box<NameAndVersion>),
@@ -146,9 +149,11 @@ pub(super) enum ClientResource {
 #[derive(Clone, Debug)]
 pub(super) struct NameAndVersion {
     name: Arc<str>,
-    /// `None`: it isn't a version that Atlas made, or a NACK leaves open which of several versions it is.
+    /// `None`: it isn't a version that Atlas made, or a NACK leaves open which of several versions
+    /// it is.
     version: Option<Version>,
-    /// The client listed it in `initial_resource_versions`, and the snapshot has never had this name since.
+    /// The client listed it in `initial_resource_versions`, and the snapshot has never had this
+    /// name since.
     never_in_snapshot: bool,
 }
 
@@ -195,7 +200,8 @@ impl ClientResource {
         }
     }
 
-    /// Whether only the client knows of this name: perhaps another replica told it, and this one will learn of it.
+    /// Whether only the client knows of this name: perhaps another replica told it, and this one
+    /// will learn of it.
     pub fn is_never_in_snapshot(&self) -> bool {
         matches!(self, Self::WithoutContent(known) if known.never_in_snapshot)
     }
@@ -312,7 +318,8 @@ impl ClientResources {
         self.memory_bytes = self.list.iter().map(ClientResource::memory_bytes).sum();
     }
 
-    /// Notes which of the resources the snapshot has. `since`: as long as only names that changed after it need a look.
+    /// Notes which of the resources the snapshot has. `since`: as long as only names that changed
+    /// after it need a look.
     pub fn update_from(&mut self, snapshot: &Snapshot, kind: ResourceType, since: &LogPosition) {
         let update = |client_has: &mut ClientResource| {
             if let Some(resource) = snapshot.get(kind, client_has.name()) {
@@ -336,7 +343,8 @@ impl ClientResources {
         }
     }
 
-    /// The names that the snapshot doesn't have, sorted; of those whose absence was noted before `since`, none.
+    /// The names that the snapshot doesn't have, sorted; of those whose absence was noted before
+    /// `since`, none.
     ///
     /// `keep_unknown`: leaves out names that the snapshot has never had.
     pub fn missing_in(

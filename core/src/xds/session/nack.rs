@@ -1,17 +1,21 @@
 //! Which versions a NACK rejects.
 //!
-//! A response may carry several resources, and a NACK says why but not which. Envoy applies the good ones of an incremental
-//! response that it rejects.
+//! A response may carry several resources, and a NACK says why but not which. Envoy applies the
+//! good ones of an incremental response that it rejects.
 //!
 //! - If the response had one new resource, that one is rejected.
-//! - Otherwise those are whose names are in the error message. Envoy writes `Error adding/updating cluster(s) a: …, b: …`, and for
-//!   listeners a line each (`source/common/upstream/cds_api_impl.cc`, `source/common/listener_manager/lds_api.cc`).
-//! - If no name is in it (Envoy couldn't decode the response), the resources are sent again in two halves, one after the other, then
-//!   in halves of these, until a response with a single resource is rejected.
+//! - Otherwise those are whose names are in the error message. Envoy writes `Error adding/updating
+//!   cluster(s) a: …, b: …`, and for listeners a line each
+//!   (`source/common/upstream/cds_api_impl.cc`, `source/common/listener_manager/lds_api.cc`).
+//! - If no name is in it (Envoy couldn't decode the response), the resources are sent again in two
+//!   halves, one after the other, then in halves of these, until a response with a single resource
+//!   is rejected.
 //!
-//! The others of a response are sent again together: in the state of the world half of a response would remove the other half.
+//! The others of a response are sent again together: in the state of the world half of a response
+//! would remove the other half.
 //!
-//! A client that rejects everything is sent each version at most 9 + log₂(resources of a response) times.
+//! A client that rejects everything is sent each version at most 9 + log₂(resources of a response)
+//! times.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,7 +27,8 @@ use crate::xds::quarantine::Quarantine;
 use crate::xds::resource::{Resource, Version};
 use crate::xds::snapshot::Snapshot;
 
-/// After so many NACKs in a row, resources that aren't named are sent in halves too: such a client names one after the other.
+/// After so many NACKs in a row, resources that aren't named are sent in halves too: such a client
+/// names one after the other.
 const MAX_ATTEMPTS_TOGETHER: u8 = 8;
 
 /// How many bytes of an error message are searched for names. Envoy's own messages end after 4 KiB.
@@ -54,11 +59,13 @@ pub(super) struct InFlightResource {
 /// What a client has rejected on one stream, of one type.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Nacks {
-    /// The rejected version of each name, and the error message. The quarantine may have forgotten it.
+    /// The rejected version of each name, and the error message. The quarantine may have forgotten
+    /// it.
     rejected: BTreeMap<Arc<str>, (Version, Arc<str>)>,
     /// Bytes of memory of `rejected`.
     memory_bytes: usize,
-    /// Groups of resources of which at least one was rejected, and it isn't known which. The last group is sent next.
+    /// Groups of resources of which at least one was rejected, and it isn't known which. The last
+    /// group is sent next.
     candidates: Vec<Vec<NackCandidate>>,
 }
 
@@ -104,15 +111,16 @@ impl Nacks {
                 // Nothing of the response was applied: the client has what it had.
                 client.insert(sent.before.filter(is_another).unwrap_or(unknown));
             } else if is_single {
-                // This response was rejected whole; an earlier one, with other resources, may have been applied in part, so
-                // resend what the client had before.
+                // This response was rejected whole; an earlier one, with other resources, may have
+                // been applied in part, so resend what the client had before.
                 client.insert(unknown);
                 let before = sent.before.filter(is_another);
                 if let Some(before) = before.filter(|before| before.content().is_some()) {
                     group.push(NackCandidate { name, before: Some(before), attempt });
                 }
             } else {
-                // Even a named one may have been applied: the message may mention it for another reason.
+                // Even a named one may have been applied: the message may mention it for another
+                // reason.
                 client.insert(unknown);
                 let attempt = attempt.saturating_add(1);
                 group.push(NackCandidate { name, before: sent.before, attempt });
@@ -203,8 +211,8 @@ impl Nacks {
     }
 }
 
-/// For each resource, whether the error message names it: at the beginning of an item of Envoy's list; if it has no such item, anywhere
-/// as a whole word.
+/// For each resource, whether the error message names it: at the beginning of an item of Envoy's
+/// list; if it has no such item, anywhere as a whole word.
 fn named_in(message: &str, resources: &[InFlightResource]) -> Vec<bool> {
     let message = message.get(..message.floor_char_boundary(SEARCHED_BYTES)).unwrap_or_default();
     let named = |is_name: fn(&str, &str) -> bool| {
@@ -233,7 +241,8 @@ fn occurs(message: &str, name: &str, fits: fn(&str, &str) -> bool) -> bool {
     })
 }
 
-/// Whether a word goes on: with a letter, a digit, a dash or an underscore; or with another character of names and then a letter or digit.
+/// Whether a word goes on: with a letter, a digit, a dash or an underscore; or with another
+/// character of names and then a letter or digit.
 fn continues(mut text: impl Iterator<Item = char>) -> bool {
     match text.next() {
         Some('.' | ':' | '/' | '@' | '|') => text.next().is_some_and(char::is_alphanumeric),

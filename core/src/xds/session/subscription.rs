@@ -1,13 +1,16 @@
-//! One resource type on a stream: what the client subscribes to, and which response it is sent next.
+//! One resource type on a stream: what the client subscribes to, and which response it is sent
+//! next.
 //!
 //! The state-of-the-world variant differs from the incremental one:
 //!
-//! - A CDS or LDS response has all resources of its type; the client removes what isn't in it. So each response repeats what
-//!   is unchanged, what will be removed as soon as no response is in flight, and what the client had before a rejected version.
-//!   Such a response may have any size.
-//! - A response of another type has what is new or changed. It can't remove anything; a client removes what it no longer subscribes to.
-//! - After a reconnect everything is sent again, since the client can't say what it has. For the same reason
-//!   [`Session::keep_unknown_resources`](super::Session::keep_unknown_resources) has no effect.
+//! - A CDS or LDS response has all resources of its type; the client removes what isn't in it. So
+//!   each response repeats what is unchanged, what will be removed as soon as no response is in
+//!   flight, and what the client had before a rejected version. Such a response may have any size.
+//! - A response of another type has what is new or changed. It can't remove anything; a client
+//!   removes what it no longer subscribes to.
+//! - After a reconnect everything is sent again, since the client can't say what it has. For the
+//!   same reason [`Session::keep_unknown_resources`](super::Session::keep_unknown_resources) has no
+//!   effect.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,7 +36,8 @@ pub(super) struct Context<'a> {
     pub response_bytes: usize,
 }
 
-/// How far snapshot and quarantine have been checked for additions and changes. The default is: not at all.
+/// How far snapshot and quarantine have been checked for additions and changes. The default is: not
+/// at all.
 #[derive(Clone, Debug, Default)]
 struct Checkpoint {
     position: LogPosition,
@@ -50,8 +54,10 @@ pub enum ConfigStatus {
     Synced,
     /// A response is in flight, or has still to be sent.
     Stale,
-    /// The client lacks the snapshot's version of a resource, since an Envoy of its node rejected it. Has the error message, of at most
-    /// [`MAX_NACK_MESSAGE`](crate::xds::limits::MAX_NACK_MESSAGE) characters and without control characters.
+    /// The client lacks the snapshot's version of a resource, since an Envoy of its node rejected
+    /// it. Has the error message, of at most
+    /// [`MAX_NACK_MESSAGE`](crate::xds::limits::MAX_NACK_MESSAGE) characters and without control
+    /// characters.
     Nack(String),
 }
 
@@ -60,13 +66,15 @@ pub enum ConfigStatus {
 pub(super) struct Subscription {
     kind: ResourceType,
     pub names: SubscribedNames,
-    /// State of the world: the client has subscribed to a name. From then on a request without names subscribes to nothing.
+    /// State of the world: the client has subscribed to a name. From then on a request without
+    /// names subscribes to nothing.
     has_named: bool,
     pub client: ClientResources,
     pub nacks: Nacks,
     /// The client has ACKed a response on this stream.
     has_acked: bool,
-    /// State of the world: all responses so far were rejected, so the client may still have resources that they left out.
+    /// State of the world: all responses so far were rejected, so the client may still have
+    /// resources that they left out.
     must_resend_all: bool,
     pub in_flight: Option<InFlight>,
     /// The nonce of the latest response; 0: there was none.
@@ -94,7 +102,8 @@ impl Subscription {
         }
     }
 
-    /// Whether a request answers the latest response. Before the first response an empty nonce does.
+    /// Whether a request answers the latest response. Before the first response an empty nonce
+    /// does.
     pub fn answers_latest_response(&self, nonce: &str) -> bool {
         if self.nonce == 0 { nonce.is_empty() } else { nonce == self.nonce.to_string() }
     }
@@ -115,7 +124,8 @@ impl Subscription {
 
     // What the client asks for.
 
-    /// Applies an incremental request's subscriptions, and on the first request `initial_resource_versions`.
+    /// Applies an incremental request's subscriptions, and on the first request
+    /// `initial_resource_versions`.
     pub fn apply_delta_request(
         &mut self,
         is_first: bool,
@@ -137,7 +147,8 @@ impl Subscription {
         }
         let had_wildcard = self.names.has_wildcard();
         for name in &request.subscribe {
-            // What the client listed needs a response only if it differs from the snapshot, which is found anyway.
+            // What the client listed needs a response only if it differs from the snapshot, which
+            // is found anyway.
             let needs_response = !is_first || self.client.get(name).is_none();
             self.names.subscribe(snapshot.shared_name(self.kind, name), needs_response);
         }
@@ -147,7 +158,8 @@ impl Subscription {
         self.on_names_changed(had_wildcard, limits)
     }
 
-    /// Applies the names of a state-of-the-world request, which are all that the client subscribes to.
+    /// Applies the names of a state-of-the-world request, which are all that the client subscribes
+    /// to.
     pub fn apply_sotw_request(
         &mut self,
         names: &[String],
@@ -165,8 +177,8 @@ impl Subscription {
         self.on_names_changed(had_wildcard, limits)
     }
 
-    /// Whether a client that has named nothing subscribes to everything: the implicit wildcard of CDS and LDS (xDS protocol, "How the
-    /// client specifies what resources to return").
+    /// Whether a client that has named nothing subscribes to everything: the implicit wildcard of
+    /// CDS and LDS (xDS protocol, "How the client specifies what resources to return").
     fn allows_implicit_wildcard(&self) -> bool {
         matches!(self.kind, ResourceType::Cluster | ResourceType::Listener)
     }
@@ -211,8 +223,9 @@ impl Subscription {
         self.must_resend_all = has_resources && !self.has_acked;
         let absent = std::mem::take(&mut response.absent);
         if has_resources {
-            // Envoy hasn't applied the removals of a response that it can't decode. A response with removals alone isn't repeated: a
-            // client that rejects even that would be sent it for ever.
+            // Envoy hasn't applied the removals of a response that it can't decode. A response with
+            // removals alone isn't repeated: a client that rejects even that would be sent it for
+            // ever.
             for name in absent {
                 self.names.require_response(name);
             }
@@ -227,7 +240,8 @@ impl Subscription {
 
     // Additions and changes.
 
-    /// The next response with additions and changes, if there is anything to send. No response of this type may be in flight.
+    /// The next response with additions and changes, if there is anything to send. No response of
+    /// this type may be in flight.
     pub fn next_update(&mut self, context: &Context, last_nonce: &mut u64) -> Option<Response> {
         let content = match self.next_candidates(context) {
             Some(candidates) => candidates,
@@ -258,7 +272,8 @@ impl Subscription {
             || self.names_to_check(context).any(|name| self.to_send(name, context).is_some())
     }
 
-    /// What is new or changed, and what is subscribed to but doesn't exist: as much as fits into one response.
+    /// What is new or changed, and what is subscribed to but doesn't exist: as much as fits into
+    /// one response.
     fn next_changes(&self, context: &Context) -> InFlight {
         let mut content = InFlight::default();
         let mut bytes = 0;
@@ -292,8 +307,9 @@ impl Subscription {
 
     /// The names to check for additions and changes, each once.
     ///
-    /// Mostly these are few: what has changed in the snapshot, what must have a response, and what another stream's NACK may have brought
-    /// a fallback for. After a first request and after a NACK they are all names, and whenever the snapshot's log doesn't reach back.
+    /// Mostly these are few: what has changed in the snapshot, what must have a response, and what
+    /// another stream's NACK may have brought a fallback for. After a first request and after a
+    /// NACK they are all names, and whenever the snapshot's log doesn't reach back.
     fn names_to_check<'a>(
         &'a self,
         context: &Context<'a>,
@@ -317,7 +333,8 @@ impl Subscription {
         Box::new(existing.filter(|name| self.names.contains(name)).chain(absent))
     }
 
-    /// What must be sent under a name, and whether it is a version in quarantine that this client tries again.
+    /// What must be sent under a name, and whether it is a version in quarantine that this client
+    /// tries again.
     fn to_send(&self, name: &str, context: &Context) -> Option<(Arc<Resource>, bool)> {
         #[cfg(test)]
         NAMES_CHECKED.set(NAMES_CHECKED.get() + 1);
@@ -335,7 +352,8 @@ impl Subscription {
         if self.nack_message(resource, context).is_none() {
             return Some((Arc::clone(resource), rejected.is_some()));
         }
-        // The client keeps what it has. If that isn't known, or must have a response, it is sent what was accepted before.
+        // The client keeps what it has. If that isn't known, or must have a response, it is sent
+        // what was accepted before.
         let fallback = || rejected?.fallback.as_ref();
         let instead = match version {
             None => fallback(),
@@ -374,7 +392,8 @@ impl Subscription {
         if let Some((resource, is_retry)) = self.to_send(&name, context) {
             return Some(InFlightResource { resource, before, is_retry });
         }
-        // Nothing is to be sent any more if another stream's client has rejected it too. Then this one should have what it had.
+        // Nothing is to be sent any more if another stream's client has rejected it too. Then this
+        // one should have what it had.
         let exists = context.snapshot.get(self.kind, &name).is_some();
         let had = before.as_ref().and_then(ClientResource::content);
         let resource = had.filter(|_| exists && self.names.contains(&name))?;
@@ -472,7 +491,8 @@ impl Subscription {
             && matches!(self.kind, ResourceType::Cluster | ResourceType::Listener)
     }
 
-    /// All resources that the client is to keep: what it was sent, and what it had before NACK candidates that are still to be sent.
+    /// All resources that the client is to keep: what it was sent, and what it had before NACK
+    /// candidates that are still to be sent.
     fn all_resources(&self) -> Vec<Arc<Resource>> {
         let candidates =
             self.nacks.candidates().filter(|candidate| self.names.contains(&candidate.name));

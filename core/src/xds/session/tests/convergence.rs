@@ -1,8 +1,5 @@
-//! Whatever the order of events, an Envoy ends with exactly what the snapshot says; but for what it refuses, in whose place it has
-//! the last good version that it could have.
-//!
-//! Events change the snapshot, carry messages, lose them, move the Envoy to another replica (which lags, and has a quarantine of its own),
-//! start its process anew, and turn to another Envoy of the same node, which shares the quarantine.
+//! Whatever the order of events, an Envoy ends with the snapshot's resources. Instead of a version
+//! that it rejects, it has the last good one that it could have.
 
 use proptest::prelude::*;
 
@@ -11,13 +8,14 @@ use super::simulation::Event::{self, *};
 use super::simulation::Simulation;
 use crate::xds::messages::Variant;
 
-/// One of the two variants, and events of which `settles` in some 600 let the simulation come to rest, as the last one does.
+/// A variant, and events. `converge_weight` of some 600 are [`Converge`], and so is the last one.
 fn schedules(
     length: std::ops::Range<usize>,
-    settles: u32,
+    converge_weight: u32,
 ) -> impl Strategy<Value = Case<Variant, Event>> {
     let event = prop_oneof![
-        120 => (0..4usize, 0..4u8, 0..7u8).prop_map(|(kind, name, version)| Change(kind, name, version)),
+        120 => (0..4usize, 0..4u8, 0..7u8)
+            .prop_map(|(kind, name, content)| Change(kind, name, content)),
         20 => (1..7u8).prop_map(ChangeMany),
         60 => (0..2usize).prop_map(CatchUp),
         160 => Just(EnvoyReceives),
@@ -27,14 +25,14 @@ fn schedules(
         10 => (0..2usize).prop_map(Restart),
         10 => Just(RemoveUnknown),
         10 => Just(SwitchEnvoy),
-        settles => Just(Converge),
+        converge_weight => Just(Converge),
     ];
     let events = prop::collection::vec(event, length)
         .prop_map(|events| events.into_iter().chain([Converge]).collect());
     (prop_oneof![Just(Variant::Delta), Just(Variant::StateOfTheWorld)], events)
 }
 
-fn apply(variant: Variant, events: &[Event]) -> Result<(), TestCaseError> {
+fn simulate(variant: Variant, events: &[Event]) -> Result<(), TestCaseError> {
     let mut simulation = Simulation::new(variant);
     events.iter().try_for_each(|event| simulation.apply(event))
 }
@@ -43,7 +41,7 @@ fn check(seeds: Seeds, test: &str, schedules: &impl Strategy<Value = Case<Varian
     let paste = |variant: &Variant, events: &[Event]| {
         format!("converges(Variant::{variant:?}, &{events:?});")
     };
-    seeds.check(test, schedules, |variant, events| apply(*variant, events), paste);
+    seeds.check(test, schedules, |variant, events| simulate(*variant, events), paste);
 }
 
 #[test]
@@ -56,15 +54,15 @@ fn long_schedules_converge() {
     check(Seeds { fixed: 1, new: 2 }, "long_schedules_converge", &schedules(15_000..16_000, 1));
 }
 
-/// What a random schedule has shown to break a rule, made short.
+/// For schedules that once broke a rule, shortened.
 fn converges(variant: Variant, events: &[Event]) {
-    if let Err(failure) = apply(variant, events) {
+    if let Err(failure) = simulate(variant, events) {
         panic!("{failure}");
     }
 }
 
 #[test]
-fn who_shows_no_version_is_tried_again_even_if_it_once_accepted_something() {
+fn a_client_that_shows_no_version_counts_as_a_new_process() {
     converges(
         Variant::StateOfTheWorld,
         &[
@@ -93,7 +91,7 @@ fn who_shows_no_version_is_tried_again_even_if_it_once_accepted_something() {
 }
 
 #[test]
-fn a_secret_that_only_the_envoy_knows_to_differ_holds_up_no_cluster() {
+fn a_secret_that_envoy_does_not_list_holds_up_no_cluster() {
     converges(
         Variant::Delta,
         &[
@@ -118,7 +116,7 @@ fn a_secret_that_only_the_envoy_knows_to_differ_holds_up_no_cluster() {
 }
 
 #[test]
-fn a_removal_in_a_response_that_was_refused_is_sent_again() {
+fn a_removal_in_a_rejected_response_is_sent_again() {
     converges(
         Variant::Delta,
         &[
@@ -140,7 +138,7 @@ fn a_removal_in_a_response_that_was_refused_is_sent_again() {
 }
 
 #[test]
-fn a_fallback_that_one_envoys_refusal_brings_reaches_the_other_envoy_too() {
+fn a_fallback_from_one_envoy_reaches_the_other() {
     converges(
         Variant::Delta,
         &[
@@ -158,7 +156,7 @@ fn a_fallback_that_one_envoys_refusal_brings_reaches_the_other_envoy_too() {
             Converge,
         ],
     );
-    // Also where the other one remembers the refusal itself, and the quarantine no more.
+    // Also if only the other Envoy's stream remembers the NACK, and the quarantine doesn't.
     converges(
         Variant::StateOfTheWorld,
         &[

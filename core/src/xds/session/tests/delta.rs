@@ -7,7 +7,7 @@ use crate::xds::resource::ResourceType;
 use crate::xds::session::{ConfigStatus, Session};
 
 #[test]
-fn a_first_request_without_names_means_all_for_clusters_and_listeners() {
+fn a_first_request_without_names_subscribes_to_all_of_cds_and_lds() {
     let mut stream = Stream::new("CDS a=1 b=1, LDS l=1");
     assert_eq!(stream.receives("CDS"), ["1 CDS a=1 b=1"]);
     assert_eq!(stream.receives("LDS"), ["2 LDS l=1"]);
@@ -17,7 +17,7 @@ fn a_first_request_without_names_means_all_for_clusters_and_listeners() {
 }
 
 #[test]
-fn an_empty_fleet_is_answered_too() {
+fn an_empty_snapshot_is_answered() {
     let mut stream = Stream::new("");
     assert_eq!(stream.receives("CDS + *"), ["1 CDS"]);
     assert_eq!(stream.receives("CDS ack 1"), [""; 0]);
@@ -62,7 +62,7 @@ fn only_what_changed_is_sent() {
 }
 
 #[test]
-fn changes_during_a_response_are_sent_once_in_their_latest_form() {
+fn changes_while_a_response_is_in_flight_are_sent_once() {
     let mut stream = Stream::new("CDS a=1");
     stream.receives("CDS");
     assert_eq!(stream.changes_to("CDS a=2"), [""; 0]);
@@ -71,7 +71,7 @@ fn changes_during_a_response_are_sent_once_in_their_latest_form() {
 }
 
 #[test]
-fn additions_go_by_type_and_removals_wait_for_every_answer() {
+fn removals_wait_until_no_response_is_in_flight() {
     let mut stream = Stream::new("CDS old=1, RDS r=1");
     stream.receives("CDS");
     stream.receives("RDS + r");
@@ -83,7 +83,7 @@ fn additions_go_by_type_and_removals_wait_for_every_answer() {
 }
 
 #[test]
-fn a_reconnect_sends_only_differences_and_removes_zombies() {
+fn a_reconnect_sends_only_differences_and_removals() {
     let mut stream = Stream::new("CDS same=1 changed=2 new=1");
     assert_eq!(
         stream.receives("CDS + * has same=1 has changed=1 has zombie=1"),
@@ -93,13 +93,13 @@ fn a_reconnect_sends_only_differences_and_removes_zombies() {
 }
 
 #[test]
-fn a_server_that_may_know_less_takes_nothing_away_that_the_client_brought() {
+fn unknown_resources_are_kept_until_they_are_to_be_removed() {
     let mut stream = Stream::new("CDS same=1");
     stream.session.keep_unknown_resources();
     assert_eq!(stream.receives("CDS + * has same=1 has unknown=1 has late=1"), ["1 CDS"]);
     assert_eq!(stream.receives("CDS ack 1"), [""; 0]);
     assert_eq!(stream.status("CDS"), ConfigStatus::Synced);
-    // What it learns and then loses is really gone; and so is what it knew from the beginning.
+    // Resources that the snapshot has had are removed.
     assert_eq!(stream.changes_to("CDS same=1 late=1"), [""; 0]);
     assert_eq!(stream.changes_to(""), ["2 CDS removed late removed same"]);
     assert_eq!(stream.receives("CDS ack 2"), [""; 0]);
@@ -108,14 +108,14 @@ fn a_server_that_may_know_less_takes_nothing_away_that_the_client_brought() {
 }
 
 #[test]
-fn a_reconnect_with_nothing_to_say_is_greeted() {
+fn a_reconnect_without_differences_is_answered() {
     let mut stream = Stream::new("CDS a=1, SDS leaf=1");
     assert_eq!(stream.receives("CDS + * has a=1"), ["1 CDS"]);
     assert_eq!(stream.receives("SDS + leaf has leaf=1"), ["2 SDS"]);
 }
 
 #[test]
-fn a_refused_version_is_never_sent_again_and_the_next_is() {
+fn a_rejected_version_is_not_sent_again_but_the_next_is() {
     let mut stream = Stream::new("LDS l=1");
     stream.receives("LDS");
     stream.receives("LDS ack 1");
@@ -130,7 +130,7 @@ fn a_refused_version_is_never_sent_again_and_the_next_is() {
 }
 
 #[test]
-fn the_good_part_of_a_refused_response_is_removed_when_its_time_comes() {
+fn good_resources_of_a_rejected_response_are_removed_later() {
     let mut stream = Stream::new("");
     stream.receives("CDS");
     stream.receives("CDS ack 1");
@@ -145,16 +145,16 @@ fn the_good_part_of_a_refused_response_is_removed_when_its_time_comes() {
 }
 
 #[test]
-fn an_answer_to_an_older_response_settles_nothing() {
+fn an_answer_with_an_old_nonce_is_ignored() {
     let mut stream = Stream::new("CDS a=1");
     stream.receives("CDS");
     assert_eq!(stream.receives("CDS ack 77"), [""; 0]);
-    assert_eq!(stream.changes_to("CDS a=2"), [""; 0], "the first is still under way");
+    assert_eq!(stream.changes_to("CDS a=2"), [""; 0], "the first is still in flight");
     assert_eq!(stream.receives("CDS ack 1"), ["2 CDS a=2"]);
 }
 
 #[test]
-fn what_is_unsubscribed_is_forgotten() {
+fn unsubscribed_names_are_forgotten() {
     let mut stream = Stream::new("SDS a=1 b=1");
     stream.receives("SDS + a + b");
     stream.receives("SDS ack 1");
@@ -164,25 +164,29 @@ fn what_is_unsubscribed_is_forgotten() {
 }
 
 #[test]
-fn a_secret_that_changes_goes_before_the_cluster_even_if_the_client_is_slow() {
+fn a_changed_secret_is_sent_before_the_envoy_cluster() {
     let mut stream = Stream::new("SDS s=1, CDS a=1");
     stream.receives("CDS");
     stream.receives("SDS + s");
     assert_eq!(stream.receives("CDS ack 1"), [""; 0]);
-    assert_eq!(stream.changes_to("SDS s=2, CDS a=2"), [""; 0], "the first secret is under way");
+    assert_eq!(stream.changes_to("SDS s=2, CDS a=2"), [""; 0], "the first secret is in flight");
     assert_eq!(stream.receives("SDS ack 2"), ["3 SDS s=2", "4 CDS a=2"]);
 }
 
 #[test]
-fn what_is_too_much_for_one_response_comes_in_pieces_and_listeners_wait_for_all_clusters() {
+fn large_updates_are_split_and_listeners_wait_for_all_clusters() {
     let long = "x".repeat(300);
     let mut stream =
         Stream::new(&format!("SDS s=1, CDS a={long} b={long} c={long}, LDS l=1, RDS r=1"));
     stream.session = Session::new(Variant::Delta, None)
         .with_limits(Limits { response_bytes: 600, ..Limits::default() });
     assert_eq!(stream.receives("CDS"), [format!("1 CDS a={long}")]);
-    assert_eq!(stream.receives("LDS"), [""; 0], "nor is it answered");
-    assert_eq!(stream.receives("SDS + s"), ["2 SDS s=1"], "but clusters warm on their secrets");
+    assert_eq!(stream.receives("LDS"), [""; 0], "it waits, even for its first response");
+    assert_eq!(
+        stream.receives("SDS + s"),
+        ["2 SDS s=1"],
+        "secrets don't wait: clusters warm up with them"
+    );
     assert_eq!(stream.receives("CDS ack 1"), [format!("3 CDS b={long}")]);
     assert_eq!(stream.receives("RDS + r"), [""; 0]);
     assert_eq!(stream.status("LDS"), ConfigStatus::Stale);
@@ -194,15 +198,15 @@ fn what_is_too_much_for_one_response_comes_in_pieces_and_listeners_wait_for_all_
         assert_eq!(stream.receives(answer), [""; 0]);
     }
     assert!(stream.statuses().values().all(|standing| *standing == ConfigStatus::Synced));
-    // Two of a kind that fit go together; one that doesn't fit at all goes alone.
+    // Two that fit are sent together, one that is too large is sent alone.
     let longer = "x".repeat(3000);
-    let pieces = stream.changes_to(&format!("SDS s=1, CDS a=1 b=1 c={longer}, LDS l=1, RDS r=1"));
-    assert_eq!(pieces, ["7 CDS a=1 b=1"]);
+    let parts = stream.changes_to(&format!("SDS s=1, CDS a=1 b=1 c={longer}, LDS l=1, RDS r=1"));
+    assert_eq!(parts, ["7 CDS a=1 b=1"]);
     assert_eq!(stream.receives("CDS ack 7"), [format!("8 CDS c={longer}")]);
 }
 
 #[test]
-fn removals_come_in_pieces_too() {
+fn large_removals_are_split() {
     let names: Vec<String> = (0..40).map(|n| format!("a-name-of-some-length-{n:02}=1")).collect();
     let mut stream = Stream::new(&format!("CDS {}", names.join(" ")));
     stream.session = Session::new(Variant::Delta, None)
@@ -221,17 +225,18 @@ fn removals_come_in_pieces_too() {
 }
 
 #[test]
-fn a_stream_of_one_types_own_service_speaks_of_no_other() {
+fn a_stream_of_a_single_types_service_has_only_that_type() {
     let mut stream = Stream::new("SDS s=1, CDS a=1");
     stream.session = Session::new(Variant::Delta, Some(ResourceType::Secret));
-    let nameless = crate::xds::messages::Request { type_url: String::new(), ..request("SDS + s") };
-    assert_eq!(stream.receives_request(nameless), ["1 SDS s=1"]);
+    let without_type_url =
+        crate::xds::messages::Request { type_url: String::new(), ..request("SDS + s") };
+    assert_eq!(stream.receives_request(without_type_url), ["1 SDS s=1"]);
     assert_eq!(stream.receives("CDS + a"), ["2 CDS removed a"]);
     assert_eq!(stream.statuses().len(), 1);
 }
 
 #[test]
-fn another_snapshot_is_looked_at_anew() {
+fn a_different_snapshot_is_checked_completely() {
     let mut stream = Stream::new("CDS a=1 b=1");
     stream.receives("CDS");
     stream.receives("CDS ack 1");

@@ -1,4 +1,4 @@
-//! A model of an Envoy, as far as a stream notices.
+//! A model of an Envoy as an xDS client.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,23 +6,25 @@ use super::notation::content;
 use crate::xds::messages::{Request, Response, Variant};
 use crate::xds::resource::{Resource, ResourceType};
 
-/// In the order in which an Envoy asks.
+/// The types in the order of an Envoy's first requests.
 pub const KINDS: [ResourceType; 4] =
     [ResourceType::Cluster, ResourceType::Listener, ResourceType::Secret, ResourceType::Route];
 
-/// Names to contents, by type.
+/// The contents of resources by type and name.
 pub type Contents = BTreeMap<ResourceType, BTreeMap<String, String>>;
 
-/// How an Envoy takes a content.
+/// What an Envoy does with a content.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Good,
-    /// It refuses it by name, and applies what is good beside it.
+    /// It rejects the response and names the resource; it applies the good resources of the
+    /// response.
     Rejected,
-    /// It can't decode it: it refuses the whole response without a name.
+    /// It can't decode it: it rejects the whole response and names no resource.
     Undecodable,
 }
 
+/// By name and content, so that each has good versions too.
 pub fn verdict(name: &str, content: &str) -> Verdict {
     match (name, content) {
         ("n0" | "n2", "3") => Verdict::Rejected,
@@ -34,20 +36,24 @@ pub fn verdict(name: &str, content: &str) -> Verdict {
 #[derive(Default)]
 pub struct FakeEnvoy {
     pub variant: Option<Variant>,
-    /// What is live.
+    /// The resources that it works with.
     pub has: Contents,
-    /// What it lists when it reconnects: with what it accepted wholly (incremental).
-    pub lists: Contents,
-    /// The versions that it accepted last (state of the world).
+    /// Incremental: what it lists in `initial_resource_versions`, which is what was in responses
+    /// that it ACKed.
+    pub listed: Contents,
+    /// State of the world: the `version_info` of the latest response that it ACKed.
     pub versions: BTreeMap<ResourceType, String>,
+    /// The nonce of the latest response.
     pub nonces: BTreeMap<ResourceType, String>,
+    /// The names that it subscribes to.
     pub names: BTreeMap<ResourceType, BTreeSet<String>>,
-    /// Types of which it has asked for something.
-    pub asked: BTreeSet<ResourceType>,
-    /// Whether its further streams begin without types of which it wants nothing any more, rather than with a request of no names. Every
-    /// other process does so.
-    pub drops_unwanted_types: bool,
-    /// What it applied of a refused response and doesn't list, from before this stream: no server can know of it.
+    /// Types of which it has subscribed to something.
+    pub requested_types: BTreeSet<ResourceType>,
+    /// Whether it makes no first request for a type of which it has unsubscribed from everything;
+    /// otherwise it makes one without names. Every other process does so.
+    pub omits_empty_types: bool,
+    /// What it has in another version than it listed when it connected, since it applied a part of
+    /// a rejected response: no server can know of it.
     pub not_listed: BTreeSet<(ResourceType, String)>,
 }
 
@@ -68,50 +74,51 @@ impl FakeEnvoy {
         self.names.get(&kind).into_iter().flatten().cloned().collect()
     }
 
-    /// The process starts anew.
+    /// A new process takes its place, with the same bootstrap.
     pub fn restart(&mut self) {
         let names = std::mem::take(&mut self.names);
         *self = Self {
             variant: self.variant,
             names,
-            drops_unwanted_types: !self.drops_unwanted_types,
+            omits_empty_types: !self.omits_empty_types,
             ..Self::default()
         };
     }
 
-    /// Whether a stream begins with a request for this type.
-    fn asks_first_for(&self, kind: ResourceType) -> bool {
-        let asks_for_nothing = self.asked.contains(&kind) && !self.drops_unwanted_types;
+    /// Whether it makes a first request for this type.
+    fn makes_first_request(&self, kind: ResourceType) -> bool {
+        let has_unsubscribed = self.requested_types.contains(&kind) && !self.omits_empty_types;
         has_wildcard(kind)
-            || asks_for_nothing
+            || has_unsubscribed
             || self.names.get(&kind).is_some_and(|names| !names.is_empty())
     }
 
-    /// Whether a server can see that this process has accepted something, by its first requests up to a type's.
+    /// Whether one of its first requests, up to the one of a type, has a version: then it has
+    /// accepted something before.
     pub fn shows_versions(&self, up_to: ResourceType) -> bool {
-        let until = KINDS.iter().position(|kind| *kind == up_to).unwrap_or_default();
+        let last = KINDS.iter().position(|kind| *kind == up_to).unwrap_or_default();
         let has_version = |kind: &ResourceType| {
-            self.lists.get(kind).is_some_and(|lists| !lists.is_empty())
+            self.listed.get(kind).is_some_and(|listed| !listed.is_empty())
                 || self.versions.contains_key(kind)
         };
-        KINDS[..=until].iter().any(|kind| self.asks_first_for(*kind) && has_version(kind))
+        KINDS[..=last].iter().any(|kind| self.makes_first_request(*kind) && has_version(kind))
     }
 
-    /// Its first requests on a stream.
+    /// Opens a stream. Returns its first requests.
     pub fn connect(&mut self) -> Vec<Request> {
         self.nonces.clear();
         if self.is_delta() {
             for (kind, has) in &self.has {
-                let lists = self.lists.get(kind);
-                let all = has.keys().chain(lists.into_iter().flat_map(|lists| lists.keys()));
-                let odd =
-                    all.filter(|name| lists.and_then(|lists| lists.get(*name)) != has.get(*name));
-                self.not_listed.extend(odd.map(|name| (*kind, name.clone())));
+                let listed = self.listed.get(kind);
+                let all = has.keys().chain(listed.into_iter().flat_map(|listed| listed.keys()));
+                let differing = all
+                    .filter(|name| listed.and_then(|listed| listed.get(*name)) != has.get(*name));
+                self.not_listed.extend(differing.map(|name| (*kind, name.clone())));
             }
         }
-        let asked: Vec<ResourceType> =
-            KINDS.into_iter().filter(|kind| self.asks_first_for(*kind)).collect();
-        self.asked.extend(&asked);
+        let kinds: Vec<ResourceType> =
+            KINDS.into_iter().filter(|kind| self.makes_first_request(*kind)).collect();
+        self.requested_types.extend(&kinds);
         let first = |kind: ResourceType| {
             let request = Request { type_url: kind.url().into(), ..Request::default() };
             let versions = |(name, content): (&String, &String)| {
@@ -130,7 +137,7 @@ impl FakeEnvoy {
                         self.names_of(kind)
                     },
                     initial_versions: self
-                        .lists
+                        .listed
                         .get(&kind)
                         .into_iter()
                         .flatten()
@@ -140,33 +147,33 @@ impl FakeEnvoy {
                 },
             }
         };
-        asked.into_iter().map(first).collect()
+        kinds.into_iter().map(first).collect()
     }
 
-    /// Begins or ceases to want a name.
+    /// Subscribes to a name, or unsubscribes from it. Returns the request.
     pub fn toggle(&mut self, kind: ResourceType, name: &str) -> Request {
-        self.asked.insert(kind);
+        self.requested_types.insert(kind);
         let names = self.names.entry(kind).or_default();
-        let wanted = names.insert(name.into());
-        if !wanted {
+        let subscribes = names.insert(name.into());
+        if !subscribes {
             names.remove(name);
             if self.variant == Some(Variant::Delta) {
                 self.not_listed.remove(&(kind, name.to_owned()));
-                for things in [&mut self.has, &mut self.lists] {
-                    things.entry(kind).or_default().remove(name);
+                for contents in [&mut self.has, &mut self.listed] {
+                    contents.entry(kind).or_default().remove(name);
                 }
             }
         }
         let request = Request { type_url: kind.url().into(), ..Request::default() };
         match self.variant {
-            Some(Variant::StateOfTheWorld) => self.request(kind),
-            _ if wanted => Request { subscribe: vec![name.into()], ..request },
+            Some(Variant::StateOfTheWorld) => self.sotw_request(kind),
+            _ if subscribes => Request { subscribe: vec![name.into()], ..request },
             _ => Request { unsubscribe: vec![name.into()], ..request },
         }
     }
 
-    /// A request of the state of the world as it is now.
-    fn request(&self, kind: ResourceType) -> Request {
+    /// State of the world: a request with the present nonce, names and version.
+    fn sotw_request(&self, kind: ResourceType) -> Request {
         Request {
             type_url: kind.url().into(),
             nonce: self.nonces.get(&kind).cloned().unwrap_or_default(),
@@ -176,38 +183,40 @@ impl FakeEnvoy {
         }
     }
 
-    /// Takes a response; returns its answer.
-    pub fn take(&mut self, response: &Response) -> Request {
+    /// Receives a response. Returns its ACK or NACK.
+    pub fn answer(&mut self, response: &Response) -> Request {
         let kind = ResourceType::of_url(&response.type_url).expect("a known type");
         self.nonces.insert(kind, response.nonce.clone());
-        let wanted: Vec<&Resource> = response
+        let resources: Vec<&Resource> = response
             .resources
             .iter()
             .map(|resource| &**resource)
-            .filter(|it| self.subscribes_to(kind, &it.name))
+            .filter(|resource| self.subscribes_to(kind, &resource.name))
             .collect();
-        let of_verdict = |sort: Verdict| {
-            wanted
+        let of_verdict = |expected: Verdict| {
+            resources
                 .iter()
-                .filter(move |resource| verdict(&resource.name, &content(resource)) == sort)
+                .filter(move |resource| verdict(&resource.name, &content(resource)) == expected)
         };
-        let nonsense = of_verdict(Verdict::Undecodable).count() > 0;
-        let bad: Vec<String> = of_verdict(Verdict::Rejected)
+        let is_undecodable = of_verdict(Verdict::Undecodable).count() > 0;
+        let rejected: Vec<String> = of_verdict(Verdict::Rejected)
             .map(|resource| format!("{}: bad", resource.name))
             .collect();
-        let error = match (nonsense, bad.is_empty()) {
+        let error = match (is_undecodable, rejected.is_empty()) {
             (true, _) => Some("cannot decode".to_owned()),
-            (false, false) => Some(format!("Error adding/updating thing(s) {}", bad.join(", "))),
+            (false, false) => {
+                Some(format!("Error adding/updating thing(s) {}", rejected.join(", ")))
+            }
             (false, true) => None,
         };
-        let whole = !self.is_delta() && has_wildcard(kind);
-        if !nonsense {
+        let lists_all = !self.is_delta() && has_wildcard(kind);
+        if !is_undecodable {
             let has = self.has.entry(kind).or_default();
             for name in &response.removed {
                 has.remove(&**name);
                 self.not_listed.remove(&(kind, name.to_string()));
             }
-            if whole {
+            if lists_all {
                 has.retain(|name, _| {
                     response.resources.iter().any(|resource| *resource.name == **name)
                 });
@@ -219,12 +228,12 @@ impl FakeEnvoy {
         }
         if self.is_delta() {
             if error.is_none() {
-                let lists = self.lists.entry(kind).or_default();
+                let listed = self.listed.entry(kind).or_default();
                 for name in &response.removed {
-                    lists.remove(&**name);
+                    listed.remove(&**name);
                 }
-                lists.extend(
-                    wanted.iter().map(|resource| (resource.name.to_string(), content(resource))),
+                listed.extend(
+                    resources.iter().map(|resource| (resource.name.to_string(), content(resource))),
                 );
             }
             return Request {
@@ -237,6 +246,6 @@ impl FakeEnvoy {
         if error.is_none() {
             self.versions.insert(kind, response.version_info.clone());
         }
-        Request { error, ..self.request(kind) }
+        Request { error, ..self.sotw_request(kind) }
     }
 }

@@ -1,4 +1,5 @@
-//! Whatever a client says: no panic, no response beyond its bounds, no memory beyond what it may have remembered, and no endless talk.
+//! Arbitrary requests cause no panic, no response and no memory beyond the limits, and no endless
+//! exchange.
 
 use envoy_types::pb::envoy::service::discovery::v3::{DeltaDiscoveryRequest, DiscoveryRequest};
 use proptest::prelude::*;
@@ -15,7 +16,7 @@ use crate::xds::snapshot::{Change, Snapshot};
 
 const LIMITS: Limits = Limits { names: 12, name_length: 40, bytes: 200, response_bytes: 300 };
 
-fn delta(request: DeltaDiscoveryRequest) -> Request {
+fn delta_request(request: DeltaDiscoveryRequest) -> Request {
     Request {
         type_url: request.type_url,
         nonce: request.response_nonce,
@@ -27,7 +28,7 @@ fn delta(request: DeltaDiscoveryRequest) -> Request {
     }
 }
 
-fn whole(request: DiscoveryRequest) -> Request {
+fn sotw_request(request: DiscoveryRequest) -> Request {
     Request {
         type_url: request.type_url,
         nonce: request.response_nonce,
@@ -39,10 +40,14 @@ fn whole(request: DiscoveryRequest) -> Request {
 }
 
 fn name() -> impl Strategy<Value = String> {
-    prop_oneof![8 => (0..10u8).prop_map(|n| format!("n{n}")), 2 => Just("*".to_owned()), 1 => odd()]
+    prop_oneof![
+        8 => (0..10u8).prop_map(|n| format!("n{n}")),
+        2 => Just("*".to_owned()),
+        1 => unusual_text(),
+    ]
 }
 
-fn odd() -> impl Strategy<Value = String> {
+fn unusual_text() -> impl Strategy<Value = String> {
     let odd = ["", " ", "n", "n1 n2", "\n", "\u{0}", "é\u{202e}", "*n", "38", "0"]
         .map(str::to_owned)
         .into_iter();
@@ -50,7 +55,7 @@ fn odd() -> impl Strategy<Value = String> {
     prop::sample::select(odd.chain(long).collect::<Vec<_>>())
 }
 
-fn words() -> impl Strategy<Value = String> {
+fn error_message() -> impl Strategy<Value = String> {
     prop_oneof![
         (0..10u8, 0..10u8).prop_map(|(one, other)| format!("(s) n{one}: no, n{other}: no")),
         Just("no".to_owned())
@@ -59,18 +64,23 @@ fn words() -> impl Strategy<Value = String> {
 
 fn request() -> impl Strategy<Value = Request> {
     let url = prop_oneof![
-        12 => prop::sample::select(ResourceType::ALL.as_slice()).prop_map(|kind| kind.url().to_owned()),
-        1 => odd(),
+        12 => prop::sample::select(ResourceType::ALL.as_slice())
+            .prop_map(|kind| kind.url().to_owned()),
+        1 => unusual_text(),
     ];
     let names = || prop::collection::vec(name(), 0..4);
-    let nonce = prop_oneof![6 => (0..60u8).prop_map(|nonce| nonce.to_string()), 3 => Just(String::new()), 1 => odd()];
-    let error = prop::option::of(prop_oneof![words(), odd()]);
+    let nonce = prop_oneof![
+        6 => (0..60u8).prop_map(|nonce| nonce.to_string()),
+        3 => Just(String::new()),
+        1 => unusual_text(),
+    ];
+    let error = prop::option::of(prop_oneof![error_message(), unusual_text()]);
     let versions = prop::collection::btree_map(
         name(),
-        prop_oneof![any::<u128>().prop_map(|version| format!("{version:032x}")), odd()],
+        prop_oneof![any::<u128>().prop_map(|version| format!("{version:032x}")), unusual_text()],
         0..3,
     );
-    (url, nonce, error, names(), names(), versions, names(), odd()).prop_map(
+    (url, nonce, error, names(), names(), versions, names(), unusual_text()).prop_map(
         |(
             type_url,
             nonce,
@@ -93,25 +103,26 @@ fn request() -> impl Strategy<Value = Request> {
     )
 }
 
-/// What happens to a stream.
+/// A step of a case.
 #[derive(Clone, Debug)]
 enum Event {
-    Said(Request),
-    /// What Prost makes of arbitrary bytes.
+    Request(Request),
+    /// An encoded request of arbitrary bytes.
     Bytes(Vec<u8>),
-    /// The answer to the latest response.
+    /// An ACK, or a NACK with this message, of the latest response.
     Answer(Option<String>),
     Change(usize, u8, u8),
-    Hold(bool),
+    KeepUnknown(bool),
 }
 
 fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
-        8 => request().prop_map(Event::Said),
+        8 => request().prop_map(Event::Request),
         2 => prop::collection::vec(any::<u8>(), 0..40).prop_map(Event::Bytes),
-        6 => prop::option::of(words()).prop_map(Event::Answer),
-        4 => (0..5usize, 0..10u8, 0..5u8).prop_map(|(kind, name, content)| Event::Change(kind, name, content)),
-        1 => any::<bool>().prop_map(Event::Hold),
+        6 => prop::option::of(error_message()).prop_map(Event::Answer),
+        4 => (0..5usize, 0..10u8, 0..5u8)
+            .prop_map(|(kind, name, content)| Event::Change(kind, name, content)),
+        1 => any::<bool>().prop_map(Event::KeepUnknown),
     ]
 }
 
@@ -127,11 +138,11 @@ fn run(
     let mut latest = (String::new(), String::new());
     for event in events {
         let request = match event {
-            Event::Said(request) => Some(request.clone()),
+            Event::Request(request) => Some(request.clone()),
             Event::Bytes(bytes) if variant == Variant::Delta => {
-                DeltaDiscoveryRequest::decode(&**bytes).ok().map(delta)
+                DeltaDiscoveryRequest::decode(&**bytes).ok().map(delta_request)
             }
-            Event::Bytes(bytes) => DiscoveryRequest::decode(&**bytes).ok().map(whole),
+            Event::Bytes(bytes) => DiscoveryRequest::decode(&**bytes).ok().map(sotw_request),
             Event::Answer(error) => {
                 let (type_url, nonce) = latest.clone();
                 Some(Request {
@@ -144,19 +155,18 @@ fn run(
             }
             Event::Change(kind, name, content) => {
                 let (kind, name) = (ResourceType::ALL[*kind], format!("n{name}"));
-                let set = || Change::Set(resource(kind, &name, &content.to_string().repeat(30)));
-                snapshot.apply(vec![if *content == 0 {
-                    Change::Remove(kind, name.as_str().into())
-                } else {
-                    set()
-                }]);
+                let change = match content {
+                    0 => Change::Remove(kind, name.into()),
+                    _ => Change::Set(resource(kind, &name, &content.to_string().repeat(30))),
+                };
+                snapshot.apply(vec![change]);
                 None
             }
-            Event::Hold(true) => {
+            Event::KeepUnknown(true) => {
                 session.keep_unknown_resources();
                 None
             }
-            Event::Hold(false) => {
+            Event::KeepUnknown(false) => {
                 session.remove_unknown_resources();
                 None
             }
@@ -165,9 +175,9 @@ fn run(
             None => session.on_change(&snapshot, &quarantine),
             Some(request) => match session.on_request(request, &snapshot, &mut quarantine) {
                 Ok(responses) => responses,
-                // The stream ends.
-                Err(abuse) => {
-                    prop_assert!(!abuse.to_string().is_empty());
+                // A server ends the stream.
+                Err(exceeded) => {
+                    prop_assert!(!exceeded.to_string().is_empty());
                     session = new();
                     continue;
                 }
@@ -209,12 +219,12 @@ fn run(
     Ok(())
 }
 
-/// An event as a test would write it.
+/// The event as Rust code of a test.
 fn code(event: &Event) -> String {
     let request = match event {
-        Event::Said(request) => request,
+        Event::Request(request) => request,
         Event::Bytes(bytes) => return format!("Event::Bytes(vec!{bytes:?})"),
-        Event::Answer(Some(words)) => return format!("Event::Answer(Some({words:?}.into()))"),
+        Event::Answer(Some(message)) => return format!("Event::Answer(Some({message:?}.into()))"),
         other => return format!("Event::{other:?}"),
     };
     let Request {
@@ -247,11 +257,11 @@ fn code(event: &Event) -> String {
         .into_iter()
         .filter_map(|(key, value)| Some(format!("{key}: {}, ", value?)))
         .collect();
-    format!("Event::Said(Request {{ {fields}..Request::default() }})")
+    format!("Event::Request(Request {{ {fields}..Request::default() }})")
 }
 
 #[test]
-fn nothing_that_a_client_says_breaks_a_session() {
+fn arbitrary_requests_break_nothing() {
     let variant = prop_oneof![Just(Variant::Delta), Just(Variant::StateOfTheWorld)];
     let only = prop::option::weighted(0.1, prop::sample::select(ResourceType::ALL.as_slice()));
     let cases = ((variant, only), prop::collection::vec(event(), 0..200));
@@ -263,10 +273,5 @@ fn nothing_that_a_client_says_breaks_a_session() {
     let run = |(variant, only): &(Variant, Option<ResourceType>), events: &[Event]| {
         run(*variant, *only, events)
     };
-    Seeds { fixed: 200, new: 500 }.check(
-        "nothing_that_a_client_says_breaks_a_session",
-        &cases,
-        run,
-        paste,
-    );
+    Seeds { fixed: 200, new: 500 }.check("arbitrary_requests_break_nothing", &cases, run, paste);
 }

@@ -1,8 +1,16 @@
-//! A small protocol language: requests in, responses out, both as one line.
+//! Requests, responses and resources as one line of text each.
 //!
-//! `CDS + *` subscribes, `CDS - a` unsubscribes, `CDS has a=1` is what a client says on reconnect, `CDS ack 1` and
-//! `CDS nack 1 why` answer. In the state of the world `CDS ack 1 a b` answers with the names that are subscribed to, and `CDS v x a b` is the
-//! first request of a client that has version x. A response reads `1 CDS a=1 b=2 removed c`.
+//! | Text | Request |
+//! | --- | --- |
+//! | `CDS + a + *` | subscribes to `a` and to the wildcard |
+//! | `CDS - a` | unsubscribes from `a` |
+//! | `CDS has a=1` | lists `a` in `initial_resource_versions`, with content 1 |
+//! | `CDS ack 1` | ACKs the response with nonce 1 |
+//! | `CDS nack 1 why` | NACKs the response with nonce 1, and says why |
+//! | `CDS ack 1 a b` | state of the world: ACKs, and subscribes to `a` and `b` |
+//! | `CDS v 7 a b` | state of the world: a first request with `version_info` 7 |
+//!
+//! `1 CDS a=1 b=2 removed c` is a response with nonce 1, two resources and one removal.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,12 +18,12 @@ use std::sync::Arc;
 use envoy_types::pb::google::protobuf::Any;
 
 use crate::xds::messages::{Request, Response, Variant};
-use crate::xds::quarantine::Quarantine;
+use crate::xds::quarantine::{Quarantine, RejectedVersion};
 use crate::xds::resource::{Resource, ResourceType, Version};
 use crate::xds::session::{ConfigStatus, Session};
 use crate::xds::snapshot::Snapshot;
 
-/// A client and a server without a socket between.
+/// A session with the snapshot and quarantine of its node.
 pub struct Stream {
     pub session: Session,
     pub snapshot: Snapshot,
@@ -26,18 +34,18 @@ pub fn kind_of(text: &str) -> ResourceType {
     ResourceType::ALL.into_iter().find(|kind| kind.to_string() == text).expect("a type")
 }
 
-/// A resource whose content is what the test says.
+/// A resource whose content is this text.
 pub fn resource(kind: ResourceType, name: &str, content: &str) -> Arc<Resource> {
     let body = Any { type_url: kind.url().into(), value: content.as_bytes().to_vec() };
     Resource::with_version(kind, name, Version::of(content.as_bytes()), &body)
 }
 
-/// What the test says of a resource.
+/// The text that is the content of a resource.
 pub fn content(resource: &Resource) -> String {
     String::from_utf8(resource.body().value).unwrap()
 }
 
-/// `CDS a=1 b=1, RDS r=1`
+/// Resources with their contents: `CDS a=1 b=1, RDS r=1`.
 pub fn resources(text: &str) -> Vec<Arc<Resource>> {
     let of_type = |part: &str| {
         let (kind, rest) = part.trim().split_once(' ').expect("a type and resources");
@@ -82,8 +90,12 @@ pub fn request(text: &str) -> Request {
 pub fn text_of(response: &Response) -> String {
     let kind = ResourceType::of_url(&response.type_url).expect("a known type");
     let mut line = format!("{} {kind}", response.nonce);
-    response.resources.iter().for_each(|r| line.push_str(&format!(" {}={}", r.name, content(r))));
-    response.removed.iter().for_each(|name| line.push_str(&format!(" removed {name}")));
+    for resource in &response.resources {
+        line.push_str(&format!(" {}={}", resource.name, content(resource)));
+    }
+    for name in &response.removed {
+        line.push_str(&format!(" removed {name}"));
+    }
     line
 }
 
@@ -98,7 +110,7 @@ impl Stream {
         Self { session: Session::new(variant, None), snapshot, quarantine: Quarantine::default() }
     }
 
-    /// The client comes again.
+    /// A new stream of the same node.
     pub fn reconnects(&mut self, variant: Variant) {
         self.session = Session::new(variant, None);
     }
@@ -109,7 +121,7 @@ impl Stream {
 
     pub fn receives_request(&mut self, request: Request) -> Vec<String> {
         let responses = self.session.on_request(request, &self.snapshot, &mut self.quarantine);
-        responses.expect("no abuse").iter().map(text_of).collect()
+        responses.expect("within limits").iter().map(text_of).collect()
     }
 
     pub fn changes_to(&mut self, text: &str) -> Vec<String> {
@@ -129,30 +141,22 @@ impl Stream {
         self.statuses()[&kind_of(kind)].clone()
     }
 
-    /// What is quarantined: `CDS a=1`, with the fallback behind a slash.
+    /// The versions in quarantine: `CDS a=2/1` is content 2 with the fallback 1, `?` a version that
+    /// the snapshot doesn't have.
     pub fn quarantined(&self) -> Vec<String> {
-        let line = |(kind, name, refusal): (
-            ResourceType,
-            &str,
-            &crate::xds::quarantine::RejectedVersion,
-        )| {
-            let fallback = refusal
-                .fallback
-                .as_ref()
-                .map(|fallback| format!("/{}", content(fallback)))
-                .unwrap_or_default();
-            let current =
-                self.snapshot.get(kind, name).filter(|current| current.version == refusal.version);
-            format!(
-                "{kind} {name}={}{fallback}",
-                current.map_or("?".into(), |current| content(current))
-            )
+        let text_of = |(kind, name, rejected): (ResourceType, &str, &RejectedVersion)| {
+            let fallback = rejected.fallback.as_ref();
+            let fallback = fallback.map(|fallback| format!("/{}", content(fallback)));
+            let current = self.snapshot.get(kind, name);
+            let current = current.filter(|current| current.version == rejected.version);
+            let current = current.map_or("?".into(), |current| content(current));
+            format!("{kind} {name}={current}{}", fallback.unwrap_or_default())
         };
-        self.quarantine.entries().map(line).collect()
+        self.quarantine.entries().map(text_of).collect()
     }
 }
 
-/// The version of a content.
+/// The version of a resource with this content, as text.
 pub fn version(content: &str) -> String {
     Version::of(content.as_bytes()).to_string()
 }

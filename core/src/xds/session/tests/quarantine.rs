@@ -1,4 +1,4 @@
-//! What becomes of refused versions.
+//! Rejected versions: which are quarantined, and what is sent instead.
 
 use super::notation::*;
 use crate::xds::messages::Variant;
@@ -6,8 +6,8 @@ use crate::xds::quarantine::MAX_ENTRIES;
 use crate::xds::session::{ConfigStatus, Session};
 use crate::xds::snapshot::Change;
 
-/// A stream whose client has accepted everything.
-fn settled(text: &str) -> Stream {
+/// A stream whose client has ACKed everything.
+fn synced(text: &str) -> Stream {
     let mut stream = Stream::new(text);
     let mut answers = stream.receives("CDS");
     while let Some(response) = answers.pop() {
@@ -19,11 +19,11 @@ fn settled(text: &str) -> Stream {
 const NOTHING: [&str; 0] = [];
 
 #[test]
-fn the_named_is_quarantined_and_the_good_ones_are_sent_again() {
-    let mut stream = settled("CDS a=1 b=1");
+fn named_versions_are_quarantined_and_good_ones_sent_again() {
+    let mut stream = synced("CDS a=1 b=1");
     assert_eq!(stream.changes_to("CDS a=2 b=2 c=2"), ["2 CDS a=2 b=2 c=2"]);
     let good = stream.receives("CDS nack 2 Error adding/updating cluster(s) b: unknown a");
-    assert_eq!(good, ["3 CDS a=2 b=1 c=2"], "with what b was before: who knows what was applied");
+    assert_eq!(good, ["3 CDS a=2 b=1 c=2"], "with the previous b: it may have been applied or not");
     assert_eq!(stream.receives("CDS ack 3"), NOTHING);
     assert_eq!(stream.quarantined(), ["CDS b=2/1"]);
     assert_eq!(
@@ -42,18 +42,18 @@ fn the_named_is_quarantined_and_the_good_ones_are_sent_again() {
 }
 
 #[test]
-fn a_single_one_needs_no_name_and_the_client_keeps_what_it_has() {
-    let mut stream = settled("CDS a=1 b=1");
+fn a_single_resource_is_quarantined_without_being_named() {
+    let mut stream = synced("CDS a=1 b=1");
     stream.changes_to("CDS a=2 b=1");
     assert_eq!(stream.receives("CDS nack 2 no"), NOTHING);
     assert_eq!(stream.quarantined(), ["CDS a=2/1"]);
-    assert_eq!(stream.changes_to("CDS a=1 b=1"), NOTHING, "it has that");
+    assert_eq!(stream.changes_to("CDS a=1 b=1"), NOTHING, "the client still has it");
     assert_eq!(stream.status("CDS"), ConfigStatus::Synced);
 }
 
 #[test]
-fn where_nobody_is_named_halves_find_the_bad_one() {
-    let mut stream = settled("");
+fn without_names_halves_find_the_bad_resource() {
+    let mut stream = synced("");
     assert_eq!(stream.changes_to("CDS a=1 b=1 c=1 d=1 e=1"), ["2 CDS a=1 b=1 c=1 d=1 e=1"]);
     assert_eq!(stream.receives("CDS nack 2 no"), ["3 CDS a=1 b=1"]);
     assert_eq!(stream.status("CDS"), ConfigStatus::Stale);
@@ -68,8 +68,8 @@ fn where_nobody_is_named_halves_find_the_bad_one() {
 }
 
 #[test]
-fn who_refuses_everything_hears_each_version_a_few_times_and_then_no_more() {
-    for words in ["no", "Error adding/updating cluster(s) n000: no"] {
+fn a_client_that_rejects_everything_is_sent_each_version_a_few_times() {
+    for message in ["no", "Error adding/updating cluster(s) n000: no"] {
         let all: Vec<String> = (0..256).map(|n| format!("n{n:03}=1")).collect();
         let mut stream = Stream::new(&format!("CDS {}", all.join(" ")));
         let (mut sent, mut responses) = (0, 0);
@@ -78,7 +78,7 @@ fn who_refuses_everything_hears_each_version_a_few_times_and_then_no_more() {
             sent += response.matches("=1").count();
             responses += 1;
             answers = stream
-                .receives(&format!("CDS nack {} {words}", response.split(' ').next().unwrap()));
+                .receives(&format!("CDS nack {} {message}", response.split(' ').next().unwrap()));
         }
         assert!(sent <= 256 * (9 + 8) && responses <= 2 * 256 + 9, "{sent} in {responses}");
         assert_eq!(stream.quarantine.len(), 256);
@@ -88,8 +88,8 @@ fn who_refuses_everything_hears_each_version_a_few_times_and_then_no_more() {
 }
 
 #[test]
-fn no_stream_of_the_node_sends_it_again_and_each_says_so() {
-    let mut stream = settled("CDS a=1 b=1");
+fn no_stream_of_the_node_is_sent_a_quarantined_version() {
+    let mut stream = synced("CDS a=1 b=1");
     let mut other = stream.session.clone();
     stream.changes_to("CDS a=2 b=1");
     stream.receives("CDS nack 2 no");
@@ -98,7 +98,7 @@ fn no_stream_of_the_node_sends_it_again_and_each_says_so() {
         other.status(&stream.snapshot, &stream.quarantine)[&kind_of("CDS")],
         ConfigStatus::Nack("no".into())
     );
-    // The same process reconnects: with what it had, and without what it lost.
+    // The same process reconnects, first with both clusters, then without the rejected one.
     stream.reconnects(Variant::Delta);
     assert_eq!(stream.receives("CDS + * has a=1 has b=1"), ["1 CDS"]);
     assert_eq!(stream.receives("CDS ack 1"), NOTHING);
@@ -108,11 +108,11 @@ fn no_stream_of_the_node_sends_it_again_and_each_says_so() {
 }
 
 #[test]
-fn a_process_that_starts_anew_tries_it_once_more() {
-    let mut stream = settled("CDS a=1 b=1");
+fn a_new_process_is_sent_a_quarantined_version_once_more() {
+    let mut stream = synced("CDS a=1 b=1");
     stream.changes_to("CDS a=2 b=1");
     stream.receives("CDS nack 2 no");
-    // Still bad: it gets what was good before.
+    // It rejects the version too, and is sent the fallback.
     stream.reconnects(Variant::Delta);
     assert_eq!(stream.receives("CDS"), ["1 CDS a=2 b=1"]);
     assert_eq!(stream.status("CDS"), ConfigStatus::Stale);
@@ -120,7 +120,7 @@ fn a_process_that_starts_anew_tries_it_once_more() {
     assert_eq!(stream.receives("CDS ack 2"), NOTHING);
     assert_eq!(stream.quarantined(), ["CDS a=2/1"]);
     assert_eq!(stream.status("CDS"), ConfigStatus::Nack("a is bad".into()));
-    // Mended: all others get it too, with their next event.
+    // Another new process accepts it, so it leaves the quarantine.
     let mut other = stream.session.clone();
     stream.reconnects(Variant::Delta);
     assert_eq!(stream.receives("CDS"), ["1 CDS a=2 b=1"]);
@@ -128,16 +128,16 @@ fn a_process_that_starts_anew_tries_it_once_more() {
     assert_eq!(stream.quarantined(), NOTHING);
     assert_eq!(stream.status("CDS"), ConfigStatus::Synced);
     let responses = other.on_change(&stream.snapshot, &stream.quarantine);
-    assert_eq!(responses.len(), 0, "but for the stream that refused it itself");
+    assert_eq!(responses.len(), 0, "a stream remembers what its own client rejected");
 }
 
 #[test]
-fn a_fallback_that_one_streams_refusal_brings_reaches_an_envoy_that_has_nothing() {
-    let mut stream = settled("CDS a=1");
+fn a_fallback_from_one_stream_reaches_an_envoy_that_has_nothing() {
+    let mut stream = synced("CDS a=1");
     assert_eq!(stream.changes_to("CDS a=2"), ["2 CDS a=2"]);
     let mut other = Session::new(Variant::Delta, None);
     let Stream { snapshot, quarantine, .. } = &mut stream;
-    let mut other_hears = |text| {
+    let mut other_receives = |text| {
         other
             .on_request(request(text), snapshot, quarantine)
             .unwrap()
@@ -145,8 +145,8 @@ fn a_fallback_that_one_streams_refusal_brings_reaches_an_envoy_that_has_nothing(
             .map(text_of)
             .collect::<Vec<_>>()
     };
-    assert_eq!(other_hears("CDS"), ["1 CDS a=2"]);
-    assert_eq!(other_hears("CDS nack 1 no"), NOTHING);
+    assert_eq!(other_receives("CDS"), ["1 CDS a=2"]);
+    assert_eq!(other_receives("CDS nack 1 no"), NOTHING);
     assert_eq!(stream.quarantined(), ["CDS a=2"]);
     assert_eq!(stream.receives("CDS nack 2 no"), NOTHING);
     assert_eq!(stream.quarantined(), ["CDS a=2/1"]);
@@ -155,8 +155,8 @@ fn a_fallback_that_one_streams_refusal_brings_reaches_an_envoy_that_has_nothing(
 }
 
 #[test]
-fn what_stood_in_and_is_refused_too_does_so_no_longer() {
-    let mut stream = settled("CDS a=1");
+fn a_rejected_fallback_is_not_sent_again() {
+    let mut stream = synced("CDS a=1");
     stream.changes_to("CDS a=2");
     stream.receives("CDS nack 2 no");
     stream.reconnects(Variant::Delta);
@@ -168,7 +168,7 @@ fn what_stood_in_and_is_refused_too_does_so_no_longer() {
 }
 
 #[test]
-fn who_asks_for_a_quarantined_name_is_answered_at_once() {
+fn a_request_for_a_quarantined_name_is_answered_at_once() {
     let mut stream = Stream::new("CDS a=1, SDS s=1");
     stream.receives("CDS");
     stream.receives("SDS + s");
@@ -179,19 +179,19 @@ fn who_asks_for_a_quarantined_name_is_answered_at_once() {
     assert_eq!(
         stream.receives("SDS + s"),
         ["2 SDS removed s"],
-        "there is nothing for it, and 15 s are long"
+        "without a response Envoy would wait 15 s"
     );
 }
 
 #[test]
-fn that_a_name_does_not_exist_is_said_again_where_the_response_that_said_so_was_refused() {
+fn absent_names_of_a_rejected_response_are_sent_again() {
     let mut stream = Stream::new("SDS a=1 b=1");
     assert_eq!(stream.receives("SDS + a + b + c"), ["1 SDS a=1 b=1 removed c"]);
     assert_eq!(stream.receives("SDS nack 1 cannot decode"), ["2 SDS a=1"]);
     assert_eq!(stream.receives("SDS ack 2"), ["3 SDS b=1"]);
     assert_eq!(stream.receives("SDS nack 3 cannot decode"), ["4 SDS removed c"]);
     assert_eq!(stream.receives("SDS nack 4 never content"), NOTHING);
-    // Not if the client has ceased to ask for it.
+    // Not if the client has unsubscribed meanwhile.
     let mut stream = Stream::new("SDS a=1");
     assert_eq!(stream.receives("SDS + a + b"), ["1 SDS a=1 removed b"]);
     assert_eq!(stream.receives("SDS - b"), NOTHING);
@@ -199,8 +199,8 @@ fn that_a_name_does_not_exist_is_said_again_where_the_response_that_said_so_was_
 }
 
 #[test]
-fn a_refusal_of_what_is_outdated_quarantines_nothing() {
-    let mut stream = settled("CDS a=1");
+fn a_nack_of_an_outdated_version_quarantines_nothing() {
+    let mut stream = synced("CDS a=1");
     stream.changes_to("CDS a=2");
     stream.changes_to("CDS a=3");
     assert_eq!(stream.receives("CDS nack 2 no"), ["3 CDS a=3"]);
@@ -210,20 +210,23 @@ fn a_refusal_of_what_is_outdated_quarantines_nothing() {
 }
 
 #[test]
-fn the_quarantine_is_bounded_and_who_is_put_out_of_it_is_still_not_sent_again() {
+fn a_version_that_a_full_quarantine_drops_is_not_sent_again() {
     let names: Vec<String> = (0..=MAX_ENTRIES).map(|n| format!("n{n:04}=1")).collect();
     let mut stream = Stream::new(&format!("CDS {}", names.join(" ")));
-    let words: Vec<String> = names.iter().map(|name| name.replace("=1", "")).collect();
+    let message: Vec<String> = names.iter().map(|name| name.replace("=1", "")).collect();
     stream.receives("CDS");
-    assert_eq!(stream.receives(&format!("CDS nack 1 {}", words.join(" "))), NOTHING);
+    assert_eq!(stream.receives(&format!("CDS nack 1 {}", message.join(" "))), NOTHING);
     assert_eq!(stream.quarantine.len(), MAX_ENTRIES);
-    assert!(stream.quarantine.entries().all(|(_, name, _)| name != "n0000"), "the oldest goes");
+    assert!(
+        stream.quarantine.entries().all(|(_, name, _)| name != "n0000"),
+        "the oldest is dropped"
+    );
     assert_eq!(stream.on_change(), NOTHING);
 }
 
 #[test]
-fn entries_go_with_their_resource_also_when_nobody_is_there() {
-    let mut stream = settled("CDS a=1 b=1");
+fn entries_leave_with_their_version_even_without_streams() {
+    let mut stream = synced("CDS a=1 b=1");
     stream.changes_to("CDS a=2 b=2");
     stream.receives("CDS nack 2 a: no, b: no");
     assert_eq!(stream.quarantine.len(), 2);

@@ -1,7 +1,8 @@
-//! Random cases that can be repeated. Each is made from a number, its seed: some seeds are the same in every run, and every run tries new
-//! ones beside them. What fails prints its seed, and as few of its events as still fail.
+//! Random test cases that can be repeated. Each is made from a seed. Some seeds are the same in
+//! every run, others are new. A failure prints its seed, and as few of its events as still fail.
 //!
-//! `ATLAS_SESSION_SEED=7` tries that seed alone; `ATLAS_SESSION_CASES=100` tries a hundred times as many new ones.
+//! `ATLAS_SESSION_SEED=7` tries that seed alone; `ATLAS_SESSION_CASES=100` tries a hundred times as
+//! many new ones.
 
 use std::fmt::{Debug, Display};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,7 +11,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 
-/// A case: what holds for all of it, and what happens one after the other.
+/// A test case: a setting, and events in order.
 pub type Case<S, E> = (S, Vec<E>);
 
 /// How many seeds a test tries.
@@ -21,8 +22,8 @@ pub struct Seeds {
     pub new: u32,
 }
 
-/// Most attempts to do without some events: bounds the time that a failure takes.
-const ATTEMPTS: usize = 20_000;
+/// Most runs to shorten a failing case.
+const SHORTENING_RUNS: usize = 20_000;
 
 #[expect(clippy::disallowed_methods, reason = "the core has no environment; its tests by hand may")]
 fn number(key: &str) -> Option<u64> {
@@ -57,7 +58,7 @@ impl Seeds {
     ) {
         for seed in self.all() {
             let (setting, events) = case(seed, cases);
-            if let Err(failure) = attempt(|| run(&setting, &events)) {
+            if let Err(failure) = run_case(|| run(&setting, &events)) {
                 panic!("{}", report(test, seed, &failure, &setting, events, &run, &paste));
             }
         }
@@ -71,16 +72,16 @@ fn case<T: Debug>(seed: u64, cases: &impl Strategy<Value = T>) -> T {
     cases.new_tree(&mut TestRunner::new(config)).expect("a case").current()
 }
 
-/// A panic is a failure as any other.
-fn attempt(run: impl FnOnce() -> Result<(), TestCaseError>) -> Result<(), String> {
+/// Runs a case; a panic is a failure.
+fn run_case(run: impl FnOnce() -> Result<(), TestCaseError>) -> Result<(), String> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(result) => result.map_err(|failure| failure.to_string()),
         Err(panic) => {
-            let words = panic
+            let message = panic
                 .downcast_ref::<String>()
                 .map(String::as_str)
                 .or_else(|| panic.downcast_ref::<&str>().copied());
-            Err(format!("a panic: {}", words.unwrap_or("without words")))
+            Err(format!("a panic: {}", message.unwrap_or("without a message")))
         }
     }
 }
@@ -95,17 +96,19 @@ fn report<S, E: Clone>(
     paste: &impl Fn(&S, &[E]) -> String,
 ) -> String {
     let all = events.len();
-    let few = shortest(events, ATTEMPTS, |events| attempt(|| run(setting, events)).is_err());
-    let failure_of_few = attempt(|| run(setting, &few)).err().unwrap_or_default();
+    let few =
+        shortest(events, SHORTENING_RUNS, |events| run_case(|| run(setting, events)).is_err());
+    let failure_of_few = run_case(|| run(setting, &few)).err().unwrap_or_default();
     format!(
-        "{failure}\nRepeat it: ATLAS_SESSION_SEED={seed} cargo test -p atlas-core --lib {test}\n{} of its {all} events are enough for: \
-         {failure_of_few}\nAs a test:\n\n    #[test]\n    fn what_must_be_so() {{\n        {}\n    }}\n",
+        "{failure}\nRepeat it: ATLAS_SESSION_SEED={seed} cargo test -p atlas-core --lib {test}\n\
+         {} of its {all} events are enough for: \
+         {failure_of_few}\nAs a test:\n\n    #[test]\n    fn a_case() {{\n        {}\n    }}\n",
         few.len(),
         paste(setting, &few)
     )
 }
 
-/// As few events as still fail, found by leaving out ever shorter runs of them, and at last each pair.
+/// As few events as still fail. It leaves out ever shorter runs of events, at last each pair.
 pub fn shortest<E: Clone>(
     mut events: Vec<E>,
     mut attempts: usize,
@@ -148,7 +151,7 @@ fn without_a_pair<E: Clone>(events: &[E], fails: &mut impl FnMut(&[E]) -> bool) 
 }
 
 #[test]
-fn of_many_events_those_few_are_left_that_make_it_fail() {
+fn a_failing_case_is_shortened() {
     // 3 before 7, and as many fours as fives: these can be left out in pairs only.
     let fails = |events: &[u32]| {
         let place = |wanted: u32| events.iter().position(|event| *event == wanted);
@@ -161,11 +164,11 @@ fn of_many_events_those_few_are_left_that_make_it_fail() {
         events[place] = event;
     }
     assert!(fails(&events));
-    assert_eq!(shortest(events, ATTEMPTS, fails), [3, 7]);
+    assert_eq!(shortest(events, SHORTENING_RUNS, fails), [3, 7]);
 }
 
 #[test]
-fn attempts_to_leave_something_out_are_counted() {
+fn attempts_to_shorten_a_case_are_limited() {
     let tried = std::cell::Cell::new(0);
     let all = shortest((0..1000).collect(), 50, |_| {
         tried.set(tried.get() + 1);
@@ -175,7 +178,7 @@ fn attempts_to_leave_something_out_are_counted() {
 }
 
 #[test]
-fn a_failure_says_how_to_repeat_it_and_its_shortest_case_is_a_test() {
+fn a_failure_names_its_seed_and_a_short_test() {
     let cases = (Just("a setting"), prop::collection::vec(0..100u32, 50));
     let run = |_: &&str, events: &[u32]| {
         let bad = events.iter().find(|event| **event >= 40);
@@ -185,7 +188,7 @@ fn a_failure_says_how_to_repeat_it_and_its_shortest_case_is_a_test() {
     let seeds = Seeds { fixed: 3, new: 0 };
     let panic = catch_unwind(|| seeds.check("a_test", &cases, run, paste))
         .expect_err("one of them is too much");
-    let report = panic.downcast_ref::<String>().expect("words");
+    let report = panic.downcast_ref::<String>().expect("a message");
     let seed = report.split_once("ATLAS_SESSION_SEED=").expect("a seed").1;
     let (seed, after) = seed
         .split_once(" cargo test -p atlas-core --lib a_test\n1 of its 50 events are enough")

@@ -1,4 +1,4 @@
-//! The state of the world.
+//! The state-of-the-world variant.
 
 use super::notation::*;
 use crate::xds::messages::Variant;
@@ -9,7 +9,7 @@ fn stream(text: &str) -> Stream {
 }
 
 #[test]
-fn no_names_mean_all_clusters_and_listeners_and_each_response_has_them_all() {
+fn without_names_each_response_has_all_clusters_or_listeners() {
     let mut stream = stream("CDS a=1 b=1, LDS l=1");
     assert_eq!(stream.receives("CDS"), ["1 CDS a=1 b=1"]);
     assert_eq!(stream.receives("LDS *"), ["2 LDS l=1"]);
@@ -23,7 +23,7 @@ fn no_names_mean_all_clusters_and_listeners_and_each_response_has_them_all() {
 }
 
 #[test]
-fn nothing_is_answered_too() {
+fn an_empty_snapshot_is_answered() {
     let mut stream = stream("");
     assert_eq!(stream.receives("CDS"), ["1 CDS"]);
     assert_eq!(stream.receives("SDS s"), ["2 SDS"], "a secret that doesn't exist");
@@ -33,7 +33,7 @@ fn nothing_is_answered_too() {
 }
 
 #[test]
-fn secrets_are_told_in_part_and_new_names_are_answered_at_once() {
+fn a_response_with_secrets_has_only_what_is_new() {
     let mut stream = stream("SDS a=1 b=1");
     assert_eq!(stream.receives("SDS a"), ["1 SDS a=1"]);
     assert_eq!(stream.receives("SDS ack 1 a"), [""; 0]);
@@ -44,12 +44,12 @@ fn secrets_are_told_in_part_and_new_names_are_answered_at_once() {
     );
     assert_eq!(stream.receives("SDS ack 2 a b c"), ["3 SDS"], "c doesn't exist");
     assert_eq!(stream.receives("SDS ack 3 b c"), [""; 0]);
-    assert_eq!(stream.changes_to("SDS a=2 b=2"), ["4 SDS b=2"], "a is wanted no longer");
+    assert_eq!(stream.changes_to("SDS a=2 b=2"), ["4 SDS b=2"], "a is no longer subscribed to");
     assert_eq!(stream.receives("SDS ack 4 a b c"), ["5 SDS a=2"]);
 }
 
 #[test]
-fn named_clusters_are_told_all_at_once() {
+fn a_response_has_all_named_clusters() {
     let mut stream = stream("CDS a=1 b=1 c=1");
     assert_eq!(stream.receives("CDS a b"), ["1 CDS a=1 b=1"]);
     stream.receives("CDS ack 1 a b");
@@ -58,26 +58,26 @@ fn named_clusters_are_told_all_at_once() {
     assert_eq!(
         stream.receives("CDS ack 2"),
         [""; 0],
-        "who has named something once means nothing by no names"
+        "after a name was subscribed to, no names are no wildcard"
     );
     assert_eq!(stream.changes_to("CDS a=3"), [""; 0]);
     assert_eq!(stream.receives("CDS ack 2 *"), ["3 CDS a=3"]);
 }
 
 #[test]
-fn what_was_written_before_the_latest_response_was_read_is_passed_over() {
+fn a_request_with_an_old_nonce_is_ignored() {
     let mut stream = stream("SDS a=1 b=1");
     stream.receives("SDS a");
-    assert_eq!(stream.receives("SDS b"), [""; 0], "no nonce, and it is not the first");
+    assert_eq!(stream.receives("SDS b"), [""; 0], "it has no nonce and isn't the first");
     assert_eq!(stream.receives("SDS ack 77 b"), [""; 0]);
     assert_eq!(stream.receives("SDS ack 1 a b"), ["2 SDS b=1"]);
     assert_eq!(stream.receives("SDS ack 1 a"), [""; 0]);
-    assert_eq!(stream.changes_to("SDS a=2 b=1"), [""; 0], "the second is under way");
+    assert_eq!(stream.changes_to("SDS a=2 b=1"), [""; 0], "the second is in flight");
     assert_eq!(stream.receives("SDS ack 2 a b"), ["3 SDS a=2"]);
 }
 
 #[test]
-fn what_goes_is_repeated_until_nothing_is_under_way() {
+fn removals_wait_until_no_response_is_in_flight() {
     let mut stream = stream("CDS old=1, RDS r=1");
     stream.receives("CDS");
     stream.receives("RDS r");
@@ -89,7 +89,7 @@ fn what_goes_is_repeated_until_nothing_is_under_way() {
 }
 
 #[test]
-fn after_a_reconnect_all_is_told_again() {
+fn after_a_reconnect_everything_is_sent_again() {
     let mut stream = stream("CDS a=1, SDS s=1");
     stream.session.keep_unknown_resources();
     assert_eq!(stream.receives("CDS v 1"), ["1 CDS a=1"]);
@@ -97,7 +97,7 @@ fn after_a_reconnect_all_is_told_again() {
 }
 
 #[test]
-fn the_version_says_what_is_in_it() {
+fn version_info_is_a_hash_of_the_resources() {
     let version = |text: &str, name: &str| {
         let mut stream = stream(text);
         let mut responses = stream
@@ -118,7 +118,7 @@ fn the_version_says_what_is_in_it() {
 }
 
 #[test]
-fn a_cluster_that_was_refused_stays_as_it_was() {
+fn a_rejected_cluster_keeps_its_previous_version() {
     let mut stream = stream("CDS a=1 b=1");
     stream.receives("CDS");
     stream.receives("CDS ack 1");
@@ -128,7 +128,7 @@ fn a_cluster_that_was_refused_stays_as_it_was() {
     assert_eq!(stream.changes_to("CDS a=2 b=2"), ["3 CDS a=1 b=2"], "or Envoy would remove it");
     stream.receives("CDS ack 3");
     assert_eq!(stream.quarantined(), ["CDS a=2/1"]);
-    // A process that isn't new gets what the quarantine knows it to have.
+    // After a reconnect it is sent the fallback.
     stream.reconnects(Variant::StateOfTheWorld);
     assert_eq!(stream.receives("CDS v 3"), ["1 CDS a=1 b=2"]);
     stream.receives("CDS ack 1");
@@ -136,7 +136,7 @@ fn a_cluster_that_was_refused_stays_as_it_was() {
 }
 
 #[test]
-fn halves_are_tried_without_taking_away_what_the_client_had() {
+fn sending_halves_removes_nothing() {
     let mut stream = stream("CDS a=1 b=1 c=1");
     stream.receives("CDS");
     stream.receives("CDS ack 1");
@@ -151,7 +151,7 @@ fn halves_are_tried_without_taking_away_what_the_client_had() {
 }
 
 #[test]
-fn what_only_refused_responses_left_out_is_left_out_once_more() {
+fn what_only_rejected_responses_omit_is_omitted_again() {
     let mut stream = stream("CDS bad=1");
     assert_eq!(stream.receives("CDS v of-another-stream"), ["1 CDS bad=1"], "the client has more");
     assert_eq!(stream.receives("CDS nack 1 cannot decode"), ["2 CDS"]);
