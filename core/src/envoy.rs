@@ -5,7 +5,7 @@
 //!
 //! - Envoy clusters are called `kind/name`: `cluster/tokyo` on the hub,
 //!   `store/tokyo-thanos-sidecar0` in tokyo. One with host names leads to others called `dns/…` and
-//!   `dns-last/…` ([`dns`]).
+//!   `dns-last/…` (`envoy/dns.rs`).
 //! - Secrets are called [`secret::LEAF`] and [`secret::TRUST`].
 //! - A listener and its route configuration have the same name.
 //!

@@ -1,38 +1,41 @@
 //! The pure core: everything that Atlas decides. Text and plain data in, plain data out.
 //!
 //! ```text
-//! text ─▶ manifest ─▶ facts ─▶ intake ─▶ Fleet ─▶ plan ─┬▶ Snapshot per node ─▶ xds::session ─▶ what a stream is sent
-//!                                 │         ▲           ├▶ endpoints, zone ───────────────────▶ what Thanos is told
-//!                                 ▼       Trust         └▶ bootstrap ─▶ render ───────────────▶ what an Envoy starts from
-//!                             findings      ▲
-//!                                     pki: what to issue
+//! text ─▶ yaml ─▶ manifests ─▶ validate ─▶ Fleet ─▶ plan ─┬▶ a snapshot per node ─▶ xds::session
+//!                                 │          ▲            ├▶ thanos: endpoints, DNS zone
+//!                                 ▼        Trust          └▶ install: bootstraps, Helm values
+//!                             findings       ▲
+//!                                      pki: what to issue
 //! ```
 //!
 //! | Module | In | Out |
 //! | --- | --- | --- |
-//! | [`manifest`] | the text of a file | facts; or every mistake with its line and key |
-//! | [`fact`] | | what Atlas wants to know of an object, as written |
-//! | [`intake`] | facts, settings, the fleet in force | a [`model::Fleet`]; findings |
-//! | [`plan`](mod@plan) | fleet, [`pki::Trust`] | what every node, Thanos and DNS should have |
-//! | [`envoy`] | what a resource is to say | Envoy's own messages |
-//! | [`xds::snapshot`] | messages | resources with the hash of their content as their version |
-//! | [`xds::session`] | a request, or a new snapshot | responses |
-//! | [`lease`] | what became of reading and writing a Lease, the time | what to do next; who may write |
-//! | [`pki`] | what there is, who should have something, the time | what to issue, until when |
+//! | [`yaml`] | the text of a file | manifests, or all errors with line and key |
+//! | [`manifest`] | | what Atlas reads of a Service or an EndpointSlice, as written |
+//! | [`validate`](mod@validate) | manifests, settings, the fleet in force | a [`model::Fleet`]; findings |
+//! | [`plan`](mod@plan) | fleet, [`pki::Trust`] | the resources of every Envoy |
+//! | [`envoy`] | names, addresses, limits | Envoy's messages |
+//! | [`thanos`] | fleet | the endpoints of Thanos Query; the DNS zone |
+//! | [`install`] | fleet, credentials | bootstrap files, Helm values, manifests for installing |
+//! | [`kubernetes`] | fleet; the state of a Lease | the objects that Atlas writes; who is leader |
+//! | [`xds`] | requests, snapshots | responses; what to do after a NACK |
+//! | [`pki`] | existing certificates, nodes, the time | which certificates to issue |
 //! | [`render`] | messages | YAML for people and for Envoy |
-//! | [`text`] | foreign text | the same, fit to be shown |
-//! | [`name`], [`quantity`], [`keys`], [`model`] | | names parsed once; every key, default and port; plain data |
+//! | [`text`] | text of others | text that is safe to show |
+//! | [`name`], [`quantity`], [`model`] | | checked names and sizes; plain data |
+//! | [`annotations`], [`ports`], [`object_names`] | | the keys that people write; ports; names of objects |
 //!
 //! # Invariants
 //!
-//! - **Architecture invariant:** no IO, no clock, no randomness, no environment: what comes in comes as a value. The manifest
-//!   names no crate that does IO, and `clippy.toml` refuses std's. (envoy-types drags tonic's transport in, unused.)
-//! - **Equal input gives equal output, to the byte**, whatever its order. So an unchanged fleet has unchanged versions, and
-//!   nothing is sent twice.
-//! - **One object never touches another.** What is wrong with one is a finding, and the others don't notice.
-//! - **No resource holds a list of all clusters**, so a change costs the wire what it says and no more.
+//! - **Architecture invariant:** no IO, no clock, no randomness, no environment: all input comes as
+//!   values. `core/Cargo.toml` has no crate that does IO, and `clippy.toml` forbids that of std.
+//!   (envoy-types depends on the transport of tonic, which is unused.)
+//! - **Equal input gives equal output, to the byte**, whatever its order. So an unchanged fleet has
+//!   unchanged versions, and nothing is sent twice.
+//! - **An error in one object doesn't affect another.** It becomes a finding.
+//! - **No resource holds a list of all clusters**, so the size of an update is that of the change.
 //! - **No certificate outlives its issuer.**
-//! - **Nothing panics, whatever people wrote.** What has a type of [`name`] has been checked.
+//! - **No input causes a panic.** A value of a type of [`name`] has been checked.
 
 pub mod annotations;
 pub mod envoy;

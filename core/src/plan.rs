@@ -1,15 +1,14 @@
-//! `plan(&Fleet, &Trust) → Plan`: what each node should have, and what Thanos should know.
+//! `plan(&Fleet, &Trust) → Plan`: the resources of every Envoy.
 //!
 //! ```text
-//! Fleet ─┬─▶ per cluster: its own snapshot, its part of the hub's ─┬─▶ Plan { nodes }
-//! Trust ─┘   constant:    the hub's listeners and routes           ┘
-//! Fleet ───▶ [`stores`]: what Thanos Query and DNS should know of the stores
+//! Fleet ─┬─▶ of each cluster: its own Envoys' resources, its resources on the hub ─┬─▶ Plan { nodes }
+//! Trust ─┘   of the hub: the resources that don't depend on clusters               ┘
 //! ```
 //!
-//! A running Atlas plans with a [`Planner`]: the same, for what has changed.
+//! A running Atlas uses a [`Planner`], which plans only what a change affects.
 //!
-//! Architecture invariant: no Envoy resource holds a list of all clusters, so a change to one
-//! cluster concerns the resources of that cluster alone, on the hub as there.
+//! Architecture invariant: no resource holds a list of all clusters, so a change of one cluster
+//! changes only the resources of that cluster, on its own Envoys and on the hub's.
 
 mod cluster;
 mod expected_san;
@@ -28,27 +27,27 @@ use crate::pki::Trust;
 use crate::xds::resource::{Resource, ResourceType};
 use crate::xds::snapshot::Snapshot;
 
-/// What should be.
+/// The resources of every node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// What each node gets. A node whose certificate hasn't been issued yet is missing: an Envoy
-    /// cluster without its secret would hold up the whole Envoy.
+    /// The snapshot of each node whose certificate has been issued. Without its secrets an Envoy
+    /// would wait for them and use none of its resources.
     pub nodes: BTreeMap<NodeId, Arc<Snapshot>>,
 }
 
-/// What one cluster adds to the plan.
+/// The resources of one cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterPlan {
-    /// Its own Envoy's resources; `None` until its certificate has been issued.
+    /// On its own Envoys; `None` until its certificate has been issued.
     pub own: Option<Vec<Arc<Resource>>>,
-    /// Its resources on the hub's Envoy.
+    /// On the hub's Envoys.
     pub on_hub: Vec<Arc<Resource>>,
 }
 
 /// Plans the whole fleet. Equal input gives equal output, to the byte.
 pub fn plan(fleet: &Fleet, trust: &Trust) -> Plan {
     let mut nodes = BTreeMap::new();
-    let mut hub = hub::constant(fleet, trust);
+    let mut hub = hub::resources(fleet, trust);
     for cluster in fleet.clusters.values() {
         let planned = plan_cluster(fleet, cluster, trust);
         if let Some(own) = planned.own {
@@ -65,12 +64,12 @@ pub fn plan(fleet: &Fleet, trust: &Trust) -> Plan {
     Plan { nodes }
 }
 
-/// Plans one cluster. Of the fleet it reads the settings and the hub's Alertmanagers, never another
+/// Plans one cluster. Of the fleet it reads the settings and the hub's Alertmanagers, but no other
 /// cluster.
 pub fn plan_cluster(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> ClusterPlan {
     ClusterPlan {
-        own: cluster::own(fleet, cluster, trust),
-        on_hub: hub::of_cluster(cluster, trust),
+        own: cluster::resources(fleet, cluster, trust),
+        on_hub: hub::resources_of_cluster(cluster, trust),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Envoy clusters: the upstreams of routes.
 //!
-//! An Envoy cluster with host names among its addresses becomes several ([`follow_dns`]), so each
+//! An Envoy cluster with host names among its addresses becomes several (`dns.rs`), so each
 //! constructor returns a list.
 
 use std::collections::HashMap;

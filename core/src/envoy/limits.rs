@@ -6,7 +6,7 @@
 //! whose reader stops holds at most the window of the connection from which it comes and that of
 //! the connection to which it goes. So memory is bounded by the number of streams times both
 //! windows, plus the number of connections times the memory of one. Beyond that,
-//! [`super::overload`] sheds load by the memory that the process really uses.
+//! `overload.rs` sheds load by the memory that the process really uses.
 
 use envoy_types::pb::envoy::config::cluster::v3 as cluster;
 use envoy_types::pb::envoy::config::cluster::v3::circuit_breakers::{

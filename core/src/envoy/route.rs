@@ -1,7 +1,7 @@
 //! Route configurations: which request goes to which Envoy cluster.
 //!
 //! The hub's routes don't depend on which clusters there are: a script makes the Envoy cluster's
-//! name from the request ([`cluster_by_script`]).
+//! name from the request (`cluster_by_script`).
 
 mod in_cluster;
 mod on_hub;

@@ -1,4 +1,4 @@
-//! A downstream cluster's Envoys.
+//! The resources of a downstream cluster's Envoys.
 
 use std::sync::Arc;
 
@@ -11,8 +11,12 @@ use crate::xds::resource::{Resource, ResourceType};
 
 use super::expected_san;
 
-/// Everything that cluster's Envoy has. `None` until its certificate has been issued.
-pub(super) fn own(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> Option<Vec<Arc<Resource>>> {
+/// All resources; `None` until the cluster's certificate has been issued.
+pub(super) fn resources(
+    fleet: &Fleet,
+    cluster: &Cluster,
+    trust: &Trust,
+) -> Option<Vec<Arc<Resource>>> {
     use ResourceType as T;
     let leaf = trust.leaves.get(&NodeId::Cluster(cluster.name.clone()))?;
     let hub_san = expected_san::of_hub(trust);
@@ -39,7 +43,7 @@ pub(super) fn own(fleet: &Fleet, cluster: &Cluster, trust: &Trust) -> Option<Vec
         ),
         Resource::new(T::Listener, "alerts", &listener::alerts_in_cluster(cluster.bind)),
         Resource::new(T::Route, "inbound", &route::inbound("inbound", hosts)),
-        alerts(fleet),
+        alert_routes(fleet),
     ];
     let stores = cluster.stores.iter().zip(&labels);
     let mut clusters: Vec<_> = stores
@@ -64,9 +68,9 @@ fn web_ui<'a>(kind: &'a str, base: &'a str, backend: &'a Backend) -> WebUi<'a> {
     }
 }
 
-/// How alerts find the hub's Alertmanagers: all that a cluster has of them, and the same for every
-/// cluster.
-pub(super) fn alerts(fleet: &Fleet) -> Arc<Resource> {
+/// The routes of alerts: the only resource that depends on the hub's Alertmanagers. It is the same
+/// in all clusters.
+pub(super) fn alert_routes(fleet: &Fleet) -> Arc<Resource> {
     let indices: Vec<u32> = fleet.alertmanagers.keys().copied().collect();
     Resource::new(ResourceType::Route, "alerts", &route::alerts_in_cluster("alerts", &indices))
 }

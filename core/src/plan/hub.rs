@@ -1,4 +1,4 @@
-//! The hub's Envoys.
+//! The resources of the hub's Envoys.
 
 use std::sync::Arc;
 
@@ -11,9 +11,8 @@ use crate::xds::resource::{Resource, ResourceType};
 
 use super::expected_san;
 
-/// What the hub has whichever clusters there are. `None` until the hub's certificate has been
-/// issued.
-pub(super) fn constant(fleet: &Fleet, trust: &Trust) -> Option<Vec<Arc<Resource>>> {
+/// The resources that don't depend on clusters; `None` until the hub's certificate has been issued.
+pub(super) fn resources(fleet: &Fleet, trust: &Trust) -> Option<Vec<Arc<Resource>>> {
     use ResourceType as T;
     let settings = &fleet.settings;
     let leaf = trust.leaves.get(&NodeId::Hub)?;
@@ -56,9 +55,10 @@ pub(super) fn constant(fleet: &Fleet, trust: &Trust) -> Option<Vec<Arc<Resource>
     Some(resources)
 }
 
-/// What one cluster adds: its link. Without addresses that has no endpoints, so that people see
-/// that the cluster can't be reached, not that it doesn't exist.
-pub(super) fn of_cluster(cluster: &Cluster, trust: &Trust) -> Vec<Arc<Resource>> {
+/// The resources of one cluster: its Envoy cluster, with those for its host names. A cluster
+/// without addresses has one too, so that people read that it can't be reached, not that it doesn't
+/// exist.
+pub(super) fn resources_of_cluster(cluster: &Cluster, trust: &Trust) -> Vec<Arc<Resource>> {
     let san = expected_san::of_cluster(&cluster.name, trust);
     let link = self::cluster::downstream_cluster(cluster.name.as_str(), &cluster.addresses, &san);
     link.iter().map(super::envoy_cluster).collect()

@@ -1,4 +1,4 @@
-//! The plan, kept up to date: of a change only what it concerns is planned again.
+//! The incremental plan: only what a change affects is planned again.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -15,17 +15,17 @@ use crate::xds::snapshot::Change;
 pub struct Scope {
     /// Everything.
     pub all: bool,
-    /// What the hub has whichever clusters there are.
+    /// The resources of the hub that don't depend on clusters.
     pub hub: bool,
-    /// What depends on the hub's Alertmanagers: there, and of each cluster one resource, the same
-    /// for all.
+    /// What depends on the hub's Alertmanagers: resources of the hub, and the alert routes of each
+    /// cluster.
     pub alertmanagers: bool,
-    /// These clusters; one that is not in the fleet goes.
+    /// These clusters. Those that aren't in the fleet are removed.
     pub clusters: BTreeSet<ClusterName>,
 }
 
 impl Scope {
-    /// Everything.
+    /// The scope of a first plan.
     pub fn everything() -> Self {
         Self { all: true, ..Self::default() }
     }
@@ -35,7 +35,7 @@ impl Scope {
         !self.all && !self.hub && !self.alertmanagers && self.clusters.is_empty()
     }
 
-    /// Takes in another.
+    /// Adds another scope.
     pub fn extend(&mut self, other: Self) {
         self.all |= other.all;
         self.hub |= other.hub;
@@ -47,34 +47,34 @@ impl Scope {
 /// How one node's resources change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeChange {
-    /// It has exactly these.
+    /// It has exactly these resources.
     All(Vec<Arc<Resource>>),
-    /// These change, and the others stay.
+    /// These resources change, the others stay.
     Some(Vec<Change>),
-    /// It has nothing to say to anyone any more, or not yet.
+    /// The node is removed, or has no certificate yet.
     Gone,
 }
 
-/// Plans, and remembers what of the hub's belongs to which cluster.
+/// Plans, and keeps which resources of the hub belong to which cluster.
 #[derive(Debug, Default)]
 pub struct Planner {
-    /// What each cluster adds to the hub.
+    /// The resources of each cluster on the hub.
     on_hub: BTreeMap<ClusterName, Box<[Arc<Resource>]>>,
-    /// What the hub has whichever clusters there are; `None` until its certificate has been issued.
-    constant: Option<Vec<Arc<Resource>>>,
-    /// Clusters that have a plan of their own.
+    /// The other resources of the hub; `None` until its certificate has been issued.
+    of_hub: Option<Vec<Arc<Resource>>>,
+    /// The clusters whose Envoys have resources.
     planned: BTreeSet<ClusterName>,
     pool: Pool,
 }
 
 impl Planner {
-    /// Nothing planned yet: the first scope is everything.
+    /// Nothing is planned yet, so the first scope must be [`Scope::everything`].
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Plans what is in scope. Of `trust` it reads the hub's leaf, and the leaves and revisions of
-    /// clusters in scope.
+    /// Plans what is in scope, and returns how the resources of nodes change. Of `trust` it reads
+    /// the hub's leaf, and the leaves and revisions of clusters in scope.
     pub fn update(
         &mut self,
         fleet: &Fleet,
@@ -92,7 +92,7 @@ impl Planner {
                 fleet.clusters.get(&name).map(|cluster| plan_cluster(fleet, cluster, trust));
             let (own, on_hub) =
                 planned.map_or((None, Vec::new()), |planned| (planned.own, planned.on_hub));
-            hub_changes.extend(self.on_hub(&name, on_hub));
+            hub_changes.extend(self.replace_on_hub(&name, on_hub));
             match &own {
                 Some(_) => self.planned.insert(name.clone()),
                 None => self.planned.remove(&name),
@@ -102,20 +102,20 @@ impl Planner {
             changes.push((NodeId::Cluster(name), change));
         }
         if scope.alertmanagers && !scope.all {
-            let alerts = super::cluster::alerts(fleet);
+            let alerts = super::cluster::alert_routes(fleet);
             let others = self.planned.iter().filter(|name| !scope.clusters.contains(*name));
             let change = || NodeChange::Some(vec![Change::Set(Arc::clone(&alerts))]);
             changes.extend(others.map(|name| (NodeId::Cluster(name.clone()), change())));
         }
-        let hub = self.hub(fleet, trust, scope, hub_changes);
-        // The clusters first: what is new there should be ready when the hub sends traffic.
+        let hub = self.update_hub(fleet, trust, scope, hub_changes);
+        // The hub last, so that clusters are more likely to be ready when it sends requests.
         changes.extend(hub.map(|change| (NodeId::Hub, change)));
         self.pool.prune();
         changes
     }
 
-    /// Takes what a cluster adds to the hub; returns how that differs.
-    fn on_hub(&mut self, name: &ClusterName, resources: Vec<Arc<Resource>>) -> Vec<Change> {
+    /// Replaces the resources of a cluster on the hub, and returns the differences.
+    fn replace_on_hub(&mut self, name: &ClusterName, resources: Vec<Arc<Resource>>) -> Vec<Change> {
         let before = self.on_hub.remove(name).unwrap_or_default();
         let gone = before.iter().filter(|old| {
             resources.iter().all(|new| (new.kind, &new.name) != (old.kind, &old.name))
@@ -132,7 +132,7 @@ impl Planner {
         changes
     }
 
-    fn hub(
+    fn update_hub(
         &mut self,
         fleet: &Fleet,
         trust: &Trust,
@@ -140,8 +140,8 @@ impl Planner {
         mut changes: Vec<Change>,
     ) -> Option<NodeChange> {
         if scope.all || scope.hub || scope.alertmanagers {
-            let constant = hub::constant(fleet, trust);
-            match (&self.constant, &constant) {
+            let of_hub = hub::resources(fleet, trust);
+            match (&self.of_hub, &of_hub) {
                 (Some(before), Some(now)) if !scope.all => {
                     let gone = before.iter().filter(|old| {
                         now.iter().all(|new| (new.kind, &new.name) != (old.kind, &old.name))
@@ -151,25 +151,25 @@ impl Planner {
                 }
                 (_, Some(now)) => {
                     let all = now.iter().chain(self.on_hub.values().flatten()).cloned().collect();
-                    self.constant = constant;
+                    self.of_hub = of_hub;
                     return Some(NodeChange::All(all));
                 }
                 (_, None) => {
-                    self.constant = None;
+                    self.of_hub = None;
                     return Some(NodeChange::Gone);
                 }
             }
-            self.constant = constant;
+            self.of_hub = of_hub;
         }
-        (self.constant.is_some() && !changes.is_empty()).then_some(NodeChange::Some(changes))
+        (self.of_hub.is_some() && !changes.is_empty()).then_some(NodeChange::Some(changes))
     }
 }
 
-/// Equal resources of different clusters, kept once: half of a cluster's are the same everywhere.
+/// Keeps equal resources of different clusters once. Half of a cluster's are the same everywhere.
 #[derive(Debug, Default)]
 struct Pool {
     resources: HashMap<(ResourceType, Arc<str>, Version), Arc<Resource>>,
-    /// How many there were after the last pruning.
+    /// The number of resources after the last pruning.
     pruned: usize,
 }
 
@@ -179,7 +179,7 @@ impl Pool {
     }
 
     fn share(&mut self, resource: Arc<Resource>) -> Arc<Resource> {
-        // A node's own leaf is nobody else's; a key is kept no longer than needed.
+        // No other node has the same leaf, and a private key is kept no longer than needed.
         if resource.kind == ResourceType::Secret && &*resource.name == crate::envoy::secret::LEAF {
             return resource;
         }
@@ -187,8 +187,8 @@ impl Pool {
         Arc::clone(self.resources.entry(key).or_insert(resource))
     }
 
-    /// Lets go of what nobody uses any more, now and then: a walk for each doubling costs nothing
-    /// per change.
+    /// Removes unused resources when their number has doubled, so that the cost for each change is
+    /// small.
     fn prune(&mut self) {
         if self.resources.len() > 2 * self.pruned + 64 {
             self.resources.retain(|_, resource| Arc::strong_count(resource) > 1);

@@ -48,7 +48,7 @@ fn names(names: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn adding_a_cluster_touches_nothing_but_that_cluster() {
+fn adding_a_cluster_changes_no_resource_of_another() {
     let (before, after) = (fleet(&names(&["tokyo"])), fleet(&names(&["paris", "tokyo"])));
     let (before, after) = (plan(&before, &trust(&before)), plan(&after, &trust(&after)));
     assert_eq!(before.nodes[&"tokyo".parse().unwrap()], after.nodes[&"tokyo".parse().unwrap()]);
@@ -69,7 +69,7 @@ fn a_node_without_its_certificate_is_not_planned() {
 }
 
 #[test]
-fn keys_stay_with_their_node() {
+fn a_private_key_is_only_in_resources_of_its_node() {
     let fleet = fleet(&names(&["paris", "tokyo"]));
     let plan = plan(&fleet, &trust(&fleet));
     for (node, snapshot) in &plan.nodes {
@@ -86,7 +86,7 @@ fn keys_stay_with_their_node() {
 }
 
 #[test]
-fn the_hub_expects_each_cluster_s_own_revision() {
+fn the_hub_expects_the_current_revision_of_a_cluster() {
     let fleet = fleet(&names(&["tokyo"]));
     let mut trust = trust(&fleet);
     trust.revisions.insert("tokyo".parse().unwrap(), 4);
@@ -107,13 +107,13 @@ proptest! {
     }
 }
 
-/// Nodes as they follow a planner.
+/// The snapshots of all nodes, made of the changes of a planner.
 #[derive(Default)]
-struct Followers(BTreeMap<NodeId, Snapshot>);
+struct Snapshots(BTreeMap<NodeId, Snapshot>);
 
-impl Followers {
-    /// Takes changes; returns how many resources of each node differ.
-    fn take(&mut self, changes: Vec<(NodeId, NodeChange)>) -> BTreeMap<NodeId, usize> {
+impl Snapshots {
+    /// Applies changes, and returns how many resources of each node differ.
+    fn apply(&mut self, changes: Vec<(NodeId, NodeChange)>) -> BTreeMap<NodeId, usize> {
         let mut counts = BTreeMap::new();
         for (node, change) in changes {
             let count = match change {
@@ -130,32 +130,32 @@ impl Followers {
 }
 
 #[test]
-fn a_change_to_one_cluster_looks_at_that_cluster_alone() {
+fn a_change_of_one_cluster_changes_one_resource_of_the_hub() {
     let many: Vec<String> = (0..1000).map(|n| format!("c{n}")).collect();
     let before = fleet(&many[1..]);
-    let (mut planner, mut followers) = (Planner::new(), Followers::default());
-    followers.take(planner.update(&before, &trust(&before), &Scope::everything()));
-    assert_eq!(followers.0.len(), 1000);
+    let (mut planner, mut snapshots) = (Planner::new(), Snapshots::default());
+    snapshots.apply(planner.update(&before, &trust(&before), &Scope::everything()));
+    assert_eq!(snapshots.0.len(), 1000);
     let after = fleet(&many);
     let scope = Scope { clusters: ["c0".parse().unwrap()].into(), ..Scope::default() };
-    let counts = followers.take(planner.update(&after, &trust(&after), &scope));
+    let counts = snapshots.apply(planner.update(&after, &trust(&after), &scope));
     assert_eq!(counts.len(), 2, "{counts:?}");
     assert_eq!(counts[&NodeId::Hub], 1);
     assert_eq!(
         planner.update(&after, &trust(&after), &scope).len(),
         1,
-        "the hub has nothing to hear of the same again"
+        "nothing changes for the hub"
     );
 }
 
 #[test]
-fn what_is_equal_everywhere_is_kept_once() {
+fn equal_resources_of_clusters_are_kept_once() {
     let fleet = fleet(&names(&["paris", "tokyo"]));
-    let mut followers = Followers::default();
-    followers.take(Planner::new().update(&fleet, &trust(&fleet), &Scope::everything()));
+    let mut snapshots = Snapshots::default();
+    snapshots.apply(Planner::new().update(&fleet, &trust(&fleet), &Scope::everything()));
     let alerts = |node: &str| {
         Arc::clone(
-            followers.0[&node.parse().unwrap()].get(ResourceType::Listener, "alerts").unwrap(),
+            snapshots.0[&node.parse().unwrap()].get(ResourceType::Listener, "alerts").unwrap(),
         )
     };
     assert!(Arc::ptr_eq(&alerts("paris"), &alerts("tokyo")));
@@ -163,11 +163,10 @@ fn what_is_equal_everywhere_is_kept_once() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
-    /// Whatever changes: planning what it concerns comes to the same as planning everything, and so
-    /// do the stores.
+    /// After any changes the incremental plan is that of the whole fleet, and so are the stores.
     #[test]
-    fn change_by_change_is_as_all_at_once(steps in prop::collection::vec((prop::collection::btree_set("[a-d]{1,2}", 0..5), any::<bool>(), any::<bool>(), 0..3u64, 0..3u32), 1..8)) {
-        let (mut planner, mut followers, mut stores) = (Planner::new(), Followers::default(), crate::thanos::stores::Stores::new());
+    fn incremental_plans_equal_whole_plans(steps in prop::collection::vec((prop::collection::btree_set("[a-d]{1,2}", 0..5), any::<bool>(), any::<bool>(), 0..3u64, 0..3u32), 1..8)) {
+        let (mut planner, mut snapshots, mut stores) = (Planner::new(), Snapshots::default(), crate::thanos::stores::Stores::new());
         let mut last: Option<(Fleet, Trust)> = None;
         for (list, hub, leafless, revision, alertmanagers) in steps {
             let mut now = fleet(&list.iter().cloned().collect::<Vec<_>>());
@@ -201,12 +200,12 @@ proptest! {
                     }
                 }
             };
-            followers.take(planner.update(&now, &trust, &scope));
+            snapshots.apply(planner.update(&now, &trust, &scope));
             let clusters: Vec<_> = scope.clusters.iter().chain(now.clusters.keys().filter(|_| scope.all)).collect();
             stores.update(&now, clusters);
             let wanted = plan(&now, &trust);
             let nodes: BTreeMap<NodeId, Snapshot> = wanted.nodes.into_iter().map(|(node, snapshot)| (node, (*snapshot).clone())).collect();
-            prop_assert_eq!(&followers.0, &nodes);
+            prop_assert_eq!(&snapshots.0, &nodes);
             let afresh = crate::thanos::stores::Stores::of(&now);
             prop_assert_eq!(stores.endpoints(), crate::thanos::endpoints::endpoints(&now));
             prop_assert_eq!(stores.zone_file(&now.settings, 7), afresh.zone_file(&now.settings, 7));
