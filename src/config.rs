@@ -8,7 +8,7 @@ use atlas_core::model::Settings;
 use atlas_core::pki::Lifetimes;
 
 use crate::process::debounce::Debounce;
-use crate::process::serve::Listen;
+use crate::process::listen::ListenOptions;
 use crate::xds::LimitOptions;
 
 /// What both modes are told.
@@ -19,7 +19,7 @@ pub struct Config {
     /// How long certificates are valid.
     pub lifetimes: Lifetimes,
     /// Where Atlas listens.
-    pub listen: Listen,
+    pub listen: ListenOptions,
     /// Longest life of an xDS stream; some end up to a fifth earlier.
     pub max_stream_age: Duration,
     /// Limits of the xDS port.
@@ -33,7 +33,7 @@ impl Default for Config {
         Self {
             settings: Settings::default(),
             lifetimes: Lifetimes::default(),
-            listen: Listen::default(),
+            listen: ListenOptions::default(),
             max_stream_age: Duration::from_secs(30 * 60),
             limits: LimitOptions::default(),
             debounce: Debounce::default(),

@@ -1,7 +1,8 @@
-//! DNS for the zone that Thanos Query finds the stores in: authoritative, no recursion, UDP and TCP.
+//! DNS server of the zone by which Thanos Query finds the stores: authoritative, without recursion,
+//! over UDP and TCP. A cluster's DNS forwards the zone to it, or Thanos Query asks it directly.
 //!
-//! In: the zone, asked for when somebody asks, and only if it has changed since. Out: answers (see [`answer`]). A cluster's DNS forwards the zone here, or Thanos Query asks
-//! directly.
+//! The zone is prepared when a query comes and the zone has changed since the last query. How
+//! queries are answered is in [`answer`].
 
 mod answer;
 
@@ -12,29 +13,29 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
-use atlas_core::thanos::zone::Zone;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::answer::{Answers, Transport, UDP_MAX, respond};
+use self::answer::{MAX_UDP, PreparedZone, Transport, respond};
 use crate::metrics::Metrics;
 use crate::process::connection_limiter::{ConnectionLimiter, Permit};
 use crate::process::lock::lock;
+use crate::state::{ZoneSource, ZoneVersion};
 
-/// How long a TCP client may take from one query to having the next one's answer.
+/// How long a TCP client may take to send the next query and to read its answer.
 const TCP_IDLE: Duration = Duration::from_secs(10);
-/// How many TCP clients at a time; one more ends the oldest, so nobody can take all places and keep them. An answer is at most 64 KiB, so
-/// this bounds the memory.
+/// Open TCP connections. One more closes the oldest. An answer has at most 64 KiB, so this bounds the
+/// memory too.
 const TCP_CONNECTIONS: usize = 256;
-/// Longest query over TCP: a name of 255 bytes and every usual option of EDNS fit several times.
-const TCP_QUERY: u16 = 4096;
-/// After an error that may come again at once, such as too many open files.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Longest query over TCP, in bytes. A name has at most 255, and the usual EDNS options less.
+const MAX_TCP_QUERY: u16 = 4096;
+/// Pause after an error that may recur at once, such as too many open files.
+const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
-/// The same port, twice.
+/// The server's port, over both transports.
 #[derive(Debug)]
 pub struct Sockets {
     udp: UdpSocket,
@@ -42,29 +43,38 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    /// Binds both.
+    /// Binds the port over UDP and TCP.
+    ///
+    /// # Errors
+    /// Another program listens on the port, or this machine doesn't have the address.
     pub async fn bind(address: SocketAddr) -> anyhow::Result<Self> {
         let bind = async || -> io::Result<Self> {
             let tcp = TcpListener::bind(address).await?;
             let udp = bind_udp(tcp.local_addr()?)?;
             Ok(Self { udp, tcp })
         };
-        bind().await.with_context(|| format!("cannot listen on {address} for DNS: is another program there? (--dns-port changes it)"))
+        bind().await.with_context(|| {
+            format!(
+                "cannot listen on {address} for DNS: is another program there? \
+                 (--dns-port changes it)"
+            )
+        })
     }
 }
 
-/// A multicast DNS daemon, as most desktops have, holds UDP 5353 on all addresses but shares it: then so does Atlas. Otherwise the
-/// port is its alone, so that no other program can share it later. (Another Atlas holds the TCP port.)
+/// Binds the UDP port, shared if need be. A multicast DNS daemon, as most desktops have, listens on
+/// UDP port 5353 of all addresses and allows others to share it. Where nobody listens the port isn't
+/// shared, so that no other program can take queries later. (A second Atlas fails on the TCP port.)
 fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = match std::net::UdpSocket::bind(address) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => shared_udp(address)?.into(),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => bind_shared_udp(address)?.into(),
         socket => socket?,
     };
     socket.set_nonblocking(true)?;
     UdpSocket::from_std(socket)
 }
 
-fn shared_udp(address: SocketAddr) -> io::Result<OwnedFd> {
+fn bind_shared_udp(address: SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = rustix::net::socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
@@ -72,23 +82,16 @@ fn shared_udp(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Tells one zone from another.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ZoneVersion {
-    /// Of the records ([`Stores::version`](atlas_core::thanos::stores::Stores::version)).
-    pub records: u64,
-    /// The serial number.
-    pub serial: u32,
-}
-
-/// Where the zone comes from: called with the version that is known, it returns another if there is one.
-pub type Zones = Arc<dyn Fn(Option<ZoneVersion>) -> Option<(ZoneVersion, Zone)> + Send + Sync>;
-
-/// Serves until cancelled.
-pub async fn serve(sockets: Sockets, zones: Zones, metrics: Arc<Metrics>, stop: CancellationToken) {
-    let dns = Dns {
-        zones,
-        answers: Arc::default(),
+/// Serves until `stop` is cancelled.
+pub async fn serve(
+    sockets: Sockets,
+    zone_source: ZoneSource,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) {
+    let dns = DnsServer {
+        zone_source,
+        cache: Arc::default(),
         metrics,
         tcp_idle: TCP_IDLE,
         tcp_connections: TCP_CONNECTIONS,
@@ -100,48 +103,51 @@ pub async fn serve(sockets: Sockets, zones: Zones, metrics: Arc<Metrics>, stop: 
     }
 }
 
-/// What the last zone was prepared to.
-type Prepared = Option<(ZoneVersion, Arc<Answers>)>;
+struct CachedZone {
+    version: ZoneVersion,
+    zone: Arc<PreparedZone>,
+}
 
-/// What every query needs.
 #[derive(Clone)]
-struct Dns {
-    zones: Zones,
-    answers: Arc<Mutex<Prepared>>,
+struct DnsServer {
+    zone_source: ZoneSource,
+    /// The zone as of the last query; `None` before the first reconcile.
+    cache: Arc<Mutex<Option<CachedZone>>>,
     metrics: Arc<Metrics>,
     tcp_idle: Duration,
     tcp_connections: usize,
 }
 
-impl Dns {
+impl DnsServer {
     fn respond(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
-        let response = respond(self.answers().as_deref(), query, transport)?;
+        let response = respond(self.zone().as_deref(), query, transport)?;
         self.metrics.dns_queries.inc();
         Some(response)
     }
 
-    /// Prepared anew where the zone has changed since the last query.
-    fn answers(&self) -> Option<Arc<Answers>> {
-        let mut known = lock(&self.answers);
-        if let Some((version, zone)) = (self.zones)(known.as_ref().map(|(version, _)| *version)) {
-            match Answers::new(&zone) {
-                Ok(answers) => *known = Some((version, Arc::new(answers))),
+    /// The current zone. Prepares it if it has changed since the last query.
+    fn zone(&self) -> Option<Arc<PreparedZone>> {
+        let mut cache = lock(&self.cache);
+        let known_version = cache.as_ref().map(|cached| cached.version);
+        if let Some((version, zone)) = (self.zone_source)(known_version) {
+            match PreparedZone::new(&zone) {
+                Ok(zone) => *cache = Some(CachedZone { version, zone: Arc::new(zone) }),
                 Err(error) => {
                     tracing::error!(%error, "BUG: a zone that DNS can't serve; the last one stays")
                 }
             }
         }
-        known.as_ref().map(|(_, answers)| Arc::clone(answers))
+        cache.as_ref().map(|cached| Arc::clone(&cached.zone))
     }
 
     async fn serve_udp(&self, socket: UdpSocket) {
-        let mut query = vec![0; UDP_MAX.into()];
+        let mut query = vec![0; MAX_UDP.into()];
         loop {
             match socket.recv_from(&mut query).await {
                 Ok((length, client)) => self.answer_udp(&socket, &query[..length], client).await,
                 Err(error) => {
                     tracing::debug!(%error, "cannot receive a DNS query");
-                    tokio::time::sleep(PAUSE).await;
+                    tokio::time::sleep(ERROR_PAUSE).await;
                 }
             }
         }
@@ -155,22 +161,22 @@ impl Dns {
     }
 
     async fn serve_tcp(&self, listener: TcpListener) {
-        let room = ConnectionLimiter::new(self.tcp_connections, Duration::ZERO);
+        let limiter = ConnectionLimiter::new(self.tcp_connections, Duration::ZERO);
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((stream, client)) => {
-                        let (guest, another_left) = room.enter().await;
-                        if another_left {
+                        let (permit, revoked_another) = limiter.acquire().await;
+                        if revoked_another {
                             self.metrics.port_connection_dropped("dns");
-                            tracing::debug!(%client, "too many DNS clients over TCP: the oldest goes");
+                            tracing::debug!(%client, "closed the oldest DNS connection for another");
                         }
-                        drop(connections.spawn(self.clone().serve_connection(stream, guest)));
+                        drop(connections.spawn(self.clone().serve_connection(stream, permit)));
                     }
                     Err(error) => {
                         tracing::debug!(%error, "cannot accept a DNS client");
-                        tokio::time::sleep(PAUSE).await;
+                        tokio::time::sleep(ERROR_PAUSE).await;
                     }
                 },
                 Some(_) = connections.join_next() => {}
@@ -178,8 +184,9 @@ impl Dns {
         }
     }
 
-    async fn serve_connection(self, mut stream: TcpStream, guest: Permit) {
-        // Several queries on one connection must not wait for each other's acknowledgements.
+    async fn serve_connection(self, mut stream: TcpStream, permit: Permit) {
+        // Without Nagle's algorithm, which would delay a second answer until the first one's TCP
+        // acknowledgement.
         let _ = stream.set_nodelay(true);
         let answering = async {
             while let Ok(Ok(())) =
@@ -189,14 +196,14 @@ impl Dns {
         };
         tokio::select! {
             () = answering => {}
-            () = guest.leave.cancelled() => {}
+            () = permit.revoked.cancelled() => {}
         }
     }
 
-    /// One query: each message with its length before it (RFC 1035 §4.2.2).
+    /// Answers one query. Over TCP each message has its length before it (RFC 1035 §4.2.2).
     async fn answer_tcp(&self, stream: &mut TcpStream) -> io::Result<()> {
         let length = stream.read_u16().await?;
-        if length > TCP_QUERY {
+        if length > MAX_TCP_QUERY {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let mut query = vec![0; length.into()];

@@ -22,10 +22,9 @@ use atlas_core::plan::{Planner, Scope};
 use atlas_core::thanos::stores::Stores;
 use atlas_core::thanos::zone::ZoneFileVersion;
 use atlas_core::validate::{ChangeSet, Finding, ManifestStore};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::dns::ZoneVersion;
 use crate::engine::publisher::{Publisher, Round};
 use crate::pki::{Pki, Subjects};
 use crate::process::clock;
@@ -33,6 +32,7 @@ use crate::standalone::bootstrap_files::NodeFiles;
 use crate::standalone::pki_directory::PkiDirectory;
 use crate::standalone::state_dir::{StateDir, write_derived, write_public};
 use crate::standalone::watch::{DirectoryUpdate, ManifestIndex, UpdateQueue};
+use crate::state::{Command, ZoneVersion};
 pub use last_good::LastGood;
 
 /// Longest time between two rounds, so that nothing depends on an event alone.
@@ -43,12 +43,6 @@ const RETRY: Duration = Duration::from_secs(5);
 /// EventMessage where the first report is empty and an earlier process had manifests.
 const ALL_GONE: &str = "there is not one manifest, although there were some before Atlas was started: nothing is changed and \
     nobody is served until there is one (mount the directory; if all were meant to go, remove last-good from the state directory)";
-
-/// What people ask of a running Atlas.
-pub enum Command {
-    /// Forget the credentials of a cluster that has been removed, and end its streams.
-    Forget(ClusterName, oneshot::Sender<anyhow::Result<()>>),
-}
 
 /// The one writer.
 pub struct Controller {
@@ -349,7 +343,7 @@ impl Controller {
 
     fn carry_out(&mut self, command: Command, known: &mut Known) {
         match command {
-            Command::Forget(cluster, reply) => {
+            Command::ForgetCluster(cluster, reply) => {
                 let result = tokio::task::block_in_place(|| {
                     known.last_good.forget(&cluster).and_then(|()| self.pki.forget(&cluster))
                 });

@@ -1,4 +1,7 @@
-//! Metrics in Prometheus's text format, on `/metrics`. docs/reference.md lists them.
+//! Atlas's metrics, in OpenMetrics's text format. docs/reference.md lists them.
+//!
+//! Counters are increased where things happen. Gauges of the state in force are set when a scrape
+//! asks for them (`web/scrape.rs`), so that a change costs nothing for them.
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicI64;
@@ -12,15 +15,14 @@ use prometheus_client::registry::Registry;
 use atlas_core::xds::resource::ResourceType;
 
 use crate::process::lock::lock;
-use crate::state::PublishedState;
 
-/// A counter by one label of few values.
-pub type By = Family<[(&'static str, &'static str); 1], Counter>;
+/// A counter with one label, whose values are known beforehand.
+type CounterByLabel = Family<[(&'static str, &'static str); 1], Counter>;
 
-/// Types of resources, as labels; the last is every type that Atlas doesn't serve.
+/// Values of the label `type`. `other` is every type that Atlas doesn't serve.
 const TYPES: [&str; 6] = ["SDS", "CDS", "EDS", "LDS", "RDS", "other"];
-/// Why streams end.
-const STREAM_ENDS: [&str; 13] = [
+/// Why a stream ends.
+const STREAM_END_REASONS: [&str; 13] = [
     "client",
     "lost",
     "replaced",
@@ -35,16 +37,18 @@ const STREAM_ENDS: [&str; 13] = [
     "memory",
     "nonsense",
 ];
-/// Why streams are refused.
-const STREAM_REFUSALS: [&str; 1] = ["credential"];
-/// Why Atlas ends connections.
-const CONNECTION_ENDS: [&str; 5] = ["idle", "certificate", "credential", "memory", "stopping"];
-/// Ports, beside xDS's, on which one more connection ends the oldest.
+/// Why a stream is refused.
+const STREAM_REFUSAL_REASONS: [&str; 1] = ["credential"];
+/// Why Atlas ends a connection to the xDS port.
+const CONNECTION_END_REASONS: [&str; 5] =
+    ["idle", "certificate", "credential", "memory", "stopping"];
+/// Ports with a limit of connections, other than the xDS port.
 const PORTS: [&str; 4] = ["metrics", "web", "dns", "control"];
-/// What connections there may be.
+/// Limits of connections to the xDS port.
 const CONNECTION_LIMITS: [&str; 3] = ["connections", "connections_per_node", "handshakes"];
 
-fn of_type(kind: Option<ResourceType>) -> &'static str {
+/// The value of the label `type`.
+fn type_label(kind: Option<ResourceType>) -> &'static str {
     match kind {
         Some(ResourceType::Secret) => "SDS",
         Some(ResourceType::Cluster) => "CDS",
@@ -55,65 +59,64 @@ fn of_type(kind: Option<ResourceType>) -> &'static str {
     }
 }
 
-/// All of Atlas's metrics.
 pub struct Metrics {
     registry: Mutex<Registry>,
-    /// Downstream clusters in force.
+    /// Clusters in force.
     pub clusters: Gauge,
     /// Stores in force.
     pub stores: Gauge,
-    /// Stores behind which any replica may answer.
+    /// Stores in force of which any replica of the cluster may answer.
     pub inexact_stores: Gauge,
     /// Alertmanagers of the hub.
     pub alertmanagers: Gauge,
-    /// Objects and files that are rejected.
+    /// Rejected objects and files.
     pub rejected: Gauge,
     /// Open xDS streams.
     pub streams: Gauge,
-    /// Open streams by node.
+    /// Open xDS streams by node.
     pub connected: Family<[(&'static str, String); 1], Gauge>,
     /// xDS requests received.
     pub requests: Counter,
-    /// Quarantined resources by node, where there are any.
+    /// Quarantined resources by node. Nodes that have none are left out.
     pub quarantined: Family<[(&'static str, String); 1], Gauge>,
     /// Open connections to the xDS port.
     pub connections: Gauge,
     /// xDS responses sent, by type.
-    responses: By,
-    /// Resources in them.
-    resources_sent: By,
-    /// Bytes of resources in them.
-    bytes_sent: By,
+    responses: CounterByLabel,
+    /// Resources in xDS responses sent, by type.
+    resources_sent: CounterByLabel,
+    /// Bytes of resources in xDS responses sent, by type.
+    bytes_sent: CounterByLabel,
     /// Responses that Envoys refused, by type.
-    nacks: By,
+    nacks: CounterByLabel,
     /// xDS streams that ended, by reason.
-    streams_ended: By,
+    streams_ended: CounterByLabel,
     /// xDS streams that were refused, by reason.
-    streams_refused: By,
-    /// Connections that Atlas ended, by reason.
-    connections_ended: By,
-    /// Connections for which there was no room, by limit.
-    connections_dropped: By,
-    /// Connections to other ports that made room for another, by port.
-    port_connections_dropped: By,
-    /// TLS handshakes that failed.
+    streams_refused: CounterByLabel,
+    /// Connections to the xDS port that Atlas ended, by reason.
+    connections_ended: CounterByLabel,
+    /// Connections to the xDS port that were refused or closed for another one, by limit.
+    connections_dropped: CounterByLabel,
+    /// Connections to other ports that were closed for another one, by port.
+    port_connections_dropped: CounterByLabel,
+    /// TLS handshakes on the xDS port that failed.
     pub handshakes_refused: Counter,
-    /// Rounds of the controller.
+    /// Times that the engine has reconciled.
     pub rounds: Counter,
-    /// Rounds that failed; what was in force stays.
+    /// Times that reconciling failed and the state in force stayed.
     pub failed_rounds: Counter,
-    /// When the next certificate ends, in seconds since 1970.
+    /// When the first of the current certificates expires, in seconds since 1970.
     pub first_expiry: Gauge,
     /// DNS queries answered.
     pub dns_queries: Counter,
-    /// Whether this replica leads.
+    /// 1 if this replica leads, else 0.
     pub leads: Gauge,
-    /// Objects that are not yet as they should be, as the leader knows.
+    /// Kubernetes objects that the leader has not yet written as they should be.
     pub unwritten: Gauge,
 }
 
 impl Metrics {
-    /// All at zero.
+    /// Registers all metrics, with the value 0.
     pub fn new() -> Self {
         let mut registry = Registry::with_prefix("atlas");
         let mut gauge = |name: &str, help: &str| {
@@ -143,39 +146,45 @@ impl Metrics {
         let help =
             "Resources that an Envoy of this node refused and that are still what it should have";
         registry.register("xds_quarantined", help, quarantined.clone());
-        // Every value is there from the beginning, so that its first increase is seen.
-        let mut by = |name: &str, help: &str, label: &'static str, values: &[&'static str]| {
-            let family = By::default();
-            for value in values {
-                drop(family.get_or_create(&[(label, *value)]));
-            }
-            registry.register(name, help, family.clone());
-            family
-        };
-        let responses = by("xds_responses", "xDS responses sent", "type", &TYPES);
+        // Every label value is there from the start, so that its first increase is seen.
+        let mut counters =
+            |name: &str, help: &str, label: &'static str, values: &[&'static str]| {
+                let family = CounterByLabel::default();
+                for value in values {
+                    drop(family.get_or_create(&[(label, *value)]));
+                }
+                registry.register(name, help, family.clone());
+                family
+            };
+        let responses = counters("xds_responses", "xDS responses sent", "type", &TYPES);
         let resources_sent =
-            by("xds_resources_sent", "Resources sent in xDS responses", "type", &TYPES);
-        let bytes_sent = by(
+            counters("xds_resources_sent", "Resources sent in xDS responses", "type", &TYPES);
+        let bytes_sent = counters(
             "xds_resource_bytes_sent",
             "Bytes of resources sent in xDS responses",
             "type",
             &TYPES,
         );
-        let nacks = by("xds_nacks", "xDS responses that Envoys refused", "type", &TYPES);
+        let nacks = counters("xds_nacks", "xDS responses that Envoys refused", "type", &TYPES);
         let streams_ended =
-            by("xds_streams_ended", "xDS streams that ended", "reason", &STREAM_ENDS);
-        let streams_refused =
-            by("xds_streams_refused", "xDS streams that were refused", "reason", &STREAM_REFUSALS);
-        let connections_ended = by(
+            counters("xds_streams_ended", "xDS streams that ended", "reason", &STREAM_END_REASONS);
+        let streams_refused = counters(
+            "xds_streams_refused",
+            "xDS streams that were refused",
+            "reason",
+            &STREAM_REFUSAL_REASONS,
+        );
+        let connections_ended = counters(
             "connections_ended",
             "Connections to the xDS port that Atlas ended",
             "reason",
-            &CONNECTION_ENDS,
+            &CONNECTION_END_REASONS,
         );
         let help = "Connections to the xDS port for which there was no room, or that made room for another";
-        let connections_dropped = by("connections_dropped", help, "limit", &CONNECTION_LIMITS);
+        let connections_dropped =
+            counters("connections_dropped", help, "limit", &CONNECTION_LIMITS);
         let help = "Connections to other ports that made room for another";
-        let port_connections_dropped = by("port_connections_dropped", help, "port", &PORTS);
+        let port_connections_dropped = counters("port_connections_dropped", help, "port", &PORTS);
         let mut counter = |name: &str, help: &str| {
             let counter: Counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -218,61 +227,46 @@ impl Metrics {
         }
     }
 
-    /// A response is about to be sent, with so many resources of so many bytes.
-    pub fn sent(&self, kind: Option<ResourceType>, resources: usize, bytes: usize) {
-        let label = [("type", of_type(kind))];
+    /// Counts a response that is about to be sent: its resources, and their bytes.
+    pub fn response_sent(&self, kind: Option<ResourceType>, resources: usize, bytes: usize) {
+        let label = [("type", type_label(kind))];
         self.responses.get_or_create(&label).inc();
         self.resources_sent.get_or_create(&label).inc_by(resources as u64);
         self.bytes_sent.get_or_create(&label).inc_by(bytes as u64);
     }
 
-    /// An Envoy refused a response.
-    pub fn nacked(&self, kind: Option<ResourceType>) {
-        self.nacks.get_or_create(&[("type", of_type(kind))]).inc();
+    /// Counts a response that an Envoy refused.
+    pub fn response_refused(&self, kind: Option<ResourceType>) {
+        self.nacks.get_or_create(&[("type", type_label(kind))]).inc();
     }
 
-    /// A stream ended; the reason is one of few.
+    /// Counts a stream that ended, by one of [`STREAM_END_REASONS`].
     pub fn stream_ended(&self, reason: &'static str) {
         self.streams_ended.get_or_create(&[("reason", reason)]).inc();
     }
 
-    /// A stream was refused; the reason is one of few.
+    /// Counts a stream that was refused, by one of [`STREAM_REFUSAL_REASONS`].
     pub fn stream_refused(&self, reason: &'static str) {
         self.streams_refused.get_or_create(&[("reason", reason)]).inc();
     }
 
-    /// Atlas ended a connection; the reason is one of few.
+    /// Counts a connection to the xDS port that Atlas ended, by one of [`CONNECTION_END_REASONS`].
     pub fn connection_ended(&self, reason: &'static str) {
         self.connections_ended.get_or_create(&[("reason", reason)]).inc();
     }
 
-    /// A connection to another port made room for one more; the port is one of few.
-    pub fn port_connection_dropped(&self, port: &'static str) {
-        self.port_connections_dropped.get_or_create(&[("port", port)]).inc();
-    }
-
-    /// There was no room for a connection, or it made room for another; the limit is one of few.
+    /// Counts a connection to the xDS port that was refused, or closed for another one, because
+    /// one of [`CONNECTION_LIMITS`] was reached.
     pub fn connection_dropped(&self, limit: &'static str) {
         self.connections_dropped.get_or_create(&[("limit", limit)]).inc();
     }
 
-    /// Counts what is in force: when it is scraped, so that a change costs nothing for it.
-    pub fn count(&self, published: &PublishedState) {
-        let fleet = &published.fleet;
-        let stores = || fleet.clusters.values().flat_map(|cluster| &cluster.stores);
-        let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        self.clusters.set(count(fleet.clusters.len()));
-        self.stores.set(count(stores().count()));
-        self.inexact_stores.set(count(stores().filter(|store| !store.exact).count()));
-        self.alertmanagers.set(count(fleet.alertmanagers.len()));
-        self.rejected.set(count(published.rejected()));
-        let of_nodes =
-            published.expiries.values().flat_map(|ends| [ends.leaf, ends.credential]).flatten();
-        let ends = of_nodes.chain(published.authorities.values().copied()).chain(published.own_end);
-        self.first_expiry.set(ends.min().unwrap_or(0));
+    /// Counts a connection to one of [`PORTS`] that was closed for another one.
+    pub fn port_connection_dropped(&self, port: &'static str) {
+        self.port_connections_dropped.get_or_create(&[("port", port)]).inc();
     }
 
-    /// The text that Prometheus scrapes.
+    /// All metrics in OpenMetrics's text format.
     pub fn render(&self) -> String {
         let mut text = String::new();
         match encode(&mut text, &lock(&self.registry)) {

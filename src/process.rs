@@ -1,7 +1,10 @@
-//! What every part needs of the process it runs in: sockets, tasks, signals, locks, the clock.
+//! What every part needs of the process it runs in: the clock, locks, sockets, tasks, signals.
 
 pub mod clock;
 pub mod connection_limiter;
 pub mod debounce;
+pub mod listen;
 pub mod lock;
-pub mod serve;
+pub mod open_files;
+pub mod shutdown;
+pub mod tasks;

@@ -1,9 +1,11 @@
 //! What is in force: written by the engine, read by every server.
 
+mod command;
 mod nodes;
 mod published;
 
+pub use command::Command;
 #[cfg(test)]
-pub use nodes::NodeState;
-pub use nodes::{Node, Nodes};
-pub use published::{PublishedState, StateStore};
+pub use nodes::NodeResources;
+pub use nodes::{Node, Nodes, QuarantinedResource};
+pub use published::{PublishedState, StateStore, ZoneSource, ZoneVersion};

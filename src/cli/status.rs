@@ -76,7 +76,7 @@ impl Status {
             Output::Json => print_json(&report)?,
             Output::Text => show(&told(&report))?,
         }
-        Ok(if report.anything_rejected() { Outcome::SomethingRejected } else { Outcome::Done })
+        Ok(if report.has_problems() { Outcome::SomethingRejected } else { Outcome::Done })
     }
 }
 
@@ -100,7 +100,7 @@ fn told(report: &Report) -> String {
         .iter()
         .flat_map(|node| node.instances.iter().flat_map(|instance| refusals(node, instance)))
         .collect();
-    section(&mut out, "TROUBLE", report.troubles.clone());
+    section(&mut out, "TROUBLE", report.problems.clone());
     section(&mut out, "REFUSED BY ENVOY", nacks);
     section(
         &mut out,

@@ -1,8 +1,9 @@
-//! What a query is answered: bytes in, bytes out, from one zone held in memory.
+//! Answers queries from one zone in memory: bytes in, bytes out.
 //!
-//! hickory-proto reads queries and writes names and data; decisions and the message's layout are here. hickory-server was
-//! tried and left out: its answers grow to whatever size the client claims, a truncated one loses its OPT record, and after
-//! 120 names none is compressed any more, which costs a third of the stores that an answer over TCP can hold.
+//! hickory-proto decodes queries and encodes names and record data. What is answered, and the layout
+//! of the message, is decided here. hickory-server isn't used: its answers grow to whatever size the
+//! client claims, a truncated answer has no OPT record, and after 120 names it compresses none, so
+//! an answer over TCP holds a third fewer stores.
 
 use std::collections::HashMap;
 
@@ -17,41 +18,43 @@ use hickory_proto::serialize::binary::{
     BinDecodable, BinDecoder, BinEncodable, BinEncoder, NameEncoding,
 };
 
-/// Longest UDP message either way, in bytes, whatever a client offers: it passes every usual link in one piece (the
-/// default of "DNS flag day 2020"; fragments get lost, and large answers to forged senders are an attack).
-pub const UDP_MAX: u16 = 1232;
-/// Longest UDP answer to a client without EDNS (RFC 1035 §4.2.1).
-const UDP_PLAIN: u16 = 512;
-/// Length of a message's header.
+/// Longest UDP message in either direction, in bytes, even if a client offers more. It is the default
+/// of "DNS flag day 2020": it passes every usual link in one packet. Fragments get lost, and large
+/// answers to forged addresses are an attack on their owners.
+pub const MAX_UDP: u16 = 1232;
+/// Longest UDP answer to a client without EDNS, in bytes (RFC 1035 §4.2.1).
+const MAX_UDP_WITHOUT_EDNS: u16 = 512;
+/// Bytes of a message's header.
 const HEADER: usize = 12;
-/// "The name that stands right behind the header": the question's (RFC 1035 §4.1.4).
-const NAME_OF_QUESTION: [u8; 2] = [0xC0, HEADER as u8];
+/// Pointer to the name right after the header, which is the question's (RFC 1035 §4.1.4).
+const POINTER_TO_QUESTION_NAME: [u8; 2] = [0xC0, HEADER as u8];
 
-/// How a query came.
+/// The transport of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
     Udp,
     Tcp,
 }
 
-/// A zone, ready to be asked.
+/// A zone whose records are encoded.
 #[derive(Debug)]
-pub struct Answers {
+pub struct PreparedZone {
     origin: LowerName,
     /// The SOA record with its name, for the authority section.
     soa: Vec<u8>,
-    /// Every name that exists with its records; a name that only has others below it has none (RFC 8020).
-    names: HashMap<LowerName, Vec<Prepared>>,
+    /// The records of every name that exists. A name that only has names below it exists without
+    /// records (RFC 8020).
+    names: HashMap<LowerName, Vec<PreparedRecord>>,
 }
 
-/// A record as it is sent, but for the name at its beginning.
+/// An encoded record, without the name at its beginning.
 #[derive(Debug)]
-struct Prepared {
+struct PreparedRecord {
     kind: RecordType,
     bytes: Vec<u8>,
 }
 
-/// An answer in the making.
+/// An answer that isn't encoded yet.
 struct Response<'a> {
     metadata: Metadata,
     question: Option<&'a Query>,
@@ -60,17 +63,20 @@ struct Response<'a> {
     edns: Option<Edns>,
 }
 
-/// Answers a query; `None` if it deserves no answer. Without a zone yet, every question is answered "not now".
-pub fn respond(answers: Option<&Answers>, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
+/// Answers a query; `None` if it must not be answered. While there is no zone yet, every question is
+/// answered with SERVFAIL.
+pub fn respond(zone: Option<&PreparedZone>, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
     let header = Header::read(&mut BinDecoder::new(query)).ok()?;
-    // Two servers must not answer each other's answers.
+    // Else two servers could answer each other's answers without end.
     if header.metadata.message_type == MessageType::Response {
         return None;
     }
     let parsed = parse(query, &header);
     let (response, udp_limit) = match &parsed {
-        Ok(query) => (answer(answers, query), query.max_payload().clamp(UDP_PLAIN, UDP_MAX)),
-        Err(code) => (Response::empty(&header.metadata, *code), UDP_PLAIN),
+        Ok(query) => {
+            (answer(zone, query), query.max_payload().clamp(MAX_UDP_WITHOUT_EDNS, MAX_UDP))
+        }
+        Err(code) => (Response::empty(&header.metadata, *code), MAX_UDP_WITHOUT_EDNS),
     };
     let limit = if transport == Transport::Udp { udp_limit } else { u16::MAX };
     response
@@ -89,47 +95,50 @@ fn parse(query: &[u8], header: &Header) -> Result<Message, ResponseCode> {
     Message::from_vec(query).map_err(|_| ResponseCode::FormErr)
 }
 
-fn answer<'a>(answers: Option<&'a Answers>, query: &'a Message) -> Response<'a> {
+fn answer<'a>(zone: Option<&'a PreparedZone>, query: &'a Message) -> Response<'a> {
     let mut response = Response::empty(&query.metadata, ResponseCode::NoError);
     response.question = query.queries.first();
     response.edns = query.edns.as_ref().map(edns);
-    match (answers, response.question) {
+    match (zone, response.question) {
         _ if query.version() > 0 => response.metadata.response_code = ResponseCode::BADVERS,
-        (Some(answers), Some(question)) => answers.answer(question, &mut response),
+        (Some(zone), Some(question)) => zone.answer(question, &mut response),
         _ => response.metadata.response_code = ResponseCode::ServFail,
     }
     response
 }
 
-/// The OPT record that answers an OPT record.
+/// The OPT record of the answer to a query with an OPT record.
 fn edns(of_query: &Edns) -> Edns {
     let mut edns = Edns::new();
-    edns.set_max_payload(UDP_MAX);
-    // RFC 3225 §3: copied, also by a server without signatures.
+    edns.set_max_payload(MAX_UDP);
+    // Servers without DNSSEC signatures copy this flag too (RFC 3225 §3).
     edns.flags_mut().dnssec_ok = of_query.flags().dnssec_ok;
     edns
 }
 
-impl Answers {
-    /// Prepares a zone.
+impl PreparedZone {
+    /// Encodes a zone's records.
+    ///
+    /// # Errors
+    /// A name or a record isn't valid in DNS.
     pub fn new(zone: &Zone) -> Result<Self, ProtoError> {
         let origin = Name::from_ascii(&zone.origin)?;
         let soa = RData::SOA(soa(&zone.soa())?);
-        let mut answers = Self {
+        let mut prepared = Self {
             soa: to_bytes(&Record::from_rdata(origin.clone(), TTL, soa.clone()))?,
             origin: LowerName::from(&origin),
             names: HashMap::new(),
         };
-        answers.add(&origin, soa)?;
+        prepared.add(&origin, soa)?;
         for record in &zone.records {
-            answers.add(&Name::from_ascii(&record.name)?, rdata(record)?)?;
+            prepared.add(&Name::from_ascii(&record.name)?, rdata(record)?)?;
         }
-        Ok(answers)
+        Ok(prepared)
     }
 
     fn add(&mut self, name: &Name, data: RData) -> Result<(), ProtoError> {
         let mut name = LowerName::from(name);
-        self.names.entry(name.clone()).or_default().push(Prepared::new(data)?);
+        self.names.entry(name.clone()).or_default().push(PreparedRecord::new(data)?);
         while name != self.origin && !name.is_root() {
             name = name.base_name();
             self.names.entry(name.clone()).or_default();
@@ -148,20 +157,20 @@ impl Answers {
             Some(records) => response.answers = of_kind(records, question.query_type()),
             None => response.metadata.response_code = ResponseCode::NXDomain,
         }
-        // With it, that there is nothing may be remembered (RFC 2308).
+        // With the SOA record a resolver may cache that there is nothing (RFC 2308).
         if response.answers.is_empty() {
             response.authority = Some(&self.soa);
         }
     }
 }
 
-/// No other class, and no zone transfers.
+/// Whether questions of this class and type are answered. Zone transfers aren't.
 fn is_served(question: &Query) -> bool {
     let class = matches!(question.query_class(), DNSClass::IN | DNSClass::ANY);
     class && !matches!(question.query_type(), RecordType::AXFR | RecordType::IXFR)
 }
 
-fn of_kind(records: &[Prepared], kind: RecordType) -> Vec<&[u8]> {
+fn of_kind(records: &[PreparedRecord], kind: RecordType) -> Vec<&[u8]> {
     records
         .iter()
         .filter(|record| kind == RecordType::ANY || record.kind == kind)
@@ -169,15 +178,15 @@ fn of_kind(records: &[Prepared], kind: RecordType) -> Vec<&[u8]> {
         .collect()
 }
 
-impl Prepared {
+impl PreparedRecord {
     fn new(data: RData) -> Result<Self, ProtoError> {
         let record = Record::from_rdata(Name::root(), TTL, data);
-        // The root's name is one byte.
+        // The name of the root is one byte.
         Ok(Self { kind: record.record_type(), bytes: to_bytes(&record)?.split_off(1) })
     }
 }
 
-/// Without pointers to other names, so that it can stand anywhere.
+/// Encodes a record without pointers to other names, so that it may be copied anywhere.
 fn to_bytes(record: &Record) -> Result<Vec<u8>, ProtoError> {
     let mut bytes = Vec::new();
     let mut encoder = BinEncoder::new(&mut bytes);
@@ -219,8 +228,9 @@ impl Response<'_> {
         Self { metadata, question: None, answers: Vec::new(), authority: None, edns: None }
     }
 
-    /// At most `limit` bytes: records that don't fit are left out, and the header says so. The OPT record always fits (RFC 6891
-    /// §7). There are no additional records: Thanos asks for addresses by itself, and they would only fill the answer.
+    /// Encodes an answer of at most `limit` bytes. Records that don't fit are left out, and the header
+    /// says so; the OPT record always fits (RFC 6891 §7). The additional section has no addresses:
+    /// Thanos asks for them separately, and here they would take the room of stores.
     fn encode(mut self, limit: usize) -> Result<Vec<u8>, ProtoError> {
         let opt = self.opt()?;
         let room = limit - opt.len();
@@ -236,16 +246,20 @@ impl Response<'_> {
             }
             fits
         };
-        let whole =
-            self.answers.iter().all(|answer| add(&mut counts.answers, &NAME_OF_QUESTION, answer))
-                && self.authority.iter().all(|soa| add(&mut counts.authorities, &[], soa));
-        self.metadata.truncation = !whole;
+        let mut complete = true;
+        for answer in self.answers {
+            complete = complete && add(&mut counts.answers, &POINTER_TO_QUESTION_NAME, answer);
+        }
+        if let Some(soa) = self.authority {
+            complete = complete && add(&mut counts.authorities, &[], soa);
+        }
+        self.metadata.truncation = !complete;
         counts.additionals = self.edns.map_or(0, |_| 1);
         let header = Header { metadata: self.metadata, counts }.to_bytes()?;
         Ok([header, body, opt].concat())
     }
 
-    /// The OPT record, which also has the upper bits of the response code; empty without EDNS.
+    /// The encoded OPT record, which has the upper bits of the response code; empty without EDNS.
     fn opt(&mut self) -> Result<Vec<u8>, ProtoError> {
         let Some(edns) = &mut self.edns else { return Ok(Vec::new()) };
         edns.set_rcode_high(self.metadata.response_code.high());

@@ -1,4 +1,4 @@
-//! Through real sockets, as Thanos Query and CoreDNS ask.
+//! Queries over sockets, as Thanos Query and CoreDNS send them.
 
 use std::net::{Ipv4Addr, UdpSocket as StdUdpSocket};
 
@@ -11,7 +11,7 @@ use super::*;
 const SERVICE: &str = "_thanos._tcp.sidecars.thanos.atlas.";
 const STORE: &str = "tokyo-thanos-sidecar0.sidecars.thanos.atlas.";
 
-/// A running server and the ways to ask it.
+/// A running server, and ways to query it.
 struct Served {
     address: SocketAddr,
     zone: Arc<Mutex<Option<Zone>>>,
@@ -26,18 +26,18 @@ impl Served {
         let zone: Arc<Mutex<Option<Zone>>> = Arc::default();
         let current = Arc::clone(&zone);
         let version = |zone: &Zone| ZoneVersion { records: 0, serial: zone.serial };
-        let zones: Zones = Arc::new(move |known| {
+        let zone_source: ZoneSource = Arc::new(move |known| {
             lock(&current)
                 .clone()
                 .filter(|zone| known != Some(version(zone)))
                 .map(|zone| (version(&zone), zone))
         });
         let (metrics, stop) = (Arc::new(Metrics::new()), CancellationToken::new());
-        tokio::spawn(serve(sockets, zones, Arc::clone(&metrics), stop.clone()));
+        tokio::spawn(serve(sockets, zone_source, Arc::clone(&metrics), stop.clone()));
         Self { address, zone, metrics, stop }
     }
 
-    /// With a zone of that many stores in force.
+    /// A server whose zone has that many stores.
     async fn with_stores(count: usize) -> Self {
         let served = Self::start().await;
         served.publish(zone_of(count)).await;
@@ -77,8 +77,8 @@ impl Served {
 
     async fn ask_tcp(&self, query: &Message) -> Message {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
-        tell(&mut stream, query).await;
-        hear(&mut stream).await
+        send(&mut stream, query).await;
+        receive(&mut stream).await
     }
 }
 
@@ -88,13 +88,13 @@ impl Drop for Served {
     }
 }
 
-async fn tell(stream: &mut TcpStream, query: &Message) {
+async fn send(stream: &mut TcpStream, query: &Message) {
     let bytes = query.to_vec().unwrap();
     stream.write_u16(bytes.len().try_into().unwrap()).await.unwrap();
     stream.write_all(&bytes).await.unwrap();
 }
 
-async fn hear(stream: &mut TcpStream) -> Message {
+async fn receive(stream: &mut TcpStream) -> Message {
     let mut answer = vec![0; stream.read_u16().await.unwrap().into()];
     stream.read_exact(&mut answer).await.unwrap();
     Message::from_vec(&answer).unwrap()
@@ -107,7 +107,7 @@ fn question(name: &str, kind: RecordType) -> Message {
     message
 }
 
-/// With EDNS and this size.
+/// A question with EDNS and this payload size.
 fn question_edns(name: &str, kind: RecordType, size: u16) -> Message {
     let mut message = question(name, kind);
     let mut edns = Edns::new();
@@ -116,7 +116,7 @@ fn question_edns(name: &str, kind: RecordType, size: u16) -> Message {
     message
 }
 
-/// As [`zone::zone`] makes it; the serial number is the count.
+/// A zone as [`zone::zone`] makes it; its serial number is the number of stores.
 fn zone_of(stores: usize) -> Zone {
     let record = |name: &str, data| zone::DnsRecord { name: name.into(), data };
     let mut records = vec![record("atlas.", RecordData::Ns("ns.dns.atlas.".into()))];
@@ -169,7 +169,7 @@ async fn stores_and_their_addresses_are_answered() {
 }
 
 #[tokio::test]
-async fn a_long_answer_over_udp_is_truncated_and_over_tcp_complete() {
+async fn a_long_answer_is_truncated_over_udp_and_complete_over_tcp() {
     let served = Served::with_stores(100).await;
     let plain = served.exchange_udp(&question(SERVICE, RecordType::SRV).to_vec().unwrap()).await;
     assert!(plain.len() <= 512, "{}", plain.len());
@@ -177,12 +177,12 @@ async fn a_long_answer_over_udp_is_truncated_and_over_tcp_complete() {
     assert!(plain.metadata.truncation && !plain.answers.is_empty() && plain.edns.is_none());
     let large =
         served.exchange_udp(&question_edns(SERVICE, RecordType::SRV, 4096).to_vec().unwrap()).await;
-    assert!(large.len() <= usize::from(UDP_MAX), "{}", large.len());
+    assert!(large.len() <= usize::from(MAX_UDP), "{}", large.len());
     let large = Message::from_vec(&large).unwrap();
     assert!(large.metadata.truncation && large.answers.len() > plain.answers.len());
     assert_eq!(
         large.edns.expect("an OPT record also in a truncated answer").max_payload(),
-        UDP_MAX
+        MAX_UDP
     );
     // Below 512 counts as 512 (RFC 6891 §6.2.3).
     let tiny = served.ask_udp(&question_edns(SERVICE, RecordType::SRV, 100)).await;
@@ -198,14 +198,14 @@ async fn a_long_answer_over_udp_is_truncated_and_over_tcp_complete() {
 }
 
 #[tokio::test]
-async fn an_answer_that_fits_with_edns_alone_is_whole() {
+async fn an_answer_that_fits_only_with_edns_is_complete() {
     let served = Served::with_stores(10).await;
     assert!(served.ask(SERVICE, RecordType::SRV).await.metadata.truncation);
     let whole = served.ask_udp(&question_edns(SERVICE, RecordType::SRV, 4096)).await;
     assert_eq!((whole.metadata.truncation, whole.answers.len()), (false, 10));
 }
 
-/// The ceiling that docs/reference.md names: 64 KiB, some 800 records.
+/// The limit that docs/reference.md states: 64 KiB, some 800 records.
 #[tokio::test]
 async fn tcp_answers_up_to_64_kib() {
     let served = Served::with_stores(800).await;
@@ -217,14 +217,14 @@ async fn tcp_answers_up_to_64_kib() {
 }
 
 #[test]
-fn no_answer_exceeds_its_limit_and_only_incomplete_ones_say_so() {
+fn answers_keep_their_limit_and_say_if_truncated() {
     for stores in 0..20 {
-        let answers = Answers::new(&zone_of(stores)).unwrap();
+        let answers = PreparedZone::new(&zone_of(stores)).unwrap();
         for size in (512..1300).step_by(3) {
             let query = question_edns(SERVICE, RecordType::SRV, size).to_vec().unwrap();
             let bytes = respond(Some(&answers), &query, Transport::Udp).unwrap();
             assert!(
-                bytes.len() <= usize::from(size.min(UDP_MAX)),
+                bytes.len() <= usize::from(size.min(MAX_UDP)),
                 "{stores} stores, {size}: {}",
                 bytes.len()
             );
@@ -240,8 +240,8 @@ fn no_answer_exceeds_its_limit_and_only_incomplete_ones_say_so() {
 }
 
 #[test]
-fn spoilt_queries_do_no_harm() {
-    let answers = Answers::new(&zone_of(3)).unwrap();
+fn corrupt_queries_do_no_harm() {
+    let answers = PreparedZone::new(&zone_of(3)).unwrap();
     let whole = question_edns(SERVICE, RecordType::SRV, 1232).to_vec().unwrap();
     let mut random = fastrand::Rng::with_seed(5353);
     for _ in 0..20_000 {
@@ -264,26 +264,26 @@ async fn several_queries_share_a_connection() {
     let served = Served::with_stores(2).await;
     let mut stream = TcpStream::connect(served.address).await.unwrap();
     let (one, other) = (question(STORE, RecordType::A), question("nowhere.atlas.", RecordType::A));
-    tell(&mut stream, &one).await;
-    tell(&mut stream, &other).await;
-    assert_eq!(hear(&mut stream).await.metadata.id, one.metadata.id);
-    assert_eq!(hear(&mut stream).await.metadata.id, other.metadata.id);
+    send(&mut stream, &one).await;
+    send(&mut stream, &other).await;
+    assert_eq!(receive(&mut stream).await.metadata.id, one.metadata.id);
+    assert_eq!(receive(&mut stream).await.metadata.id, other.metadata.id);
 }
 
 #[tokio::test]
-async fn a_silent_connection_ends_also_in_the_middle_of_a_query() {
+async fn a_silent_connection_is_closed_within_a_query_too() {
     let (address, _metrics) = serving_tcp(Duration::from_millis(50), 4).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(&[0]).await.unwrap();
     assert_eq!(stream.read(&mut [0]).await.unwrap(), 0, "closed");
 }
 
-/// A server without a zone for so many TCP clients.
+/// A server without a zone, with these limits.
 async fn serving_tcp(tcp_idle: Duration, tcp_connections: usize) -> (SocketAddr, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new());
-    let dns = Dns {
-        zones: Arc::new(|_| None),
-        answers: Arc::default(),
+    let dns = DnsServer {
+        zone_source: Arc::new(|_| None),
+        cache: Arc::default(),
         metrics: Arc::clone(&metrics),
         tcp_idle,
         tcp_connections,
@@ -295,27 +295,27 @@ async fn serving_tcp(tcp_idle: Duration, tcp_connections: usize) -> (SocketAddr,
 }
 
 #[tokio::test]
-async fn clients_that_go_on_asking_over_tcp_keep_nobody_out() {
+async fn busy_tcp_clients_cannot_lock_others_out() {
     let (address, metrics) = serving_tcp(TCP_IDLE, 8).await;
     let query = question(STORE, RecordType::A);
     let mut greedy = Vec::new();
     for _ in 0..8 {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        tell(&mut stream, &query).await;
-        hear(&mut stream).await;
+        send(&mut stream, &query).await;
+        receive(&mut stream).await;
         greedy.push(stream);
     }
-    // One of them goes on asking all the time, also while the others come.
+    // One of them goes on asking while others connect.
     for _ in 0..3 {
         let mut another = TcpStream::connect(address).await.unwrap();
-        tell(&mut another, &query).await;
-        let answer = tokio::time::timeout(Duration::from_secs(10), hear(&mut another))
+        send(&mut another, &query).await;
+        let answer = tokio::time::timeout(Duration::from_secs(10), receive(&mut another))
             .await
             .expect("an answer");
         assert_eq!(code(&answer), ResponseCode::ServFail);
         let mut last = greedy.pop().unwrap();
-        tell(&mut last, &query).await;
-        hear(&mut last).await;
+        send(&mut last, &query).await;
+        receive(&mut last).await;
         greedy.insert(0, another);
         greedy.push(last);
     }
@@ -327,7 +327,7 @@ async fn clients_that_go_on_asking_over_tcp_keep_nobody_out() {
 }
 
 #[tokio::test]
-async fn a_query_over_tcp_that_is_longer_than_any_real_one_ends_the_connection() {
+async fn a_too_long_query_over_tcp_ends_the_connection() {
     let (address, _metrics) = serving_tcp(TCP_IDLE, 4).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(&[0x10, 0x01]).await.unwrap();
@@ -335,7 +335,7 @@ async fn a_query_over_tcp_that_is_longer_than_any_real_one_ends_the_connection()
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_told_apart_from_what_has_other_records() {
+async fn missing_names_differ_from_names_with_other_records() {
     let served = Served::with_stores(1).await;
     for name in ["nowhere.atlas.", "x.tokyo-thanos-sidecar0.sidecars.thanos.atlas.", "_tcp.atlas."]
     {
@@ -362,7 +362,7 @@ async fn what_is_not_there_is_told_apart_from_what_has_other_records() {
 }
 
 #[tokio::test]
-async fn the_case_of_a_name_does_not_matter_and_comes_back() {
+async fn names_are_case_insensitive_and_echoed_as_asked() {
     let served = Served::with_stores(1).await;
     let answer = served.ask("_THANOS._tcp.Sidecars.Thanos.ATLAS.", RecordType::SRV).await;
     assert_eq!(answer.answers.len(), 1);
@@ -371,7 +371,7 @@ async fn the_case_of_a_name_does_not_matter_and_comes_back() {
 }
 
 #[tokio::test]
-async fn what_is_not_served_is_refused() {
+async fn queries_for_other_zones_and_transfers_are_refused() {
     let served = Served::with_stores(1).await;
     let mut chaos = question("atlas.", RecordType::SOA);
     chaos.queries[0].set_query_class(DNSClass::CH);
@@ -395,7 +395,7 @@ async fn what_is_not_served_is_refused() {
 }
 
 #[tokio::test]
-async fn wrong_messages_are_answered_as_such() {
+async fn malformed_queries_are_answered_with_their_error() {
     let served = Served::with_stores(1).await;
     let mut update = question("atlas.", RecordType::SOA);
     update.metadata.op_code = OpCode::Update;
@@ -422,7 +422,7 @@ async fn wrong_messages_are_answered_as_such() {
 }
 
 #[test]
-fn answers_and_noise_are_not_answered() {
+fn responses_and_garbage_are_not_answered() {
     let mut answer = question("atlas.", RecordType::SOA);
     answer.metadata.message_type = MessageType::Response;
     assert_eq!(respond(None, &answer.to_vec().unwrap(), Transport::Udp), None);
@@ -446,11 +446,11 @@ async fn a_new_zone_is_served_at_once() {
 }
 
 #[tokio::test]
-async fn a_port_that_multicast_dns_shares_is_shared_and_another_is_not() {
+async fn only_a_port_that_another_program_shares_is_shared() {
     let exclusive = StdUdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let refused = Sockets::bind(exclusive.local_addr().unwrap()).await.unwrap_err();
     assert!(refused.to_string().contains("--dns-port"), "{refused}");
-    let daemon: StdUdpSocket = shared_udp((Ipv4Addr::UNSPECIFIED, 0).into()).unwrap().into();
+    let daemon: StdUdpSocket = bind_shared_udp((Ipv4Addr::UNSPECIFIED, 0).into()).unwrap().into();
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, daemon.local_addr().unwrap().port()));
     let sockets = Sockets::bind(address).await.unwrap();
     // Of the two, the more specific address gets what is sent to it.

@@ -9,13 +9,11 @@ use atlas_core::model::Fleet;
 use atlas_core::name::{ClusterName, Identity, NodeId};
 use atlas_core::validate::{Finding, Severity};
 
-use crate::dns::ZoneVersion;
 use crate::metrics::Metrics;
 use crate::pki::{Pki, PkiStore};
-use crate::state::Nodes;
-use crate::state::{PublishedState, StateStore};
+use crate::state::{Nodes, PublishedState, StateStore, ZoneVersion};
+use crate::xds::ClientAuthorizer;
 use crate::xds::streams::Streams;
-use crate::xds::tls::ClientAuthorizer;
 
 /// Where results go.
 pub struct Publisher {
@@ -80,7 +78,7 @@ impl Publisher {
                 pki.ledger().clusters().map(|name| (name.clone(), of(name))).collect(),
             ),
         }
-        self.client_authorizer.serve_as(&own, &pki.trust_for([]).roots)
+        self.client_authorizer.install_certificate(&own, &pki.trust_for([]).roots)
     }
 
     /// Lets a cluster's streams end, if none of its credentials counts. The client_authorizer first: an Envoy whose stream ends is back
@@ -88,7 +86,7 @@ impl Publisher {
     pub fn forget<V: PkiStore>(&self, cluster: &ClusterName, pki: &Pki<V>) {
         if !pki.ledger().has_credentials(cluster) {
             self.client_authorizer.allow(cluster, Vec::new());
-            self.streams.end(&NodeId::Cluster(cluster.clone()));
+            self.streams.close_node(&NodeId::Cluster(cluster.clone()));
             tracing::info!(%cluster, "forgot the credentials of a removed cluster");
         }
     }
@@ -113,7 +111,7 @@ impl Publisher {
 
     /// Posts what has taken effect.
     pub fn publish<V: PkiStore>(&self, pki: &Pki<V>, round: Round<'_>) {
-        let (authorities, own_end) = pki.own_expiries();
+        let (authorities, own_expiry) = pki.own_expiries();
         self.state_store.change(|state_store| {
             let is_new = state_store.is_none();
             let published = state_store.get_or_insert_with(|| {
@@ -137,8 +135,8 @@ impl Publisher {
             }
             published.fleet.alertmanagers.clone_from(&round.fleet.alertmanagers);
             published.expiries.insert(NodeId::Hub, pki.expiries(&NodeId::Hub));
-            (published.authorities, published.own_end, published.zone, published.last_error) =
-                (authorities, own_end, round.zone, None);
+            (published.authorities, published.own_expiry, published.zone, published.last_error) =
+                (authorities, own_expiry, round.zone, None);
             announce(published, &round);
             round.findings.into_iter().for_each(|findings| published.findings = findings);
             round.errors.into_iter().for_each(|errors| published.errors = errors);

@@ -16,9 +16,9 @@ use super::*;
 use crate::metrics::Metrics;
 use crate::standalone::watch::read_index;
 use crate::state::StateStore;
-use crate::state::{NodeState, Nodes};
+use crate::state::{NodeResources, Nodes};
+use crate::xds::ClientAuthorizer;
 use crate::xds::streams::Streams;
-use crate::xds::tls::ClientAuthorizer;
 
 /// As many as the counts are promised for.
 const CLUSTERS: usize = 1000;
@@ -116,7 +116,7 @@ impl Envoy {
         let mut envoy = Self { node, session: Session::new(Variant::Delta, None), has };
         let names = |kind| {
             let node = atlas.nodes.get(&envoy.node).unwrap();
-            let state = node.state();
+            let state = node.resources();
             state
                 .snapshot
                 .of_type(kind)
@@ -152,8 +152,8 @@ impl Envoy {
     fn ask(&mut self, atlas: &Atlas, request: Request, counts: &mut Counts) {
         let node = atlas.nodes.get(&self.node).unwrap();
         let responses = {
-            let mut state = node.state();
-            let NodeState { snapshot, quarantine } = &mut *state;
+            let mut state = node.resources();
+            let NodeResources { snapshot, quarantine } = &mut *state;
             self.session.on_request(request, snapshot, quarantine).unwrap()
         };
         self.accept(atlas, responses, counts);
@@ -163,7 +163,7 @@ impl Envoy {
     fn hear(&mut self, atlas: &Atlas, counts: &mut Counts) {
         let node = atlas.nodes.get(&self.node).unwrap();
         let responses = {
-            let state = node.state();
+            let state = node.resources();
             self.session.on_change(&state.snapshot, &state.quarantine)
         };
         self.accept(atlas, responses, counts);
@@ -223,7 +223,7 @@ async fn what_a_change_sends_does_not_grow_with_the_fleet() {
         .unwrap();
     }
     let mut atlas = Atlas::start(state.path(), from.path());
-    let nodes = atlas.nodes.all();
+    let nodes = atlas.nodes.ids();
     assert_eq!(nodes.len(), CLUSTERS + 1);
     let mut all = Counts::default();
     let mut envoys: Vec<Envoy> = nodes
@@ -282,10 +282,14 @@ async fn an_authority_that_is_due_while_one_cluster_changes_costs_the_others_not
     std::thread::sleep(Duration::from_millis(3100));
     atlas.write(from.path(), "paris", &manifest("paris", "10.0.0.2"));
     assert_ne!(issuing(), before, "the authority was due");
-    let nodes: Vec<String> = atlas.nodes.all().iter().map(ToString::to_string).collect();
+    let nodes: Vec<String> = atlas.nodes.ids().iter().map(ToString::to_string).collect();
     assert_eq!(nodes.len(), 4, "{nodes:?}");
     let tokyo = atlas.nodes.get(&"tokyo".parse().unwrap()).unwrap();
     assert!(
-        tokyo.state().snapshot.get(ResourceType::Secret, atlas_core::envoy::secret::LEAF).is_some()
+        tokyo
+            .resources()
+            .snapshot
+            .get(ResourceType::Secret, atlas_core::envoy::secret::LEAF)
+            .is_some()
     );
 }

@@ -68,9 +68,9 @@ impl Candidate {
         self.leads.subscribe()
     }
 
-    /// What is known of the Lease.
-    pub fn seen(&self) -> Seen {
-        self.seen.borrow().clone()
+    /// Is notified when something else is known of the Lease.
+    pub fn sightings(&self) -> watch::Receiver<Seen> {
+        self.seen.subscribe()
     }
 
     /// Something that the lease guards was written in this term.

@@ -108,7 +108,7 @@ pub async fn connections(
     while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
         let Some(services) = clusters.all() else { continue };
         for stream in streams.open() {
-            let NodeId::Cluster(name) = &stream.peer.node else { continue };
+            let NodeId::Cluster(name) = &stream.client.node else { continue };
             let uid = services.get(name.as_str()).and_then(|manifest| manifest.meta().uid.clone());
             let Some(uid) = uid.filter(|_| told.get(name).is_none_or(|at| at.elapsed() >= AGAIN))
             else {

@@ -32,38 +32,39 @@ use crate::dns;
 use crate::engine::publisher::Publisher;
 use crate::metrics::Metrics;
 use crate::process::debounce::Debouncer;
-use crate::process::serve::{DRAIN, Tasks, bind, drained, raise_file_limit, signal};
-use crate::state::Nodes;
-use crate::state::StateStore;
+use crate::process::listen::bind_tcp;
+use crate::process::open_files;
+use crate::process::shutdown::{DRAIN_TIMEOUT, wait_for_signal};
+use crate::process::tasks::Tasks;
+use crate::state::{Nodes, StateStore};
 use crate::web::http::{self, Server};
 use crate::web::{self, Web};
-use crate::xds::Xds;
 use crate::xds::streams::Streams;
-use crate::xds::tls::{self, ClientAuthorizer};
+use crate::xds::{self, ClientAuthorizer, XdsServer};
 
-/// For so long a replica may know less than another: an Envoy that comes from there loses nothing meanwhile.
-const HOLD: Duration = Duration::from_secs(30);
+/// How long a new stream keeps resources that this replica doesn't know yet, because another replica
+/// is ahead of it.
+const KEEP_UNKNOWN_FOR: Duration = Duration::from_secs(30);
 
 /// Runs until a signal, or until something that must run can't.
 ///
 /// # Errors
 /// No cluster is configured, a port is taken, or a part ended.
 pub async fn run(config: Config, kubernetes: KubernetesConfig) -> anyhow::Result<()> {
-    let limits = config.limits.within(raise_file_limit());
+    let limits = config.limits.for_open_files(open_files::raise_limit());
     let (listen, settings) = (config.listen, config.settings.clone());
     let client = connect::client(&kubernetes.cluster).await?;
-    let metrics_port = bind(listen.ip, listen.metrics).await?;
+    let metrics_port = bind_tcp(listen.ip, listen.metrics).await?;
     let serving = match kubernetes.role {
         Role::Writes => None,
         Role::Both | Role::Serves => Some((
-            bind(listen.ip, listen.xds).await?,
-            bind(listen.ip, listen.web).await?,
+            bind_tcp(listen.ip, listen.xds).await?,
+            bind_tcp(listen.ip, listen.web).await?,
             dns::Sockets::bind(SocketAddr::new(listen.ip, listen.dns)).await?,
         )),
     };
     let (state_store, nodes) = (Arc::new(StateStore::default()), Arc::new(Nodes::default()));
     let (said, said_out) = mpsc::channel(256);
-    let (commands, _commands) = mpsc::channel(1);
     let client_authorizer = Arc::new(ClientAuthorizer::new(settings.trust_domain.clone()));
     let (metrics, streams) = (Arc::new(Metrics::new()), Arc::new(Streams::default()));
     let (drain, stop, resign) =
@@ -77,8 +78,6 @@ pub async fn run(config: Config, kubernetes: KubernetesConfig) -> anyhow::Result
         nodes: Arc::clone(&nodes),
         streams: Arc::clone(&streams),
         metrics: Arc::clone(&metrics),
-        commands,
-        candidate: Some(Arc::clone(&candidate)),
     };
     let server =
         |router, port| Server { router, port, metrics: Arc::clone(&metrics), stop: stop.clone() };
@@ -86,22 +85,22 @@ pub async fn run(config: Config, kubernetes: KubernetesConfig) -> anyhow::Result
         "the metrics server",
         http::serve(metrics_port, server(web::operations(web.clone()), "metrics")),
     );
-    if let Some((xds, web_port, dns_sockets)) = serving {
-        let service = Arc::new(Xds {
+    if let Some((xds_port, web_port, dns_sockets)) = serving {
+        let service = Arc::new(XdsServer {
             nodes: Arc::clone(&nodes),
             state_store: Arc::clone(&state_store),
             streams: Arc::clone(&streams),
             client_authorizer: Arc::clone(&client_authorizer),
             metrics: Arc::clone(&metrics),
             limits,
-            max_age: config.max_stream_age,
-            hold: HOLD,
+            max_stream_age: config.max_stream_age,
+            keep_unknown_for: KEEP_UNKNOWN_FOR,
             drain: drain.clone(),
         });
-        tasks.spawn("the xDS server", tls::accept(xds, service));
+        tasks.spawn("the xDS server", xds::accept(xds_port, service));
         tasks.spawn(
             "the DNS server",
-            dns::serve(dns_sockets, state_store.zones(), Arc::clone(&metrics), stop.clone()),
+            dns::serve(dns_sockets, state_store.zone_source(), Arc::clone(&metrics), stop.clone()),
         );
         tasks.spawn("the web server", http::serve(web_port, server(web::public(web), "web")));
     }
@@ -132,6 +131,10 @@ pub async fn run(config: Config, kubernetes: KubernetesConfig) -> anyhow::Result
         resign.clone(),
     );
     let mut election = tokio::spawn(election);
+    tasks.spawn(
+        "the publisher of the leader's name",
+        publish_leader(Arc::clone(&candidate), Arc::clone(&state_store), stop.clone()),
+    );
     tracing::info!(namespace = settings.namespace, role = ?kubernetes.role, listen = %listen.ip, "atlas runs");
 
     let stopping = stop.clone();
@@ -162,30 +165,47 @@ pub async fn run(config: Config, kubernetes: KubernetesConfig) -> anyhow::Result
     let mut controller = tokio::spawn(controller);
     let result = tokio::select! {
         _ = &mut controller => Err(anyhow::anyhow!("the controller has ended, which it never should: please report this")),
-        ended = tasks.first() => Err(anyhow::anyhow!("{ended} has ended, which it never should: please report this")),
+        ended = tasks.first_ended() => Err(anyhow::anyhow!("{ended} has ended, which it never should: please report this")),
         _ = &mut election => Err(anyhow::anyhow!("the election has ended, which it never should: please report this")),
-        signal = signal() => {
+        signal = wait_for_signal() => {
             tracing::info!(signal, "stopping: ending {} streams", streams.open().len());
             Ok(())
         }
     };
     drain.cancel();
-    drained(&streams).await;
+    streams.wait_closed(DRAIN_TIMEOUT).await;
     stop.cancel();
-    let _ = tokio::time::timeout(DRAIN, async {
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, async {
         if !controller.is_finished() {
             let _ = controller.await;
         }
-        tasks.all().await;
+        tasks.join_all().await;
     })
     .await;
     // Last of all: whoever leads next may write at once.
     resign.cancel();
     if !election.is_finished() {
-        let _ = tokio::time::timeout(DRAIN, election).await;
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, election).await;
     }
     tracing::info!("stopped");
     result
+}
+
+/// Writes the name of the process that leads into the state, for the web server.
+async fn publish_leader(
+    candidate: Arc<Candidate>,
+    state_store: Arc<StateStore>,
+    stop: CancellationToken,
+) {
+    let mut sightings = candidate.sightings();
+    loop {
+        let holder = sightings.borrow_and_update().holder.clone();
+        state_store.set_leader(Some(holder.unwrap_or_default()));
+        tokio::select! {
+            Ok(()) = sightings.changed() => {}
+            () = stop.cancelled() => return,
+        }
+    }
 }
 
 /// Starts to watch everything that manifests come from.

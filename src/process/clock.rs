@@ -1,8 +1,8 @@
-//! The time, for those who decide by it.
+//! Wall-clock time, as certificates count it.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Seconds since 1970.
+/// Seconds since 1970. 0 if the clock is set to an earlier time.
 pub fn now() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -1,6 +1,8 @@
-//! A bounded number of strangers: where there is no room for another, the one that has been there longest goes, if that is long enough
-//! for who means well. So whoever takes every place has to take it again all the time, and who needs it for a moment gets it; and
-//! where everyone comes back at once, nobody is turned away half-way.
+//! Connection limiter: when full, closes the oldest connection older than `grace`.
+//!
+//! So nobody can take all connections and keep them, and a client that needs one for a moment gets
+//! it. `grace` protects clients that connect at the same time from closing each other's
+//! connections before they are of any use.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -11,72 +13,75 @@ use tokio_util::sync::CancellationToken;
 
 use crate::process::lock::lock;
 
-/// So often it is looked whether somebody has left.
-const LOOK: Duration = Duration::from_millis(2);
+/// How often a waiting caller looks whether a permit has been dropped.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
-/// The places.
+/// Hands out a bounded number of [`Permit`]s.
 pub struct ConnectionLimiter {
-    places: usize,
-    /// Nobody has to go before.
-    patience: Duration,
-    guests: Mutex<Permits>,
+    capacity: usize,
+    grace: Duration,
+    permits: Mutex<Permits>,
 }
 
+/// The permits that are held, from the oldest to the newest.
 #[derive(Default)]
 struct Permits {
-    next: u64,
-    there: BTreeMap<u64, (Instant, CancellationToken)>,
+    next_id: u64,
+    held: BTreeMap<u64, (Instant, CancellationToken)>,
 }
 
-/// One place; free again when dropped.
+/// Stands for one connection; returned to the limiter when dropped.
 pub struct Permit {
-    room: Arc<ConnectionLimiter>,
-    key: u64,
-    /// Says that it must go.
-    pub leave: CancellationToken,
+    limiter: Arc<ConnectionLimiter>,
+    id: u64,
+    /// Cancelled when the connection must close, because another one takes its place.
+    pub revoked: CancellationToken,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        lock(&self.room.guests).there.remove(&self.key);
+        lock(&self.limiter.permits).held.remove(&self.id);
     }
 }
 
 impl ConnectionLimiter {
-    /// So many places, at least one; nobody has to go before so long.
-    pub fn new(places: usize, patience: Duration) -> Arc<Self> {
-        Arc::new(Self { places: places.max(1), patience, guests: Mutex::default() })
+    /// At most `capacity` permits, at least one. A permit isn't revoked before it is `grace` old.
+    pub fn new(capacity: usize, grace: Duration) -> Arc<Self> {
+        Arc::new(Self { capacity: capacity.max(1), grace, permits: Mutex::default() })
     }
 
-    /// Takes a place as soon as there is one, and says whether another guest had to go for it.
-    pub async fn enter(self: &Arc<Self>) -> (Permit, bool) {
+    /// Waits for a permit; says whether another one was revoked for it.
+    pub async fn acquire(self: &Arc<Self>) -> (Permit, bool) {
         loop {
-            match self.try_enter(Instant::now()) {
-                Ok(entered) => return entered,
-                Err(until) => tokio::time::sleep_until(until.min(Instant::now() + LOOK)).await,
+            match self.try_acquire(Instant::now()) {
+                Ok(acquired) => return acquired,
+                Err(revocable_at) => {
+                    let next_poll = Instant::now() + POLL_INTERVAL;
+                    tokio::time::sleep_until(revocable_at.min(next_poll)).await;
+                }
             }
         }
     }
 
-    /// Takes a place; the error says until when nobody has to go for it.
-    fn try_enter(self: &Arc<Self>, now: Instant) -> Result<(Permit, bool), Instant> {
-        let mut guests = lock(&self.guests);
-        let mut another_left = false;
-        if guests.there.len() >= self.places {
-            let oldest =
-                guests.there.first_key_value().map(|(_, (since, _))| *since + self.patience);
-            if let Some(until) = oldest.filter(|until| *until > now) {
-                return Err(until);
+    /// Hands out a permit. The error is the time from which on the oldest one may be revoked.
+    fn try_acquire(self: &Arc<Self>, now: Instant) -> Result<(Permit, bool), Instant> {
+        let mut permits = lock(&self.permits);
+        let mut revoked_another = false;
+        if permits.held.len() >= self.capacity
+            && let Some(oldest) = permits.held.first_entry()
+        {
+            let revocable_at = oldest.get().0 + self.grace;
+            if revocable_at > now {
+                return Err(revocable_at);
             }
-            let oldest = guests.there.pop_first();
-            oldest.iter().for_each(|(_, (_, leave))| leave.cancel());
-            another_left = oldest.is_some();
+            oldest.remove().1.cancel();
+            revoked_another = true;
         }
-        let key = guests.next;
-        guests.next += 1;
-        let leave = CancellationToken::new();
-        guests.there.insert(key, (now, leave.clone()));
-        Ok((Permit { room: Arc::clone(self), key, leave }, another_left))
+        let id = permits.next_id;
+        permits.next_id += 1;
+        let revoked = CancellationToken::new();
+        permits.held.insert(id, (now, revoked.clone()));
+        Ok((Permit { limiter: Arc::clone(self), id, revoked }, revoked_another))
     }
 }
 
@@ -85,18 +90,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_goes() {
-        let (patience, began) = (Duration::from_secs(1), Instant::now());
-        let room = ConnectionLimiter::new(2, patience);
-        let enter = |after: u64| room.try_enter(began + Duration::from_millis(after));
-        let ((first, _), (second, another)) = (enter(0).unwrap(), enter(10).unwrap());
-        assert!(!another);
-        assert_eq!(enter(999).err(), Some(began + patience), "who has just come may stay a while");
-        let (third, another) = enter(1000).unwrap();
-        assert!(another && first.leave.is_cancelled() && !second.leave.is_cancelled());
+    fn a_full_limiter_revokes_the_oldest_permit_after_its_grace() {
+        let (grace, began) = (Duration::from_secs(1), Instant::now());
+        let limiter = ConnectionLimiter::new(2, grace);
+        let acquire = |after: u64| limiter.try_acquire(began + Duration::from_millis(after));
+        let ((first, _), (second, revoked_another)) = (acquire(0).unwrap(), acquire(10).unwrap());
+        assert!(!revoked_another);
+        assert_eq!(acquire(999).err(), Some(began + grace), "within its grace");
+        let (third, revoked_another) = acquire(1000).unwrap();
+        assert!(revoked_another && first.revoked.is_cancelled() && !second.revoked.is_cancelled());
         drop(first);
         drop(third);
-        let (_fourth, another) = enter(1001).unwrap();
-        assert!(!another && !second.leave.is_cancelled(), "who left of itself made room");
+        let (_fourth, revoked_another) = acquire(1001).unwrap();
+        assert!(!revoked_another && !second.revoked.is_cancelled(), "a dropped permit is free");
     }
 }

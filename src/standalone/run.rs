@@ -18,22 +18,23 @@ use crate::engine::publisher::Publisher;
 use crate::engine::{Controller, LastGood};
 use crate::metrics::Metrics;
 use crate::pki::Pki;
-use crate::process::serve::{DRAIN, Tasks, bind, drained, raise_file_limit, signal};
+use crate::process::listen::bind_tcp;
+use crate::process::open_files;
+use crate::process::shutdown::{DRAIN_TIMEOUT, wait_for_signal};
+use crate::process::tasks::Tasks;
 use crate::standalone::bootstrap_files::NodeFiles;
 use crate::standalone::pki_directory::PkiDirectory;
 use crate::standalone::state_dir::StateDir;
 use crate::standalone::watch::{self, UpdateQueue, WatchTiming};
-use crate::state::Nodes;
-use crate::state::StateStore;
+use crate::state::{Nodes, StateStore};
 use crate::web::http::{self, Server};
 use crate::web::{self, Web};
-use crate::xds::Xds;
 use crate::xds::streams::Streams;
-use crate::xds::tls::{self, ClientAuthorizer};
+use crate::xds::{self, ClientAuthorizer, XdsServer};
 
 /// Runs until a signal, or until something that must run can't.
 pub async fn run(config: Config, standalone: StandaloneConfig) -> anyhow::Result<()> {
-    let limits = config.limits.within(raise_file_limit());
+    let limits = config.limits.for_open_files(open_files::raise_limit());
     // Whatever is made is its owner's alone, unless it is made readable: the control socket too, from its first moment.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let state = StateDir::at(&standalone.state)?;
@@ -44,8 +45,8 @@ pub async fn run(config: Config, standalone: StandaloneConfig) -> anyhow::Result
     let domain = config.settings.trust_domain.clone();
     let pki = Pki::load(PkiDirectory::new(state.clone()), domain.clone(), config.lifetimes)?;
     let listen = config.listen;
-    let bind = |port| bind(listen.ip, port);
-    let (xds, metrics_port, web_port) =
+    let bind = |port| bind_tcp(listen.ip, port);
+    let (xds_port, metrics_port, web_port) =
         (bind(listen.xds).await?, bind(listen.metrics).await?, bind(listen.web).await?);
     let dns_sockets = dns::Sockets::bind(SocketAddr::new(listen.ip, listen.dns)).await?;
     let socket = bind_socket(&state)?;
@@ -84,21 +85,21 @@ pub async fn run(config: Config, standalone: StandaloneConfig) -> anyhow::Result
         "the controller",
         controller.run(last_good, Arc::clone(&queue), commands, stop.clone()),
     );
-    let service = Arc::new(Xds {
+    let service = Arc::new(XdsServer {
         nodes: Arc::clone(&nodes),
         state_store: Arc::clone(&state_store),
         streams: Arc::clone(&streams),
         client_authorizer,
         metrics: Arc::clone(&metrics),
         limits,
-        max_age: config.max_stream_age,
-        hold: Duration::ZERO,
+        max_stream_age: config.max_stream_age,
+        keep_unknown_for: Duration::ZERO,
         drain: drain.clone(),
     });
-    tasks.spawn("the xDS server", tls::accept(xds, service));
+    tasks.spawn("the xDS server", xds::accept(xds_port, service));
     tasks.spawn(
         "the DNS server",
-        dns::serve(dns_sockets, state_store.zones(), Arc::clone(&metrics), stop.clone()),
+        dns::serve(dns_sockets, state_store.zone_source(), Arc::clone(&metrics), stop.clone()),
     );
     let server =
         |router, port| Server { router, port, metrics: Arc::clone(&metrics), stop: stop.clone() };
@@ -109,31 +110,32 @@ pub async fn run(config: Config, standalone: StandaloneConfig) -> anyhow::Result
         nodes,
         streams: Arc::clone(&streams),
         metrics: Arc::clone(&metrics),
-        commands: commands_in,
-        candidate: None,
     };
     tasks.spawn(
         "the metrics server",
         http::serve(metrics_port, server(web::operations(web.clone()), "metrics")),
     );
     tasks.spawn("the web server", http::serve(web_port, server(web::public(web.clone()), "web")));
-    tasks.spawn("the control socket", http::serve(socket, server(web::control(web), "control")));
+    tasks.spawn(
+        "the control socket",
+        http::serve(socket, server(web::control(web, commands_in), "control")),
+    );
     tracing::info!(from = %standalone.manifests.display(), state = %state.root().display(), listen = %listen.ip, xds = listen.xds, "atlas runs");
 
     let timing = WatchTiming { debounce: config.debounce, ..WatchTiming::default() };
     let watching = watch::watch(standalone.manifests.clone(), queue, timing, earlier, stop.clone());
     let result = tokio::select! {
         result = watching => result.context("cannot watch the manifests"),
-        ended = tasks.first() => Err(anyhow::anyhow!("{ended} has ended, which it never should: please report this")),
-        signal = signal() => {
+        ended = tasks.first_ended() => Err(anyhow::anyhow!("{ended} has ended, which it never should: please report this")),
+        signal = wait_for_signal() => {
             tracing::info!(signal, "stopping: ending {} streams", streams.open().len());
             Ok(())
         }
     };
     drain.cancel();
-    drained(&streams).await;
+    streams.wait_closed(DRAIN_TIMEOUT).await;
     stop.cancel();
-    if tokio::time::timeout(DRAIN, tasks.all()).await.is_err() {
+    if tokio::time::timeout(DRAIN_TIMEOUT, tasks.join_all()).await.is_err() {
         tracing::warn!("some connections did not end in time");
     }
     let _ = std::fs::remove_file(state.socket());

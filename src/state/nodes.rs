@@ -1,7 +1,7 @@
-//! What each node should have: changed by the controller, followed by the node's streams.
+//! The xDS snapshot of each node: changed by the engine, followed by the node's streams.
 //!
-//! Each node has a lock and a bell of its own: a change to one cluster wakes the streams of that cluster and of the hub, however many
-//! others there are.
+//! Each node has its own lock and its own notification. So a change to one cluster wakes the
+//! streams of that cluster and of the hub, and no others.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 use atlas_core::name::NodeId;
 use atlas_core::plan::NodeChange;
 use atlas_core::xds::quarantine::Quarantine;
+use atlas_core::xds::resource::ResourceType;
 use atlas_core::xds::snapshot::Snapshot;
 use tokio::sync::watch;
 
@@ -17,80 +18,102 @@ use crate::process::lock::{lock, read, write};
 /// All nodes that are served.
 pub struct Nodes {
     nodes: RwLock<BTreeMap<NodeId, Arc<Node>>>,
-    /// Rings when a node comes.
-    arrivals: watch::Sender<()>,
+    /// Notified when a node is added.
+    added: watch::Sender<()>,
 }
 
 /// One node.
 pub struct Node {
-    state: Mutex<NodeState>,
-    /// Rings when its snapshot changes, and for the last time when the node goes.
-    bell: watch::Sender<bool>,
+    resources: Mutex<NodeResources>,
+    /// Notified when the snapshot changes. The value is true once the node has been removed; that
+    /// is the last notification.
+    changes: watch::Sender<bool>,
 }
 
-/// What a node should have, and what of it its Envoys refused.
+/// The resources that a node's Envoys should have, and those that one of them refused.
 #[derive(Default)]
-pub struct NodeState {
-    /// What it should have.
+pub struct NodeResources {
+    /// The resources that they should have.
     pub snapshot: Snapshot,
-    /// What was refused.
+    /// The versions that were refused. They aren't sent again.
     pub quarantine: Quarantine,
+}
+
+/// A resource that an Envoy refused and should still have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuarantinedResource {
+    /// Its type.
+    pub kind: ResourceType,
+    /// Its name.
+    pub name: String,
+    /// The version that was refused.
+    pub version: String,
+    /// Envoy's error message.
+    pub message: String,
 }
 
 impl Default for Nodes {
     fn default() -> Self {
-        Self { nodes: RwLock::default(), arrivals: watch::Sender::new(()) }
+        Self { nodes: RwLock::default(), added: watch::Sender::new(()) }
     }
 }
 
 impl Nodes {
-    /// Those served now.
-    pub fn all(&self) -> Vec<NodeId> {
+    /// The IDs of all nodes.
+    pub fn ids(&self) -> Vec<NodeId> {
         read(&self.nodes).keys().cloned().collect()
     }
 
-    /// One of them.
+    /// Finds a node.
     pub fn get(&self, id: &NodeId) -> Option<Arc<Node>> {
         read(&self.nodes).get(id).cloned()
     }
 
-    /// One of them, as soon as it is there.
+    /// Waits until a node is there.
     pub async fn wait_for(&self, id: &NodeId) -> Arc<Node> {
-        let mut arrivals = self.arrivals.subscribe();
+        let mut added = self.added.subscribe();
         loop {
-            arrivals.borrow_and_update();
+            added.borrow_and_update();
             if let Some(node) = self.get(id) {
                 return node;
             }
-            // The sender is this object's own.
-            let _ = arrivals.changed().await;
+            // Can't fail: `self` owns the sender.
+            let _ = added.changed().await;
         }
     }
 
-    /// Takes a plan's changes and rings for those who follow; returns how many nodes differ.
-    pub fn apply(&self, changes: Vec<(NodeId, NodeChange)>) -> usize {
-        changes
-            .into_iter()
-            .filter_map(|(id, change)| self.apply_one(id, change).then_some(()))
-            .count()
+    /// The quarantined resources of a node, whether or not one of its Envoys is connected.
+    pub fn quarantined(&self, id: &NodeId) -> Vec<QuarantinedResource> {
+        self.get(id).map(|node| node.quarantined()).unwrap_or_default()
     }
 
+    /// Applies a plan's changes and notifies the streams of the nodes that differ; returns how
+    /// many nodes that are.
+    pub fn apply(&self, changes: Vec<(NodeId, NodeChange)>) -> usize {
+        let mut changed = 0;
+        for (id, change) in changes {
+            if self.apply_one(id, change) {
+                changed += 1;
+            }
+        }
+        changed
+    }
+
+    /// Applies a change to one node; says whether the node differs.
     fn apply_one(&self, id: NodeId, change: NodeChange) -> bool {
         let (node, is_new) = match (self.get(&id), &change) {
             (Some(node), NodeChange::Gone) => {
                 write(&self.nodes).remove(&id);
-                node.bell.send_replace(true);
+                node.changes.send_replace(true);
                 return true;
             }
-            // A part of what nobody has is nothing.
+            // Changes to single resources say nothing of a node that isn't there.
             (None, NodeChange::Gone | NodeChange::Some(_)) => return false,
             (Some(node), _) => (node, false),
-            (None, _) => {
-                (Arc::new(Node { state: Mutex::default(), bell: watch::Sender::new(false) }), true)
-            }
+            (None, _) => (Arc::new(Node::new()), true),
         };
         let differs = {
-            let snapshot = &mut node.state().snapshot;
+            let snapshot = &mut node.resources().snapshot;
             match change {
                 NodeChange::All(resources) => snapshot.replace_all(resources),
                 NodeChange::Some(changes) => snapshot.apply(changes),
@@ -99,22 +122,46 @@ impl Nodes {
         };
         if is_new {
             write(&self.nodes).insert(id, node);
-            self.arrivals.send_replace(());
+            self.added.send_replace(());
         } else if differs > 0 {
-            node.bell.send_replace(false);
+            node.changes.send_replace(false);
         }
         is_new || differs > 0
     }
 }
 
 impl Node {
-    /// What it should have, and the lock on it: not to be held while waiting.
-    pub fn state(&self) -> MutexGuard<'_, NodeState> {
-        lock(&self.state)
+    fn new() -> Self {
+        Self { resources: Mutex::default(), changes: watch::Sender::new(false) }
     }
 
-    /// Rings at every change. The value says whether the node is gone.
-    pub fn bell(&self) -> watch::Receiver<bool> {
-        self.bell.subscribe()
+    /// Locks the node's resources. The lock must not be held across an `await`.
+    pub fn resources(&self) -> MutexGuard<'_, NodeResources> {
+        lock(&self.resources)
+    }
+
+    /// Is notified of every change to the snapshot. The value says whether the node has been
+    /// removed.
+    pub fn changes(&self) -> watch::Receiver<bool> {
+        self.changes.subscribe()
+    }
+
+    fn quarantined(&self) -> Vec<QuarantinedResource> {
+        let resources = self.resources();
+        let mut quarantined = Vec::new();
+        for (kind, name, refused) in resources.quarantine.entries() {
+            // A resource that has changed since is no longer quarantined, although the quarantine
+            // keeps the entry until a stream looks at it.
+            let current = resources.snapshot.get(kind, name);
+            if current.is_some_and(|resource| resource.version == refused.version) {
+                quarantined.push(QuarantinedResource {
+                    kind,
+                    name: name.to_owned(),
+                    version: refused.version.to_string(),
+                    message: refused.message.to_string(),
+                });
+            }
+        }
+        quarantined
     }
 }

@@ -1,5 +1,6 @@
-//! An HTTP/1.1 server with what a public port needs and axum's own lacks: a limit of connections, of the length of a request's head, and
-//! of the time that it may take to arrive and an answer to be read.
+//! An HTTP/1.1 server with limits that axum's own server lacks: of the number of connections, of the
+//! size of request headers, and of the time that headers may take to arrive and a response to be
+//! read.
 
 use std::future::Future;
 use std::io::{Error, ErrorKind};
@@ -21,124 +22,130 @@ use tokio_util::task::TaskTracker;
 use crate::metrics::Metrics;
 use crate::process::connection_limiter::{ConnectionLimiter, Permit};
 
-/// What one port takes.
+/// The limits of one port.
 #[derive(Clone, Copy, Debug)]
-struct Bounds {
-    /// Connections at a time: the kubelet, some Prometheus, the hub's Envoys. One more ends the oldest, so nobody can take all
-    /// places and keep them.
+struct PortLimits {
+    /// Open connections. The clients are the kubelet, a few Prometheus and the hub's Envoys. One more
+    /// connection closes the oldest.
     connections: usize,
-    /// A request's head that hasn't arrived by then ends the connection, also where none has begun.
-    head: Duration,
-    /// A client that reads nothing for so long is gone.
-    write: Duration,
+    /// A connection whose next request headers haven't arrived after this time is closed.
+    header_timeout: Duration,
+    /// A connection whose client reads nothing for this long is closed.
+    write_timeout: Duration,
 }
 
-const BOUNDS: Bounds =
-    Bounds { connections: 256, head: Duration::from_secs(10), write: Duration::from_secs(10) };
+const PORT_LIMITS: PortLimits = PortLimits {
+    connections: 256,
+    header_timeout: Duration::from_secs(10),
+    write_timeout: Duration::from_secs(10),
+};
 
-/// Longest head of a request, in bytes: such as the hub's Envoy passes on. hyper's default is 408 KiB for each connection.
-const HEAD: usize = 64 << 10;
+/// Largest request headers, in bytes: as large as those that the hub's Envoy passes on. hyper's
+/// default is a buffer of 408 KiB for each connection.
+const MAX_HEADER_BYTES: usize = 64 << 10;
 /// How long a request may still take when Atlas stops.
-const LAST_REQUEST: Duration = Duration::from_secs(2);
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Who serves, for the metric, and for how long.
+/// What [`serve`] needs beside the listener.
 pub struct Server {
-    /// What is served.
+    /// The routes that are served.
     pub router: Router,
-    /// The port's name, for the metric.
+    /// The value of the metric's label.
     pub port: &'static str,
-    /// Counts.
+    /// Metrics.
     pub metrics: Arc<Metrics>,
-    /// Ends it.
+    /// Cancelled to stop the server.
     pub stop: CancellationToken,
 }
 
-/// Serves until told to stop; then ends each connection after the request it is at.
+/// Serves until `stop` is cancelled; then closes each connection after its current request.
 pub async fn serve(listener: impl Listener, server: Server) {
-    serve_within(BOUNDS, listener, server).await;
+    serve_with_limits(PORT_LIMITS, listener, server).await;
 }
 
-async fn serve_within(bounds: Bounds, mut listener: impl Listener, server: Server) {
+async fn serve_with_limits(limits: PortLimits, mut listener: impl Listener, server: Server) {
     let Server { router, port, metrics, stop } = server;
-    let room = ConnectionLimiter::new(bounds.connections, Duration::ZERO);
+    let limiter = ConnectionLimiter::new(limits.connections, Duration::ZERO);
     let connections = TaskTracker::new();
     loop {
         let (io, _) = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stop.cancelled() => break,
         };
-        let (guest, another_left) = room.enter().await;
-        if another_left {
+        let (permit, revoked_another) = limiter.acquire().await;
+        if revoked_another {
             metrics.port_connection_dropped(port);
-            tracing::debug!(port, "too many HTTP connections: the oldest goes");
+            tracing::debug!(port, "closed the oldest HTTP connection for another one");
         }
-        connections.spawn(serve_connection(bounds, io, router.clone(), guest, stop.clone()));
+        connections.spawn(serve_connection(limits, io, router.clone(), permit, stop.clone()));
     }
     connections.close();
     connections.wait().await;
 }
 
 async fn serve_connection<I>(
-    bounds: Bounds,
+    limits: PortLimits,
     io: I,
     router: Router,
-    guest: Permit,
+    permit: Permit,
     stop: CancellationToken,
 ) where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let service = TowerToHyperService::new(router);
-    let io = TokioIo::new(Impatient { io, longest: bounds.write, stuck: None });
+    let io = TokioIo::new(WriteTimeoutIo { io, timeout: limits.write_timeout, blocked: None });
     let mut http = http1::Builder::new();
     let connection = http
         .timer(TokioTimer::new())
-        .header_read_timeout(bounds.head)
-        .max_buf_size(HEAD)
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(MAX_HEADER_BYTES)
         .serve_connection(io, service);
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = guest.leave.cancelled() => return,
+        () = permit.revoked.cancelled() => return,
         () = stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
-            match tokio::time::timeout(LAST_REQUEST, connection).await {
+            match tokio::time::timeout(STOP_TIMEOUT, connection).await {
                 Ok(result) => result,
                 Err(_) => return,
             }
         }
     };
     if let Err(error) = result {
-        tracing::debug!(%error, "an HTTP connection ended badly");
+        tracing::debug!(%error, "an HTTP connection ended with an error");
     }
 }
 
-/// A socket whose other end must go on reading.
-struct Impatient<I> {
+/// A socket on which a write fails that has been blocked for longer than `timeout`, because the
+/// client doesn't read.
+struct WriteTimeoutIo<I> {
     io: I,
-    longest: Duration,
-    /// Until when something must have been read; there since nothing more could be written.
-    stuck: Option<Pin<Box<Sleep>>>,
+    timeout: Duration,
+    /// The end of the timeout, while a write is blocked.
+    blocked: Option<Pin<Box<Sleep>>>,
 }
 
-impl<I> Impatient<I> {
-    fn judge<T>(
+impl<I> WriteTimeoutIo<I> {
+    fn with_timeout<T>(
         &mut self,
         cx: &mut Context<'_>,
         written: Poll<Result<T, Error>>,
     ) -> Poll<Result<T, Error>> {
         if written.is_ready() {
-            self.stuck = None;
+            self.blocked = None;
             return written;
         }
-        let stuck = self.stuck.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.longest)));
-        stuck
+        let timeout =
+            self.blocked.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.timeout)));
+        timeout
             .as_mut()
             .poll(cx)
             .map(|()| Err(Error::new(ErrorKind::TimedOut, "the client doesn't read")))
     }
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Impatient<I> {
+impl<I: AsyncRead + Unpin> AsyncRead for WriteTimeoutIo<I> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -148,14 +155,14 @@ impl<I: AsyncRead + Unpin> AsyncRead for Impatient<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Impatient<I> {
+impl<I: AsyncWrite + Unpin> AsyncWrite for WriteTimeoutIo<I> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<Result<usize, Error>> {
         let written = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.judge(cx, written)
+        self.with_timeout(cx, written)
     }
 
     fn poll_write_vectored(
@@ -164,7 +171,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Impatient<I> {
         bufs: &[std::io::IoSlice<'_>],
     ) -> Poll<Result<usize, Error>> {
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.judge(cx, written)
+        self.with_timeout(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -173,7 +180,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Impatient<I> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let flushed = Pin::new(&mut self.io).poll_flush(cx);
-        self.judge(cx, flushed)
+        self.with_timeout(cx, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
@@ -192,7 +199,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
-    /// What answers with so many bytes.
+    /// A server whose response has so many bytes.
     fn server(bytes: usize) -> Server {
         let router = Router::new().route("/", get(move || async move { "x".repeat(bytes) }));
         Server {
@@ -203,15 +210,15 @@ mod tests {
         }
     }
 
-    /// A server whose answer has so many bytes.
-    async fn start(bounds: Bounds, bytes: usize) -> std::net::SocketAddr {
+    /// Starts a server whose response has so many bytes.
+    async fn start(limits: PortLimits, bytes: usize) -> std::net::SocketAddr {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(serve_within(bounds, listener, server(bytes)));
+        tokio::spawn(serve_with_limits(limits, listener, server(bytes)));
         address
     }
 
-    /// Resolves when the server has closed the connection; returns what came before.
+    /// Waits until the server has closed the connection; returns how many bytes came before.
     async fn closed(io: &mut (impl AsyncRead + Unpin)) -> usize {
         let (mut all, mut buffer) = (0, [0; 65_536]);
         let reading = async {
@@ -224,8 +231,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_says_nothing_is_cut_before_and_after_a_request() {
-        let address = start(Bounds { head: SECOND / 4, ..BOUNDS }, 10).await;
+    async fn silent_clients_are_closed_before_and_after_a_request() {
+        let address = start(PortLimits { header_timeout: SECOND / 4, ..PORT_LIMITS }, 10).await;
         let mut silent = TcpStream::connect(address).await.unwrap();
         assert_eq!(closed(&mut silent).await, 0);
         let mut once = TcpStream::connect(address).await.unwrap();
@@ -234,9 +241,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_does_not_read_is_cut() {
+    async fn a_client_that_does_not_read_is_closed() {
         const BYTES: usize = 64 << 20;
-        let address = start(Bounds { write: SECOND / 4, ..BOUNDS }, BYTES).await;
+        let address = start(PortLimits { write_timeout: SECOND / 4, ..PORT_LIMITS }, BYTES).await;
         let mut lazy = TcpStream::connect(address).await.unwrap();
         lazy.write_all(GET).await.unwrap();
         tokio::time::sleep(SECOND).await;
@@ -246,13 +253,13 @@ mod tests {
         assert!(closed(&mut eager).await > BYTES);
     }
 
-    /// Takes all of four places, and then one more.
+    /// Opens four connections, which are as many as there may be, and then one more.
     async fn five_for_four<I: AsyncRead + AsyncWrite + Unpin>(connect: impl AsyncFn() -> I) {
         let mut taken = Vec::new();
         for _ in 0..4 {
             taken.push(connect().await);
         }
-        // All are in the room when the last one is answered.
+        // Once the last one is answered, all of them have been accepted.
         let mut last = taken.pop().unwrap();
         last.write_all(GET).await.unwrap();
         assert!(last.read(&mut [0; 1000]).await.unwrap() > 0);
@@ -265,19 +272,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_takes_every_place_loses_them_to_who_comes() {
-        let address = start(Bounds { connections: 4, ..BOUNDS }, 10).await;
+    async fn the_oldest_connections_are_closed_for_new_ones() {
+        let address = start(PortLimits { connections: 4, ..PORT_LIMITS }, 10).await;
         five_for_four(async || TcpStream::connect(address).await.unwrap()).await;
     }
 
     #[tokio::test]
-    async fn a_socket_in_a_directory_keeps_nobody_out_either_and_counts_it() {
+    async fn connections_to_a_unix_socket_are_limited_and_counted_too() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
         let server = server(10);
         let metrics = Arc::clone(&server.metrics);
-        tokio::spawn(serve_within(
-            Bounds { connections: 4, ..BOUNDS },
+        tokio::spawn(serve_with_limits(
+            PortLimits { connections: 4, ..PORT_LIMITS },
             UnixListener::bind(&path).unwrap(),
             server,
         ));
@@ -290,12 +297,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_head_that_never_ends_is_cut_before_it_takes_memory() {
-        let address = start(BOUNDS, 10).await;
+    async fn endless_headers_are_refused_before_they_take_memory() {
+        let address = start(PORT_LIMITS, 10).await;
         let mut long = TcpStream::connect(address).await.unwrap();
         long.write_all(b"GET / HTTP/1.1\r\nHost: ").await.unwrap();
-        // It is refused, and then the connection ends.
+        // It is refused, and the connection is closed.
         let writing = async { while long.write_all(&[b'x'; 4096]).await.is_ok() {} };
-        timeout(5 * SECOND, writing).await.expect("not read on");
+        timeout(5 * SECOND, writing).await.expect("the server reads no further");
     }
 }

@@ -1,43 +1,45 @@
-//! What `atlas status` shows: made by the running Atlas as JSON, printed by the command.
+//! The status of a running Atlas: served as JSON on `/api/v1/status`, read by `atlas status`.
+//!
+//! Times are in seconds since 1970.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use atlas_core::model::Cluster;
 use atlas_core::name::{ClusterName, NodeId};
 use atlas_core::validate::{Finding, Severity};
 use atlas_core::xds::session::ConfigStatus;
 use serde::{Deserialize, Serialize};
 
 use crate::process::lock::lock;
-use crate::state::Nodes;
-use crate::state::PublishedState;
-use crate::xds;
+use crate::state::{self, Nodes, PublishedState};
 use crate::xds::streams::{Stream, Streams};
 
-/// Everything, at one moment.
+/// The status at one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
     /// Atlas's version.
     pub version: String,
-    /// When this was made, in seconds since 1970.
+    /// When this was made.
     pub now: i64,
-    /// Whether a first complete plan exists.
+    /// Whether there has been a complete reconcile.
     pub ready: bool,
-    /// On Kubernetes: which process writes; empty: none does.
+    /// On Kubernetes: the name of the process that leads; empty while none does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub leader: Option<String>,
     /// The clusters in force.
     pub clusters: Vec<ClusterStatus>,
-    /// The nodes: the hub first.
+    /// The nodes, the hub first.
     pub nodes: Vec<NodeStatus>,
     /// Files that can't be read.
     pub errors: Vec<String>,
-    /// What Atlas itself can't do: certificates it can't issue, files it can't write, a root that is about to end.
-    #[serde(default)]
-    pub troubles: Vec<String>,
-    /// What is wrong or worth knowing about objects.
+    /// What Atlas itself can't do, such as issue a certificate or write a file; and a root certificate
+    /// that expires soon.
+    #[serde(default, rename = "troubles")]
+    pub problems: Vec<String>,
+    /// What is wrong with objects, or worth knowing.
     pub findings: Vec<Finding>,
-    /// When each authority ends, in seconds since 1970.
+    /// When the certificate of each authority expires.
     pub authorities: BTreeMap<String, i64>,
 }
 
@@ -72,13 +74,14 @@ pub struct NodeStatus {
     pub node: String,
     /// Its Envoys with an open stream.
     pub instances: Vec<Instance>,
-    /// When its data-plane certificate ends.
+    /// When its data-plane certificate expires.
     pub leaf_not_after: Option<i64>,
-    /// When the credential that opens its stream ends.
+    /// When the credential with which its Envoys open streams expires.
     pub credential_not_after: Option<i64>,
     /// The revision of that credential.
     pub revision: Option<u64>,
-    /// What its Envoys refused and should still have; it isn't sent again until it changes. Also while none is connected.
+    /// Resources that its Envoys refused and should still have. They aren't sent again until they
+    /// change. They are listed while no Envoy is connected, too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quarantined: Vec<QuarantinedResource>,
 }
@@ -92,43 +95,42 @@ pub struct QuarantinedResource {
     pub name: String,
     /// The version that was refused.
     pub version: String,
-    /// The Envoy's words.
+    /// Envoy's error message.
     pub message: String,
 }
 
-/// One Envoy process.
+/// One connected Envoy.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Instance {
-    /// `node.id`, as it calls itself.
+    /// `node.id`, as the Envoy says itself.
     pub id: String,
-    /// Envoy's version.
+    /// Envoy's version, as it says itself.
     pub version: String,
-    /// Where it connects from.
+    /// The address that it connects from.
     pub address: String,
-    /// The SPIFFE ID of its certificate: who it really is.
+    /// The SPIFFE ID of its certificate, which decides what it gets.
     pub spiffe_id: String,
-    /// SHA-256 of that certificate.
+    /// The SHA-256 of that certificate.
     pub fingerprint: String,
-    /// When that certificate ends, in seconds since 1970: the credential this Envoy really has, which may be an older one
-    /// than Atlas would hand out now.
+    /// When that certificate expires. It may be an older credential than the node's current one.
     pub credential_not_after: i64,
-    /// Since when, in seconds since 1970.
+    /// When its stream was opened.
     pub since: i64,
-    /// How each type stands: SYNCED, STALE or NACK, with Envoy's words.
+    /// The state of each type of resources.
     pub types: BTreeMap<String, TypeStatus>,
 }
 
-/// How one type stands.
+/// Whether an Envoy has accepted the current resources of a type.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TypeStatus {
-    /// SYNCED, STALE or NACK.
+    /// SYNCED (it has), STALE (not yet) or NACK (it refused one).
     pub state: String,
-    /// Envoy's words; empty unless NACK.
+    /// Envoy's error message; empty unless NACK.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub message: String,
 }
 
-/// Takes stock.
+/// The current status, without the leader.
 pub fn status(
     published: Option<&PublishedState>,
     nodes: &Nodes,
@@ -143,17 +145,16 @@ pub fn status(
         clusters: Vec::new(),
         nodes: Vec::new(),
         errors: Vec::new(),
-        troubles: Vec::new(),
+        problems: Vec::new(),
         findings: Vec::new(),
         authorities: BTreeMap::new(),
     };
     let Some(published) = published else { return status };
     let mut open: BTreeMap<NodeId, Vec<Arc<Stream>>> = BTreeMap::new();
-    streams
-        .open()
-        .into_iter()
-        .for_each(|stream| open.entry(stream.peer.node.clone()).or_default().push(stream));
-    // Also those that wait for their manifest.
+    for stream in streams.open() {
+        open.entry(stream.client.node.clone()).or_default().push(stream);
+    }
+    // A connected cluster may have no manifest.
     let connected = open.keys().cloned();
     let all: BTreeSet<NodeId> = published
         .fleet
@@ -164,13 +165,15 @@ pub fn status(
         .chain(connected)
         .chain([NodeId::Hub])
         .collect();
-    let of = |node: &NodeId| open.get(node).map(Vec::as_slice).unwrap_or_default();
-    status.nodes = all.iter().map(|node| node_status(published, nodes, of(node), node)).collect();
-    status.clusters = clusters(published, |name| of(&NodeId::Cluster(name.clone())).len());
+    let streams_of = |node: &NodeId| open.get(node).map(Vec::as_slice).unwrap_or_default();
+    status.nodes =
+        all.iter().map(|node| node_status(published, nodes, streams_of(node), node)).collect();
+    status.clusters =
+        cluster_statuses(published, |name| streams_of(&NodeId::Cluster(name.clone())).len());
     status.errors = published.errors.iter().map(ToString::to_string).collect();
-    status.troubles = published.last_error.iter().chain(&published.problems).cloned().collect();
+    status.problems = published.last_error.iter().chain(&published.problems).cloned().collect();
     status.findings =
-        published.findings.iter().cloned().chain(streams.not_tls.notes(now)).collect();
+        published.findings.iter().cloned().chain(streams.plaintext_clients.notes(now)).collect();
     status.authorities = published
         .authorities
         .iter()
@@ -179,11 +182,11 @@ pub fn status(
     status
 }
 
-fn clusters(
+fn cluster_statuses(
     published: &PublishedState,
     connected: impl Fn(&ClusterName) -> usize,
 ) -> Vec<ClusterStatus> {
-    let of = |cluster: &atlas_core::model::Cluster| ClusterStatus {
+    let status = |cluster: &Cluster| ClusterStatus {
         name: cluster.name.to_string(),
         addresses: cluster.addresses.iter().map(ToString::to_string).collect(),
         stores: cluster
@@ -197,7 +200,7 @@ fn clusters(
             .collect(),
         connected: connected(&cluster.name),
     };
-    published.fleet.clusters.values().map(|cluster| of(cluster)).collect()
+    published.fleet.clusters.values().map(|cluster| status(cluster)).collect()
 }
 
 fn node_status(
@@ -206,25 +209,22 @@ fn node_status(
     open: &[Arc<Stream>],
     node: &NodeId,
 ) -> NodeStatus {
-    let ends = published.expiries.get(node).copied().unwrap_or_default();
+    let expiries = published.expiries.get(node).copied().unwrap_or_default();
     NodeStatus {
         node: node.to_string(),
         instances: open.iter().map(|stream| instance(nodes, stream)).collect(),
-        leaf_not_after: ends.leaf,
-        credential_not_after: ends.credential,
-        revision: ends.revision,
-        quarantined: xds::quarantined(nodes, node)
-            .into_iter()
-            .map(QuarantinedResource::from)
-            .collect(),
+        leaf_not_after: expiries.leaf,
+        credential_not_after: expiries.credential,
+        revision: expiries.revision,
+        quarantined: nodes.quarantined(node).into_iter().map(QuarantinedResource::from).collect(),
     }
 }
 
 fn instance(nodes: &Nodes, stream: &Stream) -> Instance {
-    let client = lock(&stream.client).clone();
-    let standing = nodes.get(&stream.peer.node).map(|node| {
-        let state = node.state();
-        lock(&stream.session).status(&state.snapshot, &state.quarantine)
+    let description = lock(&stream.self_description).clone();
+    let standing = nodes.get(&stream.client.node).map(|node| {
+        let resources = node.resources();
+        lock(&stream.session).status(&resources.snapshot, &resources.quarantine)
     });
     let types = standing.unwrap_or_default().into_iter().map(|(kind, standing)| {
         let (state, message) = match standing {
@@ -235,28 +235,29 @@ fn instance(nodes: &Nodes, stream: &Stream) -> Instance {
         (kind.to_string(), TypeStatus { state: state.into(), message })
     });
     Instance {
-        spiffe_id: stream.peer.spiffe_id.clone(),
-        fingerprint: stream.peer.fingerprint.clone(),
-        credential_not_after: stream.peer.not_after,
-        id: client.id,
-        version: client.version,
-        address: stream.peer.address.to_string(),
-        since: stream.since,
+        spiffe_id: stream.client.spiffe_id.clone(),
+        fingerprint: stream.client.fingerprint.clone(),
+        credential_not_after: stream.client.not_after,
+        id: description.id,
+        version: description.version,
+        address: stream.client.address.to_string(),
+        since: stream.opened,
         types: types.collect(),
     }
 }
 
-impl From<xds::Quarantined> for QuarantinedResource {
-    fn from(of: xds::Quarantined) -> Self {
-        Self { kind: of.kind.to_string(), name: of.name, version: of.version, message: of.message }
+impl From<state::QuarantinedResource> for QuarantinedResource {
+    fn from(resource: state::QuarantinedResource) -> Self {
+        let state::QuarantinedResource { kind, name, version, message } = resource;
+        Self { kind: kind.to_string(), name, version, message }
     }
 }
 
 impl Status {
-    /// Whether something is rejected, or Atlas itself is in trouble.
-    pub fn anything_rejected(&self) -> bool {
+    /// Whether something is rejected, or Atlas itself has a problem.
+    pub fn has_problems(&self) -> bool {
         !self.errors.is_empty()
-            || !self.troubles.is_empty()
+            || !self.problems.is_empty()
             || self.findings.iter().any(|finding| finding.severity == Severity::Rejected)
     }
 }

@@ -1,9 +1,10 @@
-//! How much memory the streams of one node may take together, in bytes, for what their clients say: requests that are still arriving,
-//! names that are remembered, answers that repeat them.
+//! The memory budget of a node: how many bytes all of its streams together may use for what their
+//! clients send. That is requests that are still arriving, names that the session remembers, and
+//! responses that repeat them.
 //!
-//! Memory is asked for before it is taken. Where there is too little, the stream that takes most must end, and whoever asked waits until
-//! its memory is free. So a node never takes more than its limit, and no number of streams that take much keeps out an Envoy that needs
-//! little.
+//! Memory is reserved before it is used. When too little is left, the stream that uses most must
+//! end, and the stream that asked waits until that memory is free. So a node never uses more than
+//! its budget, and streams that use much can't keep out an Envoy that needs little.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -13,160 +14,171 @@ use tokio_util::sync::CancellationToken;
 
 use crate::process::lock::lock;
 
-/// What the streams of one node may take, and take.
+/// The budget of one node.
 #[derive(Default)]
-pub struct Budget {
-    account: Mutex<Account>,
-    /// Wakes those who wait for memory.
+pub struct MemoryBudget {
+    usage: Mutex<Usage>,
+    /// Notified when memory is given back.
     freed: Notify,
 }
 
+/// All sizes are in bytes.
 #[derive(Default)]
-struct Account {
+struct Usage {
     limit: usize,
     used: usize,
-    streams: BTreeMap<u64, Use>,
+    streams: BTreeMap<u64, StreamUsage>,
 }
 
-/// What one stream takes.
-struct Use {
-    bytes: usize,
-    /// It must end, because it took most when there was too little.
+struct StreamUsage {
+    used: usize,
+    /// The stream must end, because it used most when there was too little.
     exhausted: bool,
-    end: CancellationToken,
+    cancel: CancellationToken,
 }
 
-/// One stream's part of its node's budget.
-pub struct Share {
-    budget: Arc<Budget>,
-    key: u64,
-    end: CancellationToken,
+/// One stream's access to the budget of its node.
+pub struct StreamMemory {
+    budget: Arc<MemoryBudget>,
+    stream_id: u64,
+    cancel: CancellationToken,
 }
 
-/// Some of a stream's memory; free again when dropped.
-pub struct Charge {
-    share: Arc<Share>,
+/// Memory that a stream has reserved. Dropping it gives the memory back.
+pub struct Reservation {
+    memory: Arc<StreamMemory>,
     bytes: usize,
 }
 
-/// There is no memory left for this stream, since it takes most or is about to; or it is ending already.
+/// The budget is exhausted, and this stream must end for it or is ending already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Exhausted;
+pub struct BudgetExhausted;
 
-/// What comes of asking for memory.
+/// The answer to a request for memory.
 #[derive(Debug, PartialEq, Eq)]
-enum Asked {
+enum Decision {
     Granted,
-    /// Others are ending; then there will be enough.
+    /// Other streams are ending. Ask again when memory has been given back.
     Wait,
     Refused,
 }
 
-impl Budget {
-    /// A stream's part, by a number that no other has; `end` ends the stream.
-    pub fn share(self: &Arc<Self>, key: u64, end: CancellationToken) -> Arc<Share> {
-        lock(&self.account)
-            .streams
-            .insert(key, Use { bytes: 0, exhausted: false, end: end.clone() });
-        Arc::new(Share { budget: Arc::clone(self), key, end })
+impl MemoryBudget {
+    /// Adds a stream, by an ID that no other stream has. `cancel` ends the stream.
+    pub fn add_stream(
+        self: &Arc<Self>,
+        stream_id: u64,
+        cancel: CancellationToken,
+    ) -> Arc<StreamMemory> {
+        let usage = StreamUsage { used: 0, exhausted: false, cancel: cancel.clone() };
+        lock(&self.usage).streams.insert(stream_id, usage);
+        Arc::new(StreamMemory { budget: Arc::clone(self), stream_id, cancel })
     }
 }
 
-impl Account {
-    fn ask(&mut self, key: u64, more: usize) -> Asked {
-        let Some(own) = self.streams.get(&key).filter(|own| !own.exhausted).map(|own| own.bytes)
-        else {
-            return Asked::Refused;
+impl Usage {
+    /// Reserves more memory for a stream, or ends the streams that use most.
+    fn request(&mut self, stream_id: u64, more: usize) -> Decision {
+        let own = self.streams.get(&stream_id).filter(|own| !own.exhausted);
+        let Some(own_used) = own.map(|own| own.used) else {
+            return Decision::Refused;
         };
         if self.used.saturating_add(more) <= self.limit {
-            self.take(key, more);
-            return Asked::Granted;
+            self.add(stream_id, more);
+            return Decision::Granted;
         }
-        let mut ending: usize =
-            self.streams.values().filter(|other| other.exhausted).map(|other| other.bytes).sum();
+        let mut ending: usize = 0;
+        for other in self.streams.values() {
+            if other.exhausted {
+                ending += other.used;
+            }
+        }
         while self.used.saturating_add(more) - ending > self.limit {
             let others = self
                 .streams
                 .iter_mut()
-                .filter(|(other, stream)| **other != key && !stream.exhausted);
-            match others
-                .max_by_key(|(_, stream)| stream.bytes)
-                .filter(|(_, stream)| stream.bytes > own.saturating_add(more))
-            {
-                Some((_, most)) => {
-                    most.exhausted = true;
-                    most.end.cancel();
-                    ending += most.bytes;
+                .filter(|(id, other)| **id != stream_id && !other.exhausted)
+                .map(|(_, other)| other);
+            let largest = others.max_by_key(|other| other.used);
+            match largest.filter(|largest| largest.used > own_used.saturating_add(more)) {
+                Some(largest) => {
+                    largest.exhausted = true;
+                    largest.cancel.cancel();
+                    ending += largest.used;
                 }
                 None => {
-                    self.streams.entry(key).and_modify(|own| own.exhausted = true);
-                    return Asked::Refused;
+                    self.streams.entry(stream_id).and_modify(|own| own.exhausted = true);
+                    return Decision::Refused;
                 }
             }
         }
-        Asked::Wait
+        Decision::Wait
     }
 
-    fn take(&mut self, key: u64, more: usize) {
-        self.used += more;
-        self.streams.entry(key).and_modify(|stream| stream.bytes += more);
+    fn add(&mut self, stream_id: u64, bytes: usize) {
+        self.used += bytes;
+        if let Some(stream) = self.streams.get_mut(&stream_id) {
+            stream.used += bytes;
+        }
     }
 
-    fn free(&mut self, key: u64, bytes: usize) {
+    fn subtract(&mut self, stream_id: u64, bytes: usize) {
         self.used = self.used.saturating_sub(bytes);
-        self.streams
-            .entry(key)
-            .and_modify(|stream| stream.bytes = stream.bytes.saturating_sub(bytes));
+        if let Some(stream) = self.streams.get_mut(&stream_id) {
+            stream.used = stream.used.saturating_sub(bytes);
+        }
     }
 }
 
-impl Share {
-    /// From now on all streams of the node have so much. What is taken already stays.
-    pub fn limit(&self, bytes: usize) {
-        lock(&self.budget.account).limit = bytes;
+impl StreamMemory {
+    /// Sets the budget of the whole node, in bytes. What is used already stays.
+    pub fn set_node_limit(&self, bytes: usize) {
+        lock(&self.budget.usage).limit = bytes;
     }
 
-    /// How much all streams of the node take.
+    /// How many bytes all streams of the node use.
     #[cfg(test)]
-    pub fn used(&self) -> usize {
-        lock(&self.budget.account).used
+    pub fn used_by_node(&self) -> usize {
+        lock(&self.budget.usage).used
     }
 
-    /// Nothing yet.
-    pub fn charge(self: &Arc<Self>) -> Charge {
-        Charge { share: Arc::clone(self), bytes: 0 }
+    /// An empty reservation.
+    pub fn reservation(self: &Arc<Self>) -> Reservation {
+        Reservation { memory: Arc::clone(self), bytes: 0 }
     }
 
-    /// Whether the stream must end because it took most.
+    /// Whether the stream must end because it used most.
     pub fn is_exhausted(&self) -> bool {
-        lock(&self.budget.account).streams.get(&self.key).is_none_or(|stream| stream.exhausted)
+        let usage = lock(&self.budget.usage);
+        usage.streams.get(&self.stream_id).is_none_or(|stream| stream.exhausted)
     }
 }
 
-impl Drop for Share {
+impl Drop for StreamMemory {
     fn drop(&mut self) {
-        lock(&self.budget.account).streams.remove(&self.key);
+        lock(&self.budget.usage).streams.remove(&self.stream_id);
     }
 }
 
-impl Charge {
-    /// Asks for so much altogether, and waits for it where others must end first.
+impl Reservation {
+    /// Grows or shrinks the reservation to `bytes`. Waits where other streams must end first.
     ///
     /// # Errors
     /// The stream itself must end.
-    pub async fn ask(&mut self, bytes: usize) -> Result<(), Exhausted> {
-        let budget = &self.share.budget;
+    pub async fn resize(&mut self, bytes: usize) -> Result<(), BudgetExhausted> {
+        let memory = &self.memory;
         while bytes > self.bytes {
-            let freed = budget.freed.notified();
-            match lock(&budget.account).ask(self.share.key, bytes - self.bytes) {
-                Asked::Granted => self.bytes = bytes,
-                Asked::Refused => return Err(Exhausted),
-                Asked::Wait => {}
+            let freed = memory.budget.freed.notified();
+            let more = bytes - self.bytes;
+            match lock(&memory.budget.usage).request(memory.stream_id, more) {
+                Decision::Granted => self.bytes = bytes,
+                Decision::Refused => return Err(BudgetExhausted),
+                Decision::Wait => {}
             }
             if self.bytes < bytes {
                 tokio::select! {
                     () = freed => {}
-                    () = self.share.end.cancelled() => return Err(Exhausted),
+                    () = memory.cancel.cancelled() => return Err(BudgetExhausted),
                 }
             }
         }
@@ -174,20 +186,21 @@ impl Charge {
         Ok(())
     }
 
-    /// Is so much from now on, whether there is room for it or not: for what has been asked for under another charge.
+    /// Sets the reservation to `bytes` although the budget may be exceeded by that: for memory for
+    /// which there was another reservation until now.
     pub fn set(&mut self, bytes: usize) {
-        let budget = &self.share.budget;
+        let (budget, stream_id) = (&self.memory.budget, self.memory.stream_id);
         if bytes > self.bytes {
-            lock(&budget.account).take(self.share.key, bytes - self.bytes);
+            lock(&budget.usage).add(stream_id, bytes - self.bytes);
         } else if bytes < self.bytes {
-            lock(&budget.account).free(self.share.key, self.bytes - bytes);
+            lock(&budget.usage).subtract(stream_id, self.bytes - bytes);
             budget.freed.notify_waiters();
         }
         self.bytes = bytes;
     }
 }
 
-impl Drop for Charge {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.set(0);
     }
@@ -198,71 +211,76 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn budget(limit: usize) -> Arc<Budget> {
-        let budget = Arc::new(Budget::default());
-        lock(&budget.account).limit = limit;
+    fn budget(limit: usize) -> Arc<MemoryBudget> {
+        let budget = Arc::new(MemoryBudget::default());
+        lock(&budget.usage).limit = limit;
         budget
     }
 
-    async fn taking(budget: &Arc<Budget>, key: u64, bytes: usize) -> (Arc<Share>, Charge) {
-        let share = budget.share(key, CancellationToken::new());
-        let mut charge = share.charge();
-        charge.ask(bytes).await.unwrap();
-        (share, charge)
+    /// A stream that has reserved so many bytes.
+    async fn stream_with(
+        budget: &Arc<MemoryBudget>,
+        stream_id: u64,
+        bytes: usize,
+    ) -> (Arc<StreamMemory>, Reservation) {
+        let memory = budget.add_stream(stream_id, CancellationToken::new());
+        let mut reservation = memory.reservation();
+        reservation.resize(bytes).await.unwrap();
+        (memory, reservation)
     }
 
     #[tokio::test]
-    async fn what_is_dropped_is_free_again() {
+    async fn a_dropped_reservation_is_free_again() {
         let budget = budget(100);
-        let (share, charge) = taking(&budget, 1, 60).await;
-        let mut second = share.charge();
-        second.ask(40).await.unwrap();
-        assert_eq!(lock(&budget.account).used, 100);
-        second.ask(10).await.unwrap();
-        assert_eq!(lock(&budget.account).used, 70);
-        drop((charge, second));
-        assert_eq!(lock(&budget.account).used, 0);
-        drop(share);
-        assert!(lock(&budget.account).streams.is_empty());
+        let (memory, first) = stream_with(&budget, 1, 60).await;
+        let mut second = memory.reservation();
+        second.resize(40).await.unwrap();
+        assert_eq!(lock(&budget.usage).used, 100);
+        second.resize(10).await.unwrap();
+        assert_eq!(lock(&budget.usage).used, 70);
+        drop((first, second));
+        assert_eq!(lock(&budget.usage).used, 0);
+        drop(memory);
+        assert!(lock(&budget.usage).streams.is_empty());
     }
 
     #[tokio::test]
-    async fn who_asks_for_more_than_there_is_gets_nothing_and_ends_nobody() {
+    async fn a_stream_that_asks_for_too_much_ends_itself_only() {
         let budget = budget(100);
-        let (other, _charge) = taking(&budget, 1, 50).await;
-        let share = budget.share(2, CancellationToken::new());
-        assert_eq!(share.charge().ask(51).await, Err(Exhausted));
-        assert!(share.is_exhausted() && !other.is_exhausted());
-        assert_eq!(share.charge().ask(1).await, Err(Exhausted), "it is ending");
+        let (other, _other_reservation) = stream_with(&budget, 1, 50).await;
+        let memory = budget.add_stream(2, CancellationToken::new());
+        assert_eq!(memory.reservation().resize(51).await, Err(BudgetExhausted));
+        assert!(memory.is_exhausted() && !other.is_exhausted());
+        assert_eq!(memory.reservation().resize(1).await, Err(BudgetExhausted), "it is ending");
     }
 
     #[tokio::test]
-    async fn where_there_is_too_little_who_takes_most_ends_and_who_asked_waits_until_it_is_gone() {
+    async fn a_stream_waits_until_the_largest_one_has_ended() {
         let budget = budget(100);
-        let (small, _small) = taking(&budget, 1, 20).await;
-        let (large, charge) = taking(&budget, 2, 70).await;
-        let share = budget.share(3, CancellationToken::new());
-        let mut asking = share.charge();
+        let (small, _small_reservation) = stream_with(&budget, 1, 20).await;
+        let (large, large_reservation) = stream_with(&budget, 2, 70).await;
+        let memory = budget.add_stream(3, CancellationToken::new());
+        let mut reservation = memory.reservation();
         {
-            let mut waiting = std::pin::pin!(asking.ask(30));
+            let mut waiting = std::pin::pin!(reservation.resize(30));
             let early = tokio::time::timeout(Duration::from_millis(50), waiting.as_mut()).await;
             assert!(early.is_err(), "never more than the limit");
-            assert!(large.is_exhausted() && large.end.is_cancelled() && !small.is_exhausted());
-            drop(charge);
+            assert!(large.is_exhausted() && large.cancel.is_cancelled() && !small.is_exhausted());
+            drop(large_reservation);
             waiting.await.unwrap();
         }
-        assert_eq!(lock(&budget.account).used, 50);
+        assert_eq!(lock(&budget.usage).used, 50);
     }
 
     #[tokio::test]
-    async fn who_waits_and_is_ended_meanwhile_waits_no_longer() {
+    async fn a_waiting_stream_that_is_cancelled_waits_no_longer() {
         let budget = budget(100);
-        let (_large, _charge) = taking(&budget, 1, 90).await;
-        let share = budget.share(2, CancellationToken::new());
-        let mut asking = share.charge();
-        let mut waiting = std::pin::pin!(asking.ask(50));
+        let (_large, _large_reservation) = stream_with(&budget, 1, 90).await;
+        let memory = budget.add_stream(2, CancellationToken::new());
+        let mut reservation = memory.reservation();
+        let mut waiting = std::pin::pin!(reservation.resize(50));
         assert!(tokio::time::timeout(Duration::from_millis(50), waiting.as_mut()).await.is_err());
-        share.end.cancel();
-        assert_eq!(waiting.await, Err(Exhausted));
+        memory.cancel.cancel();
+        assert_eq!(waiting.await, Err(BudgetExhausted));
     }
 }

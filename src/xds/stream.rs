@@ -1,8 +1,11 @@
-//! One stream's task: requests in, responses out, until something ends it.
+//! The task of one stream: passes requests to the session and sends the session's responses, until
+//! the stream ends.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use atlas_core::name::NodeId;
+use atlas_core::pki::Time;
 use atlas_core::text;
 use atlas_core::xds::limits::{LimitExceeded, MAX_NACK_MESSAGE, max_request_memory};
 use atlas_core::xds::messages::{Response, Variant};
@@ -13,317 +16,281 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tonic::Status;
 
-use super::Xds;
-use super::requests::{self, Lost, Requests};
-use super::responses::{Outbox, Unsent};
-use super::service::REFUSED;
+use super::client::SelfDescription;
+use super::connection::CloseReason;
+use super::memory_budget::Reservation;
+use super::request_decoder::{self, NodeMessage};
+use super::request_reader::{ReadError, RequestReader};
+use super::response_body::{ResponseSender, SendError};
+use super::server::XdsServer;
+use super::stream_end::StreamEnd;
+use super::streams::RegisteredStream;
 use crate::process::clock;
 use crate::process::lock::lock;
 use crate::state::Node;
-use crate::xds::memory_budget::Charge;
-use crate::xds::streams::{Cause, Client, Registration};
 
-/// What an Envoy says of itself is cut to so many characters.
-const LONGEST_NAME: usize = 256;
+/// Characters to which a client's name, version and type URLs are cut where they are shown.
+const MAX_SHOWN: usize = 256;
 
-/// Why a stream ends.
-enum End {
-    /// The client has ended it.
-    Client,
-    /// The connection is gone.
-    Lost(String),
-    /// Another connection has taken the place of this stream's.
-    Replaced,
-    /// It has reached its age.
-    Age,
-    /// Its certificate ends.
-    Certificate,
-    /// Atlas stops.
-    Stopping,
-    /// Its credential counts no more.
-    Refused,
-    /// Its node is gone.
-    NodeGone(NodeId),
-    /// The client doesn't read.
-    Slow,
-    /// The client asks for more than anyone may.
-    LimitExceeded(LimitExceeded),
-    /// A request is larger than it may be.
-    TooLarge(Status),
-    /// The streams of its node would take more memory than they may, and this one took most.
-    NoMemory,
-    /// The client says what nobody may.
-    Nonsense(Status),
+/// When a stream must end.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline {
+    at: Instant,
+    /// Whether it is the expiry of the client's certificate, and not the stream's maximum age.
+    is_certificate_expiry: bool,
 }
 
-impl End {
-    /// One of few words, for the metric.
-    fn reason(&self) -> &'static str {
-        match self {
-            Self::Client => "client",
-            Self::Lost(_) => "lost",
-            Self::Replaced => "replaced",
-            Self::Age => "age",
-            Self::Certificate => "certificate",
-            Self::Stopping => "stopping",
-            Self::Refused => "credential",
-            Self::NodeGone(_) => "removed",
-            Self::Slow => "slow",
-            Self::LimitExceeded(_) => "names",
-            Self::TooLarge(_) => "request_bytes",
-            Self::NoMemory => "memory",
-            Self::Nonsense(_) => "nonsense",
-        }
+impl Deadline {
+    /// The deadline of a stream that opens now: its maximum age less up to a fifth, or the expiry
+    /// of its certificate if that is earlier. The times are in seconds since 1970.
+    pub fn new(max_age: Duration, now: Time, not_after: Time) -> Self {
+        let age = max_age.mul_f64(1.0 - 0.2 * fastrand::f64());
+        let valid_for = Duration::from_secs(u64::try_from(not_after - now).unwrap_or(0));
+        Self { at: Instant::now() + age.min(valid_for), is_certificate_expiry: valid_for < age }
     }
 
-    /// What the client hears.
-    fn status(self) -> Status {
-        match self {
-            Self::Client => Status::ok("the client ended it"),
-            Self::Lost(why) => Status::ok(format!("connection lost: {why}")),
-            Self::Replaced => Status::ok("another connection of its node took its place"),
-            Self::Age => Status::unavailable("this stream has reached its age; come back"),
-            Self::Certificate => Status::unavailable(
-                "the certificate of this connection ends; come back with a new one",
-            ),
-            Self::Stopping => Status::unavailable("Atlas is stopping; come back"),
-            Self::Refused => Status::permission_denied(REFUSED),
-            Self::NodeGone(node) => Status::not_found(format!("the manifest of {node} is gone")),
-            Self::Slow => Status::resource_exhausted("this client doesn't read its responses"),
-            Self::LimitExceeded(exceeded) => Status::resource_exhausted(exceeded.to_string()),
-            Self::NoMemory => Status::resource_exhausted(
-                "the streams of this node ask for more names, or larger requests, than all of them together may; this one for most",
-            ),
-            Self::TooLarge(status) | Self::Nonsense(status) => status,
-        }
+    fn passed(self) -> StreamEnd {
+        if self.is_certificate_expiry { StreamEnd::Certificate } else { StreamEnd::Age }
     }
 }
 
-/// One stream.
-pub struct Task {
-    xds: Arc<Xds>,
-    registration: Registration,
+/// The task of one stream.
+pub struct StreamTask {
+    server: Arc<XdsServer>,
+    registered: RegisteredStream,
     variant: Variant,
-    outbox: Outbox,
-    /// What the session remembers.
-    remembered: Charge,
-    deadline: Instant,
-    /// Whether the deadline is the certificate's.
-    by_certificate: bool,
-    /// Whether it has been logged that the client calls itself somebody else.
-    foreign_id: bool,
+    responses: ResponseSender,
+    /// The memory of the session.
+    session_memory: Reservation,
+    deadline: Deadline,
+    /// Whether it has been logged that the Envoy's `node.id` is another node's.
+    foreign_id_logged: bool,
 }
 
-impl Task {
-    /// Not running yet.
+impl StreamTask {
+    /// A task that isn't running yet.
     pub fn new(
-        xds: Arc<Xds>,
-        registration: Registration,
+        server: Arc<XdsServer>,
+        registered: RegisteredStream,
         variant: Variant,
-        outbox: Outbox,
-        deadline: Instant,
-        by_certificate: bool,
+        responses: ResponseSender,
+        deadline: Deadline,
     ) -> Self {
-        let remembered = registration.stream.share.charge();
+        let session_memory = registered.stream.memory.reservation();
         Self {
-            xds,
-            registration,
+            server,
+            registered,
             variant,
-            outbox,
-            remembered,
+            responses,
+            session_memory,
             deadline,
-            by_certificate,
-            foreign_id: false,
+            foreign_id_logged: false,
         }
     }
 
-    /// Runs until something ends it.
-    pub async fn run<B: Body<Data = Bytes> + Unpin>(mut self, mut requests: Requests<B>)
+    /// Serves the stream until it ends.
+    pub async fn run<B: Body<Data = Bytes> + Unpin>(mut self, mut requests: RequestReader<B>)
     where
         B::Error: std::fmt::Display,
     {
-        let peer = Arc::clone(&self.registration.stream.peer);
-        self.xds.metrics.streams.inc();
-        tracing::info!(node = %peer.node, address = %peer.address, variant = ?self.variant, "xDS stream opened");
-        let end = match self.talk(&mut requests).await {
-            End::Lost(_)
-                if matches!(self.registration.connection.cause(), Some(Cause::Replaced(_))) =>
-            {
-                End::Replaced
-            }
-            end => end,
-        };
+        let client = Arc::clone(&self.registered.stream.client);
+        let (node, address) = (&client.node, client.address);
+        self.server.metrics.streams.inc();
+        tracing::info!(%node, %address, variant = ?self.variant, "xDS stream opened");
+        let mut end = self.serve(&mut requests).await;
+        let close_reason = self.registered.connection.close_reason();
+        if let (StreamEnd::ConnectionLost(_), Some(CloseReason::Replaced(_))) = (&end, close_reason)
+        {
+            end = StreamEnd::Replaced;
+        }
         drop(requests);
-        self.xds.metrics.streams.dec();
-        self.xds.metrics.stream_ended(end.reason());
-        if matches!(end, End::NoMemory | End::Slow) {
-            self.registration.connection.end(Cause::Memory);
+        self.server.metrics.streams.dec();
+        self.server.metrics.stream_ended(end.metric_label());
+        if matches!(end, StreamEnd::OutOfMemory | StreamEnd::NotReading) {
+            self.registered.connection.close(CloseReason::Memory);
         }
         let status = end.status();
-        tracing::info!(node = %peer.node, address = %peer.address, reason = status.message(), "xDS stream ended");
-        self.outbox.end(status);
+        tracing::info!(%node, %address, reason = status.message(), "xDS stream ended");
+        self.responses.end(status);
     }
 
-    /// Carries requests in and responses out until something ends the stream; returns what.
-    async fn talk<B: Body<Data = Bytes> + Unpin>(&mut self, requests: &mut Requests<B>) -> End
+    /// Handles requests and changes until something ends the stream; returns what.
+    async fn serve<B: Body<Data = Bytes> + Unpin>(
+        &mut self,
+        requests: &mut RequestReader<B>,
+    ) -> StreamEnd
     where
         B::Error: std::fmt::Display,
     {
-        let cancel = self.registration.stream.cancel.clone();
-        let alarm = tokio::time::sleep_until(self.deadline);
-        tokio::pin!(alarm);
+        let cancel = self.registered.stream.cancel.clone();
+        let timer = tokio::time::sleep_until(self.deadline.at);
+        tokio::pin!(timer);
         let node = tokio::select! {
-            node = self.node() => node,
-            () = self.outbox.closed() => return End::Lost("the client is gone".into()),
-            () = &mut alarm => return self.too_old(),
+            node = self.wait_for_node() => node,
+            () = self.responses.closed() => return client_gone(),
+            () = &mut timer => return self.deadline.passed(),
             () = cancel.cancelled() => return self.cancelled(),
         };
-        // It may have waited for days.
-        if !self.still_admitted() {
-            return End::Refused;
+        // The stream may have waited for days.
+        if !self.is_still_allowed() {
+            return StreamEnd::Credential;
         }
-        self.follow(&node, requests);
-        let mut bell = node.bell();
-        // It may have gone before there was anyone to ring for.
-        if *bell.borrow_and_update() {
-            return self.node_gone();
+        self.update_limits(&node, requests);
+        let mut changes = node.changes();
+        // The node may have been removed before this stream subscribed to its changes.
+        if *changes.borrow_and_update() {
+            return self.node_removed();
         }
-        let held = Instant::now() + self.xds.hold;
-        let mut holding = !self.xds.hold.is_zero() && held < self.deadline;
-        if holding {
-            lock(&self.registration.stream.session).keep_unknown_resources();
-            alarm.as_mut().reset(held);
+        let keep_unknown_until = Instant::now() + self.server.keep_unknown_for;
+        let mut keeps_unknown =
+            !self.server.keep_unknown_for.is_zero() && keep_unknown_until < self.deadline.at;
+        if keeps_unknown {
+            lock(&self.registered.stream.session).keep_unknown_resources();
+            timer.as_mut().reset(keep_unknown_until);
         }
         loop {
             let responses = tokio::select! {
                 request = requests.next() => match request {
                     Ok(Some(message)) => self.on_request(&node, message).await,
-                    Ok(None) => return End::Client,
-                    Err(Lost::Connection(why)) => return End::Lost(why),
-                    Err(Lost::Nonsense(status)) => return End::Nonsense(status),
-                    Err(Lost::TooLarge(status)) => return End::TooLarge(status),
-                    Err(Lost::NoMemory) => return self.without_memory(),
+                    Ok(None) => return StreamEnd::Client,
+                    Err(error) => return self.read_failed(error),
                 },
-                changed = bell.changed() => match changed {
-                    Ok(()) => self.on_change(&node, &mut bell),
-                    Err(_) => return self.node_gone(),
+                changed = changes.changed() => match changed {
+                    Ok(()) => self.on_change(&node, &mut changes),
+                    Err(_) => return self.node_removed(),
                 },
-                () = self.outbox.closed() => return End::Lost("the client is gone".into()),
-                () = &mut alarm => {
-                    if !holding {
-                        return self.too_old();
+                () = self.responses.closed() => return client_gone(),
+                () = &mut timer => {
+                    if !keeps_unknown {
+                        return self.deadline.passed();
                     }
-                    holding = false;
-                    alarm.as_mut().reset(self.deadline);
-                    lock(&self.registration.stream.session).remove_unknown_resources();
-                    self.on_change(&node, &mut bell)
+                    keeps_unknown = false;
+                    timer.as_mut().reset(self.deadline.at);
+                    lock(&self.registered.stream.session).remove_unknown_resources();
+                    self.on_change(&node, &mut changes)
                 }
                 () = cancel.cancelled() => return self.cancelled(),
             };
             if let Err(end) = responses.and_then(|responses| self.send(responses)) {
                 return end;
             }
-            self.follow(&node, requests);
-            // A client that always has one more request must not keep the others' tasks from running.
+            self.update_limits(&node, requests);
+            // So that a client with ever more requests leaves time for the tasks of other streams.
             tokio::task::coop::consume_budget().await;
         }
     }
 
-    /// Requests wait until there is something to answer with. Before the first complete sync an empty answer would tear
-    /// down what the Envoy has; and a cluster whose manifest is gone (its credential sleeps) is served at once when a
-    /// GitOps tool puts it back, where an error would let its Envoy's backoff grow.
-    async fn node(&self) -> Arc<Node> {
-        let node = &self.registration.stream.peer.node;
-        // Where the hub is served there has been a complete sync.
-        if self.xds.nodes.get(&NodeId::Hub).is_some() && self.xds.nodes.get(node).is_none() {
-            tracing::warn!(%node, "an Envoy waits for a cluster that has no manifest, or one that was never right");
+    /// Waits until the node has resources; requests aren't read before. Before the first complete
+    /// reconcile an empty response would remove what the Envoy has. And a cluster whose manifest
+    /// has been deleted, but not its credential, is served at once when a GitOps tool puts the
+    /// manifest back; with an error its Envoy would wait longer and longer before it reconnects.
+    async fn wait_for_node(&self) -> Arc<Node> {
+        let (nodes, node) = (&self.server.nodes, &self.registered.stream.client.node);
+        // Once the hub is served, a complete reconcile has been made.
+        if nodes.get(&NodeId::Hub).is_some() && nodes.get(node).is_none() {
+            tracing::warn!(
+                %node,
+                "an Envoy waits for a cluster that has no manifest, or one that was never right"
+            );
         }
-        self.xds.nodes.wait_for(node).await
+        nodes.wait_for(node).await
     }
 
-    fn too_old(&self) -> End {
-        if self.by_certificate { End::Certificate } else { End::Age }
-    }
-
-    fn cancelled(&self) -> End {
-        if self.xds.drain.is_cancelled() {
-            End::Stopping
-        } else if self.registration.stream.share.is_exhausted() {
-            End::NoMemory
+    /// Why the stream was cancelled.
+    fn cancelled(&self) -> StreamEnd {
+        if self.server.drain.is_cancelled() {
+            StreamEnd::Stopping
+        } else if self.registered.stream.memory.is_exhausted() {
+            StreamEnd::OutOfMemory
         } else {
-            End::Refused
+            StreamEnd::Credential
         }
     }
 
-    /// Why there is none: it was ended while it waited for some, or it is to end for it.
-    fn without_memory(&self) -> End {
-        if self.registration.stream.cancel.is_cancelled() {
+    /// Why no memory could be reserved: the stream must end for it, or was cancelled while it
+    /// waited.
+    fn out_of_memory(&self) -> StreamEnd {
+        if self.registered.stream.cancel.is_cancelled() {
             self.cancelled()
         } else {
-            End::NoMemory
+            StreamEnd::OutOfMemory
         }
     }
 
-    /// The limits that depend on what the node has.
-    fn follow<B>(&self, node: &Node, requests: &mut Requests<B>) {
-        let stream = &self.registration.stream;
-        let resources = node.state().snapshot.len();
-        let (limits, node) = (&self.xds.limits, &stream.peer.node);
-        requests.limit = limits.request_bytes(node, resources);
-        stream.share.limit(limits.node_bytes(node, self.xds.connections(node).of_node, resources));
+    fn read_failed(&self, error: ReadError) -> StreamEnd {
+        match error {
+            ReadError::Connection(why) => StreamEnd::ConnectionLost(why),
+            ReadError::Malformed(status) => StreamEnd::Malformed(status),
+            ReadError::TooLarge(status) => StreamEnd::RequestTooLarge(status),
+            ReadError::OutOfMemory => self.out_of_memory(),
+        }
     }
 
-    fn node_gone(&self) -> End {
-        End::NodeGone(self.registration.stream.peer.node.clone())
+    fn node_removed(&self) -> StreamEnd {
+        StreamEnd::NodeRemoved(self.registered.stream.client.node.clone())
     }
 
-    fn still_admitted(&self) -> bool {
-        self.xds.client_authorizer.still_admits(&self.registration.stream.peer, clock::now())
+    fn is_still_allowed(&self) -> bool {
+        let client = &self.registered.stream.client;
+        self.server.client_authorizer.still_allows(client, clock::now())
     }
 
-    async fn on_request(&mut self, node: &Node, message: Bytes) -> Result<Vec<Response>, End> {
-        self.xds.metrics.requests.inc();
-        let nonsense = |error| {
-            End::Nonsense(Status::invalid_argument(format!("not a discovery request: {error}")))
+    /// Updates the limits that depend on the number of the node's resources.
+    fn update_limits<B>(&self, node: &Node, requests: &mut RequestReader<B>) {
+        let stream = &self.registered.stream;
+        let resources = node.resources().snapshot.len();
+        let (limits, id) = (&self.server.limits, &stream.client.node);
+        requests.max_bytes = limits.request_bytes(id, resources);
+        let connections = self.server.connection_limits(id).per_node;
+        stream.memory.set_node_limit(limits.node_bytes(id, connections, resources));
+    }
+
+    async fn on_request(
+        &mut self,
+        node: &Node,
+        message: Bytes,
+    ) -> Result<Vec<Response>, StreamEnd> {
+        self.server.metrics.requests.inc();
+        let malformed = |error| {
+            let text = format!("not a discovery request: {error}");
+            StreamEnd::Malformed(Status::invalid_argument(text))
         };
-        let listed = requests::listed(self.variant, &message).map_err(nonsense)?;
-        let most = self
-            .xds
-            .limits
-            .session(&self.registration.stream.peer.node)
-            .max_names(node.state().snapshot.len());
-        if listed.longest > most {
-            return Err(End::LimitExceeded(LimitExceeded::Names(listed.longest, most)));
+        let stream = Arc::clone(&self.registered.stream);
+        let lists = request_decoder::measure_lists(self.variant, &message).map_err(malformed)?;
+        let resources = node.resources().snapshot.len();
+        let max_names = self.server.limits.session(&stream.client.node).max_names(resources);
+        if lists.longest > max_names {
+            return Err(StreamEnd::SessionLimit(LimitExceeded::Names(lists.longest, max_names)));
         }
-        let mut asked = self.registration.stream.share.charge();
-        asked
-            .ask(max_request_memory(listed.count, listed.bytes))
-            .await
-            .map_err(|_| self.without_memory())?;
-        let (request, info) = requests::decode(self.variant, message).map_err(nonsense)?;
-        if let Some(info) = info {
-            self.meet(&info);
+        // Held until the request has been handled and the session's own memory is reserved.
+        let mut reservation = stream.memory.reservation();
+        let needed = max_request_memory(lists.names, lists.bytes);
+        reservation.resize(needed).await.map_err(|_| self.out_of_memory())?;
+        let (request, description) =
+            request_decoder::decode(self.variant, message).map_err(malformed)?;
+        if let Some(description) = description {
+            self.record_self_description(&description);
         }
-        let stream = &self.registration.stream;
-        let refusal = request.error.as_ref().map(|error| {
+        let error = request.error.as_ref().map(|error| {
             (
-                text::cut(&request.type_url, LONGEST_NAME).into_owned(),
+                text::cut(&request.type_url, MAX_SHOWN).into_owned(),
                 text::cut(error, MAX_NACK_MESSAGE).into_owned(),
             )
         });
-        let mut state = node.state();
-        let state = &mut *state;
+        let mut resources = node.resources();
+        let resources = &mut *resources;
         let mut session = lock(&stream.session);
-        let before = session.nacks();
+        let nacks_before = session.nacks();
         let responses = session
-            .on_request(request, &state.snapshot, &mut state.quarantine)
-            .map_err(End::LimitExceeded)?;
-        self.remembered.set(session.memory_bytes());
-        if session.nacks() > before
-            && let Some((type_url, error)) = refusal
+            .on_request(request, &resources.snapshot, &mut resources.quarantine)
+            .map_err(StreamEnd::SessionLimit)?;
+        self.session_memory.set(session.memory_bytes());
+        if session.nacks() > nacks_before
+            && let Some((type_url, error)) = error
         {
-            self.xds.metrics.nacked(ResourceType::of_url(&type_url));
-            tracing::warn!(node = %stream.peer.node, type_url, error, "the Envoy refused a response");
+            self.server.metrics.response_refused(ResourceType::of_url(&type_url));
+            let node = &stream.client.node;
+            tracing::warn!(%node, type_url, error, "the Envoy refused a response");
         }
         Ok(responses)
     }
@@ -331,70 +298,90 @@ impl Task {
     fn on_change(
         &mut self,
         node: &Node,
-        bell: &mut watch::Receiver<bool>,
-    ) -> Result<Vec<Response>, End> {
-        if *bell.borrow_and_update() {
-            return Err(self.node_gone());
+        changes: &mut watch::Receiver<bool>,
+    ) -> Result<Vec<Response>, StreamEnd> {
+        if *changes.borrow_and_update() {
+            return Err(self.node_removed());
         }
-        // A credential may have slept too long.
-        if !self.still_admitted() {
-            return Err(End::Refused);
+        // The credential of a cluster without a manifest expires earlier than its certificate.
+        if !self.is_still_allowed() {
+            return Err(StreamEnd::Credential);
         }
-        let state = node.state();
-        Ok(lock(&self.registration.stream.session).on_change(&state.snapshot, &state.quarantine))
+        let resources = node.resources();
+        let mut session = lock(&self.registered.stream.session);
+        Ok(session.on_change(&resources.snapshot, &resources.quarantine))
     }
 
-    /// Notes what the client says of itself. It changes nothing but the display.
-    fn meet(&mut self, info: &requests::Node) {
-        let peer = &self.registration.stream.peer;
-        if info.id != peer.node.to_string() && !self.foreign_id {
-            self.foreign_id = true;
-            let claims = &*text::cut(&info.id, LONGEST_NAME);
-            tracing::warn!(node = %peer.node, claims, "an Envoy calls itself somebody else; its certificate decides");
+    /// Keeps what the Envoy says of itself, for display.
+    fn record_self_description(&mut self, description: &NodeMessage) {
+        let stream = &self.registered.stream;
+        let node = &stream.client.node;
+        if description.id != node.to_string() && !self.foreign_id_logged {
+            self.foreign_id_logged = true;
+            let claims = &*text::cut(&description.id, MAX_SHOWN);
+            tracing::warn!(
+                %node,
+                claims,
+                "an Envoy calls itself somebody else; its certificate decides"
+            );
         }
-        *lock(&self.registration.stream.client) = Client {
-            id: text::line(&info.id, LONGEST_NAME),
-            version: text::line(&info.version(), LONGEST_NAME),
+        *lock(&stream.self_description) = SelfDescription {
+            id: text::line(&description.id, MAX_SHOWN),
+            version: text::line(&description.version(), MAX_SHOWN),
         };
     }
 
-    fn send(&self, responses: Vec<Response>) -> Result<(), End> {
+    fn send(&self, responses: Vec<Response>) -> Result<(), StreamEnd> {
         for response in responses {
             let kind = ResourceType::of_url(&response.type_url);
             let bytes = response.resources.iter().map(|resource| resource.wire().len()).sum();
-            self.xds.metrics.sent(kind, response.resources.len(), bytes);
-            match self.outbox.send(response) {
+            self.server.metrics.response_sent(kind, response.resources.len(), bytes);
+            match self.responses.send(response) {
                 Ok(()) => {}
-                Err(Unsent::Full) => return Err(End::Slow),
-                Err(Unsent::Closed) => return Err(End::Lost("the client is gone".into())),
+                Err(SendError::QueueFull) => return Err(StreamEnd::NotReading),
+                Err(SendError::Closed) => return Err(client_gone()),
             }
         }
         Ok(())
     }
 }
 
+fn client_gone() -> StreamEnd {
+    StreamEnd::ConnectionLost("the client is gone".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xds::responses;
-    use crate::xds::tests::{idle_body, registered, world_of_one};
+    use crate::xds::response_body;
+    use crate::xds::tests::{idle_body, registered_stream, server};
 
-    /// What an idle stream costs beside its session, of which there are thousands.
+    #[test]
+    fn a_stream_ends_at_its_age_or_with_its_certificate() {
+        let age = Duration::from_secs(1000);
+        for _ in 0..100 {
+            let deadline = Deadline::new(age, 0, 1_000_000);
+            let left = deadline.at - Instant::now();
+            assert!(!deadline.is_certificate_expiry && left <= age, "{left:?}");
+            assert!(left > Duration::from_secs(799), "{left:?}");
+        }
+        let deadline = Deadline::new(age, 100, 160);
+        assert!(deadline.is_certificate_expiry);
+        assert!(deadline.at - Instant::now() <= Duration::from_secs(60));
+        assert!(Deadline::new(age, 100, 50).at <= Instant::now());
+    }
+
+    /// The memory that an idle stream takes beside its session. There are thousands of them.
     #[tokio::test]
-    async fn a_task_is_small() {
-        let xds = world_of_one();
-        let registration = registered(&xds).await;
-        let share = Arc::clone(&registration.stream.share);
-        let (outbox, _body) = responses::pair(Variant::Delta, Arc::clone(&share));
-        let task = Task::new(
-            Arc::clone(&xds),
-            registration,
-            Variant::Delta,
-            outbox,
-            Instant::now(),
-            false,
-        );
-        let running = task.run(Requests::new(idle_body(), share.charge()));
+    async fn the_task_of_a_stream_is_small() {
+        let server = server();
+        let registered = registered_stream(&server).await;
+        let memory = Arc::clone(&registered.stream.memory);
+        let (responses, _body) = response_body::channel(Variant::Delta, Arc::clone(&memory));
+        let deadline = Deadline { at: Instant::now(), is_certificate_expiry: false };
+        let task =
+            StreamTask::new(Arc::clone(&server), registered, Variant::Delta, responses, deadline);
+        let running = task.run(RequestReader::new(idle_body(), memory.reservation()));
         let bytes = size_of_val(&running);
         println!("a stream's task: {bytes} bytes");
         assert!(bytes < 3 << 10, "{bytes} bytes");

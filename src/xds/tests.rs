@@ -1,4 +1,4 @@
-//! The service over real streams: in memory, and through TLS on loopback.
+//! The server with real gRPC clients: over connections in memory, and over TLS on loopback.
 
 mod flood;
 mod limits;
@@ -30,61 +30,61 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Status, Streaming};
 
-use super::{LimitOptions, Xds, serve};
+use super::client::AuthenticatedClient;
+use super::streams::{RegisteredStream, Streams};
+use super::{ClientAuthorizer, LimitOptions, XdsServer, http2};
 use crate::metrics::Metrics;
 use crate::process::clock;
-use crate::state::Nodes;
-use crate::state::StateStore;
-use crate::xds::streams::{Registration, Streams};
-use crate::xds::tls::{ClientAuthorizer, Peer};
+use crate::process::lock::lock;
+use crate::state::{Nodes, StateStore};
 
-/// What never comes hasn't come by then.
+/// Longest time to wait for something that must happen.
 const SOON: Duration = Duration::from_secs(5);
-/// What comes at once would have come by then.
+/// Time to wait for something that must not happen.
 const A_WHILE: Duration = Duration::from_millis(150);
 
-/// One server.
+/// A server without a socket.
 struct World {
-    xds: Arc<Xds>,
+    server: Arc<XdsServer>,
 }
 
-/// How a world differs from the usual.
+/// Options that differ between tests.
 struct Options {
     limits: LimitOptions,
-    max_age: Duration,
+    max_stream_age: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { limits: LimitOptions::default(), max_age: Duration::from_secs(1800) }
+        Self { limits: LimitOptions::default(), max_stream_age: Duration::from_secs(1800) }
     }
 }
 
 fn world(options: Options) -> World {
     let client_authorizer = ClientAuthorizer::new("atlas".parse().unwrap());
-    client_authorizer.replace_allowed(counting(&["tokyo", "paris"]));
-    let xds = Xds {
+    client_authorizer.replace_allowed(allowed(&["tokyo", "paris"]));
+    let server = XdsServer {
         nodes: Arc::new(Nodes::default()),
         state_store: Arc::new(StateStore::default()),
         streams: Arc::new(Streams::default()),
         client_authorizer: Arc::new(client_authorizer),
         metrics: Arc::new(Metrics::new()),
-        limits: options.limits.within(10_000),
-        max_age: options.max_age,
-        hold: Duration::ZERO,
+        limits: options.limits.for_open_files(10_000),
+        max_stream_age: options.max_stream_age,
+        keep_unknown_for: Duration::ZERO,
         drain: CancellationToken::new(),
     };
-    World { xds: Arc::new(xds) }
+    World { server: Arc::new(server) }
 }
 
-/// The credentials of these clusters, whose fingerprints are their names, count.
-fn counting(clusters: &[&str]) -> HashMap<ClusterName, Vec<String>> {
+/// The accepted fingerprints of these clusters: each cluster's name.
+fn allowed(clusters: &[&str]) -> HashMap<ClusterName, Vec<String>> {
     clusters.iter().map(|name| (name.parse().unwrap(), vec![name.to_string()])).collect()
 }
 
-/// What the peer of a node shows; its fingerprint is its name.
-fn peer(node: &str) -> Peer {
-    Peer {
+/// A client of a node; its fingerprint is the node's name.
+fn client(node: &str) -> AuthenticatedClient {
+    AuthenticatedClient {
         node: node.parse().unwrap(),
         spiffe_id: format!("spiffe://atlas/bootstrap/{node}/1"),
         fingerprint: node.into(),
@@ -93,7 +93,7 @@ fn peer(node: &str) -> Peer {
     }
 }
 
-/// A resource of some content.
+/// A resource with this content.
 fn resource(kind: ResourceType, name: &str, content: &[u8]) -> Arc<Resource> {
     let body = Any { type_url: kind.url().into(), value: content.to_vec() };
     Resource::with_version(kind, name, Version::of(content), &body)
@@ -107,34 +107,34 @@ impl World {
         world(Options::default())
     }
 
-    /// A node has exactly these.
-    fn has(&self, node: &str, resources: &[(ResourceType, &str, &str)]) {
+    /// Replaces the resources of a node.
+    fn set_resources(&self, node: &str, resources: &[(ResourceType, &str, &str)]) {
         let resources = resources
             .iter()
             .map(|(kind, name, content)| resource(*kind, name, content.as_bytes()))
             .collect();
-        self.xds.nodes.apply(vec![(node.parse().unwrap(), NodeChange::All(resources))]);
+        self.server.nodes.apply(vec![(node.parse().unwrap(), NodeChange::All(resources))]);
     }
 
-    /// One resource of a node changes.
-    fn sets(&self, node: &str, resource: Arc<Resource>) {
-        self.xds
+    /// Adds or changes one resource of a node.
+    fn set_resource(&self, node: &str, resource: Arc<Resource>) {
+        self.server
             .nodes
             .apply(vec![(node.parse().unwrap(), NodeChange::Some(vec![Change::Set(resource)]))]);
     }
 
-    /// The client's end of a connection of this peer.
-    async fn accepts(&self, peer: Peer) -> DuplexStream {
-        let most = self.xds.connections(&peer.node);
-        let place =
-            self.xds.streams.connect(peer, most).await.unwrap_or_else(|full| panic!("{full:?}"));
-        let (client, server) = tokio::io::duplex(64 << 10);
-        tokio::spawn(serve(server, place, Arc::clone(&self.xds)));
-        client
+    /// Opens a connection of an authenticated client; returns the client's end.
+    async fn connect(&self, client: AuthenticatedClient) -> DuplexStream {
+        let limits = self.server.connection_limits(&client.node);
+        let added = self.server.streams.add_connection(client, limits).await;
+        let registered = added.unwrap_or_else(|reached| panic!("{reached:?}"));
+        let (client_end, server_end) = tokio::io::duplex(64 << 10);
+        tokio::spawn(http2::serve(server_end, registered, Arc::clone(&self.server)));
+        client_end
     }
 
     async fn channel(&self, node: &str) -> Channel {
-        channel(self.accepts(peer(node)).await).await
+        channel(self.connect(client(node)).await).await
     }
 
     /// An incremental ADS stream on a connection of its own.
@@ -142,17 +142,19 @@ impl World {
         Delta::open(self.channel(node).await).await.unwrap()
     }
 
-    /// Memory that is taken by what clients say, of all nodes.
-    fn remembered(&self) -> usize {
-        let streams = self.xds.streams.open();
-        let shares: HashMap<NodeId, usize> =
-            streams.iter().map(|stream| (stream.peer.node.clone(), stream.share.used())).collect();
-        shares.into_values().sum()
+    /// Bytes that the streams of all nodes have reserved.
+    fn reserved_bytes(&self) -> usize {
+        let streams = self.server.streams.open();
+        let mut used: HashMap<NodeId, usize> = HashMap::new();
+        for stream in &streams {
+            used.insert(stream.client.node.clone(), stream.memory.used_by_node());
+        }
+        used.into_values().sum()
     }
 
-    /// A counter with one label, as a scrape shows it.
+    /// The value of a metric in a scrape, by its name and labels.
     fn metric(&self, name: &str) -> u64 {
-        let text = self.xds.metrics.render();
+        let text = self.server.metrics.render();
         let line = text
             .lines()
             .find_map(|line| line.strip_prefix(name))
@@ -161,20 +163,22 @@ impl World {
     }
 }
 
-/// Waits until something is so.
-async fn until(what: &str, mut so: impl FnMut() -> bool) {
+/// Waits until a condition holds.
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let waiting = async {
-        while !so() {
+        while !holds() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     tokio::time::timeout(SOON, waiting).await.unwrap_or_else(|_| panic!("{what}"));
 }
 
-/// Hands out a connection that is there already.
-struct There<I>(Option<I>);
+/// A connector that hands out a connection that is open already.
+struct OpenConnection<I>(Option<I>);
 
-impl<I: AsyncRead + AsyncWrite + Unpin + Send + 'static> tonic::codegen::Service<Uri> for There<I> {
+impl<I: AsyncRead + AsyncWrite + Unpin + Send + 'static> tonic::codegen::Service<Uri>
+    for OpenConnection<I>
+{
     type Response = TokioIo<I>;
     type Error = std::io::Error;
     type Future = Ready<Result<TokioIo<I>, std::io::Error>>;
@@ -190,9 +194,12 @@ impl<I: AsyncRead + AsyncWrite + Unpin + Send + 'static> tonic::codegen::Service
     }
 }
 
-/// A gRPC client on a connection.
+/// A gRPC channel on an open connection.
 async fn channel<I: AsyncRead + AsyncWrite + Unpin + Send + 'static>(io: I) -> Channel {
-    Endpoint::from_static("http://atlas").connect_with_connector(There(Some(io))).await.unwrap()
+    Endpoint::from_static("http://atlas")
+        .connect_with_connector(OpenConnection(Some(io)))
+        .await
+        .unwrap()
 }
 
 /// An incremental ADS stream.
@@ -210,14 +217,14 @@ impl Delta {
         Ok(Self { requests, responses })
     }
 
-    async fn say(&self, request: DeltaDiscoveryRequest) {
+    async fn send(&self, request: DeltaDiscoveryRequest) {
         self.requests.send(request).await.unwrap();
     }
 
-    /// Subscribes to all of a type.
+    /// Subscribes to resources of a type; `*` is all.
     async fn subscribe(&self, kind: ResourceType, names: &[&str]) {
         let resource_names_subscribe = names.iter().map(ToString::to_string).collect();
-        self.say(DeltaDiscoveryRequest {
+        self.send(DeltaDiscoveryRequest {
             type_url: kind.url().into(),
             resource_names_subscribe,
             ..Default::default()
@@ -227,30 +234,30 @@ impl Delta {
 
     async fn ack(&self, response: &DeltaDiscoveryResponse) {
         let (type_url, response_nonce) = (response.type_url.clone(), response.nonce.clone());
-        self.say(DeltaDiscoveryRequest { type_url, response_nonce, ..Default::default() }).await;
+        self.send(DeltaDiscoveryRequest { type_url, response_nonce, ..Default::default() }).await;
     }
 
     async fn next(&mut self) -> Result<Option<DeltaDiscoveryResponse>, Status> {
         tokio::time::timeout(SOON, self.responses.message())
             .await
-            .expect("the server says something")
+            .expect("a response, or the end of the stream")
     }
 
-    /// The next response, acknowledged: names and contents.
-    async fn hears(&mut self) -> Vec<(String, String)> {
+    /// Acknowledges the next response; returns the names and contents of its resources.
+    async fn receive(&mut self) -> Vec<(String, String)> {
         let response = self.next().await.unwrap().expect("a response");
         self.ack(&response).await;
         contents(&response.resources)
     }
 
-    /// That nothing comes.
-    async fn hears_nothing(&mut self) {
-        let heard = tokio::time::timeout(A_WHILE, self.responses.message()).await;
-        assert!(heard.is_err(), "{heard:?}");
+    /// Asserts that no response comes.
+    async fn receive_nothing(&mut self) {
+        let received = tokio::time::timeout(A_WHILE, self.responses.message()).await;
+        assert!(received.is_err(), "{received:?}");
     }
 
-    /// How the stream ends.
-    async fn ends(&mut self) -> Status {
+    /// Waits for the end of the stream; returns its status.
+    async fn end(&mut self) -> Status {
         loop {
             match self.next().await {
                 Ok(Some(_)) => {}
@@ -271,24 +278,26 @@ fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
     pairs.iter().map(|(name, content)| (name.to_string(), content.to_string())).collect()
 }
 
-/// For tests of parts: a server, one registered stream, and a body in which nothing ever comes.
-pub fn world_of_one() -> Arc<Xds> {
-    World::new().xds
+/// A server for the unit test of a part of it.
+pub fn server() -> Arc<XdsServer> {
+    World::new().server
 }
 
-pub async fn registered(xds: &Arc<Xds>) -> Registration {
-    let peer = peer("tokyo");
-    let most = xds.connections(&peer.node);
-    let place = xds.streams.connect(peer, most).await.unwrap_or_else(|full| panic!("{full:?}"));
-    xds.streams.register(
-        &place.connection,
+/// An open stream of that server.
+pub async fn registered_stream(server: &Arc<XdsServer>) -> RegisteredStream {
+    let client = client("tokyo");
+    let limits = server.connection_limits(&client.node);
+    let added = server.streams.add_connection(client, limits).await;
+    let registered = added.unwrap_or_else(|reached| panic!("{reached:?}"));
+    server.streams.add_stream(
+        &registered.connection,
         Session::new(Variant::Delta, None),
         0,
         CancellationToken::new(),
     )
 }
 
-/// As large as hyper's own.
+/// A request body in which nothing arrives, as large as hyper's own.
 pub struct IdleBody([usize; 6]);
 
 impl hyper::body::Body for IdleBody {

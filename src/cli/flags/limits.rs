@@ -45,7 +45,7 @@ pub struct LimitArgs {
     #[arg(
         long,
         value_name = "DURATION",
-        default_value = written(LimitOptions::default().idle),
+        default_value = written(LimitOptions::default().idle_timeout),
         value_parser = lifetime,
         env = "ATLAS_MAX_CONNECTION_IDLE"
     )]
@@ -61,7 +61,7 @@ impl LimitArgs {
             handshakes: self.max_handshakes,
             request_bytes: self.max_request_bytes,
             response_bytes: self.max_response_bytes,
-            idle: self.max_connection_idle,
+            idle_timeout: self.max_connection_idle,
             ..LimitOptions::default()
         }
     }

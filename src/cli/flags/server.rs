@@ -14,7 +14,7 @@ use super::values::{lifetime, pause, written};
 use crate::cli::output::wrong_usage;
 use crate::config::Config;
 use crate::process::debounce::Debounce;
-use crate::process::serve::{Listen, listen_ip};
+use crate::process::listen::{ListenOptions, available_ip};
 
 /// Where Atlas listens and how long things live.
 #[derive(Clone, Debug, Args)]
@@ -25,7 +25,7 @@ pub struct ServerArgs {
     /// Where Atlas itself listens; `::` is all addresses, also where there is no IPv6. Its web page and metrics have no password: keep them on loopback or behind the hub Envoy.
     #[arg(
         long,
-        default_value_t = Listen::default().ip,
+        default_value_t = ListenOptions::default().ip,
         env = "ATLAS_LISTEN_ADDRESS",
         help_heading = "Listening"
     )]
@@ -33,7 +33,7 @@ pub struct ServerArgs {
     /// xDS, mutual TLS.
     #[arg(
         long,
-        default_value_t = Listen::default().xds,
+        default_value_t = ListenOptions::default().xds,
         env = "ATLAS_XDS_PORT",
         help_heading = "Listening"
     )]
@@ -41,7 +41,7 @@ pub struct ServerArgs {
     /// Metrics, health and readiness.
     #[arg(
         long,
-        default_value_t = Listen::default().metrics,
+        default_value_t = ListenOptions::default().metrics,
         env = "ATLAS_METRICS_PORT",
         help_heading = "Listening"
     )]
@@ -49,7 +49,7 @@ pub struct ServerArgs {
     /// Web page and read-only API.
     #[arg(
         long,
-        default_value_t = Listen::default().web,
+        default_value_t = ListenOptions::default().web,
         env = "ATLAS_WEB_PORT",
         help_heading = "Listening"
     )]
@@ -57,7 +57,7 @@ pub struct ServerArgs {
     /// DNS for the stores' zone, UDP and TCP.
     #[arg(
         long,
-        default_value_t = Listen::default().dns,
+        default_value_t = ListenOptions::default().dns,
         env = "ATLAS_DNS_PORT",
         help_heading = "Listening"
     )]
@@ -160,8 +160,8 @@ impl ServerArgs {
         Ok(Config {
             settings: Settings { store_names, ..settings },
             lifetimes: self.lifetimes(),
-            listen: Listen {
-                ip: listen_ip(self.listen_address),
+            listen: ListenOptions {
+                ip: available_ip(self.listen_address),
                 xds: self.xds_port,
                 metrics: self.metrics_port,
                 web: self.web_port,

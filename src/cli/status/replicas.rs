@@ -39,7 +39,7 @@ fn merge(answers: Vec<(PodRef, Result<Status, String>)>) -> anyhow::Result<Statu
     for (name, status) in statuses {
         add(&mut merged, &name, status);
     }
-    merged.troubles.extend(silent);
+    merged.problems.extend(silent);
     Ok(merged)
 }
 
@@ -80,9 +80,9 @@ fn add(merged: &mut Status, pod: &str, status: Status) {
     merged
         .findings
         .extend(status.findings.into_iter().filter(|finding| finding.object.starts_with("port ")));
-    let troubles = status.troubles.into_iter().filter(|trouble| !merged.troubles.contains(trouble));
-    let troubles: Vec<String> = troubles.map(|trouble| format!("{pod}: {trouble}")).collect();
-    merged.troubles.extend(troubles);
+    let problems = status.problems.into_iter().filter(|problem| !merged.problems.contains(problem));
+    let problems: Vec<String> = problems.map(|problem| format!("{pod}: {problem}")).collect();
+    merged.problems.extend(problems);
 }
 
 /// The hub stays first, the others by name.
@@ -156,7 +156,7 @@ mod tests {
             })
             .collect();
         assert_eq!(nodes, [("hub", vec!["h"]), ("lost", vec!["c"]), ("tokyo", vec!["b", "a"])]);
-        assert_eq!(merged.troubles, ["both", "atlas-0: only here"]);
+        assert_eq!(merged.problems, ["both", "atlas-0: only here"]);
     }
 
     #[test]
@@ -167,9 +167,9 @@ mod tests {
                 .unwrap();
         assert_eq!(merged.clusters[0].connected, 1);
         assert!(
-            merged.troubles[0].contains("atlas-1") && merged.troubles[0].contains("timeout"),
+            merged.problems[0].contains("atlas-1") && merged.problems[0].contains("timeout"),
             "{:?}",
-            merged.troubles
+            merged.problems
         );
         assert!(merge(vec![silent()]).unwrap_err().to_string().contains("atlas-1"));
     }

@@ -14,10 +14,10 @@ use atlas_core::thanos::zone::ZoneFileVersion;
 use atlas_core::validate::{ChangeSet, ManifestStore, validate};
 
 use super::View;
-use crate::dns::ZoneVersion;
 use crate::engine::publisher::{Publisher, Round};
 use crate::kube::record::Record;
 use crate::pki::{Pki, PkiStore};
+use crate::state::ZoneVersion;
 
 /// See the module.
 #[derive(Default)]

@@ -1,10 +1,12 @@
-use super::*;
 use atlas_core::xds::messages::Variant;
 
-const MOST: Most = Most { of_all: 5, of_node: 3, envoys: 1 };
+use super::*;
+use crate::xds::connection::STREAM_GRACE;
 
-fn peer(node: &str) -> Peer {
-    Peer {
+const LIMITS: ConnectionLimits = ConnectionLimits { total: 5, per_node: 3, envoys: 1 };
+
+fn client(node: &str) -> AuthenticatedClient {
+    AuthenticatedClient {
         node: node.parse().unwrap(),
         spiffe_id: String::new(),
         fingerprint: node.into(),
@@ -13,151 +15,165 @@ fn peer(node: &str) -> Peer {
     }
 }
 
-async fn connect(streams: &Arc<Streams>, node: &str, most: Most) -> Place {
-    streams.connect(peer(node), most).await.unwrap_or_else(|full| panic!("{node}: {full:?}"))
+async fn connect(
+    streams: &Arc<Streams>,
+    node: &str,
+    limits: ConnectionLimits,
+) -> RegisteredConnection {
+    streams
+        .add_connection(client(node), limits)
+        .await
+        .unwrap_or_else(|reached| panic!("{node}: {reached:?}"))
 }
 
-/// Connects where another connection has to end first: that which `places` has at this index, and none of the others.
+/// Connects where another connection must close first: `connections[which]`, and none of the others.
 async fn replace(
     streams: &Arc<Streams>,
     node: &str,
-    most: Most,
-    places: &mut Vec<Place>,
+    limits: ConnectionLimits,
+    connections: &mut Vec<RegisteredConnection>,
     which: usize,
-) -> Place {
-    let ending = async {
-        places[which].connection.ended().await;
-        drop(places.remove(which));
+) -> RegisteredConnection {
+    let closing = async {
+        connections[which].connection.close_requested().await;
+        drop(connections.remove(which));
     };
-    let ((), place) = tokio::join!(ending, connect(streams, node, most));
-    assert!(places.iter().all(|other| other.connection.cause().is_none()));
-    place
+    let ((), connection) = tokio::join!(closing, connect(streams, node, limits));
+    assert!(connections.iter().all(|other| other.connection.close_reason().is_none()));
+    connection
 }
 
-fn stream(streams: &Arc<Streams>, place: &Place) -> Registration {
-    let registration = streams.register(
-        &place.connection,
+fn stream(streams: &Arc<Streams>, connection: &RegisteredConnection) -> RegisteredStream {
+    let registered = streams.add_stream(
+        &connection.connection,
         Session::new(Variant::Delta, None),
         0,
         CancellationToken::new(),
     );
-    registration.stream.share.limit(1 << 20);
-    registration
+    registered.stream.memory.set_node_limit(1 << 20);
+    registered
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_one_node_the_longest_silent_connection_makes_room_and_no_other_nodes() {
+async fn a_node_reconnections_its_own_longest_silent_connection() {
     let streams = Arc::new(Streams::default());
-    let paris = connect(&streams, "paris", MOST).await;
-    let (mut places, mut open) = (Vec::new(), Vec::new());
+    let paris = connect(&streams, "paris", LIMITS).await;
+    let (mut connections, mut open) = (Vec::new(), Vec::new());
     for _ in 0..3 {
-        let place = connect(&streams, "tokyo", MOST).await;
-        open.push(stream(&streams, &place));
-        places.push(place);
+        let connection = connect(&streams, "tokyo", LIMITS).await;
+        open.push(stream(&streams, &connection));
+        connections.push(connection);
         tokio::time::advance(Duration::from_secs(1)).await;
     }
-    // The first one says something; so the second one has been silent for longest.
-    places[0].connection.hears();
-    let fourth = replace(&streams, "tokyo", MOST, &mut places, 1).await;
+    // The first client sends something, so now the second one has been silent for longest.
+    connections[0].connection.note_received();
+    let fourth = replace(&streams, "tokyo", LIMITS, &mut connections, 1).await;
     assert_eq!(streams.connections(), 4);
-    places.push(fourth);
-    // One without a stream goes first, though it has spoken last; but not before it can have opened one.
-    tokio::time::advance(GRACE).await;
-    places[2].connection.hears();
-    let fifth = replace(&streams, "tokyo", MOST, &mut places, 2).await;
-    let sixth = replace(&streams, "tokyo", MOST, &mut places, 1).await;
-    assert!(paris.connection.cause().is_none() && fifth.connection.cause().is_none());
-    drop((places, fifth, sixth, paris, open));
-    assert!(lock(&streams.open).of_node.is_empty(), "who is gone isn't kept");
+    connections.push(fourth);
+    // A connection without a stream is replaced first, once it has had the time to open one.
+    tokio::time::advance(STREAM_GRACE).await;
+    connections[2].connection.note_received();
+    let fifth = replace(&streams, "tokyo", LIMITS, &mut connections, 2).await;
+    let sixth = replace(&streams, "tokyo", LIMITS, &mut connections, 1).await;
+    assert!(paris.connection.close_reason().is_none() && fifth.connection.close_reason().is_none());
+    drop((connections, fifth, sixth, paris, open));
+    assert!(lock(&streams.open).nodes.is_empty(), "nodes without a connection aren't kept");
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_all_places_are_taken_only_what_is_to_spare_makes_room() {
+async fn only_spare_connections_give_way_to_other_nodes() {
     let streams = Arc::new(Streams::default());
-    let (mut places, mut open) = (Vec::new(), Vec::new());
+    let (mut connections, mut open) = (Vec::new(), Vec::new());
     for node in ["tokyo", "paris", "hub", "hub", "paris"] {
-        let place = connect(&streams, node, MOST).await;
-        open.push(stream(&streams, &place));
-        places.push(place);
+        let connection = connect(&streams, node, LIMITS).await;
+        open.push(stream(&streams, &connection));
+        connections.push(connection);
         tokio::time::advance(Duration::from_secs(1)).await;
     }
-    // Paris has two for one Envoy, so its longest silent one goes.
-    let oslo = replace(&streams, "oslo", MOST, &mut places, 1).await;
+    // Paris has two connections for one Envoy, so its longest silent one is replaced.
+    let oslo = replace(&streams, "oslo", LIMITS, &mut connections, 1).await;
     let _oslo = stream(&streams, &oslo);
-    // Now everyone has as many as Envoys, but for the hub, which gives way to nobody.
-    assert_eq!(streams.connect(peer("lima"), MOST).await.err(), Some(Full::All));
-    // And the hub gets in for anybody's.
-    let hub = replace(&streams, "hub", MOST, &mut places, 0).await;
+    // Now no cluster has more connections than Envoys, and the hub's aren't replaced for clusters.
+    let refused = streams.add_connection(client("lima"), LIMITS).await.err();
+    assert_eq!(refused, Some(LimitReached::Total));
+    // The hub reconnections any connection.
+    let hub = replace(&streams, "hub", LIMITS, &mut connections, 0).await;
     assert_eq!(streams.connections(), 5);
-    // One that has no stream makes room for everyone.
-    tokio::time::advance(GRACE).await;
-    places.push(hub);
-    let _lima = replace(&streams, "lima", MOST, &mut places, 3).await;
+    // A connection without a stream is replaced by any node.
+    tokio::time::advance(STREAM_GRACE).await;
+    connections.push(hub);
+    let _lima = replace(&streams, "lima", LIMITS, &mut connections, 3).await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_that_is_lower_than_before_takes_effect_with_the_next_connection() {
+async fn a_lowered_limit_takes_effect_with_the_next_connection() {
     let streams = Arc::new(Streams::default());
-    let mut places = Vec::new();
+    let mut connections = Vec::new();
     for _ in 0..3 {
-        places.push(connect(&streams, "tokyo", MOST).await);
+        connections.push(connect(&streams, "tokyo", LIMITS).await);
     }
-    let fewer = Most { of_node: 1, ..MOST };
-    let ending = async {
-        while !places.is_empty() {
-            places[0].connection.ended().await;
-            drop(places.remove(0));
+    let fewer = ConnectionLimits { per_node: 1, ..LIMITS };
+    let closing = async {
+        while !connections.is_empty() {
+            connections[0].connection.close_requested().await;
+            drop(connections.remove(0));
         }
     };
-    let ((), _only) = tokio::join!(ending, connect(&streams, "tokyo", fewer));
+    let ((), _only) = tokio::join!(closing, connect(&streams, "tokyo", fewer));
     assert_eq!(streams.connections(), 1);
 }
 
 #[tokio::test]
-async fn whoever_ends_a_node_ends_its_connections_without_streams_too() {
+async fn closing_a_node_closes_its_unused_connections_too() {
     let streams = Arc::new(Streams::default());
     let (busy, idle, other) = (
-        connect(&streams, "tokyo", MOST).await,
-        connect(&streams, "tokyo", MOST).await,
-        connect(&streams, "paris", MOST).await,
+        connect(&streams, "tokyo", LIMITS).await,
+        connect(&streams, "tokyo", LIMITS).await,
+        connect(&streams, "paris", LIMITS).await,
     );
     let stream = stream(&streams, &busy);
-    streams.end(&"tokyo".parse().unwrap());
+    streams.close_node(&"tokyo".parse().unwrap());
     assert!(stream.stream.cancel.is_cancelled());
-    assert_eq!([&busy, &idle].map(|place| place.connection.cause()), [Some(Cause::Credential); 2]);
-    assert_eq!(other.connection.cause(), None);
+    assert_eq!(
+        [&busy, &idle].map(|one| one.connection.close_reason()),
+        [Some(CloseReason::Credential); 2]
+    );
+    assert_eq!(other.connection.close_reason(), None);
 }
 
 #[tokio::test]
-async fn all_streams_of_a_node_share_their_memory_and_no_other_nodes() {
+async fn the_streams_of_a_node_share_one_memory_budget() {
     let streams = Arc::new(Streams::default());
     let (one, two, other) = (
-        connect(&streams, "tokyo", MOST).await,
-        connect(&streams, "tokyo", MOST).await,
-        connect(&streams, "paris", MOST).await,
+        connect(&streams, "tokyo", LIMITS).await,
+        connect(&streams, "tokyo", LIMITS).await,
+        connect(&streams, "paris", LIMITS).await,
     );
     let (one, two, other) =
         (stream(&streams, &one), stream(&streams, &two), stream(&streams, &other));
-    let mut taken = one.stream.share.charge();
-    taken.ask(1 << 19).await.unwrap();
-    assert!(two.stream.share.charge().ask((1 << 19) + 1).await.is_err());
-    other.stream.share.charge().ask(1 << 20).await.unwrap();
-    assert!(!one.stream.cancel.is_cancelled(), "who asks for more than there is ends nobody");
+    let mut reservation = one.stream.memory.reservation();
+    reservation.resize(1 << 19).await.unwrap();
+    assert!(two.stream.memory.reservation().resize((1 << 19) + 1).await.is_err());
+    other.stream.memory.reservation().resize(1 << 20).await.unwrap();
+    assert!(
+        !one.stream.cancel.is_cancelled(),
+        "the stream that asks for too much ends itself only"
+    );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_is_idle_when_its_last_stream_has_been_gone_for_long_enough() {
+async fn a_connection_is_idle_from_the_end_of_its_last_stream() {
     let streams = Arc::new(Streams::default());
-    let place = connect(&streams, "tokyo", MOST).await;
+    let connection = connect(&streams, "tokyo", LIMITS).await;
     let begin = Instant::now();
-    place.connection.idle(Duration::from_secs(60)).await;
+    connection.connection.idle_for(Duration::from_secs(60)).await;
     assert_eq!(begin.elapsed(), Duration::from_secs(60));
-    let stream = stream(&streams, &place);
+    let stream = stream(&streams, &connection);
     let end = async {
         tokio::time::sleep(Duration::from_secs(150)).await;
         drop(stream);
     };
     let begin = Instant::now();
-    tokio::join!(end, place.connection.idle(Duration::from_secs(60)));
+    tokio::join!(end, connection.connection.idle_for(Duration::from_secs(60)));
     assert!((210..=211).contains(&begin.elapsed().as_secs()), "{:?}", begin.elapsed());
 }

@@ -1,4 +1,4 @@
-//! Clients that don't read, write nonsense, or want more than anyone needs.
+//! Clients that don't read, violate the protocol, or open too many streams.
 
 use std::sync::Weak;
 
@@ -22,7 +22,7 @@ struct Raw(DuplexStream);
 
 impl Raw {
     async fn new(world: &World, node: &str, settings: &[u8]) -> Self {
-        let mut raw = Self(world.accepts(peer(node)).await);
+        let mut raw = Self(world.connect(client(node)).await);
         raw.0.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
         raw.frame(SETTINGS, 0, 0, settings).await.unwrap();
         raw
@@ -74,11 +74,11 @@ impl Raw {
 }
 
 #[tokio::test]
-async fn a_client_that_never_reads_holds_up_nobody_and_costs_little() {
+async fn a_client_that_never_reads_delays_nobody_and_costs_little() {
     let world = World::new();
     let big = |n: u32| resource(CDS, "big", &[n.to_be_bytes().as_slice(), &[7; 50_000]].concat());
-    world.has("tokyo", &[]);
-    world.sets("tokyo", big(0));
+    world.set_resources("tokyo", &[]);
+    world.set_resource("tokyo", big(0));
     // With a window of nothing: it takes not one byte of any response.
     let mut raw = Raw::new(&world, "tokyo", &[0, 4, 0, 0, 0, 0]).await;
     raw.head(1, DELTA).await.unwrap();
@@ -92,12 +92,12 @@ async fn a_client_that_never_reads_holds_up_nobody_and_costs_little() {
     for n in 1..=300 {
         let resource = big(n);
         versions.push(Arc::downgrade(&resource));
-        world.sets("tokyo", resource);
+        world.set_resource("tokyo", resource);
         let response = other.next().await.unwrap().unwrap();
         assert_eq!(response.resources[0].resource.as_ref().unwrap().value[..4], n.to_be_bytes());
         other.ack(&response).await;
     }
-    assert_eq!(world.xds.streams.open().len(), 2, "it is not ended for being slow");
+    assert_eq!(world.server.streams.open().len(), 2, "it is not ended for being slow");
     let kept = versions.iter().filter(|version| version.strong_count() > 0).count();
     // What is in force, and what the others were sent and may be writing. The one under way for the slow client is version 0.
     assert!(kept <= 2, "{kept} of 300 versions are still kept for a client that doesn't read");
@@ -106,7 +106,7 @@ async fn a_client_that_never_reads_holds_up_nobody_and_costs_little() {
 #[tokio::test]
 async fn a_client_that_asks_without_reading_loses_its_stream() {
     let world = World::new();
-    world.has("tokyo", &[(CDS, "a", "1")]);
+    world.set_resources("tokyo", &[(CDS, "a", "1")]);
     let mut raw = Raw::new(&world, "tokyo", &[0, 4, 0, 0, 0, 0]).await;
     raw.head(1, DELTA).await.unwrap();
     // Every request for an unknown type is answered at once.
@@ -120,17 +120,17 @@ async fn a_client_that_asks_without_reading_loses_its_stream() {
     }
     until("it is ended", || world.metric("atlas_xds_streams_ended_total{reason=\"slow\"}") == 1)
         .await;
-    assert_eq!(world.xds.streams.open().len(), 0);
+    assert_eq!(world.server.streams.open().len(), 0);
 }
 
 /// They repeat the client's own names, and only the end of its connection frees what waits in HTTP/2.
 #[tokio::test]
-async fn answers_that_nobody_reads_are_its_nodes_memory_and_given_back() {
+async fn unread_responses_count_as_the_nodes_memory() {
     let world = World::new();
-    world.has("tokyo", &[(CDS, "a", "1")]);
+    world.set_resources("tokyo", &[(CDS, "a", "1")]);
     let mut honest = world.delta("tokyo").await;
     honest.subscribe(CDS, &["*"]).await;
-    assert_eq!(honest.hears().await.len(), 1);
+    assert_eq!(honest.receive().await.len(), 1);
     let mut raw = Raw::new(&world, "tokyo", &[0, 4, 0, 0, 0, 0]).await;
     raw.head(1, DELTA).await.unwrap();
     let resource_names_subscribe = (0..100).map(|n| format!("name-{n}")).collect();
@@ -143,7 +143,7 @@ async fn answers_that_nobody_reads_are_its_nodes_memory_and_given_back() {
     for _ in 0..4 {
         raw.message(1, &message).await.unwrap();
     }
-    until("they wait", || world.remembered() > 4 * 100 * 64).await;
+    until("they wait", || world.reserved_bytes() > 4 * 100 * 64).await;
     for _ in 0..20 {
         let _ = raw.message(1, &message).await;
     }
@@ -151,15 +151,15 @@ async fn answers_that_nobody_reads_are_its_nodes_memory_and_given_back() {
         world.metric("atlas_connections_ended_total{reason=\"memory\"}") == 1
     })
     .await;
-    until("all is given back", || world.remembered() < 10_000).await;
-    world.has("tokyo", &[(CDS, "a", "2")]);
-    assert_eq!(honest.hears().await, pairs(&[("a", "2")]));
+    until("all is given back", || world.reserved_bytes() < 10_000).await;
+    world.set_resources("tokyo", &[(CDS, "a", "2")]);
+    assert_eq!(honest.receive().await, pairs(&[("a", "2")]));
 }
 
 #[tokio::test]
-async fn nonsense_ends_its_stream_alone() {
+async fn a_malformed_request_ends_its_own_stream_only() {
     let world = World::new();
-    world.has("tokyo", &[(CDS, "a", "1")]);
+    world.set_resources("tokyo", &[(CDS, "a", "1")]);
     let mut raw = Raw::new(&world, "tokyo", &[]).await;
     raw.head(1, DELTA).await.unwrap();
     raw.message(1, b"\xff\xff\xff\xff nonsense").await.unwrap();
@@ -175,7 +175,7 @@ async fn nonsense_ends_its_stream_alone() {
         world.metric("atlas_xds_streams_ended_total{reason=\"nonsense\"}") == 1
     })
     .await;
-    assert_eq!(world.xds.streams.open().len(), 1);
+    assert_eq!(world.server.streams.open().len(), 1);
     // Random bytes where frames should be: the connection is no loss.
     let mut bytes = Raw::new(&world, "tokyo", &[]).await;
     fastrand::seed(7);
@@ -185,18 +185,18 @@ async fn nonsense_ends_its_stream_alone() {
             break;
         }
     }
-    until("that connection ends", || world.xds.streams.connections() == 1).await;
+    until("that connection ends", || world.server.streams.connections() == 1).await;
 }
 
 #[tokio::test]
-async fn a_thousand_streams_on_one_connection_are_eight() {
+async fn a_connection_has_at_most_eight_streams() {
     let world = World::new();
-    world.has("tokyo", &[(CDS, "a", "1")]);
+    world.set_resources("tokyo", &[(CDS, "a", "1")]);
     let mut raw = Raw::new(&world, "tokyo", &[]).await;
     let mut cut = false;
     for n in 0..1000 {
         cut = cut || raw.head(2 * n + 1, DELTA).await.is_err();
-        assert!(world.xds.streams.open().len() <= 8);
+        assert!(world.server.streams.open().len() <= 8);
         if n % 50 == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -208,17 +208,17 @@ async fn a_thousand_streams_on_one_connection_are_eight() {
     }
     println!("{refused} streams refused, connection ended: {}", gone || cut);
     assert!(refused > 0 || gone || cut);
-    assert!(world.xds.streams.open().len() <= 8);
+    assert!(world.server.streams.open().len() <= 8);
     // Somebody else of the same node has its place.
     let mut tokyo = world.delta("tokyo").await;
     tokyo.subscribe(CDS, &["*"]).await;
-    assert_eq!(tokyo.hears().await, pairs(&[("a", "1")]));
+    assert_eq!(tokyo.receive().await, pairs(&[("a", "1")]));
 }
 
 #[tokio::test]
-async fn opening_and_resetting_in_a_hurry_ends_the_connection() {
+async fn rapid_resets_of_streams_end_the_connection() {
     let world = World::new();
-    world.has("tokyo", &[(CDS, "a", "1")]);
+    world.set_resources("tokyo", &[(CDS, "a", "1")]);
     let mut raw = Raw::new(&world, "tokyo", &[]).await;
     let mut cut = false;
     for n in 0..400 {
@@ -232,13 +232,13 @@ async fn opening_and_resetting_in_a_hurry_ends_the_connection() {
         gone = gone || kind == GOAWAY;
     }
     assert!(gone, "400 streams opened and reset at once");
-    until("nothing is left of them", || world.xds.streams.open().is_empty()).await;
+    until("nothing is left of them", || world.server.streams.open().is_empty()).await;
 }
 
 #[tokio::test]
-async fn a_service_that_atlas_does_not_have_is_unimplemented() {
+async fn an_unknown_service_is_unimplemented() {
     let world = World::new();
-    world.has("tokyo", &[(CDS, "a", "1")]);
+    world.set_resources("tokyo", &[(CDS, "a", "1")]);
     let mut client = VirtualHostDiscoveryServiceClient::new(world.channel("tokyo").await);
     let refused = client.delta_virtual_hosts(tokio_stream::empty()).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unimplemented, "{refused}");

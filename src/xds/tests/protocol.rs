@@ -8,7 +8,6 @@ use envoy_types::pb::envoy::service::secret::v3::secret_discovery_service_client
 use envoy_types::pb::google::rpc;
 use tonic::Code;
 
-use super::super::quarantined;
 use super::*;
 
 /// A state-of-the-world stream.
@@ -30,7 +29,7 @@ impl Full {
         Self { requests, responses }
     }
 
-    pub async fn say(
+    pub async fn send(
         &self,
         kind: ResourceType,
         names: &[&str],
@@ -50,7 +49,7 @@ impl Full {
         self.requests.send(request).await.unwrap();
     }
 
-    pub async fn hears(&mut self) -> DiscoveryResponse {
+    pub async fn receive(&mut self) -> DiscoveryResponse {
         tokio::time::timeout(SOON, self.responses.message())
             .await
             .expect("a response")
@@ -58,9 +57,9 @@ impl Full {
             .expect("a response")
     }
 
-    async fn hears_nothing(&mut self) {
-        let heard = tokio::time::timeout(A_WHILE, self.responses.message()).await;
-        assert!(heard.is_err(), "{heard:?}");
+    async fn receive_nothing(&mut self) {
+        let received = tokio::time::timeout(A_WHILE, self.responses.message()).await;
+        assert!(received.is_err(), "{received:?}");
     }
 }
 
@@ -71,17 +70,17 @@ fn values(response: &DiscoveryResponse) -> Vec<String> {
 #[tokio::test]
 async fn a_change_to_one_node_is_sent_to_that_node_alone() {
     let world = World::new();
-    world.has("tokyo", &[(CDS, "a", "1"), (CDS, "b", "1")]);
-    world.has("paris", &[(CDS, "p", "1")]);
+    world.set_resources("tokyo", &[(CDS, "a", "1"), (CDS, "b", "1")]);
+    world.set_resources("paris", &[(CDS, "p", "1")]);
     let (mut tokyo, mut paris) = (world.delta("tokyo").await, world.delta("paris").await);
     tokyo.subscribe(CDS, &["*"]).await;
     paris.subscribe(CDS, &["*"]).await;
-    assert_eq!(tokyo.hears().await, pairs(&[("a", "1"), ("b", "1")]));
-    assert_eq!(paris.hears().await, pairs(&[("p", "1")]));
-    world.has("tokyo", &[(CDS, "a", "2"), (CDS, "b", "1")]);
-    assert_eq!(tokyo.hears().await, pairs(&[("a", "2")]));
-    paris.hears_nothing().await;
-    world.has("tokyo", &[(CDS, "a", "2")]);
+    assert_eq!(tokyo.receive().await, pairs(&[("a", "1"), ("b", "1")]));
+    assert_eq!(paris.receive().await, pairs(&[("p", "1")]));
+    world.set_resources("tokyo", &[(CDS, "a", "2"), (CDS, "b", "1")]);
+    assert_eq!(tokyo.receive().await, pairs(&[("a", "2")]));
+    paris.receive_nothing().await;
+    world.set_resources("tokyo", &[(CDS, "a", "2")]);
     let gone = tokyo.next().await.unwrap().unwrap();
     assert_eq!(
         (gone.removed_resources.as_slice(), gone.resources.len()),
@@ -91,23 +90,23 @@ async fn a_change_to_one_node_is_sent_to_that_node_alone() {
 }
 
 #[tokio::test]
-async fn an_answer_to_another_nonce_settles_nothing() {
+async fn an_ack_with_another_nonce_is_ignored() {
     let world = World::new();
-    world.has("tokyo", &[(CDS, "a", "1")]);
+    world.set_resources("tokyo", &[(CDS, "a", "1")]);
     let mut tokyo = world.delta("tokyo").await;
     tokyo.subscribe(CDS, &["*"]).await;
     let first = tokyo.next().await.unwrap().unwrap();
     tokyo.ack(&DeltaDiscoveryResponse { nonce: "77".into(), ..first.clone() }).await;
-    world.has("tokyo", &[(CDS, "a", "2")]);
-    tokyo.hears_nothing().await;
+    world.set_resources("tokyo", &[(CDS, "a", "2")]);
+    tokyo.receive_nothing().await;
     tokyo.ack(&first).await;
-    assert_eq!(tokyo.hears().await, pairs(&[("a", "2")]));
+    assert_eq!(tokyo.receive().await, pairs(&[("a", "2")]));
 }
 
 #[tokio::test]
-async fn a_refusal_is_counted_and_quarantined_and_the_good_ones_come_again() {
+async fn a_nack_is_counted_and_quarantines_only_the_bad_resource() {
     let world = World::new();
-    world.has("tokyo", &[(CDS, "good", "1"), (CDS, "bad", "1")]);
+    world.set_resources("tokyo", &[(CDS, "good", "1"), (CDS, "bad", "1")]);
     let mut tokyo = world.delta("tokyo").await;
     tokyo.subscribe(CDS, &["*"]).await;
     let first = tokyo.next().await.unwrap().unwrap();
@@ -117,48 +116,53 @@ async fn a_refusal_is_counted_and_quarantined_and_the_good_ones_come_again() {
     });
     let (type_url, response_nonce) = (first.type_url, first.nonce);
     tokyo
-        .say(DeltaDiscoveryRequest { type_url, response_nonce, error_detail, ..Default::default() })
+        .send(DeltaDiscoveryRequest {
+            type_url,
+            response_nonce,
+            error_detail,
+            ..Default::default()
+        })
         .await;
-    assert_eq!(tokyo.hears().await, pairs(&[("good", "1")]));
-    tokyo.hears_nothing().await;
+    assert_eq!(tokyo.receive().await, pairs(&[("good", "1")]));
+    tokyo.receive_nothing().await;
     assert_eq!(world.metric("atlas_xds_nacks_total{type=\"CDS\"}"), 1);
     let node = "tokyo".parse().unwrap();
-    let held = quarantined(&world.xds.nodes, &node);
+    let held = world.server.nodes.quarantined(&node);
     assert!(
         matches!(held.as_slice(), [one] if one.name == "bad" && one.message.contains("no such thing")),
         "{held:?}"
     );
     // Its next version is tried at once.
-    world.has("tokyo", &[(CDS, "good", "1"), (CDS, "bad", "2")]);
-    assert_eq!(tokyo.hears().await, pairs(&[("bad", "2")]));
-    assert_eq!(quarantined(&world.xds.nodes, &node), []);
+    world.set_resources("tokyo", &[(CDS, "good", "1"), (CDS, "bad", "2")]);
+    assert_eq!(tokyo.receive().await, pairs(&[("bad", "2")]));
+    assert_eq!(world.server.nodes.quarantined(&node), []);
 }
 
 #[tokio::test]
-async fn the_state_of_the_world_comes_whole() {
+async fn a_state_of_the_world_response_has_all_resources() {
     let world = World::new();
-    world.has("tokyo", &[(CDS, "a", "a1"), (CDS, "b", "b1"), (SDS, "s", "s1")]);
+    world.set_resources("tokyo", &[(CDS, "a", "a1"), (CDS, "b", "b1"), (SDS, "s", "s1")]);
     let mut tokyo = Full::ads(&world, "tokyo").await;
-    tokyo.say(CDS, &[], None).await;
-    let first = tokyo.hears().await;
+    tokyo.send(CDS, &[], None).await;
+    let first = tokyo.receive().await;
     assert_eq!(values(&first), ["a1", "b1"]);
-    tokyo.say(CDS, &[], Some(&first)).await;
-    tokyo.hears_nothing().await;
-    world.has("tokyo", &[(CDS, "a", "a1"), (CDS, "b", "b2"), (SDS, "s", "s1")]);
-    let second = tokyo.hears().await;
+    tokyo.send(CDS, &[], Some(&first)).await;
+    tokyo.receive_nothing().await;
+    world.set_resources("tokyo", &[(CDS, "a", "a1"), (CDS, "b", "b2"), (SDS, "s", "s1")]);
+    let second = tokyo.receive().await;
     assert_eq!(values(&second), ["a1", "b2"], "all of it");
     assert_ne!((&first.version_info, &first.nonce), (&second.version_info, &second.nonce));
-    tokyo.say(CDS, &[], Some(&first)).await;
-    tokyo.hears_nothing().await;
-    tokyo.say(CDS, &[], Some(&second)).await;
-    tokyo.say(SDS, &["s"], None).await;
-    assert_eq!(values(&tokyo.hears().await), ["s1"]);
+    tokyo.send(CDS, &[], Some(&first)).await;
+    tokyo.receive_nothing().await;
+    tokyo.send(CDS, &[], Some(&second)).await;
+    tokyo.send(SDS, &["s"], None).await;
+    assert_eq!(values(&tokyo.receive().await), ["s1"]);
 }
 
 #[tokio::test]
-async fn secrets_have_a_service_of_their_own_in_both_variants() {
+async fn secrets_have_their_own_service_in_both_variants() {
     let world = World::new();
-    world.has("tokyo", &[(SDS, "leaf", "key"), (CDS, "a", "1")]);
+    world.set_resources("tokyo", &[(SDS, "leaf", "key"), (CDS, "a", "1")]);
     let mut client = SecretDiscoveryServiceClient::new(world.channel("tokyo").await);
     let names = || vec!["leaf".to_owned()];
 
@@ -167,9 +171,9 @@ async fn secrets_have_a_service_of_their_own_in_both_variants() {
     let mut delta = Delta { requests, responses };
     // Without a type: here there is only one.
     delta
-        .say(DeltaDiscoveryRequest { resource_names_subscribe: names(), ..Default::default() })
+        .send(DeltaDiscoveryRequest { resource_names_subscribe: names(), ..Default::default() })
         .await;
-    assert_eq!(delta.hears().await, pairs(&[("leaf", "key")]));
+    assert_eq!(delta.receive().await, pairs(&[("leaf", "key")]));
     delta.subscribe(CDS, &["a"]).await;
     let other = delta.next().await.unwrap().unwrap();
     assert_eq!(
@@ -186,7 +190,7 @@ async fn secrets_have_a_service_of_their_own_in_both_variants() {
         .send(DiscoveryRequest { resource_names: names(), ..Default::default() })
         .await
         .unwrap();
-    assert_eq!(values(&full.hears().await), ["key"]);
+    assert_eq!(values(&full.receive().await), ["key"]);
 
     let fetched = client.fetch_secrets(DiscoveryRequest::default()).await.unwrap_err();
     assert_eq!(fetched.code(), Code::Unimplemented);
@@ -194,37 +198,37 @@ async fn secrets_have_a_service_of_their_own_in_both_variants() {
 }
 
 #[tokio::test]
-async fn other_types_have_services_of_their_own_too() {
+async fn other_types_have_their_own_services_too() {
     let world = World::new();
-    world.has("tokyo", &[(CDS, "a", "1")]);
+    world.set_resources("tokyo", &[(CDS, "a", "1")]);
     let mut client = ClusterDiscoveryServiceClient::new(world.channel("tokyo").await);
     let (requests, receiver) = mpsc::channel(16);
     let responses =
         client.delta_clusters(ReceiverStream::new(receiver)).await.unwrap().into_inner();
     let mut delta = Delta { requests, responses };
     delta.subscribe(CDS, &["*"]).await;
-    assert_eq!(delta.hears().await, pairs(&[("a", "1")]));
+    assert_eq!(delta.receive().await, pairs(&[("a", "1")]));
 }
 
 #[tokio::test]
-async fn who_comes_before_its_manifest_is_served_when_that_comes_and_leaves_with_it() {
+async fn a_stream_waits_for_its_manifest_and_ends_with_it() {
     let world = World::new();
-    world.has("hub", &[(CDS, "a", "1")]);
+    world.set_resources("hub", &[(CDS, "a", "1")]);
     let mut tokyo = world.delta("tokyo").await;
     tokyo.subscribe(CDS, &["*"]).await;
-    tokyo.hears_nothing().await;
-    world.has("tokyo", &[(CDS, "t", "1")]);
-    assert_eq!(tokyo.hears().await, pairs(&[("t", "1")]));
-    world.xds.nodes.apply(vec![("tokyo".parse().unwrap(), NodeChange::Gone)]);
-    let end = tokyo.ends().await;
+    tokyo.receive_nothing().await;
+    world.set_resources("tokyo", &[(CDS, "t", "1")]);
+    assert_eq!(tokyo.receive().await, pairs(&[("t", "1")]));
+    world.server.nodes.apply(vec![("tokyo".parse().unwrap(), NodeChange::Gone)]);
+    let end = tokyo.end().await;
     assert_eq!((end.code(), end.message()), (Code::NotFound, "the manifest of tokyo is gone"));
     assert_eq!(world.metric("atlas_xds_streams_ended_total{reason=\"removed\"}"), 1);
 }
 
 #[tokio::test]
-async fn what_an_envoy_says_is_shown_with_nothing_hidden() {
+async fn text_of_an_envoy_is_escaped_where_it_is_shown() {
     let world = World::new();
-    world.has("tokyo", &[(CDS, "t", "1")]);
+    world.set_resources("tokyo", &[(CDS, "t", "1")]);
     let mut tokyo = world.delta("tokyo").await;
     let hostile = "x\u{202e}\u{2066}\u{200b}\u{2028}\u{e0041}\u{1b}[2J\u{9b}\nSYNCED";
     let user_agent_version_type = Some(UserAgentVersionType::UserAgentVersion(hostile.into()));
@@ -235,19 +239,26 @@ async fn what_an_envoy_says_is_shown_with_nothing_hidden() {
         ..Default::default()
     });
     tokyo
-        .say(DeltaDiscoveryRequest { type_url: CDS.url().into(), node, ..Default::default() })
+        .send(DeltaDiscoveryRequest { type_url: CDS.url().into(), node, ..Default::default() })
         .await;
     let first = tokyo.next().await.unwrap().unwrap();
     let error_detail = Some(rpc::Status { message: hostile.into(), ..Default::default() });
     let (type_url, response_nonce) = (first.type_url, first.nonce);
     tokyo
-        .say(DeltaDiscoveryRequest { type_url, response_nonce, error_detail, ..Default::default() })
+        .send(DeltaDiscoveryRequest {
+            type_url,
+            response_nonce,
+            error_detail,
+            ..Default::default()
+        })
         .await;
-    until("it is refused", || !quarantined(&world.xds.nodes, &"tokyo".parse().unwrap()).is_empty())
-        .await;
+    until("the response is refused", || {
+        !world.server.nodes.quarantined(&"tokyo".parse().unwrap()).is_empty()
+    })
+    .await;
     let published = crate::state::PublishedState::new(fleet());
     let status =
-        crate::web::status::status(Some(&published), &world.xds.nodes, &world.xds.streams, 0);
+        crate::web::status::status(Some(&published), &world.server.nodes, &world.server.streams, 0);
     let node = status.nodes.iter().find(|node| node.node == "tokyo").unwrap();
     let instance = &node.instances[0];
     let texts = [
@@ -275,17 +286,17 @@ fn fleet() -> atlas_core::model::Fleet {
 }
 
 #[tokio::test]
-async fn what_an_envoy_says_of_itself_is_shown_and_never_used() {
+async fn an_envoys_own_node_id_is_shown_and_never_used() {
     let world = World::new();
-    world.has("tokyo", &[(CDS, "t", "1")]);
-    world.has("paris", &[(CDS, "p", "1")]);
+    world.set_resources("tokyo", &[(CDS, "t", "1")]);
+    world.set_resources("paris", &[(CDS, "p", "1")]);
     let mut paris = world.delta("paris").await;
     let node = Some(Node { id: "tokyo".into(), ..Default::default() });
     paris
-        .say(DeltaDiscoveryRequest { type_url: CDS.url().into(), node, ..Default::default() })
+        .send(DeltaDiscoveryRequest { type_url: CDS.url().into(), node, ..Default::default() })
         .await;
-    assert_eq!(paris.hears().await, pairs(&[("p", "1")]));
-    let open = world.xds.streams.open();
-    assert_eq!(crate::process::lock::lock(&open[0].client).id, "tokyo");
-    assert_eq!(open[0].peer.node.to_string(), "paris");
+    assert_eq!(paris.receive().await, pairs(&[("p", "1")]));
+    let open = world.server.streams.open();
+    assert_eq!(lock(&open[0].self_description).id, "tokyo");
+    assert_eq!(open[0].client.node.to_string(), "paris");
 }

@@ -1,4 +1,5 @@
-//! The same through TLS on loopback: who is let in, what happens when that changes, and strangers in numbers.
+//! Over TLS on loopback: which clients are accepted, what happens when that changes, and floods of
+//! clients that aren't.
 
 use std::net::SocketAddr;
 
@@ -14,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::*;
-use crate::xds::tls::accept;
+use crate::xds::accept;
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -65,10 +66,10 @@ fn leaf(authority: &Authority, uri: &str) -> (String, String) {
     (params.signed_by(&key, authority).unwrap().pem(), key.serialize_pem())
 }
 
-/// A listening server, and what its clients need.
+/// A listening server, and the authority of its clients' certificates.
 struct Listening {
     world: World,
-    at: SocketAddr,
+    address: SocketAddr,
     authority: Authority,
 }
 
@@ -84,18 +85,18 @@ impl Credential {
     }
 }
 
-async fn listening(limits: LimitOptions) -> Listening {
+async fn listen(limits: LimitOptions) -> Listening {
     let world = world(Options { limits, ..Options::default() });
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
     let (chain, key) = leaf(&authority, "spiffe://atlas/atlas");
     let own = Leaf { chain, key: PrivateKey::new(key) };
-    world.xds.client_authorizer.serve_as(&own, &[authority.pem()]).unwrap();
+    world.server.client_authorizer.install_certificate(&own, &[authority.pem()]).unwrap();
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let at = listener.local_addr().unwrap();
-    tokio::spawn(accept(listener, Arc::clone(&world.xds)));
-    Listening { world, at, authority }
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(accept(listener, Arc::clone(&world.server)));
+    Listening { world, address, authority }
 }
 
 impl Listening {
@@ -107,13 +108,13 @@ impl Listening {
         }
     }
 
-    /// From now on these count, of the clusters that they are for, and none other.
-    fn counting(&self, credentials: &[(&str, &Credential)]) {
-        let mut counting: HashMap<ClusterName, Vec<String>> = HashMap::new();
+    /// Replaces the accepted credentials: cluster and credential.
+    fn allow_only(&self, credentials: &[(&str, &Credential)]) {
+        let mut allowed: HashMap<ClusterName, Vec<String>> = HashMap::new();
         for (cluster, credential) in credentials {
-            counting.entry(cluster.parse().unwrap()).or_default().push(credential.fingerprint());
+            allowed.entry(cluster.parse().unwrap()).or_default().push(credential.fingerprint());
         }
-        self.world.xds.client_authorizer.replace_allowed(counting);
+        self.world.server.client_authorizer.replace_allowed(allowed);
     }
 
     async fn connect(&self, credential: &Credential) -> std::io::Result<TlsStream<TcpStream>> {
@@ -129,8 +130,8 @@ impl Listening {
                 )
                 .unwrap();
         config.alpn_protocols = vec![b"h2".to_vec()];
-        let tcp = TcpStream::connect(self.at).await?;
-        TlsConnector::from(Arc::new(config)).connect(ServerName::from(self.at.ip()), tcp).await
+        let tcp = TcpStream::connect(self.address).await?;
+        TlsConnector::from(Arc::new(config)).connect(ServerName::from(self.address.ip()), tcp).await
     }
 
     async fn delta(&self, credential: &Credential) -> Result<Delta, Status> {
@@ -139,70 +140,74 @@ impl Listening {
 }
 
 #[tokio::test]
-async fn a_stream_through_tls_gets_what_its_certificate_says() {
-    let server = listening(LimitOptions::default()).await;
-    server.world.has("tokyo", &[(CDS, "t", "1")]);
-    server.world.has("hub", &[(CDS, "h", "1")]);
+async fn the_certificate_decides_which_resources_a_stream_gets() {
+    let server = listen(LimitOptions::default()).await;
+    server.world.set_resources("tokyo", &[(CDS, "t", "1")]);
+    server.world.set_resources("hub", &[(CDS, "h", "1")]);
     let (tokyo, hub) = (
         server.credential("spiffe://atlas/bootstrap/tokyo/1"),
         server.credential("spiffe://atlas/hub"),
     );
-    server.counting(&[("tokyo", &tokyo)]);
+    server.allow_only(&[("tokyo", &tokyo)]);
     for (credential, expected) in [(&tokyo, "t"), (&hub, "h")] {
         let mut stream = server.delta(credential).await.unwrap();
         stream.subscribe(CDS, &["*"]).await;
-        assert_eq!(stream.hears().await, pairs(&[(expected, "1")]));
+        assert_eq!(stream.receive().await, pairs(&[(expected, "1")]));
     }
 }
 
 #[tokio::test]
-async fn a_revoked_credential_loses_its_streams_and_its_idle_connections() {
-    let server = listening(LimitOptions::default()).await;
-    server.world.has("tokyo", &[(CDS, "t", "1")]);
+async fn revocation_closes_streams_and_idle_connections() {
+    let server = listen(LimitOptions::default()).await;
+    server.world.set_resources("tokyo", &[(CDS, "t", "1")]);
     let (old, new) = (
         server.credential("spiffe://atlas/bootstrap/tokyo/1"),
         server.credential("spiffe://atlas/bootstrap/tokyo/2"),
     );
-    server.counting(&[("tokyo", &old), ("tokyo", &new)]);
+    server.allow_only(&[("tokyo", &old), ("tokyo", &new)]);
     let (mut idle, mut of_old, mut of_new) = (
         server.connect(&old).await.unwrap(),
         server.delta(&old).await.unwrap(),
         server.delta(&new).await.unwrap(),
     );
-    until("all are there", || server.world.xds.streams.connections() == 3).await;
-    server.world.xds.client_authorizer.allow(&"tokyo".parse().unwrap(), vec![new.fingerprint()]);
-    assert_eq!(of_old.ends().await.code(), tonic::Code::PermissionDenied);
-    // What comes before the end is the server's settings and its goodbye.
+    until("all are connected", || server.world.server.streams.connections() == 3).await;
+    server.world.server.client_authorizer.allow(&"tokyo".parse().unwrap(), vec![new.fingerprint()]);
+    assert_eq!(of_old.end().await.code(), tonic::Code::PermissionDenied);
+    // Before the end come the server's SETTINGS and GOAWAY.
     tokio::time::timeout(SOON, idle.read_to_end(&mut Vec::new()))
         .await
         .expect("the connection ends")
         .ok();
-    until("both are gone", || server.world.xds.streams.connections() == 1).await;
+    until("both are closed", || server.world.server.streams.connections() == 1).await;
     assert_eq!(server.world.metric("atlas_connections_ended_total{reason=\"credential\"}"), 2);
     of_new.subscribe(CDS, &["*"]).await;
-    assert_eq!(of_new.hears().await, pairs(&[("t", "1")]));
-    assert!(server.delta(&old).await.is_err(), "nor is it let in again");
-    until("that is counted", || server.world.metric("atlas_tls_handshakes_refused_total") == 1)
-        .await;
+    assert_eq!(of_new.receive().await, pairs(&[("t", "1")]));
+    assert!(server.delta(&old).await.is_err(), "it isn't accepted again");
+    until("the metric increases", || {
+        server.world.metric("atlas_tls_handshakes_refused_total") == 1
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn a_proxy_header_in_front_of_tls_is_called_so() {
-    let server = listening(LimitOptions::default()).await;
+async fn a_proxy_protocol_header_is_reported_by_its_name() {
+    let server = listen(LimitOptions::default()).await;
     for header in [
         b"PROXY TCP4 192.0.2.1 192.0.2.2 4711 10900\r\n".as_slice(),
         b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
     ] {
-        let mut balancer = TcpStream::connect(server.at).await.unwrap();
+        let mut balancer = TcpStream::connect(server.address).await.unwrap();
         balancer.write_all(header).await.unwrap();
         tokio::time::timeout(SOON, balancer.read_to_end(&mut Vec::new()))
             .await
             .expect("the connection ends")
             .ok();
     }
-    until("that is counted", || server.world.metric("atlas_tls_handshakes_refused_total") == 2)
-        .await;
-    let notes = server.world.xds.streams.not_tls.notes(crate::process::clock::now());
+    until("the metric increases", || {
+        server.world.metric("atlas_tls_handshakes_refused_total") == 2
+    })
+    .await;
+    let notes = server.world.server.streams.plaintext_clients.notes(crate::process::clock::now());
     assert!(
         notes.len() == 1
             && notes[0]
@@ -213,55 +218,55 @@ async fn a_proxy_header_in_front_of_tls_is_called_so() {
 }
 
 #[tokio::test]
-async fn a_flood_of_strangers_keeps_nobody_out() {
-    let server = listening(LimitOptions {
+async fn unauthenticated_clients_cannot_lock_others_out() {
+    let server = listen(LimitOptions {
         handshakes: Some(8),
-        handshake_patience: Duration::from_millis(20),
+        handshake_grace: Duration::from_millis(20),
         ..LimitOptions::default()
     })
     .await;
-    server.world.has("tokyo", &[(CDS, "t", "1")]);
+    server.world.set_resources("tokyo", &[(CDS, "t", "1")]);
     let tokyo = server.credential("spiffe://atlas/bootstrap/tokyo/1");
-    server.counting(&[("tokyo", &tokyo)]);
-    let mut strangers = Vec::new();
+    server.allow_only(&[("tokyo", &tokyo)]);
+    let mut unauthenticated = Vec::new();
     for _ in 0..100 {
-        strangers.push(TcpStream::connect(server.at).await.unwrap());
+        unauthenticated.push(TcpStream::connect(server.address).await.unwrap());
     }
     let mut stream = server.delta(&tokyo).await.unwrap();
     stream.subscribe(CDS, &["*"]).await;
     assert_eq!(
-        stream.hears().await,
+        stream.receive().await,
         pairs(&[("t", "1")]),
-        "all places were taken by strangers who say nothing"
+        "unauthenticated clients had taken every handshake"
     );
     let dropped = || server.world.metric("atlas_connections_dropped_total{limit=\"handshakes\"}");
     until("the oldest of them were ended", || dropped() >= 92).await;
-    let read = strangers[0].read(&mut [0]).await;
+    let read = unauthenticated[0].read(&mut [0]).await;
     assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
-    // What strangers say is no matter.
-    for stranger in strangers.iter_mut().skip(93) {
-        let _ = stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").await;
+    // Plaintext is refused, and harms nobody.
+    for client in unauthenticated.iter_mut().skip(93) {
+        let _ = client.write_all(b"GET / HTTP/1.1\r\n\r\n").await;
     }
     until("they are refused", || server.world.metric("atlas_tls_handshakes_refused_total") >= 5)
         .await;
-    assert_eq!(server.world.xds.streams.connections(), 1);
+    assert_eq!(server.world.server.streams.connections(), 1);
 }
 
 #[tokio::test]
-async fn a_thousand_connections_with_one_credential_are_few() {
+async fn one_credential_has_a_limited_number_of_connections() {
     let limits = LimitOptions {
         connections_per_node: Some(5),
         connections: Some(8),
         ..LimitOptions::default()
     };
-    let server = listening(limits).await;
-    server.world.has("tokyo", &[(CDS, "t", "1")]);
-    server.world.has("paris", &[(CDS, "p", "1")]);
+    let server = listen(limits).await;
+    server.world.set_resources("tokyo", &[(CDS, "t", "1")]);
+    server.world.set_resources("paris", &[(CDS, "p", "1")]);
     let (tokyo, paris) = (
         server.credential("spiffe://atlas/bootstrap/tokyo/1"),
         server.credential("spiffe://atlas/bootstrap/paris/1"),
     );
-    server.counting(&[("tokyo", &tokyo), ("paris", &paris)]);
+    server.allow_only(&[("tokyo", &tokyo), ("paris", &paris)]);
     let mut taken = Vec::new();
     for _ in 0..40 {
         taken.extend(server.connect(&tokyo).await);
@@ -269,42 +274,42 @@ async fn a_thousand_connections_with_one_credential_are_few() {
     let dropped = |limit: &str| {
         server.world.metric(&format!("atlas_connections_dropped_total{{limit=\"{limit}\"}}"))
     };
-    until("most have made room", || dropped("connections_per_node") == 35).await;
-    assert_eq!(server.world.xds.streams.connections(), 5);
+    until("most have been replaced", || dropped("connections_per_node") == 35).await;
+    assert_eq!(server.world.server.streams.connections(), 5);
     let mut stream = server.delta(&paris).await.unwrap();
     stream.subscribe(CDS, &["*"]).await;
-    assert_eq!(stream.hears().await, pairs(&[("p", "1")]));
+    assert_eq!(stream.receive().await, pairs(&[("p", "1")]));
     let mut more = Vec::new();
     for _ in 0..4 {
         more.extend(server.connect(&paris).await);
     }
-    until("nor are there more in all", || dropped("connections") == 2).await;
-    assert_eq!(server.world.xds.streams.connections(), 8);
-    // It was tokyo that had too many for its Envoys.
-    server.world.has("paris", &[(CDS, "p", "2")]);
-    assert_eq!(stream.hears().await, pairs(&[("p", "2")]));
+    until("the limit of all connections is kept", || dropped("connections") == 2).await;
+    assert_eq!(server.world.server.streams.connections(), 8);
+    // Tokyo's were replaced, since it had more connections than Envoys.
+    server.world.set_resources("paris", &[(CDS, "p", "2")]);
+    assert_eq!(stream.receive().await, pairs(&[("p", "2")]));
     assert_eq!(dropped("connections_per_node"), 35);
 }
 
-/// Handshakes are what a connection costs most: others get theirs in turn.
+/// Handshakes cost more than anything else of a connection; every client gets its turn.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_node_that_connects_without_end_keeps_nobody_waiting() {
-    let server = Arc::new(listening(LimitOptions::default()).await);
-    server.world.has("tokyo", &[(CDS, "t", "1")]);
-    server.world.has("paris", &[(CDS, "p", "0")]);
+async fn a_node_that_connects_in_a_loop_delays_nobody() {
+    let server = Arc::new(listen(LimitOptions::default()).await);
+    server.world.set_resources("tokyo", &[(CDS, "t", "1")]);
+    server.world.set_resources("paris", &[(CDS, "p", "0")]);
     let (tokyo, paris) = (
         server.credential("spiffe://atlas/bootstrap/tokyo/1"),
         server.credential("spiffe://atlas/bootstrap/paris/1"),
     );
-    server.counting(&[("tokyo", &tokyo), ("paris", &paris)]);
+    server.allow_only(&[("tokyo", &tokyo), ("paris", &paris)]);
     let mut stream = server.delta(&paris).await.unwrap();
     stream.subscribe(CDS, &["*"]).await;
-    assert_eq!(stream.hears().await, pairs(&[("p", "0")]));
+    assert_eq!(stream.receive().await, pairs(&[("p", "0")]));
     let (tokyo, stop) = (Arc::new(tokyo), CancellationToken::new());
     for _ in 0..32 {
         let (server, tokyo, stop) = (Arc::clone(&server), Arc::clone(&tokyo), stop.clone());
         tokio::spawn(stop.run_until_cancelled_owned(async move {
-            // Each keeps what it has until it has more.
+            // Keeps its latest four connections open.
             let mut kept = std::collections::VecDeque::new();
             loop {
                 kept.extend(server.connect(&tokyo).await);
@@ -316,25 +321,25 @@ async fn a_node_that_connects_without_end_keeps_nobody_waiting() {
     }
     let dropped =
         || server.world.metric("atlas_connections_dropped_total{limit=\"connections_per_node\"}");
-    until("the node has all that it may have", || {
-        server.world.xds.streams.connections() > 16 || dropped() > 0
+    until("the node has reached its limit", || {
+        server.world.server.streams.connections() > 16 || dropped() > 0
     })
     .await;
     for n in 1..10 {
-        server.world.sets("paris", resource(CDS, "p", n.to_string().as_bytes()));
+        server.world.set_resource("paris", resource(CDS, "p", n.to_string().as_bytes()));
         assert_eq!(
-            stream.hears().await,
+            stream.receive().await,
             pairs(&[("p", &n.to_string())]),
             "a change during the flood"
         );
         let mut again = server.delta(&paris).await.unwrap();
         again.subscribe(CDS, &["*"]).await;
         assert_eq!(
-            again.hears().await,
+            again.receive().await,
             pairs(&[("p", &n.to_string())]),
             "a new connection during the flood"
         );
-        assert!(server.world.xds.streams.connections() <= 16 + 16);
+        assert!(server.world.server.streams.connections() <= 16 + 16);
     }
     stop.cancel();
 }

@@ -1,4 +1,5 @@
-//! Responses as bytes, from resources that are encoded already: nothing is copied but into the piece that is about to be sent.
+//! Encodes responses as gRPC messages, chunk by chunk. Resources are encoded already; they are copied
+//! into the chunk that is about to be sent, and nowhere else.
 
 use std::sync::Arc;
 
@@ -7,34 +8,34 @@ use atlas_core::xds::resource::Resource;
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len, string};
 
-/// Most bytes of a response that are made at a time, but for a resource that is larger: so much more is kept for a client
-/// that doesn't read.
-pub const PIECE: usize = 16 << 10;
+/// Largest chunk of a response, in bytes. A resource that is larger is a chunk of its own. One chunk
+/// is buffered for a client that doesn't read.
+pub const CHUNK_BYTES: usize = 16 << 10;
 
-/// gRPC's header of a message: whether it is compressed, and its length.
-pub const HEADER: usize = 5;
+/// The header of a gRPC message: whether it is compressed (1 byte), and its length (4 bytes).
+pub const GRPC_HEADER_BYTES: usize = 5;
 
-/// Numbers of the fields that `DeltaDiscoveryResponse` and `DiscoveryResponse` have in common.
+/// Field numbers that `DeltaDiscoveryResponse` and `DiscoveryResponse` have in common.
 const RESOURCES: u32 = 2;
 const TYPE_URL: u32 = 4;
 const NONCE: u32 = 5;
-/// Of `DiscoveryResponse` alone; in the incremental variant that field means nothing.
+/// Field number of `DiscoveryResponse` alone.
 const VERSION_INFO: u32 = 1;
-/// Of `DeltaDiscoveryResponse` alone.
+/// Field number of `DeltaDiscoveryResponse` alone.
 const REMOVED: u32 = 6;
 
-/// A response on its way.
-pub struct Writer {
+/// Encodes one response.
+pub struct ResponseEncoder {
     variant: Variant,
-    /// The header and everything but the resources, until it has been taken.
+    /// The gRPC header and all fields but the resources. Empty once it has been returned.
     head: BytesMut,
     resources: Vec<Arc<Resource>>,
-    /// How many of them have been taken.
-    taken: usize,
+    /// How many resources have been returned.
+    encoded: usize,
 }
 
-impl Writer {
-    /// Begins a response; `None` if it is longer than gRPC can say (4 GiB).
+impl ResponseEncoder {
+    /// Begins a response. Returns `None` if it is too long for the header of a gRPC message (4 GiB).
     pub fn new(response: Response, variant: Variant) -> Option<Self> {
         let fields = head_length(&response, variant);
         let resources: usize = response
@@ -43,51 +44,48 @@ impl Writer {
             .map(|resource| field_length(resource_bytes(resource, variant)))
             .sum();
         let length = u32::try_from(fields + resources).ok()?;
-        let mut head = BytesMut::with_capacity(HEADER + fields);
+        let mut head = BytesMut::with_capacity(GRPC_HEADER_BYTES + fields);
         head.put_u8(0);
         head.put_u32(length);
         if !response.version_info.is_empty() && variant == Variant::StateOfTheWorld {
             string::encode(VERSION_INFO, &response.version_info, &mut head);
         }
-        text(TYPE_URL, &response.type_url, &mut head);
+        put_field(TYPE_URL, response.type_url.as_bytes(), &mut head);
         string::encode(NONCE, &response.nonce, &mut head);
         for name in removed(&response, variant) {
-            text(REMOVED, name, &mut head);
+            put_field(REMOVED, name.as_bytes(), &mut head);
         }
         debug_assert_eq!(
             head.len(),
-            HEADER + fields,
-            "BUG: the length that is said is not the length that is sent"
+            GRPC_HEADER_BYTES + fields,
+            "BUG: the header has another length than the message"
         );
-        Some(Self { variant, head, resources: response.resources, taken: 0 })
+        Some(Self { variant, head, resources: response.resources, encoded: 0 })
     }
 
-    /// The next bytes; `None` when all have been taken.
-    pub fn next(&mut self) -> Option<Bytes> {
-        let rest = self.resources.get(self.taken..).unwrap_or_default();
+    /// The next chunk; `None` at the end of the response.
+    pub fn next_chunk(&mut self) -> Option<Bytes> {
+        let rest = self.resources.get(self.encoded..).unwrap_or_default();
         let (mut length, mut count) = (self.head.len(), 0);
         for resource in rest {
             let more = field_length(resource_bytes(resource, self.variant));
-            if length > 0 && length + more > PIECE {
+            if length > 0 && length + more > CHUNK_BYTES {
                 break;
             }
             length += more;
             count += 1;
         }
-        let mut piece = std::mem::take(&mut self.head);
-        piece.reserve(length - piece.len());
-        for bytes in rest.iter().take(count).map(|resource| resource_bytes(resource, self.variant))
-        {
-            encode_key(RESOURCES, WireType::LengthDelimited, &mut piece);
-            encode_varint(bytes.len() as u64, &mut piece);
-            piece.put_slice(bytes);
+        let mut chunk = std::mem::take(&mut self.head);
+        chunk.reserve(length - chunk.len());
+        for resource in rest.iter().take(count) {
+            put_field(RESOURCES, resource_bytes(resource, self.variant), &mut chunk);
         }
-        self.taken += count;
-        (length > 0).then(|| piece.freeze())
+        self.encoded += count;
+        (length > 0).then(|| chunk.freeze())
     }
 }
 
-/// A resource as this variant sends it.
+/// A resource as this variant encodes it: `Resource` or `google.protobuf.Any`.
 fn resource_bytes(resource: &Resource, variant: Variant) -> &[u8] {
     match variant {
         Variant::Delta => resource.wire(),
@@ -116,15 +114,15 @@ fn head_length(response: &Response, variant: Variant) -> usize {
         + names
 }
 
-/// Length of a field with this content; the numbers of all fields here take one byte.
+/// The encoded length of a field. The numbers of all fields here take one byte.
 fn field_length(content: &[u8]) -> usize {
     key_len(RESOURCES) + encoded_len_varint(content.len() as u64) + content.len()
 }
 
-fn text(field: u32, content: &str, out: &mut BytesMut) {
+fn put_field(field: u32, content: &[u8], out: &mut BytesMut) {
     encode_key(field, WireType::LengthDelimited, out);
     encode_varint(content.len() as u64, out);
-    out.put_slice(content.as_bytes());
+    out.put_slice(content);
 }
 
 #[cfg(test)]
@@ -155,20 +153,23 @@ mod tests {
         }
     }
 
-    /// The pieces, and all in one without the header.
-    fn written(response: Response, variant: Variant) -> (Vec<usize>, Vec<u8>) {
-        let mut writer = Writer::new(response, variant).unwrap();
-        let pieces: Vec<Bytes> = std::iter::from_fn(|| writer.next()).collect();
-        let all = pieces.concat();
+    /// The lengths of the chunks, and the message without its header.
+    fn encoded(response: Response, variant: Variant) -> (Vec<usize>, Vec<u8>) {
+        let mut encoder = ResponseEncoder::new(response, variant).unwrap();
+        let chunks: Vec<Bytes> = std::iter::from_fn(|| encoder.next_chunk()).collect();
+        let all = chunks.concat();
         assert_eq!(all[0], 0, "not compressed");
-        assert_eq!(u32::from_be_bytes(all[1..5].try_into().unwrap()) as usize, all.len() - HEADER);
-        (pieces.iter().map(Bytes::len).collect(), all[HEADER..].to_vec())
+        assert_eq!(
+            u32::from_be_bytes(all[1..5].try_into().unwrap()) as usize,
+            all.len() - GRPC_HEADER_BYTES
+        );
+        (chunks.iter().map(Bytes::len).collect(), all[GRPC_HEADER_BYTES..].to_vec())
     }
 
     #[test]
-    fn an_incremental_response_is_what_prost_would_encode() {
+    fn an_incremental_response_is_encoded_as_by_prost() {
         let response = response(&[0, 1, 200, 100_000, 5]);
-        let (_, bytes) = written(response.clone(), Variant::Delta);
+        let (_, bytes) = encoded(response.clone(), Variant::Delta);
         let resource = |resource: &Arc<Resource>| discovery::Resource {
             name: resource.name.to_string(),
             version: resource.version.to_string(),
@@ -187,9 +188,9 @@ mod tests {
     }
 
     #[test]
-    fn a_full_state_is_what_prost_would_encode() {
+    fn a_state_of_the_world_response_is_encoded_as_by_prost() {
         let response = response(&[0, 1, 200, 100_000, 5]);
-        let (_, bytes) = written(response.clone(), Variant::StateOfTheWorld);
+        let (_, bytes) = encoded(response.clone(), Variant::StateOfTheWorld);
         let expected = discovery::DiscoveryResponse {
             type_url: response.type_url.to_string(),
             version_info: "v7".into(),
@@ -202,13 +203,13 @@ mod tests {
     }
 
     #[test]
-    fn a_large_response_is_made_in_pieces() {
-        let (pieces, bytes) = written(response(&[1000; 500]), Variant::Delta);
-        assert!(bytes.len() > 500_000 && pieces.len() >= 8, "{pieces:?}");
-        assert!(pieces.iter().all(|piece| *piece <= PIECE), "{pieces:?}");
-        let (pieces, _) = written(response(&[10, 3 * PIECE, 10]), Variant::Delta);
-        assert_eq!(pieces.len(), 3, "one that is larger than a piece goes alone: {pieces:?}");
-        let (pieces, _) = written(response(&[]), Variant::Delta);
-        assert_eq!(pieces.len(), 1, "an empty response is a message too");
+    fn a_large_response_is_encoded_in_chunks() {
+        let (chunks, bytes) = encoded(response(&[1000; 500]), Variant::Delta);
+        assert!(bytes.len() > 500_000 && chunks.len() >= 8, "{chunks:?}");
+        assert!(chunks.iter().all(|chunk| *chunk <= CHUNK_BYTES), "{chunks:?}");
+        let (chunks, _) = encoded(response(&[10, 3 * CHUNK_BYTES, 10]), Variant::Delta);
+        assert_eq!(chunks.len(), 3, "a larger resource is a chunk of its own: {chunks:?}");
+        let (chunks, _) = encoded(response(&[]), Variant::Delta);
+        assert_eq!(chunks.len(), 1, "an empty response is a message too");
     }
 }
