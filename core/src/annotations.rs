@@ -1,68 +1,73 @@
-//! Every label and annotation that people write on a cluster's Service. `docs/reference.md` lists the same.
+//! The labels and annotations that people write on a cluster's Service, and the fields of it that
+//! messages name. `docs/reference.md` explains each key; defaults stand beside the types in
+//! [`crate::model`].
 
-/// Label: this Service is a downstream cluster (any value but `false`).
+/// Label: this Service is a downstream cluster. Any value but `false`.
 pub const CLUSTER: &str = "goatlas.io/cluster";
-/// Label: Prometheus/Thanos replicas there.
+/// Label: how many replicas of Prometheus with a Thanos sidecar the cluster has, per shard.
 pub const REPLICAS: &str = "goatlas.io/replicas";
-/// Label or annotation on Atlas's own replica Services: not a cluster.
+/// Label of the Services that Atlas writes for stores, an annotation of Atlas 0.3's: a Service that
+/// has it is not a cluster.
 pub const THANOS_SIDECAR: &str = "goatlas.io/thanos-sidecar";
 
-/// Annotation: selector of the hub Envoy's pods.
+/// Annotation: selector of the hub Envoy's pods, `key=value,key=value`.
 pub const ENVOY_SELECTORS: &str = "goatlas.io/envoy-selectors";
-/// Annotation: name of the Thanos sidecars' service inside the cluster.
+/// Annotation: host of the Thanos sidecars' Service inside the cluster.
 pub const THANOS_SERVICE: &str = "goatlas.io/thanos-service";
 /// Annotation: its port.
 pub const THANOS_SERVICE_PORT: &str = "goatlas.io/thanos-service-port";
-/// Annotation: name of Prometheus's service inside the cluster.
+/// Annotation: host of Prometheus's Service inside the cluster.
 pub const PROMETHEUS_SERVICE: &str = "goatlas.io/prometheus-service";
 /// Annotation: its port.
 pub const PROMETHEUS_SERVICE_PORT: &str = "goatlas.io/prometheus-service-port";
-/// Annotation: name of Alertmanager's service inside the cluster.
+/// Annotation: host of Alertmanager's Service inside the cluster.
 pub const ALERTMANAGER_SERVICE: &str = "goatlas.io/alertmanager-service";
 /// Annotation: its port.
 pub const ALERTMANAGER_SERVICE_PORT: &str = "goatlas.io/alertmanager-service-port";
-/// Annotation: where the cluster's Envoy listens; wins over `spec.externalIPs`.
+/// Annotation: where the cluster's Envoy listens, `host[:port]` separated by commas. It takes
+/// precedence over `spec.externalIPs`.
 pub const ADDRESSES: &str = "goatlas.io/addresses";
 /// Annotation: the Prometheus resource's name, from which its pods' names follow.
 pub const PROMETHEUS_NAME: &str = "goatlas.io/prometheus-name";
-/// Annotation: Prometheus shards.
+/// Annotation: how many shards Prometheus has.
 pub const SHARDS: &str = "goatlas.io/shards";
-/// Annotation: one host per store, where pods aren't named as the operator names them.
+/// Annotation: one host per store, for pods that aren't named as the Prometheus operator names them.
 pub const THANOS_REPLICA_HOSTS: &str = "goatlas.io/thanos-replica-hosts";
 /// Annotation: Prometheus's `routePrefix`.
 pub const PROMETHEUS_PATH_PREFIX: &str = "goatlas.io/prometheus-path-prefix";
 /// Annotation: Alertmanager's `routePrefix`.
 pub const ALERTMANAGER_PATH_PREFIX: &str = "goatlas.io/alertmanager-path-prefix";
-/// Annotation: the `Host` that Prometheus sees.
+/// Annotation: the `Host` header that Prometheus receives.
 pub const PROMETHEUS_HOST_HEADER: &str = "goatlas.io/prometheus-host-header";
-/// Annotation: the `Host` that Alertmanager sees.
+/// Annotation: the `Host` header that Alertmanager receives.
 pub const ALERTMANAGER_HOST_HEADER: &str = "goatlas.io/alertmanager-host-header";
-/// Annotation: how this cluster reaches the hub.
+/// Annotation: addresses at which this cluster reaches the hub.
 pub const HUB_ADDRESSES: &str = "goatlas.io/hub-addresses";
-/// Annotation: where that cluster's Envoy binds.
+/// Annotation: IP address on which the cluster's Envoy listens.
 pub const BIND_ADDRESS: &str = "goatlas.io/bind-address";
-/// Annotation: path prefixes of the web UIs that are let through although refused by default.
+/// Annotation: path prefixes of the web UIs that are allowed although refused by default.
 pub const ALLOW_PATHS: &str = "goatlas.io/allow-paths";
-/// Annotation: which side dials.
+/// Annotation: which side opens connections. Only `direct`, the hub, is built.
 pub const CONNECT: &str = "goatlas.io/connect";
-/// Annotation: issue credential N.
+/// Annotation: the revision of the credential to issue.
 pub const CREDENTIAL_REVISION: &str = "goatlas.io/credential-revision";
-/// Annotation: refuse every credential below N.
+/// Annotation: credentials of lower revisions are refused.
 pub const REVOKE_BELOW: &str = "goatlas.io/revoke-below";
-/// Annotation: Envoy replicas in that cluster.
+/// Annotation: how many replicas the cluster's Envoy has.
 pub const ENVOY_REPLICAS: &str = "goatlas.io/envoy-replicas";
-/// Annotation: memory that one Envoy in that cluster may take.
+/// Annotation: memory limit of one of the cluster's Envoys.
 pub const ENVOY_MEMORY: &str = "goatlas.io/envoy-memory";
-/// `spec.externalIPs`, as messages name it.
+
+/// Field, as messages name it.
 pub const EXTERNAL_IPS: &str = "spec.externalIPs";
-/// `spec.externalName`, as messages name it.
+/// Field, as messages name it.
 pub const EXTERNAL_NAME: &str = "spec.externalName";
-/// `spec.type`, as messages name it.
+/// Field, as messages name it.
 pub const SERVICE_TYPE: &str = "spec.type";
 
-/// The labels that a cluster's Service may carry.
+/// The labels of Atlas's domain that are read from a cluster's Service.
 pub const CLUSTER_LABELS: &[&str] = &[CLUSTER, REPLICAS];
-/// The annotations that a cluster's Service may carry.
+/// The annotations of Atlas's domain that are read from a cluster's Service.
 pub const CLUSTER_ANNOTATIONS: &[&str] = &[
     ENVOY_SELECTORS,
     THANOS_SERVICE,
@@ -89,5 +94,5 @@ pub const CLUSTER_ANNOTATIONS: &[&str] = &[
     ENVOY_MEMORY,
 ];
 
-/// Label of an EndpointSlice: the Service it belongs to.
+/// Label of an EndpointSlice: the Service to which it belongs.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";

@@ -1,7 +1,7 @@
-//! Manifests: the few things Atlas wants to know of a Kubernetes object, wherever the object was read.
+//! Manifests: the fields of Kubernetes objects that Atlas reads, as people wrote them.
 //!
-//! A source (a directory, or an API server) turns objects into manifests; [`crate::validate`] turns manifests into a
-//! [`crate::model::Fleet`]. Manifests carry text as people wrote it: nothing here has been checked.
+//! A watched directory or an API server gives manifests; [`crate::validate`] checks them and makes the
+//! fleet. Nothing in a manifest has been checked.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::text;
 
-/// One object, as far as Atlas cares.
+/// The fields of one object that Atlas reads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Manifest {
-    /// A `v1` Service: a downstream cluster, an Alertmanager of the hub, or none of Atlas's business.
+    /// A `v1` Service: a downstream cluster, an Alertmanager of the hub, or neither.
     Service(Service),
     /// A `discovery.k8s.io/v1` EndpointSlice: replicas of the hub's Alertmanager.
     EndpointSlice(EndpointSlice),
@@ -54,38 +54,38 @@ impl Manifest {
     }
 }
 
-/// What of an object's `metadata` matters here.
+/// The fields of an object's `metadata` that Atlas reads.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
     /// `metadata.name`.
     pub name: String,
-    /// `metadata.namespace`; `None` where a manifest leaves it out.
+    /// `metadata.namespace`; `None` where the manifest leaves it out.
     pub namespace: Option<String>,
     /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
     /// `metadata.annotations`.
     pub annotations: BTreeMap<String, String>,
-    /// `metadata.uid`; `None` for what was not read from an API server.
+    /// `metadata.uid`; `None` for an object that no API server has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
     /// Where the object was read, for messages.
     pub origin: Origin,
 }
 
-/// Where an object was read. Equal content from another place is equal configuration: the origin is for messages only.
+/// Where an object was read. It serves messages only and changes nothing of the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
-    /// File name relative to the directory; `None` for an object of an API server.
+    /// The file, relative to the watched directory; `None` for an object of an API server.
     pub file: Option<String>,
-    /// First line of the object, counted from 1; 0 where there is no file.
+    /// The object's first line, counted from 1; 0 where there is no file.
     pub line: u32,
-    /// Line of each key that Atlas may complain about: label and annotation keys as they are
-    /// (`goatlas.io/replicas`), other fields by path (`spec.externalIPs`).
+    /// The line of each key that a message may name. Labels and annotations stand under their key
+    /// (`goatlas.io/replicas`), other fields under their path (`spec.externalIPs`).
     pub lines: BTreeMap<String, u32>,
 }
 
 impl Origin {
-    /// Line of `key`, or of the object where the key's own is not known.
+    /// The line of `key`; the object's first line where the key's isn't known.
     pub fn line_of(&self, key: &str) -> u32 {
         self.lines.get(key).copied().unwrap_or(self.line)
     }
@@ -98,10 +98,10 @@ pub struct Service {
     pub meta: Meta,
     /// `spec.externalIPs`, as written.
     pub external_ips: Vec<String>,
-    /// `spec.type: ExternalName` has its host here.
+    /// `spec.externalName` of a Service of the type `ExternalName`.
     pub external_name: Option<String>,
-    /// Whether `spec.clusterIP` is an address. An API server gives every Service one that doesn't say `None` or `ExternalName`;
-    /// a manifest that no API server has seen has none, and then no kube-proxy serves it.
+    /// Whether `spec.clusterIP` is an address. An API server gives one to every Service that is neither
+    /// headless (`None`) nor of the type `ExternalName`. A manifest in a directory usually has none.
     #[serde(default, skip_serializing_if = "is_false")]
     pub cluster_ip: bool,
     /// Whether `spec.type` is `LoadBalancer`.
@@ -118,7 +118,7 @@ fn is_false(value: &bool) -> bool {
 /// One of a Service's ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
-    /// `name`; empty where the only port has none.
+    /// `name`; empty where it is left out.
     pub name: String,
     /// `port`.
     pub port: u16,
@@ -127,7 +127,7 @@ pub struct ServicePort {
 /// An EndpointSlice.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointSlice {
-    /// Name, labels (`kubernetes.io/service-name` says whose), origin.
+    /// Name, labels (`kubernetes.io/service-name` is the Service's name), origin.
     pub meta: Meta,
     /// `endpoints`.
     pub endpoints: Vec<Endpoint>,
@@ -135,14 +135,14 @@ pub struct EndpointSlice {
     pub ports: Vec<ServicePort>,
 }
 
-/// One endpoint of a slice: one replica.
+/// One endpoint of a slice, that is one pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
-    /// `addresses`: the same replica by several addresses.
+    /// `addresses`, all of the same pod.
     pub addresses: Vec<String>,
     /// `hostname`, e.g. `alertmanager-main-0`.
     pub hostname: Option<String>,
-    /// `targetRef.name`: the pod's name.
+    /// `targetRef.name`, the pod's name.
     pub target: Option<String>,
 }
 
@@ -168,16 +168,16 @@ impl fmt::Display for ManifestKey {
     }
 }
 
-/// One mistake in a manifest.
+/// A mistake in a manifest file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ManifestError {
-    /// The file, as the reader was told to call it.
+    /// The file's name, as given to the reader.
     pub file: String,
-    /// Line, counted from 1; 0 where the whole file is meant.
+    /// Line, counted from 1; 0 for a mistake of the whole file.
     pub line: u32,
-    /// The key by its path, e.g. `metadata.labels["goatlas.io/replicas"]`; empty where there is none.
+    /// Path of the key, such as `metadata.labels["goatlas.io/replicas"]`; empty where there is none.
     pub key: String,
-    /// What is wrong, and what to write instead.
+    /// What is wrong and what to write instead.
     pub message: String,
 }
 

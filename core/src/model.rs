@@ -1,4 +1,4 @@
-//! The fleet, as plain data: what Atlas knows once [`crate::validate`] has checked everything.
+//! The fleet as plain data. [`crate::validate`] makes it, so everything in it has been checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -8,63 +8,64 @@ use crate::name::{ClusterName, CookieName, HeaderPattern, Host, HostPort, TrustD
 use crate::ports;
 use crate::quantity::Memory;
 
-/// What the operator configures once, by flags; nothing of it is a literal elsewhere.
+/// What the operator configures by flags. Each default stands in [`Settings::default`] and nowhere
+/// else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// First part of every SPIFFE ID.
     pub trust_domain: TrustDomain,
-    /// Atlas's own namespace, where cluster Services are read.
+    /// Atlas's own namespace. Only Services in it are clusters.
     pub namespace: String,
-    /// Where the hub's Alertmanagers are.
+    /// Namespace of the hub's Alertmanagers.
     pub alertmanager_namespace: String,
     /// Labels of the Services that are Alertmanagers of the hub.
     pub alertmanager_selector: BTreeMap<String, String>,
-    /// Service whose EndpointSlices list the hub's Alertmanager replicas.
+    /// The Service whose EndpointSlices list the hub's Alertmanager replicas.
     pub alertmanager_endpoints: String,
     /// `--web.route-prefix` of the hub's Alertmanagers: empty, or `/` and no slash at the end.
     pub alertmanager_path_prefix: String,
-    /// Namespace of the default services inside a downstream cluster.
+    /// Namespace inside a downstream cluster for Services that a cluster doesn't name.
     pub downstream_namespace: String,
     /// DNS domain of Kubernetes clusters.
     pub cluster_domain: String,
     /// DNS zone for Thanos, without dots at its ends.
     pub dns_zone: String,
-    /// How Thanos Query finds the address of a store.
+    /// By which names Thanos Query finds the stores.
     pub store_names: StoreNames,
-    /// Where people reach the hub's web UIs; `None`: nobody has said.
+    /// The URL at which people reach the hub's web UIs, if it is configured.
     pub web_url: Option<WebUrl>,
-    /// Headers that pass between people and web UIs beside those that always do.
+    /// Headers that pass between people and web UIs besides those that always do.
     pub web_pass_headers: BTreeSet<HeaderPattern>,
-    /// Cookies that web UIs see, beside their own.
+    /// Cookies that web UIs receive besides their own.
     pub web_pass_cookies: BTreeSet<CookieName>,
-    /// How clusters reach the hub Envoy's xDS entry.
+    /// Addresses at which clusters' Envoys reach the hub Envoy's xDS port.
     pub hub_xds: Vec<HostPort>,
-    /// How clusters reach the hub Envoy's alert entry.
+    /// Addresses at which clusters' Envoys reach the hub Envoy's port for alerts.
     pub hub_alerts: Vec<HostPort>,
-    /// Where Thanos Query reaches the hub Envoy's stores: the address records of the zone.
+    /// IP addresses at which Thanos Query reaches the hub Envoy: the zone's address records.
     pub hub_stores: Vec<IpAddr>,
-    /// Where the hub Envoy binds.
+    /// IP address on which the hub Envoy listens.
     pub hub_bind: IpAddr,
-    /// How the hub Envoy reaches Atlas's xDS server.
+    /// Address of Atlas's xDS server, as the hub Envoy reaches it.
     pub atlas_xds: HostPort,
-    /// How the hub Envoy reaches Atlas's web page.
+    /// Address of Atlas's web server, as the hub Envoy reaches it.
     pub atlas_web: HostPort,
-    /// How much memory one Envoy of the hub may take.
+    /// Memory limit of one Envoy of the hub.
     pub hub_envoy_memory: Memory,
     /// Longest time one request to a store or a web UI may take, in seconds, at most
-    /// [`Settings::LONGEST_REQUEST_SECONDS`]. Envoy can't end a request in flight otherwise, so this also bounds how long a
-    /// revoked or removed cluster's requests go on.
+    /// [`Settings::LONGEST_REQUEST_SECONDS`]. Envoy can't end a request in flight otherwise, so this
+    /// also bounds how long requests of a revoked or removed cluster go on.
     pub max_request_seconds: u32,
-    /// Proxies in front of 10904 whose `x-forwarded-for` is trusted.
+    /// How many proxies in front of port 10904 are trusted to set `x-forwarded-for`.
     pub trusted_hops: u32,
-    /// Whether clusters may be at loopback, link-local and metadata addresses.
+    /// Whether loopback, link-local and metadata addresses are accepted.
     pub allow_local_addresses: bool,
-    /// The labels by which the hub Envoy's pods are selected where a cluster says nothing.
+    /// Labels of the hub Envoy's pods, for clusters that name none.
     pub envoy_selectors: BTreeMap<String, String>,
 }
 
 impl Settings {
-    /// Most that [`Settings::max_request_seconds`] can be: as long as a WebSocket may be open.
+    /// The largest [`Settings::max_request_seconds`], for which a WebSocket may be open too.
     pub const LONGEST_REQUEST_SECONDS: u32 = 3600;
 
     /// The path of [`Settings::web_url`]: empty, or `/` and no slash at the end.
@@ -74,7 +75,7 @@ impl Settings {
 }
 
 impl Default for Settings {
-    /// kube-prometheus-stack's names, no hub address.
+    /// The names are kube-prometheus-stack's. There is no address of the hub.
     fn default() -> Self {
         let label = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         let loopback = |port| HostPort::new(Host::Ip(Ipv4Addr::LOCALHOST.into()), port);
@@ -98,7 +99,7 @@ impl Default for Settings {
             hub_bind: Ipv6Addr::UNSPECIFIED.into(),
             atlas_xds: loopback(ports::XDS),
             atlas_web: loopback(ports::WEB),
-            // The chart says the same. 10,000 clusters fit.
+            // Enough for 10,000 clusters. The hub Envoy's chart has the same default.
             hub_envoy_memory: Memory::mebibytes(6144),
             // Thanos' own query timeout is 120 s.
             max_request_seconds: 150,
@@ -112,19 +113,20 @@ impl Default for Settings {
 /// Least memory of an Envoy: with less it sheds load at once.
 pub const LEAST_ENVOY_MEMORY: Memory = Memory::mebibytes(128);
 
-/// By which names Thanos Query knows the stores.
+/// The names by which Thanos Query finds the stores.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreNames {
     /// `<store>.sidecars.thanos.<zone>`, with address records in the zone.
     Zone,
-    /// `<store>.<namespace>.svc.<cluster domain>`: Services that Atlas writes, which lead to the hub Envoy's pods.
+    /// `<store>.<namespace>.svc.<cluster domain>`: Services that Atlas writes, which lead to the hub
+    /// Envoy's pods.
     Services,
 }
 
-/// Everything that the plan is made from, but for the keys.
+/// Everything from which the plan is made, apart from certificates and keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fleet {
-    /// What the operator configured.
+    /// The operator's configuration.
     pub settings: Settings,
     /// The downstream clusters.
     pub clusters: BTreeMap<ClusterName, Arc<Cluster>>,
@@ -153,42 +155,43 @@ pub const REFUSED_PATHS: &[&str] =
 pub struct Cluster {
     /// The name of its Service.
     pub name: ClusterName,
-    /// Where its Envoy listens. Empty: the cluster awaits its address; its credential exists already.
+    /// Addresses of its Envoy. Without any, the cluster awaits its address: its credential is issued,
+    /// but nothing is sent to it.
     pub addresses: Vec<HostPort>,
-    /// Its Thanos sidecars, in order of their numbers.
+    /// Its Thanos sidecars, by [`Store::index`].
     pub stores: Vec<Store>,
-    /// Prometheus shards, each with the same number of replicas.
+    /// How many shards its Prometheus has, each with the same number of replicas.
     pub shards: u32,
-    /// The service's name in SRV records besides `thanos`: what its Service calls port 10901.
+    /// The service name of its SRV records besides `thanos`: its Service's name for port 10901.
     pub store_port_name: String,
     /// Its Prometheus web UI.
     pub prometheus: Backend,
     /// Its Alertmanager web UI.
     pub alertmanager: Backend,
-    /// How it reaches the hub's xDS entry and the hub's alerts, where that differs from [`Settings`].
+    /// Addresses at which it reaches the hub, if they differ from those of [`Settings`].
     pub hub: Option<HubAddresses>,
-    /// Where its Envoy binds.
+    /// IP address on which its Envoy listens.
     pub bind: IpAddr,
-    /// Path prefixes of its web UIs that are let through although refused by default.
+    /// Path prefixes that its web UIs allow although [`REFUSED_PATHS`] has them.
     pub allow_paths: Vec<String>,
-    /// Selector of the hub Envoy's pods.
+    /// Labels of the hub Envoy's pods that serve its stores.
     pub envoy_selectors: BTreeMap<String, String>,
-    /// Wanted credential; `None`: the persisted one.
+    /// Revision of the credential to issue; `None` keeps the present one. Not yet effective.
     pub credential_revision: Option<u64>,
-    /// Every credential below is refused.
+    /// Credentials of lower revisions are to be refused. Not yet effective.
     pub revoke_below: Option<u64>,
-    /// Envoy replicas there.
+    /// How many replicas its Envoy has.
     pub envoy_replicas: u32,
-    /// How much memory one Envoy there may take.
+    /// Memory limit of one of its Envoys.
     pub envoy_memory: Memory,
 }
 
-/// How a cluster reaches the hub.
+/// Addresses at which a cluster's Envoy reaches the hub's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubAddresses {
-    /// The xDS entry.
+    /// For xDS.
     pub xds: Vec<HostPort>,
-    /// The alert entry.
+    /// For alerts.
     pub alerts: Vec<HostPort>,
 }
 
@@ -197,15 +200,15 @@ pub struct HubAddresses {
 pub struct Store {
     /// N of `<cluster>-thanos-sidecarN`: shard × replicas + replica.
     pub index: u32,
-    /// Where the cluster's Envoy reaches it.
+    /// Its address, as the cluster's Envoy reaches it.
     pub at: HostPort,
-    /// Where it turns, in this order, while nothing before has a healthy address.
+    /// Addresses that Envoy uses, in this order, while none before them has a healthy host.
     pub fallbacks: Vec<HostPort>,
-    /// Whether all of these can only mean the same replica. Otherwise any replica may answer.
+    /// Whether all of these addresses mean the same replica. Otherwise any replica may answer.
     pub exact: bool,
 }
 
-/// How a backend is spoken to.
+/// The protocol of a backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     /// Plain HTTP/1.1.
@@ -215,22 +218,22 @@ pub enum Scheme {
 /// A web UI inside a downstream cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
-    /// How it is spoken to. HTTPS, its CA and its credential will join here.
+    /// Its protocol.
     pub scheme: Scheme,
-    /// Where it listens.
+    /// Its address, as the cluster's Envoy reaches it.
     pub at: HostPort,
     /// Its `routePrefix`: empty, or `/` and no slash at the end.
     pub path_prefix: String,
-    /// The `Host` that it sees.
+    /// The `Host` header that it receives.
     pub host: HostHeader,
 }
 
-/// By which `Host` a web UI's backend is asked.
+/// The `Host` header that a web UI's backend receives.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostHeader {
-    /// Its own host and port.
+    /// The backend's own host and port.
     Own,
-    /// What the person's browser asked for: the hub's.
+    /// The one that the browser sent: the hub's.
     Hub,
     /// This one, `HOST[:PORT]`.
     Named(String),
@@ -239,8 +242,8 @@ pub enum HostHeader {
 /// A replica of the hub's Alertmanager.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alertmanager {
-    /// The pod's or Service's name, for people.
+    /// Name of its pod or Service, for messages.
     pub name: String,
-    /// Its addresses: the same replica by several ways.
+    /// Its addresses, all of the same replica.
     pub addresses: Vec<HostPort>,
 }

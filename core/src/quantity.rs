@@ -1,16 +1,17 @@
-//! Amounts of memory as Kubernetes writes them.
+//! Amounts of memory as Kubernetes quantities.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::name::NameError;
 
-/// An amount of memory in bytes, written as a Kubernetes quantity: `256Mi`, `1Gi`, `500M`, `134217728`.
+/// An amount of memory in bytes. As text it is a Kubernetes quantity: `256Mi`, `1Gi`, `500M`,
+/// `134217728`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Memory(pub u64);
 
-/// Suffixes of Kubernetes' quantities that make sense for memory, with what each stands for, largest first: what is printed
-/// takes the first that fits.
+/// Suffixes of Kubernetes quantities that make sense for memory, and the bytes of each, the largest
+/// first. An amount is written with the first of which it is a multiple.
 const SUFFIXES: &[(&str, u64)] = &[
     ("Gi", 1 << 30),
     ("G", 1_000_000_000),
@@ -22,7 +23,7 @@ const SUFFIXES: &[(&str, u64)] = &[
 ];
 
 impl Memory {
-    /// So many MiB.
+    /// `number` × 2²⁰ bytes.
     pub const fn mebibytes(number: u64) -> Self {
         Self(number << 20)
     }
@@ -32,29 +33,30 @@ impl FromStr for Memory {
     type Err = NameError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || {
+        let invalid = || {
             NameError("is no amount of memory as Kubernetes writes it: 256Mi or 1Gi, say".into())
         };
         let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
         let (_, unit) = SUFFIXES
             .iter()
             .find(|(suffix, _)| *suffix == &text[digits.len()..])
-            .ok_or_else(wrong)?;
-        let plain = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        if plain(digits) {
-            let number: u64 = digits.parse().map_err(|_| wrong())?;
-            return number.checked_mul(*unit).map(Self).ok_or_else(wrong);
+            .ok_or_else(invalid)?;
+        let is_digits =
+            |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        if is_digits(digits) {
+            let number: u64 = digits.parse().map_err(|_| invalid())?;
+            return number.checked_mul(*unit).map(Self).ok_or_else(invalid);
         }
-        // `1.5Gi`, and what Helm makes of a large number: `4.294967296e+09`.
+        // `1.5Gi`, or `4.294967296e+09`, as Helm writes large numbers.
         let (mantissa, exponent) = digits.split_once(['e', 'E']).unwrap_or((digits, "0"));
         let (before, after) = mantissa.split_once('.').unwrap_or((mantissa, "0"));
-        if !plain(before) || !plain(after) || !plain(exponent.trim_start_matches('+')) {
-            return Err(wrong());
+        if !is_digits(before) || !is_digits(after) || !is_digits(exponent.trim_start_matches('+')) {
+            return Err(invalid());
         }
-        let bytes = digits.parse::<f64>().map_err(|_| wrong())?
-            * f64::from(u32::try_from(*unit).map_err(|_| wrong())?);
-        // Exactly representable up to 2^53 bytes.
-        if bytes < 9e15 { Ok(Self(bytes as u64)) } else { Err(wrong()) }
+        let bytes = digits.parse::<f64>().map_err(|_| invalid())?
+            * f64::from(u32::try_from(*unit).map_err(|_| invalid())?);
+        // An f64 holds every whole number up to 2⁵³, which is more than 9e15.
+        if bytes < 9e15 { Ok(Self(bytes as u64)) } else { Err(invalid()) }
     }
 }
 

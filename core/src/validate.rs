@@ -1,12 +1,12 @@
-//! Manifests in, fleet out: every key is read and checked here, once.
+//! Checks manifests and makes the fleet. Every key of a manifest is read here and nowhere else.
 //!
 //! ```text
-//! manifests ──▶ intake ──▶ Fleet      what the plan is made from
-//!                 └──▶ findings   what is wrong, with object, key, value and fix
+//! manifests ──▶ validate ─┬─▶ Fleet      what the plan is made from
+//!                         └─▶ findings   object, key, value, what is wrong with it, and the fix
 //! ```
 //!
-//! One bad object never touches another: it is reported and left out. A cluster that was good before keeps its last
-//! good configuration while its Service is wrong, so a slip of the pen takes nothing down.
+//! An invalid object is reported and left out, and changes nothing for other objects. A cluster whose
+//! Service becomes invalid keeps its last good configuration, so a typo interrupts nothing.
 
 mod addresses;
 mod alertmanagers;
@@ -28,13 +28,13 @@ use crate::model::{Cluster, Fleet, Settings, StoreNames};
 use crate::name::{ClusterName, Host};
 use crate::text;
 
-/// The flag that gives the DNS zone its addresses: the key of a finding when it has none.
+/// The flag with the DNS zone's addresses. It is the key of the finding that the zone has none.
 pub const HUB_STORE_ADDRESS: &str = "--hub-store-address";
-/// What is wrong with [`Host::is_local`] addresses.
+/// The problem with addresses for which [`Host::is_local`] is true.
 const LOCAL: &str = "is a loopback, link-local, multicast or metadata address, which would lead to the Envoy's own machine";
 
-/// Of a value so many characters are repeated to people: it is theirs, and may have 256 KiB.
-const LONGEST_VALUE: usize = 300;
+/// How many characters of a value a message quotes. An annotation may have 256 KiB.
+const MAX_QUOTED_VALUE: usize = 300;
 
 /// What a finding means for the object. The gravest comes first.
 #[derive(
@@ -53,22 +53,22 @@ pub enum Severity {
     Note,
 }
 
-/// Something people should know about one key of one object.
+/// Something to know about one key of one object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Finding {
-    /// What it did to the object.
+    /// What it means for the object.
     pub severity: Severity,
-    /// `Service monitoring/tokyo`.
+    /// Kind, namespace and name: `Service monitoring/tokyo`.
     pub object: String,
-    /// `clusters/tokyo.yaml:7`; empty for an object of an API server.
+    /// File and line, `clusters/tokyo.yaml:7`; empty for an object of an API server.
     pub place: String,
-    /// `goatlas.io/replicas`.
+    /// A label, annotation or field: `goatlas.io/replicas`.
     pub key: String,
     /// The value as written.
     pub value: String,
     /// What is wrong with it.
     pub problem: String,
-    /// What to do.
+    /// What to do about it; empty where nothing can be done.
     pub fix: String,
 }
 
@@ -80,12 +80,12 @@ impl Finding {
             && self.severity != Severity::Rejected
     }
 
-    /// Key, value, problem and fix, for who shows the object beside it; fit to be shown.
+    /// Key, value, problem and fix on one line that is safe to show. It leaves out the object.
     pub fn message(&self) -> String {
         let value = if self.value.is_empty() {
             String::new()
         } else {
-            format!(": {:?}", text::cut(&self.value, LONGEST_VALUE))
+            format!(": {:?}", text::cut(&self.value, MAX_QUOTED_VALUE))
         };
         let fix = if self.fix.is_empty() { String::new() } else { format!(": {}", self.fix) };
         text::line(&format!("{}{value}: {}{fix}", self.key, self.problem), text::LONGEST)
@@ -100,18 +100,19 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What came of the manifests.
+/// The result of [`validate`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Validation {
     /// What the plan is made from.
     pub fleet: Fleet,
-    /// What people should know, in a stable order.
+    /// All findings, in a stable order.
     pub findings: Vec<Finding>,
 }
 
-/// Checks the manifests and builds the fleet. `last` is the fleet in force, whose clusters outlive their Service's mistakes.
+/// Checks all manifests and makes the fleet. A cluster whose Service is invalid is taken from `last`,
+/// the fleet in force, if it is there.
 ///
-/// The order of the manifests doesn't matter. To follow manifests as they change there is [`ManifestStore`].
+/// The order of the manifests doesn't matter. [`ManifestStore`] gives the same change by change.
 pub fn validate(settings: &Settings, manifests: &[Manifest], last: Option<&Fleet>) -> Validation {
     let mut findings = Vec::new();
     let mut clusters = BTreeMap::new();
@@ -119,11 +120,10 @@ pub fn validate(settings: &Settings, manifests: &[Manifest], last: Option<&Fleet
     services.sort_by_key(|service| {
         (&service.meta.name, &service.meta.namespace, &service.meta.origin.file)
     });
-    for of_one_name in services.chunk_by(|one, next| one.meta.name == next.meta.name) {
-        let known = |name: &ClusterName| last.and_then(|last| last.clusters.get(name)).cloned();
-        if let Some(cluster) =
-            read_cluster(settings, of_one_name.iter().copied(), known, &mut findings)
-        {
+    for same_name in services.chunk_by(|one, next| one.meta.name == next.meta.name) {
+        let last = |name: &ClusterName| last.and_then(|last| last.clusters.get(name)).cloned();
+        let cluster = read_cluster(settings, same_name.iter().copied(), last, &mut findings);
+        if let Some(cluster) = cluster {
             clusters.insert(cluster.name.clone(), cluster);
         }
     }
@@ -135,10 +135,10 @@ pub fn validate(settings: &Settings, manifests: &[Manifest], last: Option<&Fleet
     Validation { fleet: Fleet { settings: settings.clone(), clusters, alertmanagers }, findings }
 }
 
-/// The stores' names are in the zone, but nobody can resolve them. `stores`: whether there is one that can be reached.
-fn zone_without_addresses(settings: &Settings, stores: bool) -> Option<Finding> {
+/// The finding that the zone has names of stores but no addresses for them, if that is so.
+fn zone_without_addresses(settings: &Settings, has_stores: bool) -> Option<Finding> {
     let by_zone = settings.store_names == StoreNames::Zone;
-    (by_zone && stores && settings.hub_stores.is_empty()).then(|| Finding {
+    (by_zone && has_stores && settings.hub_stores.is_empty()).then(|| Finding {
         severity: Severity::Warning,
         object: "atlas".into(),
         place: String::new(),
@@ -150,7 +150,7 @@ fn zone_without_addresses(settings: &Settings, stores: bool) -> Option<Finding> 
     })
 }
 
-/// Whether the host is [`LOCAL`] where that isn't allowed.
+/// Whether the settings refuse this host because it is local.
 fn is_refused(settings: &Settings, host: &Host) -> bool {
     host.is_local() && !settings.allow_local_addresses
 }
@@ -178,14 +178,15 @@ pub fn is_cluster(service: &Service) -> bool {
         && !meta.annotations.contains_key(annotations::THANOS_SIDECAR)
 }
 
-/// The cluster of one name: of the `services` that claim it the first that is right; where none is, what it was (`known`).
+/// Makes the cluster of one name from its Services. The first valid one counts; where none is valid,
+/// the cluster stays as `last` gives it.
 fn read_cluster<'a>(
     settings: &Settings,
     services: impl Iterator<Item = &'a Service>,
-    known: impl Fn(&ClusterName) -> Option<Arc<Cluster>>,
+    last: impl Fn(&ClusterName) -> Option<Arc<Cluster>>,
     findings: &mut Vec<Finding>,
 ) -> Option<Arc<Cluster>> {
-    let (mut accepted, mut wrong, mut name) = (None, Vec::new(), None);
+    let (mut accepted, mut rejections, mut rejected_name) = (None, Vec::new(), None);
     for service in services {
         let meta = &service.meta;
         if let Some(namespace) = &meta.namespace
@@ -205,8 +206,8 @@ fn read_cluster<'a>(
         let (cluster, mut found) = cluster::read(settings, service);
         match cluster {
             None => {
-                name = meta.name.parse().ok();
-                wrong.append(&mut found);
+                rejected_name = meta.name.parse().ok();
+                rejections.append(&mut found);
             }
             Some(cluster) if accepted.is_none() => {
                 accepted = Some(Arc::new(cluster));
@@ -221,21 +222,22 @@ fn read_cluster<'a>(
         }
     }
     if accepted.is_none() {
-        accepted = name.and_then(|name| known(&name));
+        accepted = rejected_name.and_then(|name| last(&name));
         if accepted.is_some() {
-            for finding in wrong.iter_mut().filter(|finding| finding.severity == Severity::Rejected)
-            {
-                finding.fix.push_str(
-                    " (until then the last good configuration of this cluster stays in force)",
-                );
+            for finding in &mut rejections {
+                if finding.severity == Severity::Rejected {
+                    finding.fix.push_str(
+                        " (until then the last good configuration of this cluster stays in force)",
+                    );
+                }
             }
         }
     }
-    findings.append(&mut wrong);
+    findings.append(&mut rejections);
     accepted
 }
 
-/// A finding about `key` of an object, with nothing said yet.
+/// A finding about `key` of an object, still without its severity, problem and fix.
 fn finding_about(settings: &Settings, kind: &str, meta: &Meta, key: &str, value: &str) -> Finding {
     let namespace = meta.namespace.as_deref().unwrap_or(&settings.namespace);
     let place = match &meta.origin.file {

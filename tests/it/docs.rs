@@ -91,9 +91,9 @@ impl Page {
 
     /// The cluster of a Service on this page, as Atlas understands it; nothing may be wrong with it.
     fn cluster(&self, file: &str, settings: &Settings) -> Result<(Fleet, Cluster)> {
-        let facts = yaml::parse(file, &self.file(file)?)
+        let manifests = yaml::parse(file, &self.file(file)?)
             .map_err(|errors| anyhow::anyhow!("docs/{}, {file}: {errors:?}", self.name))?;
-        let read = validate(settings, &facts, None);
+        let read = validate(settings, &manifests, None);
         assert_eq!(read.findings, [], "docs/{}, {file}", self.name);
         let cluster = read
             .fleet

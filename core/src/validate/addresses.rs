@@ -1,16 +1,17 @@
-//! Where a cluster's Envoy listens: the annotation, or else what the Service itself says.
+//! The addresses of a cluster's Envoy, from the annotation or else from fields of the Service.
 //!
-//! What Kubernetes makes of the same fields in the hub is another matter: there, a Service's addresses lead to that Service.
+//! In the hub, Kubernetes uses the same fields for addresses that lead to the Service itself. Where
+//! that interferes, a finding warns.
 
 use super::Severity::{Note, Warning};
-use super::reader::Reader;
+use super::reader::ServiceReader;
 use crate::annotations;
 use crate::name::{Host, HostPort};
 use crate::ports;
 
-/// The annotation counts before `spec.externalIPs`, and these before `spec.externalName`.
-pub(super) fn addresses(reader: &mut Reader<'_>) -> Option<Vec<HostPort>> {
-    captured(reader);
+/// The annotation takes precedence over `spec.externalIPs`, and these over `spec.externalName`.
+pub(super) fn addresses(reader: &mut ServiceReader<'_>) -> Option<Vec<HostPort>> {
+    warn_of_kube_proxy(reader);
     if reader.value(annotations::ADDRESSES).is_some() {
         return reader.hosts(annotations::ADDRESSES, ports::CLUSTER_INBOUND);
     }
@@ -32,7 +33,7 @@ pub(super) fn addresses(reader: &mut Reader<'_>) -> Option<Vec<HostPort>> {
     }
     if let Some(name) = external_name(reader) {
         return match name.parse::<Host>() {
-            Ok(host) => Some(vec![reader.not_local(
+            Ok(host) => Some(vec![reader.reject_local(
                 annotations::EXTERNAL_NAME,
                 HostPort::new(host, ports::CLUSTER_INBOUND),
             )?]),
@@ -45,12 +46,13 @@ pub(super) fn addresses(reader: &mut Reader<'_>) -> Option<Vec<HostPort>> {
             }
         };
     }
-    awaiting(reader);
+    note_awaiting_address(reader);
     Some(hosts)
 }
 
-/// kube-proxy of the hub's nodes serves the addresses of Services that have a cluster IP.
-fn captured(reader: &mut Reader<'_>) {
+/// Warns of external IPs of a Service with a cluster IP: kube-proxy on the hub's nodes serves them
+/// itself.
+fn warn_of_kube_proxy(reader: &mut ServiceReader<'_>) {
     let service = reader.service;
     if !service.cluster_ip || service.external_ips.is_empty() {
         return;
@@ -77,11 +79,11 @@ fn captured(reader: &mut Reader<'_>) {
     );
 }
 
-fn external_name<'a>(reader: &Reader<'a>) -> Option<&'a str> {
+fn external_name<'a>(reader: &ServiceReader<'a>) -> Option<&'a str> {
     reader.service.external_name.as_deref().map(str::trim).filter(|name| !name.is_empty())
 }
 
-fn awaiting(reader: &mut Reader<'_>) {
+fn note_awaiting_address(reader: &mut ServiceReader<'_>) {
     let fix = format!(
         "once its Envoy has one, write it into the annotation {} or into {}",
         annotations::ADDRESSES,

@@ -1,13 +1,14 @@
 //! The hub's Alertmanager replicas, from Services and EndpointSlices.
 //!
-//! Each replica has an index, since Prometheus must send every alert to every one of them. Which one an index means follows from names
-//! alone ([`sets`]), so it doesn't change when another replica comes or goes.
+//! Prometheus must send every alert to every replica, so each has an index of its own. The index
+//! follows from the replica's name ([`sets`]) and doesn't change when another replica is added or
+//! removed.
 
 mod sets;
 
 use std::collections::BTreeMap;
 
-use sets::Remark;
+use sets::ReplicaFinding;
 
 use super::{Finding, LOCAL, Severity, finding_about, is_refused};
 use crate::annotations;
@@ -16,30 +17,31 @@ use crate::model::{Alertmanager, Settings};
 use crate::name::{Host, HostPort, NameError};
 use crate::ports;
 
-/// Where a replica was found.
+/// The kind of object that lists a replica.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
     Slice,
     Service,
 }
 
-/// Who may be a replica.
+/// A pod or Service that may be a replica.
 struct Candidate<'a> {
     meta: &'a Meta,
     addresses: Vec<HostPort>,
 }
 
-/// By name.
+/// Candidates by name.
 type Candidates<'a> = BTreeMap<String, Candidate<'a>>;
 
 /// Whether a manifest may be about the hub's Alertmanagers.
 pub(super) fn may_be_about(settings: &Settings, manifest: &Manifest) -> bool {
     match manifest {
-        Manifest::Service(service) => selected(settings, service),
+        Manifest::Service(service) => is_selected(settings, service),
         Manifest::EndpointSlice(_) => true,
     }
 }
 
+/// Reads the replicas, by index. Manifests in other namespaces are ignored.
 pub(super) fn read<'a>(
     settings: &Settings,
     manifests: impl IntoIterator<Item = &'a Manifest>,
@@ -47,41 +49,38 @@ pub(super) fn read<'a>(
 ) -> BTreeMap<u32, Alertmanager> {
     let mut manifests: Vec<&Manifest> =
         manifests.into_iter().filter(|manifest| in_namespace(settings, manifest)).collect();
-    // Findings are about the first that they can be about.
+    // Several manifests may list the same replica. Findings name the first in this order.
     manifests.sort_by_key(|manifest| &manifest.meta().name);
     let (mut slices, mut services) = (Candidates::new(), Candidates::new());
     for manifest in manifests {
         match manifest {
             Manifest::EndpointSlice(slice) => from_slice(settings, slice, &mut slices, findings),
-            Manifest::Service(service) if selected(settings, service) => {
+            Manifest::Service(service) if is_selected(settings, service) => {
                 from_service(settings, service, &mut services, findings)
             }
             Manifest::Service(_) => {}
         }
     }
-    let chosen = sets::choose(&settings.alertmanager_endpoints, &slices, &services);
-    findings.extend(chosen.remarks.into_iter().map(|remark| {
-        let candidate =
-            &if remark.source == Source::Slice { &slices } else { &services }[&remark.name];
-        let (kind, key) = if remark.source == Source::Slice {
-            ("EndpointSlice", "endpoints")
-        } else {
-            ("Service", "metadata.name")
+    let selected = sets::select_replicas(&settings.alertmanager_endpoints, &slices, &services);
+    for finding in selected.findings {
+        let ReplicaFinding { severity, source, name, value, problem, fix } = finding;
+        let (candidates, kind, key) = match source {
+            Source::Slice => (&slices, "EndpointSlice", "endpoints"),
+            Source::Service => (&services, "Service", "metadata.name"),
         };
-        let Remark { severity, value, problem, fix, .. } = remark;
-        Finding {
+        findings.push(Finding {
             severity,
             problem,
             fix,
-            ..finding_about(settings, kind, candidate.meta, key, &value)
-        }
-    }));
+            ..finding_about(settings, kind, candidates[&name].meta, key, &value)
+        });
+    }
     let replica = |(index, (source, name)): (u32, (Source, String))| {
         let candidate =
             if source == Source::Slice { slices.remove(&name) } else { services.remove(&name) };
         Some((index, Alertmanager { name, addresses: candidate?.addresses }))
     };
-    chosen.replicas.into_iter().filter_map(replica).collect()
+    selected.replicas.into_iter().filter_map(replica).collect()
 }
 
 fn in_namespace(settings: &Settings, manifest: &Manifest) -> bool {
@@ -92,13 +91,14 @@ fn in_namespace(settings: &Settings, manifest: &Manifest) -> bool {
         .is_none_or(|namespace| namespace == settings.alertmanager_namespace)
 }
 
-fn selected(settings: &Settings, service: &Service) -> bool {
+fn is_selected(settings: &Settings, service: &Service) -> bool {
     settings
         .alertmanager_selector
         .iter()
         .all(|(key, value)| service.meta.labels.get(key) == Some(value))
 }
 
+/// Adds the slice's endpoints to `found`.
 fn from_slice<'a>(
     settings: &Settings,
     slice: &'a EndpointSlice,
@@ -119,7 +119,7 @@ fn from_slice<'a>(
                 .unwrap_or_else(|| format!("{}-{place}", slice.meta.name))
         });
         for address in &endpoint.addresses {
-            match host(settings, address) {
+            match parse_host(settings, address) {
                 Ok(host) => add(found, &name, &slice.meta, HostPort::new(host, port)),
                 Err(error) => findings.push(Finding {
                     severity: Severity::FellBack,
@@ -132,6 +132,7 @@ fn from_slice<'a>(
     }
 }
 
+/// Adds the Service to `found`.
 fn from_service<'a>(
     settings: &Settings,
     service: &'a Service,
@@ -144,7 +145,7 @@ fn from_service<'a>(
         meta.name, settings.alertmanager_namespace, settings.cluster_domain
     );
     let name = service.external_name.as_deref().unwrap_or(&default);
-    match host(settings, name) {
+    match parse_host(settings, name) {
         Ok(host) => add(found, &meta.name, meta, HostPort::new(host, web_port(&service.ports))),
         Err(error) => findings.push(Finding {
             severity: Severity::Rejected,
@@ -155,8 +156,9 @@ fn from_service<'a>(
     }
 }
 
-/// The hub's Envoy sends alerts there, so the rule for clusters' addresses holds here too.
-fn host(settings: &Settings, text: &str) -> Result<Host, NameError> {
+/// Reads a replica's host. The hub's Envoy connects to it, so local addresses are refused as for
+/// clusters.
+fn parse_host(settings: &Settings, text: &str) -> Result<Host, NameError> {
     match text.parse() {
         Ok(host) if is_refused(settings, &host) => Err(NameError(LOCAL.into())),
         parsed => parsed,
@@ -178,7 +180,8 @@ fn add<'a>(found: &mut Candidates<'a>, name: &str, meta: &'a Meta, at: HostPort)
     }
 }
 
-/// The port of the web page: by its usual names, else 9093 where it is listed, else the first.
+/// The port of Alertmanager's HTTP API: the one with a usual name, else 9093 if it is listed, else the
+/// first.
 fn web_port(ports: &[ServicePort]) -> u16 {
     let named = ports.iter().find(|port| ["http-web", "web", "http"].contains(&port.name.as_str()));
     let usual = ports.iter().find(|p| p.port == ports::ALERTMANAGER);

@@ -1,9 +1,9 @@
-//! One Service that is a downstream cluster.
+//! Reads the Service of a downstream cluster.
 
 use super::Finding;
 use super::Severity::{FellBack, Note, Rejected, Warning};
 use super::addresses::addresses;
-use super::reader::{Reader, parse_selector};
+use super::reader::{ServiceReader, parse_selector};
 use super::stores::{note_inexact, stores};
 use crate::annotations;
 use crate::manifest::Service;
@@ -17,14 +17,15 @@ use crate::name::{
 use crate::ports;
 use crate::quantity::Memory;
 
-/// Longest name of a service in SRV records (RFC 6335 §5.1).
+/// Longest service name in an SRV record (RFC 6335 §5.1).
 const SERVICE_NAME_MAX: usize = 15;
 
-/// Reads one Service. There is a cluster unless a finding says that it is rejected; all its mistakes are found at once.
+/// Reads one Service and finds all its mistakes at once. There is a cluster unless a finding rejects
+/// the Service.
 pub(super) fn read(settings: &Settings, service: &Service) -> (Option<Cluster>, Vec<Finding>) {
-    let mut reader = Reader::new(settings, service);
+    let mut reader = ServiceReader::new(settings, service);
     let cluster = cluster(&mut reader);
-    if cluster.is_none() && !reader.rejected() {
+    if cluster.is_none() && !reader.is_rejected() {
         reader.report(
             Rejected,
             "metadata.name",
@@ -33,29 +34,29 @@ pub(super) fn read(settings: &Settings, service: &Service) -> (Option<Cluster>, 
             "please report this",
         );
     }
-    let cluster = cluster.filter(|_| !reader.rejected());
+    let cluster = cluster.filter(|_| !reader.is_rejected());
     if let Some(cluster) = &cluster {
         note_inexact(&mut reader, &cluster.stores);
     }
     (cluster, reader.findings)
 }
 
-fn cluster(reader: &mut Reader<'_>) -> Option<Cluster> {
-    misspelt_keys(reader);
-    not_yet_effective(reader);
-    connect(reader);
+fn cluster(reader: &mut ServiceReader<'_>) -> Option<Cluster> {
+    warn_of_unknown_keys(reader);
+    warn_of_keys_not_yet_effective(reader);
+    check_connect(reader);
     let name = name(reader);
     let addresses = addresses(reader);
     let shards = reader.number(annotations::SHARDS, 1..=crate::model::MAX_STORES, Rejected);
     let stores = stores(reader, shards);
     let store_port_name = store_port_name(reader);
-    let monitoring = |reader: &Reader<'_>, service: &str| {
+    let default_host = |reader: &ServiceReader<'_>, service: &str| {
         format!(
             "{service}.{}.svc.{}",
             reader.settings.downstream_namespace, reader.settings.cluster_domain
         )
     };
-    let default = monitoring(reader, "prometheus-operated");
+    let default = default_host(reader, "prometheus-operated");
     let prometheus = reader.backend(
         annotations::PROMETHEUS_SERVICE,
         &default,
@@ -63,7 +64,7 @@ fn cluster(reader: &mut Reader<'_>) -> Option<Cluster> {
         ports::PROMETHEUS,
     );
     let prometheus_prefix = reader.path_prefix(annotations::PROMETHEUS_PATH_PREFIX);
-    let default = monitoring(reader, "alertmanager-operated");
+    let default = default_host(reader, "alertmanager-operated");
     let alertmanager = reader.backend(
         annotations::ALERTMANAGER_SERVICE,
         &default,
@@ -74,7 +75,7 @@ fn cluster(reader: &mut Reader<'_>) -> Option<Cluster> {
     let prometheus_host = host_header(reader, annotations::PROMETHEUS_HOST_HEADER);
     let alertmanager_host = host_header(reader, annotations::ALERTMANAGER_HOST_HEADER);
     let hub = hub_addresses(reader);
-    let bind = bind(reader);
+    let bind = bind_address(reader);
     let allow_paths = allow_paths(reader);
     let envoy_selectors = envoy_selectors(reader);
     let credential_revision =
@@ -102,7 +103,7 @@ fn cluster(reader: &mut Reader<'_>) -> Option<Cluster> {
     })
 }
 
-fn envoy_memory(reader: &mut Reader<'_>) -> Memory {
+fn envoy_memory(reader: &mut ServiceReader<'_>) -> Memory {
     let Some(value) = reader.value(annotations::ENVOY_MEMORY) else {
         return crate::model::DEFAULT_ENVOY_MEMORY;
     };
@@ -122,7 +123,7 @@ fn envoy_memory(reader: &mut Reader<'_>) -> Memory {
     default
 }
 
-fn name(reader: &mut Reader<'_>) -> Option<ClusterName> {
+fn name(reader: &mut ServiceReader<'_>) -> Option<ClusterName> {
     let name = &reader.service.meta.name;
     match name.parse() {
         Ok(name) => Some(name),
@@ -135,28 +136,25 @@ fn name(reader: &mut Reader<'_>) -> Option<ClusterName> {
     }
 }
 
-/// Keys of Atlas's own domain that nobody reads: a typo must not pass in silence.
-fn misspelt_keys(reader: &mut Reader<'_>) {
+/// Warns of keys of Atlas's domain that are not read, since most are typos.
+fn warn_of_unknown_keys(reader: &mut ServiceReader<'_>) {
     let meta = &reader.service.meta;
     let known: Vec<&str> = [annotations::CLUSTER_LABELS, annotations::CLUSTER_ANNOTATIONS].concat();
     let kinds = [
         ("label", &meta.labels, annotations::CLUSTER_LABELS),
         ("annotation", &meta.annotations, annotations::CLUSTER_ANNOTATIONS),
     ];
-    for (kind, written, wanted) in kinds {
-        for (key, value) in written
-            .iter()
-            .filter(|(key, _)| key.starts_with("goatlas.io/") && !wanted.contains(&key.as_str()))
-        {
+    for (kind, written, read) in kinds {
+        for (key, value) in written {
+            if !key.starts_with("goatlas.io/") || read.contains(&key.as_str()) {
+                continue;
+            }
             let fix = if known.contains(&key.as_str()) {
-                format!(
-                    "it is read as {} only: move it there",
-                    if kind == "label" { "an annotation" } else { "a label" }
-                )
+                let other = if kind == "label" { "an annotation" } else { "a label" };
+                format!("it is read as {other} only: move it there")
             } else {
-                let nearest = known.iter().max_by(|a, b| {
-                    strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key))
-                });
+                let similarity = |known: &str| strsim::jaro_winkler(known, key);
+                let nearest = known.iter().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
                 format!("did you mean {}?", nearest.copied().unwrap_or(annotations::CLUSTER))
             };
             reader.report(Warning, key, value, format!("no such {kind} is read"), fix);
@@ -164,7 +162,7 @@ fn misspelt_keys(reader: &mut Reader<'_>) {
     }
 }
 
-fn not_yet_effective(reader: &mut Reader<'_>) {
+fn warn_of_keys_not_yet_effective(reader: &mut ServiceReader<'_>) {
     for key in [annotations::CREDENTIAL_REVISION, annotations::REVOKE_BELOW] {
         if let Some(value) = reader.value(key) {
             reader.report(
@@ -178,7 +176,7 @@ fn not_yet_effective(reader: &mut Reader<'_>) {
     }
 }
 
-fn connect(reader: &mut Reader<'_>) {
+fn check_connect(reader: &mut ServiceReader<'_>) {
     match reader.value(annotations::CONNECT) {
         None | Some("direct") => {}
         Some("reverse") => {
@@ -201,8 +199,8 @@ fn connect(reader: &mut Reader<'_>) {
     }
 }
 
-/// By which `Host` a backend is asked.
-fn host_header(reader: &mut Reader<'_>, key: &str) -> Option<HostHeader> {
+/// The `Host` header for a web UI's backend.
+fn host_header(reader: &mut ServiceReader<'_>, key: &str) -> Option<HostHeader> {
     match reader.value(key) {
         None => Some(HostHeader::Own),
         Some("hub") => Some(HostHeader::Hub),
@@ -219,8 +217,8 @@ fn host_header(reader: &mut Reader<'_>, key: &str) -> Option<HostHeader> {
     }
 }
 
-/// What the Service itself calls port 10901: Atlas 0.3 called the SRV records after it.
-fn store_port_name(reader: &mut Reader<'_>) -> String {
+/// The Service's own name for port 10901, by which Atlas 0.3 named the SRV records.
+fn store_port_name(reader: &mut ServiceReader<'_>) -> String {
     let port = reader
         .service
         .ports
@@ -240,8 +238,9 @@ fn store_port_name(reader: &mut Reader<'_>) -> String {
     DEFAULT_STORE_PORT_NAME.to_owned()
 }
 
-/// How this cluster reaches the hub: a port counts for xDS alone, alerts keep theirs.
-fn hub_addresses(reader: &mut Reader<'_>) -> Option<HubAddresses> {
+/// The addresses at which this cluster reaches the hub. A port that is written is that of xDS; alerts
+/// go to the same hosts at their own port.
+fn hub_addresses(reader: &mut ServiceReader<'_>) -> Option<HubAddresses> {
     if reader.value(annotations::HUB_ADDRESSES).is_none() && reader.settings.hub_alerts.is_empty() {
         let fix = "start Atlas with --hub-address, or write the address here";
         reader.report(
@@ -264,7 +263,7 @@ fn hub_addresses(reader: &mut Reader<'_>) -> Option<HubAddresses> {
     (!xds.is_empty()).then_some(HubAddresses { xds, alerts })
 }
 
-fn bind(reader: &mut Reader<'_>) -> Option<std::net::IpAddr> {
+fn bind_address(reader: &mut ServiceReader<'_>) -> Option<std::net::IpAddr> {
     match reader.value(annotations::BIND_ADDRESS) {
         None => Some(std::net::Ipv6Addr::UNSPECIFIED.into()),
         Some(value) => {
@@ -281,8 +280,8 @@ fn bind(reader: &mut Reader<'_>) -> Option<std::net::IpAddr> {
     }
 }
 
-/// A wrong prefix opens nothing: what falls away here stays refused.
-fn allow_paths(reader: &mut Reader<'_>) -> Vec<String> {
+/// Path prefixes to allow. An invalid prefix is left out, so its path stays refused.
+fn allow_paths(reader: &mut ServiceReader<'_>) -> Vec<String> {
     let value = reader.value(annotations::ALLOW_PATHS).unwrap_or_default();
     let mut paths = Vec::new();
     for part in value.split(',').map(str::trim).filter(|part| !part.is_empty()) {
@@ -318,7 +317,7 @@ fn allow_paths(reader: &mut Reader<'_>) -> Vec<String> {
     paths
 }
 
-fn envoy_selectors(reader: &mut Reader<'_>) -> std::collections::BTreeMap<String, String> {
+fn envoy_selectors(reader: &mut ServiceReader<'_>) -> std::collections::BTreeMap<String, String> {
     let default = reader.settings.envoy_selectors.clone();
     match reader.value(annotations::ENVOY_SELECTORS).map(|value| (value, parse_selector(value))) {
         None => default,

@@ -1,4 +1,4 @@
-//! Reads the keys of one Service and collects what is wrong with them.
+//! Reads the keys of one cluster's Service and collects findings about them.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -11,19 +11,19 @@ use crate::manifest::Service;
 use crate::model::Settings;
 use crate::name::{Host, HostPort, NameError, is_dns_label, parse_path_prefix};
 
-/// One Service being read. Methods return `None` where they reported a mistake that rejects the Service.
-pub(super) struct Reader<'a> {
+/// Reads one Service. A method that returns `None` for a key that is there has reported a finding.
+pub(super) struct ServiceReader<'a> {
     pub(super) settings: &'a Settings,
     pub(super) service: &'a Service,
     pub(super) findings: Vec<Finding>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> ServiceReader<'a> {
     pub(super) fn new(settings: &'a Settings, service: &'a Service) -> Self {
         Self { settings, service, findings: Vec::new() }
     }
 
-    /// The value of a key, without surrounding blanks; an empty one counts as not given.
+    /// The value of a label or annotation, without blanks around it. An empty value counts as absent.
     pub(super) fn value(&self, key: &str) -> Option<&'a str> {
         let meta = &self.service.meta;
         let value = if annotations::CLUSTER_LABELS.contains(&key) {
@@ -34,11 +34,12 @@ impl<'a> Reader<'a> {
         value.map(|value| value.trim()).filter(|value| !value.is_empty())
     }
 
-    /// Whether something has been found that rejects the Service.
-    pub(super) fn rejected(&self) -> bool {
+    /// Whether a finding rejects the Service.
+    pub(super) fn is_rejected(&self) -> bool {
         self.findings.iter().any(|finding| finding.severity == Severity::Rejected)
     }
 
+    /// Adds a finding about `key`.
     pub(super) fn report(
         &mut self,
         severity: Severity,
@@ -55,6 +56,7 @@ impl<'a> Reader<'a> {
         });
     }
 
+    /// Adds a finding that rejects the Service.
     pub(super) fn reject<T>(
         &mut self,
         key: &str,
@@ -66,7 +68,7 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// A decimal number within a range.
+    /// A decimal number within `range`; a finding of `severity` for anything else.
     pub(super) fn number<N>(
         &mut self,
         key: &str,
@@ -94,7 +96,8 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A service inside the downstream cluster: a host by `key`, its port by `port_key`.
+    /// The address of a Service inside the downstream cluster: its host from `key`, its port from
+    /// `port_key`.
     pub(super) fn backend(
         &mut self,
         key: &str,
@@ -109,8 +112,8 @@ impl<'a> Reader<'a> {
         };
         match host {
             Ok(host) => {
-                let at = self.not_local(key, HostPort::new(host, port))?;
-                Some(HostPort::new(self.complete(at.host), port))
+                let at = self.reject_local(key, HostPort::new(host, port))?;
+                Some(HostPort::new(self.complete_host(at.host), port))
             }
             Err((value, error)) => self.reject(
                 key,
@@ -121,14 +124,15 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A comma-separated list of `host[:port]`, without repetitions; `None` where the key is absent or wrong.
+    /// A comma-separated list of `host[:port]` without duplicates. `None` where the key is absent or
+    /// invalid.
     pub(super) fn hosts(&mut self, key: &str, default_port: u16) -> Option<Vec<HostPort>> {
         let value = self.value(key)?;
         let parts = value.split(',').map(str::trim).filter(|part| !part.is_empty());
         self.parse_hosts(key, parts, default_port)
     }
 
-    /// The same for texts that are apart already.
+    /// Like [`Self::hosts`], for texts that are already split.
     pub(super) fn parse_hosts<'t>(
         &mut self,
         key: &str,
@@ -138,7 +142,7 @@ impl<'a> Reader<'a> {
         let mut hosts = Vec::new();
         for part in parts {
             let host = match HostPort::parse(part, default_port) {
-                Ok(host) => self.not_local(key, host)?,
+                Ok(host) => self.reject_local(key, host)?,
                 Err(error) => {
                     return self.reject(key, part, error, "write `host`, `host:port`, `1.2.3.4` or `[fd00::1]:port`, separated by commas");
                 }
@@ -150,8 +154,8 @@ impl<'a> Reader<'a> {
         Some(hosts)
     }
 
-    /// Refuses addresses that lead to the Envoy's own machine, its neighbours or a metadata service.
-    pub(super) fn not_local(&mut self, key: &str, at: HostPort) -> Option<HostPort> {
+    /// Rejects a local address, see [`Host::is_local`], unless the settings allow it.
+    pub(super) fn reject_local(&mut self, key: &str, at: HostPort) -> Option<HostPort> {
         if is_refused(self.settings, &at.host) {
             let fix =
                 "write the cluster's real address (or start Atlas with --allow-local-addresses)";
@@ -160,8 +164,9 @@ impl<'a> Reader<'a> {
         Some(at)
     }
 
-    /// Completes `service.namespace` and `service.namespace.svc`, which people could write while a search list stood behind them.
-    pub(super) fn complete(&self, host: Host) -> Host {
+    /// Appends the cluster domain to `service.namespace` and `service.namespace.svc`. Atlas 0.3 left
+    /// that to the Envoy's DNS search list.
+    pub(super) fn complete_host(&self, host: Host) -> Host {
         let Host::Name(name) = &host else { return host };
         let domain = &self.settings.cluster_domain;
         match name.split('.').collect::<Vec<_>>().as_slice() {
@@ -173,10 +178,11 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Completes a single label too, since a pod's name is to stand before it: the two together have a dot, behind which no
-    /// search list stands. A single label alone is left to the Envoy's search list, as in Atlas 0.3: it may be a Service of the
-    /// Envoy's own namespace, or a name that only its `/etc/hosts` or its container network has.
-    pub(super) fn complete_before_a_pod(&self, service: &str) -> String {
+    /// Appends namespace and domain to a single label too. A pod's name is put before the result, and
+    /// resolvers use no search list for a name with dots. A label without a pod before it stays as
+    /// it is, as in Atlas 0.3: it may be a Service in the Envoy's namespace, or a name that only the
+    /// Envoy's `/etc/hosts` or its container network has.
+    pub(super) fn complete_pod_domain(&self, service: &str) -> String {
         match service.contains('.') {
             true => service.to_owned(),
             false => format!(
@@ -186,7 +192,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A path prefix: empty, or `/` and no slash at the end.
+    /// A path prefix, see [`parse_path_prefix`]; empty where the key is absent.
     pub(super) fn path_prefix(&mut self, key: &str) -> Option<String> {
         match self.value(key) {
             None => Some(String::new()),
@@ -203,23 +209,27 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Reads `key=value,key=value`, as `kubectl -l` does for equality; `==` too.
+/// Reads the equality requirements of a label selector, as `kubectl -l` does: `key=value,key=value`,
+/// or with `==`.
+///
+/// # Errors
+/// Another form of requirement, or no requirement at all.
 pub fn parse_selector(text: &str) -> Result<BTreeMap<String, String>, NameError> {
     let mut labels = BTreeMap::new();
     for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-        let wrong = || match part == text.trim() {
+        let invalid = || match part == text.trim() {
             true => NameError("is not `key=value`".into()),
             false => NameError(format!("has {part:?}, which is not `key=value`")),
         };
-        let (key, value) = part.split_once('=').ok_or_else(wrong)?;
+        let (key, value) = part.split_once('=').ok_or_else(invalid)?;
         let value = value.strip_prefix('=').unwrap_or(value);
-        let fine = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
+        let is_allowed = |b: u8| b.is_ascii_alphanumeric() || b"-_./".contains(&b);
         if key.is_empty()
             || key.ends_with('!')
-            || !key.bytes().all(fine)
-            || !value.bytes().all(fine)
+            || !key.bytes().all(is_allowed)
+            || !value.bytes().all(is_allowed)
         {
-            return Err(wrong());
+            return Err(invalid());
         }
         labels.insert(key.to_owned(), value.to_owned());
     }

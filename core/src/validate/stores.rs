@@ -1,23 +1,24 @@
-//! Where the stores of a cluster are: from replicas, shards and names.
+//! The addresses of a cluster's stores, from its replicas, shards and names.
 //!
-//! Pods have names in DNS under their StatefulSet's governing Service alone. That is `prometheus-operated` unless the
-//! Prometheus resource says otherwise (`spec.serviceName`), and people often name another Service of the same pods, such as
-//! kube-prometheus-stack's `…-thanos-discovery`. So a pod is looked for under both: whichever has the name, it is the same pod.
+//! DNS has a pod's name only below the governing Service of its StatefulSet. That is
+//! `prometheus-operated` unless the Prometheus resource has another `spec.serviceName`. The annotation
+//! often names another Service of the same pods, such as kube-prometheus-stack's
+//! `…-thanos-discovery`. So each pod gets a name below both Services; whichever exists is that pod.
 
 use super::Severity::{Note, Rejected};
-use super::reader::Reader;
+use super::reader::ServiceReader;
 use crate::annotations;
 use crate::model::Store;
 use crate::name::{Host, HostPort, is_dns_label, is_dns_name};
 use crate::ports;
 
-/// The governing Service of the operator's StatefulSets.
-const GOVERNING: &str = "prometheus-operated";
+/// The governing Service of the Prometheus operator's StatefulSets.
+const GOVERNING_SERVICE: &str = "prometheus-operated";
 
-/// Expands replicas, shards and names into stores: N = shard × replicas + replica.
-pub(super) fn stores(reader: &mut Reader<'_>, shards: Option<u32>) -> Option<Vec<Store>> {
+/// The stores of a cluster. The index of one is shard × replicas + replica.
+pub(super) fn stores(reader: &mut ServiceReader<'_>, shards: Option<u32>) -> Option<Vec<Store>> {
     let default = format!(
-        "{GOVERNING}.{}.svc.{}",
+        "{GOVERNING_SERVICE}.{}.svc.{}",
         reader.settings.downstream_namespace, reader.settings.cluster_domain
     );
     let service = reader.backend(
@@ -62,8 +63,10 @@ pub(super) fn stores(reader: &mut Reader<'_>, shards: Option<u32>) -> Option<Vec
     pods(reader, named, &service, replicas.unwrap_or(1), shards.unwrap_or(1))
 }
 
+/// The stores that [`annotations::THANOS_REPLICA_HOSTS`] lists. `expected` is replicas × shards, if
+/// either is given.
 fn replica_hosts(
-    reader: &mut Reader<'_>,
+    reader: &mut ServiceReader<'_>,
     hosts: Vec<HostPort>,
     expected: Option<u64>,
 ) -> Option<Vec<Store>> {
@@ -95,15 +98,15 @@ fn replica_hosts(
     }
     let store = |(index, at): (u32, HostPort)| Store {
         index,
-        at: HostPort::new(reader.complete(at.host.clone()), at.port),
+        at: HostPort::new(reader.complete_host(at.host.clone()), at.port),
         fallbacks: Vec::new(),
         exact: true,
     };
     Some((0..).zip(hosts).map(store).collect())
 }
 
-/// Says of a cluster that counts why its stores aren't exact, and how they become so.
-pub(super) fn note_inexact(reader: &mut Reader<'_>, stores: &[Store]) {
+/// Notes why a valid cluster's stores are not exact, and how they become exact.
+pub(super) fn note_inexact(reader: &mut ServiceReader<'_>, stores: &[Store]) {
     let Some(store) = stores.first().filter(|store| !store.exact) else { return };
     let problem = match store.fallbacks.is_empty() {
         true => {
@@ -121,9 +124,11 @@ pub(super) fn note_inexact(reader: &mut Reader<'_>, stores: &[Store]) {
     reader.report(Note, annotations::PROMETHEUS_NAME, "", problem, fix);
 }
 
-/// The operator's pods: `prometheus-<name>[-shard-S]-N.<service>`; shard 0 goes without its number.
+/// Stores at the Prometheus operator's pods, `prometheus-<name>[-shard-S]-N.<service>`. The name of
+/// shard 0 has no shard number. Without the resource's name (`named`), the Service is the last
+/// address of each store.
 fn pods(
-    reader: &mut Reader<'_>,
+    reader: &mut ServiceReader<'_>,
     named: Option<&str>,
     service: &HostPort,
     replicas: u32,
@@ -134,13 +139,13 @@ fn pods(
         let fix = format!("list the replicas in {}", annotations::THANOS_REPLICA_HOSTS);
         return reader.reject(annotations::THANOS_SERVICE, &service.host.to_string(), problem, fix);
     };
-    let domains = domains(reader, given);
+    let domains = pod_domains(reader, given);
     let name = named.unwrap_or(crate::model::DEFAULT_PROMETHEUS_NAME);
     let mut stores = Vec::new();
     for shard in 0..shards {
         for replica in 0..replicas {
-            let part = if shard == 0 { String::new() } else { format!("-shard-{shard}") };
-            let pod = format!("prometheus-{name}{part}-{replica}");
+            let shard_part = if shard == 0 { String::new() } else { format!("-shard-{shard}") };
+            let pod = format!("prometheus-{name}{shard_part}-{replica}");
             if !is_dns_label(&pod) {
                 return reader.reject(
                     annotations::PROMETHEUS_NAME,
@@ -173,12 +178,14 @@ fn pods(
     Some(stores)
 }
 
-/// The Services under which pods may have names: the one that is given, and the operator's governing one of its namespace.
-fn domains(reader: &Reader<'_>, given: &str) -> Vec<String> {
-    let given = reader.complete_before_a_pod(given);
+/// The Services below which pods may have names: `given`, and the governing one in its namespace.
+fn pod_domains(reader: &ServiceReader<'_>, given: &str) -> Vec<String> {
+    let given = reader.complete_pod_domain(given);
     let governing = match given.split_once('.') {
-        Some((service, rest)) if service != GOVERNING && rest.split('.').nth(1) == Some("svc") => {
-            Some(format!("{GOVERNING}.{rest}"))
+        Some((service, rest))
+            if service != GOVERNING_SERVICE && rest.split('.').nth(1) == Some("svc") =>
+        {
+            Some(format!("{GOVERNING_SERVICE}.{rest}"))
         }
         _ => None,
     };

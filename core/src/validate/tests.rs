@@ -28,19 +28,19 @@ impl Keys for Service {
     }
 }
 
-pub(super) fn take(services: Vec<Service>) -> Validation {
+pub(super) fn validate_services(services: Vec<Service>) -> Validation {
     let manifests: Vec<Manifest> = services.into_iter().map(Manifest::Service).collect();
     validate(&Settings::default(), &manifests, None)
 }
 
 pub(super) fn only(service: Service) -> Cluster {
-    let intake = take(vec![service]);
+    let validation = validate_services(vec![service]);
     assert!(
-        intake.findings.iter().all(|finding| finding.severity >= Severity::Warning),
+        validation.findings.iter().all(|finding| finding.severity >= Severity::Warning),
         "{:?}",
-        intake.findings
+        validation.findings
     );
-    intake
+    validation
         .fleet
         .clusters
         .into_values()
@@ -50,9 +50,9 @@ pub(super) fn only(service: Service) -> Cluster {
 }
 
 pub(super) fn rejection(service: Service) -> Finding {
-    let intake = take(vec![service, cluster("bystander")]);
-    assert_eq!(intake.fleet.clusters.len(), 1, "the bad one is left out, the other is not");
-    intake.findings.into_iter().find(|f| f.severity == Severity::Rejected).expect("a rejection")
+    let validation = validate_services(vec![service, cluster("bystander")]);
+    assert_eq!(validation.fleet.clusters.len(), 1, "the bad one is left out, the other is not");
+    validation.findings.into_iter().find(|f| f.severity == Severity::Rejected).expect("a rejection")
 }
 
 pub(super) fn stores(cluster: &Cluster) -> Vec<String> {
@@ -71,7 +71,7 @@ fn a_bare_service_is_a_cluster_with_one_store() {
 }
 
 #[test]
-fn replicas_are_addressed_by_their_pods_with_the_service_as_last_resort() {
+fn replicas_have_their_pods_addresses_then_the_service_s() {
     let cluster = only(cluster("tokyo").label(annotations::REPLICAS, "2"));
     assert_eq!(
         stores(&cluster)[1],
@@ -137,10 +137,10 @@ fn addresses_win_over_external_ips() {
 fn a_cluster_without_addresses_awaits_its_own() {
     let mut service = cluster("t");
     service.external_ips.clear();
-    let intake = take(vec![service]);
-    assert!(intake.fleet.clusters.values().next().unwrap().addresses.is_empty());
+    let validation = validate_services(vec![service]);
+    assert!(validation.fleet.clusters.values().next().unwrap().addresses.is_empty());
     assert!(
-        intake
+        validation
             .findings
             .iter()
             .any(|f| f.severity == Severity::Note && f.problem.contains("awaiting"))
@@ -264,13 +264,13 @@ fn harmless_mistakes_fall_back() {
     let service = cluster("t")
         .annotation(annotations::ALLOW_PATHS, "/-/reload,debug")
         .annotation(annotations::ENVOY_SELECTORS, "nonsense");
-    let intake = take(vec![
+    let validation = validate_services(vec![
         service
             .annotation(annotations::ENVOY_REPLICAS, "many")
             .annotation(annotations::CREDENTIAL_REVISION, "0"),
     ]);
-    assert_eq!(intake.fleet.clusters.values().next().unwrap().allow_paths, ["/-/reload"]);
-    let fell: Vec<&str> = intake
+    assert_eq!(validation.fleet.clusters.values().next().unwrap().allow_paths, ["/-/reload"]);
+    let fell: Vec<&str> = validation
         .findings
         .iter()
         .filter(|f| f.severity == Severity::FellBack)
@@ -287,17 +287,17 @@ fn harmless_mistakes_fall_back() {
 }
 
 #[test]
-fn an_allowed_path_that_was_never_refused_is_noticed() {
-    let intake = take(vec![cluster("t").annotation(
+fn an_allowed_path_that_is_not_refused_is_noted() {
+    let validation = validate_services(vec![cluster("t").annotation(
         annotations::ALLOW_PATHS,
         "/-,/api/v1/,/graph,/-/reload,/debug/pprof,/debugger",
     )]);
     assert_eq!(
-        intake.fleet.clusters.values().next().unwrap().allow_paths,
+        validation.fleet.clusters.values().next().unwrap().allow_paths,
         ["/-/reload", "/debug/pprof"]
     );
     let noted: Vec<&Finding> =
-        intake.findings.iter().filter(|f| f.key == annotations::ALLOW_PATHS).collect();
+        validation.findings.iter().filter(|f| f.key == annotations::ALLOW_PATHS).collect();
     assert!(
         noted.iter().all(|f| f.severity == Severity::Note
             && f.fix.contains("/-/quit")
@@ -309,7 +309,7 @@ fn an_allowed_path_that_was_never_refused_is_noticed() {
 }
 
 #[test]
-fn a_zone_without_addresses_is_noticed_once_it_has_stores() {
+fn a_zone_with_stores_but_no_addresses_is_warned_of() {
     let noted = |services: Vec<Service>, settings: &Settings| {
         let manifests: Vec<Manifest> = services.into_iter().map(Manifest::Service).collect();
         validate(settings, &manifests, None)
@@ -335,9 +335,9 @@ fn the_service_s_own_name_for_a_store_s_port_is_kept() {
             .map(|(name, port)| ServicePort { name: (*name).into(), port: *port })
             .collect();
         let cluster = Service { ports, ..cluster("t") };
-        let intake = take(vec![cluster]);
-        let notes = intake.findings.iter().filter(|f| f.key == "spec.ports").count();
-        (intake.fleet.clusters.into_values().next().unwrap().store_port_name.clone(), notes)
+        let validation = validate_services(vec![cluster]);
+        let notes = validation.findings.iter().filter(|f| f.key == "spec.ports").count();
+        (validation.fleet.clusters.into_values().next().unwrap().store_port_name.clone(), notes)
     };
     assert_eq!(named(&[]), ("grpc".into(), 0));
     assert_eq!(named(&[("", 10901)]), ("grpc".into(), 0));
@@ -350,12 +350,12 @@ fn the_service_s_own_name_for_a_store_s_port_is_kept() {
 
 #[test]
 fn a_key_that_is_not_read_is_a_warning() {
-    let intake = take(vec![
+    let validation = validate_services(vec![
         cluster("t")
             .annotation("goatlas.io/prometheus-nam", "x")
             .annotation(annotations::REPLICAS, "2"),
     ]);
-    let warnings = intake.findings.iter().filter(|f| f.severity == Severity::Warning);
+    let warnings = validation.findings.iter().filter(|f| f.severity == Severity::Warning);
     let fixes: Vec<&str> = warnings.map(|f| f.fix.as_str()).collect();
     assert!(
         fixes.iter().any(|fix| fix.contains("did you mean goatlas.io/prometheus-name?")),
@@ -366,7 +366,7 @@ fn a_key_that_is_not_read_is_a_warning() {
 
 #[test]
 fn a_mistake_in_a_known_cluster_leaves_its_last_good_configuration() {
-    let good = take(vec![cluster("t").label(annotations::REPLICAS, "2")]);
+    let good = validate_services(vec![cluster("t").label(annotations::REPLICAS, "2")]);
     let wrong = Manifest::Service(cluster("t").label(annotations::REPLICAS, "2x"));
     let after = validate(&Settings::default(), &[wrong], Some(&good.fleet));
     assert_eq!(after.fleet, good.fleet);
@@ -374,7 +374,7 @@ fn a_mistake_in_a_known_cluster_leaves_its_last_good_configuration() {
 }
 
 #[test]
-fn replica_services_false_labels_and_other_namespaces_are_no_clusters() {
+fn replica_services_and_other_namespaces_are_no_clusters() {
     let mut elsewhere = cluster("far");
     elsewhere.meta.namespace = Some("default".into());
     let services = vec![
@@ -382,13 +382,13 @@ fn replica_services_false_labels_and_other_namespaces_are_no_clusters() {
         cluster("b").label(annotations::CLUSTER, "false"),
         elsewhere,
     ];
-    let intake = take(services);
-    assert!(intake.fleet.clusters.is_empty());
+    let validation = validate_services(services);
+    assert!(validation.fleet.clusters.is_empty());
     assert_eq!(
-        intake.findings.len(),
+        validation.findings.len(),
         1,
         "only the one elsewhere is worth a word: {:?}",
-        intake.findings
+        validation.findings
     );
 }
 
@@ -538,7 +538,7 @@ fn an_alertmanager_at_a_local_address_is_left_out() {
 
 proptest! {
     #[test]
-    fn no_service_makes_intake_panic_and_every_rejection_speaks(
+    fn no_service_makes_validation_panic_and_every_rejection_has_a_finding(
         name in ".{0,20}|[a-z]{1,5}",
         pairs in proptest::collection::vec((0..annotations::CLUSTER_ANNOTATIONS.len(), ".{0,24}|[0-9]{1,4}|[a-z.]{1,10}(:[0-9]{1,5})?"), 0..6),
         replicas in proptest::option::of("[0-9]{1,4}|.{0,4}"),
@@ -550,20 +550,20 @@ proptest! {
         if let Some(replicas) = replicas {
             service = service.label(annotations::REPLICAS, &replicas);
         }
-        let intake = take(vec![service]);
-        let rejected = intake.findings.iter().any(|f| f.severity == Severity::Rejected);
-        prop_assert_eq!(intake.fleet.clusters.is_empty(), rejected);
-        for finding in &intake.findings {
+        let validation = validate_services(vec![service]);
+        let rejected = validation.findings.iter().any(|f| f.severity == Severity::Rejected);
+        prop_assert_eq!(validation.fleet.clusters.is_empty(), rejected);
+        for finding in &validation.findings {
             prop_assert!(!finding.problem.contains("BUG"), "{}", finding);
         }
     }
 
     #[test]
-    fn the_order_of_the_facts_does_not_matter(names in proptest::collection::btree_set("[b-g]{1,3}", 1..6), seed: u64) {
+    fn the_order_of_the_manifests_does_not_matter(names in proptest::collection::btree_set("[b-g]{1,3}", 1..6), seed: u64) {
         let mut services: Vec<Service> = names.iter().map(|name| cluster(name)).collect();
-        let forward = take(services.clone());
+        let forward = validate_services(services.clone());
         let by = services.len();
         services.rotate_left(seed as usize % by);
-        prop_assert_eq!(take(services), forward);
+        prop_assert_eq!(validate_services(services), forward);
     }
 }

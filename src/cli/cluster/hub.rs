@@ -138,7 +138,8 @@ pub fn remove(
 
 /// Which clusters there are.
 fn others(hub: &Admin) -> anyhow::Result<String> {
-    let names: Vec<String> = hub.clusters()?.iter().map(|fact| fact.meta().name.clone()).collect();
+    let names: Vec<String> =
+        hub.clusters()?.iter().map(|manifest| manifest.meta().name.clone()).collect();
     Ok(if names.is_empty() {
         "there is none at all".into()
     } else {

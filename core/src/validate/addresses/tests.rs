@@ -1,6 +1,6 @@
 use crate::annotations;
 use crate::manifest::Service;
-use crate::validate::tests::{Keys, cluster, only, rejection, take};
+use crate::validate::tests::{Keys, cluster, only, rejection, validate_services};
 use crate::validate::{Finding, Severity};
 
 fn addresses(service: &Service) -> Vec<String> {
@@ -14,7 +14,7 @@ fn notes(service: Service) -> Vec<Finding> {
         annotations::EXTERNAL_NAME,
         annotations::SERVICE_TYPE,
     ];
-    take(vec![service])
+    validate_services(vec![service])
         .findings
         .into_iter()
         .filter(|finding| of_addresses.contains(&finding.key.as_str()))
@@ -64,7 +64,7 @@ fn a_wrong_external_name_is_named() {
 }
 
 #[test]
-fn external_ips_that_kube_proxy_takes_are_noticed() {
+fn external_ips_that_kube_proxy_serves_are_warned_of() {
     let captured = Service { cluster_ip: true, ..cluster("t") };
     let found = notes(captured.clone());
     let [note] = found.as_slice() else { panic!("{found:?}") };

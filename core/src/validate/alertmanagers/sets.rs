@@ -1,8 +1,9 @@
-//! Which of the Alertmanagers found are the hub's, and the index of each.
+//! Selects the hub's Alertmanager replicas among the candidates, and gives each its index.
 //!
-//! A StatefulSet's pods are numbered, and so are the Services that kube-prometheus-stack makes for each replica (`servicePerReplica`).
-//! Names that are alike but for their number are a **set**. There is one set for the hub: the number is the index, whoever else is
-//! there. Who has no number stands for others, or has an index that follows from the name.
+//! Names of a StatefulSet's pods end in a number, and so do those of the Services that
+//! kube-prometheus-stack makes for each replica (`servicePerReplica`). Names that differ only in this
+//! number are a **set**. One set is the hub's Alertmanager, and the number is a replica's index. A name
+//! without a number is a Service in front of a set, or gets its index from a hash of the name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,85 +12,93 @@ use sha2::{Digest, Sha256};
 use super::{Candidates, Source};
 use crate::validate::Severity;
 
-/// Numbers are below this; what has none has an index from here on.
+/// Numbers in names are below this. Indices of names without a number begin here.
 const UNNUMBERED: u32 = 1000;
-/// How many of these indices there are. Two of ten names have the same in one of 20,000 fleets.
+/// How many indices there are for names without a number. Of ten names, two have the same hash in one
+/// of 20,000 fleets.
 const HASHES: u32 = 999_000;
 
-/// What came of it.
-pub(super) struct Chosen {
-    /// By index: where each is found, and its name.
+/// The result of [`select_replicas`].
+pub(super) struct SelectedReplicas {
+    /// The source and name of each replica, by index.
     pub replicas: BTreeMap<u32, (Source, String)>,
-    /// What people should know.
-    pub remarks: Vec<Remark>,
+    pub findings: Vec<ReplicaFinding>,
 }
 
-/// Something to know about a name.
-pub(super) struct Remark {
+/// A finding about a candidate.
+pub(super) struct ReplicaFinding {
     pub severity: Severity,
     pub source: Source,
-    /// The name.
+    /// The candidate's name.
     pub name: String,
-    /// What of it.
+    /// The name, or the part of it, that the finding quotes.
     pub value: String,
     pub problem: String,
     pub fix: String,
 }
 
-/// Names of one source that are alike but for their number.
+/// The sets of one source: by the part before the number, names by number.
 type Sets<'a> = BTreeMap<&'a str, BTreeMap<u32, &'a str>>;
 
-/// `endpoints` is the Service whose slices were read.
-pub(super) fn choose(
+/// `endpoints` is the name of the Service whose slices were read.
+pub(super) fn select_replicas(
     endpoints: &str,
     slices: &Candidates<'_>,
     services: &Candidates<'_>,
-) -> Chosen {
-    let prefixes: BTreeSet<&str> =
-        slices.keys().chain(services.keys()).filter_map(|name| Some(number(name)?.0)).collect();
-    let (pods, other_pods) = sort(slices, &prefixes);
-    let (named, other_named) = sort(services, &prefixes);
-    // Whose set is meant: a Service that stands for one of them is called as it is.
-    let meant =
-        |set: &str| other_named.iter().chain([&endpoints]).any(|service| stands_for(service, set));
+) -> SelectedReplicas {
+    let prefixes: BTreeSet<&str> = slices
+        .keys()
+        .chain(services.keys())
+        .filter_map(|name| Some(split_number(name)?.0))
+        .collect();
+    let (pods, other_pods) = split_into_sets(slices, &prefixes);
+    let (named, other_named) = split_into_sets(services, &prefixes);
+    // A Service in front of a set tells which set is meant.
+    let meant = |set: &str| {
+        other_named.iter().chain([&endpoints]).any(|service| is_in_front_of(service, set))
+    };
     let pick = |sets: &Sets<'_>| {
         sets.keys().find(|set| meant(set)).or(sets.keys().next()).map(|set| (*set).to_owned())
     };
-    let mut chosen = Chosen { replicas: BTreeMap::new(), remarks: Vec::new() };
+    let mut selected = SelectedReplicas { replicas: BTreeMap::new(), findings: Vec::new() };
     if let Some(set) = pick(&pods) {
-        chosen.take(Source::Slice, &set, &pods, endpoints);
-        chosen.pass_over(Source::Slice, &set, &other_pods);
-        // Services of the same replicas, for those that the slices don't have (yet). Others of these numbers are taken for the same.
+        selected.select_set(Source::Slice, &set, &pods, endpoints);
+        selected.note_unnumbered(Source::Slice, &set, &other_pods);
+        // A Service of the same set adds a replica that the slices don't have yet.
         for (prefix, members) in &named {
             let missing =
                 members.iter().filter(|(number, _)| !pods[set.as_str()].contains_key(number));
             for (number, name) in missing {
-                if *prefix == set || stands_for(prefix, &set) {
-                    chosen.replicas.insert(*number, (Source::Service, (*name).to_owned()));
+                if *prefix == set || is_in_front_of(prefix, &set) {
+                    selected.replicas.insert(*number, (Source::Service, (*name).to_owned()));
                 } else {
-                    chosen.leave_out(Source::Service, name, prefix, &set, endpoints);
+                    selected.report_other_set(Source::Service, name, prefix, &set, endpoints);
                 }
             }
         }
     } else if let Some(set) = pick(&named) {
-        chosen.take(Source::Service, &set, &named, endpoints);
-        chosen.pass_over(Source::Service, &set, &other_named);
-        chosen.pass_over(Source::Slice, &set, &other_pods);
+        selected.select_set(Source::Service, &set, &named, endpoints);
+        selected.note_unnumbered(Source::Service, &set, &other_named);
+        selected.note_unnumbered(Source::Slice, &set, &other_pods);
     } else if other_pods.is_empty() {
-        chosen.by_name(Source::Service, &other_named);
+        selected.select_by_name(Source::Service, &other_named);
     } else {
-        chosen.by_name(Source::Slice, &other_pods);
+        selected.select_by_name(Source::Slice, &other_pods);
     }
-    chosen
+    selected
 }
 
-/// The sets among names, and those that are in none. `prefixes` are all there are, of any source.
-fn sort<'a>(names: &'a Candidates<'_>, prefixes: &BTreeSet<&str>) -> (Sets<'a>, Vec<&'a str>) {
+/// Splits names into sets and names that are in none. `prefixes` are those of all sources.
+fn split_into_sets<'a>(
+    names: &'a Candidates<'_>,
+    prefixes: &BTreeSet<&str>,
+) -> (Sets<'a>, Vec<&'a str>) {
     let (mut sets, mut others) = (Sets::new(), Vec::new());
     for name in names.keys() {
-        // `alertmanager-2` beside `alertmanager-2-0` stands for that one, and is no third `alertmanager`.
-        let is_prefix = prefixes.iter().any(|prefix| stands_for(name, prefix));
-        match number(name).filter(|_| !is_prefix) {
+        // Beside `alertmanager-2-0`, `alertmanager-2` is the Service in front of that set, not
+        // replica 2 of `alertmanager`.
+        let is_in_front = prefixes.iter().any(|prefix| is_in_front_of(name, prefix));
+        match split_number(name).filter(|_| !is_in_front) {
             Some((prefix, number)) => {
                 sets.entry(prefix).or_default().insert(number, name.as_str());
             }
@@ -99,43 +108,53 @@ fn sort<'a>(names: &'a Candidates<'_>, prefixes: &BTreeSet<&str>) -> (Sets<'a>, 
     (sets, others)
 }
 
-/// Whether this is how a Service in front of a set is called: as the set, or as the Prometheus operator's Alertmanager, whose pods are
-/// `alertmanager-NAME-N`.
-fn stands_for(service: &str, set: &str) -> bool {
+/// Whether a Service in front of a set has this name: that of the set, or that of the Prometheus
+/// operator's Alertmanager resource, whose pods are `alertmanager-NAME-N`.
+fn is_in_front_of(service: &str, set: &str) -> bool {
     service == set || set.strip_prefix("alertmanager-") == Some(service)
 }
 
-/// What stands before the number at the end of a StatefulSet pod's name, and the number.
-fn number(name: &str) -> Option<(&str, u32)> {
+/// Splits a StatefulSet pod's name into the part before its number, and the number.
+fn split_number(name: &str) -> Option<(&str, u32)> {
     let (prefix, digits) = name.rsplit_once('-')?;
-    let plain = !prefix.is_empty()
+    let is_number = !prefix.is_empty()
         && digits.bytes().all(|b| b.is_ascii_digit())
         && (digits == "0" || !digits.starts_with('0'));
-    let number = plain.then(|| digits.parse().ok()).flatten()?;
+    let number = is_number.then(|| digits.parse().ok()).flatten()?;
     (number < UNNUMBERED).then_some((prefix, number))
 }
 
-/// The first of the indices that a name without a number can have.
-fn hashed(name: &str) -> u32 {
+/// The index of a name without a number, unless another name has it.
+fn hashed_index(name: &str) -> u32 {
     let digest = Sha256::digest(name);
     UNNUMBERED + u32::from_be_bytes([digest[0], digest[1], digest[2], digest[3]]) % HASHES
 }
 
-impl Chosen {
-    /// This set of all, and no other.
-    fn take(&mut self, source: Source, set: &str, of: &Sets<'_>, endpoints: &str) {
-        for (prefix, members) in of {
+impl SelectedReplicas {
+    /// Selects the replicas of `set`, and reports every other set.
+    fn select_set(&mut self, source: Source, set: &str, sets: &Sets<'_>, endpoints: &str) {
+        for (prefix, members) in sets {
             match (*prefix == set, members.values().next()) {
                 (true, _) => self.replicas.extend(
                     members.iter().map(|(number, name)| (*number, (source, (*name).to_owned()))),
                 ),
-                (false, Some(first)) => self.leave_out(source, first, prefix, set, endpoints),
+                (false, Some(first)) => {
+                    self.report_other_set(source, first, prefix, set, endpoints)
+                }
                 (false, None) => {}
             }
         }
     }
 
-    fn leave_out(&mut self, source: Source, name: &str, prefix: &str, set: &str, endpoints: &str) {
+    /// Reports that the names with this prefix are in another set than the selected one.
+    fn report_other_set(
+        &mut self,
+        source: Source,
+        name: &str,
+        prefix: &str,
+        set: &str,
+        endpoints: &str,
+    ) {
         let fix = match source {
             Source::Slice => format!(
                 "several Alertmanagers are behind the Service {endpoints}: start Atlas with --alertmanager-endpoints and the name of a Service \
@@ -145,9 +164,10 @@ impl Chosen {
                 "let --alertmanager-selector select the Services of one Alertmanager only".into()
             }
         };
-        let of_set = |remark: &Remark| remark.source == source && remark.value == prefix;
-        if !self.remarks.iter().any(of_set) {
-            self.remarks.push(Remark {
+        let is_reported =
+            |finding: &ReplicaFinding| finding.source == source && finding.value == prefix;
+        if !self.findings.iter().any(is_reported) {
+            self.findings.push(ReplicaFinding {
                 severity: Severity::FellBack,
                 source,
                 name: name.to_owned(),
@@ -158,9 +178,9 @@ impl Chosen {
         }
     }
 
-    /// Who has no number beside a set.
-    fn pass_over(&mut self, source: Source, set: &str, names: &[&str]) {
-        self.remarks.extend(names.iter().map(|name| Remark {
+    /// Notes names without a number beside the selected set.
+    fn note_unnumbered(&mut self, source: Source, set: &str, names: &[&str]) {
+        self.findings.extend(names.iter().map(|name| ReplicaFinding {
             severity: Severity::Note,
             source,
             name: (*name).to_owned(),
@@ -170,16 +190,17 @@ impl Chosen {
         }));
     }
 
-    /// Nobody has a number. A single one is 0; of several each has an index that no other's coming or going changes.
-    fn by_name(&mut self, source: Source, names: &[&str]) {
+    /// Selects names of which none has a number. A single one has the index 0. Of several, each has an
+    /// index from its name, which stays when others are added or removed.
+    fn select_by_name(&mut self, source: Source, names: &[&str]) {
         for name in names {
-            let mut index = if names.len() == 1 { 0 } else { hashed(name) };
+            let mut index = if names.len() == 1 { 0 } else { hashed_index(name) };
             while self.replicas.contains_key(&index) {
                 index += 1;
             }
             self.replicas.insert(index, (source, (*name).to_owned()));
             if names.len() > 1 {
-                self.remarks.push(Remark {
+                self.findings.push(ReplicaFinding {
                     severity: Severity::Note,
                     source,
                     name: (*name).to_owned(),
@@ -198,7 +219,7 @@ impl Chosen {
 mod tests {
     use super::*;
 
-    fn chosen(pods: &[&str], services: &[&str]) -> (Vec<(u32, String)>, Vec<String>) {
+    fn select(pods: &[&str], services: &[&str]) -> (Vec<(u32, String)>, Vec<String>) {
         let meta = crate::manifest::Meta::default();
         let candidates = |names: &[&str]| -> Candidates<'_> {
             names
@@ -212,16 +233,17 @@ mod tests {
                 .collect()
         };
         let (pods, services) = (candidates(pods), candidates(services));
-        let Chosen { replicas, remarks } = choose("alertmanager-operated", &pods, &services);
-        let remarks = remarks
+        let SelectedReplicas { replicas, findings } =
+            select_replicas("alertmanager-operated", &pods, &services);
+        let findings = findings
             .into_iter()
-            .map(|remark| format!("{:?} {}: {}", remark.severity, remark.value, remark.problem))
+            .map(|finding| format!("{:?} {}: {}", finding.severity, finding.value, finding.problem))
             .collect();
-        (replicas.into_iter().map(|(index, (_, name))| (index, name)).collect(), remarks)
+        (replicas.into_iter().map(|(index, (_, name))| (index, name)).collect(), findings)
     }
 
     fn indices(pods: &[&str], services: &[&str]) -> Vec<(u32, String)> {
-        chosen(pods, services).0
+        select(pods, services).0
     }
 
     fn of(expected: &[(u32, &str)]) -> Vec<(u32, String)> {
@@ -231,16 +253,16 @@ mod tests {
     #[test]
     fn of_two_sets_behind_one_service_one_counts_and_indices_stay() {
         let all = ["alertmanager-main-0", "alertmanager-main-1", "alertmanager-test-0"];
-        let (replicas, remarks) = chosen(&all, &[]);
+        let (replicas, findings) = select(&all, &[]);
         assert_eq!(replicas, of(&[(0, all[0]), (1, all[1])]));
         assert!(
-            remarks.len() == 1 && remarks[0].starts_with("FellBack alertmanager-test: "),
-            "{remarks:?}"
+            findings.len() == 1 && findings[0].starts_with("FellBack alertmanager-test: "),
+            "{findings:?}"
         );
         assert!(
-            remarks[0].contains("alertmanager-test-N")
-                && remarks[0].contains("alertmanager-main-N"),
-            "{remarks:?}"
+            findings[0].contains("alertmanager-test-N")
+                && findings[0].contains("alertmanager-main-N"),
+            "{findings:?}"
         );
         assert_eq!(indices(&[all[0], all[2]], &[]), of(&[(0, all[0])]));
         assert_eq!(indices(&[all[1], all[2]], &[]), of(&[(1, all[1])]));
@@ -257,46 +279,46 @@ mod tests {
         };
         let pods =
             Candidates::from([candidate("alertmanager-a-0"), candidate("alertmanager-main-0")]);
-        let chosen = choose("alertmanager-main", &pods, &Candidates::new());
+        let selected = select_replicas("alertmanager-main", &pods, &Candidates::new());
         assert_eq!(
-            chosen.replicas.into_values().map(|(_, name)| name).collect::<Vec<_>>(),
+            selected.replicas.into_values().map(|(_, name)| name).collect::<Vec<_>>(),
             ["alertmanager-main-0"]
         );
     }
 
     #[test]
     fn an_unnumbered_service_beside_numbered_ones_is_passed_over() {
-        let (replicas, remarks) =
-            chosen(&[], &["kps-alertmanager", "kps-alertmanager-0", "kps-alertmanager-1"]);
+        let (replicas, findings) =
+            select(&[], &["kps-alertmanager", "kps-alertmanager-0", "kps-alertmanager-1"]);
         assert_eq!(replicas, of(&[(0, "kps-alertmanager-0"), (1, "kps-alertmanager-1")]));
         assert!(
-            remarks.len() == 1 && remarks[0].starts_with("Note kps-alertmanager: "),
-            "{remarks:?}"
+            findings.len() == 1 && findings[0].starts_with("Note kps-alertmanager: "),
+            "{findings:?}"
         );
         // A headless one, and one of a release whose name ends in a number.
-        let (replicas, remarks) = chosen(
+        let (replicas, findings) = select(
             &[],
             &["alertmanager-2", "alertmanager-2-0", "alertmanager-2-1", "alertmanager-headless"],
         );
         assert_eq!(replicas, of(&[(0, "alertmanager-2-0"), (1, "alertmanager-2-1")]));
-        assert_eq!(remarks.len(), 2, "{remarks:?}");
+        assert_eq!(findings.len(), 2, "{findings:?}");
     }
 
     #[test]
     fn of_two_families_of_services_one_counts() {
-        let (replicas, remarks) = chosen(&[], &["b-0", "b", "a-0", "a-1"]);
+        let (replicas, findings) = select(&[], &["b-0", "b", "a-0", "a-1"]);
         assert_eq!(replicas, of(&[(0, "b-0")]), "whose own Service is selected too");
-        assert_eq!(remarks.len(), 2, "{remarks:?}");
+        assert_eq!(findings.len(), 2, "{findings:?}");
         assert_eq!(indices(&[], &["b-0", "a-0", "a-1"]), of(&[(0, "a-0"), (1, "a-1")]));
     }
 
     #[test]
     fn services_add_the_replicas_that_slices_lack() {
         let pods = ["alertmanager-kps-alertmanager-0"];
-        let (replicas, remarks) =
-            chosen(&pods, &["kps-alertmanager", "kps-alertmanager-0", "kps-alertmanager-1"]);
+        let (replicas, findings) =
+            select(&pods, &["kps-alertmanager", "kps-alertmanager-0", "kps-alertmanager-1"]);
         assert_eq!(replicas, of(&[(0, pods[0]), (1, "kps-alertmanager-1")]));
-        assert!(remarks.is_empty(), "{remarks:?}");
+        assert!(findings.is_empty(), "{findings:?}");
         assert_eq!(
             indices(&["alertmanager-2-0"], &["alertmanager-2"]),
             of(&[(0, "alertmanager-2-0")])
@@ -305,17 +327,17 @@ mod tests {
             indices(&["alertmanager-kps-2-0"], &["kps-2"]),
             of(&[(0, "alertmanager-kps-2-0")])
         );
-        let (replicas, remarks) = chosen(&["main-0"], &["other-0", "other-1"]);
+        let (replicas, findings) = select(&["main-0"], &["other-0", "other-1"]);
         assert_eq!(replicas, of(&[(0, "main-0")]));
-        assert!(remarks.len() == 1 && remarks[0].starts_with("FellBack other: "), "{remarks:?}");
+        assert!(findings.len() == 1 && findings[0].starts_with("FellBack other: "), "{findings:?}");
     }
 
     #[test]
     fn names_without_a_number_have_an_index_that_is_theirs() {
         assert_eq!(indices(&["10.0.0.1"], &["am"]), of(&[(0, "10.0.0.1")]));
         let three = ["am-a", "am-b", "am-c"];
-        let (replicas, remarks) = chosen(&[], &three);
-        assert!(replicas.len() == 3 && remarks.len() == 3, "{replicas:?} {remarks:?}");
+        let (replicas, findings) = select(&[], &three);
+        assert!(replicas.len() == 3 && findings.len() == 3, "{replicas:?} {findings:?}");
         for gone in three {
             let rest: Vec<&str> = three.into_iter().filter(|name| *name != gone).collect();
             let expected: Vec<_> =
@@ -334,7 +356,7 @@ mod tests {
             ("am0", None),
             ("-1", None),
         ] {
-            assert_eq!(number(name), expected, "{name}");
+            assert_eq!(split_number(name), expected, "{name}");
         }
     }
 }

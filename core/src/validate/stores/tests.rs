@@ -1,7 +1,7 @@
 use crate::annotations;
 use crate::manifest::{Manifest, Service};
 use crate::model::{Settings, Store};
-use crate::validate::tests::{Keys, cluster, only, rejection, stores, take};
+use crate::validate::tests::{Keys, cluster, only, rejection, stores, validate_services};
 use crate::validate::{Finding, Severity, validate};
 
 /// Where a store is looked for, in that order, without the port that all have.
@@ -22,7 +22,7 @@ fn named(service: &str) -> Service {
 }
 
 fn notes(service: Service) -> Vec<Finding> {
-    take(vec![service])
+    validate_services(vec![service])
         .findings
         .into_iter()
         .filter(|finding| finding.key == annotations::PROMETHEUS_NAME)
@@ -59,8 +59,8 @@ fn a_single_label_is_completed_where_a_pod_s_name_goes_before_it() {
         cluster_domain: "tokyo.local".into(),
         ..Settings::default()
     };
-    let intake = validate(&settings, &[Manifest::Service(named("prometheus-operated"))], None);
-    let cluster = intake.fleet.clusters.values().next().unwrap();
+    let validation = validate(&settings, &[Manifest::Service(named("prometheus-operated"))], None);
+    let cluster = validation.fleet.clusters.values().next().unwrap();
     assert_eq!(
         cluster.stores[0].at.to_string(),
         "prometheus-k8s-0.prometheus-operated.obs.svc.tokyo.local:10901"
@@ -69,7 +69,7 @@ fn a_single_label_is_completed_where_a_pod_s_name_goes_before_it() {
 
 /// As in Atlas 0.3: it may be in the Envoy's namespace, in `/etc/hosts` or in a container network.
 #[test]
-fn a_single_label_without_a_pod_before_it_is_left_to_the_envoy_s_search_list() {
+fn a_single_label_without_a_pod_is_left_to_the_search_list() {
     let lone = only(
         cluster("t")
             .annotation(annotations::THANOS_SERVICE, "prometheus-operated")
@@ -87,7 +87,7 @@ fn a_single_label_without_a_pod_before_it_is_left_to_the_envoy_s_search_list() {
 }
 
 #[test]
-fn a_pod_is_looked_for_under_the_governing_service_of_that_namespace_too() {
+fn a_pod_has_a_name_below_the_governing_service_too() {
     let governed = "prometheus-k8s-0.prometheus-operated.mon.svc.cluster.local";
     for service in [
         "kps-thanos-discovery",
@@ -138,7 +138,7 @@ fn without_a_name_the_service_that_is_given_comes_last() {
 }
 
 #[test]
-fn one_store_is_exact_only_where_its_replica_is_named() {
+fn a_store_is_exact_only_if_its_replica_is_named() {
     let inexact = [
         cluster("t"),
         cluster("t").label(annotations::REPLICAS, "1"),
