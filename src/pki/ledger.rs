@@ -1,5 +1,5 @@
-//! The list of bootstrap credentials that count. It is kept, because a signature alone proves only that Atlas once issued a
-//! credential, not that it still should open a stream.
+//! The ledger: the bootstrap credentials that are accepted. It is needed since a signature proves only that Atlas once issued a
+//! credential, not that the credential is still to open a stream.
 
 use std::collections::BTreeMap;
 
@@ -7,45 +7,45 @@ use atlas_core::name::{ClusterName, NameError};
 use atlas_core::pki::{Time, Validity};
 use serde::{Deserialize, Serialize};
 
-/// How long a credential sleeps when its manifest is gone, in seconds: a GitOps tool may be recreating it.
-const SLEEP: i64 = 7 * 86_400;
+/// How long credentials are kept whose cluster has no manifest, in seconds: a GitOps tool may be recreating the manifest.
+const KEPT_WITHOUT_MANIFEST: i64 = 7 * 86_400;
 
-/// Credentials of one cluster that count at a time: re-issued at half a life, two are valid at most.
+/// Most credentials of one cluster. They are issued again at half their lifetime, so two at most are valid at a time.
 const MAX_PER_CLUSTER: usize = 8;
 
-/// One bootstrap credential that counts.
+/// A bootstrap credential that is accepted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credential {
     /// SHA-256 of the certificate, hexadecimal.
     pub fingerprint: String,
-    /// Whose it is.
+    /// The cluster that it was issued to.
     pub cluster: String,
-    /// Which revision.
+    /// The revision in its SPIFFE ID.
     pub revision: u64,
     /// When it was issued.
     pub issued: Time,
     /// When it ends.
     pub not_after: Time,
-    /// Since when there is no manifest for it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub asleep_since: Option<Time>,
+    /// Since when its cluster has had no manifest; `None`: it has one.
+    #[serde(rename = "asleep_since", default, skip_serializing_if = "Option::is_none")]
+    pub without_manifest_since: Option<Time>,
 }
 
-/// The list, and each cluster's revision. Revisions never go backwards, and outlive their cluster.
+/// Each cluster's accepted credentials and its revision. A revision never decreases, also when its cluster is removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "LedgerFile", into = "LedgerFile")]
-pub struct Ledger(BTreeMap<ClusterName, Entry>);
+pub struct Ledger(BTreeMap<ClusterName, ClusterCredentials>);
 
-/// What the list says of one cluster.
+/// The ledger's entry of one cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Entry {
-    /// `None`: the first, and never written.
+pub struct ClusterCredentials {
+    /// `None`: 1, and not saved.
     revision: Option<u64>,
     /// Oldest first.
     credentials: Vec<Credential>,
 }
 
-/// As it is written.
+/// The ledger as JSON.
 #[derive(Default, Serialize, Deserialize)]
 struct LedgerFile {
     credentials: Vec<Credential>,
@@ -79,23 +79,23 @@ impl From<Ledger> for LedgerFile {
 }
 
 impl Ledger {
-    /// The list as [`Ledger::to_json`] wrote it.
+    /// Reads what [`Ledger::to_json`] wrote.
     ///
     /// # Errors
-    /// It is something else.
+    /// The text is not a ledger.
     pub fn from_json(text: &str) -> anyhow::Result<Self> {
         Ok(serde_json::from_str(text)?)
     }
 
-    /// The list, for keeping.
+    /// The ledger as JSON.
     ///
     /// # Errors
-    /// Never, as far as is known.
+    /// serde_json fails; no input is known that makes it fail.
     pub fn to_json(&self) -> anyhow::Result<String> {
         Ok(serde_json::to_string_pretty(self)? + "\n")
     }
 
-    /// What the list says of one cluster, as a list.
+    /// A ledger with one cluster's entry only.
     pub fn of_cluster(&self, cluster: &ClusterName) -> Self {
         Self(
             self.0
@@ -106,64 +106,65 @@ impl Ledger {
         )
     }
 
-    /// Replaces what the list says of one cluster.
+    /// Replaces the entry of one cluster by that of another ledger.
     pub fn replace(&mut self, cluster: &ClusterName, mut by: Self) {
-        self.set(cluster, by.0.remove(cluster).unwrap_or_default());
+        self.set_entry(cluster, by.0.remove(cluster).unwrap_or_default());
     }
 
-    /// Takes in what another list says of further clusters.
+    /// Adds the entries of another ledger.
     pub fn extend(&mut self, other: Self) {
         self.0.extend(other.0);
     }
 
-    /// What the list says of one cluster.
-    pub fn entry(&self, cluster: &ClusterName) -> Entry {
+    /// The entry of one cluster.
+    pub fn entry(&self, cluster: &ClusterName) -> ClusterCredentials {
         self.0.get(cluster).cloned().unwrap_or_default()
     }
 
-    /// Says that of one cluster.
-    pub fn set(&mut self, cluster: &ClusterName, entry: Entry) {
-        if entry == Entry::default() {
+    /// Sets the entry of one cluster.
+    pub fn set_entry(&mut self, cluster: &ClusterName, entry: ClusterCredentials) {
+        if entry == ClusterCredentials::default() {
             self.0.remove(cluster);
         } else {
             self.0.insert(cluster.clone(), entry);
         }
     }
 
-    /// Sees to it that a cluster's revision is not less than one that was issued, should the list be older than that.
+    /// Raises a cluster's revision to one that was issued: the ledger may come from an older backup.
     pub fn raise_revision(&mut self, cluster: &ClusterName, revision: u64) {
         if revision > self.revision(cluster) {
             self.0.entry(cluster.clone()).or_default().revision = Some(revision);
         }
     }
 
-    /// Whether a credential opens streams.
+    /// Whether a credential is accepted.
     #[cfg(test)]
-    pub fn counts(&self, fingerprint: &str) -> bool {
+    pub fn accepts(&self, fingerprint: &str) -> bool {
         self.credentials().any(|credential| credential.fingerprint == fingerprint)
     }
 
-    /// All that count.
+    /// Every accepted credential.
     pub fn credentials(&self) -> impl Iterator<Item = &Credential> {
         self.0.values().flat_map(|entry| &entry.credentials)
     }
 
-    /// Those of one cluster that count, oldest first.
+    /// The accepted credentials of one cluster, oldest first.
     pub fn credentials_of(&self, cluster: &ClusterName) -> &[Credential] {
         self.0.get(cluster).map(|entry| entry.credentials.as_slice()).unwrap_or_default()
     }
 
-    /// Every cluster that the list says something of.
+    /// The clusters that have an entry.
     pub fn clusters(&self) -> impl Iterator<Item = &ClusterName> {
         self.0.keys()
     }
 
-    /// A cluster's revision.
+    /// A cluster's revision, 1 unless it was raised.
     pub fn revision(&self, cluster: &ClusterName) -> u64 {
         self.0.get(cluster).and_then(|entry| entry.revision).unwrap_or(1)
     }
 
-    pub fn issued(
+    /// Adds a credential that was issued.
+    pub fn add(
         &mut self,
         cluster: &ClusterName,
         revision: u64,
@@ -172,8 +173,8 @@ impl Ledger {
         now: Time,
     ) {
         let credentials = &mut self.0.entry(cluster.clone()).or_default().credentials;
-        // The newest are kept. Not by their end, which the handshake checks: by a clock that is ahead for a minute all would
-        // have ended, and every cluster would need its files carried again.
+        // The newest are kept, and ended ones are not dropped (the handshake checks the end): a clock that is ahead for a minute
+        // would drop all, and every cluster would need new files.
         credentials.drain(..(credentials.len() + 1).saturating_sub(MAX_PER_CLUSTER));
         let not_after = validity.not_after;
         credentials.push(Credential {
@@ -182,46 +183,52 @@ impl Ledger {
             revision,
             issued: now,
             not_after,
-            asleep_since: None,
+            without_manifest_since: None,
         });
     }
 
-    /// Takes back what [`Ledger::issued`] noted, of a credential that nobody can have.
-    pub fn not_issued(&mut self, cluster: &ClusterName, fingerprint: &str) {
+    /// Removes a credential that could not be saved, so that nobody has it.
+    pub fn remove(&mut self, cluster: &ClusterName, fingerprint: &str) {
         let mut entry = self.entry(cluster);
         entry.credentials.retain(|credential| credential.fingerprint != fingerprint);
-        self.set(cluster, entry);
+        self.set_entry(cluster, entry);
     }
 
-    /// Whether any credential of a cluster counts.
+    /// Whether a cluster has an accepted credential.
     pub fn has_credentials(&self, cluster: &ClusterName) -> bool {
         !self.credentials_of(cluster).is_empty()
     }
 
-    /// Whether one credential of a cluster counts.
-    pub fn lists(&self, cluster: &ClusterName, fingerprint: &str) -> bool {
+    /// Whether a cluster's credential is accepted.
+    pub fn contains(&self, cluster: &ClusterName, fingerprint: &str) -> bool {
         self.credentials_of(cluster).iter().any(|credential| credential.fingerprint == fingerprint)
     }
 
+    /// Drops a cluster's credentials and raises its revision.
     pub fn forget(&mut self, cluster: &ClusterName) {
         let next = self.revision(cluster) + 1;
-        self.0.insert(cluster.clone(), Entry { revision: Some(next), credentials: Vec::new() });
+        self.0.insert(
+            cluster.clone(),
+            ClusterCredentials { revision: Some(next), credentials: Vec::new() },
+        );
     }
 
-    /// Notes whether a cluster is there: where it isn't, its credentials fall asleep, and in the end no longer count.
-    pub fn note_presence(&mut self, cluster: &ClusterName, is_there: bool, now: Time) {
+    /// Notes whether a cluster has a manifest. Credentials without one are dropped after [`KEPT_WITHOUT_MANIFEST`].
+    pub fn update_presence(&mut self, cluster: &ClusterName, is_present: bool, now: Time) {
         let Some(entry) = self.0.get_mut(cluster) else { return };
         for credential in &mut entry.credentials {
-            if is_there {
-                credential.asleep_since = None;
+            if is_present {
+                credential.without_manifest_since = None;
             } else {
-                credential.asleep_since.get_or_insert(now);
+                credential.without_manifest_since.get_or_insert(now);
             }
         }
-        entry
-            .credentials
-            .retain(|credential| credential.asleep_since.is_none_or(|since| now - since < SLEEP));
-        if *entry == Entry::default() {
+        entry.credentials.retain(|credential| {
+            credential
+                .without_manifest_since
+                .is_none_or(|since| now - since < KEPT_WITHOUT_MANIFEST)
+        });
+        if *entry == ClusterCredentials::default() {
             self.0.remove(cluster);
         }
     }

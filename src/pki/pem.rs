@@ -1,4 +1,4 @@
-//! A certificate and its key as one text: certificates first, then the key, so both are always of a piece.
+//! A certificate and its key in one PEM text, certificates first, so that the two are always written together.
 
 use std::collections::HashMap;
 
@@ -10,15 +10,15 @@ use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificat
 
 use super::sign::CertificateAndKey;
 
-/// What [`from_pem`] reads.
+/// The text that [`from_pem`] reads.
 pub fn to_pem(signed: &CertificateAndKey) -> String {
     format!("{}{}", signed.chain, signed.key.expose())
 }
 
-/// Splits a text into certificates and key; the URI in the first certificate comes with it.
+/// Reads certificates and key from a text. Also returns the first URI SAN of the first certificate.
 ///
 /// # Errors
-/// What of it can't be read.
+/// The certificate or the key can't be read, or they don't belong together.
 pub fn from_pem(text: &str) -> anyhow::Result<(CertificateAndKey, Option<String>)> {
     let start =
         text.find("-----BEGIN PRIVATE KEY-----").context("there is no private key in it")?;
@@ -37,8 +37,8 @@ pub fn from_pem(text: &str) -> anyhow::Result<(CertificateAndKey, Option<String>
     Ok((signed, uris.into_iter().next()))
 }
 
-/// A private key as Atlas writes it holds its public key too (PKCS #8 around RFC 5915's `publicKey`): to look for that costs no
-/// computation, of which a start with thousands of certificates would take seconds.
+/// Checks that a key belongs to a certificate. A private key as Atlas writes it has its public key in it (PKCS #8 around RFC
+/// 5915's `publicKey`), so it is searched for; to compute it would take seconds for thousands of certificates.
 fn ensure_pair(certificate: &CertificateDer<'_>, key: &PrivateKeyDer<'_>) -> anyhow::Result<()> {
     let (_, certificate) = X509Certificate::from_der(certificate)
         .map_err(|error| anyhow::anyhow!("not a certificate: {error}"))?;
@@ -50,22 +50,22 @@ fn ensure_pair(certificate: &CertificateDer<'_>, key: &PrivateKeyDer<'_>) -> any
     Ok(())
 }
 
-/// Which certificates are of use below a root, each issuer looked at once.
+/// Checks that certificates were issued below a root. Each issuer's signature is verified once.
 pub struct IssuerVerifier<'a> {
     root: Option<&'a CertificateAndKey>,
     issuers: HashMap<Vec<u8>, Result<(), String>>,
 }
 
 impl<'a> IssuerVerifier<'a> {
-    /// Below this root; `None`: none is known, and everything is let pass.
+    /// Checks against this root. `None`: no root is known, and every certificate passes.
     pub fn new(root: Option<&'a CertificateAndKey>) -> Self {
         Self { root, issuers: HashMap::new() }
     }
 
-    /// Whether a certificate was issued by an authority below the root: everybody else here trusts no other.
+    /// Checks that a certificate was issued by an authority below the root, the only one that nodes trust.
     ///
     /// # Errors
-    /// It wasn't.
+    /// It was issued below another root, or its chain is incomplete.
     pub fn verify(&mut self, signed: &CertificateAndKey) -> anyhow::Result<()> {
         let Some(root) = self.root else { return Ok(()) };
         let chain: Result<Vec<_>, _> =
@@ -75,7 +75,7 @@ impl<'a> IssuerVerifier<'a> {
         let [leaf, issuer, ..] = chain.as_slice() else {
             bail!("its issuer's certificate is missing")
         };
-        // By the key's identifier: a signature of each would take as long as all the rest of a start.
+        // By the key identifiers: to verify each leaf's signature would double the time of a start.
         let ids = (key_ids(leaf)?.issuer, key_ids(issuer)?.own);
         ensure!(
             !matches!(ids, (Some(of), Some(own)) if of != own),
@@ -89,10 +89,10 @@ impl<'a> IssuerVerifier<'a> {
     }
 }
 
-/// Whether a root signed an authority.
+/// Checks that a root signed an authority.
 ///
 /// # Errors
-/// It didn't.
+/// It was signed by another one.
 pub(super) fn ensure_below(
     authority: &CertificateAndKey,
     root: &CertificateAndKey,
@@ -113,7 +113,7 @@ fn is_below(issuer: &CertificateDer<'_>, root: &CertificateAndKey) -> anyhow::Re
         .map_err(|_| anyhow::anyhow!("it was issued below another root"))
 }
 
-/// The identifiers of keys in a certificate.
+/// The subject and authority key identifiers of a certificate.
 #[derive(Default)]
 struct KeyIds {
     own: Option<Vec<u8>>,
@@ -136,20 +136,20 @@ fn key_ids(der: &CertificateDer<'_>) -> anyhow::Result<KeyIds> {
     Ok(ids)
 }
 
-/// Validity of the first certificate in a text.
+/// The validity of the first certificate in a text.
 ///
 /// # Errors
-/// There is none, or it is broken.
+/// There is no certificate, or it is broken.
 pub fn read_validity(text: &str) -> anyhow::Result<Validity> {
     let der = CertificateDer::from_pem_slice(text.as_bytes())
         .map_err(|error| anyhow::anyhow!("its certificate can't be read: {error}"))?;
     Ok(read_certificate(&der)?.0)
 }
 
-/// Validity and URI SANs of a certificate.
+/// The validity and URI SANs of a certificate.
 ///
 /// # Errors
-/// It is none.
+/// The bytes are no certificate.
 pub fn read_certificate(der: &CertificateDer<'_>) -> anyhow::Result<(Validity, Vec<String>)> {
     let (_, certificate) = X509Certificate::from_der(der)
         .map_err(|error| anyhow::anyhow!("not a certificate: {error}"))?;

@@ -1,4 +1,4 @@
-//! Keys and signatures: P-256, one key per certificate.
+//! Makes keys (P-256, one for each certificate) and signs certificates.
 
 use anyhow::Context;
 use atlas_core::name::Identity;
@@ -18,7 +18,7 @@ pub struct CertificateAndKey {
     /// PEM: the certificate, then its issuers up to but without the root (the root alone stands for itself).
     pub chain: String,
     pub key: PrivateKey,
-    /// From when until when.
+    /// When it is valid.
     pub validity: Validity,
 }
 
@@ -36,7 +36,7 @@ pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
     Sha256::digest(certificate).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Makes an authority: the root signs itself, the others are signed by it.
+/// Makes an authority. The root signs itself and the others.
 pub(super) fn authority(
     authority: Authority,
     validity: Validity,
@@ -48,7 +48,7 @@ pub(super) fn authority(
         Authority::Bootstrap => "Atlas bootstrap CA",
     };
     let mut params = params(name, validity)?;
-    // The root signs CAs, these sign leaves: one level less each.
+    // The path length: the root signs CAs, and these sign leaves only.
     params.is_ca =
         IsCa::Ca(BasicConstraints::Constrained(if authority == Authority::Root { 1 } else { 0 }));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -65,7 +65,7 @@ pub(super) fn authority(
     })
 }
 
-/// Makes an identity's certificate, which serves both ends of a connection.
+/// Makes the certificate of an identity.
 pub(super) fn identity(
     identity: &Identity,
     spiffe_id: &str,
@@ -76,7 +76,7 @@ pub(super) fn identity(
     params.subject_alt_names = vec![SanType::URI(spiffe_id.try_into()?)];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = match identity {
-        // It opens streams and nothing else.
+        // A bootstrap credential only opens xDS streams.
         Identity::Bootstrap(..) => vec![ExtendedKeyUsagePurpose::ClientAuth],
         _ => vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth],
     };
@@ -89,7 +89,7 @@ pub(super) fn identity(
     })
 }
 
-/// For people only (who someone is says the URI), at most 64 characters (X.520).
+/// For people; the identity is the URI SAN. At most 64 characters (X.520).
 fn common_name(identity: &Identity) -> String {
     match identity {
         Identity::Atlas => "atlas".into(),

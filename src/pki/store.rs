@@ -1,4 +1,4 @@
-//! Where certificates, keys and the list of credentials are kept.
+//! Where certificates, keys and the ledger are saved.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,22 +8,22 @@ use atlas_core::pki::Authority;
 
 use super::{CertificateAndKey, Ledger, pem};
 
-/// What a pki_store holds.
+/// What a store holds.
 #[derive(Clone, Debug, Default)]
 pub struct Contents {
-    /// Certificates that sign, with their keys.
+    /// Certificate authorities.
     pub authorities: BTreeMap<Authority, CertificateAndKey>,
-    /// Everyone's current certificate and key.
+    /// Current certificates.
     pub identities: BTreeMap<Identity, CertificateAndKey>,
-    /// The credentials that count.
+    /// The bootstrap credentials that are accepted.
     pub ledger: Ledger,
 }
 
 impl Contents {
-    /// That the authorities go together: what one of another root signs, nobody believes.
+    /// Checks that the root signed the other authorities. No node trusts what an authority of another root signs.
     ///
     /// # Errors
-    /// They don't.
+    /// An authority is below another root.
     pub fn ensure_one_root(&self) -> anyhow::Result<()> {
         let Some(root) = self.authorities.get(&Authority::Root) else { return Ok(()) };
         for (authority, signed) in
@@ -39,7 +39,7 @@ impl Contents {
         Ok(())
     }
 
-    /// Sees to it that no revision is less than one that was issued, should the list be older than that.
+    /// Raises the ledger's revisions to those of the certificates: the ledger may come from an older backup.
     pub fn raise_revisions(&mut self) {
         for identity in self.identities.keys() {
             if let Identity::Cluster(name, revision) | Identity::Bootstrap(name, revision) =
@@ -51,43 +51,51 @@ impl Contents {
     }
 }
 
-/// Keeps [`Contents`]. Each call gets all of them as they are to be, and what of them has changed; what a call could not save
-/// is as before.
+/// Saves [`Contents`]. Each call gets the contents as they are to be, and which of them have changed. What a call can't save is
+/// as before.
 pub trait PkiStore {
-    /// Reads everything there is.
+    /// Reads everything.
     ///
     /// # Errors
-    /// What is broken, by its place.
+    /// Something is broken; the error names its file or key.
     fn load(&mut self, domain: &TrustDomain) -> anyhow::Result<Contents>;
 
     /// Saves one authority.
     ///
     /// # Errors
-    /// It can't be saved.
-    fn save_authority(&mut self, all: &Contents, authority: Authority) -> anyhow::Result<()>;
+    /// It could not be saved.
+    fn save_authority(&mut self, contents: &Contents, authority: Authority) -> anyhow::Result<()>;
 
-    /// Saves identities, and what the list says of their credentials, no later than these. A result for each, in their order.
-    fn save_identities(&mut self, all: &Contents, which: &[&Identity]) -> Vec<anyhow::Result<()>>;
+    /// Saves certificates, and the ledger's entries of their clusters no later than these. Returns a result for each, in order.
+    fn save_identities(
+        &mut self,
+        contents: &Contents,
+        which: &[&Identity],
+    ) -> Vec<anyhow::Result<()>>;
 
-    /// Saves what the list says of some clusters.
+    /// Saves the ledger's entries of some clusters.
     ///
     /// # Errors
-    /// It can't be saved.
-    fn save_ledger(&mut self, all: &Contents, of: &BTreeSet<ClusterName>) -> anyhow::Result<()>;
+    /// It could not be saved.
+    fn save_ledger(
+        &mut self,
+        contents: &Contents,
+        of: &BTreeSet<ClusterName>,
+    ) -> anyhow::Result<()>;
 
     /// Removes every key of a cluster.
     ///
     /// # Errors
-    /// Something can't be removed.
+    /// Something could not be removed.
     fn remove_keys(&mut self, cluster: &ClusterName) -> anyhow::Result<()>;
 
     /// Removes a cluster's bootstrap credential.
     ///
     /// # Errors
-    /// It can't be removed.
+    /// It could not be removed.
     fn remove_bootstrap(&mut self, cluster: &ClusterName) -> anyhow::Result<()>;
 
-    /// What was broken and is kept for people to look at; a sentence each.
+    /// A sentence about each file or key that was broken and is kept for people to look at.
     fn set_aside_notices(&self) -> Vec<String> {
         Vec::new()
     }

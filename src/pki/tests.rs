@@ -1,3 +1,4 @@
+use super::issue::IssueReport;
 use super::*;
 use crate::standalone::pki_directory::PkiDirectory;
 use crate::standalone::state_dir::StateDir;
@@ -70,7 +71,7 @@ fn a_forgotten_cluster_comes_back_under_the_next_revision() {
     ensure(&mut pki, &["tokyo"], NOW);
     let old = pki.ledger().credentials().next().unwrap().fingerprint.clone();
     pki.forget(tokyo).unwrap();
-    assert!(!pki.ledger().counts(&old));
+    assert!(!pki.ledger().accepts(&old));
     ensure(&mut pki, &["tokyo"], NOW + 1);
     assert_eq!(revision(&pki, tokyo), 2);
     assert!(has_leaf(&pki, "tokyo"));
@@ -85,9 +86,9 @@ fn a_credential_sleeps_for_a_week_and_is_then_forgotten() {
     let fingerprint = pki.ledger().credentials().next().unwrap().fingerprint.clone();
     ensure(&mut pki, &[], now + 10);
     ensure(&mut pki, &[], now + 6 * 86_400);
-    assert!(pki.ledger().counts(&fingerprint));
+    assert!(pki.ledger().accepts(&fingerprint));
     ensure(&mut pki, &[], now + 8 * 86_400);
-    assert!(!pki.ledger().counts(&fingerprint));
+    assert!(!pki.ledger().accepts(&fingerprint));
 }
 
 #[test]
@@ -130,7 +131,7 @@ fn a_cluster_that_was_away_for_long_gets_a_credential_that_counts() {
     assert!(fingerprints(&pki).len() == 1 && fingerprints(&pki) != old);
     let restarted = load(dir.path()).unwrap();
     assert!(
-        restarted.ledger().counts(
+        restarted.ledger().accepts(
             &restarted.contents.identities[&Identity::Bootstrap("tokyo".parse().unwrap(), 1)]
                 .fingerprint()
         )
@@ -150,7 +151,7 @@ fn a_credential_that_the_list_lost_is_issued_anew_after_a_restart() {
     let (mut second, _lock) = pki(dir.path());
     ensure(&mut second, &["paris", "tokyo"], NOW + 1);
     let tokyo = Identity::Bootstrap("tokyo".parse().unwrap(), 1);
-    assert!(second.ledger().counts(&second.contents.identities[&tokyo].fingerprint()));
+    assert!(second.ledger().accepts(&second.contents.identities[&tokyo].fingerprint()));
 }
 
 #[test]
@@ -331,20 +332,22 @@ fn what_concerns_one_cluster_looks_at_no_other() {
         .unwrap();
     let of_osaka = |identity: &&Identity| matches!(identity, Identity::Cluster(name, _) | Identity::Bootstrap(name, _) if name.as_str() == "osaka");
     assert_eq!(done.changed.iter().filter(of_osaka).count(), 2);
-    // The hub's and Atlas's own are looked at each time; paris and tokyo are due too, and not asleep.
+    // The hub's and Atlas's own are looked at each time; paris and tokyo are due too, and have their manifests.
     assert_eq!(done.changed.len(), 4, "{:?}", done.changed);
-    assert!(pki.ledger().credentials().all(|credential| credential.asleep_since.is_none()));
-    // And one that goes falls asleep.
+    assert!(
+        pki.ledger().credentials().all(|credential| credential.without_manifest_since.is_none())
+    );
+    // A cluster that goes has none.
     pki.issue_due(
         &Subjects { clusters: &BTreeSet::new(), present: &BTreeSet::new(), only: Some(&only) },
         NOW + 10 * DAY,
     )
     .unwrap();
-    let asleep: Vec<&str> = pki
+    let without_manifest: Vec<&str> = pki
         .ledger()
         .credentials()
-        .filter(|one| one.asleep_since.is_some())
+        .filter(|one| one.without_manifest_since.is_some())
         .map(|one| one.cluster.as_str())
         .collect();
-    assert_eq!(asleep, ["osaka"]);
+    assert_eq!(without_manifest, ["osaka"]);
 }

@@ -1,4 +1,4 @@
-//! The pki_store that is a state directory: one PEM file each, and for each cluster one with what the list says of it.
+//! A [`PkiStore`] in the state directory: a PEM file for each certificate, and a JSON file for each cluster's ledger entry.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,53 +10,59 @@ use crate::pki::IssuerVerifier;
 use crate::pki::{CertificateAndKey, Contents, Ledger, PkiStore, pem};
 use crate::standalone::state_dir::StateDir;
 
-/// What the list says, a file for each cluster.
-const LIST: &str = "pki/issued";
+/// Directory of the ledger, a file for each cluster.
+const LEDGER_DIR: &str = "pki/issued";
 
-/// How the name of a file that was set aside goes on after its own; a number follows.
-const ASIDE: &str = ".broken-";
+/// Appended to the name of a broken file that is set aside, with a number.
+const SET_ASIDE_SUFFIX: &str = ".broken-";
 
-/// Keeps everything below `pki/`.
+/// The files below `pki/`.
 ///
-/// What nobody could make again (authorities, the list) must be right. A certificate that these can issue at any time is issued again
-/// where its file is broken, and the file is kept under another name.
+/// Authorities and the ledger can't be made again, so a broken file of theirs is an error. Where a certificate's file is broken,
+/// the certificate is issued again, and the file is set aside under another name.
 pub struct PkiDirectory {
     state: StateDir,
-    /// Whether the lock is held, so that a broken file may be set aside.
+    /// Whether this process holds the lock of the state directory, so that it may set broken files aside.
     is_locked: bool,
-    /// Files that were set aside, ever.
-    aside: Vec<String>,
+    /// Files that are set aside, also by earlier processes.
+    set_aside_files: Vec<String>,
 }
 
 impl PkiStore for PkiDirectory {
     fn load(&mut self, domain: &TrustDomain) -> anyhow::Result<Contents> {
-        let mut contents = Contents { authorities: self.authorities()?, ..Contents::default() };
+        let mut contents =
+            Contents { authorities: self.read_authorities()?, ..Contents::default() };
         contents.ensure_one_root()?;
-        // First the list: also a broken file shows that a credential was issued.
-        contents.ledger = self.list(!contents.authorities.is_empty())?;
+        // Before the identities: reading these sets broken files aside, and a broken file shows that a credential was issued.
+        contents.ledger = self.read_ledger(!contents.authorities.is_empty())?;
         contents.identities =
-            self.identities(domain, contents.authorities.get(&Authority::Root))?;
+            self.read_identities(domain, contents.authorities.get(&Authority::Root))?;
         contents.raise_revisions();
         Ok(contents)
     }
 
-    fn save_authority(&mut self, all: &Contents, authority: Authority) -> anyhow::Result<()> {
-        let signed = all
+    fn save_authority(&mut self, contents: &Contents, authority: Authority) -> anyhow::Result<()> {
+        let signed = contents
             .authorities
             .get(&authority)
             .context("BUG: an authority is saved that isn't there")?;
-        self.save(authority_file(authority), signed)
+        self.save_certificate(authority_file(authority), signed)
     }
 
-    fn save_identities(&mut self, all: &Contents, which: &[&Identity]) -> Vec<anyhow::Result<()>> {
+    fn save_identities(
+        &mut self,
+        contents: &Contents,
+        which: &[&Identity],
+    ) -> Vec<anyhow::Result<()>> {
         let save = |identity: &&Identity| {
-            // First the list: a credential that somebody may hold is always known.
+            // The ledger first: every credential that somebody may hold is known.
             if let Identity::Bootstrap(name, _) = identity {
-                self.save_of(all, name)?;
+                self.save_entry(contents, name)?;
             }
-            self.save(
+            self.save_certificate(
                 &identity_file(identity),
-                all.identities
+                contents
+                    .identities
                     .get(identity)
                     .context("BUG: an identity is saved that isn't there")?,
             )
@@ -64,11 +70,15 @@ impl PkiStore for PkiDirectory {
         which.iter().map(save).collect()
     }
 
-    fn save_ledger(&mut self, all: &Contents, of: &BTreeSet<ClusterName>) -> anyhow::Result<()> {
-        of.iter().try_for_each(|cluster| self.save_of(all, cluster))
+    fn save_ledger(
+        &mut self,
+        contents: &Contents,
+        of: &BTreeSet<ClusterName>,
+    ) -> anyhow::Result<()> {
+        of.iter().try_for_each(|cluster| self.save_entry(contents, cluster))
     }
 
-    /// The node directory goes first: as long as that can't be removed, the others tell that there is something left to do.
+    /// Removes the node directory first: while that fails, the other files show that something is left to do.
     fn remove_keys(&mut self, cluster: &ClusterName) -> anyhow::Result<()> {
         self.state.remove(&format!("nodes/{cluster}"))?;
         self.remove_identity(&Identity::Cluster(cluster.clone(), 0))?;
@@ -80,61 +90,63 @@ impl PkiStore for PkiDirectory {
     }
 
     fn set_aside_notices(&self) -> Vec<String> {
-        let there =
-            self.aside.iter().map(|file| self.state.path(file)).filter(|path| path.exists());
-        there
+        let paths = self.set_aside_files.iter().map(|file| self.state.path(file));
+        paths
+            .filter(|path| path.exists())
             .map(|path| format!("{} was broken, so it was set aside and issued anew: delete it once you know why", path.display()))
             .collect()
     }
 }
 
 impl PkiDirectory {
-    /// Keeps it in this state directory, whose lock is held.
+    /// In a state directory whose lock this process holds.
     pub fn new(state: StateDir) -> Self {
-        Self { state, is_locked: true, aside: Vec::new() }
+        Self { state, is_locked: true, set_aside_files: Vec::new() }
     }
 
-    /// Reads it beside whoever holds the lock: what is broken is passed over.
+    /// In a state directory whose lock another process may hold. Broken files are ignored.
     pub fn read_only(state: StateDir) -> Self {
         Self { is_locked: false, ..Self::new(state) }
     }
 
-    /// Its keys, whole or broken.
+    /// Removes an identity's file, and those that were set aside.
     fn remove_identity(&mut self, identity: &Identity) -> anyhow::Result<()> {
         let file = identity_file(identity);
         self.state.remove(&file)?;
-        let aside = format!("{file}{ASIDE}");
-        for one in self.aside.iter().filter(|one| one.starts_with(&aside)) {
+        let aside = format!("{file}{SET_ASIDE_SUFFIX}");
+        for one in self.set_aside_files.iter().filter(|one| one.starts_with(&aside)) {
             self.state.remove(one)?;
         }
-        self.aside.retain(|one| !one.starts_with(&aside));
+        self.set_aside_files.retain(|one| !one.starts_with(&aside));
         Ok(())
     }
 
-    fn save(&self, file: &str, signed: &CertificateAndKey) -> anyhow::Result<()> {
+    fn save_certificate(&self, file: &str, signed: &CertificateAndKey) -> anyhow::Result<()> {
         self.state.write(file, &pem::to_pem(signed)).map(drop)
     }
 
-    fn save_of(&self, all: &Contents, cluster: &ClusterName) -> anyhow::Result<()> {
-        let list = all.ledger.of_cluster(cluster);
-        if list == Ledger::default() {
-            return self.state.remove(&list_file(cluster.as_str()));
+    fn save_entry(&self, contents: &Contents, cluster: &ClusterName) -> anyhow::Result<()> {
+        let entry = contents.ledger.of_cluster(cluster);
+        if entry == Ledger::default() {
+            return self.state.remove(&ledger_file(cluster.as_str()));
         }
-        self.state.write(&list_file(cluster.as_str()), &list.to_json()?).map(drop)
+        self.state.write(&ledger_file(cluster.as_str()), &entry.to_json()?).map(drop)
     }
 
-    /// Reads the list. What is missing of it is empty only where no credential was ever issued: otherwise every credential that
-    /// was handed out would die in silence, and revisions would begin again.
-    fn list(&self, something_was_issued: bool) -> anyhow::Result<Ledger> {
+    /// Reads the ledger. A missing file is an error if a credential was issued to its cluster: otherwise that credential would no
+    /// longer be accepted, without anybody being told, and revisions would begin again.
+    fn read_ledger(&self, something_was_issued: bool) -> anyhow::Result<Ledger> {
         let mut ledger = Ledger::default();
-        let files = self.state.list(LIST)?;
+        let files = self.state.list(LEDGER_DIR)?;
         for file in files.iter().filter(|file| file.ends_with(".json")) {
-            let file = format!("{LIST}/{file}");
+            let file = format!("{LEDGER_DIR}/{file}");
             let Some(text) = self.state.read(&file)? else { continue };
             ledger.extend(Ledger::from_json(&text).with_context(|| self.broken(&file))?);
         }
-        for cluster in if something_was_issued { self.bootstraps()? } else { Vec::new() } {
-            let file = list_file(&cluster);
+        for cluster in
+            if something_was_issued { self.clusters_with_credentials()? } else { Vec::new() }
+        {
+            let file = ledger_file(&cluster);
             if self.state.read(&file)?.is_none() {
                 bail!(
                     "{} is missing, although a credential was issued: restore it from a backup. To do without it, remove {} too; then every credential that was handed out to {cluster} opens nothing, and it needs a new one (`atlas bootstrap`)",
@@ -146,8 +158,8 @@ impl PkiDirectory {
         Ok(ledger)
     }
 
-    /// The clusters that a bootstrap credential was issued to here, for whichever trust domain.
-    fn bootstraps(&self) -> anyhow::Result<Vec<String>> {
+    /// The clusters that have a bootstrap credential here, of any trust domain.
+    fn clusters_with_credentials(&self) -> anyhow::Result<Vec<String>> {
         let files = self.state.list("pki")?;
         Ok(files
             .iter()
@@ -157,7 +169,7 @@ impl PkiDirectory {
             .collect())
     }
 
-    fn authorities(&self) -> anyhow::Result<BTreeMap<Authority, CertificateAndKey>> {
+    fn read_authorities(&self) -> anyhow::Result<BTreeMap<Authority, CertificateAndKey>> {
         let mut authorities = BTreeMap::new();
         for authority in [Authority::Root, Authority::Issuing, Authority::Bootstrap] {
             let file = authority_file(authority);
@@ -175,18 +187,18 @@ impl PkiDirectory {
         Ok(authorities)
     }
 
-    /// Identities of another trust domain are left where they are and count for nothing.
-    fn identities(
+    /// Reads the certificates of this trust domain. Those of others are left alone.
+    fn read_identities(
         &mut self,
         domain: &TrustDomain,
         root: Option<&CertificateAndKey>,
     ) -> anyhow::Result<BTreeMap<Identity, CertificateAndKey>> {
         let mut identities = BTreeMap::new();
-        let mut trusted = IssuerVerifier::new(root);
+        let mut verifier = IssuerVerifier::new(root);
         for name in self.state.list("pki")? {
             let file = format!("pki/{name}");
-            if name.contains(ASIDE) {
-                self.aside.push(file);
+            if name.contains(SET_ASIDE_SUFFIX) {
+                self.set_aside_files.push(file);
                 continue;
             }
             if !is_identity_file(&name) {
@@ -200,7 +212,7 @@ impl PkiDirectory {
                     });
                 }
             };
-            match parse_identity_file(&text, &file, domain, &mut trusted) {
+            match parse_identity_file(&text, &file, domain, &mut verifier) {
                 Ok(Some((identity, signed))) => _ = identities.insert(identity, signed),
                 Ok(None) => {}
                 Err(error) if self.is_locked => self.set_aside(file, &error)?,
@@ -210,10 +222,10 @@ impl PkiDirectory {
         Ok(identities)
     }
 
-    /// Keeps a broken file under another name, so that what it held is issued again.
+    /// Renames a broken file, so that its certificate is issued again.
     fn set_aside(&mut self, file: String, why: &anyhow::Error) -> anyhow::Result<()> {
-        let free = |n: &u32| !self.state.path(&format!("{file}{ASIDE}{n}")).exists();
-        let aside = format!("{file}{ASIDE}{}", (1..).find(free).unwrap_or_default());
+        let free = |n: &u32| !self.state.path(&format!("{file}{SET_ASIDE_SUFFIX}{n}")).exists();
+        let aside = format!("{file}{SET_ASIDE_SUFFIX}{}", (1..).find(free).unwrap_or_default());
         let (from, to) = (self.state.path(&file), self.state.path(&aside));
         std::fs::rename(&from, &to).with_context(|| {
             format!("{} is broken ({why:#}), and can't be set aside", from.display())
@@ -222,7 +234,7 @@ impl PkiDirectory {
             file = %from.display(), why = format!("{why:#}"), kept = %to.display(),
             "a certificate's file is broken: it is set aside, and another one is issued"
         );
-        self.aside.push(aside);
+        self.set_aside_files.push(aside);
         Ok(())
     }
 
@@ -234,22 +246,22 @@ impl PkiDirectory {
     }
 }
 
-/// Whose certificate and key a file holds; `None`: somebody's of another trust domain.
+/// The identity and certificate in a file; `None`: it is of another trust domain.
 ///
 /// # Errors
-/// It is of no use here.
+/// It is broken, of another identity than the file's name says, or below another root.
 pub fn parse_identity_file(
     text: &str,
     file: &str,
     domain: &TrustDomain,
-    trusted: &mut IssuerVerifier,
+    verifier: &mut IssuerVerifier,
 ) -> anyhow::Result<Option<(Identity, CertificateAndKey)>> {
     let (signed, uri) = pem::from_pem(text)?;
     let Some(identity) = uri.and_then(|uri| Identity::parse(&uri, domain)) else { return Ok(None) };
     if identity_file(&identity) != file {
         bail!("it holds the certificate of {}", identity.spiffe_id(domain));
     }
-    trusted.verify(&signed)?;
+    verifier.verify(&signed)?;
     Ok(Some((identity, signed)))
 }
 
@@ -259,8 +271,8 @@ fn is_identity_file(name: &str) -> bool {
     matches!(name, "atlas.pem" | "hub.pem") || of_cluster("cluster.") || of_cluster("bootstrap.")
 }
 
-fn list_file(cluster: &str) -> String {
-    format!("{LIST}/{cluster}.json")
+fn ledger_file(cluster: &str) -> String {
+    format!("{LEDGER_DIR}/{cluster}.json")
 }
 
 fn authority_file(authority: Authority) -> &'static str {
@@ -271,7 +283,7 @@ fn authority_file(authority: Authority) -> &'static str {
     }
 }
 
-/// One file per node and purpose; a new revision takes the old one's place.
+/// One file for each node and purpose: a new revision replaces the old one's.
 fn identity_file(identity: &Identity) -> String {
     match identity {
         Identity::Atlas => "pki/atlas.pem".into(),

@@ -89,7 +89,7 @@ fn a_broken_file_of_a_leaf_is_set_aside_and_issued_anew() {
             );
             assert!(
                 second.leaf(&identity).is_some()
-                    && carried.iter().all(|one| second.ledger().counts(one)),
+                    && carried.iter().all(|one| second.ledger().accepts(one)),
                 "{file}: {what}"
             );
             let again = load(dir.path()).unwrap();
