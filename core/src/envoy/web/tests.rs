@@ -101,7 +101,7 @@ fn ui<'a>(address: &'a HostPort, host: &'a HostHeader) -> WebUi<'a> {
 }
 
 #[test]
-fn a_backend_is_asked_by_its_own_name() {
+fn a_backend_gets_its_own_name_as_host() {
     let asked = |at: &str, host| ui(&HostPort::parse(at, 80).unwrap(), &host).authority();
     assert_eq!(
         asked("prometheus.monitoring.svc.cluster.local:9090", HostHeader::Own).unwrap(),
@@ -118,7 +118,7 @@ fn a_backend_is_asked_by_its_own_name() {
 }
 
 #[test]
-fn it_may_call_itself_by_every_name_that_leads_to_it() {
+fn all_names_of_a_backend_may_be_in_its_redirects() {
     let at = HostPort::parse("Prom.monitoring.svc.cluster.local:9090", 80).unwrap();
     let names = ui(&at, &HostHeader::Named("metrics.example.com:8443".into())).names();
     let short =
@@ -127,7 +127,7 @@ fn it_may_call_itself_by_every_name_that_leads_to_it() {
         short.iter().flat_map(|name| [(*name).to_owned(), format!("{name}:9090")]).collect();
     expected.extend(["metrics.example.com", "metrics.example.com:8443"].map(str::to_owned));
     assert_eq!(names, expected);
-    // A label of a name outside Kubernetes is somebody else's.
+    // A name outside Kubernetes has no short names.
     let at = HostPort::parse("example.com.internal:9090", 80).unwrap();
     assert_eq!(
         ui(&at, &HostHeader::Own).names(),
