@@ -1,17 +1,19 @@
-//! Envoy's resources as YAML: for people (`atlas translate`), for golden files, and for Envoy itself (the bootstrap file).
+//! Envoy's resources as YAML: for people (`atlas translate`), for golden files, and for Envoy
+//! itself (the bootstrap file).
 //!
 //! ```text
 //! message ─▶ bytes ─▶ message with names ─▶ tree ─▶ YAML
 //!                        ▲                   ▲
-//!          the API's descriptors      Any unpacked, keys redacted, static in place of xDS
+//!          the API's descriptors      each Any unpacked, private keys redacted
 //! ```
 //!
-//! What is rendered with [`Secrets::Show`] Envoy accepts as it is: field names as in the `.proto` files, durations as `5s`,
-//! enums by name, every `Any` as `@type` and fields. Fields are in the order in which the API declares them; those that have
-//! their default value are left out. Text of several lines (Lua, PEM) is a block.
+//! Envoy accepts what is rendered with [`Secrets::Show`]: field names as in the `.proto` files,
+//! durations as `5s`, enums by name, every `Any` as `@type` and fields. Fields are in the order in
+//! which the API declares them; those that have their default value are left out. Text of several
+//! lines (Lua, PEM) is a block.
 
 mod descriptors;
-mod statically;
+mod static_config;
 mod tree;
 mod write;
 
@@ -23,22 +25,22 @@ use crate::xds::snapshot::Snapshot;
 
 pub use descriptors::{decode, descriptors};
 
-/// What becomes of private keys and other data that Envoy's API calls sensitive.
+/// Whether private keys are shown, and other data that Envoy's API marks as sensitive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Secrets {
-    /// `[redacted]` stands in its place, however deep it is nested; names of files are shown.
+    /// They are replaced by `[redacted]`, at any depth. Names of files are shown.
     Redact,
-    /// It is shown.
+    /// They are shown.
     Show,
 }
 
-/// One message, without its type.
+/// A message, without its `@type`.
 pub fn yaml<M: Message + Name>(message: &M, secrets: Secrets) -> String {
     document(&tree::untyped(&crate::envoy::any(message), secrets))
 }
 
-/// A list of resources, in sending order and by name: `resources:`, each with its `@type`. It has the form of the files
-/// that Envoy reads with `path_config_source`.
+/// A list of resources by type and name: `resources:`, each with its `@type`. Envoy reads such
+/// files by `path_config_source`.
 pub fn resources_yaml<'a>(
     resources: impl IntoIterator<Item = &'a Resource>,
     secrets: Secrets,
@@ -50,14 +52,14 @@ pub fn resources_yaml<'a>(
     document(&mapping([("resources", Value::Sequence(list))]))
 }
 
-/// One node's snapshot as a configuration that needs no Atlas: what comes over xDS stands in it, and the secrets are read
-/// from `<secrets_dir>/<name>.yaml` (see [`crate::envoy::bootstrap::file_secrets`]). To look at, and to have Envoy check:
-/// `envoy --mode validate`.
+/// A snapshot as a static configuration, which needs no xDS server: for people, and for `envoy
+/// --mode validate`. Secrets are read from `<secrets_dir>/<name>.yaml`
+/// ([`crate::envoy::bootstrap::file_secrets`]).
 pub fn static_yaml(snapshot: &Snapshot, secrets_dir: &str) -> String {
-    document(&statically::configuration(snapshot, secrets_dir))
+    document(&static_config::configuration(snapshot, secrets_dir))
 }
 
-/// Plain values as YAML that Envoy reads as it is meant: for a rendered text that was read and changed.
+/// A tree of values as YAML that every parser reads alike.
 pub fn document(tree: &Value) -> String {
     write::document(tree)
 }

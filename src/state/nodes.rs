@@ -102,22 +102,22 @@ impl Nodes {
     /// Applies a change to one node; says whether the node differs.
     fn apply_one(&self, id: NodeId, change: NodeChange) -> bool {
         let (node, is_new) = match (self.get(&id), &change) {
-            (Some(node), NodeChange::Gone) => {
+            (Some(node), NodeChange::Remove) => {
                 write(&self.nodes).remove(&id);
                 node.changes.send_replace(true);
                 return true;
             }
             // Changes to single resources say nothing of a node that isn't there.
-            (None, NodeChange::Gone | NodeChange::Some(_)) => return false,
+            (None, NodeChange::Remove | NodeChange::Apply(_)) => return false,
             (Some(node), _) => (node, false),
             (None, _) => (Arc::new(Node::new()), true),
         };
         let differs = {
             let snapshot = &mut node.resources().snapshot;
             match change {
-                NodeChange::All(resources) => snapshot.replace_all(resources),
-                NodeChange::Some(changes) => snapshot.apply(changes),
-                NodeChange::Gone => 0,
+                NodeChange::Replace(resources) => snapshot.replace_all(resources),
+                NodeChange::Apply(changes) => snapshot.apply(changes),
+                NodeChange::Remove => 0,
             }
         };
         if is_new {

@@ -113,14 +113,14 @@ impl World {
             .iter()
             .map(|(kind, name, content)| resource(*kind, name, content.as_bytes()))
             .collect();
-        self.server.nodes.apply(vec![(node.parse().unwrap(), NodeChange::All(resources))]);
+        self.server.nodes.apply(vec![(node.parse().unwrap(), NodeChange::Replace(resources))]);
     }
 
     /// Adds or changes one resource of a node.
     fn set_resource(&self, node: &str, resource: Arc<Resource>) {
         self.server
             .nodes
-            .apply(vec![(node.parse().unwrap(), NodeChange::Some(vec![Change::Set(resource)]))]);
+            .apply(vec![(node.parse().unwrap(), NodeChange::Apply(vec![Change::Set(resource)]))]);
     }
 
     /// Opens a connection of an authenticated client; returns the client's end.

@@ -48,11 +48,11 @@ impl Scope {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeChange {
     /// It has exactly these resources.
-    All(Vec<Arc<Resource>>),
+    Replace(Vec<Arc<Resource>>),
     /// These resources change, the others stay.
-    Some(Vec<Change>),
+    Apply(Vec<Change>),
     /// The node is removed, or has no certificate yet.
-    Gone,
+    Remove,
 }
 
 /// Plans, and keeps which resources of the hub belong to which cluster.
@@ -98,13 +98,13 @@ impl Planner {
                 None => self.planned.remove(&name),
             };
             let change =
-                own.map_or(NodeChange::Gone, |own| NodeChange::All(self.pool.share_all(own)));
+                own.map_or(NodeChange::Remove, |own| NodeChange::Replace(self.pool.share_all(own)));
             changes.push((NodeId::Cluster(name), change));
         }
         if scope.alertmanagers && !scope.all {
             let alerts = super::cluster::alert_routes(fleet);
             let others = self.planned.iter().filter(|name| !scope.clusters.contains(*name));
-            let change = || NodeChange::Some(vec![Change::Set(Arc::clone(&alerts))]);
+            let change = || NodeChange::Apply(vec![Change::Set(Arc::clone(&alerts))]);
             changes.extend(others.map(|name| (NodeId::Cluster(name.clone()), change())));
         }
         let hub = self.update_hub(fleet, trust, scope, hub_changes);
@@ -152,16 +152,16 @@ impl Planner {
                 (_, Some(now)) => {
                     let all = now.iter().chain(self.on_hub.values().flatten()).cloned().collect();
                     self.of_hub = of_hub;
-                    return Some(NodeChange::All(all));
+                    return Some(NodeChange::Replace(all));
                 }
                 (_, None) => {
                     self.of_hub = None;
-                    return Some(NodeChange::Gone);
+                    return Some(NodeChange::Remove);
                 }
             }
             self.of_hub = of_hub;
         }
-        (self.of_hub.is_some() && !changes.is_empty()).then_some(NodeChange::Some(changes))
+        (self.of_hub.is_some() && !changes.is_empty()).then_some(NodeChange::Apply(changes))
     }
 }
 

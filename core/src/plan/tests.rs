@@ -117,11 +117,13 @@ impl Snapshots {
         let mut counts = BTreeMap::new();
         for (node, change) in changes {
             let count = match change {
-                NodeChange::All(resources) => {
+                NodeChange::Replace(resources) => {
                     self.0.entry(node.clone()).or_default().replace_all(resources)
                 }
-                NodeChange::Some(changes) => self.0.entry(node.clone()).or_default().apply(changes),
-                NodeChange::Gone => self.0.remove(&node).map_or(0, |snapshot| snapshot.len()),
+                NodeChange::Apply(changes) => {
+                    self.0.entry(node.clone()).or_default().apply(changes)
+                }
+                NodeChange::Remove => self.0.remove(&node).map_or(0, |snapshot| snapshot.len()),
             };
             counts.insert(node, count);
         }

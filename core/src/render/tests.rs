@@ -13,7 +13,7 @@ fn extension(typed_config: Any) -> TypedExtensionConfig {
     TypedExtensionConfig { name: "test".into(), typed_config: Some(typed_config) }
 }
 
-/// What a YAML parser reads of it.
+/// The value that a YAML parser reads.
 fn read(yaml: &str) -> Value {
     serde_yaml_ng::from_str(yaml).unwrap_or_else(|error| panic!("{error}:\n{yaml}"))
 }
@@ -61,7 +61,7 @@ fn text_of_several_lines_is_a_block() {
 }
 
 #[test]
-fn resources_are_listed_in_sending_order_by_name() {
+fn resources_are_listed_by_type_and_name() {
     let trust = |name: &str| Resource::new(ResourceType::Secret, name, &secret::trust(name));
     let listener =
         crate::envoy::listener::xds_on_hub("xds", std::net::Ipv4Addr::UNSPECIFIED.into());
@@ -76,7 +76,7 @@ fn resources_are_listed_in_sending_order_by_name() {
 }
 
 #[test]
-fn keys_are_redacted_however_deep_they_lie() {
+fn private_keys_are_redacted_at_any_depth() {
     let secret = secret::leaf("chain", KEY);
     let nested = extension(pack(&extension(pack(&secret))));
     let shown = yaml(&nested, Secrets::Show);
@@ -96,13 +96,13 @@ fn keys_are_redacted_however_deep_they_lie() {
 }
 
 #[test]
-fn the_names_of_key_files_are_no_secret() {
+fn the_names_of_key_files_are_shown() {
     let [(_, leaf), _] = file_secrets("/keys");
     assert!(yaml(&leaf, Secrets::Redact).contains("filename: /keys/tls.key\n"));
 }
 
 #[test]
-fn what_is_not_of_the_api_is_shown_as_it_is_but_not_where_keys_are_redacted() {
+fn bytes_of_unknown_messages_are_redacted_too() {
     let strange = extension(Any {
         type_url: "type.googleapis.com/no.such.Message".into(),
         value: b"SECRET".to_vec(),
@@ -129,7 +129,7 @@ fn maps_are_sorted() {
 }
 
 #[test]
-fn any_in_any_without_end_is_cut_off() {
+fn the_nesting_of_any_is_limited() {
     let mut nested = pack(&Node::default());
     for _ in 0..1000 {
         nested = pack(&nested);
@@ -143,9 +143,9 @@ fn a_broken_message_is_shown_as_bytes() {
     assert!(yaml(&broken, Secrets::Show).contains("base64: ////\n"));
 }
 
-/// Envoy's parser (yaml-cpp) takes these for booleans, numbers or nothing unless they are quoted.
+/// Envoy's parser (yaml-cpp) reads these as booleans, numbers or null unless they are quoted.
 #[test]
-fn text_that_could_be_something_else_is_quoted() {
+fn ambiguous_text_is_quoted() {
     for id in [
         "on", "off", "y", "n", "yes", "No", "true", "null", "~", "1e3", "0x1f", "0o7", "0777",
         "12", "-1", ".5", "1.", "+1", ".inf", "nan", "1e400",
@@ -157,7 +157,7 @@ fn text_that_could_be_something_else_is_quoted() {
 
 proptest! {
     #[test]
-    fn every_text_survives(id in any::<String>(), lines in prop::collection::vec("[ \\t~:#'\"|>a-z-]{0,8}", 0..5)) {
+    fn every_text_is_read_as_it_was(id in any::<String>(), lines in prop::collection::vec("[ \\t~:#'\"|>a-z-]{0,8}", 0..5)) {
         let node = Node { id, cluster: lines.join("\n"), ..Default::default() };
         let tree = read(&yaml(&node, Secrets::Show));
         prop_assert_eq!(tree.get("id").and_then(Value::as_str).unwrap_or_default(), &node.id);
@@ -165,7 +165,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_it_panic(value in prop::collection::vec(any::<u8>(), 0..200), kind in 0..ResourceType::ALL.len()) {
+    fn arbitrary_bytes_cause_no_panic(value in prop::collection::vec(any::<u8>(), 0..200), kind in 0..ResourceType::ALL.len()) {
         let any = Any { type_url: ResourceType::ALL[kind].url().into(), value };
         yaml(&extension(any.clone()), Secrets::Redact);
         yaml(&any, Secrets::Show);
@@ -173,7 +173,7 @@ proptest! {
 }
 
 #[test]
-fn a_bootstrap_needs_few_descriptors() {
+fn a_bootstrap_needs_only_its_descriptors() {
     use crate::envoy::bootstrap::{Node, bootstrap, file_secrets};
     let at = [crate::name::HostPort::parse("hub.example:10900", 1).unwrap()];
     let node = Node {
@@ -187,6 +187,6 @@ fn a_bootstrap_needs_few_descriptors() {
     let secrets =
         file_secrets("/credential").into_iter().map(|(_, secret)| crate::envoy::any(&secret));
     for any in [crate::envoy::any(&bootstrap(&node))].into_iter().chain(secrets) {
-        assert!(descriptors::decode_by_few(&any).is_some(), "{}", any.type_url);
+        assert!(descriptors::decode_bootstrap(&any).is_some(), "{}", any.type_url);
     }
 }

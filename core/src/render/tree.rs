@@ -1,4 +1,5 @@
-//! Messages as trees of plain values, in protobuf's JSON mapping with the field names of the `.proto` files.
+//! Messages as trees of plain values, in protobuf's JSON mapping with the field names of the
+//! `.proto` files.
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -8,49 +9,49 @@ use prost_reflect::{
 };
 use serde_yaml_ng::{Mapping, Value};
 
-use super::descriptors::decode_by_few;
+use super::descriptors::decode_bootstrap;
 use super::{Secrets, decode, mapping};
 
-/// What stands in the place of what is not shown.
+/// Replaces what isn't shown.
 const REDACTED: &str = "[redacted]";
-/// How many `Any` may lie in one another. Envoy's own nest four deep.
+/// Deepest nesting of `Any`. Envoy's own is four.
 const MAX_NESTING: u32 = 32;
-/// The message that holds keys: inline, or by the name of a file.
+/// The message that has a private key inline, or the name of its file.
 const DATA_SOURCE: &str = "envoy.config.core.v3.DataSource";
-/// Option of fields that Envoy doesn't show either.
+/// The option of fields that Envoy doesn't show either.
 const SENSITIVE: &str = "udpa.annotations.sensitive";
 
 /// A message with its `@type`.
 pub(super) fn typed(any: &Any, secrets: Secrets) -> Value {
-    Walk { secrets, nesting: 0 }.any(any)
+    Converter { secrets, nesting: 0 }.any(any)
 }
 
 /// The same without its `@type`.
 pub(super) fn untyped(any: &Any, secrets: Secrets) -> Value {
-    match find(any, secrets) {
-        Some(message) => Walk { secrets, nesting: 0 }.message(&message),
+    match decode_any(any, secrets) {
+        Some(message) => Converter { secrets, nesting: 0 }.message(&message),
         None => typed(any, secrets),
     }
 }
 
-/// The message, with names. Where nothing is redacted the few descriptors will do, if they have it.
-fn find(any: &Any, secrets: Secrets) -> Option<DynamicMessage> {
-    let by_few = if secrets == Secrets::Show { decode_by_few(any) } else { None };
-    by_few.or_else(|| decode(any))
+/// The message. If nothing is redacted, the descriptors of bootstrap files are tried first.
+fn decode_any(any: &Any, secrets: Secrets) -> Option<DynamicMessage> {
+    let of_bootstrap = if secrets == Secrets::Show { decode_bootstrap(any) } else { None };
+    of_bootstrap.or_else(|| decode(any))
 }
 
-/// Where we are.
+/// Converts messages to trees.
 #[derive(Clone, Copy)]
-struct Walk {
+struct Converter {
     secrets: Secrets,
     nesting: u32,
 }
 
-impl Walk {
+impl Converter {
     fn any(self, any: &Any) -> Value {
-        let message = if self.nesting < MAX_NESTING { find(any, self.secrets) } else { None };
-        let Some(message) = message else { return self.opaque(any) };
-        let inner = Walk { nesting: self.nesting + 1, ..self };
+        let message = if self.nesting < MAX_NESTING { decode_any(any, self.secrets) } else { None };
+        let Some(message) = message else { return self.unknown(any) };
+        let inner = Converter { nesting: self.nesting + 1, ..self };
         let type_url = (Value::from("@type"), Value::from(any.type_url.as_str()));
         match inner.message(&message) {
             Value::Mapping(fields) if !is_well_known(&message) => {
@@ -60,8 +61,9 @@ impl Walk {
         }
     }
 
-    /// What isn't known can't be searched for keys either.
-    fn opaque(self, any: &Any) -> Value {
+    /// An unknown message as bytes. They can't be searched for private keys, so they are redacted
+    /// altogether.
+    fn unknown(self, any: &Any) -> Value {
         let bytes = match self.secrets {
             Secrets::Show => BASE64_STANDARD.encode(&any.value),
             Secrets::Redact => REDACTED.to_owned(),
@@ -85,7 +87,7 @@ impl Walk {
             return well_known(message);
         }
         let mut fields: Vec<(FieldDescriptor, &Field)> = message.fields().collect();
-        fields.sort_by_key(|(field, _)| (field.name() != "name", declared(field)));
+        fields.sort_by_key(|(field, _)| (field.name() != "name", declaration_index(field)));
         let entry = |(field, value): (FieldDescriptor, &Field)| {
             (Value::from(field.name()), self.field(&field, value))
         };
@@ -134,10 +136,10 @@ impl Walk {
     }
 }
 
-/// A data source of which only the names of files and variables are shown.
+/// A data source without inline data. Names of files and environment variables are shown.
 fn redacted(source: &DynamicMessage) -> Value {
     let inline = |name: &str| matches!(name, "inline_string" | "inline_bytes");
-    let shown = Walk { secrets: Secrets::Show, nesting: 0 };
+    let shown = Converter { secrets: Secrets::Show, nesting: 0 };
     let entry = |(field, value): (FieldDescriptor, &Field)| {
         let value = if inline(field.name()) { REDACTED.into() } else { shown.field(&field, value) };
         (Value::from(field.name()), value)
@@ -155,7 +157,8 @@ fn is_sensitive(field: &FieldDescriptor) -> bool {
     option.is_some_and(|option| field.options().get_extension(&option).as_bool() == Some(true))
 }
 
-/// Durations, wrappers and their like have forms of their own (protobuf's JSON mapping).
+/// Whether protobuf's JSON mapping has a form of its own for the message, such as for durations and
+/// wrappers.
 fn is_well_known(message: &DynamicMessage) -> bool {
     message.descriptor().package_name() == "google.protobuf"
 }
@@ -168,7 +171,7 @@ fn well_known(message: &DynamicMessage) -> Value {
     }
 }
 
-/// A `Struct` is a map, which has no order of its own.
+/// Sorts a `Struct`, which is a map without an order.
 fn sorted(value: Value) -> Value {
     match value {
         Value::Mapping(entries) => {
@@ -201,7 +204,7 @@ fn map_key(key: &MapKey) -> String {
     }
 }
 
-/// The field of a map's entries that holds the values.
+/// The field of a map's entries that has the values.
 fn map_value(field: &FieldDescriptor) -> Option<FieldDescriptor> {
     match field.kind() {
         Kind::Message(entry) if entry.is_map_entry() => Some(entry.map_entry_value_field()),
@@ -209,7 +212,7 @@ fn map_value(field: &FieldDescriptor) -> Option<FieldDescriptor> {
     }
 }
 
-/// Where the field stands in its message's declaration.
-fn declared(field: &FieldDescriptor) -> i32 {
+/// The index of the field in its message's declaration.
+fn declaration_index(field: &FieldDescriptor) -> i32 {
     field.path().last().copied().unwrap_or_default()
 }

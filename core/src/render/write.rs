@@ -1,7 +1,8 @@
 //! Writes trees as YAML that every parser reads alike.
 //!
-//! Envoy's parser (yaml-cpp) takes an unquoted `on`, `y` or `1e3` for something else than text, as YAML 1.1 does, and the
-//! usual writers leave some of these unquoted. So text is unquoted only where it can't be anything else.
+//! Envoy's parser (yaml-cpp) doesn't read an unquoted `on`, `y` or `1e3` as text, as in YAML 1.1,
+//! and the usual writers leave some of these unquoted. So text is unquoted only if no parser can
+//! read it as anything else.
 
 use std::net::Ipv4Addr;
 
@@ -23,7 +24,7 @@ pub(super) fn document(value: &Value) -> String {
     out
 }
 
-/// Begins where the first key belongs.
+/// Writes a mapping. The first key continues the current line.
 fn entries(out: &mut String, fields: &Mapping, indent: usize) {
     for (place, (key, value)) in fields.iter().enumerate() {
         if place > 0 {
@@ -48,7 +49,7 @@ fn entries(out: &mut String, fields: &Mapping, indent: usize) {
     }
 }
 
-/// Begins where the first dash belongs.
+/// Writes a list. The first dash continues the current line.
 fn items(out: &mut String, list: &[Value], indent: usize) {
     for (place, value) in list.iter().enumerate() {
         if place > 0 {
@@ -64,14 +65,14 @@ fn items(out: &mut String, list: &[Value], indent: usize) {
 }
 
 fn new_line(out: &mut String, indent: usize) {
-    // A block of text ends with a newline of its own.
+    // A block of text has ended with a newline.
     if !out.ends_with('\n') {
         out.push('\n');
     }
     out.extend(std::iter::repeat_n(' ', indent));
 }
 
-/// Anything without children; blocks are indented by `indent`.
+/// A value without children. Lines of a block are indented by `indent`.
 fn scalar(value: &Value, indent: usize) -> String {
     match value {
         Value::String(text) if is_block(text) => block(text, indent),
@@ -96,11 +97,11 @@ fn flat(value: &Value) -> String {
     }
 }
 
-/// What YAML 1.1 or a lenient parser reads as something else than text, though it begins with a letter.
+/// Words that YAML 1.1 or a lenient parser doesn't read as text.
 const AMBIGUOUS: &[&str] =
     &["y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf", "infinity"];
 
-/// Whether nobody can take the text for anything but text.
+/// Whether every parser reads the unquoted text as text.
 fn is_plain(text: &str) -> bool {
     let begins = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/');
     let inside = |c: char| c.is_ascii_alphanumeric() || "_-./:,;=+()^$*?%\\\" ".contains(c);
@@ -119,7 +120,7 @@ fn is_duration(text: &str) -> bool {
         && number.chars().all(|c| c.is_ascii_digit() || c == '.')
 }
 
-/// Whether the text is best shown as lines, and needs none of the finer rules of blocks.
+/// Whether to write the text as a block. Text that needs an indentation indicator or escapes isn't.
 fn is_block(text: &str) -> bool {
     let lines = text.strip_suffix('\n').unwrap_or(text);
     text.contains('\n')

@@ -251,7 +251,7 @@ async fn a_hub_of_ten_thousand_clusters_reconnects() {
     let names: Vec<String> = endpoints.iter().map(|resource| resource.name.to_string()).collect();
     world.server.nodes.apply(vec![(
         "hub".parse().unwrap(),
-        NodeChange::All(clusters.into_iter().chain(endpoints).collect()),
+        NodeChange::Replace(clusters.into_iter().chain(endpoints).collect()),
     )]);
 
     let request = DeltaDiscoveryRequest {

@@ -219,7 +219,7 @@ async fn a_stream_waits_for_its_manifest_and_ends_with_it() {
     tokyo.receive_nothing().await;
     world.set_resources("tokyo", &[(CDS, "t", "1")]);
     assert_eq!(tokyo.receive().await, pairs(&[("t", "1")]));
-    world.server.nodes.apply(vec![("tokyo".parse().unwrap(), NodeChange::Gone)]);
+    world.server.nodes.apply(vec![("tokyo".parse().unwrap(), NodeChange::Remove)]);
     let end = tokyo.end().await;
     assert_eq!((end.code(), end.message()), (Code::NotFound, "the manifest of tokyo is gone"));
     assert_eq!(world.metric("atlas_xds_streams_ended_total{reason=\"removed\"}"), 1);

@@ -1,4 +1,4 @@
-//! A snapshot as a static configuration: routes stand in their listeners, secrets come from files.
+//! A snapshot as a static configuration: routes are in their listeners, secrets in files.
 
 use serde_yaml_ng::{Mapping, Value};
 
@@ -6,29 +6,29 @@ use super::{Secrets, mapping, tree};
 use crate::xds::resource::ResourceType;
 use crate::xds::snapshot::Snapshot;
 
-/// What such an Envoy calls itself.
+/// `node.id` and `node.cluster`.
 const NODE: &str = "atlas-static";
 
 /// The whole configuration.
 pub(super) fn configuration(snapshot: &Snapshot, secrets_dir: &str) -> Value {
     let without_xds = WithoutXds { snapshot, secrets_dir };
-    let all = |kind| {
+    let resources = |kind| {
         let trees = snapshot
             .of_type(kind)
             .iter()
             .map(|resource| tree::untyped(&resource.body(), Secrets::Redact));
         Value::Sequence(trees.map(|tree| without_xds.value(tree)).collect())
     };
-    let resources = mapping([
-        ("listeners", all(ResourceType::Listener)),
-        ("clusters", all(ResourceType::Cluster)),
+    let static_resources = mapping([
+        ("listeners", resources(ResourceType::Listener)),
+        ("clusters", resources(ResourceType::Cluster)),
     ]);
-    // Envoy wants a name where it reads secrets, even from files.
+    // Envoy requires a node if it reads secrets, even from files.
     let node = mapping([("id", NODE.into()), ("cluster", NODE.into())]);
-    mapping([("node", node), ("static_resources", resources)])
+    mapping([("node", node), ("static_resources", static_resources)])
 }
 
-/// Replaces what says "ask for this over xDS".
+/// Replaces references to xDS.
 struct WithoutXds<'a> {
     snapshot: &'a Snapshot,
     secrets_dir: &'a str,
@@ -48,15 +48,16 @@ impl WithoutXds<'_> {
     fn fields(&self, fields: Mapping) -> Value {
         let name = fields.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
         let field = |(key, value): (Value, Value)| match key.as_str() {
-            Some("rds") => self.routes(value),
-            Some("sds_config") => (key, self.file(&name)),
+            Some("rds") => self.route_config(value),
+            Some("sds_config") => (key, self.sds_config(&name)),
             _ => (key, self.value(value)),
         };
         Value::Mapping(fields.into_iter().map(field).collect())
     }
 
-    /// The route configuration of that name; a name that there isn't stays, for Envoy to complain of.
-    fn routes(&self, rds: Value) -> (Value, Value) {
+    /// The route configuration. If the snapshot doesn't have it, the reference stays, and Envoy
+    /// reports it.
+    fn route_config(&self, rds: Value) -> (Value, Value) {
         let resource = rds["route_config_name"]
             .as_str()
             .and_then(|name| self.snapshot.get(ResourceType::Route, name));
@@ -69,7 +70,7 @@ impl WithoutXds<'_> {
         }
     }
 
-    fn file(&self, secret: &str) -> Value {
+    fn sds_config(&self, secret: &str) -> Value {
         let path = format!("{}/{secret}.yaml", self.secrets_dir);
         mapping([
             ("resource_api_version", "V3".into()),
