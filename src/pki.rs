@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use atlas_core::name::{ClusterName, Identity, NodeId, TrustDomain};
 use atlas_core::pki::{Authority, IssuedCertificates, Leaf, Lifetimes, PrivateKey, Time, Trust};
 
-pub use issue::Subjects;
+pub use issue::{IssueReport, Subjects};
 pub use ledger::Ledger;
 pub use pem::{IssuerVerifier, from_pem, read_certificate, read_validity, to_pem};
 pub use sign::{CertificateAndKey, fingerprint};
@@ -54,6 +54,11 @@ impl<S: PkiStore> Pki<S> {
     /// A PKI whose store has been read already.
     pub fn with(store: S, domain: TrustDomain, lifetimes: Lifetimes, contents: Contents) -> Self {
         Self { store, domain, lifetimes, contents }
+    }
+
+    /// Where it is kept.
+    pub fn store(&self) -> &S {
+        &self.store
     }
 
     /// What the PKI has, and where it is saved.

@@ -1,4 +1,5 @@
-//! Lets the result of a round take effect: the client_authorizer, the nodes, the log, and everyone who reads [`PublishedState`].
+//! Where the result of a reconcile takes effect: the client authorizer, the nodes, the log, and all who read
+//! [`PublishedState`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::xds::streams::Streams;
 
 /// Where results go.
 pub struct Publisher {
-    /// The xDS port's client_authorizer.
+    /// Who may open a stream on the xDS port.
     pub client_authorizer: Arc<ClientAuthorizer>,
     /// Open streams.
     pub streams: Arc<Streams>,
@@ -25,19 +26,19 @@ pub struct Publisher {
     pub nodes: Arc<Nodes>,
     /// Counts.
     pub metrics: Arc<Metrics>,
-    /// Everyone else.
+    /// What people, DNS and metrics read.
     pub state_store: Arc<StateStore>,
 }
 
-/// What a round came to.
-pub struct Round<'a> {
-    /// What was understood.
+/// What a reconcile came to, for people, DNS and metrics.
+pub struct Publication<'a> {
+    /// The fleet in force.
     pub fleet: &'a Fleet,
-    /// The clusters that it was about; `None`: all.
+    /// The clusters of which something may differ; `None`: all.
     pub about: Option<&'a BTreeSet<ClusterName>>,
-    /// How many nodes have something else from now on.
+    /// How many nodes have other resources than before.
     pub changed: usize,
-    /// What people should know about their objects; `None`: the same as before.
+    /// What is wrong or worth knowing about manifests; `None`: the same as before.
     pub findings: Option<Vec<Finding>>,
     /// Files that can't be read; `None`: the same as before.
     pub errors: Option<Vec<ManifestError>>,
@@ -48,21 +49,16 @@ pub struct Round<'a> {
 }
 
 impl Publisher {
-    /// Lets these certificates and credentials count: of all clusters, or of those that the round is about. `problems` are why Atlas has
-    /// none of its own, if so.
+    /// Installs the server certificate and the accepted client fingerprints: of all clusters, or `only` of these.
     ///
     /// # Errors
     /// Atlas has no certificate, or it is broken.
-    pub fn install_credentials<V: PkiStore>(
+    pub fn install_credentials<S: PkiStore>(
         &self,
-        pki: &Pki<V>,
-        about: Option<&BTreeSet<ClusterName>>,
-        problems: &[&str],
+        pki: &Pki<S>,
+        only: Option<&BTreeSet<ClusterName>>,
     ) -> anyhow::Result<()> {
-        let own = pki.leaf(&Identity::Atlas);
-        let own = own.with_context(|| {
-            format!("Atlas has no certificate of its own: {}", problems.join("; "))
-        })?;
+        let own = pki.leaf(&Identity::Atlas).context("Atlas has no certificate of its own")?;
         let of = |name: &ClusterName| -> Vec<String> {
             pki.ledger()
                 .credentials_of(name)
@@ -70,9 +66,11 @@ impl Publisher {
                 .map(|credential| credential.fingerprint.clone())
                 .collect()
         };
-        match about {
-            Some(about) => {
-                about.iter().for_each(|name| self.client_authorizer.allow(name, of(name)))
+        match only {
+            Some(only) => {
+                for name in only {
+                    self.client_authorizer.allow(name, of(name));
+                }
             }
             None => self.client_authorizer.replace_allowed(
                 pki.ledger().clusters().map(|name| (name.clone(), of(name))).collect(),
@@ -81,9 +79,9 @@ impl Publisher {
         self.client_authorizer.install_certificate(&own, &pki.trust_for([]).roots)
     }
 
-    /// Lets a cluster's streams end, if none of its credentials counts. The client_authorizer first: an Envoy whose stream ends is back
-    /// within a second.
-    pub fn forget<V: PkiStore>(&self, cluster: &ClusterName, pki: &Pki<V>) {
+    /// Ends a cluster's streams, if no credential of it is accepted any more. It is refused first: an Envoy whose stream ends
+    /// is back within a second.
+    pub fn forget<S: PkiStore>(&self, cluster: &ClusterName, pki: &Pki<S>) {
         if !pki.ledger().has_credentials(cluster) {
             self.client_authorizer.allow(cluster, Vec::new());
             self.streams.close_node(&NodeId::Cluster(cluster.clone()));
@@ -91,7 +89,7 @@ impl Publisher {
         }
     }
 
-    /// Says why a round failed. All the rest stays.
+    /// Says why a reconcile failed. All the rest stays.
     pub fn failed(&self, error: String) {
         self.metrics.failed_rounds.inc();
         self.state_store.change(|published| {
@@ -109,21 +107,26 @@ impl Publisher {
         });
     }
 
-    /// Posts what has taken effect.
-    pub fn publish<V: PkiStore>(&self, pki: &Pki<V>, round: Round<'_>) {
+    /// Publishes what has taken effect.
+    pub fn publish<S: PkiStore>(&self, pki: &Pki<S>, publication: Publication<'_>) {
         let (authorities, own_expiry) = pki.own_expiries();
-        self.state_store.change(|state_store| {
-            let is_new = state_store.is_none();
-            let published = state_store.get_or_insert_with(|| {
-                PublishedState::new(Fleet { clusters: Default::default(), ..round.fleet.clone() })
+        self.state_store.change(|state| {
+            let is_new = state.is_none();
+            let published = state.get_or_insert_with(|| {
+                PublishedState::new(Fleet {
+                    clusters: Default::default(),
+                    ..publication.fleet.clone()
+                })
             });
-            match round.about {
+            match publication.about {
                 Some(about) if !is_new => {
-                    about.iter().for_each(|name| take_cluster(published, round.fleet, pki, name))
+                    for name in about {
+                        publish_cluster(published, publication.fleet, pki, name);
+                    }
                 }
                 _ => {
-                    published.fleet.clusters.clone_from(&round.fleet.clusters);
-                    published.expiries = round
+                    published.fleet.clusters.clone_from(&publication.fleet.clusters);
+                    published.expiries = publication
                         .fleet
                         .clusters
                         .keys()
@@ -133,19 +136,23 @@ impl Publisher {
                         .collect();
                 }
             }
-            published.fleet.alertmanagers.clone_from(&round.fleet.alertmanagers);
+            published.fleet.alertmanagers.clone_from(&publication.fleet.alertmanagers);
             published.expiries.insert(NodeId::Hub, pki.expiries(&NodeId::Hub));
             (published.authorities, published.own_expiry, published.zone, published.last_error) =
-                (authorities, own_expiry, round.zone, None);
-            announce(published, &round);
-            round.findings.into_iter().for_each(|findings| published.findings = findings);
-            round.errors.into_iter().for_each(|errors| published.errors = errors);
-            published.problems = round.problems;
-            if round.changed > 0 || is_new {
+                (authorities, own_expiry, publication.zone, None);
+            log_news(published, &publication);
+            if let Some(findings) = publication.findings {
+                published.findings = findings;
+            }
+            if let Some(errors) = publication.errors {
+                published.errors = errors;
+            }
+            published.problems = publication.problems;
+            if publication.changed > 0 || is_new {
                 let clusters = published.fleet.clusters.len();
                 tracing::info!(
                     clusters,
-                    nodes = round.changed,
+                    nodes = publication.changed,
                     rejected = published.rejected(),
                     "a new plan is in force"
                 );
@@ -154,10 +161,10 @@ impl Publisher {
     }
 }
 
-fn take_cluster<V: PkiStore>(
+fn publish_cluster<S: PkiStore>(
     published: &mut PublishedState,
     fleet: &Fleet,
-    pki: &Pki<V>,
+    pki: &Pki<S>,
     name: &ClusterName,
 ) {
     let node = NodeId::Cluster(name.clone());
@@ -173,10 +180,11 @@ fn take_cluster<V: PkiStore>(
     }
 }
 
-/// Says in the log what is newly wrong, once.
-fn announce(before: &PublishedState, round: &Round<'_>) {
+/// Logs what is newly wrong, once.
+fn log_news(before: &PublishedState, publication: &Publication<'_>) {
     let known: BTreeSet<&Finding> = before.findings.iter().collect();
-    for finding in round.findings.iter().flatten().filter(|finding| !known.contains(finding)) {
+    for finding in publication.findings.iter().flatten().filter(|finding| !known.contains(finding))
+    {
         match finding.severity {
             Severity::Rejected | Severity::FellBack | Severity::Warning => {
                 tracing::warn!("{finding}")
@@ -184,10 +192,12 @@ fn announce(before: &PublishedState, round: &Round<'_>) {
             Severity::Note => tracing::info!("{finding}"),
         }
     }
-    for error in round.errors.iter().flatten().filter(|error| !before.errors.contains(error)) {
+    for error in publication.errors.iter().flatten().filter(|error| !before.errors.contains(error))
+    {
         tracing::warn!("{error}");
     }
-    for problem in round.problems.iter().filter(|problem| !before.problems.contains(problem)) {
+    for problem in publication.problems.iter().filter(|problem| !before.problems.contains(problem))
+    {
         tracing::error!("{problem}");
     }
 }

@@ -1,8 +1,11 @@
-//! What a change costs on the wire: the real controller on a real directory, and simulated Envoys that acknowledge everything.
+//! What a change costs on the wire: the real engine on a real directory, and simulated Envoys that acknowledge everything.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
+use atlas_core::name::NodeId;
 use atlas_core::pki::Lifetimes;
 use atlas_core::xds::messages::{Request, Response, Variant};
 use atlas_core::xds::resource::ResourceType;
@@ -14,9 +17,13 @@ use prost::Message;
 
 use super::*;
 use crate::metrics::Metrics;
-use crate::standalone::watch::read_index;
-use crate::state::StateStore;
-use crate::state::{NodeResources, Nodes};
+use crate::standalone::last_good_files::LastGoodFiles;
+use crate::standalone::output_files::OutputFiles;
+use crate::standalone::pki_directory::PkiDirectory;
+use crate::standalone::provider::DirectoryProvider;
+use crate::standalone::state_dir::StateDir;
+use crate::standalone::watch::{DirectoryUpdate, UpdateQueue, read_index};
+use crate::state::{NodeResources, Nodes, StateStore};
 use crate::xds::ClientAuthorizer;
 use crate::xds::streams::Streams;
 
@@ -32,18 +39,18 @@ fn manifest(name: &str, address: &str) -> String {
 
 /// An Atlas without its servers.
 struct Atlas {
-    controller: Controller,
-    known: Known,
+    reconciler: Reconciler<DirectoryProvider>,
+    updates: Arc<UpdateQueue>,
     nodes: Arc<Nodes>,
     _lock: crate::standalone::state_dir::Lock,
 }
 
 impl Atlas {
-    fn start(state: &Path, from: &Path) -> Self {
-        Self::start_with(state, from, Lifetimes::default())
+    async fn start(state: &Path, from: &Path) -> Self {
+        Self::start_with(state, from, Lifetimes::default()).await
     }
 
-    fn start_with(state: &Path, from: &Path, lifetimes: Lifetimes) -> Self {
+    async fn start_with(state: &Path, from: &Path, lifetimes: Lifetimes) -> Self {
         let state = StateDir::at(state).unwrap();
         let lock = state.lock().unwrap();
         let settings = Settings::default();
@@ -58,34 +65,32 @@ impl Atlas {
             metrics: Arc::new(Metrics::new()),
             state_store: Arc::new(StateStore::default()),
         };
-        let known = Known::new(LastGood::load(state.clone()));
-        let controller = Controller {
-            settings,
-            pki,
-            node_files: NodeFiles::new(state.clone()),
-            state,
-            public_dir: None,
-            publisher,
-        };
-        let mut atlas = Self { controller, known, nodes, _lock: lock };
-        atlas.take(read_index(from).unwrap().1);
+        let updates = Arc::new(UpdateQueue::default());
+        let last_good = LastGoodFiles::load(state.clone());
+        let provider =
+            DirectoryProvider::new(Arc::clone(&updates), last_good, OutputFiles::new(state, None));
+        let reconciler = Reconciler::new(settings, provider, pki, publisher);
+        let mut atlas = Self { reconciler, updates, nodes, _lock: lock };
+        atlas.take(read_index(from).unwrap().1).await;
         atlas
     }
 
-    /// A round about an update.
-    fn take(&mut self, update: DirectoryUpdate) {
-        self.known.inbox.extend(update);
-        assert!(self.controller.round(&mut self.known).unwrap(), "nothing failed");
+    /// A reconcile about an update.
+    async fn take(&mut self, update: DirectoryUpdate) -> Reconciled {
+        self.updates.push(update);
+        let reconciled = self.reconciler.reconcile().await.unwrap().unwrap();
+        assert!(reconciled.complete, "nothing failed");
+        reconciled
     }
 
-    /// As if this file alone had been written.
-    fn write(&mut self, from: &Path, name: &str, text: &str) {
+    /// As if this file alone had been written; returns how many clusters were planned.
+    async fn write(&mut self, from: &Path, name: &str, text: &str) -> usize {
         let file = format!("{name}.yaml");
         std::fs::write(from.join(&file), text).unwrap();
         let mut update = read_index(from).unwrap().1;
         update.files.retain(|path, _| *path == file);
         update.directories = None;
-        self.take(update);
+        self.take(update).await.planned
     }
 }
 
@@ -222,7 +227,7 @@ async fn what_a_change_sends_does_not_grow_with_the_fleet() {
         )
         .unwrap();
     }
-    let mut atlas = Atlas::start(state.path(), from.path());
+    let mut atlas = Atlas::start(state.path(), from.path()).await;
     let nodes = atlas.nodes.ids();
     assert_eq!(nodes.len(), CLUSTERS + 1);
     let mut all = Counts::default();
@@ -239,15 +244,17 @@ async fn what_a_change_sends_does_not_grow_with_the_fleet() {
     assert_eq!(hear(&atlas, &mut envoys), Counts::default());
 
     let one_more = manifest("one-more", "10.99.0.1");
-    atlas.write(from.path(), "one-more", &one_more);
+    assert_eq!(atlas.write(from.path(), "one-more", &one_more).await, 1);
     let added = hear(&atlas, &mut envoys);
     assert!(added.messages <= 8 && added.bytes <= 12 * 1024 && added.resources == 1, "{added:?}");
 
     // Written again, with a comment or as it was: nobody hears of it.
-    atlas.write(from.path(), "one-more", &format!("# the same\n{one_more}"));
+    let same = format!("# the same\n{one_more}");
+    assert_eq!(atlas.write(from.path(), "one-more", &same).await, 0);
     assert_eq!(hear(&atlas, &mut envoys), Counts::default());
 
-    atlas.write(from.path(), &name(7), &manifest(&name(7), "10.99.0.7"));
+    let other = manifest(&name(7), "10.99.0.7");
+    assert_eq!(atlas.write(from.path(), &name(7), &other).await, 1);
     let edited = hear(&atlas, &mut envoys);
     assert!(
         edited.messages <= 2 && edited.bytes <= 8 * 1024 && edited.resources == 1,
@@ -256,7 +263,7 @@ async fn what_a_change_sends_does_not_grow_with_the_fleet() {
 
     // A restart, and every stream returns with what it has.
     drop(atlas);
-    let atlas = Atlas::start(state.path(), from.path());
+    let atlas = Atlas::start(state.path(), from.path()).await;
     let mut returned = Counts::default();
     let mut envoys: Vec<Envoy> = envoys
         .into_iter()
@@ -275,12 +282,12 @@ async fn an_authority_that_is_due_while_one_cluster_changes_costs_the_others_not
             .unwrap();
     }
     let lifetimes = Lifetimes { issuing: 4, leaf: 4, ..Lifetimes::default() };
-    let mut atlas = Atlas::start_with(state.path(), from.path(), lifetimes);
+    let mut atlas = Atlas::start_with(state.path(), from.path(), lifetimes).await;
     let issuing = || std::fs::read(state.path().join("pki/issuing.pem")).unwrap();
     let before = issuing();
     // Half its life.
     std::thread::sleep(Duration::from_millis(3100));
-    atlas.write(from.path(), "paris", &manifest("paris", "10.0.0.2"));
+    atlas.write(from.path(), "paris", &manifest("paris", "10.0.0.2")).await;
     assert_ne!(issuing(), before, "the authority was due");
     let nodes: Vec<String> = atlas.nodes.ids().iter().map(ToString::to_string).collect();
     assert_eq!(nodes.len(), 4, "{nodes:?}");

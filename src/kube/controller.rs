@@ -108,7 +108,13 @@ impl Controller {
         loop {
             tokio::select! {
                 () = self.reflectors.changed.notified() => {
-                    self.debouncer.settle(|| self.reflectors.changed.notified(), || true).await;
+                    let burst = self.debouncer.burst();
+                    while let Some(until) = burst.wait_until(true) {
+                        let changed = self.reflectors.changed.notified();
+                        if tokio::time::timeout_at(until, changed).await.is_err() {
+                            break;
+                        }
+                    }
                 }
                 changed = leads.changed() => if changed.is_err() { return },
                 () = tokio::time::sleep(pause) => {}

@@ -95,6 +95,11 @@ pub trait PkiStore {
     /// It could not be removed.
     fn remove_bootstrap(&mut self, cluster: &ClusterName) -> anyhow::Result<()>;
 
+    /// Whether what there is of a cluster can't be read, so that nothing may be issued for it.
+    fn is_unreadable(&self, _cluster: &ClusterName) -> bool {
+        false
+    }
+
     /// A sentence about each file or key that was broken and is kept for people to look at.
     fn set_aside_notices(&self) -> Vec<String> {
         Vec::new()

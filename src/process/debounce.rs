@@ -1,9 +1,8 @@
 //! Bursts of changes: acting once on many.
 
-use std::future::Future;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 /// How long a burst of changes may last. A single change doesn't wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,32 +37,49 @@ impl Debouncer {
         self.acted = Some(Instant::now());
     }
 
-    /// Something has changed: waits until the burst that this may begin has ended. `changed` completes at each further change.
+    /// Something has changed: how long to wait for what may follow.
     ///
-    /// Where nothing was acted on within [`Debounce::idle`], a change that is whole by `is_whole` doesn't wait.
-    pub async fn settle<F: Future<Output = ()>>(
-        &self,
-        mut changed: impl FnMut() -> F,
-        is_whole: impl Fn() -> bool,
-    ) {
-        let start = Instant::now();
-        let deadline = start + self.debounce.longest;
-        let is_first = self.acted.is_none_or(|acted| start >= acted + self.debounce.idle);
-        loop {
-            let now = Instant::now();
-            if now >= deadline || is_first && is_whole() {
-                return;
-            }
-            if timeout_at((now + self.debounce.idle).min(deadline), changed()).await.is_err() {
-                return;
-            }
+    /// ```text
+    /// let burst = debouncer.burst();
+    /// while let Some(until) = burst.wait_until(is_whole()) {
+    ///     if timeout_at(until, changed()).await.is_err() { break }
+    /// }
+    /// ```
+    pub fn burst(&self) -> Burst {
+        let now = Instant::now();
+        Burst {
+            is_first: self.acted.is_none_or(|acted| now >= acted + self.debounce.idle),
+            idle: self.debounce.idle,
+            deadline: now + self.debounce.longest,
         }
+    }
+}
+
+/// A burst of changes, from its first on.
+#[derive(Clone, Copy, Debug)]
+pub struct Burst {
+    /// Whether nothing was acted on within [`Debounce::idle`] before it.
+    is_first: bool,
+    idle: Duration,
+    deadline: Instant,
+}
+
+impl Burst {
+    /// Until when to wait for one more change; the burst has ended if none comes. `None`: it is to be acted on now.
+    ///
+    /// The first change for a while doesn't wait, if it is whole.
+    pub fn wait_until(&self, is_whole: bool) -> Option<Instant> {
+        let now = Instant::now();
+        let is_over = now >= self.deadline || self.is_first && is_whole;
+        (!is_over).then(|| (now + self.idle).min(self.deadline))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+
+    use tokio::time::timeout_at;
 
     use super::*;
 
@@ -74,7 +90,12 @@ mod tests {
     /// How long a change waits if another one follows every `period`.
     async fn waited(debouncer: &Debouncer, period: Duration, is_whole: impl Fn() -> bool) -> u128 {
         let start = Instant::now();
-        debouncer.settle(|| tokio::time::sleep(period), is_whole).await;
+        let burst = debouncer.burst();
+        while let Some(until) = burst.wait_until(is_whole()) {
+            if timeout_at(until, tokio::time::sleep(period)).await.is_err() {
+                break;
+            }
+        }
         start.elapsed().as_millis()
     }
 

@@ -14,16 +14,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, StandaloneConfig};
 use crate::dns;
+use crate::engine::Engine;
 use crate::engine::publisher::Publisher;
-use crate::engine::{Controller, LastGood};
 use crate::metrics::Metrics;
 use crate::pki::Pki;
+use crate::process::debounce::Debounce;
 use crate::process::listen::bind_tcp;
 use crate::process::open_files;
 use crate::process::shutdown::{DRAIN_TIMEOUT, wait_for_signal};
 use crate::process::tasks::Tasks;
-use crate::standalone::bootstrap_files::NodeFiles;
+use crate::standalone::last_good_files::LastGoodFiles;
+use crate::standalone::output_files::OutputFiles;
 use crate::standalone::pki_directory::PkiDirectory;
+use crate::standalone::provider::DirectoryProvider;
 use crate::standalone::state_dir::StateDir;
 use crate::standalone::watch::{self, UpdateQueue, WatchTiming};
 use crate::state::{Nodes, StateStore};
@@ -65,26 +68,22 @@ pub async fn run(config: Config, standalone: StandaloneConfig) -> anyhow::Result
     let (drain, stop) = (CancellationToken::new(), CancellationToken::new());
     let mut tasks = Tasks::default();
 
-    let controller = Controller {
-        settings: config.settings.clone(),
-        pki,
-        state: state.clone(),
-        public_dir: standalone.public_dir.clone(),
-        node_files: NodeFiles::new(state.clone()),
-        publisher: Publisher {
-            client_authorizer: Arc::clone(&client_authorizer),
-            streams: Arc::clone(&streams),
-            nodes: Arc::clone(&nodes),
-            metrics: Arc::clone(&metrics),
-            state_store: Arc::clone(&state_store),
-        },
+    let publisher = Publisher {
+        client_authorizer: Arc::clone(&client_authorizer),
+        streams: Arc::clone(&streams),
+        nodes: Arc::clone(&nodes),
+        metrics: Arc::clone(&metrics),
+        state_store: Arc::clone(&state_store),
     };
-    let last_good = LastGood::load(state.clone());
-    let earlier = last_good.said().clone();
-    tasks.spawn(
-        "the controller",
-        controller.run(last_good, Arc::clone(&queue), commands, stop.clone()),
-    );
+    let last_good = LastGoodFiles::load(state.clone());
+    let earlier = last_good.manifests().clone();
+    let outputs = OutputFiles::new(state.clone(), standalone.public_dir.clone());
+    let provider = DirectoryProvider::new(Arc::clone(&queue), last_good, outputs);
+    // The watch of the directory has waited for the end of a burst already.
+    let debounce = Debounce { idle: Duration::ZERO, longest: Duration::ZERO };
+    let settings = config.settings.clone();
+    let engine = Engine::new(settings, provider, pki, publisher, debounce, Some(commands));
+    tasks.spawn("the engine", engine.run(stop.clone()));
     let service = Arc::new(XdsServer {
         nodes: Arc::clone(&nodes),
         state_store: Arc::clone(&state_store),

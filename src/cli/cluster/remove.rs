@@ -23,8 +23,8 @@ use super::{NameArgs, file, hub, is_cluster, names, services};
 use crate::cli::flags::kubernetes::HubArgs;
 use crate::cli::output::{complain, say, show};
 use crate::cli::{Outcome, socket};
-use crate::engine::LastGood;
 use crate::pki::Pki;
+use crate::standalone::last_good_files::LastGoodFiles;
 use crate::standalone::pki_directory::PkiDirectory;
 use crate::standalone::state_dir::{Lock, StateDir};
 use crate::standalone::watch::{self, DirectoryContents};
@@ -256,7 +256,7 @@ impl Memory {
         if self.running {
             return socket::ask(&self.state, "POST", &format!("/api/v1/forget/{name}")).map(drop);
         }
-        LastGood::load(self.state.clone()).forget(name)?;
+        LastGoodFiles::load(self.state.clone()).forget(name)?;
         self.pki.forget(name)
     }
 }

@@ -14,7 +14,7 @@ use atlas_core::thanos::zone::ZoneFileVersion;
 use atlas_core::validate::{ChangeSet, ManifestStore, validate};
 
 use super::View;
-use crate::engine::publisher::{Publisher, Round};
+use crate::engine::publisher::{Publication, Publisher};
 use crate::kube::record::Record;
 use crate::pki::{Pki, PkiStore};
 use crate::state::ZoneVersion;
@@ -124,7 +124,7 @@ impl Rounds {
     ) -> anyhow::Result<()> {
         let Some(register) = &self.register else { return Ok(()) };
         let fleet = register.fleet();
-        publisher.install_credentials(pki, None, &[])?;
+        publisher.install_credentials(pki, None)?;
         let roots = pki.trust_for([]).roots;
         self.scope.all |= roots != self.roots || !publisher.state_store.is_ready();
         self.roots = roots;
@@ -139,7 +139,7 @@ impl Rounds {
         self.stores_differ |= self.stores.update(fleet, planned.iter().chain(&known));
         self.unwritten.extend(scope.clone());
         let findings = std::mem::take(&mut self.findings) || scope.all;
-        let round = Round {
+        let round = Publication {
             fleet,
             about: (!scope.all).then_some(&scope.clusters),
             changed,

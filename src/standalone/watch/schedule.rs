@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout_at};
 
 use super::pending_events::PendingEvents;
 use super::scanner::{ScanReason, ScanResult};
@@ -46,7 +46,12 @@ impl ScanSchedule {
                 () = &mut due => return ScanReason::WaitingFile,
                 () = self.events.changed() => {
                     let events = &self.events;
-                    self.debouncer.settle(|| events.changed(), || events.all_complete()).await;
+                    let burst = self.debouncer.burst();
+                    while let Some(until) = burst.wait_until(events.all_complete()) {
+                        if timeout_at(until, events.changed()).await.is_err() {
+                            break;
+                        }
+                    }
                     self.debouncer.acted();
                     return ScanReason::Events;
                 }

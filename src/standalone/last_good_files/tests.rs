@@ -1,6 +1,11 @@
 use proptest::prelude::*;
 
+use atlas_core::model::Settings;
+
 use super::*;
+use crate::engine::ingest::Inputs;
+use crate::engine::provider::Changes;
+use crate::standalone::provider::source;
 use crate::standalone::watch::read_index;
 
 const GOOD: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: tokyo, labels: {goatlas.io/cluster: \"true\", goatlas.io/replicas: \"2\"}}\nspec: {externalIPs: [10.0.0.1]}\n";
@@ -22,22 +27,29 @@ impl Scene {
         std::fs::write(path, text).unwrap();
     }
 
-    /// One round of a new process: the clusters in force and what is wrong.
+    /// One reconcile of a new process: the clusters in force and what is wrong.
     fn start(&self) -> (Vec<String>, Vec<String>) {
         let state = StateDir::at(self.state.path()).unwrap();
         let _lock = state.lock().unwrap();
-        let mut last_good = LastGood::load(state);
+        let mut files = LastGoodFiles::load(state);
         let mut update = read_index(self.from.path()).unwrap().1;
         let mut index = ManifestIndex::default();
-        last_good.complete(&mut update, &index);
-        let settings = Settings::default();
-        let mut register =
-            ManifestStore::new(settings.clone(), last_good.clusters(&settings, &update));
-        let files: Vec<String> = update.files.keys().chain(last_good.files()).cloned().collect();
-        let keys = index.apply(update);
-        register.apply(keys.iter().map(|key| (key.clone(), index.manifest(key).cloned())));
-        files.iter().for_each(|file| last_good.keep(file, &index, &register).unwrap());
-        let clusters = register.fleet().clusters.values();
+        files.complete(&mut update, &index);
+        let (mut sources, mut manifests) = (BTreeMap::new(), Vec::new());
+        let names: Vec<String> = update.files.keys().cloned().collect();
+        for key in index.apply(update) {
+            let manifest = index.manifest(&key).cloned();
+            manifests.push((key, manifest));
+        }
+        for file in names {
+            let source = source(&index, &file);
+            sources.insert(file, source);
+        }
+        let mut inputs = Inputs::new(&Settings::default(), files.manifests().clone(), &sources);
+        inputs.ingest(&mut Changes { manifests, sources, ..Changes::default() });
+        files.note(&inputs.last_good, None);
+        assert_eq!(files.write(), [""; 0]);
+        let clusters = inputs.manifests.fleet().clusters.values();
         let stores =
             clusters.map(|cluster| format!("{} {}", cluster.name, cluster.stores.len())).collect();
         (stores, index.errors().iter().map(ToString::to_string).collect())
@@ -144,7 +156,7 @@ fn a_blank_file_keeps_what_it_said_and_a_forgotten_cluster_is_gone() {
     scene.start();
     scene.write("a.yaml", "\n");
     assert_eq!(scene.start().0, ["paris 1", "tokyo 2"]);
-    LastGood::load(StateDir::at(scene.state.path()).unwrap())
+    LastGoodFiles::load(StateDir::at(scene.state.path()).unwrap())
         .forget(&"paris".parse().unwrap())
         .unwrap();
     assert_eq!(scene.start().0, ["tokyo 2"]);
@@ -156,6 +168,6 @@ fn a_directory_that_lost_everything_is_noticed() {
     scene.write("a.yaml", PAIR);
     scene.start();
     std::fs::remove_file(scene.from.path().join("a.yaml")).unwrap();
-    let last_good = LastGood::load(StateDir::at(scene.state.path()).unwrap());
+    let last_good = LastGoodFiles::load(StateDir::at(scene.state.path()).unwrap());
     assert!(last_good.all_gone(&read_index(scene.from.path()).unwrap().1));
 }
