@@ -113,7 +113,7 @@ impl Stream<'_> {
     }
 
     /// The local response of the script: the status, one header and the body.
-    fn answer(
+    fn local_response(
         &self,
         headers: &[(&str, &str)],
         header: &str,
@@ -121,10 +121,10 @@ impl Stream<'_> {
         let responded: Option<Table> =
             self.run("envoy_on_request", headers, |_| ()).get("responded").unwrap();
         let responded = responded?;
-        let answer: Table = responded.get("headers").unwrap();
+        let headers_sent: Table = responded.get("headers").unwrap();
         Some((
-            answer.get(":status").unwrap(),
-            answer.get(header).unwrap(),
+            headers_sent.get(":status").unwrap(),
+            headers_sent.get(header).unwrap(),
             responded.get("body").unwrap(),
         ))
     }

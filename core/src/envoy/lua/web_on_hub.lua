@@ -43,7 +43,7 @@ local function remove_others(headers, which)
 end
 
 -- A text without white space at its end. The pattern "^(.-)%s*$" would be quadratic in the white
--- space inside, of which somebody else may send much.
+-- space inside, and a client may send much of that.
 local function trimmed(text)
   return string.match(text, "^(.*%S)") or ""
 end

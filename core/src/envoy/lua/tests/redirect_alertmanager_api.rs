@@ -27,12 +27,13 @@ fn the_referer_says_which_alertmanager_is_meant() {
         ("/alertmanager/tokyo/", None),
         ("", None),
     ] {
-        let answer = script
-            .stream()
-            .answer(&[(":path", "/api/v2/alerts?active=true"), ("referer", referer)], "location");
+        let response = script.stream().local_response(
+            &[(":path", "/api/v2/alerts?active=true"), ("referer", referer)],
+            "location",
+        );
         let expected =
             location.map(|location| ("307".to_owned(), Some(location.to_owned()), String::new()));
-        assert_eq!(answer, expected, "{referer}");
+        assert_eq!(response, expected, "{referer}");
     }
-    assert_eq!(script.stream().answer(&[(":path", "/api/v2/alerts")], "location"), None);
+    assert_eq!(script.stream().local_response(&[(":path", "/api/v2/alerts")], "location"), None);
 }

@@ -29,9 +29,9 @@ fn the_offer_and_the_body_are_removed_or_the_request_is_refused() {
         let handle = script
             .stream()
             .run("envoy_on_request", &headers, |options| options.set("chunks", &chunks).unwrap());
-        let answer: Option<Table> = handle.get("responded").unwrap();
-        let status = answer.map(|answer| {
-            answer.get::<Table>("headers").unwrap().get::<String>(":status").unwrap()
+        let response: Option<Table> = handle.get("responded").unwrap();
+        let status = response.map(|response| {
+            response.get::<Table>("headers").unwrap().get::<String>(":status").unwrap()
         });
         assert_eq!(status.as_deref(), refused.then_some("400"), "{method} {length:?}");
         if !refused {

@@ -3,7 +3,7 @@ use super::*;
 #[test]
 fn a_client_without_the_cookie_gets_one_made_of_its_address() {
     let script = Script::load(&replica_cookie());
-    for (path, cookies, address, asked, set) in [
+    for (path, cookies, address, forwarded, sets_cookie) in [
         ("/prom/tokyo/graph", None, "192.0.2.7:4711", Some("atlas-replica=192-0-2-7"), true),
         ("/prom/tokyo/graph", None, "192.0.2.7:4712", Some("atlas-replica=192-0-2-7"), true),
         (
@@ -40,13 +40,13 @@ fn a_client_without_the_cookie_gets_one_made_of_its_address() {
             .run("envoy_on_request", &headers, |options| options.set("address", address).unwrap());
         assert_eq!(
             value(&read(&handle.get("list").unwrap()), "cookie").as_deref(),
-            asked,
+            forwarded,
             "{path} {cookies:?}"
         );
         let back = value(&stream.response(&[(":status", "200")]), "set-cookie");
         assert_eq!(
             back.is_some_and(|cookie| cookie.ends_with("; Path=/prom/tokyo; HttpOnly")),
-            set,
+            sets_cookie,
             "{path} {cookies:?}"
         );
     }

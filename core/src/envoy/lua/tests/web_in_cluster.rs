@@ -19,7 +19,7 @@ fn tokyo(prefix: &str, at: &str, host: &HostHeader) -> Script {
 fn a_redirect_stays_below_its_ui() {
     const NAME: &str = "prometheus-operated.monitoring.svc.cluster.local";
     let own = "/prom/tokyo/login?to=%2F&a=b#top";
-    for (prefix, asked, location, expected) in [
+    for (prefix, requested, location, expected) in [
         // A backend without a path prefix.
         ("", "/", "/query", "/prom/tokyo/query"),
         ("", "/", "/", "/prom/tokyo/"),
@@ -106,7 +106,7 @@ fn a_redirect_stays_below_its_ui() {
     ] {
         let script = tokyo(prefix, &format!("{NAME}:9090"), &HostHeader::Own);
         let stream = script.stream();
-        let path = format!("/prom/tokyo{asked}");
+        let path = format!("/prom/tokyo{requested}");
         let request = stream.request(&[
             (":path", &path),
             (":authority", "web"),
@@ -120,7 +120,7 @@ fn a_redirect_stays_below_its_ui() {
             ("refresh", &format!("0;url={location}")),
         ];
         let back = stream.response(&headers);
-        assert_eq!(value(&back, "location").unwrap(), expected, "{prefix} {asked}: {location}");
+        assert_eq!(value(&back, "location").unwrap(), expected, "{prefix} {requested}: {location}");
         assert_eq!(value(&back, "content-location").unwrap(), expected);
         assert_eq!(value(&back, "refresh").unwrap(), format!("0;url={expected}"));
     }

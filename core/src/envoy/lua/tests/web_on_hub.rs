@@ -16,7 +16,7 @@ fn a_path_without_the_last_slash_gets_a_relative_redirect() {
         let hub = hub(web_path, &[], &[]);
         let redirect = |path: &str| {
             hub.stream()
-                .answer(&[(":path", path)], "location")
+                .local_response(&[(":path", path)], "location")
                 .map(|(status, to, _)| (status, to.unwrap()))
         };
         for (path, to) in [

@@ -5,7 +5,7 @@ fn a_declined_websocket_is_reported_to_the_hub() {
     // In Envoy these are two filters. The first is disabled on routes that keep the offer.
     let script =
         Script::load(&[remove_websocket_offer(), websocket_responses_in_cluster()].concat());
-    for (removed, status, said, with) in [
+    for (removed, status, expected_status, header) in [
         (false, "101", "101", None),
         (false, "200", "503", Some("x-atlas-websocket-declined")),
         (false, "302", "503", Some("x-atlas-websocket-declined")),
@@ -30,9 +30,9 @@ fn a_declined_websocket_is_reported_to_the_hub() {
             ("x-atlas-plain-answer", "mine"),
             ("x-atlas-websocket-declined", "mine"),
         ];
-        let expected: Headers = [(":status", said)]
+        let expected: Headers = [(":status", expected_status)]
             .into_iter()
-            .chain(with.map(|name| (name, "true")))
+            .chain(header.map(|name| (name, "true")))
             .map(owned)
             .collect();
         assert_eq!(stream.response(&sent), expected, "{removed} {status}");

@@ -3,7 +3,7 @@ use super::*;
 #[test]
 fn an_ordinary_response_is_200_again_except_to_http2() {
     let script = Script::load(&websocket_responses_on_hub());
-    for (protocol, status, plain, said) in [
+    for (protocol, status, plain, expected_status) in [
         ("HTTP/1.1", "299", true, "200"),
         ("HTTP/1.1", "299", false, "299"),
         ("HTTP/1.1", "101", false, "101"),
@@ -21,7 +21,7 @@ fn an_ordinary_response_is_200_again_except_to_http2() {
         });
         assert_eq!(
             read(&handle.get("list").unwrap()),
-            [owned((":status", said))],
+            [owned((":status", expected_status))],
             "{protocol} {status} {plain}"
         );
     }

@@ -106,7 +106,7 @@ const TIMES: usize = 33;
 /// Runs the script with `value` in all headers that clients or backends choose.
 fn everywhere(script: &Script, value: &str) {
     let exists = |function: &str| script.0.globals().contains_key(function).unwrap();
-    let around = |stream: &Stream<'_>, request: &[(&str, &str)], response: &[(&str, &str)]| {
+    let run_both = |stream: &Stream<'_>, request: &[(&str, &str)], response: &[(&str, &str)]| {
         for (function, headers) in [("envoy_on_request", request), ("envoy_on_response", response)]
         {
             if exists(function) {
@@ -120,7 +120,7 @@ fn everywhere(script: &Script, value: &str) {
     };
     let more = ["cookie", "cookie", "referer", "x-forwarded-host", "accept", "x-other"]
         .map(|name| (name, value));
-    let answer = [
+    let response_headers = [
         "set-cookie",
         "set-cookie",
         "location",
@@ -133,10 +133,14 @@ fn everywhere(script: &Script, value: &str) {
     for path in ["/prom/tokyo/", "/alertmanager/tokyo/"] {
         let request =
             [&[(":method", "GET"), (":path", path), (":authority", "hub")][..], &more].concat();
-        around(&script.stream(), &request, &[&[(":status", "302")][..], &answer].concat());
+        run_both(
+            &script.stream(),
+            &request,
+            &[&[(":status", "302")][..], &response_headers].concat(),
+        );
     }
     let lines = [":path", ":authority", "content-length"].map(|name| (name, value));
-    around(
+    run_both(
         &script.stream(),
         &[&[(":method", "POST")][..], &lines].concat(),
         &[(":status", "302"), ("location", value)],
@@ -154,9 +158,9 @@ fn filled(before: &str, unit: &str, after: &str, bytes: usize) -> String {
 #[test]
 #[expect(
     clippy::disallowed_methods,
-    reason = "a test may look at its own sources, and only a directory knows of a file that nobody names"
+    reason = "a test may look at its own sources, and only the directory lists all files"
 )]
-fn every_script_is_among_those_whose_work_is_counted() {
+fn the_work_of_every_script_is_counted() {
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/src/envoy/lua");
     let scripts = every_script();
     for file in std::fs::read_dir(directory)
