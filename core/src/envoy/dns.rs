@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! store/x (aggregate) ─┬─▶ dns/store/x          the addresses that DNS returns now
-//!                      └─▶ dns-last/store/x/0   if none of those is healthy: the last one of a name
+//!                      └─▶ dns-last/store/x/0   if none of those is healthy: the last one
 //! ```
 //!
 //! `dns/…` removes an address as soon as DNS no longer returns it, healthy or not. But if DNS
