@@ -1,6 +1,7 @@
-//! Names, parsed once: whatever has one of these types has been checked.
+//! Names, addresses and paths. A value of one of these types has been checked when it was parsed.
 //!
-//! Errors say what is wrong and what would be right, beginning with a verb: the caller puts object, key and value before it.
+//! An error's text begins with a verb (`is not a port`): the caller puts object, key and value before
+//! it.
 
 mod local;
 mod path;
@@ -16,20 +17,20 @@ use std::str::FromStr;
 
 use crate::object_names::HUB_STORES;
 
-/// Why a text is not what it should be, for people: what may follow the text itself, such as `is not a port`.
+/// Why a text is not valid, in words that may follow the text itself: `is not a port`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NameError(pub String);
 
-fn bad<T>(message: impl Into<String>) -> Result<T, NameError> {
+fn invalid<T>(message: impl Into<String>) -> Result<T, NameError> {
     Err(NameError(message.into()))
 }
 
 /// Longest name of a Kubernetes Service (a DNS label, RFC 1123).
 const LABEL_MAX: usize = 63;
-/// What a store's Service adds to its cluster's name, at its longest.
+/// Length of the longest end that a store's Service adds to its cluster's name.
 const STORE_SUFFIX_MAX: usize = "-thanos-sidecar99".len();
-/// What stands between a cluster's name and its store's number.
+/// The part of a store's name between its cluster's name and its number.
 pub const STORE_INFIX: &str = "-thanos-sidecar";
 
 /// A DNS label: lower-case letters, digits and inner hyphens, at most 63 characters (RFC 1123).
@@ -43,7 +44,7 @@ pub fn is_dns_label(text: &str) -> bool {
 }
 
 /// A DNS name: labels joined by dots, with or without a dot at the end, at most 253 characters.
-/// Upper case and `_` are let through, since resolvers do.
+/// Upper case and `_` are accepted, as resolvers accept them.
 pub fn is_dns_name(text: &str) -> bool {
     let name = text.strip_suffix('.').unwrap_or(text);
     let label = |l: &str| {
@@ -82,12 +83,12 @@ impl FromStr for ClusterName {
     fn from_str(text: &str) -> Result<Self, NameError> {
         let longest = LABEL_MAX - STORE_SUFFIX_MAX;
         if !is_dns_label(text) {
-            return bad(
+            return invalid(
                 "is not a cluster's name, which has lower-case letters, digits and inner hyphens only",
             );
         }
         if text.len() > longest {
-            return bad(format!(
+            return invalid(format!(
                 "has {} characters, of which at most {longest} leave room for `-thanos-sidecarNN`",
                 text.len()
             ));
@@ -96,12 +97,12 @@ impl FromStr for ClusterName {
             .strip_prefix(HUB_STORES)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
         if text == "hub" || text == "atlas" || of_hub_envoys {
-            return bad("is reserved for Atlas itself");
+            return invalid("is reserved for Atlas itself");
         }
         if let Some((_, number)) = text.rsplit_once(STORE_INFIX)
             && number.bytes().all(|b| b.is_ascii_digit())
         {
-            return bad(
+            return invalid(
                 "reads like a store of another cluster, as it ends in `-thanos-sidecar<N>`",
             );
         }
@@ -158,7 +159,7 @@ impl FromStr for TrustDomain {
     fn from_str(text: &str) -> Result<Self, NameError> {
         let fine = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b);
         if text.is_empty() || text.len() > 255 || !text.bytes().all(fine) {
-            return bad(
+            return invalid(
                 "is not a trust domain, which has lower-case letters, digits, dots, hyphens and underscores only",
             );
         }
@@ -172,16 +173,17 @@ impl fmt::Display for TrustDomain {
     }
 }
 
-/// Who a certificate says its bearer is, without the trust domain.
+/// The identity in a certificate's SPIFFE ID, without the trust domain.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Identity {
     /// Atlas's xDS server.
     Atlas,
-    /// The hub's Envoys, both ways.
+    /// The hub's Envoys, as clients and as servers.
     Hub,
-    /// A cluster's Envoys, both ways, with the credential's revision.
+    /// A cluster's Envoys, as clients and as servers, with the credential's revision.
     Cluster(ClusterName, u64),
-    /// The credential in a cluster's files: opens its xDS stream, nothing else.
+    /// The credential in a cluster's bootstrap files, with which its Envoy may only open its xDS
+    /// stream.
     Bootstrap(ClusterName, u64),
 }
 
@@ -200,7 +202,8 @@ impl Identity {
         }
     }
 
-    /// Reads a SPIFFE ID of this trust domain; `None` for anything else, to the letter.
+    /// Reads a SPIFFE ID of this trust domain, exactly as [`Identity::spiffe_id`] writes it. `None` for
+    /// anything else.
     pub fn parse(uri: &str, domain: &TrustDomain) -> Option<Self> {
         let path =
             uri.strip_prefix("spiffe://")?.strip_prefix(domain.as_str())?.strip_prefix('/')?;
@@ -240,14 +243,14 @@ impl FromStr for Host {
         }
         let last = text.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
         if !is_dns_name(text) || is_number(last) {
-            return bad("is neither an IP address nor a DNS name");
+            return invalid("is neither an IP address nor a DNS name");
         }
         Ok(Host::Name(text.trim_end_matches('.').to_owned()))
     }
 }
 
-/// Whether a label is a number, as no top-level domain is: `10.0.0.300` and `1.2.3` are mistyped addresses, and resolvers
-/// read `0x7f000001` as 127.0.0.1.
+/// Whether a label is a number. No top-level domain is one: `10.0.0.300` and `1.2.3` are mistyped
+/// addresses, and resolvers read `0x7f000001` as 127.0.0.1.
 fn is_number(label: &str) -> bool {
     let hexadecimal = label.strip_prefix("0x").or_else(|| label.strip_prefix("0X"));
     label.bytes().all(|b| b.is_ascii_digit())
@@ -273,7 +276,7 @@ pub struct HostPort {
 }
 
 impl HostPort {
-    /// Puts the two together.
+    /// A host with a port.
     pub fn new(host: Host, port: u16) -> Self {
         Self { host, port }
     }
@@ -281,7 +284,7 @@ impl HostPort {
     /// Reads `host`, `host:port`, `1.2.3.4:5`, `::1` or `[::1]:5`.
     ///
     /// # Errors
-    /// What is wrong with the text.
+    /// The host is neither an IP address nor a DNS name, or the port is not from 1 to 65535.
     pub fn parse(text: &str, default_port: u16) -> Result<Self, NameError> {
         let text = text.trim();
         if let Ok(ip) = text.parse::<IpAddr>() {
@@ -311,7 +314,7 @@ impl HostPort {
 pub fn parse_port(text: &str) -> Result<u16, NameError> {
     match text.parse::<u16>() {
         Ok(port) if port > 0 && text.bytes().all(|b| b.is_ascii_digit()) => Ok(port),
-        _ => bad("is not a number from 1 to 65535"),
+        _ => invalid("is not a number from 1 to 65535"),
     }
 }
 

@@ -1,15 +1,15 @@
-//! What to issue and when. Decides at a given time; never signs, never draws a key: that is the edge's.
+//! Decides which certificates to issue, and when. It makes no key and signs nothing.
 //!
 //! ```text
 //! root (10 years) ─┬─▶ issuing CA (90 days) ───▶ leaves: /atlas, /hub, /cluster/<name>/<revision> (7 days)
 //!                  └─▶ bootstrap CA (3 years) ─▶ /bootstrap/<name>/<revision> (1 year)
 //! ```
 //!
-//! Invariant: no certificate outlives its issuer. A CA is replaced at half its life, long before its certificates would
-//! be cut short by it.
+//! Invariant: no certificate ends later than its issuer. A CA is replaced at half of its lifetime, so
+//! its end shortens no certificate's lifetime.
 //!
-//! Nor is there a request that an issuer could not fulfil, or one that would be due again at once: near the root's end
-//! certificates end with it, and after it nothing is issued. [`root_problem`] says so, a year ahead.
+//! Nothing is requested that its issuer can't sign, or that would be due again at once. Near the root's
+//! end, certificates end with it; after it, none is issued. [`root_problem`] warns a year ahead.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,13 +18,13 @@ use sha2::{Digest, Sha256};
 
 use crate::name::{ClusterName, Identity, NodeId, TrustDomain};
 
-/// Certificates are backdated against clocks that are behind, in seconds.
+/// By how many seconds certificates are backdated, for machines whose clock is behind.
 pub const BACKDATE: i64 = 3600;
 
 /// Seconds since 1970.
 pub type Time = i64;
 
-/// A private key, PEM. It never shows itself in a log.
+/// A private key, PEM. `Debug` doesn't show it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PrivateKey(String);
 
@@ -34,7 +34,7 @@ impl PrivateKey {
         Self(pem)
     }
 
-    /// The PEM text, for those who must have it.
+    /// The PEM text.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -46,7 +46,7 @@ impl fmt::Debug for PrivateKey {
     }
 }
 
-/// A certificate with its key, as a node gets it.
+/// A certificate with its key, as a node receives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leaf {
     /// PEM: the leaf, then its issuers up to but without the root.
@@ -55,16 +55,16 @@ pub struct Leaf {
     pub key: PrivateKey,
 }
 
-/// What the plan needs to know of the PKI.
+/// The certificates and revisions from which the plan is made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trust {
     /// First part of every SPIFFE ID.
     pub domain: TrustDomain,
-    /// The roots that every node trusts, PEM. Several while roots are rotated.
+    /// The root certificates that every node trusts, PEM. Several while the root is rotated.
     pub roots: Vec<String>,
     /// Each node's own certificate.
     pub leaves: BTreeMap<NodeId, Leaf>,
-    /// The credential revision of each cluster; 1 where none is noted.
+    /// The revision of each cluster's credential; 1 for a cluster that isn't here.
     pub revisions: BTreeMap<ClusterName, u64>,
 }
 
@@ -74,13 +74,13 @@ impl Trust {
         self.roots.concat()
     }
 
-    /// The revision that the hub expects of a cluster.
+    /// The revision that the hub's Envoy requires in a cluster's SPIFFE ID.
     pub fn revision(&self, cluster: &ClusterName) -> u64 {
         self.revisions.get(cluster).copied().unwrap_or(1)
     }
 }
 
-/// From when to when a certificate is valid.
+/// When a certificate is valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Validity {
     /// First second.
@@ -90,7 +90,8 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// From [`BACKDATE`] before `now` for `lifetime` seconds, but not beyond the issuer.
+    /// From [`BACKDATE`] before `now` until `lifetime` seconds after it, or until the issuer's end if
+    /// that is earlier.
     fn at(now: Time, lifetime: i64, issuer: Option<Validity>) -> Self {
         let wanted = now.saturating_add(lifetime);
         Self {
@@ -99,34 +100,34 @@ impl Validity {
         }
     }
 
-    /// When half its life is over, a little earlier for some than for others (`spread` from 0 to 1).
+    /// At half of its lifetime, and up to a tenth of the half earlier by `spread` (from 0 to 1).
     fn renew_at(&self, spread: f64) -> Time {
         let issued = self.not_before + BACKDATE;
         let half = (self.not_after - issued) / 2;
-        // Up to a tenth of the half: a fleet that was set up in one minute isn't renewed in one.
+        // A fleet that was set up in one minute isn't renewed within one minute.
         issued + half - (half as f64 * 0.1 * spread) as i64
     }
 
-    /// From when a new certificate of `lifetime` is to replace it; `None` where a new one would not end later, since
-    /// `issuer` ends no later than this one: renewing it would be due again at once, for ever.
+    /// From when a new certificate of `lifetime` replaces it. `None` if a new one would not end later,
+    /// because `issuer` ends no later than this one: it would be due again at once, for ever.
     fn due_at(&self, lifetime: i64, issuer: Validity, spread: f64) -> Option<Time> {
         let gains = self.not_after.saturating_sub(lifetime).saturating_add(1);
         (issuer.not_after > self.not_after).then(|| self.renew_at(spread).max(gains))
     }
 
-    /// Whether it is to be replaced now. One that begins in the future was issued while the clock was ahead: nobody else
-    /// accepts it, so it is replaced even though the new one may end earlier.
+    /// Whether to replace it now. One that begins in the future was issued while the clock was ahead.
+    /// No other machine accepts it, so it is replaced even if the new one ends earlier.
     fn is_due(&self, lifetime: i64, issuer: Validity, spread: f64, now: Time) -> bool {
         self.not_before > now || self.due_at(lifetime, issuer, spread).is_some_and(|due| due <= now)
     }
 
-    /// Whether `now` lies within it.
-    fn holds(&self, now: Time) -> bool {
+    /// Whether it includes `now`.
+    fn contains(&self, now: Time) -> bool {
         (self.not_before..self.not_after).contains(&now)
     }
 }
 
-/// How long each kind of certificate lives, in seconds.
+/// The lifetime of each kind of certificate, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetimes {
     /// The root.
@@ -158,11 +159,11 @@ impl Default for Lifetimes {
 /// A certificate that signs others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Authority {
-    /// Signs the other two.
+    /// The root: signs the other two.
     Root,
-    /// Signs leaves.
+    /// The issuing CA: signs leaves.
     Issuing,
-    /// Signs bootstrap credentials.
+    /// The bootstrap CA: signs bootstrap credentials.
     Bootstrap,
 }
 
@@ -177,7 +178,7 @@ impl Lifetimes {
 }
 
 impl Authority {
-    /// Who signs an identity's certificate.
+    /// The authority that signs an identity's certificate.
     pub fn of(identity: &Identity) -> Self {
         match identity {
             Identity::Bootstrap(..) => Authority::Bootstrap,
@@ -186,7 +187,7 @@ impl Authority {
     }
 }
 
-/// What there is.
+/// The certificates that have been issued.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IssuedCertificates {
     /// The current certificate of each authority.
@@ -204,7 +205,8 @@ pub enum IssueRequest {
     Identity(Identity, Validity),
 }
 
-/// Who should have a certificate: Atlas, the hub, and each cluster a leaf and a bootstrap credential.
+/// The identities that need a certificate: Atlas, the hub, and for each cluster a leaf and a bootstrap
+/// credential.
 pub fn required_identities<'a>(
     clusters: impl IntoIterator<Item = &'a ClusterName>,
     revision: impl Fn(&ClusterName) -> u64,
@@ -218,10 +220,10 @@ pub fn required_identities<'a>(
     wanted
 }
 
-/// What keeps certificates from being issued, or will.
+/// Why certificates can't be issued, now or soon.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// A root made now would begin in the past, and be refused as ended once the clock is right.
+    /// A root made now would have ended already once the clock is right.
     #[error(
         "the clock says that it is before 2025, so it has not been set: no root certificate is made until it is"
     )]
@@ -231,7 +233,7 @@ pub enum Problem {
         "the root certificate begins in {0}: set the clock, which is behind now or was ahead when the root was made; nothing is \
          issued until then"
     )]
-    RootNotYet(Ahead),
+    RootNotYet(TimeUntil),
     /// The root has ended.
     #[error(
         "the root certificate has ended, and with it every certificate: start anew with an empty --state, and carry new credentials to every cluster"
@@ -241,14 +243,15 @@ pub enum Problem {
     #[error(
         "the root certificate ends in {0}, and with it every certificate: plan to start anew with an empty --state"
     )]
-    RootEnds(Ahead),
+    RootEnds(TimeUntil),
 }
 
-/// How far ahead something lies, in seconds; in words, by its largest unit, so that the words change seldom.
+/// Seconds until something happens. As text it has its largest unit only, so that the text of a
+/// problem seldom changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ahead(pub i64);
+pub struct TimeUntil(pub i64);
 
-impl fmt::Display for Ahead {
+impl fmt::Display for TimeUntil {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             seconds if seconds >= DAY => write!(f, "{} days", seconds / DAY),
@@ -258,33 +261,33 @@ impl fmt::Display for Ahead {
     }
 }
 
-/// 2025-01-01: Atlas is younger, so a clock that says less has not been set.
+/// 2025-01-01. Atlas is newer, so a clock that shows an earlier time has not been set.
 const CLOCK_IS_SET: Time = 1_735_689_600;
 
-/// What people must know about the root, which only they can replace.
+/// The problem with the root, if there is one. Only the operator can replace the root.
 pub fn root_problem(issued: &IssuedCertificates, now: Time) -> Option<Problem> {
     let Some(root) = issued.authorities.get(&Authority::Root) else {
         return (now < CLOCK_IS_SET).then_some(Problem::ClockNotSet);
     };
-    // A year of the usual ten; a short-lived one, as in a trial, is not in trouble from its first day.
+    // A year for the usual ten. For a root of a shorter lifetime, a tenth of it.
     let notice = (365 * DAY).min((root.not_after - root.not_before) / 10);
     match (root.not_before.saturating_sub(now), root.not_after.saturating_sub(now)) {
-        (begins, _) if begins > 0 => Some(Problem::RootNotYet(Ahead(begins))),
+        (begins, _) if begins > 0 => Some(Problem::RootNotYet(TimeUntil(begins))),
         (_, ends) if ends <= 0 => Some(Problem::RootEnded),
-        (_, ends) if ends <= notice => Some(Problem::RootEnds(Ahead(ends))),
+        (_, ends) if ends <= notice => Some(Problem::RootEnds(TimeUntil(ends))),
         _ => None,
     }
 }
 
-/// The root there is; where there is none, the one to make. `None` where no root can sign now.
+/// The root that exists, or else the one to make. `None` if no root can sign now.
 fn root(issued: &IssuedCertificates, lifetimes: &Lifetimes, now: Time) -> Option<Validity> {
     match issued.authorities.get(&Authority::Root) {
-        Some(root) => root.holds(now).then_some(*root),
+        Some(root) => root.contains(now).then_some(*root),
         None => (now >= CLOCK_IS_SET).then(|| Validity::at(now, lifetimes.root, None)),
     }
 }
 
-/// What to issue now, issuers first. Nothing, where the root can't sign: [`root_problem`] says why.
+/// What to issue now, issuers first. Nothing if the root can't sign, see [`root_problem`].
 pub fn requests_due(
     issued: &IssuedCertificates,
     wanted: &BTreeSet<Identity>,
@@ -294,7 +297,7 @@ pub fn requests_due(
     let Some(root) = root(issued, lifetimes, now) else { return Vec::new() };
     let mut authorities = issued.authorities.clone();
     let mut requests = Vec::new();
-    // The root is made once; replacing it is a rotation, which people start.
+    // The root is made once. Only the operator replaces it.
     if authorities.insert(Authority::Root, root).is_none() {
         requests.push(IssueRequest::Authority(Authority::Root, root));
     }
@@ -325,8 +328,8 @@ pub fn requests_due(
     requests
 }
 
-/// When [`requests_due`] will next have something to say, if nothing else changes and the clock is right. `None` where it never
-/// will: not after the root's end.
+/// When [`requests_due`] next returns a request, if nothing else changes and the clock is right.
+/// `None` if it never does, since the root ends before.
 pub fn next_due(
     issued: &IssuedCertificates,
     wanted: &BTreeSet<Identity>,
@@ -344,7 +347,7 @@ pub fn next_due(
     authorities.chain(identities).min().filter(|due| *due < root.not_after)
 }
 
-/// A number from 0 to 1 that is an identity's own: jitter without randomness.
+/// A number from 0 to 1 from a hash of the identity: jitter without randomness.
 fn spread(identity: &Identity) -> f64 {
     let digest = Sha256::digest(format!("{identity:?}"));
     f64::from(digest[0]) / 255.0

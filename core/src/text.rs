@@ -1,22 +1,24 @@
-//! Foreign text, made fit to be shown: what an Envoy says of itself and of what it refuses, what manifests and Kubernetes
-//! objects hold, what a certificate or an API server says. Everything that shows such text goes through here: the terminal,
-//! the log, the page, the API, Events.
+//! Makes text of others safe to show: an Envoy's node metadata and NACKs, fields of manifests and
+//! Kubernetes objects, certificates, an API server's messages. The terminal, the log, the web page,
+//! the API and Events show such text only through this module.
 //!
-//! A character that is invisible, that moves the cursor, that ends a line, or that turns the direction of reading is shown as its
-//! number, `\u{202e}`. So is one that Unicode has not assigned or keeps for private use, every blank but the space, and the fourth
-//! of several combining marks in a row: floods of them cover other lines. Letters that are read from right to left stay letters.
+//! These characters are shown as their number, `\u{202e}`: those that are invisible, move the cursor,
+//! end a line or change the direction of reading; those that Unicode has not assigned or reserves for
+//! private use; every blank but the space; and every combining mark after the third in a row, since a
+//! flood of marks covers other lines. Letters that are read from right to left stay as they are.
 //!
-//! Which characters these are says std (`char::escape_debug`, of the Unicode version of the compiler), but for those few that
-//! Unicode calls letters or marks although nobody sees them.
+//! std decides which characters these are (`char::escape_debug`, by the compiler's version of
+//! Unicode), except for a few that Unicode calls letters or marks although they are invisible.
 
 use std::borrow::Cow;
 use std::fmt::Write;
 
-/// Longest text that is shown, in characters: one annotation may have 256 KiB.
+/// Longest text that a message shows, in characters. An annotation may have 256 KiB.
 pub const LONGEST: usize = 2048;
 
-/// Combining marks that a character may carry. Vietnamese has two, Hebrew with cantillation three.
-const MARKS: usize = 3;
+/// How many combining marks a character may have. Vietnamese needs two, Hebrew with cantillation
+/// three.
+const MAX_MARKS: usize = 3;
 
 /// How a character is shown.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -24,22 +26,22 @@ enum Kind {
     Plain,
     /// A combining mark: it is drawn on the character before it.
     Mark,
-    /// It is shown as its number.
-    Hidden,
+    /// Shown as its number.
+    Escaped,
 }
 
-/// Text on one line, of at most so many characters; what is left out is told by `…`.
+/// Text on one line of at most `longest` characters. `…` at its end replaces what is left out.
 pub fn line(text: &str, longest: usize) -> String {
     let mut out = String::with_capacity(text.len().min(longest));
     let (mut length, mut marks) = (0, 0);
-    // Where to cut, should the text go on: before the last character for which there is room beside the `…`.
+    // Where to cut if the text is too long: there is room for `…` behind it.
     let mut cut = 0;
     for c in text.chars() {
         if is_shown(c, &mut marks) {
             out.push(c);
             length += 1;
         } else {
-            // The escapes of std are plain ASCII.
+            // std escapes in ASCII.
             let escaped = c.escape_default();
             length += escaped.len();
             out.extend(escaped);
@@ -57,7 +59,7 @@ pub fn line(text: &str, longest: usize) -> String {
     out
 }
 
-/// Text as it is, but for what is beyond so many characters: for the log, whose writer shows the rest.
+/// The first `longest` characters of a text, not escaped: for the log, whose writer escapes.
 pub fn cut(text: &str, longest: usize) -> Cow<'_, str> {
     match text.char_indices().nth(longest) {
         Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
@@ -65,15 +67,17 @@ pub fn cut(text: &str, longest: usize) -> Cow<'_, str> {
     }
 }
 
-/// Text of several lines: their ends and tabulators stay, all else is as in [`line`]. Nothing is left out.
+/// Text of several lines. Line feeds and tabs stay; other characters are as in [`line`]. Nothing is
+/// left out.
 pub fn lines(text: &str) -> Cow<'_, str> {
-    replaced(text, |c, out| match c {
+    replace_escaped(text, |c, out| match c {
         '\n' | '\t' => out.push(c),
         c => out.extend(c.escape_default()),
     })
 }
 
-/// A line of the log, which ends with the only line feed. `colours`: the sequences by which a terminal is told colours stay.
+/// One line of the log: the only line feed is at its end. With `colours`, escape sequences that set a
+/// terminal's colours stay.
 pub fn log_line(text: &str, colours: bool) -> String {
     let body = text.strip_suffix('\n').unwrap_or(text);
     let mut out = String::with_capacity(text.len());
@@ -81,7 +85,7 @@ pub fn log_line(text: &str, colours: bool) -> String {
         if place > 0 {
             out.push_str(if colours && is_colour(part) { "\x1b" } else { "\\u{1b}" });
         }
-        out.push_str(&replaced(part, |c, out| {
+        out.push_str(&replace_escaped(part, |c, out| {
             if c == '\t' { out.push(c) } else { out.extend(c.escape_default()) }
         }));
     }
@@ -89,11 +93,12 @@ pub fn log_line(text: &str, colours: bool) -> String {
     out
 }
 
-/// JSON that says the same, and in which nothing is hidden: within its strings the characters are escapes (`\u202e`).
+/// JSON with the same value, in which those characters are written as JSON's escapes (`\u202e`).
 pub fn json(text: &str) -> Cow<'_, str> {
-    replaced(text, |c, out| {
+    replace_escaped(text, |c, out| {
         if c.is_ascii() && c != '\x7f' {
-            // Of ASCII's control characters JSON has none within strings but DEL, and line feeds and the like between its values.
+            // Within strings, JSON escapes ASCII's control characters except DEL. Others are whitespace
+            // between values.
             out.push(c);
         } else {
             for unit in c.encode_utf16(&mut [0; 2]) {
@@ -104,19 +109,19 @@ pub fn json(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// Whether a text has nothing that must not be shown as it is. A line's end must not.
+/// Whether [`line`] shows a text unchanged, apart from its length.
 pub fn is_plain(text: &str) -> bool {
     let mut marks = 0;
     text.chars().all(|c| is_shown(c, &mut marks))
 }
 
-/// Whether a character may be shown as it is, by itself or after others.
+/// Whether a character may be shown unchanged, alone or after others.
 pub fn is_plain_char(c: char) -> bool {
-    kind(c) != Kind::Hidden
+    kind(c) != Kind::Escaped
 }
 
-/// Replaces what must not be shown.
-fn replaced(text: &str, replace: impl Fn(char, &mut String)) -> Cow<'_, str> {
+/// Calls `replace` for each character that must not be shown unchanged.
+fn replace_escaped(text: &str, replace: impl Fn(char, &mut String)) -> Cow<'_, str> {
     if is_plain(text) {
         return Cow::Borrowed(text);
     }
@@ -127,24 +132,25 @@ fn replaced(text: &str, replace: impl Fn(char, &mut String)) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// `marks` counts the combining marks in a row; no character goes before the first.
+/// Whether the next character of a text is shown unchanged. `marks` counts the combining marks in a
+/// row; it is 0 at the text's beginning.
 fn is_shown(c: char, marks: &mut usize) -> bool {
     match kind(c) {
         Kind::Plain => *marks = 0,
         Kind::Mark => *marks += 1,
-        Kind::Hidden => {
+        Kind::Escaped => {
             *marks = 0;
             return false;
         }
     }
-    *marks <= MARKS
+    *marks <= MAX_MARKS
 }
 
 fn kind(c: char) -> Kind {
     match c {
         ' '..='~' => Kind::Plain,
-        // Default_Ignorable_Code_Point that is a letter or a mark: Hangul fillers, the grapheme joiner, vowels that are never
-        // drawn, variation selectors. And a Braille pattern without a dot.
+        // Letters and marks of Unicode's Default_Ignorable_Code_Point: Hangul fillers, the grapheme
+        // joiner, vowels that are never drawn, variation selectors. And the Braille pattern blank.
         '\u{34f}'
         | '\u{115f}'
         | '\u{1160}'
@@ -152,19 +158,20 @@ fn kind(c: char) -> Kind {
         | '\u{17b5}'
         | '\u{180b}'..='\u{180f}'
         | '\u{2800}'
-        | '\u{3164}' => Kind::Hidden,
-        '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{e0000}'..='\u{e0fff}' => Kind::Hidden,
+        | '\u{3164}' => Kind::Escaped,
+        '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{e0000}'..='\u{e0fff}' => Kind::Escaped,
         _ if c.escape_debug().len() == 1 => Kind::Plain,
-        // Alone a mark is escaped too; after a letter it isn't.
+        // escape_debug escapes a mark at a text's beginning, but not after a letter.
         _ => {
             let mut text = String::from("x");
             text.push(c);
-            if text.escape_debug().eq(text.chars()) { Kind::Mark } else { Kind::Hidden }
+            if text.escape_debug().eq(text.chars()) { Kind::Mark } else { Kind::Escaped }
         }
     }
 }
 
-/// Whether what follows an escape is a sequence for a colour: `[`, numbers, `m` (ECMA-48's SGR).
+/// Whether the text after an escape character begins with a colour sequence: `[`, numbers, `m`
+/// (ECMA-48, SGR).
 fn is_colour(after: &str) -> bool {
     let numbers =
         |(numbers, _): (&str, &str)| numbers.bytes().all(|b| b.is_ascii_digit() || b == b';');

@@ -1,21 +1,22 @@
-//! Names of the web: the URL under which people open the hub's pages, headers and cookies.
+//! The URL at which people open the hub's web UIs, and names of headers and cookies.
 
 use std::fmt;
 use std::str::FromStr;
 
-use super::{HostPort, NameError, bad, parse_path_prefix};
+use super::{HostPort, NameError, invalid, parse_path_prefix};
 
-/// Longest path of a [`WebUrl`], in characters. It stands in regular expressions of the hub's routes, and Envoy 1.36 refuses
-/// programs of more than 100 steps.
+/// Longest path of a [`WebUrl`], in characters. Regular expressions of the hub's routes contain it, and
+/// Envoy 1.36 refuses expressions whose program size is above 100.
 pub const WEB_PATH_MAX: usize = 40;
 
-/// The first segments of paths that 10904 has itself; a path of [`WebUrl`] that began with one of these would be taken for it.
+/// First segments of paths that port 10904 serves itself. The path of a [`WebUrl`] can't begin with one
+/// of them.
 const OWN_PATHS: &[&str] = &["prom", "alertmanager", "api", ".atlas"];
 
 /// Where people reach the hub's web UIs: `https://HOST[:PORT][/PATH]`. Example: `https://tools.example.com/observability`.
 ///
-/// No slash at the end, no user, query or fragment; the scheme and the host are in lower case. The path has unreserved
-/// characters only, which no proxy changes, and doesn't begin like a path that 10904 has itself.
+/// It has no slash at its end, and no user, query or fragment. Scheme and host are in lower case. The
+/// path has unreserved characters only (RFC 3986 §2.3), which no proxy changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebUrl {
     origin: String,
@@ -35,28 +36,28 @@ impl FromStr for WebUrl {
     fn from_str(text: &str) -> Result<Self, NameError> {
         const FORM: &str = "write https://HOST[:PORT][/PATH]";
         let Some((scheme, rest)) = text.split_once("://") else {
-            return bad(format!("is no URL, as it lacks the scheme: {FORM}"));
+            return invalid(format!("is no URL, as it lacks the scheme: {FORM}"));
         };
         let scheme = scheme.to_ascii_lowercase();
         if scheme != "https" && scheme != "http" {
-            return bad(format!(
+            return invalid(format!(
                 "has the scheme {scheme:?}, which is neither https nor http: {FORM}"
             ));
         }
         if let Some(at) = rest.find(['?', '#']) {
-            return bad(format!(
+            return invalid(format!(
                 "has {:?} at its end, before which nothing can be put: leave that out",
                 &rest[at..]
             ));
         }
         let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
         if authority.contains('@') {
-            return bad("has a user before its host: leave that out");
+            return invalid("has a user before its host: leave that out");
         }
         let authority = authority.to_ascii_lowercase();
         let bare_ipv6 = authority.matches(':').count() > 1 && !authority.starts_with('[');
         if bare_ipv6 || HostPort::parse(&authority, 443).is_err() || authority.trim() != authority {
-            return bad(format!(
+            return invalid(format!(
                 "has the host {authority:?}, which is none: {FORM}, an IPv6 address in brackets"
             ));
         }
@@ -64,19 +65,19 @@ impl FromStr for WebUrl {
         let Some(path) =
             (if trimmed.is_empty() { Some(String::new()) } else { parse_path_prefix(trimmed) })
         else {
-            return bad(format!(
+            return invalid(format!(
                 "has the path {path:?}: between single slashes write letters, digits and `-._~` only"
             ));
         };
         if path.len() > WEB_PATH_MAX {
             let length = path.len();
-            return bad(format!(
+            return invalid(format!(
                 "has a path of {length} characters, and Envoy takes {WEB_PATH_MAX} at most: let what is in front have a shorter one"
             ));
         }
         let first = path.split('/').nth(1).unwrap_or_default();
         if OWN_PATHS.contains(&first) {
-            return bad(format!(
+            return invalid(format!(
                 "has a path that begins with /{first}, as Atlas's own do: write where `/` of port 10904 is, without what lies below it"
             ));
         }
@@ -95,7 +96,8 @@ fn is_token(b: u8) -> bool {
     b.is_ascii_alphanumeric() || b"!#$%&'+-.^_`|~".contains(&b)
 }
 
-/// The name of a header in lower case, or the beginning of names with `*` behind it. Example: `x-grafana-*`.
+/// The name of a header in lower case, or a prefix of names with `*` at its end. Example:
+/// `x-grafana-*`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HeaderPattern(String);
 
@@ -105,7 +107,7 @@ impl HeaderPattern {
         &self.0
     }
 
-    /// Whether this is a header's name, or begins it; `name` is in lower case.
+    /// Whether this matches a header's name, which is in lower case.
     pub fn names(&self, name: &str) -> bool {
         self.0.strip_suffix('*').map_or(self.0 == name, |beginning| name.starts_with(beginning))
     }
@@ -118,27 +120,29 @@ impl FromStr for HeaderPattern {
         let pattern = text.trim().to_ascii_lowercase();
         let name = pattern.strip_suffix('*').unwrap_or(&pattern);
         if name.len() < 2 || !name.bytes().all(is_token) {
-            return bad(
+            return invalid(
                 "is not a header's name, nor the beginning of names with `*` behind it, such as `x-grafana-*`",
             );
         }
         if name.contains('_') {
-            return bad("has an underscore, and Envoy removes headers whose names have one");
+            return invalid("has an underscore, and Envoy removes headers whose names have one");
         }
         if name == "cookie" || name == "set-cookie" {
-            return bad("holds every cookie: name the ones that shall pass in --web-pass-cookies");
+            return invalid(
+                "holds every cookie: name the ones that shall pass in --web-pass-cookies",
+            );
         }
         if name.starts_with("x-envoy-") || "x-envoy-".starts_with(name) {
-            return bad("is, or begins like, a header by which Envoy is told what to do");
+            return invalid("is, or begins like, a header by which Envoy is told what to do");
         }
         Ok(Self(pattern))
     }
 }
 
-/// What stands before the name of a web UI's own cookie in the browser.
+/// Prefix of the names under which a browser stores web UIs' own cookies.
 pub const UI_COOKIE: &str = "atlas.";
 
-/// The name of a cookie. Case counts. Example: `lang`.
+/// The name of a cookie, case-sensitive. Example: `lang`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CookieName(String);
 
@@ -155,13 +159,13 @@ impl FromStr for CookieName {
     fn from_str(text: &str) -> Result<Self, NameError> {
         let name = text.trim();
         if name.is_empty() || !name.bytes().all(|b| is_token(b) || b == b'*') {
-            return bad("is not a cookie's name");
+            return invalid("is not a cookie's name");
         }
         if name.contains('*') {
-            return bad("has a `*`: write each cookie's whole name");
+            return invalid("has a `*`: write each cookie's whole name");
         }
         if name.starts_with(UI_COOKIE) {
-            return bad(
+            return invalid(
                 "begins with `atlas.`, as the browser's name of a web UI's own cookie does: write the name that the web UI gives it, without `atlas.`",
             );
         }

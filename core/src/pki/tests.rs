@@ -25,7 +25,7 @@ fn apply(issued: &mut IssuedCertificates, requests: &[IssueRequest]) -> Result<(
     Ok(())
 }
 
-/// What there is after a first round.
+/// The certificates after issuing once.
 fn issued(wanted: &BTreeSet<Identity>, lifetimes: &Lifetimes) -> IssuedCertificates {
     let mut issued = IssuedCertificates::default();
     apply(&mut issued, &requests_due(&IssuedCertificates::default(), wanted, lifetimes, NOW))
@@ -38,10 +38,10 @@ fn tokyo() -> BTreeSet<Identity> {
 }
 
 proptest! {
-    /// Whatever the clock does, and however near the root's end: what was just issued isn't due again, and what is said
-    /// to be due next is.
+    /// Whatever the clock shows and however near the root's end is: what was just issued isn't due
+    /// again, and something is due at the time that `next_due` gives.
     #[test]
-    fn nothing_is_issued_for_ever(
+    fn what_was_issued_is_not_due_again_at_once(
         lifetimes in (1000..1_000_000i64, 1000..1_000_000i64, 1000..1_000_000i64, 10..1_000_000i64, 10..1_000_000i64),
         steps in prop::collection::vec(-300_000..400_000i64, 1..60),
     ) {
@@ -55,7 +55,7 @@ proptest! {
             apply(&mut issued, &requests)?;
             prop_assert_eq!(requests_due(&issued, &wanted, &lifetimes, now), []);
             let root = issued.authorities[&Authority::Root];
-            if !root.holds(now) {
+            if !root.contains(now) {
                 prop_assert_eq!(requests, []);
                 let problem = root_problem(&issued, now);
                 prop_assert!(matches!(problem, Some(Problem::RootNotYet(_) | Problem::RootEnded)), "{:?}", problem);
@@ -70,9 +70,9 @@ proptest! {
         }
     }
 
-    /// While the root lives, nobody is left with a certificate that doesn't hold.
+    /// While the root is valid, so is every certificate.
     #[test]
-    fn after_a_round_everything_holds(
+    fn after_issuing_every_certificate_is_valid(
         lifetimes in (100_000..1_000_000i64, 1000..1_000_000i64, 1000..1_000_000i64, 10..1_000_000i64, 10..1_000_000i64),
         steps in prop::collection::vec(-300_000..400_000i64, 1..60),
     ) {
@@ -84,9 +84,9 @@ proptest! {
         for step in steps {
             let requests = requests_due(&issued, &wanted, &lifetimes, now);
             apply(&mut issued, &requests)?;
-            if issued.authorities[&Authority::Root].holds(now) {
+            if issued.authorities[&Authority::Root].contains(now) {
                 for validity in issued.authorities.values().chain(issued.identities.values()) {
-                    prop_assert!(validity.holds(now), "{:?} at {}", validity, now);
+                    prop_assert!(validity.contains(now), "{:?} at {}", validity, now);
                 }
             }
             now += step;
@@ -184,12 +184,15 @@ fn no_root_is_made_by_a_clock_that_was_not_set() {
 }
 
 #[test]
-fn the_root_s_end_is_announced_a_year_ahead_and_is_the_end() {
+fn the_root_s_end_is_a_problem_a_year_ahead() {
     let (wanted, lifetimes) = (tokyo(), Lifetimes::default());
     let issued = issued(&wanted, &lifetimes);
     let end = NOW + lifetimes.root;
     assert_eq!(root_problem(&issued, end - 366 * DAY), None);
-    assert_eq!(root_problem(&issued, end - 100 * DAY), Some(Problem::RootEnds(Ahead(100 * DAY))));
+    assert_eq!(
+        root_problem(&issued, end - 100 * DAY),
+        Some(Problem::RootEnds(TimeUntil(100 * DAY)))
+    );
     assert_eq!(root_problem(&issued, end), Some(Problem::RootEnded));
     assert_eq!(requests_due(&issued, &wanted, &lifetimes, end), []);
 }
