@@ -1,4 +1,4 @@
-//! Kubernetes manifests as people write them: text in, manifests out, and the little editing that the command line needs.
+//! Reads Kubernetes manifests from text, and edits such text for the command line.
 //!
 //! ```text
 //! text ──▶ yaml ──▶ documents ──▶ object ──▶ manifests
@@ -6,14 +6,14 @@
 //!           └──── ManifestError ◀───┘   file, line and key of what is wrong
 //! ```
 //!
-//! A file is all or nothing: one mistake in it and it contributes no manifest, so that a half-written file is never taken for
-//! a smaller fleet. The caller keeps what the file said before.
+//! A file with a mistake gives no manifest at all, so a half-written file is never taken for a smaller
+//! fleet. The caller keeps the file's last valid manifests.
 //!
-//! YAML is read as Kubernetes reads it, so that a manifest means the same in a directory and in a cluster: `yes` and `on`
-//! are booleans, merge keys (`<<`) merge, and JSON is YAML.
+//! YAML is read as Kubernetes reads it, so a manifest means the same in a directory and in a cluster:
+//! `yes` and `on` are booleans, merge keys (`<<`) merge, and JSON is YAML.
 //!
-//! Architecture invariant: nothing here panics, recurses deeper than 128 levels or copies without bound, whatever the
-//! text.
+//! Architecture invariant: no text makes this panic, recurse deeper than 128 levels or copy without
+//! bound.
 
 use std::collections::BTreeMap;
 
@@ -31,25 +31,25 @@ mod syntax;
 pub use completeness::{IncompleteReason, WriteEvent, incomplete_reason};
 pub use edit::{NewCluster, remove_document, render_cluster};
 
-/// Most errors reported of one file: beyond that, the file is simply not what it should be.
+/// Most errors that are reported of one file.
 const MAX_ERRORS: usize = 50;
 
-/// Reads the manifests of one file. `file` is what messages and origins call it.
+/// Reads the manifests of one file. `file` is its name in messages and origins.
 ///
-/// `v1` Services and `discovery.k8s.io` EndpointSlices become manifests, `v1` Endpoints as slices, also as items of lists; other
-/// kinds are none of Atlas's business and are passed over. Nothing is checked beyond the types of what is read: what keys and
-/// addresses mean is [`crate::validate`]'s to judge.
+/// `v1` Services, `discovery.k8s.io` EndpointSlices and `v1` Endpoints (as slices) become manifests,
+/// also as items of lists. Other kinds are ignored. Only the types of fields are checked here;
+/// [`crate::validate`] checks what keys and addresses mean.
 ///
 /// # Errors
-/// Every mistake in the order of the lines; the first one only, where the text is not YAML at all.
+/// Every mistake, in the order of lines; only the first one if the text is not YAML.
 pub fn parse(file: &str, text: &str) -> Result<Vec<Manifest>, Vec<ManifestError>> {
     let documents = read(file, text)?;
     Ok(documents.into_iter().flat_map(|document| document.manifests).collect())
 }
 
-/// A document and what it says.
+/// A document and its manifests.
 struct Document {
-    /// First line: of its `---`, or of its first key where it has none.
+    /// The line of its `---`, or of its first key where it has none.
     line: u32,
     /// Whether it begins with `---`.
     explicit: bool,
@@ -61,7 +61,7 @@ struct Document {
 }
 
 fn read(file: &str, text: &str) -> Result<Vec<Document>, Vec<ManifestError>> {
-    let mut reader = reader::Reader::new(file);
+    let mut reader = reader::DocumentReader::new(file);
     let documents: Vec<Document> = parser::load(file, text)
         .map_err(|error| vec![error])?
         .iter()
@@ -75,10 +75,10 @@ fn read(file: &str, text: &str) -> Result<Vec<Document>, Vec<ManifestError>> {
         .collect();
     let mut errors = reader.into_errors();
     errors.extend(duplicates(file, documents.iter().flat_map(|document| &document.manifests)));
-    if errors.is_empty() { Ok(documents) } else { Err(tidy(file, errors)) }
+    if errors.is_empty() { Ok(documents) } else { Err(sort_and_limit(file, errors)) }
 }
 
-/// Objects that the file has twice: which of the two is meant cannot be told.
+/// Reports objects that are in the file twice.
 fn duplicates<'a>(file: &str, manifests: impl Iterator<Item = &'a Manifest>) -> Vec<ManifestError> {
     let mut first = BTreeMap::new();
     let mut errors = Vec::new();
@@ -101,7 +101,8 @@ fn duplicates<'a>(file: &str, manifests: impl Iterator<Item = &'a Manifest>) -> 
     errors
 }
 
-fn tidy(file: &str, mut errors: Vec<ManifestError>) -> Vec<ManifestError> {
+/// Sorts errors by line and leaves out those beyond [`MAX_ERRORS`].
+fn sort_and_limit(file: &str, mut errors: Vec<ManifestError>) -> Vec<ManifestError> {
     errors.sort_by_key(|error| error.line);
     if errors.len() > MAX_ERRORS {
         let message = format!("{} more errors are not shown", errors.len() - MAX_ERRORS);

@@ -1,36 +1,39 @@
-//! Whether a file that changed is whole, or may still be being written.
+//! Guesses whether a changed file is complete, or whether something is still writing it.
 //!
-//! Nobody says so of a file: it is a guess from how its text came to be there, and from what it says compared with before. What was
-//! written in place and closed is whole in nearly all cases, but a writer may close and go on (`>>`), and where nobody tells of
-//! closing (NFS, a start of Atlas) half a file looks like a small one.
+//! The guess is made from the event by which the file changed, and from what its text has lost. A file
+//! that was written in place and closed is nearly always complete, but a writer may close it and go on
+//! (`>>`). Where there are no events (on NFS, or before Atlas started), half a file looks like a small
+//! one.
 
 use std::collections::BTreeMap;
 
 use crate::manifest::{Manifest, Meta};
 
-/// How a text came to be there.
+/// The event by which a file's text changed, by its name in inotify.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriteEvent {
-    /// The file was moved into its place.
+    /// A file was moved to this path.
     MovedTo,
-    /// It was written in place, and closed.
+    /// The file was written in place and closed.
     CloseWrite,
-    /// Nobody told.
+    /// There was no event.
     Unknown,
 }
 
-/// Why a text may be half of what it is to be.
+/// Why a text may be incomplete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IncompleteReason {
-    /// It says all that was said before, but may go on.
+    /// It has everything that the file had before, but may continue.
     MayContinue,
-    /// Nobody told that it is whole, and its last value may be cut short.
+    /// No event says that it is complete, and its last value may be truncated.
     Truncated,
-    /// It no longer says this: an object, or a key of one. Half a file looks like that, and so does a removal.
+    /// It lacks this object, or this key of an object, which was there before. Something was removed, or
+    /// the text is incomplete.
     Missing(String),
 }
 
-/// Whether there is a reason to wait before `after`, the manifests of `text`, take the place of `before`.
+/// A reason to wait before `after`, the manifests of `text`, replace `before`; `None` if the text is
+/// complete.
 pub fn incomplete_reason<'a>(
     before: impl IntoIterator<Item = &'a Manifest>,
     after: &[Manifest],
@@ -38,7 +41,7 @@ pub fn incomplete_reason<'a>(
     arrival: WriteEvent,
 ) -> Option<IncompleteReason> {
     let before: Vec<&Manifest> = before.into_iter().collect();
-    // Who says the same may go on, but then as before.
+    // A text with the same manifests may continue, but until then nothing changes.
     let is_same = !before.is_empty() && before.iter().copied().eq(after);
     if arrival == WriteEvent::MovedTo || is_same {
         return None;
@@ -58,7 +61,7 @@ pub fn incomplete_reason<'a>(
     }
 }
 
-/// The first part of an object that the new one lacks.
+/// The first part of the old object that the new one lacks.
 fn lost_part(old: &Manifest, new: &Manifest) -> Option<String> {
     if let Some(key) = lost_key(old.meta(), new.meta()) {
         return Some(key);
@@ -103,12 +106,13 @@ fn lost_part(old: &Manifest, new: &Manifest) -> Option<String> {
                 })
                 .or_else(|| shrinks(old.ports.len(), new.ports.len(), "a port"))
         }
-        // The kind is part of what makes it the same object.
+        // Objects of the same key have the same kind.
         _ => None,
     }
 }
 
-/// A key that is missing, or whose value is but the beginning of what it was: one of several lines may be cut at a line's end.
+/// A key that is missing, or whose value is only the beginning of the old value: a value of several
+/// lines may be truncated after any of them.
 fn lost_key(old: &Meta, new: &Meta) -> Option<String> {
     let labels = old.labels.iter().map(|(key, old)| (key, old, new.labels.get(key)));
     let annotations = old.annotations.iter().map(|(key, old)| (key, old, new.annotations.get(key)));
@@ -121,7 +125,8 @@ fn lost_key(old: &Meta, new: &Meta) -> Option<String> {
     })
 }
 
-/// Whether the last value may be cut short: `203.0.113.1` of `203.0.113.123`. A line's end, or what closes a value, comes after a whole one.
+/// Whether the last value may be truncated: `203.0.113.1` of `203.0.113.123`. A line feed, or a
+/// character that closes a value, comes after a complete one.
 fn ends_within_a_value(text: &str) -> bool {
     !text.is_empty() && !text.ends_with(['\n', '}', ']', '"', '\''])
 }
@@ -183,9 +188,9 @@ metadata:
         incomplete_reason(&manifests(before), &manifests(after), after, arrival)
     }
 
-    /// Wherever a writer is interrupted: what is left is wrong, or there is a reason to wait.
+    /// At whatever character a writer stops, the text is invalid or there is a reason to wait.
     #[test]
-    fn every_beginning_of_a_file_is_wrong_or_doubted() {
+    fn every_beginning_of_a_file_is_invalid_or_may_be_incomplete() {
         let mut right = 0;
         for (end, _) in FLEET.char_indices().skip(1) {
             let half = &FLEET[..end];
@@ -209,9 +214,8 @@ metadata:
         assert!(right > 20, "{right} beginnings are right manifests");
     }
 
-    /// Also of a file that says more than before.
     #[test]
-    fn a_value_that_may_be_cut_short_is_doubted() {
+    fn a_value_that_may_be_truncated_is_waited_for() {
         let before = "apiVersion: v1\nkind: Service\nmetadata: {name: tokyo}\n";
         let after = format!("{before}spec:\n  externalIPs:\n  - 203.0.113.1");
         assert_eq!(
@@ -223,7 +227,7 @@ metadata:
     }
 
     #[test]
-    fn what_says_as_much_or_was_moved_into_its_place_is_not_doubted() {
+    fn a_file_that_lost_nothing_or_was_moved_is_complete() {
         assert_eq!(reason_of(FLEET, FLEET, WriteEvent::Unknown), None);
         let more = format!(
             "# changed\n{}",

@@ -1,7 +1,8 @@
-//! Manifests written and cut by `atlas cluster-add` and `atlas cluster-remove`: text in, text out.
+//! Writes the manifest of a new cluster (`atlas cluster-add`) and removes one from a file's text
+//! (`atlas cluster-remove`).
 //!
-//! People's text is never rewritten: a document is cut out by whole lines, and the result is read again before it is
-//! handed back.
+//! The rest of the text stays as it is. A document is removed by whole lines, and the result is read
+//! again before it is returned.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,7 +15,7 @@ use super::scalar::{Kind, resolve};
 use super::{Document, read, syntax};
 use crate::manifest::ManifestError;
 
-/// What a new cluster's Service should say.
+/// The content of a new cluster's Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewCluster {
     /// The cluster's name, and so the Service's. Not empty.
@@ -23,18 +24,17 @@ pub struct NewCluster {
     pub namespace: Option<String>,
     /// Prometheus/Thanos replicas there.
     pub replicas: u32,
-    /// `goatlas.io/addresses`, each with an optional port. Left out where empty.
+    /// For `goatlas.io/addresses`, each with an optional port. Without any, the key is left out.
     pub addresses: Vec<String>,
-    /// `spec.externalIPs`. Left out where empty.
+    /// For `spec.externalIPs`. Without any, the field is left out.
     pub external_ips: Vec<String>,
-    /// Further annotations; `goatlas.io/addresses` among them gives way to `addresses`. Keys are at most 1000 characters
-    /// long, beyond which YAML would not take them for keys (Kubernetes allows 317).
+    /// Other annotations. `addresses` replaces `goatlas.io/addresses` among them. A key has at most
+    /// 1000 characters, the longest that YAML reads as one (Kubernetes allows 317).
     pub annotations: BTreeMap<String, String>,
 }
 
-/// The manifest of a new cluster: a headless Service without a selector, for Atlas to read and for Kubernetes to leave alone.
-///
-/// [`super::parse`] reads the same values from it.
+/// The manifest of a new cluster: a headless Service without a selector, for which Kubernetes does
+/// nothing. [`super::parse`] reads the same values from it.
 pub fn render_cluster(spec: &NewCluster) -> String {
     let mut annotations = spec.annotations.clone();
     if !spec.addresses.is_empty() {
@@ -97,13 +97,14 @@ fn quoted(text: &str) -> String {
     quoted
 }
 
-/// Cuts the Service called `name` out of a file, and leaves the text of its other documents as it is, byte for byte.
+/// Removes the Service called `name` from a file's text. Other documents stay byte for byte.
 ///
-/// A document is everything from its `---` to the next, comments included; comments above the first `---` stay. `None`
-/// where nothing but comments would remain: the file can be deleted.
+/// A document is everything from its `---` to the next, with comments; comments above the first `---`
+/// stay. `None` means that only comments would remain, so the file can be deleted.
 ///
 /// # Errors
-/// What [`super::parse`] finds wrong; or why this Service cannot be cut out, with what to do by hand.
+/// The text is invalid, it has no such Service, or the Service can't be removed without changing other
+/// documents. The message tells what to do by hand.
 pub fn remove_document(
     file: &str,
     text: &str,
@@ -118,7 +119,7 @@ pub fn remove_document(
     let line = documents[index].line;
     let expected =
         documents.iter().enumerate().filter(|(i, _)| *i != index).map(|(_, document)| document);
-    if !read(file, &rest).is_ok_and(|rest| same(expected, &rest)) {
+    if !read(file, &rest).is_ok_and(|rest| have_same_manifests(expected, &rest)) {
         let message = format!(
             "Service {name:?} cannot be cut out without changing other documents: remove it by hand"
         );
@@ -127,7 +128,7 @@ pub fn remove_document(
     Ok(Some(rest))
 }
 
-/// The document that is the Service called `name`.
+/// The index of the document that is the Service called `name`.
 fn find(file: &str, documents: &[Document], name: &str) -> Result<usize, ManifestError> {
     let mut found = documents.iter().enumerate().flat_map(|(index, document)| {
         let services = document.manifests.iter().filter(
@@ -158,12 +159,12 @@ fn find(file: &str, documents: &[Document], name: &str) -> Result<usize, Manifes
 fn cut(text: &str, documents: &[Document], index: usize) -> String {
     let (start, next) = (offset(text, documents, index), documents.get(index + 1));
     let end = next.map_or(text.len(), |_| offset(text, documents, index + 1));
-    // A document without `---` of its own was kept apart from those above by the `...` that goes.
+    // The next document may have no `---`: then only the `...` that is removed here separated it.
     let parted = start == 0 || next.is_none_or(|next| next.explicit);
     [&text[..start], if parted { "" } else { "---\n" }, &text[end..]].concat()
 }
 
-/// Where the text of a document begins: what stands above the first belongs to it, unless it begins with `---`.
+/// Byte offset of a document. The first one includes the text above it, unless it begins with `---`.
 fn offset(text: &str, documents: &[Document], index: usize) -> usize {
     let Document { line, explicit, .. } = &documents[index];
     if index == 0 && !explicit {
@@ -172,8 +173,11 @@ fn offset(text: &str, documents: &[Document], index: usize) -> usize {
     syntax::line_starts(text).nth((*line as usize).saturating_sub(1)).unwrap_or(text.len())
 }
 
-/// Whether both say the same, wherever they say it.
-fn same<'a>(expected: impl Iterator<Item = &'a Document>, found: &[Document]) -> bool {
+/// Whether both have the same manifests, apart from lines.
+fn have_same_manifests<'a>(
+    expected: impl Iterator<Item = &'a Document>,
+    found: &[Document],
+) -> bool {
     let manifests =
         |document: &Document| document.manifests.iter().map(without_origin).collect::<Vec<_>>();
     let expected: Vec<_> = expected.filter(|document| !document.empty).map(manifests).collect();

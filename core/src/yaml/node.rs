@@ -1,4 +1,4 @@
-//! The trees that YAML is read into: every node knows its line, its depth and its weight.
+//! Trees of YAML, in which every node has its line, its depth and its size.
 
 use std::rc::Rc;
 
@@ -6,23 +6,23 @@ use super::scalar::Kind;
 
 /// One document of a file.
 pub(super) struct Document {
-    /// Line of its `---`; of its first key where it has none.
+    /// The line of its `---`, or of its first key where it has none.
     pub line: u32,
     /// Whether it begins with `---`.
     pub explicit: bool,
-    /// What it holds; null where it holds nothing.
+    /// Its value; null if it is empty.
     pub root: Rc<Node>,
 }
 
-/// A value and where it is.
+/// A value and its place.
 pub(super) struct Node {
-    /// First line, counted from 1; for an alias, that of what it names.
+    /// First line, counted from 1. For an alias, the line of the anchor's value.
     pub line: u32,
     pub value: Value,
     /// Levels of nesting below and including this node.
     pub depth: usize,
-    /// Bytes of text below and including this node, and one for each node.
-    pub weight: usize,
+    /// Size of this node and those below it: the bytes of their text, and one for each node.
+    pub size: usize,
 }
 
 /// A value.
@@ -35,7 +35,7 @@ pub(super) enum Value {
 /// A value without parts.
 pub(super) struct Scalar {
     pub kind: Kind,
-    /// As written, quotes and escapes resolved.
+    /// Its text without quotes and escapes.
     pub text: String,
 }
 
@@ -49,7 +49,7 @@ pub(super) struct Entry {
 }
 
 impl Node {
-    /// Whether nothing is written here.
+    /// Whether the value is null, or nothing is written.
     pub fn is_null(&self) -> bool {
         matches!(&self.value, Value::Scalar(scalar) if scalar.kind == Kind::Null)
     }
@@ -69,31 +69,32 @@ impl Node {
 
     /// A node without parts.
     pub fn scalar(line: u32, kind: Kind, text: String) -> Self {
-        Self { line, depth: 1, weight: 1 + text.len(), value: Value::Scalar(Scalar { kind, text }) }
+        Self { line, depth: 1, size: 1 + text.len(), value: Value::Scalar(Scalar { kind, text }) }
     }
 
     /// A node with items.
     pub fn list(line: u32, items: Vec<Rc<Node>>) -> Self {
-        let (depth, weight) = measure(items.iter(), 0);
-        Self { line, depth, weight, value: Value::List(items) }
+        let (depth, size) = measure(items.iter(), 0);
+        Self { line, depth, size, value: Value::List(items) }
     }
 
     /// A node with entries.
     pub fn map(line: u32, entries: Vec<Entry>) -> Self {
         let keys = entries.iter().map(|entry| entry.key.len()).sum();
-        let (depth, weight) = measure(entries.iter().map(|entry| &entry.value), keys);
-        Self { line, depth, weight, value: Value::Map(entries) }
+        let (depth, size) = measure(entries.iter().map(|entry| &entry.value), keys);
+        Self { line, depth, size, value: Value::Map(entries) }
     }
 }
 
-/// Depth and weight of a collection of these nodes.
+/// Depth and size of a list or mapping of these nodes.
 fn measure<'a>(nodes: impl Iterator<Item = &'a Rc<Node>>, own_text: usize) -> (usize, usize) {
-    nodes.fold((1, 1 + own_text), |(depth, weight), node| {
-        (depth.max(node.depth + 1), weight.saturating_add(node.weight))
+    nodes.fold((1, 1 + own_text), |(depth, size), node| {
+        (depth.max(node.depth + 1), size.saturating_add(node.size))
     })
 }
 
-/// `metadata.labels` and `app` → `metadata.labels.app`; keys that are no plain word go into brackets.
+/// Appends a key to a path: `metadata.labels` and `app` give `metadata.labels.app`. A key that isn't a
+/// plain word stands in brackets.
 pub(super) fn join(path: &str, key: &str) -> String {
     let plain =
         !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));

@@ -1,4 +1,4 @@
-//! Documents into manifests: which kinds Atlas wants, and which of their fields.
+//! Makes manifests from documents: the kinds that Atlas reads, and their fields.
 
 use std::net::IpAddr;
 
@@ -6,36 +6,36 @@ use crate::annotations;
 use crate::manifest::{Endpoint, EndpointSlice, Manifest, Meta, Origin, Service, ServicePort};
 
 use super::node::{Document, Node, Value};
-use super::reader::{At, Reader, describe};
+use super::reader::{DocumentReader, LocatedNode, describe};
 
-/// What an object is to Atlas.
+/// A kind of object, as far as Atlas reads it.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Wanted {
+enum ManifestKind {
     Service,
     EndpointSlice,
-    /// What EndpointSlices were before there were any; an API server mirrors hand-written ones into slices.
+    /// The older form of EndpointSlices. An API server mirrors hand-written Endpoints into slices.
     Endpoints,
     /// Objects of any kind, as `kubectl get -o yaml` prints them.
     List,
-    /// Objects of one kind, as the API itself lists them: they don't repeat apiVersion and kind.
+    /// Objects of one kind, as the API lists them: the items have no apiVersion and kind.
     ListOf(&'static str),
-    /// None of Atlas's business.
+    /// Not read.
     Other,
 }
 
-/// The group of EndpointSlices.
+/// The API group of EndpointSlices.
 const DISCOVERY: &str = "discovery.k8s.io";
 
-/// Every kind that Atlas reads: its group, its versions with the one to write first, its name.
-const KINDS: [(&str, &[&str], &str, Wanted); 7] = [
-    ("", &["v1"], "Service", Wanted::Service),
-    ("", &["v1"], "ServiceList", Wanted::ListOf("Service")),
-    // The fields that are read here are the same in both.
-    (DISCOVERY, &["v1", "v1beta1"], "EndpointSlice", Wanted::EndpointSlice),
-    (DISCOVERY, &["v1", "v1beta1"], "EndpointSliceList", Wanted::ListOf("EndpointSlice")),
-    ("", &["v1"], "Endpoints", Wanted::Endpoints),
-    ("", &["v1"], "EndpointsList", Wanted::ListOf("Endpoints")),
-    ("", &["v1"], "List", Wanted::List),
+/// Every kind that Atlas reads: its API group, its versions (messages suggest the first), its name.
+const KINDS: [(&str, &[&str], &str, ManifestKind); 7] = [
+    ("", &["v1"], "Service", ManifestKind::Service),
+    ("", &["v1"], "ServiceList", ManifestKind::ListOf("Service")),
+    // The fields that Atlas reads are the same in both versions.
+    (DISCOVERY, &["v1", "v1beta1"], "EndpointSlice", ManifestKind::EndpointSlice),
+    (DISCOVERY, &["v1", "v1beta1"], "EndpointSliceList", ManifestKind::ListOf("EndpointSlice")),
+    ("", &["v1"], "Endpoints", ManifestKind::Endpoints),
+    ("", &["v1"], "EndpointsList", ManifestKind::ListOf("Endpoints")),
+    ("", &["v1"], "List", ManifestKind::List),
 ];
 
 /// Whether a document is a list of objects.
@@ -45,20 +45,23 @@ pub(super) fn is_list(root: &Node) -> bool {
         _ => None,
     };
     let (Some(version), Some(kind)) = (text("apiVersion"), text("kind")) else { return false };
-    matches!(lookup(version, kind), Ok(Wanted::List | Wanted::ListOf(_)))
+    matches!(lookup(version, kind), Ok(ManifestKind::List | ManifestKind::ListOf(_)))
 }
 
-/// What an object of this kind is; or the key that is written wrong, and how it is written right.
-fn lookup(api_version: &str, kind: &str) -> Result<Wanted, (&'static str, String)> {
+/// Looks a kind up.
+///
+/// # Errors
+/// The kind is misspelt or has another version: the key that is wrong, and its right value.
+fn lookup(api_version: &str, kind: &str) -> Result<ManifestKind, (&'static str, String)> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
     let Some((right, versions, name, wanted)) =
         KINDS.iter().find(|(_, _, name, _)| name.eq_ignore_ascii_case(kind))
     else {
-        return Ok(Wanted::Other);
+        return Ok(ManifestKind::Other);
     };
-    // Other projects have kinds of the same names, such as Knative's Service.
+    // Other API groups have kinds of the same names, such as Knative's Service.
     if group != *right && !["", "core", DISCOVERY].contains(&group) {
-        return Ok(Wanted::Other);
+        return Ok(ManifestKind::Other);
     }
     if kind != *name {
         return Err(("kind", (*name).to_owned()));
@@ -70,33 +73,34 @@ fn lookup(api_version: &str, kind: &str) -> Result<Wanted, (&'static str, String
     Ok(*wanted)
 }
 
-/// The manifests of a document; an empty one has none.
-pub(super) fn manifests(reader: &mut Reader<'_>, document: &Document) -> Vec<Manifest> {
+/// The manifests of a document.
+pub(super) fn manifests(reader: &mut DocumentReader<'_>, document: &Document) -> Vec<Manifest> {
     let mut manifests = Vec::new();
     if !document.root.is_null() {
-        object(reader, &At::root(&document.root), None, &mut manifests);
+        object(reader, &LocatedNode::root(&document.root), None, &mut manifests);
     }
     manifests
 }
 
-/// `of`: apiVersion and kind of the items of the list that it stands in, where the list says them.
+/// Adds the manifests of an object. `of` has the apiVersion and kind of the items if the object is in
+/// a list of one kind.
 fn object(
-    reader: &mut Reader<'_>,
-    at: &At<'_>,
+    reader: &mut DocumentReader<'_>,
+    at: &LocatedNode<'_>,
     of: Option<(&str, &str)>,
     manifests: &mut Vec<Manifest>,
 ) {
-    let Some((api_version, wanted)) = wanted(reader, at, of) else { return };
-    match wanted {
-        Wanted::Service => manifests.extend(service(reader, at).map(Manifest::Service)),
-        Wanted::EndpointSlice => {
+    let Some((api_version, manifest_kind)) = manifest_kind(reader, at, of) else { return };
+    match manifest_kind {
+        ManifestKind::Service => manifests.extend(service(reader, at).map(Manifest::Service)),
+        ManifestKind::EndpointSlice => {
             manifests.extend(endpoint_slice(reader, at).map(Manifest::EndpointSlice))
         }
-        Wanted::Endpoints => {
+        ManifestKind::Endpoints => {
             manifests.extend(endpoints(reader, at).into_iter().map(Manifest::EndpointSlice))
         }
-        Wanted::List | Wanted::ListOf(_) => {
-            let of = if let Wanted::ListOf(kind) = wanted {
+        ManifestKind::List | ManifestKind::ListOf(_) => {
+            let of = if let ManifestKind::ListOf(kind) = manifest_kind {
                 Some((api_version.as_str(), kind))
             } else {
                 None
@@ -105,15 +109,15 @@ fn object(
                 object(reader, &item, of, manifests);
             }
         }
-        Wanted::Other => {}
+        ManifestKind::Other => {}
     }
 }
 
-fn wanted(
-    reader: &mut Reader<'_>,
-    at: &At<'_>,
+fn manifest_kind(
+    reader: &mut DocumentReader<'_>,
+    at: &LocatedNode<'_>,
     of: Option<(&str, &str)>,
-) -> Option<(String, Wanted)> {
+) -> Option<(String, ManifestKind)> {
     const ELSEWHERE: &str = "if this is no Kubernetes object, move it out of this directory";
     if !matches!(at.node.value, Value::Map(_)) {
         reader.fail(
@@ -148,10 +152,12 @@ fn wanted(
     }
 }
 
-/// What only a cluster has a use for is read, and has to be right, of clusters only: a manifest may hold any Service.
-fn service(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Service> {
-    let cluster = means_cluster(at);
-    let mut meta = metadata(reader, at, if cluster { Of::Cluster } else { Of::Other });
+/// Reads a Service. Fields that only clusters use are read, and must be valid, for clusters only: a
+/// file may have other Services too.
+fn service(reader: &mut DocumentReader<'_>, at: &LocatedNode<'_>) -> Option<Service> {
+    let cluster = is_labelled_as_cluster(at);
+    let mut meta =
+        metadata(reader, at, if cluster { MetadataOf::Cluster } else { MetadataOf::Other });
     let Some(spec) = reader.mapping(at, "spec") else {
         return meta.map(|meta| Service { meta, ..Service::default() });
     };
@@ -178,7 +184,7 @@ fn service(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Service> {
 }
 
 /// Whether the Service is labelled as a cluster, whatever the type of the label's value.
-fn means_cluster(at: &At<'_>) -> bool {
+fn is_labelled_as_cluster(at: &LocatedNode<'_>) -> bool {
     let label =
         at.get("metadata").and_then(|metadata| metadata.get("labels")?.get(annotations::CLUSTER));
     label.is_some_and(|label| text_of(label.node) != Some("false"))
@@ -191,17 +197,18 @@ fn text_of(node: &Node) -> Option<&str> {
     }
 }
 
-fn endpoint_slice(reader: &mut Reader<'_>, at: &At<'_>) -> Option<EndpointSlice> {
-    let meta = metadata(reader, at, Of::Other);
+fn endpoint_slice(reader: &mut DocumentReader<'_>, at: &LocatedNode<'_>) -> Option<EndpointSlice> {
+    let meta = metadata(reader, at, MetadataOf::Other);
     let endpoints =
         reader.mappings(at, "endpoints").iter().map(|item| endpoint(reader, item)).collect();
     let ports = ports(reader, at, Ports::EndpointSlice);
     meta.map(|meta| EndpointSlice { meta, endpoints, ports })
 }
 
-/// A slice for each subset, since each has its own ports. Their Service has their name.
-fn endpoints(reader: &mut Reader<'_>, at: &At<'_>) -> Vec<EndpointSlice> {
-    let meta = metadata(reader, at, Of::Other);
+/// Reads Endpoints as one slice per subset, since each subset has its own ports. Endpoints have their
+/// Service's name.
+fn endpoints(reader: &mut DocumentReader<'_>, at: &LocatedNode<'_>) -> Vec<EndpointSlice> {
+    let meta = metadata(reader, at, MetadataOf::Other);
     let mut slices = Vec::new();
     for (place, subset) in reader.mappings(at, "subsets").iter().enumerate() {
         let mut endpoints = Vec::new();
@@ -218,16 +225,16 @@ fn endpoints(reader: &mut Reader<'_>, at: &At<'_>) -> Vec<EndpointSlice> {
         let Some(meta) = &meta else { continue };
         let mut meta = meta.clone();
         meta.labels.insert(annotations::SERVICE_NAME.to_owned(), meta.name.clone());
-        // No slice can be called so, and there may be one of the Service's name.
+        // Unlike the Service's name, this can't be the name of another slice.
         meta.name = format!("{} (Endpoints, subset {place})", meta.name);
         slices.push(EndpointSlice { meta, endpoints, ports });
     }
     slices
 }
 
-/// One replica, ready or not: alerts must go to an Alertmanager that is only starting too, and the operator's headless
-/// Service publishes addresses that are not ready for the same reason (`publishNotReadyAddresses`).
-fn endpoint(reader: &mut Reader<'_>, at: &At<'_>) -> Endpoint {
+/// Reads an endpoint, ready or not: alerts must also go to an Alertmanager that is starting. The
+/// operator's headless Service has `publishNotReadyAddresses` for the same reason.
+fn endpoint(reader: &mut DocumentReader<'_>, at: &LocatedNode<'_>) -> Endpoint {
     Endpoint {
         addresses: reader.strings(at, "addresses"),
         hostname: reader.text(at, "hostname"),
@@ -239,11 +246,11 @@ fn endpoint(reader: &mut Reader<'_>, at: &At<'_>) -> Endpoint {
 enum Ports {
     /// Every entry has its `port`.
     Service,
-    /// An entry without `port` means every port, and so names none.
+    /// An entry without `port` means every port, and is ignored.
     EndpointSlice,
 }
 
-fn ports(reader: &mut Reader<'_>, parent: &At<'_>, of: Ports) -> Vec<ServicePort> {
+fn ports(reader: &mut DocumentReader<'_>, parent: &LocatedNode<'_>, of: Ports) -> Vec<ServicePort> {
     let mut ports = Vec::new();
     for at in reader.mappings(parent, "ports") {
         let name = reader.text(&at, "name").unwrap_or_default();
@@ -258,16 +265,16 @@ fn ports(reader: &mut Reader<'_>, parent: &At<'_>, of: Ports) -> Vec<ServicePort
     ports
 }
 
-/// Whose metadata it is.
+/// The object to which metadata belongs.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Of {
+enum MetadataOf {
     /// A Service that is labelled so.
     Cluster,
     /// Anything else that is read.
     Other,
 }
 
-fn metadata(reader: &mut Reader<'_>, at: &At<'_>, of: Of) -> Option<Meta> {
+fn metadata(reader: &mut DocumentReader<'_>, at: &LocatedNode<'_>, of: MetadataOf) -> Option<Meta> {
     let mut origin =
         Origin { file: Some(reader.file().to_owned()), line: at.line, lines: Default::default() };
     if at.get("metadata").is_none() {
@@ -282,8 +289,11 @@ fn metadata(reader: &mut Reader<'_>, at: &At<'_>, of: Of) -> Option<Meta> {
         }
     }
     let labels = reader.string_map(&metadata, "labels");
-    let annotations =
-        if of == Of::Cluster { reader.string_map(&metadata, "annotations") } else { Vec::new() };
+    let annotations = if of == MetadataOf::Cluster {
+        reader.string_map(&metadata, "annotations")
+    } else {
+        Vec::new()
+    };
     for (key, _, line) in labels.iter().chain(&annotations) {
         origin.lines.entry(key.clone()).or_insert(*line);
     }
@@ -294,7 +304,11 @@ fn metadata(reader: &mut Reader<'_>, at: &At<'_>, of: Of) -> Option<Meta> {
     name.map(|name| Meta { name, namespace, labels, annotations, uid: None, origin })
 }
 
-fn name(reader: &mut Reader<'_>, metadata: &At<'_>, of: Of) -> Option<String> {
+fn name(
+    reader: &mut DocumentReader<'_>,
+    metadata: &LocatedNode<'_>,
+    of: MetadataOf,
+) -> Option<String> {
     if let Some(at) = metadata.get("name") {
         let name = reader.text(metadata, "name")?;
         if name.is_empty() {
@@ -306,8 +320,8 @@ fn name(reader: &mut Reader<'_>, metadata: &At<'_>, of: Of) -> Option<String> {
     match metadata.get("generateName") {
         Some(generated) => {
             let prefix = reader.text(metadata, "generateName")?;
-            if of == Of::Other {
-                // An API server would put letters behind it. No other object can have this name.
+            if of == MetadataOf::Other {
+                // A name that no object in the API can have. An API server would append letters.
                 return Some(format!(
                     "{prefix}(nameless object {} of {})",
                     reader.count_nameless(),
@@ -318,7 +332,10 @@ fn name(reader: &mut Reader<'_>, metadata: &At<'_>, of: Of) -> Option<String> {
             let message = format!(
                 "is missing: a cluster is called after its Service, so the name cannot be generated: write `name: {name}` instead of `generateName: {prefix}`"
             );
-            reader.fail(&At { path: format!("{}.name", metadata.path), ..generated }, message);
+            reader.fail(
+                &LocatedNode { path: format!("{}.name", metadata.path), ..generated },
+                message,
+            );
         }
         None => reader.missing(metadata, "name", "is missing"),
     }

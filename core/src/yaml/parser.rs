@@ -1,10 +1,10 @@
-//! YAML into trees whose every node knows its line.
+//! Parses YAML into trees in which every node has its line.
 //!
-//! Built on saphyr-parser's events, not on saphyr's loader above them, for four reasons: the loader recurses as deep as
-//! the text nests (a line of dashes ends the process), it copies what an alias names, it forgets how a scalar was written
-//! (so a message could not quote it), and of a duplicate key it tells one line only.
+//! It uses saphyr-parser's events instead of saphyr's loader for four reasons. The loader recurses as
+//! deep as the text nests, so a line of dashes ends the process. It copies the value of an alias. It
+//! drops a scalar's text, so messages couldn't quote it. It reports one line of a duplicate key.
 //!
-//! In: text. Out: documents, or the first thing that is not YAML. Depth and what aliases repeat are bounded.
+//! Depth, and the size of what aliases repeat, are limited.
 
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
@@ -16,18 +16,18 @@ use super::scalar::{self, Kind};
 use super::syntax;
 use crate::manifest::ManifestError;
 
-/// Deepest nesting, aliases followed. Kubernetes objects nest some ten deep, the schemas inside CustomResourceDefinitions
-/// some sixty.
+/// Deepest nesting, with aliases followed. Kubernetes objects nest about 10 levels deep, the schemas in
+/// CustomResourceDefinitions about 60.
 pub(super) const MAX_DEPTH: usize = 128;
 
-/// Most that aliases may repeat, in bytes of text and one for each node: anchors that name each other could otherwise
-/// grow a short file without bound.
+/// Largest total [`Node::size`] of the values that aliases repeat. Anchors that contain aliases could
+/// otherwise make a short file arbitrarily large.
 const MAX_REPEATED: usize = 1 << 20;
 
 /// Reads every document.
 ///
 /// # Errors
-/// The first thing that is not YAML, or beyond the bounds of this module.
+/// The first place where the text is not YAML, or exceeds a limit of this module.
 pub(super) fn load(file: &str, text: &str) -> Result<Vec<Document>, ManifestError> {
     let mut builder = Builder::new(file);
     if let Some((line, message)) = syntax::control_character(text) {
@@ -36,7 +36,7 @@ pub(super) fn load(file: &str, text: &str) -> Result<Vec<Document>, ManifestErro
     let mut parser = Parser::new_from_str(text);
     while let Some(event) = parser.next_event() {
         match event {
-            Ok((event, span)) => builder.take(event, span)?,
+            Ok((event, span)) => builder.handle(event, span)?,
             Err(error) => {
                 let (line, message) = syntax::explain(text, &error);
                 return Err(builder.error(line, &message));
@@ -75,15 +75,15 @@ struct Builder<'a> {
     documents: Vec<Document>,
     /// From the document's root down to where the parser is.
     open: Vec<Open>,
-    /// Line and explicitness of the document that has begun.
+    /// Line of the current document's beginning, and whether it begins with `---`.
     start: (u32, bool),
     /// Complete nodes by the number of their anchor, within one document.
     anchors: HashMap<usize, Rc<Node>>,
-    /// What aliases have repeated so far, see [`MAX_REPEATED`].
+    /// Total size of the values that aliases have repeated, see [`MAX_REPEATED`].
     repeated: usize,
 }
 
-type Outcome<T = ()> = Result<T, ManifestError>;
+type ParseResult<T = ()> = Result<T, ManifestError>;
 
 impl<'a> Builder<'a> {
     fn new(file: &'a str) -> Self {
@@ -97,7 +97,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn take(&mut self, event: Event<'_>, span: Span) -> Outcome {
+    fn handle(&mut self, event: Event<'_>, span: Span) -> ParseResult {
         let line = syntax::line_number(span.start.line());
         match event {
             Event::DocumentStart(explicit) => {
@@ -107,7 +107,7 @@ impl<'a> Builder<'a> {
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let kind = kind_of(&text, style, tag.as_deref());
-                self.put(Rc::new(Node::scalar(line, kind, text.into_owned())), anchor, line)
+                self.add_node(Rc::new(Node::scalar(line, kind, text.into_owned())), anchor, line)
             }
             Event::Alias(anchor) => self.repeat(anchor, line),
             Event::SequenceStart(anchor, _) => self.begin(line, anchor, Parts::List(Vec::new())),
@@ -121,13 +121,13 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn begin(&mut self, line: u32, anchor: usize, parts: Parts) -> Outcome {
+    fn begin(&mut self, line: u32, anchor: usize, parts: Parts) -> ParseResult {
         self.check_depth(line, 1)?;
         self.open.push(Open { line, anchor, parts });
         Ok(())
     }
 
-    fn end(&mut self) -> Outcome {
+    fn end(&mut self) -> ParseResult {
         let Some(Open { line, anchor, parts }) = self.open.pop() else { return Ok(()) };
         let node = match parts {
             Parts::List(items) => Node::list(line, items),
@@ -136,15 +136,15 @@ impl<'a> Builder<'a> {
                 Node::map(line, self.merge(entries, merges)?)
             }
         };
-        self.put(Rc::new(node), anchor, line)
+        self.add_node(Rc::new(node), anchor, line)
     }
 
-    /// Puts what an anchor named a second time. The node is shared, but whoever reads the tree walks it again.
-    fn repeat(&mut self, anchor: usize, line: u32) -> Outcome {
+    /// Adds an anchor's value again. The node is shared, but readers of the tree visit it again.
+    fn repeat(&mut self, anchor: usize, line: u32) -> ParseResult {
         let Some(node) = self.anchors.get(&anchor).cloned() else {
             return Err(self.error(line, "an alias (*name) must name an anchor (&name) that ends above it in the same document"));
         };
-        self.repeated = self.repeated.saturating_add(node.weight);
+        self.repeated = self.repeated.saturating_add(node.size);
         if self.repeated > MAX_REPEATED {
             return Err(self.error(
                 line,
@@ -152,18 +152,18 @@ impl<'a> Builder<'a> {
             ));
         }
         self.check_depth(line, node.depth)?;
-        self.put(node, 0, line)
+        self.add_node(node, 0, line)
     }
 
-    fn check_depth(&self, line: u32, below: usize) -> Outcome {
+    fn check_depth(&self, line: u32, below: usize) -> ParseResult {
         if self.open.len() + below > MAX_DEPTH {
             return Err(self.error(line, &format!("nests more than {MAX_DEPTH} levels deep")));
         }
         Ok(())
     }
 
-    /// A complete node goes where the parser is: key, value, item, or root.
-    fn put(&mut self, node: Rc<Node>, anchor: usize, line: u32) -> Outcome {
+    /// Adds a complete node at the parser's place: as a key, a value, an item or the root.
+    fn add_node(&mut self, node: Rc<Node>, anchor: usize, line: u32) -> ParseResult {
         if anchor > 0 {
             self.anchors.insert(anchor, Rc::clone(&node));
         }
@@ -190,7 +190,7 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn refuse_duplicates<'e>(&self, entries: impl Iterator<Item = &'e Entry>) -> Outcome {
+    fn refuse_duplicates<'e>(&self, entries: impl Iterator<Item = &'e Entry>) -> ParseResult {
         let mut lines = HashMap::new();
         for Entry { key, line, .. } in entries {
             if let Some(first) = lines.insert(key.as_str(), *line) {
@@ -208,8 +208,9 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// Adds the entries of merged mappings; the mapping's own keys win, then those of the first mapping merged.
-    fn merge(&self, mut entries: Vec<Entry>, merges: Vec<Entry>) -> Outcome<Vec<Entry>> {
+    /// Adds the entries of merged mappings (`<<`). The mapping's own keys take precedence, then those of
+    /// earlier merged mappings.
+    fn merge(&self, mut entries: Vec<Entry>, merges: Vec<Entry>) -> ParseResult<Vec<Entry>> {
         let mut more: BTreeMap<String, Entry> = BTreeMap::new();
         for merge in merges {
             for mapping in self.mappings(&merge)? {
@@ -225,7 +226,7 @@ impl<'a> Builder<'a> {
         Ok(entries)
     }
 
-    fn mappings<'e>(&self, merge: &'e Entry) -> Outcome<Vec<&'e [Entry]>> {
+    fn mappings<'e>(&self, merge: &'e Entry) -> ParseResult<Vec<&'e [Entry]>> {
         let all = match &merge.value.value {
             Value::Map(entries) => Some(vec![entries.as_slice()]),
             Value::List(items) => items.iter().map(|item| item.entries()).collect(),
@@ -237,7 +238,7 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// The key path to where the parser is.
+    /// Path of the parser's place.
     fn path(&self) -> String {
         self.open.iter().fold(String::new(), |path, open| match &open.parts {
             Parts::List(items) => format!("{path}[{}]", items.len()),

@@ -1,4 +1,4 @@
-//! Typed access to a document, where every mistake is noted with line and key and reading goes on.
+//! Typed access to a document. A mistake is recorded with its line and key, and reading continues.
 
 use super::node::{Entry, Node, Scalar, Value, join};
 use super::scalar::{self, Kind};
@@ -8,38 +8,38 @@ use crate::manifest::ManifestError;
 const MAX_QUOTED: usize = 60;
 
 /// Collects the mistakes of one file.
-pub(super) struct Reader<'f> {
+pub(super) struct DocumentReader<'f> {
     file: &'f str,
     errors: Vec<ManifestError>,
     /// Objects without a name so far.
     nameless: usize,
 }
 
-/// A value with its place.
-pub(super) struct At<'n> {
+/// A value with its path and line.
+pub(super) struct LocatedNode<'n> {
     pub path: String,
-    /// Line of its key; of itself, where it is an item of a list.
+    /// Line of its key; for an item of a list, of the value.
     pub line: u32,
     pub node: &'n Node,
 }
 
-impl<'n> At<'n> {
+impl<'n> LocatedNode<'n> {
     /// The root of a document.
     pub fn root(node: &'n Node) -> Self {
-        At { path: String::new(), line: node.line, node }
+        LocatedNode { path: String::new(), line: node.line, node }
     }
 
-    /// The value of `key`, where there is one; a key with nothing behind it counts as left out.
-    pub fn get(&self, key: &str) -> Option<At<'n>> {
+    /// The value of `key`. A key without a value counts as absent.
+    pub fn get(&self, key: &str) -> Option<LocatedNode<'n>> {
         self.node.get(key).filter(|entry| !entry.value.is_null()).map(|entry| self.child(entry))
     }
 
-    fn child(&self, entry: &'n Entry) -> At<'n> {
-        At { path: join(&self.path, &entry.key), line: entry.line, node: &entry.value }
+    fn child(&self, entry: &'n Entry) -> LocatedNode<'n> {
+        LocatedNode { path: join(&self.path, &entry.key), line: entry.line, node: &entry.value }
     }
 }
 
-impl<'f> Reader<'f> {
+impl<'f> DocumentReader<'f> {
     pub fn new(file: &'f str) -> Self {
         Self { file, errors: Vec::new(), nameless: 0 }
     }
@@ -58,13 +58,13 @@ impl<'f> Reader<'f> {
         self.errors
     }
 
-    /// Notes a mistake at `at`.
-    pub fn fail(&mut self, at: &At<'_>, message: impl Into<String>) {
+    /// Records a mistake at `at`.
+    pub fn fail(&mut self, at: &LocatedNode<'_>, message: impl Into<String>) {
         self.note(at.line, at.path.clone(), message.into());
     }
 
-    /// Notes that `key` of `parent` is missing.
-    pub fn missing(&mut self, parent: &At<'_>, key: &str, message: impl Into<String>) {
+    /// Records that `key` of `parent` is missing.
+    pub fn missing(&mut self, parent: &LocatedNode<'_>, key: &str, message: impl Into<String>) {
         let line = parent.node.get(key).map_or(parent.line, |entry| entry.line);
         self.note(line, join(&parent.path, key), message.into());
     }
@@ -74,7 +74,7 @@ impl<'f> Reader<'f> {
     }
 
     /// The mapping under `key`.
-    pub fn mapping<'n>(&mut self, parent: &At<'n>, key: &str) -> Option<At<'n>> {
+    pub fn mapping<'n>(&mut self, parent: &LocatedNode<'n>, key: &str) -> Option<LocatedNode<'n>> {
         let at = parent.get(key)?;
         if !matches!(at.node.value, Value::Map(_)) {
             self.fail(&at, format!("must be a mapping, is {}", describe(at.node)));
@@ -84,7 +84,7 @@ impl<'f> Reader<'f> {
     }
 
     /// The items of the list under `key`.
-    pub fn list<'n>(&mut self, parent: &At<'n>, key: &str) -> Vec<At<'n>> {
+    pub fn list<'n>(&mut self, parent: &LocatedNode<'n>, key: &str) -> Vec<LocatedNode<'n>> {
         let Some(at) = parent.get(key) else { return Vec::new() };
         let Value::List(items) = &at.node.value else {
             self.fail(
@@ -93,7 +93,7 @@ impl<'f> Reader<'f> {
             );
             return Vec::new();
         };
-        let item = |(index, node): (usize, &'n std::rc::Rc<Node>)| At {
+        let item = |(index, node): (usize, &'n std::rc::Rc<Node>)| LocatedNode {
             path: format!("{}[{index}]", at.path),
             line: node.line,
             node,
@@ -102,7 +102,7 @@ impl<'f> Reader<'f> {
     }
 
     /// The items of the list of mappings under `key`.
-    pub fn mappings<'n>(&mut self, parent: &At<'n>, key: &str) -> Vec<At<'n>> {
+    pub fn mappings<'n>(&mut self, parent: &LocatedNode<'n>, key: &str) -> Vec<LocatedNode<'n>> {
         let mut items = self.list(parent, key);
         items.retain(|item| {
             let is_mapping = matches!(item.node.value, Value::Map(_));
@@ -115,17 +115,21 @@ impl<'f> Reader<'f> {
     }
 
     /// The items of the list of strings under `key`.
-    pub fn strings(&mut self, parent: &At<'_>, key: &str) -> Vec<String> {
+    pub fn strings(&mut self, parent: &LocatedNode<'_>, key: &str) -> Vec<String> {
         self.list(parent, key).iter().filter_map(|item| self.string(item)).collect()
     }
 
     /// The string under `key`, where there is one.
-    pub fn text(&mut self, parent: &At<'_>, key: &str) -> Option<String> {
+    pub fn text(&mut self, parent: &LocatedNode<'_>, key: &str) -> Option<String> {
         parent.get(key).and_then(|at| self.string(&at))
     }
 
     /// The entries of the mapping from string to string under `key`, with the line of each.
-    pub fn string_map(&mut self, parent: &At<'_>, key: &str) -> Vec<(String, String, u32)> {
+    pub fn string_map(
+        &mut self,
+        parent: &LocatedNode<'_>,
+        key: &str,
+    ) -> Vec<(String, String, u32)> {
         let Some(at) = self.mapping(parent, key) else { return Vec::new() };
         let Value::Map(entries) = &at.node.value else { return Vec::new() };
         let read = |entry: &Entry| {
@@ -134,7 +138,7 @@ impl<'f> Reader<'f> {
         entries.iter().filter_map(read).collect()
     }
 
-    fn string(&mut self, at: &At<'_>) -> Option<String> {
+    fn string(&mut self, at: &LocatedNode<'_>) -> Option<String> {
         match &at.node.value {
             Value::Scalar(Scalar { kind: Kind::Text | Kind::Merge, text }) => return Some(text.clone()),
             Value::Scalar(Scalar { kind: Kind::Null, .. }) => self.fail(at, r#"must be a string, has no value: write one, or """#),
@@ -149,11 +153,11 @@ impl<'f> Reader<'f> {
     }
 
     /// A port: a whole number from 1 to 65535.
-    pub fn port(&mut self, at: &At<'_>) -> Option<u16> {
+    pub fn port(&mut self, at: &LocatedNode<'_>) -> Option<u16> {
         let what = describe(at.node);
         let message = match &at.node.value {
             Value::Scalar(Scalar { kind: Kind::Number, text }) => match text.parse::<u16>() {
-                // `010` is eight to Kubernetes and ten to YAML 1.2.
+                // `010` is 8 to Kubernetes and 10 in YAML 1.2.
                 Ok(port) if port > 0 && !text.starts_with('0') => return Some(port),
                 _ => format!("must be a port from 1 to 65535 in plain digits, is {what}"),
             },
@@ -167,7 +171,7 @@ impl<'f> Reader<'f> {
     }
 }
 
-/// A value in words: `the number 2`.
+/// A value in words, such as `the number 2`.
 pub(super) fn describe(node: &Node) -> String {
     let Value::Scalar(Scalar { kind, text }) = &node.value else {
         return if matches!(node.value, Value::List(_)) { "a list" } else { "a mapping" }

@@ -1,9 +1,9 @@
-//! What an unquoted word of YAML is: text, or something else that needs quotes to be text.
+//! The types of unquoted YAML scalars.
 //!
-//! Kubernetes reads YAML 1.1 in the manner of sigs.k8s.io/yaml. Where that differs from YAML 1.2 (`yes`, `on`, `010`), it
-//! is followed here: a label that Kubernetes would refuse must not pass because it came from a directory.
+//! Kubernetes reads YAML 1.1 as sigs.k8s.io/yaml does, and so does this module where YAML 1.2 differs
+//! (`yes`, `on`, `010`). So a label that Kubernetes refuses is refused in a directory too.
 
-/// What a scalar is.
+/// The type of a scalar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Null,
@@ -14,7 +14,7 @@ pub(super) enum Kind {
     Merge,
 }
 
-/// What a plain (unquoted, untagged) scalar is.
+/// The type of a plain (unquoted, untagged) scalar.
 pub(super) fn resolve(plain: &str) -> Kind {
     match plain {
         "" | "~" | "null" | "Null" | "NULL" => Kind::Null,
@@ -27,7 +27,7 @@ pub(super) fn resolve(plain: &str) -> Kind {
     }
 }
 
-/// Whether a boolean is one to Kubernetes only, not in YAML 1.2, so that a message should say so.
+/// Whether a word is a boolean in Kubernetes but not in YAML 1.2.
 pub(super) fn is_boolean_of_yaml_1_1(plain: &str) -> bool {
     resolve(plain) == Kind::Boolean
         && !plain.eq_ignore_ascii_case("true")

@@ -1,10 +1,9 @@
-//! Where the text is not YAML: in words that help, and on the line where the mistake is.
+//! Explains where and why a text is not YAML.
 
 use saphyr_parser::ScanError;
 
-/// Line and name of the first control character.
-///
-/// The parser takes a NUL for the end of the text, so that what follows would go unread.
+/// Line and description of the first control character. They are refused since the parser takes NUL
+/// for the end of the text and would ignore the rest.
 pub(super) fn control_character(text: &str) -> Option<(u32, String)> {
     let control = |c: char| c.is_control() && !matches!(c, '\t' | '\n' | '\r' | '\u{85}');
     let (index, found) = text.char_indices().find(|(_, c)| control(*c))?;
@@ -15,10 +14,10 @@ pub(super) fn control_character(text: &str) -> Option<(u32, String)> {
     ))
 }
 
-/// Line and explanation of what the parser says.
+/// Line and explanation of the parser's error.
 pub(super) fn explain(text: &str, error: &ScanError) -> (u32, String) {
     let line = error.marker().line();
-    // The parser may notice a tab only when it has given up on the line before.
+    // The parser may report the line before the one with the tab.
     if let Some(tabbed) = [line, line + 1].into_iter().find(|line| is_indented_by_tab(text, *line))
     {
         return (line_number(tabbed), "is indented with a tab: YAML wants spaces there".to_owned());
@@ -78,7 +77,7 @@ fn is_indented_by_tab(text: &str, number: usize) -> bool {
     line_of(text, number).chars().take_while(|c| matches!(c, ' ' | '\t')).any(|c| c == '\t')
 }
 
-/// A line as it is told.
+/// A line's number for messages.
 pub(super) fn line_number(line: usize) -> u32 {
     u32::try_from(line).unwrap_or(u32::MAX)
 }
