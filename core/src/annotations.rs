@@ -31,7 +31,8 @@ pub const ADDRESSES: &str = "goatlas.io/addresses";
 pub const PROMETHEUS_NAME: &str = "goatlas.io/prometheus-name";
 /// Annotation: how many shards Prometheus has.
 pub const SHARDS: &str = "goatlas.io/shards";
-/// Annotation: one host per store, for pods that aren't named as the Prometheus operator names them.
+/// Annotation: one host per store, for pods that aren't named as the Prometheus operator names
+/// them.
 pub const THANOS_REPLICA_HOSTS: &str = "goatlas.io/thanos-replica-hosts";
 /// Annotation: Prometheus's `routePrefix`.
 pub const PROMETHEUS_PATH_PREFIX: &str = "goatlas.io/prometheus-path-prefix";

@@ -1,4 +1,5 @@
-//! What is for a Kubernetes API server: the objects that Atlas writes, how they are applied, and who may write.
+//! What is for a Kubernetes API server: the objects that Atlas writes, how they are applied, and
+//! who may write.
 
 pub mod apply;
 pub mod derived_objects;

@@ -1,7 +1,7 @@
 //! Manifests: the fields of Kubernetes objects that Atlas reads, as people wrote them.
 //!
-//! A watched directory or an API server gives manifests; [`crate::validate`] checks them and makes the
-//! fleet. Nothing in a manifest has been checked.
+//! A watched directory or an API server gives manifests; [`crate::validate`] checks them and makes
+//! the fleet. Nothing in a manifest has been checked.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -100,8 +100,9 @@ pub struct Service {
     pub external_ips: Vec<String>,
     /// `spec.externalName` of a Service of the type `ExternalName`.
     pub external_name: Option<String>,
-    /// Whether `spec.clusterIP` is an address. An API server gives one to every Service that is neither
-    /// headless (`None`) nor of the type `ExternalName`. A manifest in a directory usually has none.
+    /// Whether `spec.clusterIP` is an address. An API server gives one to every Service that is
+    /// neither headless (`None`) nor of the type `ExternalName`. A manifest in a directory usually
+    /// has none.
     #[serde(default, skip_serializing_if = "is_false")]
     pub cluster_ip: bool,
     /// Whether `spec.type` is `LoadBalancer`.
@@ -175,7 +176,8 @@ pub struct ManifestError {
     pub file: String,
     /// Line, counted from 1; 0 for a mistake of the whole file.
     pub line: u32,
-    /// Path of the key, such as `metadata.labels["goatlas.io/replicas"]`; empty where there is none.
+    /// Path of the key, such as `metadata.labels["goatlas.io/replicas"]`; empty where there is
+    /// none.
     pub key: String,
     /// What is wrong and what to write instead.
     pub message: String,

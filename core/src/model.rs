@@ -53,8 +53,8 @@ pub struct Settings {
     /// Memory limit of one Envoy of the hub.
     pub hub_envoy_memory: Memory,
     /// Longest time one request to a store or a web UI may take, in seconds, at most
-    /// [`Settings::LONGEST_REQUEST_SECONDS`]. Envoy can't end a request in flight otherwise, so this
-    /// also bounds how long requests of a revoked or removed cluster go on.
+    /// [`Settings::LONGEST_REQUEST_SECONDS`]. Envoy can't end a request in flight otherwise, so
+    /// this also bounds how long requests of a revoked or removed cluster go on.
     pub max_request_seconds: u32,
     /// How many proxies in front of port 10904 are trusted to set `x-forwarded-for`.
     pub trusted_hops: u32,
@@ -118,8 +118,8 @@ pub const LEAST_ENVOY_MEMORY: Memory = Memory::mebibytes(128);
 pub enum StoreNames {
     /// `<store>.sidecars.thanos.<zone>`, with address records in the zone.
     Zone,
-    /// `<store>.<namespace>.svc.<cluster domain>`: Services that Atlas writes, which lead to the hub
-    /// Envoy's pods.
+    /// `<store>.<namespace>.svc.<cluster domain>`: Services that Atlas writes, which lead to the
+    /// hub Envoy's pods.
     Services,
 }
 
@@ -143,7 +143,8 @@ pub const DEFAULT_PROMETHEUS_NAME: &str = "kube-prometheus-stack-prometheus";
 pub const DEFAULT_STORE_PORT_NAME: &str = "grpc";
 /// Envoy replicas where a cluster gives no number.
 pub const DEFAULT_ENVOY_REPLICAS: u32 = 2;
-/// Memory of a cluster's Envoy where the cluster gives none; the Envoy's chart has the same default.
+/// Memory of a cluster's Envoy where the cluster gives none; the Envoy's chart has the same
+/// default.
 pub const DEFAULT_ENVOY_MEMORY: Memory = Memory::mebibytes(256);
 /// Path prefixes that web UIs refuse unless a cluster allows them, relative to the UI's own root:
 /// they stop, reload or change a server, take in data or show its memory.
@@ -155,8 +156,8 @@ pub const REFUSED_PATHS: &[&str] =
 pub struct Cluster {
     /// The name of its Service.
     pub name: ClusterName,
-    /// Addresses of its Envoy. Without any, the cluster awaits its address: its credential is issued,
-    /// but nothing is sent to it.
+    /// Addresses of its Envoy. Without any, the cluster awaits its address: its credential is
+    /// issued, but nothing is sent to it.
     pub addresses: Vec<HostPort>,
     /// Its Thanos sidecars, by [`Store::index`].
     pub stores: Vec<Store>,

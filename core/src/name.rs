@@ -1,7 +1,7 @@
 //! Names, addresses and paths. A value of one of these types has been checked when it was parsed.
 //!
-//! An error's text begins with a verb (`is not a port`): the caller puts object, key and value before
-//! it.
+//! An error's text begins with a verb (`is not a port`): the caller puts object, key and value
+//! before it.
 
 mod local;
 mod path;
@@ -59,9 +59,9 @@ pub fn is_dns_name(text: &str) -> bool {
 
 /// The name of a downstream cluster: the name of its Service.
 ///
-/// A DNS label of at most 46 characters (so that `<name>-thanos-sidecarNN` is one too), neither `hub` nor `atlas` nor a name
-/// of the Services of the hub's Envoys (`atlas-hub-stores`, `atlas-hub-stores-…`), and not itself the name of another
-/// cluster's store. Example: `tokyo`.
+/// A DNS label of at most 46 characters (so that `<name>-thanos-sidecarNN` is one too), neither
+/// `hub` nor `atlas` nor a name of the Services of the hub's Envoys (`atlas-hub-stores`,
+/// `atlas-hub-stores-…`), and not itself the name of another cluster's store. Example: `tokyo`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterName(String);
 
@@ -71,7 +71,8 @@ impl ClusterName {
         &self.0
     }
 
-    /// `<cluster>-thanos-sidecar<index>`: the name of a store, of its Service and of its DNS record.
+    /// `<cluster>-thanos-sidecar<index>`: the name of a store, of its Service and of its DNS
+    /// record.
     pub fn store(&self, index: u32) -> String {
         format!("{}{STORE_INFIX}{index}", self.0)
     }
@@ -116,7 +117,8 @@ impl fmt::Display for ClusterName {
     }
 }
 
-/// Whose configuration a stream gets: the hub's Envoys or one cluster's. It comes from the verified certificate alone.
+/// Whose configuration a stream gets: the hub's Envoys or one cluster's. It comes from the verified
+/// certificate alone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum NodeId {
     /// The hub's Envoys.
@@ -142,7 +144,8 @@ impl FromStr for NodeId {
     }
 }
 
-/// The first part of every SPIFFE ID: lower-case letters, digits, dots, hyphens and underscores (SPIFFE-ID §2.1).
+/// The first part of every SPIFFE ID: lower-case letters, digits, dots, hyphens and underscores
+/// (SPIFFE-ID §2.1).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TrustDomain(String);
 
@@ -202,8 +205,8 @@ impl Identity {
         }
     }
 
-    /// Reads a SPIFFE ID of this trust domain, exactly as [`Identity::spiffe_id`] writes it. `None` for
-    /// anything else.
+    /// Reads a SPIFFE ID of this trust domain, exactly as [`Identity::spiffe_id`] writes it. `None`
+    /// for anything else.
     pub fn parse(uri: &str, domain: &TrustDomain) -> Option<Self> {
         let path =
             uri.strip_prefix("spiffe://")?.strip_prefix(domain.as_str())?.strip_prefix('/')?;

@@ -1,5 +1,5 @@
-//! Names of the Kubernetes objects, labels and keys that Atlas writes. `docs/reference.md` lists the
-//! same.
+//! Names of the Kubernetes objects, labels and keys that Atlas writes. `docs/reference.md` lists
+//! the same.
 
 /// Label of every object that Atlas writes, and its value. It is for people: Atlas selects nothing
 /// by it, since other tools write it too.
@@ -8,9 +8,9 @@ pub const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "atlas");
 /// and deletes only objects that have it.
 pub const PART: &str = "goatlas.io/part";
 
-/// Service of the hub's Envoys, to which the stores' ExternalName Services lead. For each other value
-/// of `goatlas.io/envoy-selectors` there is one more, whose name has `-` and a hash of the labels at
-/// its end.
+/// Service of the hub's Envoys, to which the stores' ExternalName Services lead. For each other
+/// value of `goatlas.io/envoy-selectors` there is one more, whose name has `-` and a hash of the
+/// labels at its end.
 pub const HUB_STORES: &str = "atlas-hub-stores";
 /// Directory in an Envoy's container with its bootstrap and its credential.
 pub const ENVOY_DIR: &str = "/etc/atlas";

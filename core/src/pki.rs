@@ -5,11 +5,12 @@
 //!                  └─▶ bootstrap CA (3 years) ─▶ /bootstrap/<name>/<revision> (1 year)
 //! ```
 //!
-//! Invariant: no certificate ends later than its issuer. A CA is replaced at half of its lifetime, so
-//! its end shortens no certificate's lifetime.
+//! Invariant: no certificate ends later than its issuer. A CA is replaced at half of its lifetime,
+//! so its end shortens no certificate's lifetime.
 //!
-//! Nothing is requested that its issuer can't sign, or that would be due again at once. Near the root's
-//! end, certificates end with it; after it, none is issued. [`root_problem`] warns a year ahead.
+//! Nothing is requested that its issuer can't sign, or that would be due again at once. Near the
+//! root's end, certificates end with it; after it, none is issued. [`root_problem`] warns a year
+//! ahead.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -90,8 +91,8 @@ pub struct Validity {
 }
 
 impl Validity {
-    /// From [`BACKDATE`] before `now` until `lifetime` seconds after it, or until the issuer's end if
-    /// that is earlier.
+    /// From [`BACKDATE`] before `now` until `lifetime` seconds after it, or until the issuer's end
+    /// if that is earlier.
     fn at(now: Time, lifetime: i64, issuer: Option<Validity>) -> Self {
         let wanted = now.saturating_add(lifetime);
         Self {
@@ -108,15 +109,16 @@ impl Validity {
         issued + half - (half as f64 * 0.1 * spread) as i64
     }
 
-    /// From when a new certificate of `lifetime` replaces it. `None` if a new one would not end later,
-    /// because `issuer` ends no later than this one: it would be due again at once, for ever.
+    /// From when a new certificate of `lifetime` replaces it. `None` if a new one would not end
+    /// later, because `issuer` ends no later than this one: it would be due again at once, for
+    /// ever.
     fn due_at(&self, lifetime: i64, issuer: Validity, spread: f64) -> Option<Time> {
         let gains = self.not_after.saturating_sub(lifetime).saturating_add(1);
         (issuer.not_after > self.not_after).then(|| self.renew_at(spread).max(gains))
     }
 
-    /// Whether to replace it now. One that begins in the future was issued while the clock was ahead.
-    /// No other machine accepts it, so it is replaced even if the new one ends earlier.
+    /// Whether to replace it now. One that begins in the future was issued while the clock was
+    /// ahead. No other machine accepts it, so it is replaced even if the new one ends earlier.
     fn is_due(&self, lifetime: i64, issuer: Validity, spread: f64, now: Time) -> bool {
         self.not_before > now || self.due_at(lifetime, issuer, spread).is_some_and(|due| due <= now)
     }
@@ -205,8 +207,8 @@ pub enum IssueRequest {
     Identity(Identity, Validity),
 }
 
-/// The identities that need a certificate: Atlas, the hub, and for each cluster a leaf and a bootstrap
-/// credential.
+/// The identities that need a certificate: Atlas, the hub, and for each cluster a leaf and a
+/// bootstrap credential.
 pub fn required_identities<'a>(
     clusters: impl IntoIterator<Item = &'a ClusterName>,
     revision: impl Fn(&ClusterName) -> u64,

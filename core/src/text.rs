@@ -2,10 +2,11 @@
 //! Kubernetes objects, certificates, an API server's messages. The terminal, the log, the web page,
 //! the API and Events show such text only through this module.
 //!
-//! These characters are shown as their number, `\u{202e}`: those that are invisible, move the cursor,
-//! end a line or change the direction of reading; those that Unicode has not assigned or reserves for
-//! private use; every blank but the space; and every combining mark after the third in a row, since a
-//! flood of marks covers other lines. Letters that are read from right to left stay as they are.
+//! These characters are shown as their number, `\u{202e}`: those that are invisible, move the
+//! cursor, end a line or change the direction of reading; those that Unicode has not assigned or
+//! reserves for private use; every blank but the space; and every combining mark after the third in
+//! a row, since a flood of marks covers other lines. Letters that are read from right to left stay
+//! as they are.
 //!
 //! std decides which characters these are (`char::escape_debug`, by the compiler's version of
 //! Unicode), except for a few that Unicode calls letters or marks although they are invisible.
@@ -76,8 +77,8 @@ pub fn lines(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// One line of the log: the only line feed is at its end. With `colours`, escape sequences that set a
-/// terminal's colours stay.
+/// One line of the log: the only line feed is at its end. With `colours`, escape sequences that set
+/// a terminal's colours stay.
 pub fn log_line(text: &str, colours: bool) -> String {
     let body = text.strip_suffix('\n').unwrap_or(text);
     let mut out = String::with_capacity(text.len());
@@ -97,8 +98,8 @@ pub fn log_line(text: &str, colours: bool) -> String {
 pub fn json(text: &str) -> Cow<'_, str> {
     replace_escaped(text, |c, out| {
         if c.is_ascii() && c != '\x7f' {
-            // Within strings, JSON escapes ASCII's control characters except DEL. Others are whitespace
-            // between values.
+            // Within strings, JSON escapes ASCII's control characters except DEL. Others are
+            // whitespace between values.
             out.push(c);
         } else {
             for unit in c.encode_utf16(&mut [0; 2]) {

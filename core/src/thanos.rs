@@ -1,4 +1,4 @@
-//! What Thanos Query and DNS are told of the stores.
+//! The stores as Thanos Query's endpoint file and as a DNS zone.
 
 pub mod endpoints;
 pub mod stores;

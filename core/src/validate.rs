@@ -5,8 +5,8 @@
 //!                         └─▶ findings   object, key, value, what is wrong with it, and the fix
 //! ```
 //!
-//! An invalid object is reported and left out, and changes nothing for other objects. A cluster whose
-//! Service becomes invalid keeps its last good configuration, so a typo interrupts nothing.
+//! An invalid object is reported and left out, and changes nothing for other objects. A cluster
+//! whose Service becomes invalid keeps its last good configuration, so a typo interrupts nothing.
 
 mod addresses;
 mod alertmanagers;
@@ -109,8 +109,8 @@ pub struct Validation {
     pub findings: Vec<Finding>,
 }
 
-/// Checks all manifests and makes the fleet. A cluster whose Service is invalid is taken from `last`,
-/// the fleet in force, if it is there.
+/// Checks all manifests and makes the fleet. A cluster whose Service is invalid is taken from
+/// `last`, the fleet in force, if it is there.
 ///
 /// The order of the manifests doesn't matter. [`ManifestStore`] gives the same change by change.
 pub fn validate(settings: &Settings, manifests: &[Manifest], last: Option<&Fleet>) -> Validation {
@@ -163,13 +163,13 @@ fn as_cluster(manifest: &Manifest) -> Option<&Service> {
 }
 
 /// The label selector of the Services that [`is_cluster`] accepts. Kubernetes selects by labels
-/// alone, so [`is_cluster`] still leaves out Services that have [`annotations::THANOS_SIDECAR`] as an
-/// annotation.
+/// alone, so [`is_cluster`] still leaves out Services that have [`annotations::THANOS_SIDECAR`] as
+/// an annotation.
 pub const CLUSTER_SELECTOR: &str =
     "goatlas.io/cluster,goatlas.io/cluster!=false,!goatlas.io/thanos-sidecar";
 
-/// Whether a Service is meant to be a downstream cluster, right or wrong: labelled so, and not one of
-/// the replica Services that Atlas writes (Atlas 0.3's carry the cluster's label too).
+/// Whether a Service is meant to be a downstream cluster, right or wrong: labelled so, and not one
+/// of the replica Services that Atlas writes (Atlas 0.3's carry the cluster's label too).
 pub fn is_cluster(service: &Service) -> bool {
     let meta = &service.meta;
     let labelled = meta.labels.get(annotations::CLUSTER).is_some_and(|value| value != "false");
@@ -178,8 +178,8 @@ pub fn is_cluster(service: &Service) -> bool {
         && !meta.annotations.contains_key(annotations::THANOS_SIDECAR)
 }
 
-/// Makes the cluster of one name from its Services. The first valid one counts; where none is valid,
-/// the cluster stays as `last` gives it.
+/// Makes the cluster of one name from its Services. The first valid one counts; where none is
+/// valid, the cluster stays as `last` gives it.
 fn read_cluster<'a>(
     settings: &Settings,
     services: impl Iterator<Item = &'a Service>,

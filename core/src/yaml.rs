@@ -6,11 +6,11 @@
 //!           └──── ManifestError ◀───┘   file, line and key of what is wrong
 //! ```
 //!
-//! A file with a mistake gives no manifest at all, so a half-written file is never taken for a smaller
-//! fleet. The caller keeps the file's last valid manifests.
+//! A file with a mistake gives no manifest at all, so a half-written file is never taken for a
+//! smaller fleet. The caller keeps the file's last valid manifests.
 //!
-//! YAML is read as Kubernetes reads it, so a manifest means the same in a directory and in a cluster:
-//! `yes` and `on` are booleans, merge keys (`<<`) merge, and JSON is YAML.
+//! YAML is read as Kubernetes reads it, so a manifest means the same in a directory and in a
+//! cluster: `yes` and `on` are booleans, merge keys (`<<`) merge, and JSON is YAML.
 //!
 //! Architecture invariant: no text makes this panic, recurse deeper than 128 levels or copy without
 //! bound.
@@ -36,9 +36,9 @@ const MAX_ERRORS: usize = 50;
 
 /// Reads the manifests of one file. `file` is its name in messages and origins.
 ///
-/// `v1` Services, `discovery.k8s.io` EndpointSlices and `v1` Endpoints (as slices) become manifests,
-/// also as items of lists. Other kinds are ignored. Only the types of fields are checked here;
-/// [`crate::validate`] checks what keys and addresses mean.
+/// `v1` Services, `discovery.k8s.io` EndpointSlices and `v1` Endpoints (as slices) become
+/// manifests, also as items of lists. Other kinds are ignored. Only the types of fields are checked
+/// here; [`crate::validate`] checks what keys and addresses mean.
 ///
 /// # Errors
 /// Every mistake, in the order of lines; only the first one if the text is not YAML.

@@ -1,4 +1,4 @@
-//! The files from which one Envoy starts: its bootstrap and its credential.
+//! The files from which an Envoy starts: its bootstrap and its credential.
 
 use std::collections::BTreeMap;
 
@@ -9,27 +9,29 @@ use crate::pki::{Leaf, Trust};
 use crate::render::{self, Secrets};
 use crate::xds::resource::{Resource, ResourceType};
 
-/// All files that an Envoy starts from: its bootstrap, the two that name its credential, and the credential.
+/// Names of the files: the bootstrap, the two files by which Envoy finds its credential, and the
+/// credential.
 pub const FILES: [&str; 6] =
     ["envoy.yaml", "leaf.yaml", "trust.yaml", "tls.crt", "tls.key", "ca.crt"];
 
 /// Why a node has no bootstrap.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BootstrapError {
-    /// There is no such cluster.
+    /// There is no cluster of this name.
     #[error("there is no cluster {0:?}: `atlas cluster-list` shows those there are")]
     UnknownCluster(String),
-    /// Nobody said where the hub is.
+    /// No address of the hub is configured.
     #[error(
         "nobody has said where {0:?} reaches the hub: start Atlas with --hub-address HOST, or set the annotation goatlas.io/hub-addresses"
     )]
     NoHubAddress(String),
 }
 
-/// The bootstrap of a node whose credential lies in `credential_dir`, as its Envoy sees it.
+/// The bootstrap of a node. `credential_dir` is the credential's directory in its Envoy's
+/// container.
 ///
 /// # Errors
-/// The node isn't known, or doesn't know the hub.
+/// There is no such cluster, or no address of the hub.
 pub fn node_bootstrap(
     fleet: &Fleet,
     trust: &Trust,
@@ -69,8 +71,8 @@ pub fn node_bootstrap(
     }))
 }
 
-/// The texts of [`FILES`], for an Envoy that sees them in `dir`. `envoy.yaml` is empty where there is no bootstrap yet; the
-/// credential is there all the same.
+/// The content of [`FILES`] for an Envoy in whose container they lie in `dir`. Without a bootstrap,
+/// `envoy.yaml` is empty and the credential is still there.
 pub fn node_files(
     bootstrap: Option<&Bootstrap>,
     trust: &Trust,

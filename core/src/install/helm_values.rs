@@ -1,4 +1,4 @@
-//! Helm values: for the chart of a cluster's Envoy, and for kube-prometheus-stack beside it.
+//! Helm values for the Envoy's chart, and for kube-prometheus-stack in the same cluster.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,8 @@ pub const VALUES: &str = "values.yaml";
 /// Key of the values for kube-prometheus-stack.
 pub const PROMETHEUS_VALUES: &str = "prometheus-values.yaml";
 
-/// Values for the Envoy of `node`. They hold its key. The limit of its memory is the one in its bootstrap, by which it sheds load.
+/// Values for the Envoy of `node`, with its private key. The container's memory limit is the one in
+/// the bootstrap, near which Envoy sheds load.
 pub fn envoy(
     node: &str,
     replicas: u32,
@@ -29,8 +30,8 @@ pub fn envoy(
     )
 }
 
-/// Values for kube-prometheus-stack in a downstream cluster: what it must say there for everything to work, and nothing that
-/// it says by itself.
+/// Values for kube-prometheus-stack in a downstream cluster: those that Atlas needs and that differ
+/// from the chart's defaults.
 pub fn prometheus(settings: &Settings, cluster: &Cluster) -> String {
     let name = &cluster.name;
     let stores = u32::try_from(cluster.stores.len()).unwrap_or(crate::model::MAX_STORES);
@@ -40,8 +41,9 @@ pub fn prometheus(settings: &Settings, cluster: &Cluster) -> String {
         "externalLabels": {"cluster": name.as_str()},
         "replicas": stores / cluster.shards.max(1),
         "routePrefix": prefix(&cluster.prometheus.path_prefix),
-        // Anything but the empty default starts a sidecar. It asks its Prometheus this often whether it is there (its default:
-        // 30 s); until it is asked again, one that was away for a moment leaves its store not ready.
+        // Any value but the empty default starts a sidecar. `getConfigInterval` is how often the
+        // sidecar asks whether its Prometheus is up (default 30 s). After an interruption, the
+        // store is not ready until it has asked.
         "thanos": {"getConfigInterval": "5s", "logLevel": "info"},
     });
     if cluster.shards > 1 {

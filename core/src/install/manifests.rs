@@ -1,5 +1,5 @@
-//! What carries an Envoy's values to its cluster: manifests for the tools that install charts there. Values and files in,
-//! YAML out that `kubectl apply -f -` takes.
+//! Manifests that install a cluster's Envoy with its values, for several tools. The result is YAML
+//! for `kubectl apply -f -`.
 //!
 //! ```text
 //!                 ┌─ helm_chart ───▶ Secret + HelmChart                     K3s, RKE2
@@ -7,8 +7,8 @@
 //! six files ──────┴─ secret ───────▶ Secret                                 existingSecret: Argo CD, External Secrets
 //! ```
 //!
-//! Keys lie in Secrets alone, never in an object that many may read. No label says that Atlas manages them: Atlas tidies up
-//! what it manages, and these are other people's as soon as they are printed.
+//! Private keys are in Secrets only, never in an object that many may read. These objects don't
+//! have Atlas's label, since Atlas deletes objects that have it and don't belong to its fleet.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ use super::helm_values::VALUES;
 use crate::name::is_within_path;
 use crate::render;
 
-/// Where the chart is installed, and from where it comes.
+/// An installation of the Envoy's chart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChartInstallation {
     /// The release's name.
@@ -28,15 +28,15 @@ pub struct ChartInstallation {
     pub namespace: String,
     /// Namespace of the HelmChart or HelmRelease, and of its Secret.
     pub manifests: String,
-    /// The Secret's name.
+    /// Name of the Secret with the values or files.
     pub secret: String,
-    /// Where the chart is.
+    /// The chart's source.
     pub chart: ChartSource,
     /// The chart's version.
     pub version: String,
 }
 
-/// Where a chart is.
+/// The source of a chart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChartSource {
     /// `oci://registry/path/name`.
@@ -50,7 +50,7 @@ pub enum ChartSource {
     },
 }
 
-/// Why a text says nothing of where a chart is.
+/// A text is not the source of a chart.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "says nothing of where the chart is: write oci://REGISTRY/PATH/NAME, or https://REPOSITORY/NAME"
@@ -78,7 +78,7 @@ impl std::str::FromStr for ChartSource {
     }
 }
 
-/// For the Helm controller of K3s and RKE2: a `HelmChart` that takes its values from a Secret beside it.
+/// For the Helm controller of K3s and RKE2: a `HelmChart`, and a Secret with its values.
 pub fn helm_chart(to: &ChartInstallation, values: &str) -> String {
     let mut spec = json!({
         "version": to.version,
@@ -101,7 +101,7 @@ pub fn helm_chart(to: &ChartInstallation, values: &str) -> String {
     documents(&[values_secret(to, values), chart])
 }
 
-/// For Flux 2.6 and later: a `HelmRelease` that takes its values from a Secret beside it, and the source of its chart.
+/// For Flux 2.6 and later: a `HelmRelease`, the source of its chart, and a Secret with its values.
 pub fn helm_release(to: &ChartInstallation, values: &str) -> String {
     let metadata = json!({"name": to.release, "namespace": to.manifests});
     let mut spec = json!({
@@ -111,7 +111,7 @@ pub fn helm_release(to: &ChartInstallation, values: &str) -> String {
     });
     if to.manifests != to.namespace {
         spec["targetNamespace"] = to.namespace.as_str().into();
-        // Helm's own records lie where the release is.
+        // Helm keeps its release records in the release's namespace.
         spec["storageNamespace"] = to.namespace.as_str().into();
         spec["install"] = json!({"createNamespace": true});
     }
@@ -141,20 +141,21 @@ pub fn helm_release(to: &ChartInstallation, values: &str) -> String {
     };
     let release = json!({"apiVersion": "helm.toolkit.fluxcd.io/v2", "kind": "HelmRelease", "metadata": metadata, "spec": spec});
     let mut secret = values_secret(to, values);
-    // Flux 2.7 and later upgrade at once when this Secret changes; others, within the interval.
+    // With this label, Flux 2.7 and later upgrade at once when the Secret changes. Flux 2.6
+    // upgrades within the interval.
     secret["metadata"]["labels"] = json!({"reconcile.fluxcd.io/watch": "Enabled"});
     documents(&[secret, source, release])
 }
 
-/// The Secret that the chart mounts as it is, by its value `existingSecret`.
+/// The Secret that the chart mounts by its value `existingSecret`.
 pub fn secret(to: &ChartInstallation, files: &BTreeMap<String, String>) -> String {
     let files: BTreeMap<_, _> =
         files.iter().filter(|(name, _)| FILES.contains(&name.as_str())).collect();
     documents(&[opaque(&to.secret, &to.namespace, json!(files))])
 }
 
-/// What a generated `values.yaml` says beside the six files, for an Envoy that has them from a Secret: how many, and how much memory
-/// they know that they have.
+/// A generated `values.yaml` for an Envoy that has the six files from a Secret: the number of
+/// replicas and the memory limit, which the bootstrap has too.
 pub fn values_for_existing_secret(to: &ChartInstallation, values: &str) -> String {
     let values: Value = serde_yaml_ng::from_str(values).unwrap_or_default();
     let mut values = values.as_object().cloned().unwrap_or_default();
@@ -163,14 +164,14 @@ pub fn values_for_existing_secret(to: &ChartInstallation, values: &str) -> Strin
     document(&Value::Object(values))
 }
 
-/// The six files in a generated `values.yaml`; empty where there are none.
+/// The six files in a generated `values.yaml`, if it has them.
 pub fn files_in_values(values: &str) -> BTreeMap<String, String> {
     let values: Value = serde_yaml_ng::from_str(values).unwrap_or_default();
     let files = values["files"].as_object().into_iter().flatten();
     files.filter_map(|(name, text)| Some((name.clone(), text.as_str()?.to_owned()))).collect()
 }
 
-/// The files for an Envoy that sees them in `to` instead of `from`.
+/// The files for an Envoy in whose container they lie in the directory `to` instead of `from`.
 ///
 /// # Errors
 /// One of them is not YAML.
@@ -180,20 +181,20 @@ pub fn replace_directory(
     to: &str,
 ) -> Result<BTreeMap<String, String>, serde_yaml_ng::Error> {
     let one = |(name, text): (String, String)| {
-        let text = if name.ends_with(".yaml") { relocate(&text, from, to)? } else { text };
+        let text = if name.ends_with(".yaml") { replace_in_text(&text, from, to)? } else { text };
         Ok((name, text))
     };
     files.into_iter().map(one).collect()
 }
 
-/// Lets every path that begins with `from` begin with `to`.
-fn relocate(text: &str, from: &str, to: &str) -> Result<String, serde_yaml_ng::Error> {
+/// Replaces `from` by `to` in every path within `from`.
+fn replace_in_text(text: &str, from: &str, to: &str) -> Result<String, serde_yaml_ng::Error> {
     let mut tree: serde_yaml_ng::Value = serde_yaml_ng::from_str(text)?;
-    relocate_tree(&mut tree, from, to);
+    replace_in_tree(&mut tree, from, to);
     Ok(render::document(&tree))
 }
 
-fn relocate_tree(tree: &mut serde_yaml_ng::Value, from: &str, to: &str) {
+fn replace_in_tree(tree: &mut serde_yaml_ng::Value, from: &str, to: &str) {
     match tree {
         serde_yaml_ng::Value::String(text) => {
             if let Some(rest) = text.strip_prefix(from).filter(|_| is_within_path(text, from)) {
@@ -201,10 +202,14 @@ fn relocate_tree(tree: &mut serde_yaml_ng::Value, from: &str, to: &str) {
             }
         }
         serde_yaml_ng::Value::Sequence(items) => {
-            items.iter_mut().for_each(|item| relocate_tree(item, from, to))
+            for item in items {
+                replace_in_tree(item, from, to);
+            }
         }
         serde_yaml_ng::Value::Mapping(map) => {
-            map.iter_mut().for_each(|(_, item)| relocate_tree(item, from, to))
+            for (_, item) in map {
+                replace_in_tree(item, from, to);
+            }
         }
         _ => {}
     }
@@ -214,7 +219,7 @@ fn values_secret(to: &ChartInstallation, values: &str) -> Value {
     opaque(&to.secret, &to.manifests, json!({VALUES: values}))
 }
 
-/// As text rather than base64, so that people see what they encrypt (SOPS) and what has changed.
+/// The data is text, not base64, so that people see what they encrypt (SOPS) and what changed.
 fn opaque(name: &str, namespace: &str, data: Value) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Secret",

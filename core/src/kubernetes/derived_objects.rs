@@ -10,8 +10,8 @@
 //!                ConfigMap atlas-thanos-endpoints    Thanos Query's endpoint SD file
 //! ```
 //!
-//! Architecture invariant: only the hub's own Services select pods, so a change of the hub's Envoys costs Kubernetes the
-//! same at any number of stores.
+//! Architecture invariant: only the hub's own Services select pods, so a change of the hub's Envoys
+//! costs Kubernetes the same at any number of stores.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,8 +31,9 @@ use crate::thanos::endpoints::service_host;
 /// Labels that select the hub's Envoys.
 pub type EnvoySelector = BTreeMap<String, String>;
 
-/// The objects of one cluster. Of the fleet they depend on the settings alone. `bootstrap_credential` opens the xDS stream
-/// of the cluster's Envoy; without it there are no values.
+/// The objects of one cluster. Of the fleet they depend on the settings alone.
+/// `bootstrap_credential` opens the xDS stream of the cluster's Envoy; without it there are no
+/// values.
 pub fn cluster_objects(
     fleet: &Fleet,
     cluster: &Cluster,
@@ -42,7 +43,8 @@ pub fn cluster_objects(
     let mut objects: Vec<DerivedObject> =
         cluster.stores.iter().map(|store| store_service(fleet, cluster, store.index)).collect();
     let node = NodeId::Cluster(cluster.name.clone());
-    // Without a bootstrap the values would install an Envoy that can't start. A finding says what is missing.
+    // Without a bootstrap the values would install an Envoy that can't start. A finding says what
+    // is missing.
     if let (Some(bootstrap_credential), Ok(bootstrap)) =
         (bootstrap_credential, node_bootstrap(fleet, trust, &node, object_names::ENVOY_DIR))
     {
@@ -73,8 +75,8 @@ pub fn cluster_objects(
     objects
 }
 
-/// The objects of the hub. `selectors`: [`envoy_selector`] of each cluster. `zone` and `endpoints` are the texts of the two
-/// ConfigMaps.
+/// The objects of the hub. `selectors`: [`envoy_selector`] of each cluster. `zone` and `endpoints`
+/// are the texts of the two ConfigMaps.
 pub fn hub_objects<'a>(
     fleet: &'a Fleet,
     trust: &Trust,
@@ -146,8 +148,8 @@ fn store_service(fleet: &Fleet, cluster: &Cluster, index: u32) -> DerivedObject 
     }
 }
 
-/// The Services of the hub's Envoys: one for the settings' labels, whether or not a cluster uses it yet, and one for each
-/// other set of labels that clusters name.
+/// The Services of the hub's Envoys: one for the settings' labels, whether or not a cluster uses it
+/// yet, and one for each other set of labels that clusters name.
 fn hub_services<'a>(
     settings: &'a Settings,
     selectors: impl IntoIterator<Item = &'a EnvoySelector>,
@@ -168,8 +170,8 @@ fn hub_services<'a>(
     selectors.into_iter().map(service).collect()
 }
 
-/// The settings' own labels have the plain name, so that a change to them changes one Service. Others have a hash behind it,
-/// since labels don't fit into a name.
+/// The settings' own labels have the plain name, so that a change to them changes one Service.
+/// Others have a hash behind it, since labels don't fit into a name.
 fn hub_service_name(settings: &Settings, selector: &EnvoySelector) -> String {
     if *selector == settings.envoy_selectors {
         return object_names::HUB_STORES.to_owned();

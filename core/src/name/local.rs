@@ -1,5 +1,5 @@
-//! Addresses that lead to the machine itself or its neighbours, and addresses on which no server can
-//! listen.
+//! Addresses that lead to the machine itself or its neighbours, and addresses on which no server
+//! can listen.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,8 +13,9 @@ const METADATA_V6: [Ipv6Addr; 2] = [
     Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
     Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
 ];
-/// Names of the machine itself, of its links and of its container host in the default hosts files of
-/// Debian, Red Hat, SUSE, Alpine, macOS, kubelet, Docker and Podman, and names of metadata services.
+/// Names of the machine itself, of its links and of its container host in the default hosts files
+/// of Debian, Red Hat, SUSE, Alpine, macOS, kubelet, Docker and Podman, and names of metadata
+/// services.
 const LOCAL_NAMES: &[&str] = &[
     "localhost",
     "localhost.localdomain",
@@ -50,8 +51,9 @@ const LOCAL_NAMES: &[&str] = &[
 ];
 
 impl Host {
-    /// Whether a connection to this host could reach the Envoy's own machine, neighbours on its link or
-    /// a cloud's metadata service (169.254.169.254, fd00:ec2::254) instead of another cluster.
+    /// Whether a connection to this host could reach the Envoy's own machine, neighbours on its
+    /// link or a cloud's metadata service (169.254.169.254, fd00:ec2::254) instead of another
+    /// cluster.
     pub fn is_local(&self) -> bool {
         match self {
             Host::Ip(IpAddr::V4(ip)) => is_local_v4(*ip),
@@ -111,7 +113,8 @@ fn embedded(ip: Ipv6Addr) -> [Option<Ipv4Addr>; 4] {
 /// The IPv4 addresses after a prefix of 96, 64, 56 or 48 bits (RFC 6052 §2.2, which skips the ninth
 /// octet).
 fn translated(o: [u8; 16]) -> [Option<Ipv4Addr>; 4] {
-    // Read with the wrong length, an address begins with zeros, and no translator sends to 0.0.0.0/8.
+    // Read with the wrong length, an address begins with zeros, and no translator sends to
+    // 0.0.0.0/8.
     let read = |a, b, c, d| (a != 0).then(|| Ipv4Addr::new(a, b, c, d));
     let zeros_before = o[6..12] == [0; 6];
     [
@@ -122,10 +125,12 @@ fn translated(o: [u8; 16]) -> [Option<Ipv4Addr>; 4] {
     ]
 }
 
-/// Returns `ip` if a server can listen on it: an address of its machine, or the unspecified address.
+/// Returns `ip` if a server can listen on it: an address of its machine, or the unspecified
+/// address.
 ///
 /// # Errors
-/// Multicast and broadcast addresses, and `::ffff:0.0.0.0`, which is neither all of IPv6 nor all of IPv4.
+/// Multicast and broadcast addresses, and `::ffff:0.0.0.0`, which is neither all of IPv6 nor all of
+/// IPv4.
 pub fn bindable(ip: IpAddr) -> Result<IpAddr, NameError> {
     let canonical = ip.to_canonical();
     if canonical.is_unspecified() && canonical != ip {

@@ -81,7 +81,8 @@ fn brackets_come_in_pairs() {
     }
 }
 
-/// What the C library takes for an address where Rust doesn't, and zones, which mean something on one machine only.
+/// What the C library takes for an address where Rust doesn't, and zones, which mean something on
+/// one machine only.
 #[test]
 fn addresses_have_one_notation() {
     for wrong in [
@@ -205,7 +206,8 @@ fn an_ipv6_address_is_as_local_as_the_ipv4_address_in_it() {
 
 #[test]
 fn names_in_hosts_files_as_they_are_delivered_are_local() {
-    // Debian and Alpine, Red Hat, SUSE, macOS, kubelet, Docker, Podman: the names after the address.
+    // Debian and Alpine, Red Hat, SUSE, macOS, kubelet, Docker, Podman: the names after the
+    // address.
     let files = "\
         localhost ip6-localhost ip6-loopback ip6-localnet ip6-mcastprefix ip6-allnodes ip6-allrouters ip6-allhosts loopback \
         localhost.localdomain localhost4 localhost4.localdomain4 localhost6 localhost6.localdomain6 \

@@ -5,18 +5,19 @@ use std::str::FromStr;
 
 use super::{HostPort, NameError, invalid, parse_path_prefix};
 
-/// Longest path of a [`WebUrl`], in characters. Regular expressions of the hub's routes contain it, and
-/// Envoy 1.36 refuses expressions whose program size is above 100.
+/// Longest path of a [`WebUrl`], in characters. Regular expressions of the hub's routes contain it,
+/// and Envoy 1.36 refuses expressions whose program size is above 100.
 pub const WEB_PATH_MAX: usize = 40;
 
-/// First segments of paths that port 10904 serves itself. The path of a [`WebUrl`] can't begin with one
-/// of them.
+/// First segments of paths that port 10904 serves itself. The path of a [`WebUrl`] can't begin with
+/// one of them.
 const OWN_PATHS: &[&str] = &["prom", "alertmanager", "api", ".atlas"];
 
-/// Where people reach the hub's web UIs: `https://HOST[:PORT][/PATH]`. Example: `https://tools.example.com/observability`.
+/// Where people reach the hub's web UIs: `https://HOST[:PORT][/PATH]`. Example:
+/// `https://tools.example.com/observability`.
 ///
-/// It has no slash at its end, and no user, query or fragment. Scheme and host are in lower case. The
-/// path has unreserved characters only (RFC 3986 §2.3), which no proxy changes.
+/// It has no slash at its end, and no user, query or fragment. Scheme and host are in lower case.
+/// The path has unreserved characters only (RFC 3986 §2.3), which no proxy changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebUrl {
     origin: String,

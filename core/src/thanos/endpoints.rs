@@ -1,12 +1,12 @@
 //! Thanos Query's endpoint SD file: one static address per store.
 //!
-//! Static, because Query ignores `client_config` for addresses with a `dns…+` prefix, and takes a name that vanishes
-//! from DNS for a store that is gone.
+//! The addresses are static because Query ignores `client_config` for addresses with a `dns…+`
+//! prefix, and drops a store whose name is missing from DNS for a moment.
 
 use crate::model::{Cluster, Fleet, Settings, StoreNames};
 use crate::ports;
 
-/// The name under which Thanos Query knows a store, without a dot at its end.
+/// The name by which Thanos Query finds a store, without a dot at its end.
 pub fn store_name(label: &str, settings: &Settings) -> String {
     match settings.store_names {
         StoreNames::Zone => format!("{label}.sidecars.thanos.{}", settings.dns_zone),
@@ -19,15 +19,15 @@ pub fn service_host(service: &str, settings: &Settings) -> String {
     format!("{service}.{}.svc.{}", settings.namespace, settings.cluster_domain)
 }
 
-/// The file. Clusters that are awaiting their address are left out: Query would complain of them for nothing.
+/// The file. It leaves out clusters that await their address, which Query would report as down.
 pub fn endpoints(fleet: &Fleet) -> String {
     let pieces: Vec<String> =
-        fleet.clusters.values().map(|cluster| of_cluster(&fleet.settings, cluster)).collect();
+        fleet.clusters.values().map(|cluster| cluster_lines(&fleet.settings, cluster)).collect();
     file(0, pieces.iter().map(String::as_str))
 }
 
 /// The lines of one cluster.
-pub(super) fn of_cluster(settings: &Settings, cluster: &Cluster) -> String {
+pub(super) fn cluster_lines(settings: &Settings, cluster: &Cluster) -> String {
     let stores = if cluster.addresses.is_empty() { &[] } else { cluster.stores.as_slice() };
     let labels = stores.iter().map(|store| cluster.name.store(store.index));
     labels
@@ -35,12 +35,14 @@ pub(super) fn of_cluster(settings: &Settings, cluster: &Cluster) -> String {
         .collect()
 }
 
-/// `length`: about how long the pieces are together.
+/// Puts the lines of all clusters together. `length` is their approximate length in bytes.
 pub(super) fn file<'a>(length: usize, pieces: impl Iterator<Item = &'a str>) -> String {
     let mut text = String::with_capacity(length + 128);
     text.push_str("# Written by Atlas. For Thanos Query: --endpoint.sd-config-file.\nendpoints:");
     let mut pieces = pieces.filter(|piece| !piece.is_empty()).peekable();
     text.push_str(if pieces.peek().is_none() { " []\n" } else { "\n" });
-    pieces.for_each(|piece| text.push_str(piece));
+    for piece in pieces {
+        text.push_str(piece);
+    }
     text
 }

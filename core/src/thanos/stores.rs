@@ -1,4 +1,4 @@
-//! What Thanos Query and DNS should know of the stores: [`super::endpoints`] and [`super::zone`], kept up to date cluster by cluster.
+//! The endpoint file and the zone file, kept up to date cluster by cluster.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::{endpoints, zone};
 use crate::model::{Cluster, Fleet, Settings};
 use crate::name::ClusterName;
 
-/// The texts of each cluster.
+/// Each cluster's part of both files.
 #[derive(Clone, Debug, Default)]
 pub struct Stores {
     pieces: BTreeMap<ClusterName, Piece>,
@@ -14,7 +14,7 @@ pub struct Stores {
     sum: u64,
 }
 
-/// What one cluster adds.
+/// One cluster's part of both files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Piece {
     endpoints: Box<str>,
@@ -28,14 +28,14 @@ impl Stores {
         Self::default()
     }
 
-    /// Those of a whole fleet.
+    /// The stores of a fleet.
     pub fn of(fleet: &Fleet) -> Self {
         let mut stores = Self::new();
         stores.update(fleet, fleet.clusters.keys());
         stores
     }
 
-    /// Takes what these clusters are now; returns whether anything differs.
+    /// Updates these clusters; returns whether anything changed.
     pub fn update<'a>(
         &mut self,
         fleet: &Fleet,
@@ -57,7 +57,7 @@ impl Stores {
         differs
     }
 
-    /// Every cluster that has any.
+    /// Every cluster that has stores in the files.
     pub fn clusters(&self) -> impl Iterator<Item = &ClusterName> {
         self.pieces.keys()
     }
@@ -74,18 +74,19 @@ impl Stores {
         zone::file(settings, serial, length, self.pieces.values().map(|piece| &*piece.zone))
     }
 
-    /// Changes with the zone's content. A sum of hashes, so that a change to one cluster needs no other's records.
+    /// A number that changes with the zone's content. It is a sum of hashes, so updating it after a
+    /// change to one cluster reads no other cluster's records.
     pub fn version(&self) -> u64 {
         self.sum
     }
 }
 
-/// `None` for a cluster that awaits its address: Query would complain of its stores for nothing.
+/// `None` for a cluster that awaits its address, see [`endpoints::endpoints`].
 fn piece(settings: &Settings, cluster: &Cluster) -> Option<Piece> {
-    let records = zone::of_cluster(settings, cluster);
+    let records = zone::cluster_records(settings, cluster);
     let zone: String = records.iter().map(|record| format!("{record}\n")).collect();
     let piece = Piece {
-        endpoints: endpoints::of_cluster(settings, cluster).into(),
+        endpoints: endpoints::cluster_lines(settings, cluster).into(),
         hash: zone::hash(&zone),
         zone: zone.into(),
     };

@@ -1,5 +1,6 @@
-//! The DNS zone by which Thanos Query finds the stores (`--endpoint=dnssrvnoa+_thanos._tcp.sidecars.thanos.<zone>`), and by
-//! which the names in [`super::endpoints`] get addresses.
+//! The DNS zone with the stores. Thanos Query can find them by it
+//! (`--endpoint=dnssrvnoa+_thanos._tcp.sidecars.thanos.<zone>`), and it has the addresses for the
+//! names in [`super::endpoints`].
 //!
 //! ```text
 //! _thanos._tcp.sidecars.thanos.atlas.           SRV  10901 tokyo-thanos-sidecar0.sidecars.thanos.atlas.
@@ -7,9 +8,9 @@
 //! tokyo-thanos-sidecar0.sidecars.thanos.atlas.  A    the hub's Envoys
 //! ```
 //!
-//! In Kubernetes the targets are Services, of which the cluster's own DNS knows the addresses.
+//! In Kubernetes the targets are Services, whose addresses the hub's cluster DNS has.
 //!
-//! Plain data, so that a file for CoreDNS and an embedded server are made from the same; both are edges.
+//! The zone is plain data, from which both the file for CoreDNS and Atlas's DNS server are made.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -20,49 +21,50 @@ use super::endpoints::store_name;
 use crate::model::{Cluster, Fleet, Settings, StoreNames};
 use crate::ports;
 
-/// How long an answer may be kept, also that there is none, in seconds: Thanos Query asks again after 30 (`--store.sd-dns-interval`).
+/// How long resolvers may keep an answer, also a negative one, in seconds. Thanos Query asks every
+/// 30 s (`--store.sd-dns-interval`).
 pub const TTL: u32 = 30;
-/// When a secondary server asks, asks again, and gives up, in seconds (RFC 1035 §3.3.13): that of a BIND that serves the file. Atlas itself
-/// lets nobody transfer the zone.
+/// When a secondary server asks, asks again and gives up, in seconds (RFC 1035 §3.3.13). They
+/// matter for a server such as BIND that serves the file; Atlas's own refuses zone transfers.
 const REFRESH: u32 = 7200;
 const RETRY: u32 = 1800;
 const EXPIRE: u32 = 86_400;
 
-/// The service of every store's SRV record. Each has another after its cluster's [`crate::model::Cluster::store_port_name`],
-/// as in Atlas 0.3.
+/// The service name of an SRV record that every store has. A second record has its cluster's
+/// [`crate::model::Cluster::store_port_name`], as in Atlas 0.3.
 const SERVICE: &str = "thanos";
-/// Priority and weight of all SRV records, as in 0.3: Thanos Query asks every store anyway.
+/// Priority and weight of all SRV records, as in Atlas 0.3. Thanos Query asks every store anyway.
 const PRIORITY: u16 = 10;
 const WEIGHT: u16 = 100;
 
 /// A DNS zone. All names are absolute, with a dot at the end.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Zone {
-    /// What the zone is called.
+    /// The zone's name.
     pub origin: String,
     /// The serial number, see [`serial_after`].
     pub serial: u32,
-    /// Everything but the SOA record: the zone's own, then cluster by cluster. The TTL of all is [`TTL`].
+    /// All records but the SOA: the zone's own, then those of each cluster. Their TTL is [`TTL`].
     pub records: Vec<DnsRecord>,
 }
 
-/// One record.
+/// A resource record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct DnsRecord {
-    /// Whose it is.
+    /// The name that it belongs to.
     pub name: String,
-    /// What it says.
+    /// Its type and content.
     pub data: RecordData,
 }
 
-/// What a record says.
+/// The type and content of a record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RecordData {
     /// The zone's name server.
     Ns(String),
-    /// Where a service is (RFC 2782).
+    /// The address of a service (RFC 2782).
     Srv {
-        /// The least is tried first.
+        /// Clients try the lowest first.
         priority: u16,
         /// Share among equal priorities.
         weight: u16,
@@ -77,36 +79,36 @@ pub enum RecordData {
     Aaaa(Ipv6Addr),
 }
 
-/// The zone's own record (RFC 1035 §3.3.13), times in seconds.
+/// The content of the SOA record (RFC 1035 §3.3.13), times in seconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Soa {
     /// The name server, as in the NS record.
     pub name_server: String,
-    /// A mail address with a dot for its `@`.
+    /// A mail address, with a dot in place of `@`.
     pub contact: String,
     /// [`Zone::serial`].
     pub serial: u32,
-    /// Until a secondary asks.
+    /// After which a secondary server asks for changes.
     pub refresh: u32,
-    /// Until it asks again.
+    /// After which it asks again, if it got no answer.
     pub retry: u32,
-    /// Until it gives up.
+    /// After which it stops answering, if it got none.
     pub expire: u32,
-    /// How long it may be remembered that a name isn't there (RFC 2308).
+    /// How long resolvers may keep the answer that a name doesn't exist (RFC 2308).
     pub minimum: u32,
 }
 
 /// The zone of a fleet: the same stores as in [`super::endpoints::endpoints`].
 pub fn zone(fleet: &Fleet, serial: u32) -> Zone {
     let settings = &fleet.settings;
-    let records = of_zone(settings)
+    let records = zone_records(settings)
         .into_iter()
-        .chain(fleet.clusters.values().flat_map(|cluster| of_cluster(settings, cluster)));
+        .chain(fleet.clusters.values().flat_map(|cluster| cluster_records(settings, cluster)));
     Zone { serial, origin: origin(settings), records: records.collect() }
 }
 
-/// What a cluster adds to the zone, in order of names; nothing where it awaits its address.
-pub(super) fn of_cluster(settings: &Settings, cluster: &Cluster) -> Vec<DnsRecord> {
+/// The records of a cluster, by name; none while it awaits its address.
+pub(super) fn cluster_records(settings: &Settings, cluster: &Cluster) -> Vec<DnsRecord> {
     let origin = origin(settings);
     let mut records = Vec::new();
     for store in if cluster.addresses.is_empty() { &[] } else { cluster.stores.as_slice() } {
@@ -123,10 +125,11 @@ pub(super) fn of_cluster(settings: &Settings, cluster: &Cluster) -> Vec<DnsRecor
     records
 }
 
-/// The serial number of a zone that comes after the one with the number `before`, at `now` (seconds since 1970).
+/// The serial number after `before`, at `now` (seconds since 1970): the time, or `before` + 1 if
+/// the time isn't later.
 ///
-/// It never falls, whatever was there before and whatever the clock says, so secondaries follow (RFC 1982): it is the time, or one more
-/// than before where that isn't later. So it needn't be known for it to rise, which is how it survives the loss of everything.
+/// So it never falls, whatever the clock shows, and secondary servers follow (RFC 1982). It usually
+/// rises even if the number before was lost.
 pub fn serial_after(before: Option<u32>, now: i64) -> u32 {
     let now = u32::try_from(now.rem_euclid(1 << 32)).unwrap_or_default().max(1);
     match before {
@@ -135,33 +138,34 @@ pub fn serial_after(before: Option<u32>, now: i64) -> u32 {
     }
 }
 
-/// Whether a serial number comes after another (RFC 1982 §3.2).
+/// Whether a serial number is later than another (RFC 1982 §3.2).
 pub fn is_later(serial: u32, than: u32) -> bool {
     (1..1 << 31).contains(&serial.wrapping_sub(than))
 }
 
-/// The serial number in a zone's file that [`file`] made.
+/// The serial number in a zone file that Atlas wrote.
 pub fn serial_in(file: &str) -> Option<u32> {
     let (_, soa) = file.lines().take(5).find_map(|line| line.split_once(" IN SOA "))?;
     soa.split(' ').nth(2)?.parse().ok()
 }
 
-/// What is known of a zone's file that was written: enough to tell whether another one says something else, and to follow it.
+/// The serial number and the hash of a zone file that was written: enough to compare another file
+/// with it, and to number the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ZoneFileVersion {
     /// Its serial number.
     pub serial: u32,
-    /// Of all of it.
+    /// Of the whole file.
     hash: u64,
 }
 
 impl ZoneFileVersion {
-    /// `None` for what Atlas hasn't written.
+    /// `None` for a file that Atlas hasn't written.
     pub fn of(file: &str) -> Option<Self> {
         Some(Self { serial: serial_in(file)?, hash: hash(file) })
     }
 
-    /// The one of two that came later.
+    /// The later one of two.
     pub fn latest(one: Option<Self>, other: Option<Self>) -> Option<Self> {
         match (one, other) {
             (Some(one), Some(other)) if is_later(other.serial, one.serial) => Some(other),
@@ -169,7 +173,8 @@ impl ZoneFileVersion {
         }
     }
 
-    /// The file that comes after this one at `now`: the same where `file` gives nothing else but for the serial number that it is given.
+    /// The file after `before`, at `now`. `file` makes it for a serial number. If it differs from
+    /// `before` by nothing else, the serial number stays.
     pub fn next_file(before: Option<Self>, now: i64, file: impl Fn(u32) -> String) -> String {
         let same = before.map(|before| (before, file(before.serial)));
         match same {
@@ -179,7 +184,8 @@ impl ZoneFileVersion {
     }
 }
 
-/// The master file (RFC 1035 §5), given the text of each cluster's records, which are about `length` long together.
+/// The master file (RFC 1035 §5) from the text of each cluster's records. `length` is their
+/// approximate length in bytes.
 pub(super) fn file<'a>(
     settings: &Settings,
     serial: u32,
@@ -193,8 +199,12 @@ pub(super) fn file<'a>(
         zone.origin,
         zone.soa(),
     ));
-    of_zone(settings).iter().for_each(|record| text.push_str(&format!("{record}\n")));
-    pieces.for_each(|piece| text.push_str(piece));
+    for record in zone_records(settings) {
+        text.push_str(&format!("{record}\n"));
+    }
+    for piece in pieces {
+        text.push_str(piece);
+    }
     text
 }
 
@@ -202,9 +212,9 @@ fn origin(settings: &Settings) -> String {
     format!("{}.", settings.dns_zone)
 }
 
-/// The zone's own records beside the SOA. BIND loads none whose name server has no address: it is where stores are, or, where the
-/// zone has no addresses, whoever serves it.
-fn of_zone(settings: &Settings) -> Vec<DnsRecord> {
+/// The zone's own records besides the SOA. BIND refuses a zone whose name server has no address, so
+/// it has those of the stores, or 127.0.0.1 if there are none.
+fn zone_records(settings: &Settings) -> Vec<DnsRecord> {
     let origin = origin(settings);
     let name = name_server(&origin);
     let mut ips = settings.hub_stores.clone();
@@ -246,7 +256,7 @@ pub(super) fn hash(text: &str) -> u64 {
 }
 
 impl Zone {
-    /// The zone's own record.
+    /// The content of its SOA record.
     pub fn soa(&self) -> Soa {
         Soa {
             name_server: name_server(&self.origin),

@@ -180,8 +180,8 @@ fn add<'a>(found: &mut Candidates<'a>, name: &str, meta: &'a Meta, at: HostPort)
     }
 }
 
-/// The port of Alertmanager's HTTP API: the one with a usual name, else 9093 if it is listed, else the
-/// first.
+/// The port of Alertmanager's HTTP API: the one with a usual name, else 9093 if it is listed, else
+/// the first.
 fn web_port(ports: &[ServicePort]) -> u16 {
     let named = ports.iter().find(|port| ["http-web", "web", "http"].contains(&port.name.as_str()));
     let usual = ports.iter().find(|p| p.port == ports::ALERTMANAGER);

@@ -20,8 +20,8 @@ use crate::quantity::Memory;
 /// Longest service name in an SRV record (RFC 6335 §5.1).
 const SERVICE_NAME_MAX: usize = 15;
 
-/// Reads one Service and finds all its mistakes at once. There is a cluster unless a finding rejects
-/// the Service.
+/// Reads one Service and finds all its mistakes at once. There is a cluster unless a finding
+/// rejects the Service.
 pub(super) fn read(settings: &Settings, service: &Service) -> (Option<Cluster>, Vec<Finding>) {
     let mut reader = ServiceReader::new(settings, service);
     let cluster = cluster(&mut reader);
@@ -238,8 +238,8 @@ fn store_port_name(reader: &mut ServiceReader<'_>) -> String {
     DEFAULT_STORE_PORT_NAME.to_owned()
 }
 
-/// The addresses at which this cluster reaches the hub. A port that is written is that of xDS; alerts
-/// go to the same hosts at their own port.
+/// The addresses at which this cluster reaches the hub. A port that is written is that of xDS;
+/// alerts go to the same hosts at their own port.
 fn hub_addresses(reader: &mut ServiceReader<'_>) -> Option<HubAddresses> {
     if reader.value(annotations::HUB_ADDRESSES).is_none() && reader.settings.hub_alerts.is_empty() {
         let fix = "start Atlas with --hub-address, or write the address here";

@@ -23,7 +23,8 @@ impl<'a> ServiceReader<'a> {
         Self { settings, service, findings: Vec::new() }
     }
 
-    /// The value of a label or annotation, without blanks around it. An empty value counts as absent.
+    /// The value of a label or annotation, without blanks around it. An empty value counts as
+    /// absent.
     pub(super) fn value(&self, key: &str) -> Option<&'a str> {
         let meta = &self.service.meta;
         let value = if annotations::CLUSTER_LABELS.contains(&key) {
@@ -124,8 +125,8 @@ impl<'a> ServiceReader<'a> {
         }
     }
 
-    /// A comma-separated list of `host[:port]` without duplicates. `None` where the key is absent or
-    /// invalid.
+    /// A comma-separated list of `host[:port]` without duplicates. `None` where the key is absent
+    /// or invalid.
     pub(super) fn hosts(&mut self, key: &str, default_port: u16) -> Option<Vec<HostPort>> {
         let value = self.value(key)?;
         let parts = value.split(',').map(str::trim).filter(|part| !part.is_empty());
@@ -164,8 +165,8 @@ impl<'a> ServiceReader<'a> {
         Some(at)
     }
 
-    /// Appends the cluster domain to `service.namespace` and `service.namespace.svc`. Atlas 0.3 left
-    /// that to the Envoy's DNS search list.
+    /// Appends the cluster domain to `service.namespace` and `service.namespace.svc`. Atlas 0.3
+    /// left that to the Envoy's DNS search list.
     pub(super) fn complete_host(&self, host: Host) -> Host {
         let Host::Name(name) = &host else { return host };
         let domain = &self.settings.cluster_domain;
@@ -178,10 +179,10 @@ impl<'a> ServiceReader<'a> {
         }
     }
 
-    /// Appends namespace and domain to a single label too. A pod's name is put before the result, and
-    /// resolvers use no search list for a name with dots. A label without a pod before it stays as
-    /// it is, as in Atlas 0.3: it may be a Service in the Envoy's namespace, or a name that only the
-    /// Envoy's `/etc/hosts` or its container network has.
+    /// Appends namespace and domain to a single label too. A pod's name is put before the result,
+    /// and resolvers use no search list for a name with dots. A label without a pod before it stays
+    /// as it is, as in Atlas 0.3: it may be a Service in the Envoy's namespace, or a name that only
+    /// the Envoy's `/etc/hosts` or its container network has.
     pub(super) fn complete_pod_domain(&self, service: &str) -> String {
         match service.contains('.') {
             true => service.to_owned(),
@@ -209,8 +210,8 @@ impl<'a> ServiceReader<'a> {
     }
 }
 
-/// Reads the equality requirements of a label selector, as `kubectl -l` does: `key=value,key=value`,
-/// or with `==`.
+/// Reads the equality requirements of a label selector, as `kubectl -l` does:
+/// `key=value,key=value`, or with `==`.
 ///
 /// # Errors
 /// Another form of requirement, or no requirement at all.

@@ -1,8 +1,8 @@
 //! The addresses of a cluster's stores, from its replicas, shards and names.
 //!
 //! DNS has a pod's name only below the governing Service of its StatefulSet. That is
-//! `prometheus-operated` unless the Prometheus resource has another `spec.serviceName`. The annotation
-//! often names another Service of the same pods, such as kube-prometheus-stack's
+//! `prometheus-operated` unless the Prometheus resource has another `spec.serviceName`. The
+//! annotation often names another Service of the same pods, such as kube-prometheus-stack's
 //! `…-thanos-discovery`. So each pod gets a name below both Services; whichever exists is that pod.
 
 use super::Severity::{Note, Rejected};

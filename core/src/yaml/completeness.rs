@@ -1,9 +1,9 @@
 //! Guesses whether a changed file is complete, or whether something is still writing it.
 //!
-//! The guess is made from the event by which the file changed, and from what its text has lost. A file
-//! that was written in place and closed is nearly always complete, but a writer may close it and go on
-//! (`>>`). Where there are no events (on NFS, or before Atlas started), half a file looks like a small
-//! one.
+//! The guess is made from the event by which the file changed, and from what its text has lost. A
+//! file that was written in place and closed is nearly always complete, but a writer may close it
+//! and go on (`>>`). Where there are no events (on NFS, or before Atlas started), half a file looks
+//! like a small one.
 
 use std::collections::BTreeMap;
 
@@ -27,13 +27,13 @@ pub enum IncompleteReason {
     MayContinue,
     /// No event says that it is complete, and its last value may be truncated.
     Truncated,
-    /// It lacks this object, or this key of an object, which was there before. Something was removed, or
-    /// the text is incomplete.
+    /// It lacks this object, or this key of an object, which was there before. Something was
+    /// removed, or the text is incomplete.
     Missing(String),
 }
 
-/// A reason to wait before `after`, the manifests of `text`, replace `before`; `None` if the text is
-/// complete.
+/// A reason to wait before `after`, the manifests of `text`, replace `before`; `None` if the text
+/// is complete.
 pub fn incomplete_reason<'a>(
     before: impl IntoIterator<Item = &'a Manifest>,
     after: &[Manifest],

@@ -1,8 +1,8 @@
 //! Writes the manifest of a new cluster (`atlas cluster-add`) and removes one from a file's text
 //! (`atlas cluster-remove`).
 //!
-//! The rest of the text stays as it is. A document is removed by whole lines, and the result is read
-//! again before it is returned.
+//! The rest of the text stays as it is. A document is removed by whole lines, and the result is
+//! read again before it is returned.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -99,12 +99,12 @@ fn quoted(text: &str) -> String {
 
 /// Removes the Service called `name` from a file's text. Other documents stay byte for byte.
 ///
-/// A document is everything from its `---` to the next, with comments; comments above the first `---`
-/// stay. `None` means that only comments would remain, so the file can be deleted.
+/// A document is everything from its `---` to the next, with comments; comments above the first
+/// `---` stay. `None` means that only comments would remain, so the file can be deleted.
 ///
 /// # Errors
-/// The text is invalid, it has no such Service, or the Service can't be removed without changing other
-/// documents. The message tells what to do by hand.
+/// The text is invalid, it has no such Service, or the Service can't be removed without changing
+/// other documents. The message tells what to do by hand.
 pub fn remove_document(
     file: &str,
     text: &str,
@@ -164,7 +164,8 @@ fn cut(text: &str, documents: &[Document], index: usize) -> String {
     [&text[..start], if parted { "" } else { "---\n" }, &text[end..]].concat()
 }
 
-/// Byte offset of a document. The first one includes the text above it, unless it begins with `---`.
+/// Byte offset of a document. The first one includes the text above it, unless it begins with
+/// `---`.
 fn offset(text: &str, documents: &[Document], index: usize) -> usize {
     let Document { line, explicit, .. } = &documents[index];
     if index == 0 && !explicit {

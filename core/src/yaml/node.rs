@@ -93,8 +93,8 @@ fn measure<'a>(nodes: impl Iterator<Item = &'a Rc<Node>>, own_text: usize) -> (u
     })
 }
 
-/// Appends a key to a path: `metadata.labels` and `app` give `metadata.labels.app`. A key that isn't a
-/// plain word stands in brackets.
+/// Appends a key to a path: `metadata.labels` and `app` give `metadata.labels.app`. A key that
+/// isn't a plain word stands in brackets.
 pub(super) fn join(path: &str, key: &str) -> String {
     let plain =
         !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));

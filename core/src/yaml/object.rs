@@ -82,8 +82,8 @@ pub(super) fn manifests(reader: &mut DocumentReader<'_>, document: &Document) ->
     manifests
 }
 
-/// Adds the manifests of an object. `of` has the apiVersion and kind of the items if the object is in
-/// a list of one kind.
+/// Adds the manifests of an object. `of` has the apiVersion and kind of the items if the object is
+/// in a list of one kind.
 fn object(
     reader: &mut DocumentReader<'_>,
     at: &LocatedNode<'_>,
@@ -205,8 +205,8 @@ fn endpoint_slice(reader: &mut DocumentReader<'_>, at: &LocatedNode<'_>) -> Opti
     meta.map(|meta| EndpointSlice { meta, endpoints, ports })
 }
 
-/// Reads Endpoints as one slice per subset, since each subset has its own ports. Endpoints have their
-/// Service's name.
+/// Reads Endpoints as one slice per subset, since each subset has its own ports. Endpoints have
+/// their Service's name.
 fn endpoints(reader: &mut DocumentReader<'_>, at: &LocatedNode<'_>) -> Vec<EndpointSlice> {
     let meta = metadata(reader, at, MetadataOf::Other);
     let mut slices = Vec::new();

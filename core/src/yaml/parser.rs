@@ -1,8 +1,9 @@
 //! Parses YAML into trees in which every node has its line.
 //!
-//! It uses saphyr-parser's events instead of saphyr's loader for four reasons. The loader recurses as
-//! deep as the text nests, so a line of dashes ends the process. It copies the value of an alias. It
-//! drops a scalar's text, so messages couldn't quote it. It reports one line of a duplicate key.
+//! It uses saphyr-parser's events instead of saphyr's loader for four reasons. The loader recurses
+//! as deep as the text nests, so a line of dashes ends the process. It copies the value of an
+//! alias. It drops a scalar's text, so messages couldn't quote it. It reports one line of a
+//! duplicate key.
 //!
 //! Depth, and the size of what aliases repeat, are limited.
 
@@ -16,12 +17,12 @@ use super::scalar::{self, Kind};
 use super::syntax;
 use crate::manifest::ManifestError;
 
-/// Deepest nesting, with aliases followed. Kubernetes objects nest about 10 levels deep, the schemas in
-/// CustomResourceDefinitions about 60.
+/// Deepest nesting, with aliases followed. Kubernetes objects nest about 10 levels deep, the
+/// schemas in CustomResourceDefinitions about 60.
 pub(super) const MAX_DEPTH: usize = 128;
 
-/// Largest total [`Node::size`] of the values that aliases repeat. Anchors that contain aliases could
-/// otherwise make a short file arbitrarily large.
+/// Largest total [`Node::size`] of the values that aliases repeat. Anchors that contain aliases
+/// could otherwise make a short file arbitrarily large.
 const MAX_REPEATED: usize = 1 << 20;
 
 /// Reads every document.
@@ -208,8 +209,8 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// Adds the entries of merged mappings (`<<`). The mapping's own keys take precedence, then those of
-    /// earlier merged mappings.
+    /// Adds the entries of merged mappings (`<<`). The mapping's own keys take precedence, then
+    /// those of earlier merged mappings.
     fn merge(&self, mut entries: Vec<Entry>, merges: Vec<Entry>) -> ParseResult<Vec<Entry>> {
         let mut more: BTreeMap<String, Entry> = BTreeMap::new();
         for merge in merges {

@@ -1,9 +1,10 @@
 //! Selects the hub's Alertmanager replicas among the candidates, and gives each its index.
 //!
 //! Names of a StatefulSet's pods end in a number, and so do those of the Services that
-//! kube-prometheus-stack makes for each replica (`servicePerReplica`). Names that differ only in this
-//! number are a **set**. One set is the hub's Alertmanager, and the number is a replica's index. A name
-//! without a number is a Service in front of a set, or gets its index from a hash of the name.
+//! kube-prometheus-stack makes for each replica (`servicePerReplica`). Names that differ only in
+//! this number are a **set**. One set is the hub's Alertmanager, and the number is a replica's
+//! index. A name without a number is a Service in front of a set, or gets its index from a hash of
+//! the name.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,8 +15,8 @@ use crate::validate::Severity;
 
 /// Numbers in names are below this. Indices of names without a number begin here.
 const UNNUMBERED: u32 = 1000;
-/// How many indices there are for names without a number. Of ten names, two have the same hash in one
-/// of 20,000 fleets.
+/// How many indices there are for names without a number. Of ten names, two have the same hash in
+/// one of 20,000 fleets.
 const HASHES: u32 = 999_000;
 
 /// The result of [`select_replicas`].
@@ -190,8 +191,8 @@ impl SelectedReplicas {
         }));
     }
 
-    /// Selects names of which none has a number. A single one has the index 0. Of several, each has an
-    /// index from its name, which stays when others are added or removed.
+    /// Selects names of which none has a number. A single one has the index 0. Of several, each has
+    /// an index from its name, which stays when others are added or removed.
     fn select_by_name(&mut self, source: Source, names: &[&str]) {
         for name in names {
             let mut index = if names.len() == 1 { 0 } else { hashed_index(name) };

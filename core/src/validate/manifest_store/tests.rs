@@ -7,7 +7,8 @@ use crate::annotations;
 use crate::manifest::{Endpoint, EndpointSlice};
 use crate::validate::validate;
 
-/// One of a few objects, so that they meet: clusters in two namespaces, Alertmanagers, slices; some wrong.
+/// One of a few objects, so that they meet: clusters in two namespaces, Alertmanagers, slices; some
+/// wrong.
 fn manifest(kind: u8, name: u8, content: u8) -> Manifest {
     let namespace = match kind % 4 {
         0 => None,
