@@ -120,7 +120,7 @@ pub fn main() -> ExitCode {
 
 /// Logs go to standard error, so that what a command prints can be piped.
 fn log(cli: &Cli) {
-    // The Kubernetes client logs every failed connection without saying what for; Atlas says it once, with what it was for.
+    // The Kubernetes client logs every failed connection without its purpose. Atlas logs it once, with its purpose.
     let quiet = if cli.log_level.contains("kube_client") { "" } else { ",kube_client=off" };
     let level =
         tracing_subscriber::EnvFilter::try_new(format!("{}{quiet}", legacy::level(&cli.log_level)));

@@ -79,7 +79,7 @@ impl Bootstrap {
         Ok(Outcome::Done)
     }
 
-    /// Writes what Atlas wrote into the node's Secret, its paths changed.
+    /// Writes the files from the node's Secret, with `seen_as` as their directory.
     fn write(&self, out: &Path, seen_as: &str) -> anyhow::Result<()> {
         let hub = self.hub.connect()?;
         let secret = values_secret_name(&self.node);

@@ -1,8 +1,8 @@
 //! `atlas cluster-add`, `cluster-list`, `cluster-remove` and `cluster-values`: the clusters in a directory of manifests
 //! (`--from`), or in the hub's Kubernetes cluster.
 //!
-//! People's files are theirs: a document is added, replaced or cut out whole, and what stands around it stays as it is. So
-//! are their Services: of one that is there, a command changes what it was given and nothing else.
+//! In files a whole document is added, replaced or removed, and the text around it stays as it is. Of a Service in Kubernetes
+//! only what the command was given is changed.
 
 pub mod add;
 mod edit;
@@ -34,7 +34,7 @@ struct NameArgs {
 }
 
 impl NameArgs {
-    /// The name. Two that differ are wrong usage, unless the second comes from the environment.
+    /// The name. Two different ones are an error, unless the second comes from the environment.
     fn get(&self) -> anyhow::Result<ClusterName> {
         let from_environment = |name: &ClusterName| {
             std::env::var("ATLAS_NAME").is_ok_and(|value| value == name.as_str())
@@ -56,8 +56,8 @@ fn services<'a>(
     report: &'a DirectoryContents,
     name: &ClusterName,
 ) -> impl Iterator<Item = &'a Service> {
-    let service = |fact: &'a Manifest| {
-        if let Manifest::Service(service) = fact { Some(service) } else { None }
+    let service = |manifest: &'a Manifest| {
+        if let Manifest::Service(service) = manifest { Some(service) } else { None }
     };
     report
         .manifests
@@ -66,16 +66,16 @@ fn services<'a>(
         .filter(move |service| service.meta.name == name.as_str())
 }
 
-/// The names of all that are meant to be clusters.
+/// The names of all Services that are clusters by their label.
 fn names(report: &DirectoryContents) -> BTreeSet<String> {
-    let name = |fact: &Manifest| match fact {
+    let name = |manifest: &Manifest| match manifest {
         Manifest::Service(service) if is_cluster(service) => Some(service.meta.name.clone()),
         _ => None,
     };
     report.manifests.iter().filter_map(name).collect()
 }
 
-/// Where a Service of the directory `dir` is: `clusters/tokyo.yaml:4`.
+/// File and line of a Service in the directory `dir`: `clusters/tokyo.yaml:4`.
 fn place(dir: &Path, service: &Service) -> String {
     format!(
         "{}:{}",

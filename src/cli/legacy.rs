@@ -1,7 +1,7 @@
-//! Atlas 0.3's flags and environment variables: they keep working, or it is said why they mean nothing any more.
+//! Flags and environment variables of Atlas 0.3: they keep working, or a warning says why they have no effect.
 //!
-//! Names that only became others are aliases where the flag is defined; here is what depends on the environment, and what
-//! 0.3 alone had. `atlas run` is new, so it has none of this.
+//! Flags that were only renamed are aliases where they are defined. Here are the environment variables, and flags that only 0.3
+//! had. `atlas run` is newer than 0.3 and has none of this.
 
 use std::env;
 
@@ -13,7 +13,8 @@ const ENVOY_ADS: &str = "envoy-ads";
 /// 0.3's commands.
 const COMMANDS: [&str; 4] = [CONTROLLER, ENVOY_ADS, "cluster-add", "cluster-values"];
 
-/// Variables of 0.3: where, their name, and the argument that they set. The first that is set wins; one of today's wins over all.
+/// Variables of 0.3: the commands, the name, and the argument that it sets. The first that is set wins; a variable of today wins
+/// over all.
 const VARIABLES: &[(&[&str], &str, &str)] = &[
     (&[CONTROLLER], "METRICS_PORT", "metrics_port"),
     (&[CONTROLLER], "CONTROLLER_METRICS_PORT", "metrics_port"),
@@ -30,7 +31,7 @@ const VARIABLES: &[(&[&str], &str, &str)] = &[
     (&[ENVOY_ADS], "ATLAS_ENVOY_ADS_GRPC_PORT", "xds_port"),
 ];
 
-/// What nothing depends on any more: where, the flag, its variables, and why.
+/// A flag or variable that has no effect any more.
 struct Ignored {
     commands: &'static [&'static str],
     flag: &'static str,
@@ -70,11 +71,11 @@ const IGNORED: &[Ignored] = &[
     },
 ];
 
-/// 0.3's name of the ConfigMap with the DNS zone could be changed.
+/// The flag by which 0.3 named the ConfigMap with the DNS zone.
 const ZONE_FLAG: &str = "dns-config-map-name";
 const ZONE_VARIABLE: &str = "ATLAS_DNS_CM_NAME";
 
-/// Teaches the command line what 0.3 knew.
+/// Adds the flags and variables of 0.3 to the command line.
 pub fn adapt(mut command: Command) -> Command {
     if is_unset("ATLAS_LOG_LEVEL")
         && COMMANDS.iter().any(|name| env::args_os().nth(1).is_some_and(|first| first == *name))
@@ -94,7 +95,7 @@ fn adapt_one(mut command: Command, name: &'static str) -> Command {
     {
         let today =
             command.get_arguments().find(|arg| arg.get_id() == argument).and_then(Arg::get_env);
-        // One that Kubernetes set for a Service is nobody's wish, so it hides nothing.
+        // A variable that Kubernetes sets for a Service is no setting.
         let today = today.is_some_and(|today| {
             env::var_os(today).is_some_and(|value| !value.to_str().is_some_and(is_service_link))
         });
@@ -128,7 +129,7 @@ fn is_unset(variable: &str) -> bool {
     env::var(variable).map_or(true, |value| value.is_empty() || is_service_link(&value))
 }
 
-/// For a Service `atlas-web`, Kubernetes sets `ATLAS_WEB_PORT=tcp://10.0.0.7:80` in pods: that was never meant as a flag.
+/// Ignores variables that Kubernetes sets in pods for a Service: for `atlas-web` it is `ATLAS_WEB_PORT=tcp://10.0.0.7:80`.
 fn without_service_link(arg: Arg) -> Arg {
     let link = arg
         .get_env()
@@ -141,7 +142,7 @@ fn is_service_link(value: &str) -> bool {
     ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme))
 }
 
-/// 0.3's names of levels.
+/// A log level of today for one of 0.3.
 pub fn level(level: &str) -> &str {
     match level {
         "warning" => "warn",
@@ -150,7 +151,7 @@ pub fn level(level: &str) -> &str {
     }
 }
 
-/// What is said of what was given and means nothing any more.
+/// Warnings about flags and variables that were given and have no effect any more.
 pub fn warnings(matches: &ArgMatches) -> Vec<String> {
     let Some((command, given)) = matches.subcommand() else { return Vec::new() };
     let has = |flag: &str| {

@@ -1,4 +1,6 @@
-//! How commands speak: results on standard output, everything else on standard error.
+//! What commands print: results on standard output, everything else on standard error.
+//!
+//! Text from elsewhere (names, messages of Envoys and API servers) is made safe for terminals by [`atlas_core::text`].
 
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
@@ -11,7 +13,7 @@ use serde::Serialize;
 
 use super::Outcome;
 
-/// Prints what people read: whatever is in it, nothing of it is hidden, or moves the cursor.
+/// Prints text for people, made safe for terminals.
 ///
 /// # Errors
 /// As [`print`].
@@ -19,7 +21,7 @@ pub fn show(text: &str) -> anyhow::Result<()> {
     print(&text::lines(text))
 }
 
-/// Prints JSON, of which the same holds.
+/// Prints JSON, made safe for terminals.
 ///
 /// # Errors
 /// As [`print`].
@@ -27,15 +29,15 @@ pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print(&text::json(&(serde_json::to_string_pretty(value)? + "\n")))
 }
 
-/// Says something on standard error, as [`show`] does.
+/// Prints text on standard error, made safe for terminals.
 pub fn say(what: impl Display) {
     eprintln!("{}", text::lines(&what.to_string()));
 }
 
-/// Prints a result as it is: a file for a program. A reader that has seen enough (`| head`) is no failure.
+/// Prints a result unchanged, for programs. That the reader has closed the pipe (`| head`) is no error.
 ///
 /// # Errors
-/// Standard output can't be written, e.g. because a disk is full.
+/// Standard output can't be written, for example because a disk is full.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -46,23 +48,23 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Standard error as the log writes to it: one event at a time, whatever of it comes from elsewhere.
+/// The log's writer to standard error, which makes each event safe for terminals.
 pub struct Log(Box<dyn Fn(&str) -> String>);
 
 impl Log {
-    /// Lines for people.
+    /// Writes lines for people.
     pub fn text(colours: bool) -> Self {
         Self(Box::new(move |line| text::log_line(line, colours)))
     }
 
-    /// Objects for programs.
+    /// Writes JSON objects.
     pub fn json() -> Self {
         Self(Box::new(|line| text::json(line).into_owned()))
     }
 }
 
 impl Write for Log {
-    /// Takes it all: the log hands over each event at once.
+    /// `event` is a whole event: tracing-subscriber writes each with one call.
     fn write(&mut self, event: &[u8]) -> std::io::Result<usize> {
         std::io::stderr().write_all(self.0(&String::from_utf8_lossy(event)).as_bytes())?;
         Ok(event.len())
@@ -73,7 +75,7 @@ impl Write for Log {
     }
 }
 
-/// A mistake in how the command was called, found only after parsing: it ends with exit code 2, like those clap finds.
+/// An error in the command line that only shows after parsing. It ends with exit code 2, as those that clap finds.
 pub fn wrong_usage(message: impl std::fmt::Display) -> anyhow::Error {
     clap::Error::raw(
         clap::error::ErrorKind::ValueValidation,
@@ -82,7 +84,7 @@ pub fn wrong_usage(message: impl std::fmt::Display) -> anyhow::Error {
     .into()
 }
 
-/// Says on standard error what is wrong: every file that can't be read, and findings that are `least` or graver.
+/// Prints on standard error every file that can't be read, and the findings of severity `least` or graver.
 pub fn complain(errors: &[ManifestError], findings: &[Finding], least: Severity) -> Outcome {
     for error in errors {
         say(format_args!("not read: {error}"));

@@ -1,4 +1,4 @@
-//! Asks the running Atlas through the socket in its state directory.
+//! Requests to the running Atlas through the socket in its state directory.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,10 +13,10 @@ pub fn is_running(state: &StateDir) -> bool {
     UnixStream::connect(state.socket()).is_ok()
 }
 
-/// Sends one request; returns the body of a good answer.
+/// Sends a request and returns the response's body.
 ///
 /// # Errors
-/// Nobody runs, or the answer isn't good.
+/// No Atlas runs, or its response's code is not 200.
 pub fn ask(state: &StateDir, method: &str, path: &str) -> anyhow::Result<String> {
     let socket = state.socket();
     let mut stream = UnixStream::connect(&socket).with_context(|| {
@@ -27,7 +27,7 @@ pub fn ask(state: &StateDir, method: &str, path: &str) -> anyhow::Result<String>
         )
     })?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    // HTTP/1.0: the answer ends with the connection.
+    // HTTP/1.0: the response ends with the connection.
     write!(stream, "{method} {path} HTTP/1.0\r\nHost: atlas\r\nContent-Length: 0\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).context("the running atlas didn't finish its answer")?;

@@ -15,7 +15,7 @@ use super::{Outcome, socket};
 use crate::standalone::state_dir::StateDir;
 use crate::web::status::{Instance, NodeStatus, QuarantinedResource, Status as Report};
 
-/// A bootstrap credential that ends sooner than this is worth a word: people carry it.
+/// People are told of a bootstrap credential that ends within this time, since they must carry the next one.
 const WARN_DAYS: i64 = 60;
 
 const EXAMPLE: &str = "\
@@ -95,13 +95,13 @@ fn told(report: &Report) -> String {
     out.push_str(&table(clusters(report)));
     out.push('\n');
     out.push_str(&table(nodes(report)));
-    let nacks: Vec<String> = report
+    let nack_lines: Vec<String> = report
         .nodes
         .iter()
-        .flat_map(|node| node.instances.iter().flat_map(|instance| refusals(node, instance)))
+        .flat_map(|node| node.instances.iter().flat_map(|instance| nacks(node, instance)))
         .collect();
     section(&mut out, "TROUBLE", report.problems.clone());
-    section(&mut out, "REFUSED BY ENVOY", nacks);
+    section(&mut out, "REFUSED BY ENVOY", nack_lines);
     section(
         &mut out,
         "QUARANTINED (not sent again until it changes)",
@@ -133,10 +133,10 @@ fn told(report: &Report) -> String {
 fn section(out: &mut String, title: &str, lines: Vec<String>) {
     if !lines.is_empty() {
         out.push_str(&format!("\n{title}\n"));
-        // Each is one: an API server's message must not look like several.
-        lines
-            .iter()
-            .for_each(|line| out.push_str(&format!("  {}\n", text::line(line, usize::MAX))));
+        // Line feeds are escaped: an API server's message must not look like several lines.
+        for line in &lines {
+            out.push_str(&format!("  {}\n", text::line(line, usize::MAX)));
+        }
     }
 }
 
@@ -194,21 +194,22 @@ fn nodes(report: &Report) -> Vec<Vec<String>> {
     rows
 }
 
-/// `SYNCED` where all types are, else each type that isn't; `waiting` where nothing was answered yet, for want of a manifest.
+/// `SYNCED` if all types are, else each type that isn't; `waiting` for an Envoy whose cluster has no manifest, so that nothing
+/// was sent to it.
 fn types(instance: &Instance) -> String {
     if instance.types.is_empty() {
         return "waiting".into();
     }
-    let odd: Vec<String> = instance
+    let others: Vec<String> = instance
         .types
         .iter()
         .filter(|(_, t)| t.state != "SYNCED")
         .map(|(kind, t)| format!("{kind} {}", t.state))
         .collect();
-    if odd.is_empty() { "SYNCED".into() } else { odd.join(", ") }
+    if others.is_empty() { "SYNCED".into() } else { others.join(", ") }
 }
 
-fn refusals(node: &NodeStatus, instance: &Instance) -> Vec<String> {
+fn nacks(node: &NodeStatus, instance: &Instance) -> Vec<String> {
     let refused = instance.types.iter().filter(|(_, t)| t.state == "NACK");
     refused
         .map(|(kind, t)| format!("{} ({}): {kind}: {}", node.node, instance.address, t.message))
@@ -222,7 +223,7 @@ fn quarantined(node: &NodeStatus) -> Vec<String> {
     node.quarantined.iter().map(line).collect()
 }
 
-/// By what each Envoy really has: the one in the state directory is always fresh.
+/// Credentials and authorities that end soon. Credentials are those that Envoys present: Atlas's own copies are renewed early.
 fn ending(report: &Report) -> Vec<String> {
     let soon = |end: i64| end - report.now < WARN_DAYS * 86_400;
     let clusters = report.nodes.iter().filter(|node| node.node != "hub");
@@ -255,14 +256,14 @@ fn until(end: Option<i64>, now: i64) -> String {
     end.map_or("none".into(), |end| if end > now { span(end - now) } else { "EXPIRED".into() })
 }
 
-/// Seconds in the unit that says most: `342 days`, `5 h`.
+/// A number of seconds in its largest unit: `342 days`, `5 h`.
 fn span(seconds: i64) -> String {
     let units = [(86_400, "days"), (3600, "h"), (60, "min")];
     let (size, name) = units.into_iter().find(|(size, _)| seconds >= 2 * size).unwrap_or((1, "s"));
     format!("{} {name}", seconds.max(0) / size)
 }
 
-/// Columns of equal width.
+/// Rows as text, in columns of equal width.
 pub fn table(rows: Vec<Vec<String>>) -> String {
     let in_line =
         |row: Vec<String>| row.iter().map(|cell| text::line(cell, usize::MAX)).collect::<Vec<_>>();

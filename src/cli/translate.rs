@@ -86,7 +86,7 @@ enum What {
 }
 
 impl What {
-    /// The type of resource; `None` for what isn't one.
+    /// Its xDS resource type; `None`: it is no xDS resource.
     fn resource_type(self) -> Option<ResourceType> {
         match self {
             Self::Clusters => Some(ResourceType::Cluster),
@@ -97,14 +97,14 @@ impl What {
         }
     }
 
-    /// Whether there is one of each node.
+    /// Whether each node has one.
     fn is_per_node(self) -> bool {
         self == Self::Bootstrap || self.resource_type().is_some()
     }
 }
 
 impl Translate {
-    /// Reads, plans, and prints.
+    /// Prints what is made of the manifests.
     pub fn run(self) -> anyhow::Result<Outcome> {
         let settings = self
             .settings
@@ -114,10 +114,10 @@ impl Translate {
         for path in &self.file {
             input.read(path)?;
         }
-        let taken = validate(&settings, &input.manifests, None);
-        let trust = placeholders(&taken.fleet);
-        let documents = self.documents(&taken.fleet, &trust, &plan(&taken.fleet, &trust));
-        let outcome = complain(&input.errors, &taken.findings, Severity::Note);
+        let validation = validate(&settings, &input.manifests, None);
+        let trust = placeholders(&validation.fleet);
+        let documents = self.documents(&validation.fleet, &trust, &plan(&validation.fleet, &trust));
+        let outcome = complain(&input.errors, &validation.findings, Severity::Note);
         print(&documents?)?;
         Ok(outcome)
     }
@@ -125,14 +125,14 @@ impl Translate {
     fn documents(&self, fleet: &Fleet, trust: &Trust, plan: &Plan) -> anyhow::Result<String> {
         let mut out = String::new();
         for (node, snapshot) in self.nodes(plan)? {
-            for what in self.wanted().filter(|what| what.is_per_node()) {
+            for what in self.selected().filter(|what| what.is_per_node()) {
                 out.push_str(&match what.resource_type() {
                     Some(kind) => resources(node, snapshot, kind),
                     None => bootstrap(fleet, trust, node),
                 });
             }
         }
-        for what in self.wanted() {
+        for what in self.selected() {
             match what {
                 What::Endpoints => out.push_str(&document(
                     "endpoints.yaml: Thanos Query's --endpoint.sd-config-file",
@@ -145,8 +145,8 @@ impl Translate {
         Ok(out)
     }
 
-    /// What to show, in the order in which it is always shown.
-    fn wanted(&self) -> impl Iterator<Item = What> {
+    /// What to print, in a fixed order.
+    fn selected(&self) -> impl Iterator<Item = What> {
         let default =
             |what: What| self.what.is_empty() && (what.is_per_node() || self.node.is_none());
         What::value_variants()
@@ -167,7 +167,7 @@ impl Translate {
     }
 }
 
-/// What was read.
+/// What the files have.
 #[derive(Default)]
 struct Input {
     manifests: Vec<Manifest>,
@@ -175,7 +175,7 @@ struct Input {
 }
 
 impl Input {
-    /// Reads one path. What is wrong with manifests is collected, as in a directory.
+    /// Reads one path. Errors in manifests are collected.
     fn read(&mut self, path: &Path) -> anyhow::Result<()> {
         if path.is_dir() {
             let report = watch::read_once(path)?;
@@ -209,7 +209,7 @@ fn read(path: &Path) -> anyhow::Result<String> {
     Ok(text)
 }
 
-/// What the plan needs of the PKI, without one.
+/// Placeholders for certificates and keys.
 fn placeholders(fleet: &Fleet) -> Trust {
     let leaf = || Leaf { chain: PLACEHOLDER.into(), key: PrivateKey::new(PLACEHOLDER.into()) };
     let nodes: BTreeSet<NodeId> =
@@ -222,7 +222,7 @@ fn placeholders(fleet: &Fleet) -> Trust {
     }
 }
 
-/// One document of the stream, under what it is.
+/// A YAML document with a comment that says what it is.
 fn document(what: &str, text: &str) -> String {
     format!("---\n# {what}\n{}\n", text.trim_end())
 }
@@ -232,7 +232,7 @@ fn resources(node: &NodeId, snapshot: &Snapshot, kind: ResourceType) -> String {
     document(&format!("node {node}: {kind}"), &render::resources_yaml(resources, Secrets::Redact))
 }
 
-/// A node that has no bootstrap gets a document that says why.
+/// A node's bootstrap, or a document that says why it has none.
 fn bootstrap(fleet: &Fleet, trust: &Trust, node: &NodeId) -> String {
     match node_bootstrap(fleet, trust, node, CREDENTIAL_DIR) {
         Ok(bootstrap) => document(

@@ -96,7 +96,7 @@ fn annotation(text: &str) -> Result<(String, String), String> {
 }
 
 impl ClusterAdd {
-    /// Checks, writes, and says what comes next.
+    /// Checks the manifest, writes it, and prints what to do next.
     pub fn run(mut self) -> anyhow::Result<Outcome> {
         let name = self.name.get()?;
         let Some(from) = self.from.clone() else {
@@ -117,7 +117,7 @@ impl ClusterAdd {
         let findings = self.check(&name, &text)?;
         let report = read(&from)?;
         let edit = self.edit(&from, &report, &name, &text)?;
-        // A file that can't be read may hold a cluster of this name too, so it is worth an exit code.
+        // A file that can't be read may have a cluster of this name too, so the exit code shows it.
         let outcome = complain(&report.errors, &findings, Severity::Note);
         if self.dry_run {
             print(&text)?;
@@ -161,8 +161,8 @@ impl ClusterAdd {
         })
     }
 
-    /// What a running Atlas would say of the manifest. Places are left out: the file isn't there yet. So is what nobody has
-    /// said of the hub: that is told to the running Atlas, not to this command.
+    /// The findings of a running Atlas about the manifest, without lines, since the file isn't there yet, and without those about
+    /// the hub, whose address only the running Atlas is told.
     fn check(&self, name: &ClusterName, text: &str) -> anyhow::Result<Vec<Finding>> {
         let mut settings =
             Settings { allow_local_addresses: self.allow_local_addresses, ..Settings::default() };
@@ -173,7 +173,9 @@ impl ClusterAdd {
             .map_err(|errors| anyhow!(edit::lines(&errors)))?;
         let mut findings = validate(&settings, &manifests, None).findings;
         findings.retain(|finding| !finding.is_about_the_hub());
-        findings.iter_mut().for_each(|finding| finding.place.clear());
+        for finding in &mut findings {
+            finding.place.clear();
+        }
         let rejected = findings.iter().filter(|finding| finding.severity == Severity::Rejected);
         let reasons: Vec<String> = rejected.map(ToString::to_string).collect();
         ensure!(
@@ -217,7 +219,7 @@ impl ClusterAdd {
     }
 }
 
-/// What there is. A directory that isn't there holds nothing.
+/// Reads a directory; one that isn't there is empty.
 fn read(from: &Path) -> anyhow::Result<DirectoryContents> {
     if from.exists() { watch::read_once(from) } else { Ok(DirectoryContents::default()) }
 }
@@ -262,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_of_the_hub_which_a_running_atlas_knows() {
+    fn there_are_no_findings_about_the_hub() {
         assert_eq!(
             check("tokyo --from clusters --address tokyo.example.com --prometheus-name k8s")
                 .unwrap(),
@@ -284,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_makes_addressing_exact_is_said_from_the_start() {
+    fn a_missing_prometheus_name_is_a_finding() {
         let inexact = check("tokyo --from clusters --address tokyo.example.com").unwrap();
         assert!(
             inexact.len() == 1 && inexact[0].contains("goatlas.io/prometheus-name: isn't given"),

@@ -1,4 +1,4 @@
-//! Changes one manifest file, atomically: a running Atlas sees the old text or the new, never half of it.
+//! Edits one manifest file atomically: a running Atlas reads the old text or the new one.
 
 use std::fs::{self, Permissions};
 use std::io::Write;
@@ -9,22 +9,22 @@ use anyhow::{Context, anyhow};
 use atlas_core::manifest::ManifestError;
 use atlas_core::yaml;
 
-/// A change to a file that has been thought through, and not been made.
+/// A change to a file, not yet applied.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Edit {
     /// A new file.
     Create(PathBuf, String),
-    /// A file with other text.
+    /// A file that gets another text.
     Replace(PathBuf, String),
-    /// A file in which nothing would remain.
+    /// A file that would be empty.
     Delete(PathBuf),
 }
 
 impl Edit {
-    /// Cuts the Service called `name` out of `dir/file`.
+    /// Removes the Service called `name` from `dir/file`.
     ///
     /// # Errors
-    /// It can't be cut out; what to do by hand.
+    /// It can't be removed; the error says what to do by hand.
     pub fn remove(dir: &Path, file: &str, name: &str) -> anyhow::Result<Self> {
         let path = dir.join(file);
         Ok(match rest(&path, file, name)? {
@@ -33,7 +33,7 @@ impl Edit {
         })
     }
 
-    /// Puts `document` in the place of the Service called `name` in `dir/file`; after the others, where there are others.
+    /// Replaces the Service called `name` in `dir/file` by `document`, which is put after other documents.
     ///
     /// # Errors
     /// As [`Edit::remove`].
@@ -49,17 +49,17 @@ impl Edit {
         Ok(Self::Replace(path, text))
     }
 
-    /// The file.
+    /// The file's path.
     pub fn path(&self) -> &Path {
         match self {
             Self::Create(path, _) | Self::Replace(path, _) | Self::Delete(path) => path,
         }
     }
 
-    /// Makes the change.
+    /// Writes the change.
     ///
     /// # Errors
-    /// The file can't be written, or a new one is there meanwhile.
+    /// The file can't be written, or a file that is to be new is there already.
     pub fn apply(&self) -> anyhow::Result<()> {
         match self {
             Self::Create(path, text) => {
@@ -75,14 +75,14 @@ impl Edit {
     }
 }
 
-/// What remains of a file without the Service called `name`.
+/// A file's text without the Service called `name`; `None`: nothing remains.
 fn rest(path: &Path, file: &str, name: &str) -> anyhow::Result<Option<String>> {
     let text =
         fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     yaml::remove_document(file, &text, name).map_err(|errors| anyhow!(lines(&errors)))
 }
 
-/// Each on a line of its own.
+/// The errors, one a line.
 pub fn lines(errors: &[ManifestError]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
@@ -93,8 +93,8 @@ fn create(path: &Path, text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A link stays one: what it leads to is replaced. Mode and, where possible, owner stay too: whoever reads the file must
-/// still be able to.
+/// Replaces a file's text. Of a link, the file that it leads to is replaced. Mode and, where possible, owner stay, so that the
+/// same users can read it.
 fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     let path = fs::canonicalize(path)?;
     let old = fs::metadata(&path)?;
@@ -105,7 +105,7 @@ fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A temporary file in the same directory, hidden from whoever reads manifests there; new files obey the umask.
+/// A temporary file in the same directory, with a name that Atlas ignores. Its mode follows the umask.
 fn beside(
     path: &Path,
     permissions: Permissions,
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_file_takes_no_other_s_place() {
+    fn a_new_file_replaces_no_other() {
         let dir = dir(PARIS);
         let error = Edit::Create(dir.path().join("a.yaml"), TOKYO.into()).apply().unwrap_err();
         assert!(format!("{error:#}").contains("a.yaml"), "{error:#}");

@@ -41,7 +41,7 @@ pub struct ClusterList {
     kubeconfig: KubeconfigArgs,
 }
 
-/// For programs.
+/// The list as JSON.
 #[derive(Serialize)]
 struct List {
     clusters: Vec<Entry>,
@@ -64,7 +64,7 @@ struct StoreEntry {
 }
 
 impl ClusterList {
-    /// Reads and prints.
+    /// Prints the clusters.
     pub fn run(self) -> anyhow::Result<Outcome> {
         let mut settings = self
             .settings
@@ -81,12 +81,14 @@ impl ClusterList {
                 }
             }
         };
-        let taken = validate(&settings, &report.manifests, None);
+        let validation = validate(&settings, &report.manifests, None);
         match self.output {
-            Output::Text => show(&table(rows(&taken.fleet)))?,
-            Output::Json => print_json(&json(&taken.fleet, &report.errors, &taken.findings))?,
+            Output::Text => show(&table(rows(&validation.fleet)))?,
+            Output::Json => {
+                print_json(&json(&validation.fleet, &report.errors, &validation.findings))?
+            }
         }
-        let mut findings = taken.findings;
+        let mut findings = validation.findings;
         findings.retain(|finding| !finding.is_about_the_hub());
         Ok(complain(&report.errors, &findings, Severity::Warning))
     }

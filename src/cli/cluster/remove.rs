@@ -1,10 +1,10 @@
-//! `atlas cluster-remove`: from a directory here, from a Kubernetes cluster in [`super::hub`].
+//! `atlas cluster-remove`: removes a cluster from a directory of manifests ([`super::hub`]: from Kubernetes).
 //!
 //! ```text
-//! manifest goes ──▶ the running Atlas has noticed ──▶ credentials are forgotten, streams end
+//! remove the manifest ──▶ wait until the running Atlas has noticed ──▶ forget the credentials, which ends streams
 //! ```
 //!
-//! In this order, because an Atlas that still sees the manifest would issue the next credential at once.
+//! In this order, since an Atlas that still sees the manifest would issue the next credential at once.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -30,9 +30,9 @@ use crate::standalone::state_dir::{Lock, StateDir};
 use crate::standalone::watch::{self, DirectoryContents};
 use crate::web::status::Status;
 
-/// How long a running Atlas may take to notice that a manifest is gone. It reads after a second of changes at the latest.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Between two questions.
+/// How long a running Atlas may take to notice that a manifest is gone. It reads at the latest one second after a change.
+const NOTICE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause between two requests for the status.
 const POLL: Duration = Duration::from_millis(50);
 
 const EXAMPLE: &str = "\
@@ -66,8 +66,8 @@ pub struct ClusterRemove {
     hub: HubArgs,
 }
 
-/// What a removal from a directory needs.
-struct Desk {
+/// A removal from a directory of manifests.
+struct Removal {
     from: PathBuf,
     state: PathBuf,
     namespace: String,
@@ -75,23 +75,24 @@ struct Desk {
     dry_run: bool,
 }
 
-/// What Atlas keeps of its clusters.
-struct Memory {
-    state: StateDir,
-    running: bool,
+/// The state directory, and the credentials in it.
+struct State {
+    dir: StateDir,
+    /// Whether an Atlas runs with it.
+    is_running: bool,
     pki: Pki<PkiDirectory>,
-    /// Held where no Atlas runs, so that none starts meanwhile.
+    /// Held while no Atlas runs, so that none starts meanwhile.
     _lock: Option<Lock>,
 }
 
 impl ClusterRemove {
-    /// Removes, forgets, and says so.
+    /// Removes the manifest, and forgets the credential.
     pub fn run(self) -> anyhow::Result<Outcome> {
         let name = self.name.get()?;
         let (Some(from), Some(state)) = (self.from, self.state) else {
             return hub::remove(&self.hub.connect()?, &name, &self.trust_domain, self.dry_run);
         };
-        Desk {
+        Removal {
             from,
             state,
             namespace: self.hub.namespace,
@@ -102,52 +103,52 @@ impl ClusterRemove {
     }
 }
 
-impl Desk {
+impl Removal {
     fn remove(self, name: &ClusterName) -> anyhow::Result<Outcome> {
         let report = watch::read_once(&self.from)?;
-        let mut memory = self.memory()?;
+        let mut state = self.open_state()?;
         let manifest = self.next_edit(&report, name)?;
         if manifest.is_none() {
-            self.check_known(&report, &memory, name)?;
+            self.check_known(&report, &state, name)?;
         }
         if self.dry_run {
-            return self.say(manifest.as_ref(), &memory, name);
+            return self.print_dry_run(manifest.as_ref(), &state, name);
         }
-        let has_something = manifest.is_some() && memory.running || memory.knows(name);
+        let has_something_to_forget =
+            manifest.is_some() && state.is_running || state.has_credential(name);
         let report = self.remove_all(manifest, report, name)?;
-        if memory.running {
-            wait_until_unlisted(&memory.state, name)?;
+        if state.is_running {
+            wait_until_noticed(&state.dir, name)?;
         }
-        if has_something {
-            memory
+        if has_something_to_forget {
+            state
                 .forget(name)
                 .with_context(|| format!("the manifest of {name} is gone, but its credential still counts: run the same command again"))?;
             show(&format!("forgot the credential of {name}\n"))?;
         } else {
             say(format_args!(
                 "there was no credential of {name} in {} to forget",
-                memory.state.root().display()
+                state.dir.root().display()
             ));
         }
         Ok(complain(&report.errors, &[], Severity::Rejected))
     }
 
-    fn memory(&self) -> anyhow::Result<Memory> {
-        let state = StateDir::at(&self.state)?;
-        let running = socket::is_running(&state);
-        // Taking the lock makes the directory, which is none of a removal's business.
-        let lock = if running || self.dry_run || !state.path("pki").is_dir() {
+    fn open_state(&self) -> anyhow::Result<State> {
+        let dir = StateDir::at(&self.state)?;
+        let is_running = socket::is_running(&dir);
+        // Taking the lock would create a directory that is not there.
+        let lock = if is_running || self.dry_run || !dir.path("pki").is_dir() {
             None
         } else {
-            Some(state.lock()?)
+            Some(dir.lock()?)
         };
-        let directory = if lock.is_some() { PkiDirectory::new } else { PkiDirectory::read_only };
-        let pki =
-            Pki::load(directory(state.clone()), self.trust_domain.clone(), Lifetimes::default())?;
-        Ok(Memory { state, running, pki, _lock: lock })
+        let open = if lock.is_some() { PkiDirectory::new } else { PkiDirectory::read_only };
+        let pki = Pki::load(open(dir.clone()), self.trust_domain.clone(), Lifetimes::default())?;
+        Ok(State { dir, is_running, pki, _lock: lock })
     }
 
-    /// How the first manifest of the cluster that there is would go.
+    /// The edit that removes the cluster's first manifest; `None`: there is none.
     fn next_edit(
         &self,
         report: &DirectoryContents,
@@ -161,7 +162,7 @@ impl Desk {
         found.map(|service| Edit::remove(&self.from, file(service), name.as_str())).transpose()
     }
 
-    /// Removes the manifest, and then those that only counted less. Returns what there is afterwards.
+    /// Removes the manifest, then duplicates of it in other files. Returns what the directory has afterwards.
     fn remove_all(
         &self,
         first: Option<Edit>,
@@ -171,18 +172,18 @@ impl Desk {
         let mut next = first;
         while let Some(edit) = next {
             edit.apply()?;
-            show(&format!("{}\n", done(&edit, name)))?;
+            show(&format!("{}\n", description(&edit, name)))?;
             report = watch::read_once(&self.from)?;
             next = self.next_edit(&report, name)?;
         }
         Ok(report)
     }
 
-    /// Without a manifest, there must be something else to remove, and no doubt that there is no manifest.
+    /// Where no manifest was found: checks that every file could be read, and that there is a credential to forget.
     fn check_known(
         &self,
         report: &DirectoryContents,
-        memory: &Memory,
+        state: &State,
         name: &ClusterName,
     ) -> anyhow::Result<()> {
         ensure!(
@@ -191,7 +192,7 @@ impl Desk {
             self.from.display(),
             edit::lines(&report.errors)
         );
-        if memory.knows(name) {
+        if state.has_credential(name) {
             say(format_args!(
                 "there is no manifest of {name} in {}, but Atlas still has its credential",
                 self.from.display()
@@ -207,7 +208,7 @@ impl Desk {
                 self.namespace
             );
         }
-        let there: Vec<String> = names(report).union(&memory.names()).cloned().collect();
+        let there: Vec<String> = names(report).union(&state.clusters()).cloned().collect();
         let there = if there.is_empty() {
             "there is none at all".to_owned()
         } else {
@@ -216,54 +217,54 @@ impl Desk {
         bail!("there is no cluster {name} in {}: {there}", self.from.display())
     }
 
-    fn say(
+    fn print_dry_run(
         &self,
         manifest: Option<&Edit>,
-        memory: &Memory,
+        state: &State,
         name: &ClusterName,
     ) -> anyhow::Result<Outcome> {
         if let Some(edit) = manifest {
-            show(&format!("would have {}\n", done(edit, name)))?;
+            show(&format!("would have {}\n", description(edit, name)))?;
         }
-        if memory.knows(name) {
-            let how = if memory.running { " and ended its streams" } else { "" };
+        if state.has_credential(name) {
+            let how = if state.is_running { " and ended its streams" } else { "" };
             show(&format!("would have forgotten the credential of {name}{how}\n"))?;
         }
         Ok(Outcome::Done)
     }
 }
 
-fn done(edit: &Edit, name: &ClusterName) -> String {
+fn description(edit: &Edit, name: &ClusterName) -> String {
     match edit {
         Edit::Delete(path) => format!("deleted {}", path.display()),
         _ => format!("removed {name} from {}", edit.path().display()),
     }
 }
 
-impl Memory {
-    /// Whether there is something to forget.
-    fn knows(&self, name: &ClusterName) -> bool {
-        self.names().contains(name.as_str())
+impl State {
+    /// Whether there is a credential to forget.
+    fn has_credential(&self, name: &ClusterName) -> bool {
+        self.clusters().contains(name.as_str())
             || self.pki.bootstrap_credential(&NodeId::Cluster(name.clone())).is_some()
     }
 
     /// The clusters that have a credential.
-    fn names(&self) -> BTreeSet<String> {
+    fn clusters(&self) -> BTreeSet<String> {
         self.pki.ledger().credentials().map(|credential| credential.cluster.clone()).collect()
     }
 
     fn forget(&mut self, name: &ClusterName) -> anyhow::Result<()> {
-        if self.running {
-            return socket::ask(&self.state, "POST", &format!("/api/v1/forget/{name}")).map(drop);
+        if self.is_running {
+            return socket::ask(&self.dir, "POST", &format!("/api/v1/forget/{name}")).map(drop);
         }
-        LastGoodFiles::load(self.state.clone()).forget(name)?;
+        LastGoodFiles::load(self.dir.clone()).forget(name)?;
         self.pki.forget(name)
     }
 }
 
 /// Waits until the running Atlas has noticed that the manifest is gone.
-fn wait_until_unlisted(state: &StateDir, name: &ClusterName) -> anyhow::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+fn wait_until_noticed(state: &StateDir, name: &ClusterName) -> anyhow::Result<()> {
+    let deadline = Instant::now() + NOTICE_TIMEOUT;
     loop {
         let status: Status = serde_json::from_str(&socket::ask(state, "GET", "/api/v1/status")?)?;
         if status.ready && status.clusters.iter().all(|cluster| cluster.name != name.as_str()) {
@@ -273,7 +274,7 @@ fn wait_until_unlisted(state: &StateDir, name: &ClusterName) -> anyhow::Result<(
             Instant::now() < deadline,
             "no manifest of {name} is left, but after {} s the running atlas still has that cluster, so its credential was not \
              forgotten: does it read another directory (`atlas run --from`)? `atlas status` says what it can't read",
-            PATIENCE.as_secs()
+            NOTICE_TIMEOUT.as_secs()
         );
         std::thread::sleep(POLL);
     }

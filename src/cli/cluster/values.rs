@@ -1,17 +1,16 @@
-//! `atlas cluster-values`: the values of an Envoy, in the form in which they are carried to its cluster.
+//! `atlas cluster-values`: prints the Helm values of an Envoy, or manifests with them.
 
-use std::collections::BTreeMap;
+mod source;
+
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
-use atlas_core::install::bootstrap_files::FILES;
-use atlas_core::install::helm_values::{self, PROMETHEUS_VALUES, VALUES};
+use anyhow::{Context, ensure};
+use atlas_core::install::helm_values::{PROMETHEUS_VALUES, VALUES};
 use atlas_core::install::manifests::{self, ChartInstallation, ChartSource};
 use atlas_core::kubernetes::derived_objects::values_secret_name;
-use atlas_core::model::{Cluster, Settings};
+use atlas_core::model::Settings;
 use atlas_core::name::{NameError, NodeId, WebUrl};
-use atlas_core::validate::validate;
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 
@@ -19,13 +18,7 @@ use crate::cli::Outcome;
 use crate::cli::flags::kubernetes::HubArgs;
 use crate::cli::flags::values::dns_label;
 use crate::cli::output::{print, say, wrong_usage};
-use crate::kube::admin::Admin;
-use crate::standalone::bootstrap_files;
-use crate::standalone::state_dir::{StateDir, read_swapped};
-use crate::standalone::watch;
-
-/// Between two looks at a Secret that is not there yet.
-const POLL: Duration = Duration::from_millis(250);
+use source::ValuesFiles;
 
 const EXAMPLE: &str = "\
 Example:
@@ -60,7 +53,7 @@ pub struct ClusterValues {
     #[arg(long, value_parser = BoolishValueParser::new(), env = "ATLAS_PROMETHEUS")]
     prometheus: bool,
     /// How long to wait until Atlas has written them; 0: not at all.
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = patience, env = "ATLAS_WAIT")]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = wait, env = "ATLAS_WAIT")]
     wait: Duration,
 
     /// Where the chart is: oci://REGISTRY/PATH/NAME, or https://REPOSITORY/NAME.
@@ -124,7 +117,7 @@ enum Format {
 }
 
 fn node(text: &str) -> Result<NodeId, NameError> {
-    // As 0.3 called the hub; no cluster may be called so.
+    // Atlas 0.3's name of the hub. No cluster may have it.
     if text == "atlas" { Ok(NodeId::Hub) } else { text.parse() }
 }
 
@@ -132,7 +125,8 @@ fn chart(text: &str) -> Result<ChartSource, String> {
     text.parse::<ChartSource>().map_err(|error| error.to_string())
 }
 
-fn patience(text: &str) -> Result<Duration, String> {
+/// Reads how long to wait: `30s`, or `0`.
+fn wait(text: &str) -> Result<Duration, String> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
@@ -140,7 +134,7 @@ fn patience(text: &str) -> Result<Duration, String> {
 }
 
 impl ClusterValues {
-    /// Finds, renders and prints them.
+    /// Prints the values.
     pub fn run(self) -> anyhow::Result<Outcome> {
         let node = self.node()?;
         if self.prometheus && self.format != Format::Raw {
@@ -154,18 +148,15 @@ impl ClusterValues {
             ));
         }
         let data = match &self.state {
-            Some(state) => self.of_state(state, &node)?,
-            None => wait_for(&self.hub.connect()?, &node, self.wait)?,
+            Some(state) => self.read_state(state, &node)?,
+            None => source::from_secret(&self.hub.connect()?, &node, self.wait)?,
         };
         let values = self.values(&node, &data)?;
         print(&self.render(values))?;
         if self.format == Format::Secret {
-            let beside = manifests::values_for_existing_secret(&self.delivery(), values);
-            say(format_args!(
-                "# values for the chart envoy beside this Secret:
-{}",
-                beside.trim_end()
-            ));
+            let rest = manifests::values_for_existing_secret(&self.installation(), values);
+            let rest = rest.trim_end();
+            say(format_args!("# values for the chart envoy beside this Secret:\n{rest}"));
         }
         Ok(Outcome::Done)
     }
@@ -186,11 +177,7 @@ impl ClusterValues {
         }
     }
 
-    fn values<'a>(
-        &self,
-        node: &NodeId,
-        data: &'a BTreeMap<String, String>,
-    ) -> anyhow::Result<&'a str> {
+    fn values<'a>(&self, node: &NodeId, data: &'a ValuesFiles) -> anyhow::Result<&'a str> {
         let key = if self.prometheus { PROMETHEUS_VALUES } else { VALUES };
         let missing = || {
             format!(
@@ -201,136 +188,55 @@ impl ClusterValues {
         Ok(data.get(key).with_context(missing)?)
     }
 
-    fn delivery(&self) -> ChartInstallation {
+    /// How the chart is installed, by the flags.
+    fn installation(&self) -> ChartInstallation {
         ChartInstallation {
             release: self.release.clone(),
             namespace: self.target_namespace.clone(),
-            manifests: self.manifests(),
-            secret: self.secret(),
+            manifests: self.manifest_namespace(),
+            secret: self.secret_name(),
             chart: self.chart.clone(),
             version: self.chart_version.clone(),
         }
     }
 
     fn render(&self, values: &str) -> String {
-        let to = self.delivery();
+        let installation = self.installation();
         match self.format {
             Format::Raw => values.to_owned(),
-            Format::HelmChart => manifests::helm_chart(&to, values),
-            Format::HelmRelease => manifests::helm_release(&to, values),
-            Format::Secret => manifests::secret(&to, &manifests::files_in_values(values)),
+            Format::HelmChart => manifests::helm_chart(&installation, values),
+            Format::HelmRelease => manifests::helm_release(&installation, values),
+            Format::Secret => manifests::secret(&installation, &manifests::files_in_values(values)),
         }
     }
 
-    fn manifests(&self) -> String {
+    fn manifest_namespace(&self) -> String {
         let default =
             if self.format == Format::HelmChart { "kube-system" } else { &self.target_namespace };
         self.manifest_namespace.as_deref().unwrap_or(default).to_owned()
     }
 
-    fn secret(&self) -> String {
+    fn secret_name(&self) -> String {
         let suffix = if self.format == Format::Secret { "files" } else { "helm-values" };
         self.secret_name.clone().unwrap_or_else(|| format!("{}-{suffix}", self.release))
     }
 
-    /// Makes the values of the files in a state directory.
-    fn of_state(&self, state: &Path, node: &NodeId) -> anyhow::Result<BTreeMap<String, String>> {
-        let dir = bootstrap_files::existing(&StateDir::at(state)?, node)?;
-        let files = read_swapped(&dir, &FILES)?.into_iter().collect();
-        let files = manifests::replace_directory(
-            files,
-            &dir.display().to_string(),
-            atlas_core::object_names::ENVOY_DIR,
-        )
-        .context("BUG: Atlas has written what is not YAML")?;
+    fn read_state(&self, state: &Path, node: &NodeId) -> anyhow::Result<ValuesFiles> {
         let settings = Settings {
             namespace: self.hub.namespace.clone(),
             web_url: self.web_url.clone(),
             ..Settings::default()
         };
-        let cluster =
-            self.from.as_ref().map(|from| cluster(&settings, from, node)).transpose()?.flatten();
-        let (replicas, memory) = match (&cluster, node) {
-            (Some(cluster), _) => (cluster.envoy_replicas, cluster.envoy_memory),
-            (None, NodeId::Hub) => {
-                (atlas_core::model::DEFAULT_ENVOY_REPLICAS, settings.hub_envoy_memory)
-            }
-            (None, NodeId::Cluster(_)) => {
-                (atlas_core::model::DEFAULT_ENVOY_REPLICAS, atlas_core::model::DEFAULT_ENVOY_MEMORY)
-            }
+        let cluster = match &self.from {
+            Some(manifests) => source::cluster_of(&settings, manifests, node)?,
+            None => None,
         };
-        let mut data = BTreeMap::from([(
-            VALUES.to_owned(),
-            helm_values::envoy(&node.to_string(), replicas, memory, &files),
-        )]);
-        if self.prometheus {
-            let cluster =
-                cluster.context("--prometheus: add --from with the directory of manifests, where what it depends on is written")?;
-            data.insert(PROMETHEUS_VALUES.to_owned(), helm_values::prometheus(&settings, &cluster));
-        }
-        Ok(data)
+        ensure!(
+            cluster.is_some() || !self.prometheus,
+            "--prometheus: add --from with the directory of manifests, where what it depends on is written"
+        );
+        source::from_state(state, node, &settings, cluster.as_ref())
     }
-}
-
-fn cluster(settings: &Settings, from: &Path, node: &NodeId) -> anyhow::Result<Option<Cluster>> {
-    let NodeId::Cluster(name) = node else { return Ok(None) };
-    let mut fleet = validate(settings, &watch::read_once(from)?.manifests, None).fleet;
-    let cluster = fleet.clusters.remove(name).map(std::sync::Arc::unwrap_or_clone);
-    ensure!(
-        cluster.is_some(),
-        "there is no cluster {name} in {} that is right: `atlas cluster-list` says what is wrong",
-        from.display()
-    );
-    Ok(cluster)
-}
-
-/// What Atlas wrote for a node, once it has.
-fn wait_for(
-    hub: &Admin,
-    node: &NodeId,
-    wait: Duration,
-) -> anyhow::Result<BTreeMap<String, String>> {
-    let (secret, namespace) = (values_secret_name(node), &hub.namespace);
-    let deadline = Instant::now() + wait;
-    let mut told = false;
-    loop {
-        if let Some(data) = hub.secret(&secret)?.filter(|data| data.contains_key(VALUES)) {
-            return Ok(data);
-        }
-        if Instant::now() >= deadline {
-            bail!(
-                "the Secret {secret} is not in {namespace}{}: {}",
-                waited(wait),
-                reason(hub, node)?
-            );
-        }
-        if !std::mem::replace(&mut told, true) {
-            say(format_args!(
-                "waiting for Atlas to write the Secret {secret} in {namespace}, for {} at most",
-                humantime::format_duration(wait)
-            ));
-        }
-        std::thread::sleep(POLL);
-    }
-}
-
-fn waited(wait: Duration) -> String {
-    if wait.is_zero() {
-        String::new()
-    } else {
-        format!(" after {}", humantime::format_duration(wait))
-    }
-}
-
-fn reason(hub: &Admin, node: &NodeId) -> anyhow::Result<String> {
-    if let NodeId::Cluster(name) = node
-        && hub.service(name.as_str())?.is_none()
-    {
-        return Ok(format!(
-            "there is no cluster {name} either: add it with `atlas cluster-add {name}`, or see `atlas cluster-list`"
-        ));
-    }
-    Ok("does Atlas run, and was it told where the hub is (--hub-address)? `atlas status` says what is wrong".into())
 }
 
 #[cfg(test)]
@@ -360,10 +266,10 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_has_a_name_of_its_own_and_lies_where_it_is_looked_for() {
+    fn the_secret_is_in_the_namespace_where_it_is_looked_for() {
         let names = |text: &str| {
             let values = line(text).unwrap();
-            (values.manifests(), values.secret())
+            (values.manifest_namespace(), values.secret_name())
         };
         assert_eq!(
             names("tokyo --format helm-chart"),

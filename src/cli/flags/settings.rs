@@ -1,4 +1,4 @@
-//! The flags that shape the plan, shared by every command that makes one.
+//! Flags that become [`Settings`], for every command that makes Envoy resources.
 
 use std::net::IpAddr;
 
@@ -15,7 +15,7 @@ use clap::Args;
 
 use super::values::{dns_label, selector as selector_text};
 
-/// What the operator configures once.
+/// What the operator configures once: the hub, names, the hub's Alertmanagers.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "The hub")]
 pub struct SettingsArgs {
@@ -184,16 +184,19 @@ pub struct SettingsArgs {
 }
 
 impl SettingsArgs {
-    /// Checks what can't be checked by a type alone. `xds_port` and `web_port` are Atlas's own.
+    /// The settings that these flags ask for. `xds_port` and `web_port` are Atlas's own ports.
     ///
     /// # Errors
-    /// The flag and what is wrong with it.
+    /// A flag is wrong; the error names it.
     pub fn settings(&self, xds_port: u16, web_port: u16) -> anyhow::Result<Settings> {
-        let hub = self.dialled("--hub-address", &self.hub_address, self.hub_xds_port)?;
+        let hub = self.hub_addresses("--hub-address", &self.hub_address, self.hub_xds_port)?;
         let own_xds =
-            self.dialled("--hub-xds-address", &self.hub_xds_address, self.hub_xds_port)?;
-        let own_alerts =
-            self.dialled("--hub-alerts-address", &self.hub_alerts_address, ports::HUB_ALERTS)?;
+            self.hub_addresses("--hub-xds-address", &self.hub_xds_address, self.hub_xds_port)?;
+        let own_alerts = self.hub_addresses(
+            "--hub-alerts-address",
+            &self.hub_alerts_address,
+            ports::HUB_ALERTS,
+        )?;
         let hub_stores = self.hub_stores(&hub)?;
         let alerts_at_hub =
             hub.iter().map(|at| HostPort::new(at.host.clone(), ports::HUB_ALERTS)).collect();
@@ -202,7 +205,7 @@ impl SettingsArgs {
         for (flag, domain) in
             [("--cluster-domain", &self.cluster_domain), ("--dns-zone", &self.dns_zone)]
         {
-            // The longest name made of it, that of a store, must stay within DNS's 253 characters.
+            // A store's name is the longest that is made of it, and DNS allows 253 characters.
             ensure!(
                 is_dns_name(domain) && domain.len() <= 150,
                 "{flag}: {domain:?} is not a DNS name of at most 150 characters"
@@ -250,8 +253,8 @@ impl SettingsArgs {
         })
     }
 
-    /// Addresses of the hub, which clusters' Envoys dial.
-    fn dialled(
+    /// Addresses of the hub to which clusters' Envoys connect.
+    fn hub_addresses(
         &self,
         flag: &str,
         texts: &[String],
@@ -265,7 +268,7 @@ impl SettingsArgs {
         texts.iter().map(one).collect()
     }
 
-    /// Where Thanos Query dials: if nobody says, where clusters do. It may share the hub Envoy's machine.
+    /// Addresses to which Thanos Query connects, by default the same. Loopback is allowed: both may be on one machine.
     fn hub_stores(&self, hub: &[HostPort]) -> anyhow::Result<Vec<IpAddr>> {
         for ip in &self.hub_store_address {
             let host = Host::Ip(*ip);
@@ -297,12 +300,12 @@ impl SettingsArgs {
     }
 }
 
-/// An error with the flag and its value, which [`NameError`] leaves to the caller.
+/// Adds the flag and its value to an error: [`NameError`] has neither.
 fn with_value<T>(flag: &str, value: &str, parsed: Result<T, NameError>) -> anyhow::Result<T> {
     parsed.map_err(|error| anyhow!("{flag}: {value:?} {error}"))
 }
 
-/// What an Envoy may take: with less than the least it would shed load at once.
+/// Reads the memory of an Envoy.
 fn envoy_memory(text: &str) -> Result<Memory, String> {
     let memory: Memory = text.parse().map_err(|error: NameError| error.to_string())?;
     let least = atlas_core::model::LEAST_ENVOY_MEMORY;
@@ -313,7 +316,7 @@ fn envoy_memory(text: &str) -> Result<Memory, String> {
     }
 }
 
-/// In whole seconds, which is what people are told when it has passed.
+/// Reads a duration in whole seconds, the unit of the message about a request that took longer.
 fn max_request(text: &str) -> Result<u32, String> {
     let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     let most = Settings::LONGEST_REQUEST_SECONDS;
@@ -328,105 +331,4 @@ fn bind_address(text: &str) -> Result<IpAddr, NameError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::Parser;
-
-    #[derive(Debug, Parser)]
-    struct Line {
-        #[command(flatten)]
-        settings: SettingsArgs,
-    }
-
-    fn settings(line: &str) -> Result<Settings, String> {
-        let words = ["atlas"].into_iter().chain(line.split_whitespace());
-        let line = Line::try_parse_from(words).map_err(|error| error.to_string())?;
-        line.settings.settings(ports::XDS, ports::WEB).map_err(|error| format!("{error:#}"))
-    }
-
-    fn stores(line: &str) -> Vec<String> {
-        settings(line).unwrap().hub_stores.iter().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn stores_are_where_the_hub_is_unless_told_otherwise() {
-        assert_eq!(stores("--hub-address hub.example.com"), [""; 0]);
-        assert_eq!(
-            stores("--hub-address hub.example.com,10.1.0.10:444,10.1.0.10,[fd00::10]"),
-            ["10.1.0.10", "fd00::10"]
-        );
-        assert_eq!(stores("--hub-address 10.1.0.10 --hub-store-address 127.0.0.1"), ["127.0.0.1"]);
-    }
-
-    #[test]
-    fn the_hub_is_not_at_a_local_address() {
-        for flag in ["--hub-address", "--hub-xds-address", "--hub-alerts-address"] {
-            for local in ["169.254.169.254", "localhost:1", "64:ff9b::a9fe:a9fe", "127.0.0.1"] {
-                let error = settings(&format!("{flag} 10.0.0.1,{local}")).unwrap_err();
-                assert!(
-                    error.starts_with(flag) && error.contains("--allow-local-addresses"),
-                    "{error}"
-                );
-                assert!(settings(&format!("{flag} {local} --allow-local-addresses")).is_ok());
-            }
-        }
-        assert!(settings("--hub-store-address 169.254.169.254").is_err());
-        assert!(settings("--hub-store-address 224.0.0.1").is_err());
-    }
-
-    #[test]
-    fn what_passes_to_web_uis_is_a_list() {
-        let settings = settings("--web-pass-headers Authorization,x-grafana-* --web-pass-cookies lang --web-url https://t/x/").unwrap();
-        assert_eq!(
-            settings.web_pass_headers,
-            ["authorization", "x-grafana-*"].map(|name| name.parse().unwrap()).into()
-        );
-        assert_eq!(settings.web_pass_cookies, ["lang".parse().unwrap()].into());
-        assert_eq!(
-            (settings.web_path(), settings.web_url.as_ref().unwrap().to_string().as_str()),
-            ("/x", "https://t/x")
-        );
-    }
-
-    #[test]
-    fn a_wrong_value_is_named_once_with_its_flag() {
-        let wrong = [
-            ("--hub-address http://h", "--hub-address", "http://h"),
-            ("--hub-address h:0", "--hub-address", "h:0"),
-            ("--atlas-address 0x7f000001", "--atlas-address", "0x7f000001"),
-            ("--alertmanager-selector app", "--alertmanager-selector", "app"),
-            ("--trust-domain A", "--trust-domain", "'A'"),
-            ("--namespace a.b", "--namespace", "a.b"),
-            ("--downstream-namespace Metrics", "--downstream-namespace", "Metrics"),
-            ("--alertmanager-namespace -a-", "--alertmanager-namespace", "-a-"),
-            ("--bind-address 224.0.0.1", "--bind-address", "224.0.0.1"),
-            ("--bind-address ::ffff:0.0.0.0", "--bind-address", "::ffff:0.0.0.0"),
-            ("--bind-address eth0", "--bind-address", "eth0"),
-            ("--web-url tools.example.com", "--web-url", "tools.example.com"),
-            (
-                "--web-url https://tools.example.com?a=b",
-                "--web-url",
-                "https://tools.example.com?a=b",
-            ),
-            ("--web-pass-headers lang,cookie", "--web-pass-headers", "cookie"),
-            ("--web-pass-cookies a*", "--web-pass-cookies", "a*"),
-            ("--web-pass-cookies lang,atlas.sid", "--web-pass-cookies", "atlas.sid"),
-        ];
-        for (line, flag, value) in wrong {
-            let line = line.replacen(' ', "=", 1);
-            let error = settings(&line).unwrap_err();
-            assert!(error.contains(flag) && error.contains(value), "{error}");
-            assert_eq!(
-                error.matches(&format!("\"{value}\"")).count(),
-                usize::from(!error.contains("invalid value")),
-                "{error}"
-            );
-        }
-        for wrong in ["0s", "500ms", "1500ms", "61m", "150", "-1s", "99999999999d"] {
-            let error = settings(&format!("--max-request-duration={wrong}")).unwrap_err();
-            assert!(error.contains("--max-request-duration") && error.contains(wrong), "{error}");
-        }
-        assert_eq!(settings("--max-request-duration=10m").unwrap().max_request_seconds, 600);
-        assert!(settings("--bind-address 0.0.0.0 --namespace metrics-1").is_ok());
-    }
-}
+mod tests;

@@ -1,14 +1,14 @@
-//! One status of several replicas: each knows the Envoys that are connected to it, and the leader knows the rest best.
+//! One status of several replicas. Each replica knows the Envoys that are connected to it; the rest is taken from the leader.
 
 use std::collections::BTreeMap;
 
 use crate::kube::admin::{Admin, PodRef};
 use crate::web::status::{NodeStatus, Status};
 
-/// Asks every pod behind a Service, and merges what they say.
+/// Asks every pod of a Service for its status, and merges the answers.
 ///
 /// # Errors
-/// There is no pod, whoever asks may not, or none answers.
+/// There is no pod, access is denied, or no pod answers.
 pub fn ask(hub: &Admin, service: &str, port: u16) -> anyhow::Result<Status> {
     let mut answers = Vec::new();
     for pod in hub.pods_of(service)? {
@@ -22,14 +22,14 @@ pub fn ask(hub: &Admin, service: &str, port: u16) -> anyhow::Result<Status> {
     merge(answers)
 }
 
-/// What all of them together say. Those that don't answer are named.
+/// Merges the answers. Pods that don't answer are named as problems.
 fn merge(answers: Vec<(PodRef, Result<Status, String>)>) -> anyhow::Result<Status> {
     let mut silent = Vec::new();
     let mut statuses = BTreeMap::new();
     for (pod, answer) in answers {
         match answer {
             Ok(status) => _ = statuses.insert(pod.name, status),
-            Err(reason) => silent.push(silence(&pod, &reason)),
+            Err(reason) => silent.push(no_answer(&pod, &reason)),
         }
     }
     let Some(base) = best(&statuses) else {
@@ -37,13 +37,13 @@ fn merge(answers: Vec<(PodRef, Result<Status, String>)>) -> anyhow::Result<Statu
     };
     let mut merged = statuses.remove(&base).expect("BUG: the best of the answers is none of them");
     for (name, status) in statuses {
-        add(&mut merged, &name, status);
+        merge_into(&mut merged, &name, status);
     }
     merged.problems.extend(silent);
     Ok(merged)
 }
 
-fn silence(pod: &PodRef, reason: &str) -> String {
+fn no_answer(pod: &PodRef, reason: &str) -> String {
     let ready = if pod.ready { "" } else { " (and says that it isn't ready)" };
     format!(
         "the replica {}{ready} doesn't answer, so its Envoys are missing here: {reason}",
@@ -51,7 +51,8 @@ fn silence(pod: &PodRef, reason: &str) -> String {
     )
 }
 
-/// Who knows most: the leader, else one that is ready. The Lease names a process: its pod, and a few random letters.
+/// The pod that the rest is taken from: the leader, else one that is ready. The Lease's holder is the pod's name with a random
+/// suffix.
 fn best(statuses: &BTreeMap<String, Status>) -> Option<String> {
     let leads = |name: &str, status: &Status| {
         let leader = status.leader.as_deref().unwrap_or_default();
@@ -62,7 +63,7 @@ fn best(statuses: &BTreeMap<String, Status>) -> Option<String> {
     leader.or(ready).or_else(|| statuses.iter().next()).map(|(name, _)| name.clone())
 }
 
-fn add(merged: &mut Status, pod: &str, status: Status) {
+fn merge_into(merged: &mut Status, pod: &str, status: Status) {
     for cluster in status.clusters {
         if let Some(known) = merged.clusters.iter_mut().find(|known| known.name == cluster.name) {
             known.connected += cluster.connected;
@@ -71,12 +72,12 @@ fn add(merged: &mut Status, pod: &str, status: Status) {
     for node in status.nodes {
         match merged.nodes.iter_mut().find(|known| known.node == node.node) {
             Some(known) => known.instances.extend(node.instances),
-            // It waits for a Service that only this replica doesn't miss, or that nobody knows.
+            // A node that only this replica lists: Envoys of a cluster that isn't there (any more), or not there for others yet.
             None if !node.instances.is_empty() => insert(&mut merged.nodes, node),
             None => {}
         }
     }
-    // Every replica reads the same objects; what has come to its port only it knows.
+    // Findings about objects are the same on every replica; those about its port are its own.
     merged
         .findings
         .extend(status.findings.into_iter().filter(|finding| finding.object.starts_with("port ")));
@@ -85,7 +86,7 @@ fn add(merged: &mut Status, pod: &str, status: Status) {
     merged.problems.extend(problems);
 }
 
-/// The hub stays first, the others by name.
+/// Inserts a node. The hub is first, the others are sorted by name.
 fn insert(nodes: &mut Vec<NodeStatus>, node: NodeStatus) {
     let place = nodes
         .iter()
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn instances_are_united_and_the_rest_is_the_leader_s() {
+    fn instances_are_merged_and_the_rest_is_the_leader_s() {
         let answers = vec![
             (
                 pod("atlas-0"),
