@@ -27,8 +27,8 @@ use crate::state::{ZoneSource, ZoneVersion};
 
 /// How long a TCP client may take to send the next query and to read its answer.
 const TCP_IDLE: Duration = Duration::from_secs(10);
-/// Open TCP connections. One more closes the oldest. An answer has at most 64 KiB, so this bounds the
-/// memory too.
+/// Open TCP connections. One more closes the oldest. An answer has at most 64 KiB, so this bounds
+/// the memory too.
 const TCP_CONNECTIONS: usize = 256;
 /// Longest query over TCP, in bytes. A name has at most 255, and the usual EDNS options less.
 const MAX_TCP_QUERY: u16 = 4096;
@@ -63,8 +63,9 @@ impl Sockets {
 }
 
 /// Binds the UDP port, shared if need be. A multicast DNS daemon, as most desktops have, listens on
-/// UDP port 5353 of all addresses and allows others to share it. Where nobody listens the port isn't
-/// shared, so that no other program can take queries later. (A second Atlas fails on the TCP port.)
+/// UDP port 5353 of all addresses and allows others to share it. Where nobody listens the port
+/// isn't shared, so that no other program can take queries later. (A second Atlas fails on the TCP
+/// port.)
 fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
     let socket = match std::net::UdpSocket::bind(address) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => bind_shared_udp(address)?.into(),

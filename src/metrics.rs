@@ -180,7 +180,8 @@ impl Metrics {
             "reason",
             &CONNECTION_END_REASONS,
         );
-        let help = "Connections to the xDS port for which there was no room, or that made room for another";
+        let help = "Connections to the xDS port for which there was no room, or that made room for \
+            another";
         let connections_dropped =
             counters("connections_dropped", help, "limit", &CONNECTION_LIMITS);
         let help = "Connections to other ports that made room for another";

@@ -12,4 +12,5 @@ pub mod process;
 pub mod run;
 pub mod scene;
 pub mod siege;
+pub mod tls;
 pub mod world;

@@ -1,9 +1,9 @@
 //! Answers queries from one zone in memory: bytes in, bytes out.
 //!
-//! hickory-proto decodes queries and encodes names and record data. What is answered, and the layout
-//! of the message, is decided here. hickory-server isn't used: its answers grow to whatever size the
-//! client claims, a truncated answer has no OPT record, and after 120 names it compresses none, so
-//! an answer over TCP holds a third fewer stores.
+//! hickory-proto decodes queries and encodes names and record data. What is answered, and the
+//! layout of the message, is decided here. hickory-server isn't used: its answers grow to whatever
+//! size the client claims, a truncated answer has no OPT record, and after 120 names it compresses
+//! none, so an answer over TCP holds a third fewer stores.
 
 use std::collections::HashMap;
 
@@ -18,9 +18,9 @@ use hickory_proto::serialize::binary::{
     BinDecodable, BinDecoder, BinEncodable, BinEncoder, NameEncoding,
 };
 
-/// Longest UDP message in either direction, in bytes, even if a client offers more. It is the default
-/// of "DNS flag day 2020": it passes every usual link in one packet. Fragments get lost, and large
-/// answers to forged addresses are an attack on their owners.
+/// Longest UDP message in either direction, in bytes, even if a client offers more. It is the
+/// default of "DNS flag day 2020": it passes every usual link in one packet. Fragments get lost,
+/// and large answers to forged addresses are an attack on their owners.
 pub const MAX_UDP: u16 = 1232;
 /// Longest UDP answer to a client without EDNS, in bytes (RFC 1035 §4.2.1).
 const MAX_UDP_WITHOUT_EDNS: u16 = 512;
@@ -63,8 +63,8 @@ struct Response<'a> {
     edns: Option<Edns>,
 }
 
-/// Answers a query; `None` if it must not be answered. While there is no zone yet, every question is
-/// answered with SERVFAIL.
+/// Answers a query; `None` if it must not be answered. While there is no zone yet, every question
+/// is answered with SERVFAIL.
 pub fn respond(zone: Option<&PreparedZone>, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
     let header = Header::read(&mut BinDecoder::new(query)).ok()?;
     // Else two servers could answer each other's answers without end.
@@ -228,9 +228,9 @@ impl Response<'_> {
         Self { metadata, question: None, answers: Vec::new(), authority: None, edns: None }
     }
 
-    /// Encodes an answer of at most `limit` bytes. Records that don't fit are left out, and the header
-    /// says so; the OPT record always fits (RFC 6891 §7). The additional section has no addresses:
-    /// Thanos asks for them separately, and here they would take the room of stores.
+    /// Encodes an answer of at most `limit` bytes. Records that don't fit are left out, and the
+    /// header says so; the OPT record always fits (RFC 6891 §7). The additional section has no
+    /// addresses: Thanos asks for them separately, and here they would take the room of stores.
     fn encode(mut self, limit: usize) -> Result<Vec<u8>, ProtoError> {
         let opt = self.opt()?;
         let room = limit - opt.len();

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, UdpSocket as StdUdpSocket};
 
 use atlas_core::thanos::zone::{self, RecordData, Zone};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
 use super::*;
 
@@ -136,7 +136,8 @@ fn code(message: &Message) -> ResponseCode {
 }
 
 fn has_soa(message: &Message) -> bool {
-    matches!(message.authorities.as_slice(), [soa] if soa.record_type() == RecordType::SOA && soa.ttl == 30)
+    let is_soa = |record: &Record| record.record_type() == RecordType::SOA && record.ttl == 30;
+    matches!(message.authorities.as_slice(), [record] if is_soa(record))
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
-//! An HTTP/1.1 server with limits that axum's own server lacks: of the number of connections, of the
-//! size of request headers, and of the time that headers may take to arrive and a response to be
-//! read.
+//! An HTTP/1.1 server with limits that axum's own server lacks: of the number of connections, of
+//! the size of request headers, and of the time that headers may take to arrive and a response to
+//! be read.
 
 use std::future::Future;
 use std::io::{Error, ErrorKind};
@@ -25,8 +25,8 @@ use crate::process::connection_limiter::{ConnectionLimiter, Permit};
 /// The limits of one port.
 #[derive(Clone, Copy, Debug)]
 struct PortLimits {
-    /// Open connections. The clients are the kubelet, a few Prometheus and the hub's Envoys. One more
-    /// connection closes the oldest.
+    /// Open connections. The clients are the kubelet, a few Prometheus and the hub's Envoys. One
+    /// more connection closes the oldest.
     connections: usize,
     /// A connection whose next request headers haven't arrived after this time is closed.
     header_timeout: Duration,

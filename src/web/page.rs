@@ -31,14 +31,16 @@ pub fn index(status: &Status, path: &str) -> String {
         problems = format!("<h2>Problem</h2><ul>{problems}</ul>");
     }
     format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><link rel=\"icon\" href=\"data:,\">\
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
+         <link rel=\"icon\" href=\"data:,\">\
          <title>Atlas</title><style>{STYLE}</style><h1>Atlas</h1>{table}{problems}\
          <footer>Atlas {} · <a href=\"{path}/api/v1/status\">status as JSON</a></footer></html>\n",
         escape(&status.version)
     )
 }
 
-const STYLE: &str = "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\
+const STYLE: &str = "\
+body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\
 table{border-collapse:collapse;width:100%}\
 th,td{text-align:left;padding:.3rem .8rem .3rem 0;border-bottom:1px solid #ddd}\
 .off{color:#a00}footer{margin-top:2rem;color:#666}";

@@ -33,8 +33,8 @@ pub struct Status {
     pub nodes: Vec<NodeStatus>,
     /// Files that can't be read.
     pub errors: Vec<String>,
-    /// What Atlas itself can't do, such as issue a certificate or write a file; and a root certificate
-    /// that expires soon.
+    /// What Atlas itself can't do, such as issue a certificate or write a file; and a root
+    /// certificate that expires soon.
     #[serde(default, rename = "troubles")]
     pub problems: Vec<String>,
     /// What is wrong with objects, or worth knowing.

@@ -1,9 +1,9 @@
 //! Limits of connections, requests and memory. A client with one cluster's credential can slow down
 //! that cluster and nobody else.
 //!
-//! The memory that one node can make Atlas use is bounded by two of them: its connections, each with
-//! at most [`STREAMS_PER_CONNECTION`] streams, and [`Limits::node_bytes`] for all that its clients
-//! send.
+//! The memory that one node can make Atlas use is bounded by two of them: its connections, each
+//! with at most [`STREAMS_PER_CONNECTION`] streams, and [`Limits::node_bytes`] for all that its
+//! clients send.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Encodes responses as gRPC messages, chunk by chunk. Resources are encoded already; they are copied
-//! into the chunk that is about to be sent, and nowhere else.
+//! Encodes responses as gRPC messages, chunk by chunk. Resources are encoded already; they are
+//! copied into the chunk that is about to be sent, and nowhere else.
 
 use std::sync::Arc;
 
@@ -8,8 +8,8 @@ use atlas_core::xds::resource::Resource;
 use bytes::{BufMut, Bytes, BytesMut};
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len, string};
 
-/// Largest chunk of a response, in bytes. A resource that is larger is a chunk of its own. One chunk
-/// is buffered for a client that doesn't read.
+/// Largest chunk of a response, in bytes. A resource that is larger is a chunk of its own. One
+/// chunk is buffered for a client that doesn't read.
 pub const CHUNK_BYTES: usize = 16 << 10;
 
 /// The header of a gRPC message: whether it is compressed (1 byte), and its length (4 bytes).
@@ -35,7 +35,8 @@ pub struct ResponseEncoder {
 }
 
 impl ResponseEncoder {
-    /// Begins a response. Returns `None` if it is too long for the header of a gRPC message (4 GiB).
+    /// Begins a response. Returns `None` if it is too long for the header of a gRPC message (4
+    /// GiB).
     pub fn new(response: Response, variant: Variant) -> Option<Self> {
         let fields = head_length(&response, variant);
         let resources: usize = response

@@ -1,5 +1,5 @@
-//! Thanos Query finds the stores by DNS: through Atlas's own server, and through CoreDNS with the file that Atlas writes. BIND loads that
-//! file too, and its secondaries follow.
+//! Thanos Query finds the stores by DNS: through Atlas's own server, and through CoreDNS with the
+//! file that Atlas writes. BIND loads that file too, and its secondaries follow.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -148,7 +148,8 @@ pub(crate) fn soa(host: &Host, server: SocketAddr) -> Result<u32> {
     serial.with_context(|| format!("{server} has no SOA record"))
 }
 
-/// CoreDNS with a Corefile on an address of the hub, and a Query on the same address that resolves by it.
+/// CoreDNS with a Corefile on an address of the hub, and a Query on the same address that resolves
+/// by it.
 fn query_through(hub: &Hub, name: &str, ip: IpAddr, corefile: &str) -> Result<(CoreDns, Query)> {
     let host = &hub.place.host;
     let mut dns = CoreDns::start(
@@ -186,7 +187,8 @@ fn wait_four(query: &mut Query) -> Result<()> {
     Ok(())
 }
 
-/// So many stores are found, whether they answer or not: Query shows on its pages only what has answered once.
+/// So many stores are found, whether they answer or not: Query shows on its pages only what has
+/// answered once.
 fn wait_found(hub: &Hub, query: &Query, count: usize) -> Result<()> {
     let url = format!("http://{}/metrics", query.http);
     wait_until(&format!("{count} stores found"), SOON, || {

@@ -1,4 +1,5 @@
-//! What a silent hub or a stalled Alertmanager costs a cluster, and what an Envoy shows of its limits.
+//! What a silent hub or a stalled Alertmanager costs a cluster, and what an Envoy shows of its
+//! limits.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -33,7 +34,8 @@ fn post(cluster: &Cluster, index: u32) -> Result<(u16, Duration)> {
     Ok((answer.status, began.elapsed()))
 }
 
-/// Waits until posts fail at once, and says how long that takes from now and how long a post takes then.
+/// Waits until posts fail at once, and says how long that takes from now and how long a post takes
+/// then.
 fn wait_failing_at_once(cluster: &Cluster, index: u32) -> Result<()> {
     let began = Instant::now();
     wait_until("a post that fails at once", Duration::from_secs(60), || {
@@ -53,7 +55,8 @@ fn wait_failing_at_once(cluster: &Cluster, index: u32) -> Result<()> {
     Ok(())
 }
 
-/// A Prometheus 2 with many alerts, which sends each to the hub and to its own cluster's Alertmanager.
+/// A Prometheus 2 with many alerts, which sends each to the hub and to its own cluster's
+/// Alertmanager.
 fn prometheus_with_alerts(cluster: &Cluster) -> Result<Prometheus> {
     let sd = format!("http://{}/alertmanagers", SocketAddr::new(cluster.place.envoy, 11903));
     let alerting = json!({"alertmanagers": [
@@ -91,7 +94,8 @@ fn local_alerts(cluster: &Cluster) -> Result<usize> {
 
 world_test! {
     needs [Envoy, Thanos, Prometheus, PrometheusClassic, Alertmanager, CoreDns],
-    /// With plain Envoys each post waits for 6 s, and Prometheus 2 sends its next ones only after it.
+    /// With plain Envoys each post waits for 6 s, and Prometheus 2 sends its next ones only after
+    /// it.
     fn a_silent_hub_costs_a_cluster_nothing(world) {
         let mut scene = Scene::start(world, atlas(), Part::Prometheus)?;
         prove::alert(&scene.hub, "tokyo")?;

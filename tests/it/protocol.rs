@@ -1,4 +1,5 @@
-//! The protocol's hard cases, with real Envoys: what one of them refuses, what is gone when it comes back, what it asks for in vain.
+//! The protocol's hard cases, with real Envoys: what one of them refuses, what is gone when it
+//! comes back, what it asks for in vain.
 
 use std::net::{Ipv6Addr, TcpListener};
 use std::path::PathBuf;
@@ -62,16 +63,16 @@ impl Hub {
     }
 
     /// How a type stands on the hub's stream: state and message.
-    fn standing(&self, kind: &str) -> Result<(String, String)> {
+    fn type_status(&self, kind: &str) -> Result<(String, String)> {
         let status = self.atlas.status()?;
         let of_type = &status["nodes"][0]["instances"][0]["types"][kind];
         let text = |key: &str| of_type[key].as_str().unwrap_or_default().to_owned();
         Ok((text("state"), text("message")))
     }
 
-    fn wait_standing(&self, kind: &str, state: &str) -> Result<String> {
+    fn wait_status(&self, kind: &str, state: &str) -> Result<String> {
         wait_until(&format!("{kind} is {state}"), SOON, || {
-            let (now, message) = self.standing(kind)?;
+            let (now, message) = self.type_status(kind)?;
             ensure!(now == state, "it is {now:?}: {message}");
             Ok(Some(message))
         })
@@ -101,7 +102,7 @@ fn has(envoy: &Envoy, path: &str, text: &str) -> Result<bool> {
 
 world_test! {
     needs [Envoy],
-    fn one_refused_resource_harms_no_other_and_is_not_sent_again(world) {
+    fn a_refused_resource_is_not_resent_and_harms_no_other(world) {
         let mut hub = Hub::start(world, &["tokyo"], &[])?;
         // The web listener's port is taken.
         let taken = hub.host.within(|| Ok(TcpListener::bind((Ipv6Addr::UNSPECIFIED, 10904))?))?;
@@ -110,7 +111,7 @@ world_test! {
         envoy.wait_live()?;
         println!("live {:?} after its start, with a refused listener", started.elapsed());
         assert!(started.elapsed() < Duration::from_secs(10), "Envoy alone would wait for 15 s");
-        let message = hub.wait_standing("LDS", "NACK")?;
+        let message = hub.wait_status("LDS", "NACK")?;
         assert!(message.contains("10904"), "{message}");
         for listener in ["xds", "stores", "alerts"] {
             wait_until(listener, SOON, || Ok(has(&envoy, "/listeners", &format!("{listener}::"))?.then_some(())))?;
@@ -121,7 +122,8 @@ world_test! {
         let metrics = hub.atlas.get(6309, "/metrics")?.text();
         assert!(metrics.lines().any(|line| line.starts_with("atlas_xds_quarantined") && line.ends_with(" 1")), "{metrics}");
 
-        // Everything else goes on, and the refused version is not sent again: neither with changes nor with a new stream.
+        // Everything else goes on, and the refused version is not sent again: neither with changes
+        // nor with a new stream.
         let rejected = || envoy.stat("listener_manager.lds.update_rejected");
         let before = rejected()?;
         hub.atlas.write_manifest("osaka.yaml", &manifest("osaka"))?;
@@ -129,8 +131,8 @@ world_test! {
         hub.atlas.process.stop(SOON)?;
         hub.atlas.process.restart()?;
         hub.atlas.wait_ready()?;
-        hub.wait_standing("CDS", "SYNCED")?;
-        hub.wait_standing("LDS", "NACK")?;
+        hub.wait_status("CDS", "SYNCED")?;
+        hub.wait_status("LDS", "NACK")?;
         // A restarted Atlas has forgotten, and hears it once more.
         std::thread::sleep(Duration::from_secs(2));
         assert!(rejected()? <= before + 1, "{} refusals after {before}", rejected()?);
@@ -140,7 +142,7 @@ world_test! {
         envoy.process.stop(SOON)?;
         envoy.process.restart()?;
         envoy.wait_live()?;
-        hub.wait_standing("LDS", "SYNCED")?;
+        hub.wait_status("LDS", "SYNCED")?;
         assert!(has(&envoy, "/listeners", "web::")?);
         assert_eq!(hub.atlas.status()?["nodes"][0]["quarantined"].as_array().map_or(0, Vec::len), 0);
     }
@@ -148,7 +150,7 @@ world_test! {
 
 world_test! {
     needs [Envoy],
-    fn what_was_deleted_while_atlas_was_away_goes_and_nothing_else_is_sent(world) {
+    fn after_a_restart_only_removals_are_sent(world) {
         let mut hub = Hub::start(world, &["tokyo", "osaka"], &[])?;
         let mut envoy = hub.envoy(hub.atlas.bootstrap("hub"))?;
         envoy.wait_live()?;
@@ -170,7 +172,7 @@ world_test! {
 world_test! {
     needs [Envoy],
     /// Unanswered, an Envoy waits for 15 s for a secret before it opens a listener.
-    fn a_secret_that_does_not_exist_holds_nothing_up(world) {
+    fn a_missing_secret_delays_no_listener(world) {
         let hub = Hub::start(world, &["tokyo"], &[])?;
         let mut config = hub.bootstrap()?;
         let secret = serde_json::json!({"name": "nobody-has-this", "sds_config": {"ads": {}, "resource_api_version": "V3"}});
@@ -188,7 +190,7 @@ world_test! {
 
 world_test! {
     needs [Envoy],
-    fn an_envoy_that_asks_for_the_state_of_the_world_gets_it(world) {
+    fn a_state_of_the_world_envoy_is_served(world) {
         let mut hub = Hub::start(world, &["tokyo"], &[])?;
         let mut config = hub.bootstrap()?;
         config["dynamic_resources"]["ads_config"]["api_type"] = "GRPC".into();
@@ -212,7 +214,7 @@ world_test! {
             Ok((has(&envoy, "/clusters", "cluster/osaka::")? && !has(&envoy, "/clusters", "tokyo")?).then_some(()))
         })?;
         for kind in ["CDS", "LDS", "RDS", "SDS"] {
-            hub.wait_standing(kind, "SYNCED")?;
+            hub.wait_status(kind, "SYNCED")?;
         }
         assert!(has(&envoy, "/listeners", "web::")?);
         assert_eq!(envoy.stat("cluster_manager.cds.update_rejected")? + envoy.stat("listener_manager.lds.update_rejected")?, 0);
@@ -222,7 +224,7 @@ world_test! {
 world_test! {
     needs [Envoy],
     /// Beside the aggregated stream, in both variants.
-    fn secrets_are_served_by_their_own_service_too(world) {
+    fn secrets_have_their_own_service_too(world) {
         let hub = Hub::start(world, &["tokyo"], &[])?;
         let mut config = hub.bootstrap()?;
         let listener = |(port, variant): (u16, &str)| {
@@ -248,7 +250,7 @@ world_test! {
 world_test! {
     needs [Envoy],
     /// Unanswered, Envoy's pauses grow from 0.5 s to 15 s.
-    fn a_stream_that_ends_by_age_is_back_at_once_however_often(world) {
+    fn a_stream_that_ends_by_age_reconnects_at_once(world) {
         let hub = Hub::start(world, &["tokyo"], &["--max-stream-age=2s"])?;
         let mut envoy = hub.envoy(hub.atlas.bootstrap("hub"))?;
         envoy.wait_live()?;

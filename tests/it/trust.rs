@@ -1,4 +1,5 @@
-//! Who may connect where: strangers, other clusters, and credentials in the wrong place.
+//! Which clients each mutual-TLS port accepts: untrusted clients, other clusters, and credentials that
+//! belong to another port.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -10,60 +11,13 @@ use anyhow::{Context, Result, bail};
 use atlas_core::text::is_plain;
 use atlas_lab::parts::Part;
 use atlas_lab::scene::Scene;
+use atlas_lab::tls::trusting_client;
 use atlas_lab::world::Host;
 use atlas_lab::world_test;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme, SupportedProtocolVersion};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::SupportedProtocolVersion;
+use rustls_pki_types::ServerName;
 
 use crate::atlas;
-
-/// Accepts any server: here the server judges the client.
-#[derive(Debug)]
-struct AnyServer;
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider()
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
-}
-
-/// A PEM file of certificates and a key, as Atlas keeps them.
-fn credential(pem: &str) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
-    let chain = CertificateDer::pem_slice_iter(pem.as_bytes())
-        .collect::<Result<_, _>>()
-        .map_err(|e| anyhow::anyhow!("{e}"))?;
-    Ok((chain, PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|e| anyhow::anyhow!("{e}"))?))
-}
 
 type Tls = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
 
@@ -74,25 +28,14 @@ fn dial(
     version: &'static SupportedProtocolVersion,
     alpn: &[&[u8]],
 ) -> Result<Tls> {
-    let builder =
-        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_protocol_versions(&[version])?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyServer));
-    let mut config = match pem {
-        None => builder.with_no_client_auth(),
-        Some(pem) => {
-            let (chain, key) = credential(pem)?;
-            builder.with_client_auth_cert(chain, key)?
-        }
-    };
-    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    let config = trusting_client(pem, version, alpn)?;
     let tcp = TcpStream::connect_timeout(&at, Duration::from_secs(3)).context("connect")?;
     tcp.set_read_timeout(Some(Duration::from_secs(5)))?;
     Ok(Tls::new(rustls::ClientConnection::new(Arc::new(config), ServerName::from(at.ip()))?, tcp))
 }
 
-/// Connects, shakes hands, and speaks HTTP/2 until the server answers. With TLS 1.3 a refusal comes after the handshake.
+/// Connects, shakes hands, and speaks HTTP/2 until the server answers. With TLS 1.3 a refusal comes
+/// after the handshake.
 fn connect(
     at: SocketAddr,
     pem: Option<&str>,
@@ -119,8 +62,8 @@ fn request(at: SocketAddr, pem: &str, method: &str, path: &str, body: &str) -> R
     String::from_utf8_lossy(&head[9..]).parse().context("a status")
 }
 
-/// A certificate for a name of Atlas's trust domain, signed by somebody else.
-fn stranger(uri: &str) -> Result<String> {
+/// A certificate for a SPIFFE ID of Atlas's trust domain, signed by another authority.
+fn untrusted(uri: &str) -> Result<String> {
     use rcgen::{CertificateParams, IsCa, Issuer, KeyPair, SanType};
     let ca_key = KeyPair::generate()?;
     let mut ca = CertificateParams::new(Vec::new())?;
@@ -133,75 +76,77 @@ fn stranger(uri: &str) -> Result<String> {
     Ok(leaf.pem() + &ca_pem + &key.serialize_pem())
 }
 
-struct Door {
-    what: &'static str,
-    at: SocketAddr,
+/// A port under test, and its name for messages.
+struct Port {
+    name: &'static str,
+    address: SocketAddr,
 }
 
-/// Tries from the hub's host, which reaches every port.
-fn attempt(from: &Host, door: &Door, pem: Option<&str>) -> Result<()> {
-    from.within(|| connect(door.at, pem, &rustls::version::TLS13))
+/// Connects from a host. The hub's host reaches every port.
+fn attempt(from: &Host, port: &Port, pem: Option<&str>) -> Result<()> {
+    from.within(|| connect(port.address, pem, &rustls::version::TLS13))
 }
 
-fn refused(from: &Host, door: &Door, who: &str, pem: Option<&str>) -> Result<()> {
-    match attempt(from, door, pem) {
-        Ok(()) => bail!("{} let in {who}", door.what),
+fn expect_refused(from: &Host, port: &Port, client: &str, pem: Option<&str>) -> Result<()> {
+    match attempt(from, port, pem) {
+        Ok(()) => bail!("{} accepts {client}", port.name),
         Err(error) => {
-            println!("{} refuses {who}: {error:#}", door.what);
+            println!("{} refuses {client}: {error:#}", port.name);
             Ok(())
         }
     }
 }
 
-fn kept(state: &Path, file: &str) -> Result<String> {
+/// A PEM file of the state directory.
+fn read_pem(state: &Path, file: &str) -> Result<String> {
     let path = state.join("pki").join(file);
     std::fs::read_to_string(&path).with_context(|| path.display().to_string())
 }
 
 world_test! {
     needs [Envoy, Thanos, Prometheus, Alertmanager, CoreDns],
-    fn every_mutual_tls_port_lets_in_whom_it_should_and_nobody_else(world) {
+    fn every_mutual_tls_port_accepts_its_own_clients_only(world) {
         let scene = Scene::start(world, atlas(), Part::Prometheus)?;
         let hub = &scene.hub.place.host;
         let state = scene.hub.atlas.options.state.clone();
-        let door = |what, ip: IpAddr, port| Door { what, at: SocketAddr::new(ip, port) };
+        let port = |name, ip: IpAddr, port| Port { name, address: SocketAddr::new(ip, port) };
         let (hub_ip, tokyo_ip) = (scene.hub.place.envoy, scene.clusters[0].place.envoy);
-        let xds = door("the xDS port behind the hub's 10900", hub_ip, 10900);
-        let own_xds = door("Atlas's own xDS port 6305", scene.hub.atlas.options.listen, 6305);
-        let alerts = door("the hub's alert port 10903", hub_ip, 10903);
-        let inbound = door("tokyo's port 11901", tokyo_ip, 11901);
+        let xds = port("the xDS port behind the hub's 10900", hub_ip, 10900);
+        let own_xds = port("Atlas's own xDS port 6305", scene.hub.atlas.options.listen, 6305);
+        let alerts = port("the hub's alert port 10903", hub_ip, 10903);
+        let inbound = port("tokyo's port 11901", tokyo_ip, 11901);
 
-        let hub_leaf = kept(&state, "hub.pem")?;
-        let (tokyo, paris) = (kept(&state, "cluster.tokyo.pem")?, kept(&state, "cluster.paris.pem")?);
-        let tokyo_boot = kept(&state, "bootstrap.tokyo.pem")?;
-        let atlas_leaf = kept(&state, "atlas.pem")?;
+        let hub_leaf = read_pem(&state, "hub.pem")?;
+        let (tokyo, paris) = (read_pem(&state, "cluster.tokyo.pem")?, read_pem(&state, "cluster.paris.pem")?);
+        let tokyo_boot = read_pem(&state, "bootstrap.tokyo.pem")?;
+        let atlas_leaf = read_pem(&state, "atlas.pem")?;
 
-        // Those who belong there.
-        for (door, pem) in [(&xds, &tokyo_boot), (&own_xds, &tokyo_boot), (&own_xds, &hub_leaf), (&alerts, &tokyo), (&alerts, &paris), (&inbound, &hub_leaf)] {
-            attempt(hub, door, Some(pem)).with_context(|| format!("{} refused who belongs there", door.what))?;
+        // Clients that belong there.
+        for (port, pem) in [(&xds, &tokyo_boot), (&own_xds, &tokyo_boot), (&own_xds, &hub_leaf), (&alerts, &tokyo), (&alerts, &paris), (&inbound, &hub_leaf)] {
+            attempt(hub, port, Some(pem)).with_context(|| format!("{} refuses a client that belongs there", port.name))?;
         }
-        // Nobody, strangers, and TLS 1.2.
-        for door in [&xds, &own_xds, &alerts, &inbound] {
-            refused(hub, door, "a client without a certificate", None)?;
+        // No certificate, untrusted certificates, and TLS 1.2.
+        for port in [&xds, &own_xds, &alerts, &inbound] {
+            expect_refused(hub, port, "a client without a certificate", None)?;
             for uri in ["spiffe://atlas/hub", "spiffe://atlas/cluster/tokyo/1", "spiffe://atlas/bootstrap/tokyo/1"] {
-                refused(hub, door, &format!("a stranger who calls itself {uri}"), Some(&stranger(uri)?))?;
+                expect_refused(hub, port, &format!("an untrusted client that claims to be {uri}"), Some(&untrusted(uri)?))?;
             }
-            let old = hub.within(|| connect(door.at, Some(&hub_leaf), &rustls::version::TLS12));
-            assert!(old.is_err(), "{} speaks TLS 1.2", door.what);
+            let old = hub.within(|| connect(port.address, Some(&hub_leaf), &rustls::version::TLS12));
+            assert!(old.is_err(), "{} speaks TLS 1.2", port.name);
         }
-        // Known ones in the wrong place.
-        refused(hub, &inbound, "another cluster's leaf", Some(&paris))?;
-        refused(hub, &inbound, "its own leaf", Some(&tokyo))?;
-        refused(hub, &inbound, "a bootstrap credential", Some(&tokyo_boot))?;
-        refused(hub, &inbound, "Atlas's leaf", Some(&atlas_leaf))?;
-        refused(hub, &alerts, "a bootstrap credential", Some(&tokyo_boot))?;
-        refused(hub, &alerts, "the hub's leaf", Some(&hub_leaf))?;
-        for door in [&xds, &own_xds] {
-            refused(hub, door, "a cluster's leaf", Some(&tokyo))?;
-            refused(hub, door, "Atlas's own leaf", Some(&atlas_leaf))?;
+        // Trusted clients on a port that isn't theirs.
+        expect_refused(hub, &inbound, "another cluster's leaf", Some(&paris))?;
+        expect_refused(hub, &inbound, "its own leaf", Some(&tokyo))?;
+        expect_refused(hub, &inbound, "a bootstrap credential", Some(&tokyo_boot))?;
+        expect_refused(hub, &inbound, "Atlas's leaf", Some(&atlas_leaf))?;
+        expect_refused(hub, &alerts, "a bootstrap credential", Some(&tokyo_boot))?;
+        expect_refused(hub, &alerts, "the hub's leaf", Some(&hub_leaf))?;
+        for port in [&xds, &own_xds] {
+            expect_refused(hub, port, "a cluster's leaf", Some(&tokyo))?;
+            expect_refused(hub, port, "Atlas's own leaf", Some(&atlas_leaf))?;
         }
-        // On the alert port even those who belong there can post alerts and nothing else.
-        let ask = |method: &'static str, path: &'static str| hub.within(|| request(alerts.at, &tokyo, method, path, "[]"));
+        // On the alert port a client can post alerts and nothing else.
+        let ask = |method: &'static str, path: &'static str| hub.within(|| request(alerts.address, &tokyo, method, path, "[]"));
         assert_eq!(ask("POST", "/alertmanager/0/api/v2/alerts")?, 200);
         for (method, path) in [
             ("GET", "/alertmanager/0/api/v2/alerts"),
@@ -218,7 +163,7 @@ world_test! {
             assert_eq!(status, 403, "{method} {path}");
         }
         assert_eq!(ask("POST", "/alertmanager/9/api/v2/alerts")?, 404, "no such replica");
-        // The keys are where they should be, and nowhere else.
+        // No private key is in a log.
         for host in [hub, &scene.clusters[0].place.host] {
             for entry in std::fs::read_dir(host.dir())?.flatten().filter(|entry| entry.path().extension().is_some_and(|e| e == "log")) {
                 let log = std::fs::read_to_string(entry.path())?;
@@ -230,9 +175,10 @@ world_test! {
 
 world_test! {
     needs [Envoy, Thanos, Prometheus, Alertmanager, CoreDns],
-    fn an_envoy_that_calls_itself_somebody_else_gets_its_own_configuration(world) {
+    fn an_envoy_with_a_foreign_node_id_gets_its_own_configuration(world) {
         let mut scene = Scene::start(world, atlas(), Part::Prometheus)?;
-        // Paris's Envoy starts again as "tokyo", and what nobody sees behind it, with paris's credential.
+        // Paris's Envoy starts again as "tokyo", and what nobody sees behind it, with paris's
+        // credential.
         let hidden = r#""tokyo\u202E\u2066\u200B\u2028""#;
         let path = scene.clusters[1].place.host.dir().join("envoy-paris/envoy.yaml");
         let text = std::fs::read_to_string(&path)?;
@@ -256,18 +202,19 @@ world_test! {
     fn a_removed_cluster_is_forgotten_at_once(world) {
         let mut scene = Scene::start(world, atlas(), Part::Prometheus)?;
         let state = scene.hub.atlas.options.state.clone();
-        let boot = kept(&state, "bootstrap.paris.pem")?;
-        let own_xds = Door { what: "Atlas's xDS port", at: SocketAddr::new(scene.hub.atlas.options.listen, 6305) };
+        let boot = read_pem(&state, "bootstrap.paris.pem")?;
+        let own_xds = Port { name: "Atlas's xDS port", address: SocketAddr::new(scene.hub.atlas.options.listen, 6305) };
         attempt(&scene.hub.place.host, &own_xds, Some(&boot))?;
         let from = scene.hub.atlas.options.from.clone();
         scene.hub.atlas.command(&["cluster-remove", "paris", "--from", from.to_str().context("UTF-8")?])?;
-        refused(&scene.hub.place.host, &own_xds, "a removed cluster's credential", Some(&boot))?;
+        expect_refused(&scene.hub.place.host, &own_xds, "a removed cluster's credential", Some(&boot))?;
         assert!(!from.join("paris.yaml").exists());
         let status = scene.hub.atlas.status()?;
         assert!(!status["nodes"].to_string().contains("paris"), "its streams are closed: {status:#}");
         assert_eq!(scene.hub.web("/prom/paris/")?.status, 404);
         assert_eq!(scene.hub.web("/prom/tokyo/-/healthy")?.status, 200);
-        // Its Envoy, whose connection was open all the time, is not let in again, nor when a cluster of that name returns.
+        // Its Envoy, whose connection was open all the time, is not let in again, nor when a
+        // cluster of that name returns.
         let manifest = "apiVersion: v1\nkind: Service\nmetadata: {name: paris, labels: {goatlas.io/cluster: \"true\"}}\nspec: {externalIPs: [10.91.250.1]}\n";
         scene.hub.atlas.write_manifest("paris.yaml", manifest)?;
         std::thread::sleep(Duration::from_secs(8));

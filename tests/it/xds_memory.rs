@@ -1,4 +1,5 @@
-//! What one credential may take of the real Atlas, once and again: clients through mutual TLS that ask for all they can think of.
+//! What one credential may take of the real Atlas, once and again: clients through mutual TLS that
+//! ask for all they can think of.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -8,15 +9,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use atlas_lab::tls::trusting_client;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use envoy_types::pb::envoy::service::discovery::v3::{
     DeltaDiscoveryRequest, DeltaDiscoveryResponse,
 };
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
@@ -161,61 +160,15 @@ async fn wait_for(what: &str, mut so: impl AsyncFnMut() -> Result<bool>) -> Resu
     Ok(())
 }
 
+/// What a node's Envoy connects with: `tls.crt` and `tls.key` of its directory.
 fn connector(dir: &Path) -> Result<TlsConnector> {
     let read = |name: &str| {
-        std::fs::read(dir.join(name))
+        std::fs::read_to_string(dir.join(name))
             .with_context(|| format!("cannot read {}/{name}", dir.display()))
     };
-    let chain: Vec<_> =
-        CertificateDer::pem_slice_iter(&read("tls.crt")?).collect::<Result<_, _>>()?;
-    let key = PrivateKeyDer::from_pem_slice(&read("tls.key")?)?;
-    let mut config =
-        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyServer))
-            .with_client_auth_cert(chain, key)?;
-    config.alpn_protocols = vec![b"h2".to_vec()];
+    let pem = read("tls.crt")? + &read("tls.key")?;
+    let config = trusting_client(Some(&pem), &rustls::version::TLS13, &[b"h2"])?;
     Ok(TlsConnector::from(Arc::new(config)))
-}
-
-/// Who the server is doesn't matter here.
-#[derive(Debug)]
-struct AnyServer;
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
-    }
 }
 
 /// An incremental ADS stream.
@@ -233,7 +186,7 @@ impl Stream {
         Ok(Self { requests, responses })
     }
 
-    async fn say(&self, kind: usize, names: &[String]) -> Result<()> {
+    async fn subscribe(&self, kind: usize, names: &[String]) -> Result<()> {
         let type_url = TYPES[kind].into();
         Ok(self
             .requests
@@ -246,7 +199,7 @@ impl Stream {
     }
 
     /// The names in the next response, which is acknowledged.
-    async fn hears(&mut self) -> Result<Vec<String>> {
+    async fn receive(&mut self) -> Result<Vec<String>> {
         let response = tokio::time::timeout(SOON, self.responses.message())
             .await
             .context("nothing comes")??
@@ -259,9 +212,9 @@ impl Stream {
     }
 }
 
-/// All that one credential can think of: 64 connections with two streams each, of which each asks for so many names of each of five types,
-/// and never reads an answer. Returns what it still has.
-async fn greedy(server: &Server, cluster: &str, names: usize) -> Result<Vec<Stream>> {
+/// All that one credential can think of: 64 connections with two streams each, of which each asks
+/// for so many names of each of five types, and never reads an answer. Returns what it still has.
+async fn open_greedy_streams(server: &Server, cluster: &str, names: usize) -> Result<Vec<Stream>> {
     let tls = server.credential(cluster)?;
     let names: Vec<String> = (0..names).map(|n| format!("a-name-of-nothing-at-all-{n}")).collect();
     let mut open = Vec::new();
@@ -271,7 +224,7 @@ async fn greedy(server: &Server, cluster: &str, names: usize) -> Result<Vec<Stre
         for _ in 0..2 {
             let Ok(stream) = Stream::open(channel.clone()).await else { continue };
             for kind in 0..TYPES.len() {
-                let _ = stream.say(kind, &names).await;
+                let _ = stream.subscribe(kind, &names).await;
             }
             open.push(stream);
         }
@@ -280,12 +233,12 @@ async fn greedy(server: &Server, cluster: &str, names: usize) -> Result<Vec<Stre
 }
 
 /// Watches a process's memory until dropped.
-struct Watch {
+struct MemoryWatch {
     peak: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
 }
 
-impl Watch {
+impl MemoryWatch {
     fn on(process: u32) -> Self {
         let (peak, ended): (Arc<AtomicU64>, Arc<AtomicBool>) = Default::default();
         let watch = Self { peak: Arc::clone(&peak), ended: Arc::clone(&ended) };
@@ -299,7 +252,7 @@ impl Watch {
     }
 }
 
-impl Drop for Watch {
+impl Drop for MemoryWatch {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
     }
@@ -307,23 +260,27 @@ impl Drop for Watch {
 
 /// The chart lets Atlas have 512 MiB.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_hostile_credentials_take_little_and_no_more_each_time() -> Result<()> {
+async fn hostile_credentials_use_bounded_memory() -> Result<()> {
     let server = Server::start(&["tokyo", "paris", "oslo"]).await?;
     let mut honest = Stream::open(server.channel(&server.credential("oslo")?).await?).await?;
-    honest.say(0, &["*".into()]).await?;
-    ensure!(!honest.hears().await?.is_empty(), "oslo has Envoy clusters");
+    honest.subscribe(0, &["*".into()]).await?;
+    ensure!(!honest.receive().await?.is_empty(), "oslo has Envoy clusters");
     let before = server.resident();
-    let watch = Watch::on(server.child.id());
-    // As many as a stream may ask for; fewer, on as many connections as there may be; and again, for what isn't given back would add up.
+    let watch = MemoryWatch::on(server.child.id());
+    // As many as a stream may ask for; fewer, on as many connections as there may be; and again,
+    // for what isn't given back would add up.
     for (round, names) in [4090, 100, 4090, 100, 4090, 4090].into_iter().enumerate() {
         let attack = async {
-            tokio::try_join!(greedy(&server, "tokyo", names), greedy(&server, "paris", names))
+            tokio::try_join!(
+                open_greedy_streams(&server, "tokyo", names),
+                open_greedy_streams(&server, "paris", names)
+            )
         };
         let changes = async {
             for change in 0..5 {
                 server.change("oslo", &format!("prometheus-{round}-{change}.example.com"))?;
-                let heard = honest.hears().await?;
-                ensure!(!heard.is_empty(), "a change is heard of meanwhile");
+                let received = honest.receive().await?;
+                ensure!(!received.is_empty(), "a change arrives meanwhile");
             }
             Ok(())
         };
@@ -355,9 +312,9 @@ async fn two_hostile_credentials_take_little_and_no_more_each_time() -> Result<(
     wait_for("what it took is free, or small", async || Ok(server.resident() < before + 32 * MIB))
         .await?;
     println!("{} MiB after", server.resident() / MIB);
-    // A thief's flood over, that cluster's own Envoy is served as ever.
+    // After the flood an Envoy of the same cluster is served.
     let mut tokyo = Stream::open(server.channel(&server.credential("tokyo")?).await?).await?;
-    tokyo.say(0, &["*".into()]).await?;
-    ensure!(!tokyo.hears().await?.is_empty());
+    tokyo.subscribe(0, &["*".into()]).await?;
+    ensure!(!tokyo.receive().await?.is_empty());
     Ok(())
 }

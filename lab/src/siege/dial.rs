@@ -1,20 +1,19 @@
-//! Connections as attackers and honest clients make them: TCP, and TLS 1.3 with credentials that Atlas has issued.
+//! Connections as attackers and honest clients make them: TCP, and TLS 1.3 with credentials that
+//! Atlas has issued.
 
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use anyhow::{Context, Result};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use crate::tls::trusting_client;
 use crate::world::Host;
 
 /// How long connecting and a handshake may take, each.
@@ -36,9 +35,11 @@ impl Door {
         Self { at, tls: None }
     }
 
-    /// A door where one shows a credential: a PEM file of certificates and a key; `None`: no certificate.
+    /// A door where one shows a credential: a PEM file of certificates and a key; `None`: no
+    /// certificate.
     pub(super) fn secure(at: SocketAddr, credential: Option<&str>) -> Result<Self> {
-        Ok(Self { at, tls: Some(connector(credential)?) })
+        let config = trusting_client(credential, &rustls::version::TLS13, &[b"h2"])?;
+        Ok(Self { at, tls: Some(TlsConnector::from(Arc::new(config))) })
     }
 
     /// Connects, and shakes hands where that is needed.
@@ -83,66 +84,4 @@ pub(super) fn run<T: Send, F: Future<Output = Result<T>>>(
         runtime.shutdown_background();
         ended
     })
-}
-
-fn connector(credential: Option<&str>) -> Result<TlsConnector> {
-    let builder =
-        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_protocol_versions(&[&rustls::version::TLS13])?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyServer));
-    let mut config = match credential {
-        None => builder.with_no_client_auth(),
-        Some(pem) => {
-            let chain = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>();
-            let key = PrivateKeyDer::from_pem_slice(pem.as_bytes());
-            builder.with_client_auth_cert(
-                chain.map_err(|e| anyhow!("certificates: {e}"))?,
-                key.map_err(|e| anyhow!("key: {e}"))?,
-            )?
-        }
-    };
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(TlsConnector::from(Arc::new(config)))
-}
-
-/// Accepts any server: an attacker doesn't care, and that honest clients do is shown elsewhere.
-#[derive(Debug)]
-struct AnyServer;
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        rustls::crypto::ring::default_provider()
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
 }

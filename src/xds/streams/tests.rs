@@ -26,7 +26,8 @@ async fn connect(
         .unwrap_or_else(|reached| panic!("{node}: {reached:?}"))
 }
 
-/// Connects where another connection must close first: `connections[which]`, and none of the others.
+/// Connects where another connection must close first: `connections[which]`, and none of the
+/// others.
 async fn replace(
     streams: &Arc<Streams>,
     node: &str,

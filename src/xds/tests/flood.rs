@@ -10,25 +10,25 @@ use super::*;
 
 const DELTA: &str =
     "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
-/// Types of HTTP/2's frames.
+/// Types of HTTP/2 frames.
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
 
-/// HTTP/2 by hand: a client that follows no rule.
-struct Raw(DuplexStream);
+/// An HTTP/2 client that writes single frames, and so can violate the protocol.
+struct FrameClient(DuplexStream);
 
-impl Raw {
+impl FrameClient {
     async fn new(world: &World, node: &str, settings: &[u8]) -> Self {
         let mut raw = Self(world.connect(client(node)).await);
         raw.0.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await.unwrap();
-        raw.frame(SETTINGS, 0, 0, settings).await.unwrap();
+        raw.send_frame(SETTINGS, 0, 0, settings).await.unwrap();
         raw
     }
 
-    async fn frame(
+    async fn send_frame(
         &mut self,
         kind: u8,
         flags: u8,
@@ -40,8 +40,8 @@ impl Raw {
         self.0.write_all(&[&head, payload].concat()).await
     }
 
-    /// A request's head; nothing of it enters a table (RFC 7541, 6.2.2).
-    async fn head(&mut self, stream: u32, path: &str) -> std::io::Result<()> {
+    /// Sends request headers, encoded without HPACK's table (RFC 7541 §6.2.2).
+    async fn send_headers(&mut self, stream: u32, path: &str) -> std::io::Result<()> {
         let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
         let block = [
             vec![0x83, 0x86, 0x04],
@@ -52,12 +52,12 @@ impl Raw {
             text("application/grpc"),
         ]
         .concat();
-        self.frame(HEADERS, 4, stream, &block).await
+        self.send_frame(HEADERS, 4, stream, &block).await
     }
 
-    async fn message(&mut self, stream: u32, message: &[u8]) -> std::io::Result<()> {
+    async fn send_message(&mut self, stream: u32, message: &[u8]) -> std::io::Result<()> {
         let length = u32::try_from(message.len()).unwrap().to_be_bytes();
-        self.frame(DATA, 0, stream, &[&[0], length.as_slice(), message].concat()).await
+        self.send_frame(DATA, 0, stream, &[&[0], length.as_slice(), message].concat()).await
     }
 
     /// The next frame: type, stream, payload; `None` at the connection's end.
@@ -79,11 +79,11 @@ async fn a_client_that_never_reads_delays_nobody_and_costs_little() {
     let big = |n: u32| resource(CDS, "big", &[n.to_be_bytes().as_slice(), &[7; 50_000]].concat());
     world.set_resources("tokyo", &[]);
     world.set_resource("tokyo", big(0));
-    // With a window of nothing: it takes not one byte of any response.
-    let mut raw = Raw::new(&world, "tokyo", &[0, 4, 0, 0, 0, 0]).await;
-    raw.head(1, DELTA).await.unwrap();
+    // With a flow-control window of 0 it accepts no byte of any response.
+    let mut raw = FrameClient::new(&world, "tokyo", &[0, 4, 0, 0, 0, 0]).await;
+    raw.send_headers(1, DELTA).await.unwrap();
     let request = DeltaDiscoveryRequest { type_url: CDS.url().into(), ..Default::default() };
-    raw.message(1, &prost::Message::encode_to_vec(&request)).await.unwrap();
+    raw.send_message(1, &prost::Message::encode_to_vec(&request)).await.unwrap();
     let mut other = world.delta("tokyo").await;
     other.subscribe(CDS, &["*"]).await;
     let response = other.next().await.unwrap().unwrap();
@@ -99,7 +99,8 @@ async fn a_client_that_never_reads_delays_nobody_and_costs_little() {
     }
     assert_eq!(world.server.streams.open().len(), 2, "it is not ended for being slow");
     let kept = versions.iter().filter(|version| version.strong_count() > 0).count();
-    // What is in force, and what the others were sent and may be writing. The one under way for the slow client is version 0.
+    // The current version, and the one that the other client may still be receiving. The slow
+    // client's queued response has version 0.
     assert!(kept <= 2, "{kept} of 300 versions are still kept for a client that doesn't read");
 }
 
@@ -107,8 +108,8 @@ async fn a_client_that_never_reads_delays_nobody_and_costs_little() {
 async fn a_client_that_asks_without_reading_loses_its_stream() {
     let world = World::new();
     world.set_resources("tokyo", &[(CDS, "a", "1")]);
-    let mut raw = Raw::new(&world, "tokyo", &[0, 4, 0, 0, 0, 0]).await;
-    raw.head(1, DELTA).await.unwrap();
+    let mut raw = FrameClient::new(&world, "tokyo", &[0, 4, 0, 0, 0, 0]).await;
+    raw.send_headers(1, DELTA).await.unwrap();
     // Every request for an unknown type is answered at once.
     let request = DeltaDiscoveryRequest {
         type_url: "x".into(),
@@ -116,14 +117,15 @@ async fn a_client_that_asks_without_reading_loses_its_stream() {
         ..Default::default()
     };
     for _ in 0..100 {
-        raw.message(1, &prost::Message::encode_to_vec(&request)).await.unwrap();
+        raw.send_message(1, &prost::Message::encode_to_vec(&request)).await.unwrap();
     }
     until("it is ended", || world.metric("atlas_xds_streams_ended_total{reason=\"slow\"}") == 1)
         .await;
     assert_eq!(world.server.streams.open().len(), 0);
 }
 
-/// They repeat the client's own names, and only the end of its connection frees what waits in HTTP/2.
+/// Responses repeat the client's own names, and what HTTP/2 has buffered of them is only freed when
+/// the connection closes.
 #[tokio::test]
 async fn unread_responses_count_as_the_nodes_memory() {
     let world = World::new();
@@ -131,8 +133,8 @@ async fn unread_responses_count_as_the_nodes_memory() {
     let mut honest = world.delta("tokyo").await;
     honest.subscribe(CDS, &["*"]).await;
     assert_eq!(honest.receive().await.len(), 1);
-    let mut raw = Raw::new(&world, "tokyo", &[0, 4, 0, 0, 0, 0]).await;
-    raw.head(1, DELTA).await.unwrap();
+    let mut raw = FrameClient::new(&world, "tokyo", &[0, 4, 0, 0, 0, 0]).await;
+    raw.send_headers(1, DELTA).await.unwrap();
     let resource_names_subscribe = (0..100).map(|n| format!("name-{n}")).collect();
     let request = DeltaDiscoveryRequest {
         type_url: "x".into(),
@@ -141,11 +143,11 @@ async fn unread_responses_count_as_the_nodes_memory() {
     };
     let message = prost::Message::encode_to_vec(&request);
     for _ in 0..4 {
-        raw.message(1, &message).await.unwrap();
+        raw.send_message(1, &message).await.unwrap();
     }
     until("they wait", || world.reserved_bytes() > 4 * 100 * 64).await;
     for _ in 0..20 {
-        let _ = raw.message(1, &message).await;
+        let _ = raw.send_message(1, &message).await;
     }
     until("its connection ends", || {
         world.metric("atlas_connections_ended_total{reason=\"memory\"}") == 1
@@ -160,12 +162,12 @@ async fn unread_responses_count_as_the_nodes_memory() {
 async fn a_malformed_request_ends_its_own_stream_only() {
     let world = World::new();
     world.set_resources("tokyo", &[(CDS, "a", "1")]);
-    let mut raw = Raw::new(&world, "tokyo", &[]).await;
-    raw.head(1, DELTA).await.unwrap();
-    raw.message(1, b"\xff\xff\xff\xff nonsense").await.unwrap();
-    raw.head(3, DELTA).await.unwrap();
+    let mut raw = FrameClient::new(&world, "tokyo", &[]).await;
+    raw.send_headers(1, DELTA).await.unwrap();
+    raw.send_message(1, b"\xff\xff\xff\xff nonsense").await.unwrap();
+    raw.send_headers(3, DELTA).await.unwrap();
     let request = DeltaDiscoveryRequest { type_url: CDS.url().into(), ..Default::default() };
-    raw.message(3, &prost::Message::encode_to_vec(&request)).await.unwrap();
+    raw.send_message(3, &prost::Message::encode_to_vec(&request)).await.unwrap();
     let mut answered = false;
     while !answered {
         let (kind, stream, _) = raw.next().await.expect("the connection lives");
@@ -176,8 +178,8 @@ async fn a_malformed_request_ends_its_own_stream_only() {
     })
     .await;
     assert_eq!(world.server.streams.open().len(), 1);
-    // Random bytes where frames should be: the connection is no loss.
-    let mut bytes = Raw::new(&world, "tokyo", &[]).await;
+    // Random bytes instead of frames end their connection only.
+    let mut bytes = FrameClient::new(&world, "tokyo", &[]).await;
     fastrand::seed(7);
     for _ in 0..50 {
         let noise: Vec<u8> = std::iter::repeat_with(|| fastrand::u8(..)).take(500).collect();
@@ -192,10 +194,10 @@ async fn a_malformed_request_ends_its_own_stream_only() {
 async fn a_connection_has_at_most_eight_streams() {
     let world = World::new();
     world.set_resources("tokyo", &[(CDS, "a", "1")]);
-    let mut raw = Raw::new(&world, "tokyo", &[]).await;
+    let mut raw = FrameClient::new(&world, "tokyo", &[]).await;
     let mut cut = false;
     for n in 0..1000 {
-        cut = cut || raw.head(2 * n + 1, DELTA).await.is_err();
+        cut = cut || raw.send_headers(2 * n + 1, DELTA).await.is_err();
         assert!(world.server.streams.open().len() <= 8);
         if n % 50 == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -209,7 +211,7 @@ async fn a_connection_has_at_most_eight_streams() {
     println!("{refused} streams refused, connection ended: {}", gone || cut);
     assert!(refused > 0 || gone || cut);
     assert!(world.server.streams.open().len() <= 8);
-    // Somebody else of the same node has its place.
+    // Another client of the same node is served.
     let mut tokyo = world.delta("tokyo").await;
     tokyo.subscribe(CDS, &["*"]).await;
     assert_eq!(tokyo.receive().await, pairs(&[("a", "1")]));
@@ -219,13 +221,13 @@ async fn a_connection_has_at_most_eight_streams() {
 async fn rapid_resets_of_streams_end_the_connection() {
     let world = World::new();
     world.set_resources("tokyo", &[(CDS, "a", "1")]);
-    let mut raw = Raw::new(&world, "tokyo", &[]).await;
+    let mut raw = FrameClient::new(&world, "tokyo", &[]).await;
     let mut cut = false;
     for n in 0..400 {
         let stream = 2 * n + 1;
         cut = cut
-            || raw.head(stream, DELTA).await.is_err()
-            || raw.frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]).await.is_err();
+            || raw.send_headers(stream, DELTA).await.is_err()
+            || raw.send_frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]).await.is_err();
     }
     let mut gone = cut;
     while let Ok(Some((kind, ..))) = tokio::time::timeout(A_WHILE, raw.next()).await {

@@ -2,11 +2,11 @@
 
 use tonic::Code;
 
-use super::protocol::Full;
+use super::protocol::SotwStream;
 use super::*;
 use crate::state::PublishedState;
 
-fn with(limits: LimitOptions) -> World {
+fn world_with(limits: LimitOptions) -> World {
     world(Options { limits, ..Options::default() })
 }
 
@@ -46,8 +46,10 @@ async fn a_stream_and_its_connection_end_with_the_certificate() {
 
 #[tokio::test]
 async fn only_connections_without_a_stream_are_closed_as_idle() {
-    let world =
-        with(LimitOptions { idle_timeout: Duration::from_millis(300), ..LimitOptions::default() });
+    let world = world_with(LimitOptions {
+        idle_timeout: Duration::from_millis(300),
+        ..LimitOptions::default()
+    });
     world.set_resources("tokyo", &[(CDS, "a", "1")]);
     let idle = world.channel("tokyo").await;
     let mut tokyo = world.delta("tokyo").await;
@@ -92,7 +94,8 @@ async fn a_connection_with_a_revoked_credential_opens_no_stream() {
 
 #[tokio::test]
 async fn a_full_node_replaces_its_longest_silent_connection() {
-    let world = with(LimitOptions { connections_per_node: Some(3), ..LimitOptions::default() });
+    let world =
+        world_with(LimitOptions { connections_per_node: Some(3), ..LimitOptions::default() });
     world.set_resources("tokyo", &[(CDS, "a", "1")]);
     world.set_resources("paris", &[(CDS, "p", "1")]);
     let mut open = Vec::new();
@@ -162,7 +165,8 @@ async fn the_number_of_envoys_limits_connections_at_once() {
     assert_eq!(world.server.streams.connections(), 16, "surplus connections are closed");
 }
 
-/// However its streams use memory, a node doesn't exceed its budget, and all memory is free afterwards.
+/// However its streams use memory, a node doesn't exceed its budget, and all memory is free
+/// afterwards.
 #[tokio::test]
 async fn the_streams_of_a_node_keep_to_its_memory_budget() {
     let world = World::new();
@@ -206,7 +210,7 @@ fn subscription(kind: ResourceType, names: &[&str]) -> DeltaDiscoveryRequest {
 
 #[tokio::test]
 async fn a_request_that_is_too_large_ends_its_stream() {
-    let world = with(LimitOptions { request_bytes: 400_000, ..LimitOptions::default() });
+    let world = world_with(LimitOptions { request_bytes: 400_000, ..LimitOptions::default() });
     world.set_resources("tokyo", &[(CDS, "a", "1")]);
     world.set_resources("hub", &[(CDS, "a", "1")]);
     let long = |bytes: usize| DeltaDiscoveryRequest {
@@ -276,7 +280,7 @@ async fn a_hub_of_ten_thousand_clusters_reconnects() {
     assert_eq!(hub.receive().await, []);
 
     // In the state-of-the-world variant everything is sent again, and each ACK repeats the names.
-    let mut full = Full::ads(&world, "hub").await;
+    let mut full = SotwStream::ads(&world, "hub").await;
     full.send(CDS, &[], None).await;
     let response = full.receive().await;
     assert_eq!(response.resources.len(), CLUSTERS * 5);

@@ -1,4 +1,4 @@
-//! The important cases of the protocol, as a client sees them.
+//! The main cases of the protocol, as a client sees them.
 
 use envoy_types::pb::envoy::config::core::v3::Node;
 use envoy_types::pb::envoy::config::core::v3::node::UserAgentVersionType;
@@ -11,12 +11,12 @@ use tonic::Code;
 use super::*;
 
 /// A state-of-the-world stream.
-pub struct Full {
+pub struct SotwStream {
     requests: mpsc::Sender<DiscoveryRequest>,
     responses: Streaming<DiscoveryResponse>,
 }
 
-impl Full {
+impl SotwStream {
     pub async fn ads(world: &World, node: &str) -> Self {
         let (requests, receiver) = mpsc::channel(16);
         let mut client = AggregatedDiscoveryServiceClient::new(world.channel(node).await)
@@ -132,7 +132,7 @@ async fn a_nack_is_counted_and_quarantines_only_the_bad_resource() {
         matches!(held.as_slice(), [one] if one.name == "bad" && one.message.contains("no such thing")),
         "{held:?}"
     );
-    // Its next version is tried at once.
+    // The next version of the refused resource is sent at once.
     world.set_resources("tokyo", &[(CDS, "good", "1"), (CDS, "bad", "2")]);
     assert_eq!(tokyo.receive().await, pairs(&[("bad", "2")]));
     assert_eq!(world.server.nodes.quarantined(&node), []);
@@ -142,7 +142,7 @@ async fn a_nack_is_counted_and_quarantines_only_the_bad_resource() {
 async fn a_state_of_the_world_response_has_all_resources() {
     let world = World::new();
     world.set_resources("tokyo", &[(CDS, "a", "a1"), (CDS, "b", "b1"), (SDS, "s", "s1")]);
-    let mut tokyo = Full::ads(&world, "tokyo").await;
+    let mut tokyo = SotwStream::ads(&world, "tokyo").await;
     tokyo.send(CDS, &[], None).await;
     let first = tokyo.receive().await;
     assert_eq!(values(&first), ["a1", "b1"]);
@@ -169,7 +169,7 @@ async fn secrets_have_their_own_service_in_both_variants() {
     let (requests, receiver) = mpsc::channel(16);
     let responses = client.delta_secrets(ReceiverStream::new(receiver)).await.unwrap().into_inner();
     let mut delta = Delta { requests, responses };
-    // Without a type: here there is only one.
+    // On a type's own service the type URL may be empty.
     delta
         .send(DeltaDiscoveryRequest { resource_names_subscribe: names(), ..Default::default() })
         .await;
@@ -185,7 +185,7 @@ async fn secrets_have_their_own_service_in_both_variants() {
     let (requests, receiver) = mpsc::channel(16);
     let responses =
         client.stream_secrets(ReceiverStream::new(receiver)).await.unwrap().into_inner();
-    let mut full = Full { requests, responses };
+    let mut full = SotwStream { requests, responses };
     full.requests
         .send(DiscoveryRequest { resource_names: names(), ..Default::default() })
         .await

@@ -4,11 +4,10 @@
 use std::net::SocketAddr;
 
 use atlas_core::pki::{Leaf, PrivateKey};
+use atlas_lab::tls::trusting_client;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
@@ -18,45 +17,6 @@ use super::*;
 use crate::xds::accept;
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
-
-/// Who the server is doesn't matter here.
-#[derive(Debug)]
-struct AnyServer;
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ECDSA_NISTP256_SHA256]
-    }
-}
 
 /// A certificate and its key, PEM.
 fn leaf(authority: &Authority, uri: &str) -> (String, String) {
@@ -73,15 +33,16 @@ struct Listening {
     authority: Authority,
 }
 
-/// A client's credential.
+/// A client's credential, in PEM.
 struct Credential {
-    certificate: CertificateDer<'static>,
+    certificate: String,
     key: String,
 }
 
 impl Credential {
     fn fingerprint(&self) -> String {
-        crate::pki::fingerprint(&self.certificate)
+        let certificate = CertificateDer::from_pem_slice(self.certificate.as_bytes());
+        crate::pki::fingerprint(&certificate.unwrap())
     }
 }
 
@@ -102,10 +63,7 @@ async fn listen(limits: LimitOptions) -> Listening {
 impl Listening {
     fn credential(&self, uri: &str) -> Credential {
         let (certificate, key) = leaf(&self.authority, uri);
-        Credential {
-            certificate: CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap(),
-            key,
-        }
+        Credential { certificate, key }
     }
 
     /// Replaces the accepted credentials: cluster and credential.
@@ -118,18 +76,8 @@ impl Listening {
     }
 
     async fn connect(&self, credential: &Credential) -> std::io::Result<TlsStream<TcpStream>> {
-        let mut config =
-            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_protocol_versions(&[&rustls::version::TLS13])
-                .unwrap()
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(AnyServer))
-                .with_client_auth_cert(
-                    vec![credential.certificate.clone()],
-                    PrivateKeyDer::from_pem_slice(credential.key.as_bytes()).unwrap(),
-                )
-                .unwrap();
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        let pem = format!("{}{}", credential.certificate, credential.key);
+        let config = trusting_client(Some(&pem), &rustls::version::TLS13, &[b"h2"]).unwrap();
         let tcp = TcpStream::connect(self.address).await?;
         TlsConnector::from(Arc::new(config)).connect(ServerName::from(self.address.ip()), tcp).await
     }
