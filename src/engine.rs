@@ -9,7 +9,7 @@ pub mod provider;
 pub mod publisher;
 
 mod issue;
-mod reconcile;
+pub mod reconcile;
 mod schedule;
 
 use atlas_core::model::Settings;

@@ -1,46 +1,47 @@
-//! Atlas on Kubernetes: Services and Secrets in, objects and Events out.
+//! The Kubernetes mode: Services and Secrets in, objects and Events out.
 //!
 //! ```text
-//!             ┌─ watch ─▶ Reflectors: clusters, Alertmanagers, Atlas's PKI ─┐
-//! API server ─┤                                                         ▼
-//!             │                         every replica: controller ─▶ PublishedState ─▶ xDS, DNS, status
-//!             ├─ election ─▶ Candidate ──────────┐       │
-//!             │                                  ▼       ▼ the leader alone
-//!             └◀── pki_store (PKI), writer (objects), events ┘
+//!             ┌─ watches ─▶ manifests, the PKI's Secrets ─▶ provider ─▶ engine (every replica)
+//! API server ─┤                                              │  ▲
+//!             ├─ election ─▶ Candidate ──────────────────────┘  │ outputs (the leader alone)
+//!             └◀── pki_store, writer, events ◀── leadership ◀───┘
 //! ```
 //!
 //! | Module | What it does |
 //! | --- | --- |
-//! | `connect` | kubeconfig or pod: a client |
-//! | `admin` | what commands ask on behalf of a person |
-//! | `watch`, `convert` | what is there, as manifests |
+//! | `connect` | a client, by a kubeconfig or from within a pod |
+//! | `admin` | requests of commands, on behalf of a person |
+//! | `provider` | the engine's provider: changes in, outputs out |
+//! | `reflector`, `watches`, `convert` | the watched objects as manifests, and what changed |
 //! | `election` | reads and writes the Lease |
-//! | `record`, `pki_store` | Atlas's PKI as Secrets |
+//! | `pki_secret`, `pki_store` | the PKI as Secrets |
+//! | `leadership` | what a leader writes besides the PKI |
 //! | `derived_objects` | the objects that the leader writes |
 //! | `writer` | applies and deletes these objects |
 //! | `ready_services` | which Services of the hub's Envoys have a ready pod |
 //! | `stale_endpoints` | deletes EndpointSlices and Endpoints of Services that became ExternalNames |
-//! | `events` | says on a Service what people should know |
-//! | `controller` | one round after the other |
-//! | `run` | all wiring |
+//! | `events` | Events on clusters' Services |
+//! | `run` | starts all of it |
 
 pub mod admin;
 pub mod connect;
-mod controller;
 mod convert;
 mod derived_objects;
 pub mod election;
 mod errors;
 mod events;
-pub mod pki_secrets;
+mod leadership;
+mod pki_secret;
+mod pki_store;
+mod provider;
 mod ready_services;
-pub mod record;
+mod reflector;
 pub mod run;
 mod stale_endpoints;
-mod watch;
+mod watches;
 mod writer;
 
-/// The field manager of everything that Atlas writes.
+/// The field manager of all objects that Atlas writes.
 pub const MANAGER: &str = "atlas";
-/// Writes under way at a time. On two cores more gain nothing, and a burst must not use up the API server's patience.
+/// How many writes are in flight at a time. More gain nothing on two cores, and would only use up the API server's limits.
 const WRITES: usize = 16;

@@ -142,17 +142,6 @@ impl<S: PkiStore> Pki<S> {
         Some(self.contents.identities.get(identity)?.validity.not_after)
     }
 
-    /// When each cluster's current bootstrap credential ends, by the cluster's name.
-    pub fn bootstrap_expiries(&self) -> BTreeMap<String, Time> {
-        let mut expiries = BTreeMap::new();
-        for (identity, issued) in &self.contents.identities {
-            if let Identity::Bootstrap(name, _) = identity {
-                expiries.insert(name.to_string(), issued.validity.not_after);
-            }
-        }
-        expiries
-    }
-
     fn issued_authorities(&self) -> IssuedCertificates {
         let authorities = self.contents.authorities.iter();
         IssuedCertificates {

@@ -110,6 +110,5 @@ pub struct Outputs<'a, S> {
     /// Whether that differs.
     pub stores_differ: bool,
     /// What was issued by this reconcile, and whether it replaces an earlier certificate.
-    #[expect(dead_code, reason = "only the Kubernetes provider reads it, which is still to come")]
     pub issued: &'a BTreeMap<Identity, bool>,
 }

@@ -1,5 +1,5 @@
-//! What commands ask of the API server, on behalf of the person whose kubeconfig it is. It blocks: a command does one thing
-//! after the other.
+//! Requests of commands to the API server, with the rights of the person whose kubeconfig it is. They block: a command does
+//! one thing after the other.
 
 mod credential;
 mod pods;
@@ -25,14 +25,14 @@ use crate::config::ClusterAccess;
 pub use credential::Forgotten;
 pub use pods::PodRef;
 
-/// The field manager of what commands write.
+/// The field manager of objects that commands write.
 pub const MANAGER: &str = "atlas-cli";
-/// How long a Service may take to go: something may hold it by a finalizer.
-const GOING: Duration = Duration::from_secs(30);
-/// Between two questions.
+/// How long the deletion of a Service may take: a finalizer may hold it.
+const DELETE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The pause between two requests.
 const POLL: Duration = Duration::from_millis(100);
 
-/// The hub cluster, as a person sees it.
+/// The hub's Kubernetes cluster, with a person's rights.
 pub struct Admin {
     runtime: Runtime,
     client: Client,
@@ -40,16 +40,16 @@ pub struct Admin {
     pub namespace: String,
 }
 
-/// A cluster's Service as it is.
-pub struct Live {
-    /// What Atlas reads of it.
+/// A Service of the API server.
+pub struct LiveService {
+    /// The fields that Atlas reads.
     pub service: manifest::Service,
-    /// All of it.
+    /// All fields.
     pub object: Value,
 }
 
 impl Admin {
-    /// Connects; asks nothing yet.
+    /// Makes a client. No request is sent yet.
     ///
     /// # Errors
     /// There is no usable kubeconfig.
@@ -78,7 +78,7 @@ impl Admin {
     ///
     /// # Errors
     /// The API server refuses or doesn't answer.
-    pub fn service(&self, name: &str) -> anyhow::Result<Option<Live>> {
+    pub fn service(&self, name: &str) -> anyhow::Result<Option<LiveService>> {
         let Some(service) =
             self.block(&format!("read the Service {name}"), self.services().get_opt(name))?
         else {
@@ -88,13 +88,13 @@ impl Admin {
         let Manifest::Service(service) = convert::service(service) else {
             bail!("BUG: a Service that is none")
         };
-        Ok(Some(Live { service, object }))
+        Ok(Some(LiveService { service, object }))
     }
 
-    /// Applies a Service: what the manifest says, and nothing else, is this command's from then on.
+    /// Applies a Service by server-side apply.
     ///
     /// # Errors
-    /// The API server refuses it or doesn't answer.
+    /// The API server refuses it, or doesn't answer.
     pub fn apply_service(&self, name: &str, manifest: &Value, dry_run: bool) -> anyhow::Result<()> {
         let params = PatchParams { dry_run, ..PatchParams::apply(MANAGER).force() };
         let doing =
@@ -102,10 +102,10 @@ impl Admin {
         self.block(&doing, self.services().patch(name, &params, &Patch::Apply(manifest))).map(drop)
     }
 
-    /// Deletes a Service, unless it is another one by now, and waits until it is gone.
+    /// Deletes the Service with this uid, and waits until it is gone.
     ///
     /// # Errors
-    /// The API server refuses, or something holds the Service.
+    /// The API server refuses, or a finalizer holds the Service.
     pub fn delete_service(&self, name: &str, uid: Option<String>) -> anyhow::Result<()> {
         let preconditions = uid.map(|uid| Preconditions { uid: Some(uid), resource_version: None });
         let params = DeleteParams { preconditions, ..DeleteParams::background() };
@@ -117,7 +117,7 @@ impl Admin {
             }
         };
         self.block(&format!("delete the Service {name}"), delete)?;
-        let deadline = Instant::now() + GOING;
+        let deadline = Instant::now() + DELETE_TIMEOUT;
         while let Some(live) = self.service(name)? {
             let finalizers = &live.object["metadata"]["finalizers"];
             ensure!(
@@ -125,14 +125,14 @@ impl Admin {
                 "the Service {name} in {} is still there after {} s (finalizers: {finalizers}), so its credential still counts: once it \
                  is gone, run the same command again",
                 self.namespace,
-                GOING.as_secs()
+                DELETE_TIMEOUT.as_secs()
             );
             std::thread::sleep(POLL);
         }
         Ok(())
     }
 
-    /// The texts in a Secret.
+    /// The data of a Secret, as far as they are UTF-8.
     ///
     /// # Errors
     /// The API server refuses or doesn't answer.
@@ -156,7 +156,7 @@ impl Admin {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// `doing`: what can't be done, should it fail.
+    /// `doing`: for the error.
     fn block<T>(
         &self,
         doing: &str,
@@ -173,7 +173,7 @@ impl Admin {
     }
 }
 
-/// What differs between a manifest and what is there, of what means something to Atlas: a line each.
+/// The fields that Atlas reads and in which a manifest and an object differ; a line each.
 pub fn differences(manifest: &Value, live: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     for part in ["labels", "annotations"] {
@@ -181,10 +181,10 @@ pub fn differences(manifest: &Value, live: &Value) -> Vec<String> {
             let all = object["metadata"][part].as_object().cloned().unwrap_or_default();
             all.into_iter().filter(|(key, _)| key.starts_with("goatlas.io/")).collect()
         };
-        let (wanted, there) = (of(manifest), of(live));
-        let keys: BTreeSet<&String> = wanted.keys().chain(there.keys()).collect();
+        let (given, there) = (of(manifest), of(live));
+        let keys: BTreeSet<&String> = given.keys().chain(there.keys()).collect();
         lines.extend(
-            keys.into_iter().filter_map(|key| difference(key, wanted.get(key), there.get(key))),
+            keys.into_iter().filter_map(|key| difference(key, given.get(key), there.get(key))),
         );
     }
     let ips = |object: &Value| {
@@ -194,12 +194,12 @@ pub fn differences(manifest: &Value, live: &Value) -> Vec<String> {
     lines
 }
 
-fn difference(key: &str, wanted: Option<&Value>, there: Option<&Value>) -> Option<String> {
-    match (wanted, there) {
-        (wanted, there) if wanted == there => None,
-        (Some(wanted), Some(there)) => Some(format!("{key}: {there} is there, {wanted} is given")),
+fn difference(key: &str, given: Option<&Value>, there: Option<&Value>) -> Option<String> {
+    match (given, there) {
+        (given, there) if given == there => None,
+        (Some(given), Some(there)) => Some(format!("{key}: {there} is there, {given} is given")),
         (None, Some(there)) => Some(format!("{key}: {there} is there, nothing is given")),
-        (Some(wanted), None) => Some(format!("{key}: nothing is there, {wanted} is given")),
+        (Some(given), None) => Some(format!("{key}: nothing is there, {given} is given")),
         (None, None) => None,
     }
 }
@@ -209,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_means_something_to_atlas_is_a_difference() {
+    fn only_fields_that_atlas_reads_are_differences() {
         let manifest = json!({
             "metadata": {"labels": {"goatlas.io/replicas": "2"}, "annotations": {"goatlas.io/addresses": "a"}},
             "spec": {"clusterIP": "None"},

@@ -1,4 +1,4 @@
-//! Kubernetes' types to manifests: the few things that Atlas wants to know, and nothing else, so that memory stays small.
+//! Kubernetes' types as manifests. Only the fields that Atlas reads are kept, since they are kept for every object.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -50,13 +50,13 @@ pub fn endpoint_slice(slice: discovery::EndpointSlice) -> Manifest {
     })
 }
 
-/// `annotations`: those that are kept. Some hold whole manifests (`kubectl apply`).
-fn meta(meta: ObjectMeta, annotations: impl Fn(&str) -> bool) -> Meta {
+/// `keeps_annotation`: by the key. Others may be large: `kubectl apply` writes whole manifests into one.
+fn meta(meta: ObjectMeta, keeps_annotation: impl Fn(&str) -> bool) -> Meta {
     let annotations: BTreeMap<String, String> = meta
         .annotations
         .unwrap_or_default()
         .into_iter()
-        .filter(|(key, _)| annotations(key))
+        .filter(|(key, _)| keeps_annotation(key))
         .collect();
     Meta {
         name: meta.name.unwrap_or_default(),
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kind_of_address_a_service_has_is_read() {
+    fn a_services_kind_of_address_is_read() {
         let of_type = |type_: &str, cluster_ip: &str| {
             let spec = core::ServiceSpec {
                 type_: Some(type_.into()),

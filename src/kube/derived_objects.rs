@@ -51,7 +51,7 @@ pub struct DerivedObjects {
     selectors: BTreeMap<EnvoySelector, usize>,
     hub: DesiredObjects,
     settings: Option<Arc<Settings>>,
-    /// How many objects were made so far, for tests.
+    /// How many objects were made so far.
     made: usize,
 }
 
@@ -166,6 +166,11 @@ impl DerivedObjects {
     pub fn all(&self) -> DesiredObjects {
         let of_clusters = self.clusters.values().flat_map(|cluster| &cluster.desired);
         of_clusters.chain(&self.hub).map(|(key, desired)| (key.clone(), desired.clone())).collect()
+    }
+
+    /// How many objects were made so far.
+    pub fn made(&self) -> usize {
+        self.made
     }
 
     /// Every cluster that has objects.

@@ -1,4 +1,4 @@
-//! Carries out what the [`Elector`] says: reads and writes the Lease.
+//! Reads and writes the Lease, as the [`Elector`] decides.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,63 +20,63 @@ use super::MANAGER;
 use super::errors::error_with_causes;
 use crate::process::lock::lock;
 
-/// This process as a candidate. Everyone who writes asks it first.
+/// This process as a candidate. Each write asks it first.
 pub struct Candidate {
     elector: Mutex<Elector>,
-    /// The elector was told something.
-    told: Notify,
+    /// A term was observed.
+    observed_term: Notify,
     /// The term in which this process leads.
     leads: watch::Sender<Option<Term>>,
-    /// Who holds the Lease, and since when the API server has answered nothing.
-    seen: watch::Sender<Seen>,
+    /// See [`LeaseStatus`].
+    status: watch::Sender<LeaseStatus>,
 }
 
-/// What is known of the Lease, for people and for readiness.
+/// What is known of the Lease, for people.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct LeaseStatus {
     /// Its holder.
     pub holder: Option<String>,
-    /// When the API server last answered, by [`now`].
+    /// When the API server last answered, on the clock of [`now`].
     pub answered: Option<Duration>,
 }
 
-/// Since the machine's start, sleep included.
+/// The time since the machine's start, with the time that it was suspended.
 pub fn now() -> Duration {
     let time = clock_gettime(ClockId::Boottime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
 }
 
 impl Candidate {
-    /// `name`: the pod's. A few random letters make it this process's.
+    /// `name`: the pod's. Random letters make the identity unique to this process.
     pub fn new(name: &str, timing: LeaseTiming) -> Arc<Self> {
         let random: String = std::iter::repeat_with(fastrand::alphanumeric).take(6).collect();
         Arc::new(Self {
             elector: Mutex::new(Elector::new(format!("{name}_{random}"), timing)),
-            told: Notify::new(),
+            observed_term: Notify::new(),
             leads: watch::Sender::new(None),
-            seen: watch::Sender::default(),
+            status: watch::Sender::default(),
         })
     }
 
-    /// The term in which this process leads right now.
+    /// The term in which this process leads now; `None`: it doesn't.
     pub fn leads(&self) -> Option<Term> {
         lock(&self.elector).leads(now()).cloned()
     }
 
-    /// Says when [`Candidate::leads`] may have changed. What it says may be over: ask again before writing.
+    /// Notifies when [`Candidate::leads`] may have changed. Its value may be outdated: ask again before each write.
     pub fn changes(&self) -> watch::Receiver<Option<Term>> {
         self.leads.subscribe()
     }
 
-    /// Is notified when something else is known of the Lease.
-    pub fn sightings(&self) -> watch::Receiver<Seen> {
-        self.seen.subscribe()
+    /// Notifies when the status of the Lease has changed.
+    pub fn lease_status(&self) -> watch::Receiver<LeaseStatus> {
+        self.status.subscribe()
     }
 
-    /// Something that the lease guards was written in this term.
+    /// An object that the lease guards was written in this term, see [`Elector::observe_term`].
     pub fn observe_term(&self, term: &Term) {
         lock(&self.elector).observe_term(term);
-        self.told.notify_one();
+        self.observed_term.notify_one();
     }
 
     fn publish(&self) {
@@ -86,13 +86,14 @@ impl Candidate {
                 tracing::error!(
                     "the Lease, or an annotation {} of Atlas's Secrets, says a number that leaves none to count on: delete the Lease, and \
                      correct the annotation; until then nobody leads",
-                    super::record::TERM
+                    super::pki_secret::TERM
                 );
             }
             (elector.leads(now()).cloned(), elector.holder().map(str::to_owned))
         };
-        self.seen
-            .send_if_modified(|seen| std::mem::replace(&mut seen.holder, holder.clone()) != holder);
+        self.status.send_if_modified(|status| {
+            std::mem::replace(&mut status.holder, holder.clone()) != holder
+        });
         self.leads.send_if_modified(|before| {
             let differs = *before != leads;
             if differs {
@@ -107,10 +108,10 @@ impl Candidate {
     }
 
     fn answered(&self) {
-        self.seen.send_modify(|seen| seen.answered = Some(now()));
+        self.status.send_modify(|status| status.answered = Some(now()));
     }
 
-    /// Takes part in the election until cancelled, then gives the Lease back. `observe`: reads it only.
+    /// Takes part in the election until cancelled, then gives the Lease back. `observe`: only reads the Lease.
     pub async fn run(
         self: Arc<Self>,
         client: Client,
@@ -120,13 +121,13 @@ impl Candidate {
         observe: bool,
         stop: CancellationToken,
     ) {
-        let edge = Edge {
+        let lease_object = LeaseObject {
             api: Api::namespaced(client, &namespace),
             lease,
-            patience: timing.request_timeout(),
+            timeout: timing.request_timeout(),
         };
         if observe {
-            return self.observe(&edge, &timing, stop).await;
+            return self.observe(&lease_object, &timing, stop).await;
         }
         let mut released = false;
         loop {
@@ -144,12 +145,12 @@ impl Candidate {
                         leads_until.map_or(until, |end| end.min(until)).saturating_sub(now());
                     tokio::select! {
                         () = tokio::time::sleep(wake) => {}
-                        () = self.told.notified() => {}
+                        () = self.observed_term.notified() => {}
                         () = stop.cancelled(), if !released => {}
                     }
                 }
                 ElectionAction::Read { attempt } => {
-                    let read = edge.read().await;
+                    let read = lease_object.read().await;
                     let mut elector = lock(&self.elector);
                     match read {
                         Ok(lease) => {
@@ -165,24 +166,29 @@ impl Candidate {
                     }
                 }
                 ElectionAction::Write { attempt, record, expected, acquires } => {
-                    let outcome = edge.write(&record, expected, acquires).await;
-                    if outcome != WriteResult::Unknown {
+                    let result = lease_object.write(&record, expected, acquires).await;
+                    if result != WriteResult::Unknown {
                         self.answered();
                     }
-                    lock(&self.elector).on_write(now(), attempt, outcome);
+                    lock(&self.elector).on_write(now(), attempt, result);
                 }
             }
             self.publish();
         }
     }
 
-    async fn observe(&self, edge: &Edge, timing: &LeaseTiming, stop: CancellationToken) {
+    async fn observe(
+        &self,
+        lease_object: &LeaseObject,
+        timing: &LeaseTiming,
+        stop: CancellationToken,
+    ) {
         loop {
-            if let Ok(lease) = edge.read().await {
-                self.seen.send_modify(|seen| {
-                    seen.holder =
+            if let Ok(lease) = lease_object.read().await {
+                self.status.send_modify(|status| {
+                    status.holder =
                         lease.map(|(_, record)| record.holder).filter(|holder| !holder.is_empty());
-                    seen.answered = Some(now());
+                    status.answered = Some(now());
                 });
             }
             tokio::select! {
@@ -193,16 +199,16 @@ impl Candidate {
     }
 }
 
-/// The Lease itself.
-struct Edge {
+/// The Lease object.
+struct LeaseObject {
     api: Api<Lease>,
     lease: String,
-    patience: Duration,
+    timeout: Duration,
 }
 
-impl Edge {
+impl LeaseObject {
     async fn read(&self) -> Result<Option<(ResourceVersion, LeaderElectionRecord)>, String> {
-        let answer = tokio::time::timeout(self.patience, self.api.get_opt(&self.lease)).await;
+        let answer = tokio::time::timeout(self.timeout, self.api.get_opt(&self.lease)).await;
         let lease = answer
             .map_err(|_| "no answer in time".to_owned())?
             .map_err(|error| error_with_causes(&error))?;
@@ -269,12 +275,12 @@ impl Edge {
                 }
             }
         };
-        outcome(tokio::time::timeout(self.patience, written).await, expected.is_some())
+        write_result(tokio::time::timeout(self.timeout, written).await, expected.is_some())
     }
 }
 
-/// `updates`: there was something before.
-fn outcome(
+/// `updates`: the request was an update, no creation.
+fn write_result(
     answer: Result<kube::Result<Lease>, tokio::time::error::Elapsed>,
     updates: bool,
 ) -> WriteResult {

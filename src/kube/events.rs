@@ -1,7 +1,7 @@
-//! Events on clusters' Services: what `kubectl describe service tokyo` shows.
+//! Kubernetes Events on clusters' Services: what `kubectl describe service tokyo` shows.
 //!
-//! What is wrong is said when it is new, and again after an hour while it lasts; what happened is said once. The API server
-//! is asked at most so often; what is too much is in `atlas status` anyway.
+//! A problem becomes a Warning Event when it is new, and again every hour while it lasts. What happened once becomes one
+//! Normal Event. Events are limited to a burst and a rate; `atlas status` shows all problems.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,25 +17,27 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::errors::error_with_causes;
-use super::watch::Reflector;
+use super::reflector::Reflector;
 use crate::xds::streams::Streams;
 
-/// What lasts is said again.
-const AGAIN: Duration = Duration::from_secs(3600);
-/// So many at once; one more each [`REFILL`].
+/// When an Event of a problem that lasts is repeated, and how often at most an Envoy's connection becomes an Event.
+const REPEAT_AFTER: Duration = Duration::from_secs(3600);
+/// How many Events may be written at once; one more each [`REFILL`].
 const BURST: u32 = 50;
 const REFILL: Duration = Duration::from_secs(6);
+/// How often open streams are looked at.
+const CHECK_STREAMS: Duration = Duration::from_secs(2);
 /// Longest note that an API server takes, in bytes (`NoteLengthLimit` in Kubernetes' `pkg/apis/core/validation/events.go`).
-const NOTE: usize = 1024;
+const LONGEST_NOTE: usize = 1024;
 
-/// Something to say about a Service.
+/// An Event about a cluster's Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EventMessage {
-    /// The Service.
+    /// The name of the Service.
     pub service: String,
     /// Its uid: an Event is about exactly one object.
     pub uid: String,
-    /// Whether something is wrong.
+    /// Whether its type is `Warning`; else `Normal`.
     pub warning: bool,
     /// One word.
     pub reason: &'static str,
@@ -44,12 +46,9 @@ pub struct EventMessage {
 }
 
 impl EventMessage {
-    /// What a finding says, if it is worth an Event.
-    pub fn of_finding(
-        finding: &Finding,
-        namespace: &str,
-        uids: &BTreeMap<String, String>,
-    ) -> Option<Self> {
+    /// The Event of a finding about a Service of this namespace; `None`: the finding is about something else, or nobody has
+    /// to act on it.
+    pub fn from_finding(finding: &Finding, namespace: &str, uid: &str) -> Option<Self> {
         let service =
             finding.object.strip_prefix("Service ")?.strip_prefix(namespace)?.strip_prefix('/')?;
         let reason = match finding.severity {
@@ -58,94 +57,123 @@ impl EventMessage {
             Severity::Warning => "Misconfigured",
             Severity::Note => return None,
         };
-        Some(Self {
-            service: service.to_owned(),
-            uid: uids.get(service)?.clone(),
-            warning: true,
-            reason,
-            note: note(&finding.message()),
-        })
+        let mut note = finding.message();
+        note.truncate(note.floor_char_boundary(LONGEST_NOTE));
+        let (service, uid) = (service.to_owned(), uid.to_owned());
+        Some(Self { service, uid, warning: true, reason, note })
+    }
+
+    /// A cluster got its first credential, or (`renewed`) another one.
+    pub fn credential_issued(cluster: &ClusterName, uid: &str, renewed: bool) -> Self {
+        let (reason, note) = if renewed {
+            (
+                "CredentialRenewed",
+                format!(
+                    "The Secret {cluster}-envoy-values holds a fresh credential; the one in use counts until its end"
+                ),
+            )
+        } else {
+            (
+                "Joined",
+                format!(
+                    "The cluster {cluster} has a credential: `atlas cluster-values --name {cluster}` prints the values of its Envoy"
+                ),
+            )
+        };
+        Self { service: cluster.to_string(), uid: uid.to_owned(), warning: false, reason, note }
+    }
+
+    fn connected(cluster: &ClusterName, uid: String) -> Self {
+        let note = format!("An Envoy of {cluster} is connected to Atlas");
+        let (service, reason) = (cluster.to_string(), "Connected");
+        Self { service, uid, warning: false, reason, note }
     }
 }
 
-/// A text as a note.
-fn note(text: &str) -> String {
-    let mut note = text.to_owned();
-    note.truncate(note.floor_char_boundary(NOTE));
-    note
-}
-
-/// What lasts: says what of it is new.
+/// Remembers which Events of problems were written, by the Service.
 #[derive(Default)]
-pub struct EventDeduplicator(BTreeMap<EventMessage, Instant>);
+pub struct EventDeduplicator(BTreeMap<String, BTreeMap<EventMessage, Instant>>);
 
 impl EventDeduplicator {
-    /// What is wrong now; returns what is to be said of it.
-    pub fn news(&mut self, wrong: BTreeSet<EventMessage>) -> Vec<EventMessage> {
-        self.0.retain(|said, _| wrong.contains(said));
+    /// Replaces the problems of one Service. Returns those that are new.
+    pub fn replace(
+        &mut self,
+        service: &str,
+        problems: BTreeSet<EventMessage>,
+    ) -> Vec<EventMessage> {
         let now = Instant::now();
-        let fresh: Vec<EventMessage> = wrong
+        let before = self.0.remove(service).unwrap_or_default();
+        let new: Vec<EventMessage> =
+            problems.iter().filter(|problem| !before.contains_key(problem)).cloned().collect();
+        let lasting: BTreeMap<EventMessage, Instant> = problems
             .into_iter()
-            .filter(|said| self.0.get(said).is_none_or(|at| now.duration_since(*at) >= AGAIN))
+            .map(|problem| {
+                let written = before.get(&problem).copied().unwrap_or(now);
+                (problem, written)
+            })
             .collect();
-        self.0.extend(fresh.iter().map(|said| (said.clone(), now)));
-        fresh
+        if !lasting.is_empty() {
+            self.0.insert(service.to_owned(), lasting);
+        }
+        new
+    }
+
+    /// The problems that were written an hour ago and last.
+    pub fn repeat(&mut self) -> Vec<EventMessage> {
+        let now = Instant::now();
+        let mut due = Vec::new();
+        for (problem, written) in self.0.values_mut().flatten() {
+            if now.duration_since(*written) >= REPEAT_AFTER {
+                *written = now;
+                due.push(problem.clone());
+            }
+        }
+        due
     }
 }
 
-/// Between two looks at who is connected.
-const LOOK: Duration = Duration::from_secs(2);
-
-/// Says of each cluster when its Envoy connects to this replica: when it wasn't connected before, and at most once an hour,
-/// since streams end and begin anew all the time.
-pub async fn connections(
+/// Sends an Event when an Envoy of a cluster is connected to this replica and wasn't before; at most once an hour per cluster,
+/// since streams end and begin again all the time.
+pub async fn report_connections(
     streams: Arc<Streams>,
     clusters: Reflector<Manifest>,
-    said: mpsc::Sender<EventMessage>,
+    events: mpsc::Sender<EventMessage>,
     stop: CancellationToken,
 ) {
-    let mut told: BTreeMap<ClusterName, Instant> = BTreeMap::new();
-    while stop.run_until_cancelled(tokio::time::sleep(LOOK)).await.is_some() {
-        let Some(services) = clusters.all() else { continue };
+    let mut reported: BTreeMap<ClusterName, Instant> = BTreeMap::new();
+    while stop.run_until_cancelled(tokio::time::sleep(CHECK_STREAMS)).await.is_some() {
         for stream in streams.open() {
             let NodeId::Cluster(name) = &stream.client.node else { continue };
-            let uid = services.get(name.as_str()).and_then(|manifest| manifest.meta().uid.clone());
-            let Some(uid) = uid.filter(|_| told.get(name).is_none_or(|at| at.elapsed() >= AGAIN))
-            else {
+            if reported.get(name).is_some_and(|at| at.elapsed() < REPEAT_AFTER) {
+                continue;
+            }
+            let service = clusters.get(name.as_str());
+            let Some(uid) = service.and_then(|service| service.meta().uid.clone()) else {
                 continue;
             };
-            told.insert(name.clone(), Instant::now());
-            let note = format!("An Envoy of {name} is connected to Atlas");
-            let _ = said.try_send(EventMessage {
-                service: name.to_string(),
-                uid,
-                warning: false,
-                reason: "Connected",
-                note,
-            });
+            reported.insert(name.clone(), Instant::now());
+            let _ = events.try_send(EventMessage::connected(name, uid));
         }
     }
 }
 
-/// Publishes what it is sent, in their order.
-pub async fn publish(
+/// Writes the Events that it receives, in their order. Those above the rate are dropped.
+pub async fn write_events(
     client: Client,
     namespace: String,
     pod: String,
-    mut said: mpsc::Receiver<EventMessage>,
+    mut events: mpsc::Receiver<EventMessage>,
     stop: CancellationToken,
 ) {
-    let recorder = Recorder::new(
-        client,
-        Reporter { controller: "goatlas.io/atlas".into(), instance: Some(pod) },
-    );
-    let (mut tokens, mut refilled, mut failing) = (BURST, Instant::now(), false);
+    let reporter = Reporter { controller: "goatlas.io/atlas".into(), instance: Some(pod) };
+    let recorder = Recorder::new(client, reporter);
+    let (mut tokens, mut refilled, mut is_failing) = (BURST, Instant::now(), false);
     loop {
-        let next = tokio::select! {
-            next = said.recv() => next,
+        let message = tokio::select! {
+            message = events.recv() => message,
             () = stop.cancelled() => return,
         };
-        let Some(said) = next else { return };
+        let Some(message) = message else { return };
         let more = u32::try_from(refilled.elapsed().as_secs() / REFILL.as_secs()).unwrap_or(BURST);
         if more > 0 {
             (tokens, refilled) = (BURST.min(tokens.saturating_add(more)), Instant::now());
@@ -157,29 +185,28 @@ pub async fn publish(
         let reference = ObjectReference {
             api_version: Some("v1".into()),
             kind: Some("Service".into()),
-            name: Some(said.service),
+            name: Some(message.service),
             namespace: Some(namespace.clone()),
-            uid: Some(said.uid),
+            uid: Some(message.uid),
             ..Default::default()
         };
         let event = Event {
-            type_: if said.warning { EventType::Warning } else { EventType::Normal },
-            reason: said.reason.into(),
-            note: Some(said.note),
-            action: said.reason.into(),
+            type_: if message.warning { EventType::Warning } else { EventType::Normal },
+            reason: message.reason.into(),
+            note: Some(message.note),
+            action: message.reason.into(),
             secondary: None,
         };
-        match recorder.publish(&event, &reference).await {
-            Ok(()) => failing = false,
-            Err(error) if !failing => {
-                failing = true;
-                tracing::warn!(
-                    error = error_with_causes(&error),
-                    "cannot write an Event; `atlas status` shows the same"
-                );
-            }
-            Err(_) => {}
+        let result = recorder.publish(&event, &reference).await;
+        if let Err(error) = &result
+            && !is_failing
+        {
+            tracing::warn!(
+                error = error_with_causes(error),
+                "cannot write an Event; `atlas status` shows the same"
+            );
         }
+        is_failing = result.is_err();
     }
 }
 
@@ -199,35 +226,20 @@ mod tests {
         }
     }
 
-    fn uids() -> BTreeMap<String, String> {
-        [("tokyo".to_owned(), "1".to_owned())].into()
+    fn message(severity: Severity, object: &str) -> Option<EventMessage> {
+        EventMessage::from_finding(&finding(severity, object), "monitoring", "1")
     }
 
     #[test]
-    fn an_event_says_key_value_and_fix_of_a_service_that_is_there() {
-        let said = EventMessage::of_finding(
-            &finding(Severity::Rejected, "Service monitoring/tokyo"),
-            "monitoring",
-            &uids(),
-        )
-        .unwrap();
-        assert_eq!((said.service.as_str(), said.reason, said.warning), ("tokyo", "Rejected", true));
-        assert_eq!(said.note, "goatlas.io/replicas: \"many\": is not a number: write 2");
-        for object in [
-            "Service other/tokyo",
-            "Service monitoring/paris",
-            "EndpointSlice monitoring/tokyo",
-            "atlas",
-        ] {
-            assert_eq!(
-                EventMessage::of_finding(
-                    &finding(Severity::Rejected, object),
-                    "monitoring",
-                    &uids()
-                ),
-                None,
-                "{object}"
-            );
+    fn an_event_says_the_key_the_value_and_what_to_write() {
+        let event = message(Severity::Rejected, "Service monitoring/tokyo").unwrap();
+        assert_eq!(
+            (event.service.as_str(), event.uid.as_str(), event.warning),
+            ("tokyo", "1", true)
+        );
+        assert_eq!(event.note, "goatlas.io/replicas: \"many\": is not a number: write 2");
+        for object in ["Service other/tokyo", "EndpointSlice monitoring/tokyo", "atlas"] {
+            assert_eq!(message(Severity::Rejected, object), None, "{object}");
         }
     }
 
@@ -239,10 +251,9 @@ mod tests {
             (Severity::Warning, Some("Misconfigured")),
             (Severity::Note, None),
         ] {
-            let finding = finding(severity, "Service monitoring/tokyo");
-            let message = EventMessage::of_finding(&finding, "monitoring", &uids());
-            assert!(message.iter().all(|message| message.warning), "{severity:?}");
-            assert_eq!(message.map(|message| message.reason), reason, "{severity:?}");
+            let event = message(severity, "Service monitoring/tokyo");
+            assert!(event.iter().all(|event| event.warning), "{severity:?}");
+            assert_eq!(event.map(|event| event.reason), reason, "{severity:?}");
         }
     }
 
@@ -258,7 +269,7 @@ mod tests {
             atlas_core::validate::validate(&Default::default(), &manifests, None).findings;
         let messages: Vec<EventMessage> = findings
             .iter()
-            .filter_map(|finding| EventMessage::of_finding(finding, "monitoring", &uids()))
+            .filter_map(|finding| EventMessage::from_finding(finding, "monitoring", "1"))
             .filter(|message| message.note.starts_with("goatlas.io/thanos-servce: "))
             .collect();
         let [message] = messages.as_slice() else { panic!("{messages:?}") };
@@ -267,17 +278,14 @@ mod tests {
     }
 
     #[test]
-    fn what_lasts_is_said_once_and_what_returns_again() {
-        let said = EventMessage::of_finding(
-            &finding(Severity::FellBack, "Service monitoring/tokyo"),
-            "monitoring",
-            &uids(),
-        )
-        .unwrap();
-        let mut event_deduplicator = EventDeduplicator::default();
-        assert_eq!(event_deduplicator.news([said.clone()].into()).len(), 1);
-        assert_eq!(event_deduplicator.news([said.clone()].into()), []);
-        assert_eq!(event_deduplicator.news(BTreeSet::new()), []);
-        assert_eq!(event_deduplicator.news([said.clone()].into()), [said]);
+    fn a_problem_becomes_one_event_while_it_lasts() {
+        let problem = || message(Severity::FellBack, "Service monitoring/tokyo").unwrap();
+        let mut deduplicator = EventDeduplicator::default();
+        assert_eq!(deduplicator.replace("tokyo", [problem()].into()), [problem()]);
+        assert_eq!(deduplicator.replace("tokyo", [problem()].into()), []);
+        assert_eq!(deduplicator.replace("paris", BTreeSet::new()), []);
+        assert_eq!(deduplicator.repeat(), []);
+        assert_eq!(deduplicator.replace("tokyo", BTreeSet::new()), []);
+        assert_eq!(deduplicator.replace("tokyo", [problem()].into()), [problem()]);
     }
 }

@@ -1,4 +1,4 @@
-//! Which Services of the hub's Envoys have a ready pod: a store's name is led only to such a one.
+//! Which Services of the hub's Envoys have a ready pod. Only such a Service gets stores' Services as other names of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,17 +11,17 @@ use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::watch::watch_with_retries;
+use super::reflector::watch_with_retries;
 
-/// So long after a Service has a pod it counts as having one: DNS servers learn of it by watches of their own.
+/// How long after the last change of EndpointSlices it counts: DNS servers learn of it by watches of their own.
 const DNS_LAG: Duration = Duration::from_secs(3);
 
-/// Watches the EndpointSlices that Kubernetes makes of them, which have their labels, until cancelled; `tell` hears all names
-/// each time.
+/// Watches the EndpointSlices of these Services, which have their labels, until cancelled. `on_change` gets the names of all
+/// Services that have a ready pod.
 pub async fn watch(
     client: Client,
     namespace: String,
-    tell: impl Fn(BTreeSet<String>) + Send + 'static,
+    on_change: impl Fn(BTreeSet<String>) + Send + 'static,
     stop: CancellationToken,
 ) {
     let api: Api<EndpointSlice> = Api::namespaced(client, &namespace);
@@ -29,12 +29,11 @@ pub async fn watch(
     let (ready_in, mut ready_out) = watch::channel(BTreeSet::new());
     tokio::spawn(async move {
         while ready_out.changed().await.is_ok() {
-            // From the last change on.
             while tokio::time::timeout(DNS_LAG, ready_out.changed())
                 .await
                 .is_ok_and(|changed| changed.is_ok())
             {}
-            tell(ready_out.borrow_and_update().clone());
+            on_change(ready_out.borrow_and_update().clone());
         }
     });
     let mut ready = BTreeMap::new();
@@ -44,7 +43,7 @@ pub async fn watch(
             Event::InitApply(slice) | Event::Apply(slice) => {
                 let name = slice.name_any();
                 ready.remove(&name);
-                ready.extend(service_with_pods(&slice).map(|service| (name, service)));
+                ready.extend(ready_service(&slice).map(|service| (name, service)));
             }
             Event::InitDone => {}
             Event::Delete(slice) => _ = ready.remove(&slice.name_any()),
@@ -61,9 +60,9 @@ pub async fn watch(
     .await;
 }
 
-/// The Service of a slice in which a pod is ready.
-fn service_with_pods(slice: &EndpointSlice) -> Option<String> {
-    // What is not said is to be taken for ready (the API's documentation of `conditions.ready`).
+/// The Service of a slice; `None`: no pod in it is ready.
+fn ready_service(slice: &EndpointSlice) -> Option<String> {
+    // An absent condition means ready (the API's documentation of `conditions.ready`).
     let ready = slice.endpoints.iter().any(|endpoint| {
         endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
     });

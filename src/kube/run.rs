@@ -1,37 +1,32 @@
-//! All wiring of Atlas on Kubernetes: what runs, in which order it starts, in which it stops.
+//! Starts and stops everything that a process runs on Kubernetes.
 //!
-//! Stop: say so to every stream and let them end, then the writers, then give the Lease back, so that another replica
-//! writes within seconds.
+//! When it stops, first the xDS streams end, then the engine and the servers. Last the Lease is given back, so that another
+//! replica writes within seconds.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use atlas_core::annotations;
 use atlas_core::kubernetes::lease::LeaseTiming;
 use atlas_core::kubernetes::object::OwnerReference;
-use atlas_core::model::Settings;
-use atlas_core::thanos::zone::ZoneFileVersion;
-use atlas_core::validate::CLUSTER_SELECTOR;
-use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service, ServiceAccount};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::runtime::watcher;
+use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::{Api, Client};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::controller::{Controller, Reflectors, Rounds};
 use super::election::Candidate;
 use super::errors::error_with_causes;
-use super::record::Stored;
-use super::watch::Reflector;
-use super::{connect, convert, events, pki_secrets};
+use super::pki_store::SecretStore;
+use super::provider::KubernetesProvider;
+use super::watches::Watches;
+use super::{connect, events};
 use crate::config::{Config, KubernetesConfig, Role};
 use crate::dns;
+use crate::engine::Engine;
 use crate::engine::publisher::Publisher;
 use crate::metrics::Metrics;
-use crate::process::debounce::Debouncer;
+use crate::pki::{Contents, Pki};
 use crate::process::listen::bind_tcp;
 use crate::process::open_files;
 use crate::process::shutdown::{DRAIN_TIMEOUT, wait_for_signal};
@@ -64,7 +59,7 @@ pub async fn run(config: Config, kubernetes: KubernetesConfig) -> anyhow::Result
         )),
     };
     let (state_store, nodes) = (Arc::new(StateStore::default()), Arc::new(Nodes::default()));
-    let (said, said_out) = mpsc::channel(256);
+    let (events_sender, events_receiver) = mpsc::channel(256);
     let client_authorizer = Arc::new(ClientAuthorizer::new(settings.trust_domain.clone()));
     let (metrics, streams) = (Arc::new(Metrics::new()), Arc::new(Streams::default()));
     let (drain, stop, resign) =
@@ -104,24 +99,23 @@ pub async fn run(config: Config, kubernetes: KubernetesConfig) -> anyhow::Result
         );
         tasks.spawn("the web server", http::serve(web_port, server(web::public(web), "web")));
     }
-    let reflectors = watch_all(&client, &settings, &mut tasks, &stop);
-    tasks.spawn(
-        "the writer of Events",
-        events::publish(
-            client.clone(),
-            settings.namespace.clone(),
-            kubernetes.identity.clone(),
-            said_out,
-            stop.clone(),
-        ),
-    );
-    let connections = events::connections(
-        Arc::clone(&streams),
-        reflectors.clusters.clone(),
-        said.clone(),
+    let watches = Watches::default();
+    watches.spawn(&client, &settings, &mut tasks, &stop);
+    let write_events = events::write_events(
+        client.clone(),
+        settings.namespace.clone(),
+        kubernetes.identity.clone(),
+        events_receiver,
         stop.clone(),
     );
-    tasks.spawn("the watch over connections", connections);
+    tasks.spawn("the writer of Events", write_events);
+    let report_connections = events::report_connections(
+        Arc::clone(&streams),
+        watches.clusters.clone(),
+        events_sender.clone(),
+        stop.clone(),
+    );
+    tasks.spawn("the watch over connections", report_connections);
     let election = Arc::clone(&candidate).run(
         client.clone(),
         settings.namespace.clone(),
@@ -138,33 +132,38 @@ pub async fn run(config: Config, kubernetes: KubernetesConfig) -> anyhow::Result
     tracing::info!(namespace = settings.namespace, role = ?kubernetes.role, listen = %listen.ip, "atlas runs");
 
     let stopping = stop.clone();
-    let gauge = Arc::clone(&streams);
-    let controller = async move {
+    let publisher = Publisher {
+        client_authorizer,
+        streams: Arc::clone(&streams),
+        nodes,
+        metrics: Arc::clone(&metrics),
+        state_store,
+    };
+    let engine = async move {
         let owner =
             owner(&client, &settings.namespace, kubernetes.service_account.as_deref()).await;
-        let publisher =
-            Publisher { client_authorizer, streams: gauge, nodes, metrics, state_store };
-        let controller = Controller {
-            settings,
-            lifetimes: config.lifetimes,
-            client: client.clone(),
+        let pki = Pki::with(
+            SecretStore::default(),
+            settings.trust_domain.clone(),
+            config.lifetimes,
+            Contents::default(),
+        );
+        let provider = KubernetesProvider::new(
+            settings.clone(),
+            client,
             candidate,
-            reflectors,
-            publisher,
-            said,
+            watches,
+            metrics,
+            events_sender,
             owner,
-            records: Arc::default(),
-            unable: None,
-            greatest: None,
-            rounds: Rounds::default(),
-            debouncer: Debouncer::new(config.debounce),
-        };
-        controller.run(stopping).await;
+        );
+        let engine = Engine::new(settings, provider, pki, publisher, config.debounce, None);
+        engine.run(stopping).await;
     };
-    // A task of its own: it blocks while it writes, and signals must be heard meanwhile.
-    let mut controller = tokio::spawn(controller);
+    // A task of its own: it blocks while it writes, and signals must be noticed meanwhile.
+    let mut engine = tokio::spawn(engine);
     let result = tokio::select! {
-        _ = &mut controller => Err(anyhow::anyhow!("the controller has ended, which it never should: please report this")),
+        _ = &mut engine => Err(anyhow::anyhow!("the engine has ended, which it never should: please report this")),
         ended = tasks.first_ended() => Err(anyhow::anyhow!("{ended} has ended, which it never should: please report this")),
         _ = &mut election => Err(anyhow::anyhow!("the election has ended, which it never should: please report this")),
         signal = wait_for_signal() => {
@@ -176,13 +175,13 @@ pub async fn run(config: Config, kubernetes: KubernetesConfig) -> anyhow::Result
     streams.wait_closed(DRAIN_TIMEOUT).await;
     stop.cancel();
     let _ = tokio::time::timeout(DRAIN_TIMEOUT, async {
-        if !controller.is_finished() {
-            let _ = controller.await;
+        if !engine.is_finished() {
+            let _ = engine.await;
         }
         tasks.join_all().await;
     })
     .await;
-    // Last of all: whoever leads next may write at once.
+    // Nothing here writes any more, so the next leader may.
     resign.cancel();
     if !election.is_finished() {
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, election).await;
@@ -197,107 +196,19 @@ async fn publish_leader(
     state_store: Arc<StateStore>,
     stop: CancellationToken,
 ) {
-    let mut sightings = candidate.sightings();
+    let mut status = candidate.lease_status();
     loop {
-        let holder = sightings.borrow_and_update().holder.clone();
+        let holder = status.borrow_and_update().holder.clone();
         state_store.set_leader(Some(holder.unwrap_or_default()));
         tokio::select! {
-            Ok(()) = sightings.changed() => {}
+            Ok(()) = status.changed() => {}
             () = stop.cancelled() => return,
         }
     }
 }
 
-/// Starts to watch everything that manifests come from.
-fn watch_all(
-    client: &Client,
-    settings: &Settings,
-    tasks: &mut Tasks,
-    stop: &CancellationToken,
-) -> Reflectors {
-    let changed = Arc::new(Notify::new());
-    let reflectors = Reflectors {
-        clusters: Reflector::new(Arc::clone(&changed)),
-        alertmanagers: Reflector::new(Arc::clone(&changed)),
-        slices: Reflector::new(Arc::clone(&changed)),
-        records: Reflector::new(Arc::clone(&changed)),
-        zone: Reflector::new(Arc::clone(&changed)),
-        changed,
-    };
-    let labels = |selector: &str| watcher::Config::default().labels(selector);
-    let own = settings.namespace.as_str();
-    let theirs = settings.alertmanager_namespace.as_str();
-
-    let clusters: Api<Service> = Api::namespaced(client.clone(), own);
-    let reflector = reflectors.clusters.clone();
-    let task = reflector.run(
-        "cluster Services",
-        clusters,
-        labels(CLUSTER_SELECTOR),
-        |service| Some(convert::service(service)),
-        stop.clone(),
-    );
-    tasks.spawn("the watch of clusters", task);
-
-    let alertmanagers: Api<Service> = Api::namespaced(client.clone(), theirs);
-    let pairs: Vec<String> = settings
-        .alertmanager_selector
-        .iter()
-        .map(|(key, value)| format!("{key}={value}"))
-        .collect();
-    let reflector = reflectors.alertmanagers.clone();
-    let read = |service| Some(convert::service(service));
-    let task = reflector.run(
-        "the hub's Alertmanager Services",
-        alertmanagers,
-        labels(&pairs.join(",")),
-        read,
-        stop.clone(),
-    );
-    tasks.spawn("the watch of Alertmanagers", task);
-
-    let slices: Api<EndpointSlice> = Api::namespaced(client.clone(), theirs);
-    let selector = format!("{}={}", annotations::SERVICE_NAME, settings.alertmanager_endpoints);
-    let reflector = reflectors.slices.clone();
-    let read = |slice| Some(convert::endpoint_slice(slice));
-    let task = reflector.run(
-        "the hub's Alertmanager EndpointSlices",
-        slices,
-        labels(&selector),
-        read,
-        stop.clone(),
-    );
-    tasks.spawn("the watch of EndpointSlices", task);
-
-    let secrets: Api<Secret> = Api::namespaced(client.clone(), own);
-    let domain = settings.trust_domain.clone();
-    let read = move |secret| Some(Stored::read(secret, &domain));
-    let task = reflectors.records.clone().run(
-        "Atlas's own Secrets",
-        secrets,
-        labels(pki_secrets::WATCHED),
-        read,
-        stop.clone(),
-    );
-    tasks.spawn("the watch of Atlas's own Secrets", task);
-
-    let zone: Api<ConfigMap> = Api::namespaced(client.clone(), own);
-    let (name, file) = atlas_core::object_names::ZONE_CONFIG_MAP;
-    let read = move |map: ConfigMap| ZoneFileVersion::of(map.data?.get(file)?);
-    let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
-    let task = reflectors.zone.clone().run(
-        "the ConfigMap of the DNS zone",
-        zone,
-        only,
-        read,
-        stop.clone(),
-    );
-    tasks.spawn("the watch of the DNS zone", task);
-    reflectors
-}
-
-/// The ServiceAccount with which what belongs to the installation goes. Without it everything works, and stays after an
-/// uninstallation.
+/// Atlas's ServiceAccount as the owner of what belongs to the installation; `None`: there is none, and these objects stay after
+/// an uninstallation.
 async fn owner(client: &Client, namespace: &str, name: Option<&str>) -> Option<OwnerReference> {
     let name = name?;
     let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);

@@ -1,13 +1,13 @@
-//! What is left of stores' Services that once selected pods.
+//! Deletes the Endpoints and EndpointSlices of stores' Services that selected pods in an earlier version.
 //!
 //! ```text
 //! Service tokyo-thanos-sidecar0: headless ─▶ ExternalName       (the writer)
-//! its Endpoints, its EndpointSlices       ─▶ nobody's any more  (deleted here)
+//! its Endpoints, its EndpointSlices       ─▶ stale              (deleted here)
 //! ```
 //!
-//! Kubernetes' controllers make neither for an ExternalName, but what they made before they leave as it was: addresses of pods
-//! that are long gone, and of the Endpoints even new EndpointSlices (by the controller that reflectors those without a selector).
-//! Both have the labels of their Service, by which they are found. Once there are none any more, nothing is asked any longer.
+//! Kubernetes' controllers make neither for an ExternalName, but leave those that they made before: addresses of pods that are
+//! long gone. From such Endpoints the mirroring controller even makes new EndpointSlices. Both have the labels of their
+//! Service, by which they are found. Once none is left, nothing is listed any more.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -30,12 +30,12 @@ use super::WRITES;
 use super::election::Candidate;
 use super::errors::error_with_causes;
 
-/// Between two looks while something is left, and after a failure; doubled each time, up to [`LAST`].
-const AGAIN: Duration = Duration::from_secs(5);
-/// Before the last look: a controller that lags may have made something after what it came from was deleted.
-const LAST: Duration = Duration::from_secs(60);
+/// The first pause between two lists while something is left, and after a failure; doubled each time, up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+/// The longest pause, and the one before the last list: a controller that lags may have made something meanwhile.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// Deletes it, for as long as there is any and this Atlas leads; says why it can't.
+/// Deletes them until none is left, while this process leads. `problem` is why that fails.
 pub async fn remove(
     client: Client,
     namespace: String,
@@ -45,24 +45,24 @@ pub async fn remove(
 ) {
     let selector = format!("{}={}", atlas_core::object_names::PART, Part::Store.label());
     let labelled = ListParams::default().labels(&selector);
-    let (mut looked, mut pause) = (0, AGAIN);
-    while looked < 2 {
-        let left = look(&client, &namespace, &labelled, &candidate).await;
+    let (mut empty_lists, mut pause) = (0, FIRST_PAUSE);
+    while empty_lists < 2 {
+        let left = delete_stale(&client, &namespace, &labelled, &candidate).await;
         let failed = left.as_ref().err().map(|error| {
             format!("cannot remove what is left in {namespace} of Services that once selected the hub's Envoys: {error:#} (Atlas's Role must allow it)")
         });
         problem.send_if_modified(|before| std::mem::replace(before, failed.clone()) != failed);
-        looked = if matches!(left, Ok(0)) { looked + 1 } else { 0 };
-        pause = if looked > 0 { LAST } else { pause.min(LAST) };
-        if looked < 2 && stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+        empty_lists = if matches!(left, Ok(0)) { empty_lists + 1 } else { 0 };
+        pause = if empty_lists > 0 { LONGEST_PAUSE } else { pause.min(LONGEST_PAUSE) };
+        if empty_lists < 2 && stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
             return;
         }
         pause *= 2;
     }
 }
 
-/// Deletes what is nobody's; says how much there was, also of what still is somebody's.
-async fn look(
+/// Deletes those whose Service selects no pods. Returns how many there were, with those whose Service still does.
+async fn delete_stale(
     client: &Client,
     namespace: &str,
     labelled: &ListParams,
@@ -71,7 +71,7 @@ async fn look(
     let api = |kind: &ApiResource| -> Api<DynamicObject> {
         Api::namespaced_with(client.clone(), namespace, kind)
     };
-    // Endpoints first, or the mirroring controller makes new slices of them.
+    // Endpoints first, or the mirroring controller makes new EndpointSlices of them.
     let mut left: Vec<(Api<DynamicObject>, PartialObjectMeta<DynamicObject>)> = Vec::new();
     for kind in
         [ApiResource::erase::<core::Endpoints>(&()), ApiResource::erase::<EndpointSlice>(&())]
@@ -80,7 +80,7 @@ async fn look(
         let listed = api
             .list_metadata(labelled)
             .await
-            .map_err(said)
+            .map_err(explain)
             .with_context(|| format!("cannot list {}", kind.plural))?;
         left.extend(listed.items.into_iter().map(|object| (api.clone(), object)));
     }
@@ -88,13 +88,14 @@ async fn look(
         return Ok(0);
     }
     let services: Api<core::Service> = Api::namespaced(client.clone(), namespace);
-    let services = services.list(labelled).await.map_err(said).context("cannot list services")?;
+    let services =
+        services.list(labelled).await.map_err(explain).context("cannot list services")?;
     let selecting = services.items.iter().filter(|service| {
         service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) != Some("ExternalName")
     });
     let selecting: BTreeSet<String> = selecting.map(ResourceExt::name_any).collect();
     let count = left.len();
-    let nobodys = left.into_iter().filter(|(_, object)| !selecting.contains(&service_of(object)));
+    let stale = left.into_iter().filter(|(_, object)| !selecting.contains(&service_of(object)));
     let delete = |(api, object): (Api<DynamicObject>, PartialObjectMeta<DynamicObject>)| async move {
         anyhow::ensure!(candidate.leads().is_some(), "this Atlas no longer leads");
         let exactly = Preconditions { uid: object.uid(), resource_version: None };
@@ -108,19 +109,19 @@ async fn look(
             Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => Ok(()),
             result => result
                 .map(drop)
-                .map_err(said)
+                .map_err(explain)
                 .with_context(|| format!("cannot delete {}", object.name_any())),
         }
     };
-    futures::stream::iter(nobodys.map(delete)).buffered(WRITES).try_collect::<()>().await?;
+    futures::stream::iter(stale.map(delete)).buffered(WRITES).try_collect::<()>().await?;
     Ok(count)
 }
 
-fn said(error: kube::Error) -> anyhow::Error {
+fn explain(error: kube::Error) -> anyhow::Error {
     anyhow::anyhow!(error_with_causes(&error))
 }
 
-/// Endpoints are called as their Service is, EndpointSlices name it.
+/// The name of the Service. Endpoints have the same name, EndpointSlices a label.
 fn service_of(object: &PartialObjectMeta<DynamicObject>) -> String {
     object.labels().get(annotations::SERVICE_NAME).cloned().unwrap_or_else(|| object.name_any())
 }

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::election::{Candidate, now};
 use super::errors::error_with_causes;
-use super::watch::watch_with_retries;
+use super::reflector::watch_with_retries;
 use super::{MANAGER, WRITES, ready_services, stale_endpoints};
 use crate::metrics::Metrics;
 
@@ -50,6 +50,15 @@ pub enum DesiredUpdate {
     All(DesiredObjects),
     /// Of these objects: the others' stay.
     Some(DesiredObjects),
+}
+
+impl DesiredUpdate {
+    /// Of how many objects.
+    pub fn len(&self) -> usize {
+        match self {
+            DesiredUpdate::All(desired) | DesiredUpdate::Some(desired) => desired.len(),
+        }
+    }
 }
 
 /// Writes objects of one namespace.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::cli::Outcome;
 use crate::cli::output::{print, say, show};
-use crate::kube::admin::{Admin, Forgotten, Live, differences};
+use crate::kube::admin::{Admin, Forgotten, LiveService, differences};
 
 /// What is to be added.
 pub struct Add<'a> {
@@ -83,7 +83,12 @@ fn already(namespace: &str, name: &ClusterName, differences: &[String]) -> Strin
     )
 }
 
-fn ensure_cluster(hub: &Admin, name: &ClusterName, live: &Live, fix: &str) -> anyhow::Result<()> {
+fn ensure_cluster(
+    hub: &Admin,
+    name: &ClusterName,
+    live: &LiveService,
+    fix: &str,
+) -> anyhow::Result<()> {
     ensure!(
         is_cluster(&live.service),
         "the Service {name} in {} is no cluster of Atlas's (the label {} is missing, or it is a store's): it is left as it is; {fix}",
@@ -127,11 +132,16 @@ pub fn remove(
             "the Service {name} is gone, but its credential still counts: run the same command again"
         )
     };
-    match hub.forget(name, domain).with_context(gone)? {
-        Forgotten::Yes => print(&format!("forgot the credential of {name}\n"))?,
-        Forgotten::NothingKnown => {
-            say(format_args!("there was no credential of {name} in {} to forget", hub.namespace))
-        }
+    let Forgotten { had_credential, is_noticed } = hub.forget(name, domain).with_context(gone)?;
+    if !is_noticed {
+        say(format_args!(
+            "no Atlas has noticed yet that {name} is gone: if one runs and still has that cluster, run the same command again"
+        ));
+    }
+    if had_credential {
+        print(&format!("forgot the credential of {name}\n"))?;
+    } else {
+        say(format_args!("there was no credential of {name} in {} to forget", hub.namespace));
     }
     Ok(Outcome::Done)
 }

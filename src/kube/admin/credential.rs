@@ -1,7 +1,7 @@
 //! How a removed cluster's credential is forgotten.
 //!
 //! ```text
-//! the Service is gone ──▶ the leader has noticed ──▶ its record is emptied, compared with what was read
+//! the Service is gone ──▶ the leader has noticed ──▶ its Secret is emptied, compared with the version that was read
 //! ```
 //!
 //! In this order, because a leader that still sees the Service would issue the next credential at once.
@@ -13,125 +13,116 @@ use atlas_core::name::{ClusterName, TrustDomain};
 use kube::api::{Patch, PatchParams};
 
 use super::{Admin, MANAGER, POLL};
-use crate::cli::output::say;
-use crate::kube::record::{Record, Stored, TERM, adopt};
+use crate::kube::pki_secret::{PkiSecret, StoredSecret, TERM, adopt};
 use crate::pki::Contents;
 
-/// So often a record is read again because somebody else wrote it meanwhile.
+/// How often a Secret is read again because somebody else wrote it meanwhile.
 const TRIES: usize = 10;
 /// How long a leader may take to notice that a Service is gone.
-const NOTICING: Duration = Duration::from_secs(5);
+const NOTICE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What became of a credential.
+/// How a credential was forgotten.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Forgotten {
-    /// It counts no more.
-    Yes,
-    /// There was none.
-    NothingKnown,
-}
-
-enum Written {
-    Yes,
-    Conflict,
+pub struct Forgotten {
+    /// Whether there was a credential.
+    pub had_credential: bool,
+    /// Whether the leader, if there is one, has noticed that the Service is gone.
+    pub is_noticed: bool,
 }
 
 impl Admin {
-    /// Forgets a cluster's credential, once its Service is gone: the list of what counts is emptied, and the revision is the
-    /// next. The leader sees it by its watch.
+    /// Forgets a cluster's credential, once its Service is gone: the list of accepted credentials is emptied, and the revision
+    /// is the next. The leader learns it by its watch.
     ///
     /// # Errors
-    /// The record can't be read or written.
+    /// Its Secret can't be read or written.
     pub fn forget(&self, name: &ClusterName, domain: &TrustDomain) -> anyhow::Result<Forgotten> {
-        self.wait_until_noticed(name, domain)?;
+        let is_noticed = self.wait_until_noticed(name, domain)?;
         for _ in 0..TRIES {
-            let Some((stored, contents)) = self.record(name, domain)? else {
-                return Ok(Forgotten::NothingKnown);
+            let Some((stored, contents)) = self.read_secret(name, domain)? else {
+                return Ok(Forgotten { had_credential: false, is_noticed });
             };
             if !contents.ledger.has_credentials(name) {
-                return Ok(Forgotten::NothingKnown);
+                return Ok(Forgotten { had_credential: false, is_noticed });
             }
-            match self.empty(name, &stored, contents)? {
-                Written::Yes => return Ok(Forgotten::Yes),
-                Written::Conflict => std::thread::sleep(POLL),
+            if self.empty(name, &stored, contents)? {
+                return Ok(Forgotten { had_credential: true, is_noticed });
             }
+            std::thread::sleep(POLL);
         }
         bail!(
             "others wrote the Secret {} {TRIES} times meanwhile: run the same command again",
-            Record::Cluster(name.clone()).secret()
+            PkiSecret::Cluster(name.clone()).name()
         )
     }
 
     /// Whether there is a credential to forget.
     ///
     /// # Errors
-    /// The record can't be read.
+    /// Its Secret can't be read.
     pub fn has_credential(&self, name: &ClusterName, domain: &TrustDomain) -> anyhow::Result<bool> {
         Ok(self
-            .record(name, domain)?
+            .read_secret(name, domain)?
             .is_some_and(|(_, contents)| contents.ledger.has_credentials(name)))
     }
 
-    /// A leader that notices clears what it kept of the Service. One that hasn't would issue the next credential at once.
-    fn wait_until_noticed(&self, name: &ClusterName, domain: &TrustDomain) -> anyhow::Result<()> {
-        let deadline = Instant::now() + NOTICING;
+    /// Waits until the leader has noticed that the Service is gone: it then clears `service.json`. Returns whether it has. One
+    /// that hasn't would issue the next credential at once.
+    fn wait_until_noticed(&self, name: &ClusterName, domain: &TrustDomain) -> anyhow::Result<bool> {
+        let deadline = Instant::now() + NOTICE_TIMEOUT;
         while Instant::now() < deadline {
-            match self.record(name, domain)? {
-                Some((Stored { parsed: Ok(parsed), .. }, _)) if parsed.service.is_some() => {
+            match self.read_secret(name, domain)? {
+                Some((StoredSecret { data: Ok(data), .. }, _)) if data.service.is_some() => {
                     std::thread::sleep(POLL)
                 }
-                _ => return Ok(()),
+                _ => return Ok(true),
             }
         }
-        say(format_args!(
-            "no Atlas has noticed yet that {name} is gone: if one runs and still has that cluster, run the same command again"
-        ));
-        Ok(())
+        Ok(false)
     }
 
-    fn record(
+    fn read_secret(
         &self,
         name: &ClusterName,
         domain: &TrustDomain,
-    ) -> anyhow::Result<Option<(Stored, Contents)>> {
-        let record = Record::Cluster(name.clone());
-        let Some(secret) = self.get_secret(&record.secret())? else { return Ok(None) };
-        let stored = Stored::read(secret, domain);
-        let parsed = stored.parsed.clone().map_err(|error| anyhow!(error))?;
+    ) -> anyhow::Result<Option<(StoredSecret, Contents)>> {
+        let secret = PkiSecret::Cluster(name.clone());
+        let Some(object) = self.get_secret(&secret.name())? else { return Ok(None) };
+        let stored = StoredSecret::read(object, domain);
+        let data = stored.data.clone().map_err(|error| anyhow!(error))?;
         let mut contents = Contents::default();
-        adopt(&mut contents, &record, parsed);
+        adopt(&mut contents, &secret, data);
         Ok(Some((stored, contents)))
     }
 
+    /// Returns false if somebody else wrote the Secret meanwhile.
     fn empty(
         &self,
         name: &ClusterName,
-        stored: &Stored,
+        stored: &StoredSecret,
         mut contents: Contents,
-    ) -> anyhow::Result<Written> {
-        let record = Record::Cluster(name.clone());
+    ) -> anyhow::Result<bool> {
+        let secret = PkiSecret::Cluster(name.clone());
         contents.ledger.forget(name);
         let lacks = || {
             format!(
                 "the Secret {} lacks Atlas's annotation {TERM}: restore it from a backup",
-                record.secret()
+                secret.name()
             )
         };
         let term = stored.term.clone().with_context(lacks)?;
         // Neither certificate is of the new revision, so both keys go.
-        let data = record.data(&contents, None)?;
-        let patch = record.manifest(&data, &term, Some(&stored.version));
+        let data = secret.data(&contents, None)?;
+        let patch = secret.manifest(&data, &term, Some(&stored.version));
         let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
         let secrets = self.secrets();
         let write = async {
-            match secrets.patch(&record.secret(), &params, &Patch::Merge(&patch)).await {
-                Ok(_) => Ok(Written::Yes),
-                Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => {
-                    Ok(Written::Conflict)
-                }
+            match secrets.patch(&secret.name(), &params, &Patch::Merge(&patch)).await {
+                Ok(_) => Ok(true),
+                Err(kube::Error::Api(status)) if [404, 409].contains(&status.code) => Ok(false),
                 Err(error) => Err(error),
             }
         };
-        self.block(&format!("write the Secret {}", record.secret()), write)
+        self.block(&format!("write the Secret {}", secret.name()), write)
     }
 }

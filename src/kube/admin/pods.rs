@@ -1,4 +1,4 @@
-//! Asks single pods, through the API server: what one replica knows, another may not.
+//! Requests to single pods, through the API server: each replica has a status of its own.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,15 +13,15 @@ use kube::api::ListParams;
 use super::Admin;
 use crate::kube::errors::error_with_causes;
 
-/// A replica that answers no sooner is not waited for.
-const ANSWER: Duration = Duration::from_secs(10);
+/// How long a replica may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A pod behind a Service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PodRef {
-    /// Its name.
+    /// `metadata.name`.
     pub name: String,
-    /// Whether it says that it is ready.
+    /// Whether it is ready, as its EndpointSlice says.
     pub ready: bool,
 }
 
@@ -62,7 +62,7 @@ impl Admin {
     /// `GET` of a pod, through the API server.
     ///
     /// # Errors
-    /// Whoever asks may not.
+    /// The person has no right to it.
     pub fn ask_pod(&self, pod: &str, port: u16, path: &str) -> anyhow::Result<Answer> {
         let uri = format!("/api/v1/namespaces/{}/pods/{pod}:{port}/proxy{path}", self.namespace);
         let answer = match self.get(&uri, None) {
@@ -90,10 +90,11 @@ impl Admin {
             request = request.header(header::HOST, host);
         }
         let request = request.body(Vec::new()).map_err(kube::Error::HttpError)?;
-        let late =
-            || kube::Error::Service(format!("no answer within {} s", ANSWER.as_secs()).into());
+        let late = || {
+            kube::Error::Service(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()).into())
+        };
         let answer = async {
-            tokio::time::timeout(ANSWER, self.client.request_text(request))
+            tokio::time::timeout(ANSWER_TIMEOUT, self.client.request_text(request))
                 .await
                 .unwrap_or_else(|_| Err(late()))
         };

@@ -8,7 +8,7 @@ use atlas_lab::scene::{KubeHub, KubeOptions, KubeScene, prove};
 use atlas_lab::world_test;
 use serde_json::{Value, json};
 
-use super::SECOND;
+use super::{SECOND, waiting_cluster};
 use crate::atlas;
 
 world_test! {
@@ -19,6 +19,7 @@ world_test! {
         prove::query(&mut scene)?;
         the_service_is_edited(&mut scene)?;
         a_wrong_label_is_told_and_harms_nobody(&mut scene)?;
+        a_misspelt_key_becomes_an_event_and_a_note_does_not(&scene)?;
         a_service_is_deleted_and_created_again(&mut scene)?;
         the_hubs_name_moves(&mut scene)?;
         deleted_secrets_come_back(&scene.hub)?;
@@ -85,6 +86,40 @@ fn a_wrong_label_is_told_and_harms_nobody(scene: &mut KubeScene) -> Result<()> {
         ensure!(statuses.len() == 2 && !statuses.iter().any(rejected), "{statuses:#?}");
         Ok(Some(()))
     })
+}
+
+fn a_misspelt_key_becomes_an_event_and_a_note_does_not(scene: &KubeScene) -> Result<()> {
+    let hub = &scene.hub;
+    let namespace = &hub.options.namespace;
+    let right = scene.clusters[0].service(hub, 2);
+    let mut misspelt = right.clone();
+    misspelt["metadata"]["annotations"]["goatlas.io/thanos-servce"] = json!("thanos");
+    // A cluster that awaits its address has a note, on which nobody must act.
+    hub.kube.apply_objects(namespace, &[misspelt, waiting_cluster("osaka")])?;
+    let warning = wait_until("a Warning on the Service", 10 * SECOND, || {
+        let warnings = warnings(hub, "tokyo")?;
+        Ok(warnings.into_iter().find(|event| event["reason"] == "Misconfigured"))
+    })?;
+    println!("{}: {}", warning["reason"], warning["message"]);
+    let message = warning["message"].as_str().context("an Event without a message")?;
+    ensure!(
+        message.starts_with("goatlas.io/thanos-servce: ")
+            && message.contains("did you mean goatlas.io/thanos-service?"),
+        "the key as it is, and as it should be: {message}"
+    );
+    wait_until("osaka's note is in every status", 10 * SECOND, || {
+        let is_noted = |status: &Value| {
+            let findings = status["findings"].as_array().into_iter().flatten();
+            findings.into_iter().any(|finding| finding.to_string().contains("osaka"))
+        };
+        Ok(hub.statuses().iter().all(is_noted).then_some(()))
+    })?;
+    std::thread::sleep(2 * SECOND);
+    ensure!(warnings(hub, "osaka")?.is_empty(), "{:#?}", warnings(hub, "osaka")?);
+
+    hub.kube.apply_objects(namespace, &[right])?;
+    hub.kube.delete(&hub.at("services/osaka"))?;
+    hub.kube.wait_gone(&hub.at("secrets/osaka-envoy-values"), 20 * SECOND)
 }
 
 fn deleted_secrets_come_back(hub: &KubeHub) -> Result<()> {

@@ -1,4 +1,4 @@
-//! The single reads and writes of the pki_store: compare-and-swap, with an end to waiting.
+//! One write of a Secret, compared with the version that was read, and the claim of a new leadership.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,16 +15,19 @@ use tokio::time::timeout;
 use crate::kube::MANAGER;
 use crate::kube::election::Candidate;
 use crate::kube::errors::error_with_causes;
-use crate::kube::record::{Record, Stored};
+use crate::kube::pki_secret::{PkiSecret, StoredSecret};
 
-/// How long an answer may take: a round waits for it.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How long one answer may take: a reconcile waits for it.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A root that this process has seen the use of is there: where it isn't, the API server has lost its memory, and a new root
-/// would end every Envoy's trust. Nothing is written before this is known.
-pub async fn ensure_remembered(api: &Api<Secret>) -> anyhow::Result<()> {
-    let name = Record::Root.secret();
-    let root = timeout(PATIENCE, api.get_opt(&name))
+/// Ensures that the root is there, if this process knows certificates below it. Where it is missing, the API server has lost
+/// its data, and a new root would be trusted by no Envoy. Nothing is written before this is known.
+///
+/// # Errors
+/// The root is missing, or can't be read.
+pub async fn ensure_root_exists(api: &Api<Secret>) -> anyhow::Result<()> {
+    let name = PkiSecret::Root.name();
+    let root = timeout(REQUEST_TIMEOUT, api.get_opt(&name))
         .await
         .context("no answer")?
         .context("cannot read the Secret with the root")?;
@@ -37,47 +40,54 @@ pub async fn ensure_remembered(api: &Api<Secret>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes nothing but the term into the issuers, so that no earlier leader can write them any more.
+/// Writes the term, and nothing else, into the Secret with the issuers: from then on no earlier leader can write it.
+///
+/// # Errors
+/// This process doesn't lead, or the write wasn't acknowledged.
 pub async fn claim(
     api: &Api<Secret>,
     candidate: &Candidate,
     term: Term,
     domain: &TrustDomain,
 ) -> anyhow::Result<Fence> {
-    let read =
-        timeout(PATIENCE, api.get_opt(&Record::Issuers.secret())).await.context("no answer")?;
+    let read = timeout(REQUEST_TIMEOUT, api.get_opt(&PkiSecret::Issuers.name()))
+        .await
+        .context("no answer")?;
     let read = read.context("cannot read the Secret with the issuing authorities")?;
-    let stored = read.map(|secret| Stored::read(secret, domain));
+    let stored = read.map(|object| StoredSecret::read(object, domain));
     if let Some(by) = stored.as_ref().and_then(|stored| stored.term.as_ref()) {
         candidate.observe_term(by);
     }
-    let known = stored.as_ref().map_or(KnownVersion::Absent, Stored::known);
+    let known = stored.as_ref().map_or(KnownVersion::Absent, StoredSecret::known_version);
     let claim = Claim::new(term);
     let permit = claim.permit_write(&known, candidate.leads().as_ref())?;
-    let outcome = match write(api, &Record::Issuers, &BTreeMap::new(), &permit).await {
+    let result = match write(api, &PkiSecret::Issuers, &BTreeMap::new(), &permit).await {
         Ok(version) => WriteResult::Done(version),
         Err((_, error)) => return Err(error.context("cannot take over as leader")),
     };
-    claim.written(&outcome).map_err(|_| anyhow!("BUG: a claim that was written was not"))
+    claim.written(&result).map_err(|_| anyhow!("BUG: a claim that was written was not"))
 }
 
-/// One compare-and-swap.
+/// Creates a Secret, or patches the version that the permit expects.
+///
+/// # Errors
+/// What is known of the write, and why it failed.
 pub async fn write(
     api: &Api<Secret>,
-    record: &Record,
+    secret: &PkiSecret,
     data: &BTreeMap<&'static str, Option<String>>,
     permit: &WritePermit,
 ) -> Result<ResourceVersion, (WriteResult, anyhow::Error)> {
-    let name = record.secret();
-    let manifest = record.manifest(data, &permit.term, permit.expected.as_ref());
+    let name = secret.name();
+    let manifest = secret.manifest(data, &permit.term, permit.expected.as_ref());
     let written = async {
         match &permit.expected {
             None => {
-                let secret: Secret =
+                let object: Secret =
                     serde_json::from_value(manifest).map_err(kube::Error::SerdeError)?;
                 api.create(
                     &PostParams { field_manager: Some(MANAGER.into()), ..Default::default() },
-                    &secret,
+                    &object,
                 )
                 .await
             }
@@ -88,14 +98,14 @@ pub async fn write(
             }
         }
     };
-    let Ok(written) = timeout(PATIENCE, written).await else {
+    let Ok(written) = timeout(REQUEST_TIMEOUT, written).await else {
         return Err((
             WriteResult::Unknown,
             anyhow!("no answer to the write of the Secret {name}: it is read again"),
         ));
     };
     match written {
-        Ok(secret) => Ok(ResourceVersion(secret.metadata.resource_version.unwrap_or_default())),
+        Ok(object) => Ok(ResourceVersion(object.metadata.resource_version.unwrap_or_default())),
         Err(kube::Error::Api(status))
             if status.code == 409 || permit.expected.is_some() && status.code == 404 =>
         {

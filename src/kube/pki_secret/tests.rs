@@ -38,25 +38,27 @@ fn term() -> Term {
     Term { epoch: Epoch(7), holder: "atlas-0_abc".into() }
 }
 
-/// Writes a record and reads it back, as an API server would give it.
-fn stored(contents: &Contents, record: &Record) -> Stored {
+/// Writes a secret and reads it back, as an API server would give it.
+fn stored(contents: &Contents, secret: &PkiSecret) -> StoredSecret {
     let mut manifest =
-        record.manifest(&record.data(contents, Some(&"{}".to_owned())).unwrap(), &term(), None);
+        secret.manifest(&secret.data(contents, Some(&"{}".to_owned())).unwrap(), &term(), None);
     manifest["metadata"]["resourceVersion"] = "1".into();
-    Stored::read(serde_json::from_value(manifest).unwrap(), &domain())
+    StoredSecret::read(serde_json::from_value(manifest).unwrap(), &domain())
 }
 
 #[test]
-fn what_is_written_is_read_back() {
+fn secrets_are_read_as_they_were_written() {
     let before = contents();
     let mut after = Contents::default();
-    for record in [Record::Leaves, Record::Root, Record::Issuers, Record::Cluster(tokyo())] {
-        let stored = stored(&before, &record);
+    for secret in
+        [PkiSecret::Leaves, PkiSecret::Root, PkiSecret::Issuers, PkiSecret::Cluster(tokyo())]
+    {
+        let stored = stored(&before, &secret);
         assert_eq!(
-            stored.known(),
+            stored.known_version(),
             KnownVersion::Present { version: ResourceVersion("1".into()), term: Some(term()) }
         );
-        adopt(&mut after, &record, stored.parsed.unwrap());
+        adopt(&mut after, &secret, stored.data.unwrap());
     }
     let texts = |contents: &Contents| {
         let authorities: Vec<_> =
@@ -73,8 +75,8 @@ fn what_is_written_is_read_back() {
 }
 
 #[test]
-fn what_everyone_reads_holds_no_authority_s_key() {
-    let parsed = stored(&contents(), &Record::Leaves).parsed.unwrap();
+fn watched_secrets_hold_no_key_of_an_authority() {
+    let parsed = stored(&contents(), &PkiSecret::Leaves).data.unwrap();
     assert!(parsed.authorities[&Authority::Root].key.expose().is_empty());
     assert_eq!(
         parsed.identities.keys().cloned().collect::<BTreeSet<_>>(),
@@ -86,9 +88,9 @@ fn what_everyone_reads_holds_no_authority_s_key() {
 fn a_forgotten_cluster_keeps_its_revision_and_no_key() {
     let mut all = contents();
     all.ledger.forget(&tokyo());
-    let record = Record::Cluster(tokyo());
-    let data = record.data(&all, None).unwrap();
-    let patch = record.manifest(&data, &term(), Some(&ResourceVersion("5".into())));
+    let secret = PkiSecret::Cluster(tokyo());
+    let data = secret.data(&all, None).unwrap();
+    let patch = secret.manifest(&data, &term(), Some(&ResourceVersion("5".into())));
     assert_eq!(patch["metadata"]["resourceVersion"], "5");
     for key in [LEAF, BOOTSTRAP, SERVICE, "leaf.pem.broken", "bootstrap.pem.broken"] {
         assert!(
@@ -97,59 +99,63 @@ fn a_forgotten_cluster_keeps_its_revision_and_no_key() {
         );
     }
     let mut after = Contents::default();
-    adopt(&mut after, &record, stored(&all, &record).parsed.unwrap());
+    adopt(&mut after, &secret, stored(&all, &secret).data.unwrap());
     assert_eq!((after.ledger.revision(&tokyo()), after.identities.len()), (2, 0));
 }
 
 #[test]
-fn a_cluster_s_record_says_nothing_of_another() {
+fn a_secret_of_one_cluster_changes_no_other() {
     let mut all = contents();
     let osaka: ClusterName = "osaka".parse().unwrap();
-    let parsed = stored(&all, &Record::Cluster(tokyo())).parsed.unwrap();
-    adopt(&mut all, &Record::Cluster(osaka.clone()), parsed);
+    let parsed = stored(&all, &PkiSecret::Cluster(tokyo())).data.unwrap();
+    adopt(&mut all, &PkiSecret::Cluster(osaka.clone()), parsed);
     assert!(
         all.identities
             .keys()
-            .all(|identity| Record::of_identity(identity) != Record::Cluster(osaka.clone()))
+            .all(|identity| PkiSecret::of_identity(identity) != PkiSecret::Cluster(osaka.clone()))
     );
     assert!(!all.ledger.has_credentials(&osaka) && all.ledger.has_credentials(&tokyo()));
 }
 
 #[test]
-fn another_s_certificate_is_broken() {
+fn the_certificate_of_another_identity_is_broken() {
     let all = contents();
     let text =
         |identity: Identity| ByteString(pki::to_pem(&all.identities[&identity]).into_bytes());
-    for (record, key, identity, whose) in [
-        (Record::Leaves, "hub.pem", Identity::Atlas, "spiffe://atlas/atlas"),
-        (Record::Cluster(tokyo()), LEAF, Identity::Bootstrap(tokyo(), 1), "bootstrap/tokyo"),
+    for (secret, key, identity, whose) in [
+        (PkiSecret::Leaves, "hub.pem", Identity::Atlas, "spiffe://atlas/atlas"),
+        (PkiSecret::Cluster(tokyo()), LEAF, Identity::Bootstrap(tokyo(), 1), "bootstrap/tokyo"),
         (
-            Record::Cluster("osaka".parse().unwrap()),
+            PkiSecret::Cluster("osaka".parse().unwrap()),
             LEAF,
             Identity::Cluster(tokyo(), 1),
             "cluster/tokyo",
         ),
     ] {
-        let mut manifest = record.manifest(&record.data(&all, None).unwrap(), &term(), None);
+        let mut manifest = secret.manifest(&secret.data(&all, None).unwrap(), &term(), None);
         manifest["data"][key] = json!(text(identity));
         manifest["metadata"]["resourceVersion"] = "1".into();
         let parsed =
-            Stored::read(serde_json::from_value(manifest).unwrap(), &domain()).parsed.unwrap();
-        let why = &parsed.broken[key].why;
-        assert!(why.contains("it holds the certificate of") && why.contains(whose), "{why}");
+            StoredSecret::read(serde_json::from_value(manifest).unwrap(), &domain()).data.unwrap();
+        let reason = &parsed.broken[key].reason;
+        assert!(
+            reason.contains("it holds the certificate of") && reason.contains(whose),
+            "{reason}"
+        );
     }
 }
 
 #[test]
-fn what_was_issued_below_another_root_is_broken() {
+fn certificates_below_another_root_are_broken() {
     let (ours, other) = (contents(), contents());
-    for (record, keys) in
-        [(Record::Leaves, ["atlas.pem", "hub.pem"]), (Record::Cluster(tokyo()), [BOOTSTRAP, LEAF])]
-    {
+    for (secret, keys) in [
+        (PkiSecret::Leaves, ["atlas.pem", "hub.pem"]),
+        (PkiSecret::Cluster(tokyo()), [BOOTSTRAP, LEAF]),
+    ] {
         let (mut own, mut foreign) =
-            (stored(&ours, &record).parsed.unwrap(), stored(&other, &record).parsed.unwrap());
+            (stored(&ours, &secret).data.unwrap(), stored(&other, &secret).data.unwrap());
         for parsed in [&mut own, &mut foreign] {
-            parsed.doubt_foreign(&record, ours.authorities.get(&Authority::Root));
+            parsed.reject_other_roots(&secret, ours.authorities.get(&Authority::Root));
         }
         assert_eq!((own.identities.len(), own.broken.len()), (2, 0));
         assert_eq!(
@@ -159,26 +165,26 @@ fn what_was_issued_below_another_root_is_broken() {
     }
 }
 
-/// A record in which one key is half.
-fn spoilt(record: &Record, key: &str) -> Result<Parsed, String> {
-    let mut manifest = record.manifest(&record.data(&contents(), None).unwrap(), &term(), None);
+/// A secret in which one key is half.
+fn spoilt(secret: &PkiSecret, key: &str) -> Result<SecretData, String> {
+    let mut manifest = secret.manifest(&secret.data(&contents(), None).unwrap(), &term(), None);
     manifest["data"][key] = "aGFsZg==".into();
     manifest["metadata"]["resourceVersion"] = "1".into();
-    Stored::read(serde_json::from_value(manifest).unwrap(), &domain()).parsed
+    StoredSecret::read(serde_json::from_value(manifest).unwrap(), &domain()).data
 }
 
 #[test]
-fn what_cannot_be_made_again_is_broken_as_a_whole_and_says_what_to_do() {
+fn a_secret_with_a_broken_authority_or_list_is_unreadable() {
     let cases = [
-        (Record::Root, "root.pem"),
-        (Record::Issuers, "issuing.pem"),
-        (Record::Leaves, "roots.pem"),
-        (Record::Cluster(tokyo()), LIST),
+        (PkiSecret::Root, "root.pem"),
+        (PkiSecret::Issuers, "issuing.pem"),
+        (PkiSecret::Leaves, "roots.pem"),
+        (PkiSecret::Cluster(tokyo()), LIST),
     ];
-    for (record, key) in cases {
-        let error = spoilt(&record, key).unwrap_err();
+    for (secret, key) in cases {
+        let error = spoilt(&secret, key).unwrap_err();
         assert!(
-            error.contains(&record.secret())
+            error.contains(&secret.name())
                 && error.contains(key)
                 && error.contains("docs/backup.md"),
             "{error}"
@@ -187,14 +193,14 @@ fn what_cannot_be_made_again_is_broken_as_a_whole_and_says_what_to_do() {
 }
 
 #[test]
-fn a_broken_certificate_is_set_aside_and_the_rest_counts() {
+fn a_broken_certificate_doesnt_affect_the_others() {
     let cases = [
-        (Record::Leaves, "hub.pem"),
-        (Record::Cluster(tokyo()), LEAF),
-        (Record::Cluster(tokyo()), BOOTSTRAP),
+        (PkiSecret::Leaves, "hub.pem"),
+        (PkiSecret::Cluster(tokyo()), LEAF),
+        (PkiSecret::Cluster(tokyo()), BOOTSTRAP),
     ];
-    for (record, key) in cases {
-        let parsed = spoilt(&record, key).unwrap();
+    for (secret, key) in cases {
+        let parsed = spoilt(&secret, key).unwrap();
         assert_eq!(
             parsed
                 .broken
@@ -203,11 +209,15 @@ fn a_broken_certificate_is_set_aside_and_the_rest_counts() {
                 .collect::<Vec<_>>(),
             [(key, "half")]
         );
-        assert_eq!((parsed.identities.len(), parsed.aside.len()), (1, 0), "the other one counts");
+        assert_eq!(
+            (parsed.identities.len(), parsed.set_aside.len()),
+            (1, 0),
+            "the other one counts"
+        );
         let mut all = Contents::default();
-        adopt(&mut all, &record, parsed);
+        adopt(&mut all, &secret, parsed);
         assert!(
-            record
+            secret
                 .identity(key, &all.ledger)
                 .is_some_and(|identity| !all.identities.contains_key(&identity)),
             "it is due"
@@ -217,9 +227,9 @@ fn a_broken_certificate_is_set_aside_and_the_rest_counts() {
 
 #[test]
 fn secrets_have_names_that_no_cluster_can_take() {
-    for record in [Record::Leaves, Record::Cluster(tokyo())] {
-        assert_eq!(Record::of_secret(&record.secret()), Some(record));
+    for secret in [PkiSecret::Leaves, PkiSecret::Cluster(tokyo())] {
+        assert_eq!(PkiSecret::from_name(&secret.name()), Some(secret));
     }
-    assert_eq!(Record::of_secret("atlas-root-ca"), None, "it is never watched");
-    assert_eq!(Record::of_secret("tokyo-envoy-values"), None);
+    assert_eq!(PkiSecret::from_name("atlas-root-ca"), None, "it is never watched");
+    assert_eq!(PkiSecret::from_name("tokyo-envoy-values"), None);
 }

@@ -1,0 +1,247 @@
+//! What a change costs a leader: the real engine and provider, watches that are fed by hand, and an API server in memory.
+
+mod api_server;
+
+use std::time::Instant;
+
+use atlas_core::annotations;
+use atlas_core::kubernetes::lease::LeaseTiming;
+use atlas_core::manifest::Service;
+use atlas_core::pki::Lifetimes;
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::engine::publisher::Publisher;
+use crate::engine::reconcile::{Reconciled, Reconciler};
+use crate::kube::pki_secret::StoredSecret;
+use crate::pki::Contents;
+use crate::state::{Nodes, StateStore};
+use crate::xds::ClientAuthorizer;
+use crate::xds::streams::Streams;
+use api_server::ApiServer;
+
+/// As many as the counts are promised for.
+const CLUSTERS: usize = 1000;
+const SECRETS: &str = "/api/v1/namespaces/monitoring/secrets/";
+
+/// A leader without its servers.
+struct Leader {
+    server: Arc<ApiServer>,
+    watches: Watches,
+    work: Arc<WorkCounts>,
+    reconciler: Reconciler<KubernetesProvider>,
+    settings: Settings,
+    nodes: Arc<Nodes>,
+    stop: CancellationToken,
+}
+
+/// What one reconcile did.
+#[derive(Debug, PartialEq, Eq)]
+struct Work {
+    planned: usize,
+    secrets_compared: usize,
+    secrets_read: usize,
+    secrets_written: usize,
+    objects_made: usize,
+    objects_sent: usize,
+}
+
+impl Leader {
+    async fn start() -> Self {
+        let server = Arc::new(ApiServer::default());
+        let settings = Settings::default();
+        let candidate = Candidate::new("atlas-0", LeaseTiming::default());
+        let stop = CancellationToken::new();
+        tokio::spawn(Arc::clone(&candidate).run(
+            server.client(),
+            "monitoring".into(),
+            "atlas".into(),
+            LeaseTiming::default(),
+            false,
+            stop.clone(),
+        ));
+        let began = Instant::now();
+        while candidate.leads().is_none() {
+            assert!(began.elapsed() < Duration::from_secs(20), "nobody else wants to lead");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let watches = Watches::default();
+        let metrics = Arc::new(Metrics::new());
+        let (events, mut received) = mpsc::channel(256);
+        tokio::spawn(async move { while received.recv().await.is_some() {} });
+        let provider = KubernetesProvider::new(
+            settings.clone(),
+            server.client(),
+            candidate,
+            watches.clone(),
+            Arc::clone(&metrics),
+            events,
+            None,
+        );
+        let work = Arc::clone(&provider.work);
+        let nodes = Arc::new(Nodes::default());
+        let publisher = Publisher {
+            client_authorizer: Arc::new(ClientAuthorizer::new(settings.trust_domain.clone())),
+            streams: Arc::new(Streams::default()),
+            nodes: Arc::clone(&nodes),
+            metrics,
+            state_store: Arc::new(StateStore::default()),
+        };
+        let pki = Pki::with(
+            SecretStore::default(),
+            settings.trust_domain.clone(),
+            Lifetimes::default(),
+            Contents::default(),
+        );
+        let reconciler = Reconciler::new(settings.clone(), provider, pki, publisher);
+        Self { server, watches, work, reconciler, settings, nodes, stop }
+    }
+
+    /// Shows the Secrets as they are, as a watch does.
+    fn show_secrets(&self) {
+        let read = |object: Value| {
+            let is_watched = object["metadata"]["labels"]["goatlas.io/part"] == "pki";
+            let name = object["metadata"]["name"].as_str()?.to_owned();
+            let secret = serde_json::from_value(object).ok().filter(|_| is_watched)?;
+            Some((name, StoredSecret::read(secret, &self.settings.trust_domain)))
+        };
+        self.watches
+            .secrets
+            .replace(self.server.objects(SECRETS).into_iter().filter_map(read).collect());
+    }
+
+    async fn reconcile(&mut self) -> Work {
+        let (work, server) = (Arc::clone(&self.work), Arc::clone(&self.server));
+        let counts = || {
+            [
+                work.secrets_compared.load(Ordering::Relaxed),
+                // The writer reads too, but no Secret of the PKI.
+                server.requests("GET secrets"),
+                server.requests("POST secrets") + server.requests("PATCH secrets"),
+                work.objects_made.load(Ordering::Relaxed),
+                work.objects_sent.load(Ordering::Relaxed),
+            ]
+        };
+        let before = counts();
+        let Reconciled { complete, planned, .. } =
+            self.reconciler.reconcile().await.unwrap().unwrap();
+        assert!(complete, "nothing failed");
+        let after = counts();
+        let [secrets_compared, secrets_read, secrets_written, objects_made, objects_sent] =
+            std::array::from_fn(|n| after[n] - before[n]);
+        Work {
+            planned,
+            secrets_compared,
+            secrets_read,
+            secrets_written,
+            objects_made,
+            objects_sent,
+        }
+    }
+
+    /// Waits until the writer has nothing to do, so that its requests aren't counted with a reconcile's.
+    async fn wait_written(&self) {
+        let mut before = usize::MAX;
+        loop {
+            let requests = ["GET", "PATCH", "DELETE"].map(|method| {
+                ["secrets", "services", "configmaps"]
+                    .map(|kind| self.server.requests(&format!("{method} {kind}")))
+            });
+            let now: usize = requests.iter().flatten().sum();
+            if now == before {
+                return;
+            }
+            before = now;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    }
+}
+
+impl Drop for Leader {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn service(name: &str, address: &str) -> Manifest {
+    let mut service = Service::default();
+    service.meta.name = name.into();
+    service.meta.namespace = Some("monitoring".into());
+    service.meta.uid = Some(format!("uid of {name}"));
+    service.meta.labels = [(annotations::CLUSTER, "true"), (annotations::REPLICAS, "2")]
+        .map(|(key, value)| (key.into(), value.into()))
+        .into();
+    service.external_ips = vec![address.into()];
+    Manifest::Service(service)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_costs_a_leader_what_it_concerns() {
+    let mut leader = Leader::start().await;
+    let services = (0..CLUSTERS).map(|n| {
+        let name = format!("c{n}");
+        let service = service(&name, &format!("10.{}.{}.1", n / 250, n % 250));
+        (name, service)
+    });
+    assert!(leader.reconciler.reconcile().await.unwrap().is_none(), "nothing is known yet");
+    leader.watches.clusters.replace(services.collect());
+    leader.watches.alertmanagers.replace(BTreeMap::new());
+    leader.watches.endpoint_slices.replace(BTreeMap::new());
+    leader.watches.zone.replace(BTreeMap::new());
+    leader.show_secrets();
+    let first = leader.reconcile().await;
+    assert_eq!((first.planned, leader.nodes.ids().len()), (CLUSTERS, CLUSTERS + 1));
+    assert!(first.objects_sent > 2 * CLUSTERS, "{first:?}");
+    leader.wait_written().await;
+    leader.show_secrets();
+    let echo = leader.reconcile().await;
+    assert_eq!((echo.planned, echo.secrets_read, echo.objects_made), (0, 0, 0), "{echo:?}");
+
+    // One more: its own objects, and the hub's, since the zone and the endpoints have all stores.
+    leader.watches.clusters.apply("one-more".into(), Some(service("one-more", "10.99.0.1")));
+    let added = leader.reconcile().await;
+    println!("added {added:?}");
+    assert_eq!((added.planned, added.secrets_written, added.secrets_read), (1, 1, 0), "{added:?}");
+    assert!(added.objects_made <= 10 && added.objects_sent <= 10, "{added:?}");
+    assert!(added.secrets_compared <= 2, "{added:?}");
+    leader.wait_written().await;
+
+    // The watch shows what was written.
+    leader.show_secrets();
+    let shown = leader.reconcile().await;
+    let nothing = Work {
+        planned: 0,
+        secrets_compared: 1,
+        secrets_read: 0,
+        secrets_written: 0,
+        objects_made: 0,
+        objects_sent: 0,
+    };
+    assert_eq!(shown, nothing);
+
+    // Another address is nothing that the store's names depend on.
+    leader.watches.clusters.apply("c7".into(), Some(service("c7", "10.99.0.7")));
+    let edited = leader.reconcile().await;
+    println!("edited {edited:?}");
+    assert_eq!((edited.planned, edited.secrets_written), (1, 1), "service.json: {edited:?}");
+    assert!(edited.objects_made <= 10 && edited.objects_sent <= 10, "{edited:?}");
+    leader.wait_written().await;
+    leader.show_secrets();
+    assert_eq!(leader.reconcile().await, nothing);
+
+    // Somebody edits one Secret: it is read again, and its cluster is planned again.
+    let annotation = json!({"metadata": {"annotations": {"note": "mine"}}});
+    leader.server.merge(&format!("{SECRETS}c9.atlas-cluster"), &annotation);
+    leader.show_secrets();
+    let touched = leader.reconcile().await;
+    assert_eq!((touched.planned, touched.secrets_compared, touched.secrets_read), (1, 1, 1));
+
+    // A cluster goes.
+    leader.watches.clusters.apply("c8".into(), None);
+    let removed = leader.reconcile().await;
+    println!("removed {removed:?}");
+    assert!(removed.planned <= 1 && removed.secrets_compared <= 2, "{removed:?}");
+    assert!(removed.objects_made <= 10 && removed.objects_sent <= 10, "{removed:?}");
+    assert_eq!(leader.nodes.ids().len(), CLUSTERS + 1);
+}
