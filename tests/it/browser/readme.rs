@@ -3,9 +3,10 @@
 //! `UPDATE_SCREENSHOTS=1` takes them anew. Otherwise a page that says something else than its text file
 //! fails the test, since then the picture in README.md shows what is no longer so. Pixels are not compared.
 
+use std::env::VarError;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use atlas_lab::browser::Browser;
 
 /// The largest picture, in bytes: everyone who reads README.md loads it.
@@ -20,7 +21,12 @@ pub fn picture(browser: &Browser, name: &str, size: (u32, u32)) -> Result<()> {
     };
     let (png, txt) = (file("png"), file("txt"));
     let text = constant(&browser.text()?);
-    if std::env::var_os("UPDATE_SCREENSHOTS").is_some_and(|value| value != "0") {
+    let update = match std::env::var("UPDATE_SCREENSHOTS").as_deref() {
+        Ok("1") => true,
+        Ok("0") | Err(VarError::NotPresent) => false,
+        other => bail!("UPDATE_SCREENSHOTS is {other:?}: it must be 1, 0 or unset"),
+    };
+    if update {
         browser.resize(size.0, size.1)?;
         browser.screenshot(&png)?;
         std::fs::write(&txt, &text).with_context(|| format!("cannot write {}", txt.display()))?;
