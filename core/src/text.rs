@@ -68,7 +68,7 @@ pub fn cut(text: &str, longest: usize) -> Cow<'_, str> {
     }
 }
 
-/// Text of several lines. Line feeds and tabs stay; other characters are as in [`line`]. Nothing is
+/// Text of several lines. Line feeds and tabs stay; other characters are as in [`line()`]. Nothing is
 /// left out.
 pub fn lines(text: &str) -> Cow<'_, str> {
     replace_escaped(text, |c, out| match c {
@@ -110,7 +110,7 @@ pub fn json(text: &str) -> Cow<'_, str> {
     })
 }
 
-/// Whether [`line`] shows a text unchanged, apart from its length.
+/// Whether [`line()`] shows a text unchanged, apart from its length.
 pub fn is_plain(text: &str) -> bool {
     let mut marks = 0;
     text.chars().all(|c| is_shown(c, &mut marks))

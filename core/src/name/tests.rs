@@ -205,7 +205,7 @@ fn an_ipv6_address_is_as_local_as_the_ipv4_address_in_it() {
 }
 
 #[test]
-fn names_in_hosts_files_as_they_are_delivered_are_local() {
+fn names_in_default_hosts_files_are_local() {
     // Debian and Alpine, Red Hat, SUSE, macOS, kubelet, Docker, Podman: the names after the
     // address.
     let files = "\

@@ -32,7 +32,7 @@ const HIDDEN: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn what_is_hidden_or_moves_anything_is_shown_as_its_number() {
+fn invisible_and_control_characters_are_shown_as_numbers() {
     for (class, characters) in HIDDEN {
         for c in characters.chars() {
             let number = c.escape_default().to_string();
@@ -113,7 +113,7 @@ fn json_says_the_same_and_hides_nothing() {
 
 proptest! {
     #[test]
-    fn whatever_is_written_is_plain_and_writing_it_again_changes_nothing(text: String, longest in 0..300_usize) {
+    fn escaped_text_is_plain_and_stays_so_when_escaped_again(text: String, longest in 0..300_usize) {
         let shown = line(&text, longest);
         prop_assert!(is_plain(&shown) && shown.chars().count() <= longest);
         prop_assert_eq!(line(&shown, longest), shown);

@@ -538,7 +538,7 @@ fn an_alertmanager_at_a_local_address_is_left_out() {
 
 proptest! {
     #[test]
-    fn no_service_makes_validation_panic_and_every_rejection_has_a_finding(
+    fn every_service_is_validated_or_rejected_with_a_finding(
         name in ".{0,20}|[a-z]{1,5}",
         pairs in proptest::collection::vec((0..annotations::CLUSTER_ANNOTATIONS.len(), ".{0,24}|[0-9]{1,4}|[a-z.]{1,10}(:[0-9]{1,5})?"), 0..6),
         replicas in proptest::option::of("[0-9]{1,4}|.{0,4}"),

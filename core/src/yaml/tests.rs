@@ -108,7 +108,7 @@ fn an_external_name_is_read() {
 }
 
 #[test]
-fn what_is_empty_has_no_facts() {
+fn an_empty_text_has_no_manifests() {
     for text in
         ["", "\n", "# nothing yet\n", "---\n", "---\n# nothing\n---\n...\n", "\u{feff}", "null\n"]
     {
@@ -202,7 +202,7 @@ fn merging_something_else_than_a_mapping_is_refused() {
 }
 
 #[test]
-fn a_value_that_yaml_takes_for_something_else_than_text_needs_quotes() {
+fn a_value_that_yaml_does_not_take_for_text_needs_quotes() {
     let label = |value: &str| {
         only_error(&format!(
             "apiVersion: v1\nkind: Service\nmetadata:\n  name: tokyo\n  labels:\n    goatlas.io/replicas: {value}\n"

@@ -150,7 +150,7 @@ fn a_chart_is_somewhere() {
 /// Without them the Envoy's container would have less memory than the Envoy counts on, and another
 /// number of replicas.
 #[test]
-fn who_takes_the_files_from_a_secret_is_told_the_other_values() {
+fn values_for_an_existing_secret_have_replicas_and_memory() {
     let to = ChartInstallation { secret: "atlas-envoy-files".into(), ..delivery() };
     let text = values_for_existing_secret(
         &to,

@@ -101,7 +101,7 @@ fn the_serial_number_rises() {
 }
 
 #[test]
-fn a_file_is_followed_by_itself_or_by_one_with_a_greater_number() {
+fn an_unchanged_zone_file_keeps_its_serial_number() {
     let (tokyo, both) = (
         fleet(&["tokyo".into()], &["10.1.0.10"]),
         fleet(&["tokyo".into(), "paris".into()], &["10.1.0.10"]),

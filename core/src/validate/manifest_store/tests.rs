@@ -77,7 +77,7 @@ proptest! {
 }
 
 #[test]
-fn the_last_good_configuration_counts_while_the_first_manifest_is_invalid() {
+fn the_last_good_configuration_counts_while_the_first_is_invalid() {
     let good = ManifestStore::new(Settings::default(), BTreeMap::new());
     let of = |mut store: ManifestStore, content| {
         let manifest = manifest(1, 0, content);
