@@ -24,7 +24,7 @@ use super::client_state::{ClientResource, ClientResources, SubscribedNames};
 use crate::text;
 use crate::xds::limits::{MAX_NACK_MESSAGE, memory};
 use crate::xds::quarantine::Quarantine;
-use crate::xds::resource::{Resource, Version};
+use crate::xds::resource::{Resource, ResourceType, Version};
 use crate::xds::snapshot::Snapshot;
 
 /// After so many NACKs in a row, resources that aren't named are sent in halves too: such a client
@@ -158,15 +158,52 @@ impl Nacks {
         }
     }
 
-    /// The error message if the client has rejected exactly this version on this stream.
-    pub fn message(&self, resource: &Resource) -> Option<&Arc<str>> {
-        let (version, message) = self.rejected.get(&resource.name)?;
-        (*version == resource.version).then_some(message)
+    /// Why a version may not be sent: the error message of the NACK that rejected it, on this stream
+    /// or, after `ignored_nacks`, on another one of the node.
+    pub fn message<'a>(
+        &'a self,
+        resource: &Resource,
+        quarantine: &'a Quarantine,
+        ignored_nacks: u64,
+    ) -> Option<&'a Arc<str>> {
+        match self.rejected.get(&resource.name) {
+            Some((version, message)) if *version == resource.version => Some(message),
+            _ => quarantine.find(resource, ignored_nacks).map(|rejected| &rejected.message),
+        }
     }
 
-    /// The names of which a version was rejected.
-    pub fn rejected_names(&self) -> impl Iterator<Item = &str> {
-        self.rejected.keys().map(|name| &**name)
+    /// What to send instead of a version that may not be sent.
+    ///
+    /// The client keeps what it has. If that isn't known, or the client must have a response, it is
+    /// sent what it has or what Envoys accepted before.
+    pub fn instead_of<'a>(
+        resource: &Resource,
+        client_has: Option<&'a ClientResource>,
+        must_respond: bool,
+        quarantine: &'a Quarantine,
+    ) -> Option<&'a Arc<Resource>> {
+        let fallback = || quarantine.find(resource, 0)?.fallback.as_ref();
+        match client_has.filter(|client_has| client_has.version().is_some()) {
+            None => fallback(),
+            Some(client_has) if must_respond => client_has.content().or_else(fallback),
+            Some(_) => None,
+        }
+    }
+
+    /// The names of which a version was rejected, on this stream or on another one of the node.
+    pub fn rejected_names<'a>(
+        &'a self,
+        kind: ResourceType,
+        quarantine: &'a Quarantine,
+    ) -> impl Iterator<Item = &'a str> {
+        let quarantined = quarantine.entries().filter(move |(other, ..)| *other == kind);
+        quarantined.map(|(_, name, _)| name).chain(self.rejected.keys().map(|name| &**name))
+    }
+
+    /// How many versions were rejected on this stream.
+    #[cfg(test)]
+    pub fn rejected_count(&self) -> usize {
+        self.rejected.len()
     }
 
     /// Forgets what was rejected under a name.
@@ -254,7 +291,6 @@ fn continues(mut text: impl Iterator<Item = char>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::xds::resource::ResourceType;
     use envoy_types::pb::google::protobuf::Any;
 
     fn named<'a>(message: &str, names: &[&'a str]) -> Vec<&'a str> {

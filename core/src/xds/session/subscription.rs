@@ -343,35 +343,17 @@ impl Subscription {
             return None;
         }
         let client_has = self.client.get(name);
-        let version = client_has.and_then(ClientResource::version);
         let is_pending = self.names.pending_response().contains(name);
-        if version == Some(resource.version) {
+        if client_has.and_then(ClientResource::version) == Some(resource.version) {
             return is_pending.then(|| (Arc::clone(resource), false));
         }
-        let rejected = context.quarantine.find(resource, 0);
-        if self.nack_message(resource, context).is_none() {
-            return Some((Arc::clone(resource), rejected.is_some()));
+        let Context { quarantine, ignored_nacks, .. } = *context;
+        if self.nacks.message(resource, quarantine, ignored_nacks).is_none() {
+            let is_retry = quarantine.find(resource, 0).is_some();
+            return Some((Arc::clone(resource), is_retry));
         }
-        // The client keeps what it has. If that isn't known, or must have a response, it is sent
-        // what was accepted before.
-        let fallback = || rejected?.fallback.as_ref();
-        let instead = match version {
-            None => fallback(),
-            Some(_) if is_pending => client_has.and_then(ClientResource::content).or_else(fallback),
-            Some(_) => None,
-        };
-        instead.map(|resource| (Arc::clone(resource), false))
-    }
-
-    /// Why a resource may not be sent: the error message of the NACK that rejected its version.
-    fn nack_message<'a>(
-        &'a self,
-        resource: &Resource,
-        context: &Context<'a>,
-    ) -> Option<&'a Arc<str>> {
-        let in_quarantine = || context.quarantine.find(resource, context.ignored_nacks);
-        let here = self.nacks.message(resource);
-        here.or_else(|| in_quarantine().map(|rejected| &rejected.message))
+        let instead = Nacks::instead_of(resource, client_has, is_pending, quarantine)?;
+        Some((Arc::clone(instead), false))
     }
 
     /// The next group of NACK candidates of which something is to be sent.
@@ -504,16 +486,15 @@ impl Subscription {
     }
 
     pub fn status(&self, context: &Context) -> ConfigStatus {
-        let quarantined = context.quarantine.entries().filter(|(kind, ..)| *kind == self.kind);
-        let rejected = quarantined.map(|(_, name, _)| name).chain(self.nacks.rejected_names());
-        let lacking = rejected
-            .filter(|name| self.names.contains(name))
-            .filter_map(|name| context.snapshot.get(self.kind, name))
-            .filter(|resource| {
-                let client_has = self.client.get(&resource.name);
-                client_has.and_then(ClientResource::version) != Some(resource.version)
-            });
-        let mut messages = lacking.filter_map(|resource| self.nack_message(resource, context));
+        let Context { snapshot, quarantine, ignored_nacks, .. } = *context;
+        let names = self.nacks.rejected_names(self.kind, quarantine);
+        let subscribed = names.filter(|name| self.names.contains(name));
+        let mut messages = subscribed.filter_map(|name| {
+            let resource = snapshot.get(self.kind, name)?;
+            let has = self.client.get(name).and_then(ClientResource::version);
+            let is_lacking = has != Some(resource.version);
+            is_lacking.then(|| self.nacks.message(resource, quarantine, ignored_nacks))?
+        });
         if let Some(message) = messages.next() {
             return ConfigStatus::Nack(message.to_string());
         }

@@ -72,7 +72,7 @@ fn heap_bytes(session: &Session) -> usize {
     let btree_node = |entry: usize| 11 * entry + 16;
     let of_subscription = |subscription: &Subscription| {
         let is_idle = subscription.names.pending_response().is_empty()
-            && subscription.nacks.rejected_names().count() == 0
+            && subscription.nacks.rejected_count() == 0
             && !subscription.nacks.has_candidates()
             && !subscription.is_in_flight();
         assert!(is_idle, "{subscription:?}");

@@ -210,7 +210,7 @@ fn run(
             let most = snapshot.of_type(*kind).len() + LIMITS.names + 10;
             let resources = [
                 subscription.client.len(),
-                subscription.nacks.rejected_names().count(),
+                subscription.nacks.rejected_count(),
                 subscription.nacks.candidates().count(),
             ];
             prop_assert!(resources.iter().all(|count| *count <= most), "{:?} resources", resources);
