@@ -1,4 +1,4 @@
-//! The files one Envoy starts from: `envoy.yaml`, its credential, and the two small files that name the credential's.
+//! The files that an Envoy starts with: `envoy.yaml`, its credential, and the two SDS files that name the credential's files.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,26 +16,25 @@ use crate::standalone::state_dir::{
     StateDir, make_private_dir, read_swapped, swap_files, write_private,
 };
 
-/// Keeps nodes' files in the state directory, where an Envoy on this machine can start from them and is told of renewed
-/// credentials.
+/// Nodes' bootstrap files in the state directory. An Envoy on this machine can start with them and notices renewed credentials.
 pub struct NodeFiles {
     state: StateDir,
-    /// Of what each node's files were last made, as a hash: so that a change to one cluster costs nothing for the others.
+    /// A hash of what each node's files were last made of, so that only files that differ are written.
     written: HashMap<NodeId, [u8; 32]>,
 }
 
 impl NodeFiles {
-    /// Knows of no files yet: each node's are looked at once.
+    /// No files are known yet, so each node's are compared once.
     pub fn new(state: StateDir) -> Self {
         Self { state, written: HashMap::new() }
     }
 
-    /// Whether somebody has removed what was written.
+    /// Whether files that were written are gone.
     pub fn are_missing(&self, node: &NodeId) -> bool {
         self.written.contains_key(node) && !self.state.node(&node.to_string()).exists()
     }
 
-    /// Brings a node's files up to date.
+    /// Writes a node's files, if they differ.
     ///
     /// # Errors
     /// They can't be written.
@@ -73,10 +72,10 @@ impl NodeFiles {
     }
 }
 
-/// Copies a node's files to `out`, so that they can be carried to where its Envoy runs and sees them as `seen_as`.
+/// Copies a node's files to `out`, to be carried to its Envoy's machine. `seen_as` is their directory there.
 ///
 /// # Errors
-/// Atlas has written none, or `out` can't be written.
+/// Atlas has written no files of this node, or `out` can't be written.
 pub fn copy(state: &StateDir, node: &NodeId, out: &Path, seen_as: &str) -> anyhow::Result<()> {
     let dir = existing(state, node)?;
     let here = dir.display().to_string();
@@ -90,10 +89,10 @@ pub fn copy(state: &StateDir, node: &NodeId, out: &Path, seen_as: &str) -> anyho
     Ok(())
 }
 
-/// The directory that a running Atlas keeps for a node.
+/// The directory of the files that Atlas wrote for a node.
 ///
 /// # Errors
-/// There is none, or no bootstrap could be made.
+/// There is none, or Atlas could not make a bootstrap.
 pub fn existing(state: &StateDir, node: &NodeId) -> anyhow::Result<std::path::PathBuf> {
     let dir = state.node(&node.to_string());
     match std::fs::read_to_string(dir.join("envoy.yaml")) {

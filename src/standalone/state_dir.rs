@@ -1,19 +1,19 @@
-//! The state directory: everything that a standalone Atlas must find again after a restart.
+//! The state directory: what a standalone Atlas keeps across restarts.
 //!
 //! ```text
 //! lock               held while Atlas runs
 //! pki/               authorities, leaves, credentials (one PEM file each: certificates, then key)
-//! pki/issued/        which credentials count, and each cluster's revision: a file for each cluster
+//! pki/issued/        the ledger: accepted credentials and each cluster's revision, a file for each cluster
 //! nodes/<node>/      what that node's Envoy starts from: envoy.yaml and its credential
 //! endpoints.yaml     Thanos Query's endpoint SD file
 //! atlas.zone         the DNS zone as a master file
-//! last-good/         what each manifest said when it was last right, for when it is wrong at the next start
+//! last-good/         each file's manifests when it was last valid, in case it is wrong at the next start
 //! status.sock        `atlas status` and `atlas cluster-remove` ask here
 //! ```
 //!
-//! Every write is atomic (temporary file, rename), so a SIGKILL at any moment leaves old or new, never half. What nothing else
-//! knows is on the disk (fsync) before anything goes on; what is derived is made again at the next start.
-//! Everything is readable by its owner alone, and made so again where it isn't.
+//! Every write is atomic (temporary file, rename): after a SIGKILL a file has its old text or its new one. What can't be made
+//! again is synced to disk (fsync) before Atlas goes on; derived files are not. Only the owner may read anything; where others
+//! may, Atlas changes the mode.
 
 use std::fs::{self, DirBuilder, DirEntry, File, FileType, Permissions};
 use std::io::{ErrorKind, Write};
@@ -25,35 +25,35 @@ use rustix::fs::{FlockOperation, flock};
 
 mod modes;
 
-/// How the names of files being written begin; six letters and digits follow.
+/// Prefix of temporary files; six letters and digits follow.
 const TEMPORARY_FILE: &str = ".atlas-tmp-";
-/// How the names of directories being written begin, see [`swap_files`]; six letters and digits follow, so it is never `..data`.
+/// Prefix of temporary directories ([`swap_files`]); six letters and digits follow, so it is never `..data`.
 const TEMPORARY_DIR: &str = "..";
 
-/// Where things lie in a state directory. Reading needs no lock.
+/// A state directory. Reading needs no lock.
 #[derive(Clone, Debug)]
 pub struct StateDir {
     root: PathBuf,
 }
 
-/// Holds the lock; dropped, another process may run.
+/// The lock of a state directory, released when dropped.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
 }
 
 impl StateDir {
-    /// Names a directory; touches nothing.
+    /// A state directory at this path. Nothing is read or written yet.
     pub fn at(root: &Path) -> anyhow::Result<Self> {
         let root = std::path::absolute(root)
             .with_context(|| format!("cannot make {} absolute", root.display()))?;
         Ok(Self { root })
     }
 
-    /// Makes the directory where needed and takes its lock.
+    /// Takes the lock. Makes the directory if need be.
     ///
     /// # Errors
-    /// Another Atlas runs on it, it can't be written, or others may read keys in it and that can't be mended.
+    /// Another Atlas runs on it, it can't be written, or others may read keys in it and its modes can't be changed.
     pub fn lock(&self) -> anyhow::Result<Lock> {
         for dir in [
             self.root.clone(),
@@ -87,8 +87,7 @@ impl StateDir {
         }
     }
 
-    /// Removes what a killed process left behind half-written: there may be keys in it. The lock is held, so nobody is
-    /// writing any of it.
+    /// Removes temporary files of a killed process, since keys may be in them. The lock is held, so nobody is writing them.
     fn sweep(&self) {
         for dir in
             [self.root.clone(), self.path("pki"), self.path("pki/issued"), self.path("last-good")]
@@ -113,12 +112,12 @@ impl StateDir {
         &self.root
     }
 
-    /// A path inside.
+    /// The path of a file in it.
     pub fn path(&self, relative: &str) -> PathBuf {
         self.root.join(relative)
     }
 
-    /// What one node's Envoy starts from.
+    /// The directory of a node's bootstrap files.
     pub fn node(&self, node: &str) -> PathBuf {
         self.path("nodes").join(node)
     }
@@ -138,7 +137,7 @@ impl StateDir {
         }
     }
 
-    /// Replaces a file atomically, unless it says the same already. Returns whether it was written.
+    /// Replaces a file atomically, unless it has this text already. Returns whether it was written.
     pub fn write(&self, relative: &str, text: &str) -> anyhow::Result<bool> {
         let path = self.path(relative);
         if fs::read(&path).is_ok_and(|old| old == text.as_bytes()) {
@@ -148,7 +147,7 @@ impl StateDir {
         Ok(true)
     }
 
-    /// Removes a file or directory; it may be gone already.
+    /// Removes a file or directory, if it is there.
     pub fn remove(&self, relative: &str) -> anyhow::Result<()> {
         let path = self.path(relative);
         let result = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
@@ -176,12 +175,12 @@ impl StateDir {
     }
 }
 
-/// Whether a file must be on the disk before anything goes on.
+/// Whether a file is synced to disk before Atlas goes on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Safe {
-    /// Yes: nothing else knows what it says.
+    /// Yes: it can't be made again.
     Now,
-    /// No: it is made of what is safe, and after a loss of power it is made again.
+    /// No: it is derived from files that are synced, and made again after a loss of power.
     Later,
 }
 
@@ -190,12 +189,12 @@ pub fn write_private(path: &Path, text: &str) -> anyhow::Result<()> {
     replace(path, text, 0o600, Safe::Now)
 }
 
-/// As [`write_private`], of what can be made again: it isn't waited for until it is on the disk.
+/// As [`write_private`], without syncing to disk, for files that can be made again.
 pub fn write_derived(path: &Path, text: &str) -> anyhow::Result<()> {
     replace(path, text, 0o600, Safe::Later)
 }
 
-/// As [`write_derived`], readable by everyone, unless it says the same already and is.
+/// As [`write_derived`], readable by everyone. Writes nothing if the file has this text and mode already.
 pub fn write_public(path: &Path, text: &str) -> anyhow::Result<()> {
     let is_public =
         fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o444 == 0o444);
@@ -215,7 +214,7 @@ fn replace(path: &Path, text: &str, mode: u32, safe: Safe) -> anyhow::Result<()>
         .permissions(mode.clone())
         .tempfile_in(dir)
         .with_context(what)?;
-    // The mode at creation is subject to the umask.
+    // The umask restricts the mode at creation.
     file.as_file().set_permissions(mode).with_context(what)?;
     file.write_all(text.as_bytes()).with_context(what)?;
     if safe == Safe::Later {
@@ -238,7 +237,7 @@ pub fn make_private_dir(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// What is in a directory; nothing where it can't be read.
+/// The entries of a directory; none if it can't be read.
 fn entries(dir: &Path) -> impl Iterator<Item = DirEntry> {
     fs::read_dir(dir).into_iter().flatten().flatten()
 }
@@ -256,7 +255,7 @@ fn sweep(
         let ours = random.is_some_and(|random| {
             random.len() == 6 && random.bytes().all(|b| b.is_ascii_alphanumeric())
         });
-        // Of the entry itself: a link is none of ours.
+        // The type of the entry itself: Atlas makes no links of such names.
         if !ours || !entry.file_type().is_ok_and(|kind| is_kind(&kind)) {
             continue;
         }
@@ -266,7 +265,7 @@ fn sweep(
     }
 }
 
-/// Reads files of a directory that [`swap_files`] keeps, all of the same turn: certificate and key belong together.
+/// Reads files that [`swap_files`] wrote, all of the same write, so that certificate and key belong together.
 ///
 /// # Errors
 /// They can't be read.
@@ -278,7 +277,7 @@ pub fn read_swapped(dir: &Path, names: &[&str]) -> anyhow::Result<Vec<(String, S
             |name: &&str| Ok(((*name).to_owned(), fs::read_to_string(dir.join(&data).join(name))?));
         let files: std::io::Result<Vec<_>> = names.iter().map(read).collect();
         let now = fs::read_link(dir.join("..data")).with_context(what)?;
-        // Turned meanwhile, what was read may be gone in part.
+        // The link was replaced meanwhile, so files may be of two writes, or gone.
         if files.is_ok() || now == data {
             return files.with_context(what);
         }
@@ -287,7 +286,7 @@ pub fn read_swapped(dir: &Path, names: &[&str]) -> anyhow::Result<Vec<(String, S
 }
 
 /// Replaces a directory's files together, as Kubernetes does with a mounted Secret: the files are links through `..data`,
-/// which is turned by one rename. That rename is what Envoy's `watched_directory` notices, and certificate and key always
+/// which one rename replaces. That rename is what Envoy's `watched_directory` notices, and certificate and key always
 /// belong together. Returns whether anything changed.
 pub fn swap_files(dir: &Path, files: &[(String, String)]) -> anyhow::Result<bool> {
     let same = |(name, text): &(String, String)| {
@@ -305,7 +304,7 @@ pub fn swap_files(dir: &Path, files: &[(String, String)]) -> anyhow::Result<bool
         .tempdir_in(dir)
         .with_context(what)?;
     for (name, text) in files {
-        // Nobody sees this directory yet, so nothing needs to be replaced; and all of it can be made again.
+        // No link leads to this directory yet, so plain writes do; they aren't synced, since these files can be made again.
         let file =
             File::options().write(true).create_new(true).mode(0o600).open(fresh.path().join(name));
         file.and_then(|mut file| file.write_all(text.as_bytes())).with_context(what)?;

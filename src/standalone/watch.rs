@@ -34,8 +34,9 @@ use std::sync::Arc;
 use anyhow::Context;
 use tokio_util::sync::CancellationToken;
 
+use crate::engine::last_good::LastGoodManifests;
+
 use file_cache::FileCache;
-pub use file_cache::LastGoodFiles;
 pub use manifest_index::{DirectoryContents, ManifestIndex};
 use pending_events::{PendingChanges, PendingEvents};
 use scanner::{ScanReason, Scanner};
@@ -58,7 +59,7 @@ pub fn read_once(dir: &Path) -> anyhow::Result<DirectoryContents> {
 /// # Errors
 /// As [`read_once`].
 pub fn read_index(dir: &Path) -> anyhow::Result<(ManifestIndex, DirectoryUpdate)> {
-    let mut cache = FileCache::new(dir, QuietPeriods::NONE, LastGoodFiles::new());
+    let mut cache = FileCache::new(dir, QuietPeriods::NONE, LastGoodManifests::new());
     let mut update = DirectoryUpdate::default();
     cache
         .read_all(&PendingChanges::default(), &BTreeSet::new(), &mut update)
@@ -79,7 +80,7 @@ pub async fn watch(
     dir: PathBuf,
     queue: Arc<UpdateQueue>,
     timing: WatchTiming,
-    last_good: LastGoodFiles,
+    last_good: LastGoodManifests,
     cancel: CancellationToken,
 ) -> anyhow::Result<()> {
     // Cancelled here, whatever is waited for: a network file system that hangs must not keep Atlas from stopping.
@@ -90,7 +91,7 @@ async fn run(
     dir: PathBuf,
     queue: Arc<UpdateQueue>,
     timing: WatchTiming,
-    last_good: LastGoodFiles,
+    last_good: LastGoodManifests,
 ) -> anyhow::Result<()> {
     let events = Arc::new(PendingEvents::default());
     let mut schedule = ScanSchedule::new(&dir, &events, &timing);

@@ -1,8 +1,8 @@
-//! Who may read what is in the state directory: its owner alone, whatever a restore or a `chmod -R` made of it.
+//! Modes in the state directory: only its owner may read, also after a restore or a `chmod -R`.
 //!
-//! Modes are mended and told: whoever made them so hardly meant the keys. What can't be mended is refused where there are keys: files
-//! of another owner, who can read them whatever their mode, and links to what others may read. Access control lists need no look of
-//! their own: the bits of the group are their mask (acl(5)), so without these no list lets anybody in.
+//! Wider modes are changed, and a warning is logged. Where that isn't possible and keys may be read, Atlas doesn't start: files of
+//! another owner, who can change their modes at any time, and links to files that others may read. Access control lists need no
+//! check: the group's bits are their mask (acl(5)).
 
 use std::fs::{self, Metadata};
 use std::os::fd::OwnedFd;
@@ -16,10 +16,10 @@ use super::{StateDir, entries};
 
 /// Bits of the group and of others.
 const OTHERS: u32 = 0o077;
-/// Nobody but the owner of a file in it may rename or remove that.
+/// The sticky bit: only a file's owner may rename or remove it.
 const STICKY: u32 = 0o1000;
 
-/// What is Atlas's in a state directory, and whether it has keys in it.
+/// Atlas's own files in a state directory, and whether keys are in them.
 const PARTS: &[(&str, bool)] = &[
     ("pki", true),
     ("nodes", true),
@@ -29,7 +29,7 @@ const PARTS: &[(&str, bool)] = &[
     ("lock", false),
 ];
 
-/// What was mended.
+/// The modes that were changed.
 #[derive(Default)]
 struct Mended {
     count: usize,
@@ -38,10 +38,10 @@ struct Mended {
 }
 
 impl StateDir {
-    /// Sees to it that only their owner may read all files. The lock is held.
+    /// Changes modes so that only the owner may read any file. The lock is held.
     ///
     /// # Errors
-    /// What can't be mended, and what to do.
+    /// Others may read keys and a mode can't be changed; the error says what to do.
     pub(super) fn make_private(&self) -> anyhow::Result<()> {
         self.look_at_root()?;
         let mut mended = Mended::default();
@@ -66,7 +66,8 @@ impl StateDir {
         Ok(())
     }
 
-    /// The same while running, as long as nobody has opened the directories that lead to all files.
+    /// As [`StateDir::make_private`], while Atlas runs: checks the directories that lead to all files, and the rest if one was
+    /// opened to others.
     ///
     /// # Errors
     /// As [`StateDir::make_private`].
@@ -81,10 +82,10 @@ impl StateDir {
         }
     }
 
-    /// That what others are to read has a place of its own.
+    /// Checks that `--public-dir` is outside the state directory.
     ///
     /// # Errors
-    /// It is where only the owner may read.
+    /// It is inside, where only the owner may read.
     pub fn ensure_apart(&self, public: &Path) -> anyhow::Result<()> {
         let real = |path: &Path| {
             fs::canonicalize(path).with_context(|| format!("cannot find {}", path.display()))
@@ -100,7 +101,7 @@ impl StateDir {
         Ok(())
     }
 
-    /// A directory that was there before keeps its mode: others may rely on it, and all in it is private.
+    /// The state directory itself keeps its mode if it was there before: others may rely on it, and every file in it is private.
     fn look_at_root(&self) -> anyhow::Result<()> {
         let what = || format!("cannot look at {}", self.root.display());
         let mode = fs::metadata(&self.root).with_context(what)?.permissions().mode();
@@ -132,7 +133,7 @@ impl StateDir {
         if metadata.is_symlink() {
             return self.look_at_link(path, has_keys);
         }
-        // Whoever it belongs to may change its mode at any time.
+        // Its owner may change its mode at any time.
         if let Err(error) = ensure_own(path, &metadata, has_keys) {
             if is_used(path, metadata.is_dir()) {
                 return Err(error);
@@ -151,8 +152,8 @@ impl StateDir {
         }
     }
 
-    /// A link within Atlas's own directories leads to what is looked at anyway. What others lead to is theirs, and not changed:
-    /// it may be anything.
+    /// Checks a link. One to Atlas's own directories needs no check, since these are checked themselves. The mode of any other
+    /// file is never changed: it may be anything.
     fn look_at_link(&self, path: &Path, has_keys: bool) -> anyhow::Result<()> {
         let Ok(real) = fs::canonicalize(path) else { return Ok(()) };
         if real.starts_with(fs::canonicalize(self.path("nodes")).unwrap_or_default())
@@ -181,7 +182,7 @@ impl StateDir {
     }
 }
 
-/// Whether Atlas reads or writes it: not a volume's `lost+found`, what file managers and NFS clients leave behind, or notes.
+/// Whether a file is Atlas's own, and not a volume's `lost+found`, a file manager's or NFS client's, or somebody's notes.
 pub(super) fn is_used(path: &Path, is_dir: bool) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     if is_dir {
@@ -223,7 +224,7 @@ fn make_private(
         return Ok(());
     }
     let what = || format!("cannot take {} from others", path.display());
-    // Of the very file that is changed: by its name it may be another one by now.
+    // By its descriptor: another file may have its name by now.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file: OwnedFd = rustix::fs::open(path, flags, Mode::empty()).with_context(what)?;
     rustix::fs::fchmod(&file, Mode::from_raw_mode(private)).with_context(what)?;

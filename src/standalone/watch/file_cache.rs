@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use atlas_core::manifest::{Manifest, ManifestError};
+use atlas_core::manifest::ManifestError;
 use atlas_core::yaml::WriteEvent;
 use tokio::time::Instant;
 
@@ -14,16 +13,14 @@ use super::pending_events::PendingChanges;
 use super::timing::QuietPeriods;
 use super::update_queue::{DirectoryErrors, DirectoryUpdate};
 use super::walk::{self, FileId, Listing, ReadResult, is_below};
-
-/// Manifests of files when an earlier process read them, by the files' paths within the directory.
-pub type LastGoodFiles = BTreeMap<String, Arc<[Arc<Manifest>]>>;
+use crate::engine::last_good::LastGoodManifests;
 
 /// A directory as it was last read.
 pub(super) struct FileCache {
     dir: PathBuf,
     quiet: QuietPeriods,
-    /// Of files that this process has read no valid text of yet.
-    last_good: LastGoodFiles,
+    /// Manifests that an earlier process kept of files of which this one has read no valid text yet.
+    last_good: LastGoodManifests,
     files: BTreeMap<PathBuf, CachedFile>,
     /// Those of `files` that wait before they take effect.
     waiting: BTreeSet<PathBuf>,
@@ -42,7 +39,7 @@ pub(super) struct FileCache {
 }
 
 impl FileCache {
-    pub fn new(dir: &Path, quiet: QuietPeriods, last_good: LastGoodFiles) -> Self {
+    pub fn new(dir: &Path, quiet: QuietPeriods, last_good: LastGoodManifests) -> Self {
         Self {
             dir: dir.to_owned(),
             quiet,

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use super::file_cache::{FileCache, LastGoodFiles};
+use super::file_cache::FileCache;
 use super::fs_watcher::FsWatcher;
 use super::pending_events::PendingEvents;
 use super::timing::WatchTiming;
 use super::update_queue::DirectoryUpdate;
 use super::walk::FileId;
+use crate::engine::last_good::LastGoodManifests;
 
 /// Why to scan.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -55,7 +56,7 @@ impl Scanner {
         dir: &Path,
         events: Arc<PendingEvents>,
         timing: &WatchTiming,
-        last_good: LastGoodFiles,
+        last_good: LastGoodManifests,
     ) -> Self {
         Self {
             watcher: FsWatcher::new(dir, &events),

@@ -87,11 +87,11 @@ struct Watched {
 
 impl Watched {
     fn start(dir: &Path, timing: WatchTiming) -> Self {
-        Self::start_after(dir, timing, LastGoodFiles::new())
+        Self::start_after(dir, timing, LastGoodManifests::new())
     }
 
     /// A watch after an earlier process left these manifests.
-    fn start_after(dir: &Path, timing: WatchTiming, last_good: LastGoodFiles) -> Self {
+    fn start_after(dir: &Path, timing: WatchTiming, last_good: LastGoodManifests) -> Self {
         let ((out, reports), cancel, queue) =
             (channel(None), CancellationToken::new(), Arc::new(UpdateQueue::default()));
         let task = tokio::spawn(watch(
@@ -405,7 +405,7 @@ fn only_the_changed_file_is_read() {
     for n in 0..50 {
         dir.write(&format!("c{n}.yaml"), cluster(&format!("c{n}")));
     }
-    let mut cache = FileCache::new(dir.0.path(), QuietPeriods::NONE, LastGoodFiles::new());
+    let mut cache = FileCache::new(dir.0.path(), QuietPeriods::NONE, LastGoodManifests::new());
     cache
         .read_all(&PendingChanges::default(), &BTreeSet::new(), &mut DirectoryUpdate::default())
         .expect("a readable directory");
@@ -452,7 +452,7 @@ async fn reading_causes_no_further_scan() {
         dir.0.path(),
         Arc::clone(&events),
         &WatchTiming { quiet: QuietPeriods { usual: Duration::ZERO, ..FAST.quiet }, ..FAST },
-        LastGoodFiles::new(),
+        LastGoodManifests::new(),
     );
     let (scanner, result) = scanner.scan(ScanReason::Rescan);
     assert!(result.update.files.len() == 1 && !result.retry);

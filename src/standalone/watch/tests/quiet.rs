@@ -17,7 +17,7 @@ fn any_file() -> PendingChanges {
 }
 
 impl Reader {
-    fn new(dir: &Path, quiet: QuietPeriods, last_good: LastGoodFiles) -> Self {
+    fn new(dir: &Path, quiet: QuietPeriods, last_good: LastGoodManifests) -> Self {
         let mut reader =
             Self { cache: FileCache::new(dir, quiet, last_good), index: ManifestIndex::default() };
         reader.read(&any_file());
@@ -26,7 +26,7 @@ impl Reader {
 
     /// What is there takes effect; a later change that may be incomplete never does by waiting.
     pub(super) fn waiting_for_ever(dir: &Path) -> Self {
-        let mut reader = Self::new(dir, QuietPeriods::NONE, LastGoodFiles::new());
+        let mut reader = Self::new(dir, QuietPeriods::NONE, LastGoodManifests::new());
         reader.cache.set_quiet(QUIET_FOR_EVER);
         reader
     }
@@ -83,31 +83,33 @@ fn at_the_start_a_new_file_may_wait_and_an_old_one_does_not() {
     let dir = Dir::new();
     dir.write("all.yaml", cluster("a"));
     let manifests = dir.read_once().manifests.into_iter().map(Arc::new).collect();
-    let last_good: LastGoodFiles = [("all.yaml".to_owned(), manifests)].into();
+    let last_good: LastGoodManifests = [("all.yaml".to_owned(), manifests)].into();
     dir.write("all.yaml", cluster("b"));
     let reader = Reader::new(dir.0.path(), QUIET_FOR_EVER, last_good.clone());
     assert_eq!(reader.clusters(), [""; 0], "the engine adds the last good manifests");
     assert!(reader.index.file("all.yaml").is_some_and(|state| !state.is_valid && !state.was_valid));
     assert!(!reader.cache.lacks_waiting_file());
     assert!(
-        Reader::new(dir.0.path(), QUIET_FOR_EVER, LastGoodFiles::new()).cache.lacks_waiting_file()
+        Reader::new(dir.0.path(), QUIET_FOR_EVER, LastGoodManifests::new())
+            .cache
+            .lacks_waiting_file()
     );
     std::thread::sleep(Duration::from_millis(100));
     let short = Duration::from_millis(50);
-    let after = |quiet, if_less, last_good: &LastGoodFiles| {
+    let after = |quiet, if_less, last_good: &LastGoodManifests| {
         Reader::new(dir.0.path(), QuietPeriods { usual: quiet, if_less }, last_good.clone())
             .clusters()
     };
     assert_eq!(after(FOR_EVER, short, &last_good), ["all.yaml b"]);
     assert_eq!(after(short, FOR_EVER, &last_good), [""; 0]);
-    assert_eq!(after(short, FOR_EVER, &LastGoodFiles::new()), ["all.yaml b"]);
+    assert_eq!(after(short, FOR_EVER, &LastGoodManifests::new()), ["all.yaml b"]);
 }
 
 #[test]
 fn a_closed_file_whose_last_line_has_no_end_waits() {
     let dir = Dir::new();
     dir.write("all.yaml", fleet("203.0.113.120"));
-    let mut reader = Reader::new(dir.0.path(), QuietPeriods::NONE, LastGoodFiles::new());
+    let mut reader = Reader::new(dir.0.path(), QuietPeriods::NONE, LastGoodManifests::new());
     reader.cache.set_quiet(QUIET_FOR_EVER);
     dir.write("all.yaml", fleet("203.0.113.123").strip_suffix("23\n").expect("its end"));
     reader.read_closed("all.yaml");
@@ -127,7 +129,7 @@ fn a_closed_file_whose_last_line_has_no_end_waits() {
 fn a_cluster_that_moves_to_a_waiting_file_is_never_gone() {
     let dir = Dir::new();
     dir.write("a.yaml", cluster("tokyo"));
-    let mut reader = Reader::new(dir.0.path(), QuietPeriods::NONE, LastGoodFiles::new());
+    let mut reader = Reader::new(dir.0.path(), QuietPeriods::NONE, LastGoodManifests::new());
     reader.cache.set_quiet(QUIET_FOR_EVER);
     fs::rename(dir.path("a.yaml"), dir.path("b.yaml")).expect("renamed");
     // As on NFS: there is no event of the renaming.
@@ -154,7 +156,8 @@ fn files_of_a_replaced_link_are_complete_those_of_a_new_directory_not() {
     dir.write("one/a.yaml", cluster("a"));
     dir.write("two/b.yaml", cluster("b"));
     symlink("one", dir.path("current")).expect("a link");
-    let mut reader = Reader::new(&dir.path("current"), QuietPeriods::NONE, LastGoodFiles::new());
+    let mut reader =
+        Reader::new(&dir.path("current"), QuietPeriods::NONE, LastGoodManifests::new());
     reader.cache.set_quiet(QUIET_FOR_EVER);
     dir.remove("current");
     symlink("two", dir.path("current")).expect("a link");
@@ -170,7 +173,7 @@ fn files_of_a_replaced_link_are_complete_those_of_a_new_directory_not() {
 fn changes_of_mode_and_times_are_no_writes() {
     let dir = Dir::new();
     dir.write("a.yaml", cluster("a"));
-    let mut reader = Reader::new(dir.0.path(), QuietPeriods::NONE, LastGoodFiles::new());
+    let mut reader = Reader::new(dir.0.path(), QuietPeriods::NONE, LastGoodManifests::new());
     reader.cache.set_quiet(QUIET_FOR_EVER);
     dir.write("a.yaml", format!("{}---\n{}", cluster("a"), cluster("b")));
     let file = File::options().write(true).open(dir.path("a.yaml")).expect("a file");
@@ -251,12 +254,12 @@ fn a_file_that_appears_later_is_never_old() {
     symlink(outside.path("new.yaml"), dir.path("a.yaml")).expect("a link");
     let patience = QuietPeriods { usual: Duration::from_secs(3), if_less: Duration::from_secs(3) };
     assert_eq!(
-        Reader::new(dir.0.path(), patience, LastGoodFiles::new()).clusters(),
+        Reader::new(dir.0.path(), patience, LastGoodManifests::new()).clusters(),
         ["a.yaml new", "z.yaml z"],
         "at start"
     );
     dir.remove("a.yaml");
-    let mut reader = Reader::new(dir.0.path(), patience, LastGoodFiles::new());
+    let mut reader = Reader::new(dir.0.path(), patience, LastGoodManifests::new());
     symlink(outside.path("new.yaml"), dir.path("a.yaml")).expect("a link");
     reader.read(&any_file());
     assert_eq!(reader.clusters(), ["z.yaml z"], "a running Atlas knows that it is new");
@@ -303,7 +306,7 @@ fn nothing_is_due_while_nothing_can_be_read() {
         &dir.path("clusters"),
         Arc::new(PendingEvents::default()),
         &timing,
-        LastGoodFiles::new(),
+        LastGoodManifests::new(),
     );
     let (scanner, _) = scanner.scan(ScanReason::Rescan);
     dir.write("clusters/all.yaml", cluster("a"));
@@ -346,7 +349,7 @@ fn last_good_manifests_end_with_a_valid_text_or_a_removal() {
         let of = |manifest: &Manifest| manifest.meta().origin.file.as_deref() == Some(file);
         (file.to_owned(), dir.read_once().manifests.into_iter().filter(of).map(Arc::new).collect())
     };
-    let last_good: LastGoodFiles = ["all.yaml", "gone.yaml"].map(manifests).into();
+    let last_good: LastGoodManifests = ["all.yaml", "gone.yaml"].map(manifests).into();
     dir.remove("gone.yaml");
     let mut reader = Reader::new(dir.0.path(), QuietPeriods::NONE, last_good);
     reader.cache.set_quiet(QUIET_FOR_EVER);
