@@ -1,5 +1,6 @@
 //! Atlas: the control plane of a secure, distributed Thanos. ARCHITECTURE.md is the map.
 
+mod app;
 mod cli;
 mod config;
 mod dns;

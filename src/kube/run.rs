@@ -3,7 +3,6 @@
 //! When it stops, first the xDS streams end, then the engine and the servers. Last the Lease is given back, so that another
 //! replica writes within seconds.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,21 +20,12 @@ use super::pki_store::SecretStore;
 use super::provider::KubernetesProvider;
 use super::watches::Watches;
 use super::{connect, events};
+use crate::app::App;
 use crate::config::{Config, KubernetesConfig, Role};
-use crate::dns;
 use crate::engine::Engine;
-use crate::engine::publisher::Publisher;
-use crate::metrics::Metrics;
 use crate::pki::{Contents, Pki};
-use crate::process::listen::bind_tcp;
-use crate::process::open_files;
-use crate::process::shutdown::{DRAIN_TIMEOUT, wait_for_signal};
-use crate::process::tasks::Tasks;
-use crate::state::{Nodes, StateStore};
-use crate::web::http::{self, Server};
-use crate::web::{self, Web};
-use crate::xds::streams::Streams;
-use crate::xds::{self, ClientAuthorizer, XdsServer};
+use crate::process::shutdown::DRAIN_TIMEOUT;
+use crate::state::StateStore;
 
 /// How long a new stream keeps resources that this replica doesn't know yet, because another replica
 /// is ahead of it.
@@ -46,99 +36,49 @@ const KEEP_UNKNOWN_FOR: Duration = Duration::from_secs(30);
 /// # Errors
 /// No cluster is configured, a port is taken, or a part ended.
 pub async fn run(config: Config, kubernetes: KubernetesConfig) -> anyhow::Result<()> {
-    let limits = config.limits.for_open_files(open_files::raise_limit());
-    let (listen, settings) = (config.listen, config.settings.clone());
+    let settings = config.settings.clone();
     let client = connect::client(&kubernetes.cluster).await?;
-    let metrics_port = bind_tcp(listen.ip, listen.metrics).await?;
-    let serving = match kubernetes.role {
-        Role::Writes => None,
-        Role::Both | Role::Serves => Some((
-            bind_tcp(listen.ip, listen.xds).await?,
-            bind_tcp(listen.ip, listen.web).await?,
-            dns::Sockets::bind(SocketAddr::new(listen.ip, listen.dns)).await?,
-        )),
-    };
-    let (state_store, nodes) = (Arc::new(StateStore::default()), Arc::new(Nodes::default()));
-    let (events_sender, events_receiver) = mpsc::channel(256);
-    let client_authorizer = Arc::new(ClientAuthorizer::new(settings.trust_domain.clone()));
-    let (metrics, streams) = (Arc::new(Metrics::new()), Arc::new(Streams::default()));
-    let (drain, stop, resign) =
-        (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-    let candidate = Candidate::new(&kubernetes.identity, LeaseTiming::default());
-    let mut tasks = Tasks::default();
-
-    let web = Web {
-        path: config.settings.web_path().to_owned(),
-        state_store: Arc::clone(&state_store),
-        nodes: Arc::clone(&nodes),
-        streams: Arc::clone(&streams),
-        metrics: Arc::clone(&metrics),
-    };
-    let server =
-        |router, port| Server { router, port, metrics: Arc::clone(&metrics), stop: stop.clone() };
-    tasks.spawn(
-        "the metrics server",
-        http::serve(metrics_port, server(web::operations(web.clone()), "metrics")),
-    );
-    if let Some((xds_port, web_port, dns_sockets)) = serving {
-        let service = Arc::new(XdsServer {
-            nodes: Arc::clone(&nodes),
-            state_store: Arc::clone(&state_store),
-            streams: Arc::clone(&streams),
-            client_authorizer: Arc::clone(&client_authorizer),
-            metrics: Arc::clone(&metrics),
-            limits,
-            max_stream_age: config.max_stream_age,
-            keep_unknown_for: KEEP_UNKNOWN_FOR,
-            drain: drain.clone(),
-        });
-        tasks.spawn("the xDS server", xds::accept(xds_port, service));
-        tasks.spawn(
-            "the DNS server",
-            dns::serve(dns_sockets, state_store.zone_source(), Arc::clone(&metrics), stop.clone()),
-        );
-        tasks.spawn("the web server", http::serve(web_port, server(web::public(web), "web")));
-    }
+    let serves = kubernetes.role != Role::Writes;
+    let mut app = App::start(&config, serves, KEEP_UNKNOWN_FOR).await?;
     let watches = Watches::default();
-    watches.spawn(&client, &settings, &mut tasks, &stop);
+    watches.spawn(&client, &settings, &mut app.tasks, &app.stop);
+    let (events_sender, events_receiver) = mpsc::channel(256);
     let write_events = events::write_events(
         client.clone(),
         settings.namespace.clone(),
         kubernetes.identity.clone(),
         events_receiver,
-        stop.clone(),
+        app.stop.clone(),
     );
-    tasks.spawn("the writer of Events", write_events);
+    app.tasks.spawn("the writer of Events", write_events);
     let report_connections = events::report_connections(
-        Arc::clone(&streams),
+        Arc::clone(&app.streams),
         watches.clusters.clone(),
         events_sender.clone(),
-        stop.clone(),
+        app.stop.clone(),
     );
-    tasks.spawn("the watch over connections", report_connections);
-    let election = Arc::clone(&candidate).run(
+    app.tasks.spawn("the watch over connections", report_connections);
+    let candidate = Candidate::new(&kubernetes.identity, LeaseTiming::default());
+    let publish_leader =
+        publish_leader(Arc::clone(&candidate), Arc::clone(&app.state_store), app.stop.clone());
+    app.tasks.spawn("the publisher of the leader's name", publish_leader);
+    let resign = CancellationToken::new();
+    let mut election = tokio::spawn(Arc::clone(&candidate).run(
         client.clone(),
         settings.namespace.clone(),
         kubernetes.lease_name.clone(),
         LeaseTiming::default(),
         kubernetes.role == Role::Serves,
         resign.clone(),
+    ));
+    tracing::info!(
+        namespace = settings.namespace,
+        role = ?kubernetes.role,
+        listen = %config.listen.ip,
+        "atlas runs"
     );
-    let mut election = tokio::spawn(election);
-    tasks.spawn(
-        "the publisher of the leader's name",
-        publish_leader(Arc::clone(&candidate), Arc::clone(&state_store), stop.clone()),
-    );
-    tracing::info!(namespace = settings.namespace, role = ?kubernetes.role, listen = %listen.ip, "atlas runs");
 
-    let stopping = stop.clone();
-    let publisher = Publisher {
-        client_authorizer,
-        streams: Arc::clone(&streams),
-        nodes,
-        metrics: Arc::clone(&metrics),
-        state_store,
-    };
+    let (publisher, metrics, stop) = (app.publisher(), Arc::clone(&app.metrics), app.stop.clone());
     let engine = async move {
         let owner =
             owner(&client, &settings.namespace, kubernetes.service_account.as_deref()).await;
@@ -157,30 +97,13 @@ pub async fn run(config: Config, kubernetes: KubernetesConfig) -> anyhow::Result
             events_sender,
             owner,
         );
-        let engine = Engine::new(settings, provider, pki, publisher, config.debounce, None);
-        engine.run(stopping).await;
+        Engine::new(settings, provider, pki, publisher, config.debounce, None).run(stop).await;
     };
-    // A task of its own: it blocks while it writes, and signals must be noticed meanwhile.
-    let mut engine = tokio::spawn(engine);
-    let result = tokio::select! {
-        _ = &mut engine => Err(anyhow::anyhow!("the engine has ended, which it never should: please report this")),
-        ended = tasks.first_ended() => Err(anyhow::anyhow!("{ended} has ended, which it never should: please report this")),
-        _ = &mut election => Err(anyhow::anyhow!("the election has ended, which it never should: please report this")),
-        signal = wait_for_signal() => {
-            tracing::info!(signal, "stopping: ending {} streams", streams.open().len());
-            Ok(())
-        }
+    let election_ended = async {
+        let _ = (&mut election).await;
+        "the election"
     };
-    drain.cancel();
-    streams.wait_closed(DRAIN_TIMEOUT).await;
-    stop.cancel();
-    let _ = tokio::time::timeout(DRAIN_TIMEOUT, async {
-        if !engine.is_finished() {
-            let _ = engine.await;
-        }
-        tasks.join_all().await;
-    })
-    .await;
+    let result = app.run(engine, election_ended).await;
     // Nothing here writes any more, so the next leader may.
     resign.cancel();
     if !election.is_finished() {
