@@ -1,11 +1,13 @@
-//! Finds the descriptor set that envoy-types ships (`src/generated/types.bin`) and tells the crate where it lies, as
-//! `ENVOY_DESCRIPTORS`: [`atlas_core::render`] needs the names of fields, which the generated messages don't carry.
+//! Finds the descriptor set that envoy-types ships (`src/generated/types.bin`) and tells the crate
+//! where it lies, as `ENVOY_DESCRIPTORS`: [`atlas_core::render`] needs the names of fields, which
+//! the generated messages don't carry.
 //!
-//! Decoded, the whole set takes some 45 MB, which a running Atlas would spend on the bootstrap files that it writes. For those there
-//! is `BOOTSTRAP_DESCRIPTORS`: of the set only the types that `src/render/bootstrap.types` names.
+//! Decoded, the whole set takes some 45 MB, which a running Atlas would spend on the bootstrap
+//! files that it writes. For those there is `BOOTSTRAP_DESCRIPTORS`: of the set only the types that
+//! `src/render/bootstrap.types` names.
 //!
-//! Cargo tells a build script nothing of where its crate's dependencies are, so this looks where cargo unpacks them, and
-//! else asks `cargo metadata`.
+//! Cargo tells a build script nothing of where its crate's dependencies are, so this looks where
+//! cargo unpacks them, and else asks `cargo metadata`.
 
 #![allow(
     clippy::disallowed_methods,
@@ -85,7 +87,8 @@ fn registry() -> Option<PathBuf> {
     registries.flatten().map(file).find(|file| file.is_file())
 }
 
-/// Asks cargo, which knows vendored sources too. It wants every dependency, those of tests included, so it may go online.
+/// Asks cargo, which knows vendored sources too. It wants every dependency, those of tests
+/// included, so it may go online.
 fn metadata() -> Result<Value, String> {
     let variable = |name: &str| {
         std::env::var_os(name).ok_or_else(|| format!("{name} is not set: run this by cargo"))
@@ -93,7 +96,8 @@ fn metadata() -> Result<Value, String> {
     let output = Command::new(variable("CARGO")?)
         .args(["metadata", "--format-version", "1", "--manifest-path"])
         .arg(Path::new(&variable("CARGO_MANIFEST_DIR")?).join("Cargo.toml"))
-        // Without it cargo wants the crates of every other platform too, which nobody has downloaded.
+        // Without it cargo wants the crates of every other platform too, which nobody has
+        // downloaded.
         .arg("--filter-platform")
         .arg(variable("TARGET")?)
         .output()

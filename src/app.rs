@@ -1,7 +1,8 @@
 //! The wiring of both modes: which servers run, and in which order everything starts and stops.
 //!
-//! Start: bind every port, so that a taken one is an error at once; then serve; then run the engine.
-//! Stop: end the xDS streams, then the engine and the servers. What a mode has beside them stops after that.
+//! Start: bind every port, so that a taken one is an error at once; then serve; then run the
+//! engine. Stop: end the xDS streams, then the engine and the servers. What a mode has beside them
+//! stops after that.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -45,7 +46,8 @@ pub struct App {
 }
 
 impl App {
-    /// Binds the ports and starts the servers: of metrics always, the others where this process `serves`.
+    /// Binds the ports and starts the servers: of metrics always, the others where this process
+    /// `serves`.
     ///
     /// # Errors
     /// A port is taken, or the address isn't this machine's.
@@ -129,11 +131,12 @@ impl App {
         }
     }
 
-    /// Runs the engine until a signal, then stops everything. `other_ended`: the name of what a mode runs beside the tasks,
-    /// should that end.
+    /// Runs the engine until a signal, then stops everything. `other_ended`: the name of what a
+    /// mode runs beside the tasks, should that end.
     ///
     /// # Errors
-    /// Something has ended that should run for as long as the process does. Everything is stopped all the same.
+    /// Something has ended that should run for as long as the process does. Everything is stopped
+    /// all the same.
     pub async fn run(
         mut self,
         engine: impl Future<Output = ()> + Send + 'static,

@@ -28,9 +28,10 @@ pub enum Outcome {
 
 /// The control plane of a secure, distributed Thanos.
 ///
-/// Atlas reads Kubernetes Services, from the hub's Kubernetes cluster or from a directory, and from them alone configures one
-/// Envoy per cluster over xDS: Thanos Query reaches every downstream Thanos sidecar, people reach every downstream Prometheus
-/// and Alertmanager, and every downstream Prometheus sends its alerts to the hub, all over mutual TLS.
+/// Atlas reads Kubernetes Services, from the hub's Kubernetes cluster or from a directory, and from
+/// them alone configures one Envoy per cluster over xDS: Thanos Query reaches every downstream
+/// Thanos sidecar, people reach every downstream Prometheus and Alertmanager, and every downstream
+/// Prometheus sends its alerts to the hub, all over mutual TLS.
 #[derive(Debug, Parser)]
 #[command(name = "atlas", version, propagate_version = true, after_help = AFTER_HELP)]
 struct Cli {
@@ -120,7 +121,8 @@ pub fn main() -> ExitCode {
 
 /// Logs go to standard error, so that what a command prints can be piped.
 fn log(cli: &Cli) {
-    // The Kubernetes client logs every failed connection without its purpose. Atlas logs it once, with its purpose.
+    // The Kubernetes client logs every failed connection without its purpose. Atlas logs it once,
+    // with its purpose.
     let quiet = if cli.log_level.contains("kube_client") { "" } else { ",kube_client=off" };
     let level =
         tracing_subscriber::EnvFilter::try_new(format!("{}{quiet}", legacy::level(&cli.log_level)));

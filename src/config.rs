@@ -1,5 +1,6 @@
-//! The configuration of `atlas run`, the same for both modes, and what each mode needs beside it. `cli/flags/` makes it of
-//! flags. Each default stands here or beside its type; flags take theirs from there.
+//! The configuration of `atlas run`, the same for both modes, and what each mode needs beside it.
+//! `cli/flags/` makes it of flags. Each default stands here or beside its type; flags take theirs
+//! from there.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -63,7 +64,8 @@ pub struct KubernetesConfig {
     pub lease_name: String,
     /// This replica's name in the election: its pod's.
     pub identity: String,
-    /// Owner of the objects that belong to the installation as a whole: Kubernetes deletes them with it.
+    /// Owner of the objects that belong to the installation as a whole: Kubernetes deletes them
+    /// with it.
     pub service_account: Option<String>,
 }
 
@@ -72,7 +74,8 @@ impl KubernetesConfig {
     pub const LEASE_NAME: &str = "atlas";
 }
 
-/// Which Kubernetes cluster. With neither: the pod's own, or the current context of `~/.kube/config`.
+/// Which Kubernetes cluster. With neither: the pod's own, or the current context of
+/// `~/.kube/config`.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterAccess {
     /// The kubeconfig; several files are separated by colons, as in `KUBECONFIG`.

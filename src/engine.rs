@@ -1,7 +1,9 @@
-//! The engine of both modes: whenever something changes, a certificate is due or a minute has passed, it reconciles.
+//! The engine of both modes: whenever something changes, a certificate is due or a minute has
+//! passed, it reconciles.
 //!
-//! A [`Provider`] gives it what has changed and writes what comes of it: a directory of manifests and files, or an API server.
-//! Which of several replicas issues and writes is a fact that the provider tells with the changes.
+//! A [`Provider`] gives it what has changed and writes what comes of it: a directory of manifests
+//! and files, or an API server. Which of several replicas issues and writes is a fact that the
+//! provider tells with the changes.
 
 pub mod ingest;
 pub mod last_good;

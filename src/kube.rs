@@ -43,5 +43,6 @@ mod writer;
 
 /// The field manager of all objects that Atlas writes.
 pub const MANAGER: &str = "atlas";
-/// How many writes are in flight at a time. More gain nothing on two cores, and would only use up the API server's limits.
+/// How many writes are in flight at a time. More gain nothing on two cores, and would only use up
+/// the API server's limits.
 const WRITES: usize = 16;

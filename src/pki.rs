@@ -1,8 +1,10 @@
-//! Atlas's PKI: signs what [`atlas_core::pki`] decides, and saves it in a [`PkiStore`], which is the state directory or Secrets.
+//! Atlas's PKI: signs what [`atlas_core::pki`] decides, and saves it in a [`PkiStore`], which is
+//! the state directory or Secrets.
 //!
-//! A credential's fingerprint is saved before the credential itself, so that every credential that somebody may hold is known. A
-//! crash in between leaves a fingerprint without a key, which does no harm. Forgetting goes the other way, keys first, so that
-//! after a crash the ledger still shows that there is something to forget.
+//! A credential's fingerprint is saved before the credential itself, so that every credential that
+//! somebody may hold is known. A crash in between leaves a fingerprint without a key, which does no
+//! harm. Forgetting goes the other way, keys first, so that after a crash the ledger still shows
+//! that there is something to forget.
 
 mod forget;
 mod issue;
@@ -45,7 +47,8 @@ impl<S: PkiStore> Pki<S> {
     /// Reads the store.
     ///
     /// # Errors
-    /// Something in the store is broken. It is never replaced: a new root would lock every cluster out.
+    /// Something in the store is broken. It is never replaced: a new root would lock every cluster
+    /// out.
     pub fn load(mut store: S, domain: TrustDomain, lifetimes: Lifetimes) -> anyhow::Result<Self> {
         let contents = store.load(&domain)?;
         Ok(Self { store, domain, lifetimes, contents })
@@ -95,7 +98,8 @@ impl<S: PkiStore> Pki<S> {
         Some(Leaf { chain: issued.chain.clone(), key })
     }
 
-    /// The credential with which a node's Envoy opens its stream: the hub's leaf, or a cluster's bootstrap credential.
+    /// The credential with which a node's Envoy opens its stream: the hub's leaf, or a cluster's
+    /// bootstrap credential.
     pub fn bootstrap_credential(&self, node: &NodeId) -> Option<Leaf> {
         match node {
             NodeId::Hub => self.leaf(&Identity::Hub),

@@ -68,8 +68,8 @@ pub fn cut(text: &str, longest: usize) -> Cow<'_, str> {
     }
 }
 
-/// Text of several lines. Line feeds and tabs stay; other characters are as in [`line()`]. Nothing is
-/// left out.
+/// Text of several lines. Line feeds and tabs stay; other characters are as in [`line()`]. Nothing
+/// is left out.
 pub fn lines(text: &str) -> Cow<'_, str> {
     replace_escaped(text, |c, out| match c {
         '\n' | '\t' => out.push(c),

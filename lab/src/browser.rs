@@ -1,11 +1,13 @@
-//! A real Chromium, without a window, that does what a person does: opens pages, clicks, types, looks.
+//! A real Chromium, without a window, that does what a person does: opens pages, clicks, types,
+//! looks.
 //!
 //! ```text
 //! Browser ──WebDriver (HTTP, loopback of the host)──▶ chromedriver ──▶ Chromium ──▶ the host's network
 //! ```
 //!
-//! The protocol is W3C WebDriver; only what the browser logs is Chromium's own (`goog:loggingPrefs`): its console, and
-//! as "performance" what happens on its network, so that a picture or script that is not there is found.
+//! The protocol is W3C WebDriver; only what the browser logs is Chromium's own
+//! (`goog:loggingPrefs`): its console, and as "performance" what happens on its network, so that a
+//! picture or script that is not there is found.
 
 mod log;
 mod png;
@@ -37,7 +39,8 @@ const PORT_FOLLOWS: &str = "was started successfully on port ";
 /// What identifies an element in W3C WebDriver's answers.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
-/// No window, no sandbox (which wants more rights than a private world has), and no requests but the page's own.
+/// No window, no sandbox (which wants more rights than a private world has), and no requests but
+/// the page's own.
 const FLAGS: [&str; 12] = [
     "--headless=new",
     "--no-sandbox",
@@ -64,7 +67,8 @@ pub struct Browser {
 }
 
 impl Browser {
-    /// Starts chromedriver and Chromium on `host`. `name` is the log's and the directory's, with a new profile in it.
+    /// Starts chromedriver and Chromium on `host`. `name` is the log's and the directory's, with a
+    /// new profile in it.
     ///
     /// # Errors
     /// One of them doesn't start; the log's end says why.
@@ -89,7 +93,8 @@ impl Browser {
         Ok(Self { process, host: host.clone(), session: format!("{sessions}/{id}") })
     }
 
-    /// Opens a page and waits until it and all that it names is loaded; what scripts fetch later may still be missing.
+    /// Opens a page and waits until it and all that it names is loaded; what scripts fetch later
+    /// may still be missing.
     ///
     /// # Errors
     /// There is no answer at all, or the page takes too long. An answer such as 404 is a page.
@@ -155,7 +160,8 @@ impl Browser {
         self.post("/execute/sync", &json!({"script": script, "args": []}))
     }
 
-    /// Clicks into the middle of what a CSS selector matches first, and waits if that leads to another page.
+    /// Clicks into the middle of what a CSS selector matches first, and waits if that leads to
+    /// another page.
     ///
     /// # Errors
     /// Nothing matches, or a person could not click it: it is hidden, or something lies over it.
@@ -248,8 +254,8 @@ impl Browser {
         log::read(&entries("performance")?, &entries("browser")?)
     }
 
-    /// What went wrong since [`Browser::seen`] or this was last asked: failed requests, answers from 400 on, errors in
-    /// the console.
+    /// What went wrong since [`Browser::seen`] or this was last asked: failed requests, answers
+    /// from 400 on, errors in the console.
     ///
     /// # Errors
     /// The browser is gone.
@@ -302,7 +308,8 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Chromium gets to end in order. If it doesn't, it dies with its chromedriver, and that with its Proc.
+        // Chromium gets to end in order. If it doesn't, it dies with its chromedriver, and that
+        // with its Proc.
         let _ = send(&self.host, "DELETE", &self.session, None);
     }
 }

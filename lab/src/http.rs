@@ -1,8 +1,10 @@
-//! HTTP/1.1 requests to the parts, for tests and the demo: plain ones, and those to a server with a certificate of the lab.
+//! HTTP/1.1 requests to the parts, for tests and the demo: plain ones, and those to a server with a
+//! certificate of the lab.
 //!
-//! Every plain request opens a connection of its own: the same address means another program in another network namespace, so
-//! a pooled connection could reach the wrong one. Redirects are not followed and no status is an error, since both are
-//! what tests look at. Proxies from the environment are ignored: all traffic stays in the world.
+//! Every plain request opens a connection of its own: the same address means another program in
+//! another network namespace, so a pooled connection could reach the wrong one. Redirects are not
+//! followed and no status is an error, since both are what tests look at. Proxies from the
+//! environment are ignored: all traffic stays in the world.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +53,8 @@ impl Response {
             .with_context(|| format!("this is not the expected JSON: {}", self.beginning()))
     }
 
-    /// The answer itself if its status is in 200 to 299, otherwise an error that quotes the body's beginning.
+    /// The answer itself if its status is in 200 to 299, otherwise an error that quotes the body's
+    /// beginning.
     pub fn ok(self) -> Result<Self> {
         ensure!((200..300).contains(&self.status), "status {}: {}", self.status, self.beginning());
         Ok(self)
@@ -96,7 +99,8 @@ impl Request {
         self
     }
 
-    /// Sends it and reads the whole answer. An error is one of the connection (refused, timed out, cut off), never a status.
+    /// Sends it and reads the whole answer. An error is one of the connection (refused, timed out,
+    /// cut off), never a status.
     pub fn send(self) -> Result<Response> {
         self.send_by(&agent())
     }
@@ -160,8 +164,8 @@ fn agent() -> ureq::Agent {
     config().max_idle_connections(0).build().into()
 }
 
-/// For a server whose certificate was issued by the authority `ca`, in PEM. It keeps connections, and so must only be used
-/// from one host, and by one user.
+/// For a server whose certificate was issued by the authority `ca`, in PEM. It keeps connections,
+/// and so must only be used from one host, and by one user.
 pub(crate) fn agent_trusting(ca: &str) -> Result<ureq::Agent> {
     let root = Certificate::from_pem(ca.as_bytes()).context("the certificate of the authority")?;
     let tls = TlsConfig::builder()

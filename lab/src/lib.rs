@@ -1,4 +1,5 @@
-//! The lab: the real programs that Atlas is tried with, how each starts, a private world to run them in, and whole scenes.
+//! The lab: the real programs that Atlas is tried with, how each starts, a private world to run
+//! them in, and whole scenes.
 //!
 //! ```text
 //! parts (which, where from) ─▶ run (how each starts) ─▶ scene (a hub and its clusters) ─▶ tests, demo

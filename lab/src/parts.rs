@@ -1,17 +1,18 @@
 //! Gets the real programs that Atlas is tried with.
 //!
-//! In goes a [`Part`] with its pins in `peers/`; out comes the path of a program that can be started:
+//! In goes a [`Part`] with its pins in `peers/`; out comes the path of a program that can be
+//! started:
 //!
 //! ```text
 //! Part -> Recipe -> present in the cache? -> prerequisites -> lock -> fetch or build -> rename into the cache
 //! ```
 //!
-//! The cache lies outside the checkout (its module says where), so that every checkout and every test binary shares
-//! it. A part's directory there is named by its version and a hash of what pins it: a changed pin is
-//! built anew, and an older checkout still finds what it had.
+//! The cache lies outside the checkout (its module says where), so that every checkout and every
+//! test binary shares it. A part's directory there is named by its version and a hash of what pins
+//! it: a changed pin is built anew, and an older checkout still finds what it had.
 //!
-//! This module does IO: it runs `go`, `python3 -m pip`, `npm`, `apt-get` and `dpkg`, and tells on standard error
-//! what it is doing, since a first build takes minutes.
+//! This module does IO: it runs `go`, `python3 -m pip`, `npm`, `apt-get` and `dpkg`, and tells on
+//! standard error what it is doing, since a first build takes minutes.
 
 mod cache;
 mod fetch;
@@ -44,12 +45,13 @@ pub enum Part {
     PrometheusClassic,
     /// Alertmanager, with its web page.
     Alertmanager,
-    /// The newest Alertmanager, with its new web pages at `/ui/` and none at `/`: those are written in Elm, whose packages
-    /// are in none of the registries that parts come from.
+    /// The newest Alertmanager, with its new web pages at `/ui/` and none at `/`: those are written
+    /// in Elm, whose packages are in none of the registries that parts come from.
     AlertmanagerNewest,
     /// CoreDNS with its default plugins, standing for a cluster's DNS.
     CoreDns,
-    /// BIND's `named`, with `named-checkzone` beside it: what else reads the DNS zone's file. See [`crate::run::Named`].
+    /// BIND's `named`, with `named-checkzone` beside it: what else reads the DNS zone's file. See
+    /// [`crate::run::Named`].
     Bind,
     /// Helm 4, the newest that the charts are rendered with.
     Helm,
@@ -59,7 +61,8 @@ pub enum Part {
     Etcd,
     /// Kubernetes' API server.
     KubeApiserver,
-    /// Kubernetes' own controllers: the garbage collector, the EndpointSlices of Services, ServiceAccounts.
+    /// Kubernetes' own controllers: the garbage collector, the EndpointSlices of Services,
+    /// ServiceAccounts.
     KubeControllerManager,
     /// `kubectl`, as the documentation's reader uses it.
     Kubectl,
@@ -168,8 +171,8 @@ impl fmt::Display for Part {
 /// Parallel callers, also of other processes, wait for the one that builds.
 ///
 /// # Errors
-/// When a prerequisite is missing (the error says which, and how to install it), or when a tool fails
-/// (the error ends with the last lines of its output).
+/// When a prerequisite is missing (the error says which, and how to install it), or when a tool
+/// fails (the error ends with the last lines of its output).
 pub fn get(part: Part) -> Result<PathBuf> {
     let cache = Cache::open()?;
     let recipe = Recipe::of(part);
@@ -183,7 +186,8 @@ pub fn get(part: Part) -> Result<PathBuf> {
 /// Gets every part of `parts` that is not there yet, telling its progress on standard error.
 ///
 /// # Errors
-/// As [`get`]; all prerequisites are checked before the first build starts, and all that are missing are named.
+/// As [`get`]; all prerequisites are checked before the first build starts, and all that are
+/// missing are named.
 pub fn get_all(parts: &[Part]) -> Result<()> {
     let cache = Cache::open()?;
     let mut absent = Vec::new();
@@ -200,8 +204,8 @@ pub fn get_all(parts: &[Part]) -> Result<()> {
     Ok(())
 }
 
-/// The value for `--web.local-assets` of [`Part::PrometheusClassic`], without which it looks for its pages
-/// in a directory of the system.
+/// The value for `--web.local-assets` of [`Part::PrometheusClassic`], without which it looks for
+/// its pages in a directory of the system.
 ///
 /// # Errors
 /// As [`get`].

@@ -1,12 +1,13 @@
 //! Child processes with a log, that never outlive what started them.
 //!
-//! Two things end a child: dropping its [`Proc`], and the kernel, which sends it SIGKILL when this process ends in
-//! whatever way. The latter is `setpriv --pdeathsig KILL` (util-linux), because setting it ourselves between fork and
-//! exec would be `unsafe`. The kernel ties that signal to the parent *thread*, so all children are started by one
-//! thread that lives as long as the process. (In a private world the end of the pid namespace does the same again.)
+//! Two things end a child: dropping its [`Proc`], and the kernel, which sends it SIGKILL when this
+//! process ends in whatever way. The latter is `setpriv --pdeathsig KILL` (util-linux), because
+//! setting it ourselves between fork and exec would be `unsafe`. The kernel ties that signal to the
+//! parent *thread*, so all children are started by one thread that lives as long as the process.
+//! (In a private world the end of the pid namespace does the same again.)
 //!
-//! Architecture invariant: a signal goes only to a child that this process started and has not yet reaped, so its pid
-//! cannot have been given to another.
+//! Architecture invariant: a signal goes only to a child that this process started and has not yet
+//! reaped, so its pid cannot have been given to another.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -37,8 +38,8 @@ pub struct Proc {
 }
 
 impl Proc {
-    /// Starts `command` with its output appended to `<log_dir>/<name>.log`. It inherits the environment, reads nothing.
-    /// Redirections set on `command` are lost.
+    /// Starts `command` with its output appended to `<log_dir>/<name>.log`. It inherits the
+    /// environment, reads nothing. Redirections set on `command` are lost.
     pub fn spawn(name: &str, log_dir: &Path, command: &Command) -> Result<Self> {
         let log = log_dir.join(format!("{name}.log"));
         let mut command = dying_with_parent(command);
@@ -58,7 +59,8 @@ impl Proc {
         &self.name
     }
 
-    /// The process id as this process sees it. The wrappers (`nsenter`, `setpriv`) exec, so it is the program's own.
+    /// The process id as this process sees it. The wrappers (`nsenter`, `setpriv`) exec, so it is
+    /// the program's own.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -89,7 +91,8 @@ impl Proc {
         self.memory("VmRSS:")
     }
 
-    /// The most memory it has held (`VmHWM`) since its start or [`Proc::forget_peak`], in bytes; 0 once it has ended.
+    /// The most memory it has held (`VmHWM`) since its start or [`Proc::forget_peak`], in bytes; 0
+    /// once it has ended.
     pub fn peak_bytes(&self) -> u64 {
         self.memory("VmHWM:")
     }
@@ -162,8 +165,8 @@ impl Proc {
         Ok(())
     }
 
-    /// [`wait_until`] for something this process should bring about: ends at once when it has ended, and an error
-    /// carries the end of its log.
+    /// [`wait_until`] for something this process should bring about: ends at once when it has
+    /// ended, and an error carries the end of its log.
     pub fn wait_until<T>(
         &mut self,
         what: &str,
@@ -199,8 +202,8 @@ impl Drop for Proc {
     }
 }
 
-/// Polls until `poll` yields a value. `Ok(None)` and errors mean "not yet"; when time is up, the error names `what` and
-/// the last error of `poll`.
+/// Polls until `poll` yields a value. `Ok(None)` and errors mean "not yet"; when time is up, the
+/// error names `what` and the last error of `poll`.
 pub fn wait_until<T>(
     what: &str,
     timeout: Duration,
@@ -224,7 +227,8 @@ pub fn wait_until<T>(
     }
 }
 
-/// On a panic, prints the end of every log beneath a directory. (In a private world the outer process does that.)
+/// On a panic, prints the end of every log beneath a directory. (In a private world the outer
+/// process does that.)
 #[derive(Debug)]
 pub struct Dump {
     dir: PathBuf,
@@ -287,8 +291,8 @@ fn tail(file: &Path, lines: usize) -> String {
     }
 }
 
-/// Puts programs that exec their arguments in front of a command, such as `nsenter --net=… --`. Arguments and
-/// environment go over as they are, through no shell; redirections do not.
+/// Puts programs that exec their arguments in front of a command, such as `nsenter --net=… --`.
+/// Arguments and environment go over as they are, through no shell; redirections do not.
 pub(crate) fn wrapped(wrapper: &[impl AsRef<OsStr>], command: &Command) -> Command {
     let (program, arguments) = wrapper.split_first().expect("BUG: a wrapper without a program");
     let mut outer = Command::new(program);
@@ -312,7 +316,8 @@ pub(crate) fn dying_with_parent(command: &Command) -> Command {
 
 type Started = (Command, io::Result<Child>);
 
-/// Starts a child from the one thread that ends only with this process, and hands the command back for another start.
+/// Starts a child from the one thread that ends only with this process, and hands the command back
+/// for another start.
 pub(crate) fn spawn_from_lasting_thread(command: Command) -> Started {
     static JOBS: OnceLock<mpsc::Sender<(Command, mpsc::Sender<Started>)>> = OnceLock::new();
     let jobs = JOBS.get_or_init(|| {

@@ -1,11 +1,14 @@
-//! One launcher per real program: options in, a running program out, with its addresses and the questions tests ask it.
+//! One launcher per real program: options in, a running program out, with its addresses and the
+//! questions tests ask it.
 //!
-//! A launcher starts its program on a [`Host`]; a `wait_…` method then waits until the program itself says that it is
-//! ready. Requests to a program are made from its own host, so they work on loopback addresses and with the link pulled.
-//! Each struct owns its [`Proc`] as `process`: dropping it ends the program.
+//! A launcher starts its program on a [`Host`]; a `wait_…` method then waits until the program
+//! itself says that it is ready. Requests to a program are made from its own host, so they work on
+//! loopback addresses and with the link pulled. Each struct owns its [`Proc`] as `process`:
+//! dropping it ends the program.
 //!
-//! Architecture invariant: programs come as paths; nothing here downloads, builds or guesses where they are. Only Kubernetes
-//! and Helm, of which each test wants the one pinned version, are asked of [`parts`](crate::parts).
+//! Architecture invariant: programs come as paths; nothing here downloads, builds or guesses where
+//! they are. Only Kubernetes and Helm, of which each test wants the one pinned version, are asked
+//! of [`parts`](crate::parts).
 
 mod alertmanager;
 pub mod bind;
@@ -44,8 +47,8 @@ pub fn labels<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> BTreeM
     pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-/// The path under which Prometheus and Alertmanager serve everything, without a slash at its end: the route prefix, which
-/// by default is the external URL's path.
+/// The path under which Prometheus and Alertmanager serve everything, without a slash at its end:
+/// the route prefix, which by default is the external URL's path.
 fn prefix(route_prefix: Option<&str>, external_url: Option<&str>) -> String {
     let of_url = || {
         let (_, authority_and_path) = external_url?.split_once("://")?;
@@ -70,7 +73,8 @@ fn percent_encoded(text: &str) -> String {
 #[derive(Debug, Clone)]
 struct Web {
     host: Host,
-    /// `http://address:port`, with a path prefix without a slash at its end where the program has one.
+    /// `http://address:port`, with a path prefix without a slash at its end where the program has
+    /// one.
     base: String,
 }
 

@@ -1,11 +1,13 @@
-//! A whole scene: a hub and downstream clusters made of the real programs, with a real Atlas between.
+//! A whole scene: a hub and downstream clusters made of the real programs, with a real Atlas
+//! between.
 //!
 //! ```text
 //! Place (a host and its addresses) ─▶ Hub::start      Atlas, Envoy, two Alertmanagers, Thanos Query
 //!                                  └▶ Cluster::start  Envoy, two Prometheus with a sidecar each, an Alertmanager
 //! ```
 //!
-//! The demo puts it on loopback addresses, the tests into a private world; what is started is the same.
+//! The demo puts it on loopback addresses, the tests into a private world; what is started is the
+//! same.
 
 mod atlas;
 mod cluster;
@@ -63,7 +65,8 @@ impl Place {
         Ok(Self { envoy: host.ip().into(), host, bind: None, programs })
     }
 
-    /// Loopback addresses of this machine: `127.0.0.N` for the Envoy, `127.0.N.1` and so on for the programs.
+    /// Loopback addresses of this machine: `127.0.0.N` for the Envoy, `127.0.N.1` and so on for the
+    /// programs.
     pub fn on_loopback(dir: &Path, name: &str, number: u8) -> Self {
         let envoy = IpAddr::from([127, 0, 0, number]);
         let programs = (1..=5).map(|n| IpAddr::from([127, 0, number, n])).collect();

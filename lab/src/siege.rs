@@ -1,5 +1,5 @@
-//! The siege: attacks on the real programs, with honest clients beside. `cargo xtask siege` runs each for as long as one likes, the
-//! tests for some seconds.
+//! The siege: attacks on the real programs, with honest clients beside. `cargo xtask siege` runs
+//! each for as long as one likes, the tests for some seconds.
 //!
 //! ```text
 //! Field (what is besieged) ◀── Attack (what is done to it, for how long) ─▶ Held (what the attackers were let have)
@@ -7,9 +7,10 @@
 //!        └── Honest (what others ask) ◀────┘ ─▶ Row: requests, failures, latency against the quiet time before, memory
 //! ```
 //!
-//! Attackers are bounded in number and in rate, so that what is shown is what they *hold*, not that two processors are busy. They come
-//! back when they are turned away. A stranger has no certificate; the cluster `osaka` is hostile, with all its credentials and
-//! everything behind its Envoy; its neighbours `tokyo` and `paris`, and everybody at the hub, are honest.
+//! Attackers are bounded in number and in rate, so that what is shown is what they *hold*, not that
+//! two processors are busy. They come back when they are turned away. A stranger has no
+//! certificate; the cluster `osaka` is hostile, with all its credentials and everything behind its
+//! Envoy; its neighbours `tokyo` and `paris`, and everybody at the hub, are honest.
 
 mod attacks;
 mod backend;

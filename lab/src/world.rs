@@ -1,4 +1,5 @@
-//! A private world for a whole-system test: namespaces of its own for users, network, mounts and processes, without root.
+//! A private world for a whole-system test: namespaces of its own for users, network, mounts and
+//! processes, without root.
 //!
 //! ```text
 //!        world's root namespace (the test itself, 10.91.0.1, fd91::1)
@@ -8,16 +9,18 @@
 //!   10.91.1.1     10.91.2.1      10.91.3.1
 //! ```
 //!
-//! A host may be far ([`World::far_host`]): then its packets take time on the way, or get lost ([`Link`]).
+//! A host may be far ([`World::far_host`]): then its packets take time on the way, or get lost
+//! ([`Link`]).
 //!
-//! Each [`Host`] has a network and a mount namespace: addresses, loopback, `/etc/hosts` and `/etc/resolv.conf` of its own.
-//! Nothing in a world can reach the machine's network, and when the test ends, however it ends, so does every process
-//! in the world.
+//! Each [`Host`] has a network and a mount namespace: addresses, loopback, `/etc/hosts` and
+//! `/etc/resolv.conf` of its own. Nothing in a world can reach the machine's network, and when the
+//! test ends, however it ends, so does every process in the world.
 //!
-//! How a test gets in: outside, it starts its own executable again beneath `unshare`, asking libtest for exactly that
-//! test; the environment variable [`VARIABLE`] tells the second run that it is inside. The outer run only waits, with a
-//! time limit, and on failure prints the output and the end of every log, since it alone survives whatever happens.
-//! With `--nocapture` the output is shown as it comes. `ATLAS_LAB_KEEP=1` keeps the world's directory.
+//! How a test gets in: outside, it starts its own executable again beneath `unshare`, asking
+//! libtest for exactly that test; the environment variable [`VARIABLE`] tells the second run that
+//! it is inside. The outer run only waits, with a time limit, and on failure prints the output and
+//! the end of every log, since it alone survives whatever happens. With `--nocapture` the output is
+//! shown as it comes. `ATLAS_LAB_KEEP=1` keeps the world's directory.
 
 mod host;
 mod link;
@@ -96,7 +99,8 @@ pub fn test_name(module_path: &str, function: &str) -> String {
     }
 }
 
-/// Runs `body` in a private world, within [`LIMIT`]. `test_name` is the name of the calling test: see [`test_name`].
+/// Runs `body` in a private world, within [`LIMIT`]. `test_name` is the name of the calling test:
+/// see [`test_name`].
 ///
 /// # Panics
 /// When the test fails inside, takes too long, or no world can be made on this machine.
@@ -104,7 +108,8 @@ pub fn inside(test_name: &str, body: impl FnOnce()) {
     inside_with(&[], LIMIT, test_name, body);
 }
 
-/// [`inside`] with another time limit, and with parts that are got (perhaps built, for minutes) before it begins to run.
+/// [`inside`] with another time limit, and with parts that are got (perhaps built, for minutes)
+/// before it begins to run.
 pub fn inside_with(parts: &[Part], limit: Duration, test_name: &str, body: impl FnOnce()) {
     if let Some(dir) = std::env::var_os(VARIABLE) {
         fs::write(Path::new(&dir).join(ENTERED), "").expect("the world's directory can be written");
@@ -142,7 +147,8 @@ impl World {
         Ok(Self { dir, hosts: AtomicU8::new(0), root })
     }
 
-    /// Where each host has a directory with its logs. Removed when the test ends, unless `ATLAS_LAB_KEEP` is set.
+    /// Where each host has a directory with its logs. Removed when the test ends, unless
+    /// `ATLAS_LAB_KEEP` is set.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -152,8 +158,8 @@ impl World {
         Host::joined(&self.dir, name, self.next_number()?, None)
     }
 
-    /// Adds a host whose packets may have a long way, or get lost: see [`Host::link`]. At first it is as near as all others.
-    /// `seed` decides which packets are lost.
+    /// Adds a host whose packets may have a long way, or get lost: see [`Host::link`]. At first it
+    /// is as near as all others. `seed` decides which packets are lost.
     pub fn far_host(&self, name: &str, seed: u64) -> Result<Host> {
         Host::joined(&self.dir, name, self.next_number()?, Some(seed))
     }

@@ -22,17 +22,20 @@ Example:
   atlas bootstrap tokyo --state state --out tokyo --credential-dir /etc/envoy     of a state directory
 For an Envoy in Kubernetes, `atlas cluster-values` prints what Helm needs.";
 
-/// Say what the Envoy of a node starts from: envoy.yaml with the credential that opens its xDS stream.
+/// Say what the Envoy of a node starts from: envoy.yaml with the credential that opens its xDS
+/// stream.
 ///
-/// With --out, the files are written there with private permissions, to be carried to the node's machine; keep them secret,
-/// and write them again before the credential ends (`atlas status` says when). Without --out, the files stay in the state
-/// directory, where a running Atlas renews the credential and an Envoy on this machine notices.
+/// With --out, the files are written there with private permissions, to be carried to the node's
+/// machine; keep them secret, and write them again before the credential ends (`atlas status` says
+/// when). Without --out, the files stay in the state directory, where a running Atlas renews the
+/// credential and an Envoy on this machine notices.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Bootstrap {
     /// `hub`, or a cluster's name.
     node: NodeId,
-    /// The state directory of `atlas run`. It may be running. Without it: the hub's Kubernetes cluster.
+    /// The state directory of `atlas run`. It may be running. Without it: the hub's Kubernetes
+    /// cluster.
     #[arg(long, value_name = "DIR", env = "ATLAS_STATE")]
     state: Option<PathBuf>,
     /// Write the files to this directory.

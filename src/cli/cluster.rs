@@ -1,8 +1,8 @@
-//! `atlas cluster-add`, `cluster-list`, `cluster-remove` and `cluster-values`: the clusters in a directory of manifests
-//! (`--from`), or in the hub's Kubernetes cluster.
+//! `atlas cluster-add`, `cluster-list`, `cluster-remove` and `cluster-values`: the clusters in a
+//! directory of manifests (`--from`), or in the hub's Kubernetes cluster.
 //!
-//! In files a whole document is added, replaced or removed, and the text around it stays as it is. Of a Service in Kubernetes
-//! only what the command was given is changed.
+//! In files a whole document is added, replaced or removed, and the text around it stays as it is.
+//! Of a Service in Kubernetes only what the command was given is changed.
 
 pub mod add;
 mod edit;

@@ -1,7 +1,8 @@
-//! Flags and environment variables of Atlas 0.3: they keep working, or a warning says why they have no effect.
+//! Flags and environment variables of Atlas 0.3: they keep working, or a warning says why they have
+//! no effect.
 //!
-//! Flags that were only renamed are aliases where they are defined. Here are the environment variables, and flags that only 0.3
-//! had. `atlas run` is newer than 0.3 and has none of this.
+//! Flags that were only renamed are aliases where they are defined. Here are the environment
+//! variables, and flags that only 0.3 had. `atlas run` is newer than 0.3 and has none of this.
 
 use std::env;
 
@@ -13,8 +14,8 @@ const ENVOY_ADS: &str = "envoy-ads";
 /// 0.3's commands.
 const COMMANDS: [&str; 4] = [CONTROLLER, ENVOY_ADS, "cluster-add", "cluster-values"];
 
-/// Variables of 0.3: the commands, the name, and the argument that it sets. The first that is set wins; a variable of today wins
-/// over all.
+/// Variables of 0.3: the commands, the name, and the argument that it sets. The first that is set
+/// wins; a variable of today wins over all.
 const VARIABLES: &[(&[&str], &str, &str)] = &[
     (&[CONTROLLER], "METRICS_PORT", "metrics_port"),
     (&[CONTROLLER], "CONTROLLER_METRICS_PORT", "metrics_port"),
@@ -129,7 +130,8 @@ fn is_unset(variable: &str) -> bool {
     env::var(variable).map_or(true, |value| value.is_empty() || is_service_link(&value))
 }
 
-/// Ignores variables that Kubernetes sets in pods for a Service: for `atlas-web` it is `ATLAS_WEB_PORT=tcp://10.0.0.7:80`.
+/// Ignores variables that Kubernetes sets in pods for a Service: for `atlas-web` it is
+/// `ATLAS_WEB_PORT=tcp://10.0.0.7:80`.
 fn without_service_link(arg: Arg) -> Arg {
     let link = arg
         .get_env()

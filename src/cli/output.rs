@@ -1,6 +1,7 @@
 //! What commands print: results on standard output, everything else on standard error.
 //!
-//! Text from elsewhere (names, messages of Envoys and API servers) is made safe for terminals by [`atlas_core::text`].
+//! Text from elsewhere (names, messages of Envoys and API servers) is made safe for terminals by
+//! [`atlas_core::text`].
 
 use std::fmt::Display;
 use std::io::{ErrorKind, Write};
@@ -34,7 +35,8 @@ pub fn say(what: impl Display) {
     eprintln!("{}", text::lines(&what.to_string()));
 }
 
-/// Prints a result unchanged, for programs. That the reader has closed the pipe (`| head`) is no error.
+/// Prints a result unchanged, for programs. That the reader has closed the pipe (`| head`) is no
+/// error.
 ///
 /// # Errors
 /// Standard output can't be written, for example because a disk is full.
@@ -75,7 +77,8 @@ impl Write for Log {
     }
 }
 
-/// An error in the command line that only shows after parsing. It ends with exit code 2, as those that clap finds.
+/// An error in the command line that only shows after parsing. It ends with exit code 2, as those
+/// that clap finds.
 pub fn wrong_usage(message: impl std::fmt::Display) -> anyhow::Error {
     clap::Error::raw(
         clap::error::ErrorKind::ValueValidation,
@@ -84,7 +87,8 @@ pub fn wrong_usage(message: impl std::fmt::Display) -> anyhow::Error {
     .into()
 }
 
-/// Prints on standard error every file that can't be read, and the findings of severity `least` or graver.
+/// Prints on standard error every file that can't be read, and the findings of severity `least` or
+/// graver.
 pub fn complain(errors: &[ManifestError], findings: &[Finding], least: Severity) -> Outcome {
     for error in errors {
         say(format_args!("not read: {error}"));

@@ -17,21 +17,23 @@ use crate::{kube, standalone};
 
 /// Run Atlas: on Kubernetes, or with --from on a directory of manifests.
 ///
-/// On Kubernetes it reads Services and Secrets of its namespace, serves xDS, DNS and the web page, and, on the one replica
-/// that holds the Lease, writes what is derived. With --from it reads Services (the downstream clusters; the hub's
-/// Alertmanagers) and EndpointSlices (the hub's Alertmanagers) from files: a saved file takes effect at once; a wrong one is
-/// reported and changes nothing.
+/// On Kubernetes it reads Services and Secrets of its namespace, serves xDS, DNS and the web page,
+/// and, on the one replica that holds the Lease, writes what is derived. With --from it reads
+/// Services (the downstream clusters; the hub's Alertmanagers) and EndpointSlices (the hub's
+/// Alertmanagers) from files: a saved file takes effect at once; a wrong one is reported and
+/// changes nothing.
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Directory of Kubernetes manifests (*.yaml, *.yml, *.json), watched. Without it, Atlas runs on Kubernetes.
+    /// Directory of Kubernetes manifests (*.yaml, *.yml, *.json), watched. Without it, Atlas runs
+    /// on Kubernetes.
     #[arg(long, value_name = "DIR", env = "ATLAS_FROM", requires = "state")]
     from: Option<PathBuf>,
-    /// With --from: where keys, certificates and results are kept. Back it up: who loses it must give every cluster a new
-    /// credential.
+    /// With --from: where keys, certificates and results are kept. Back it up: who loses it must
+    /// give every cluster a new credential.
     #[arg(long, value_name = "DIR", env = "ATLAS_STATE", requires = "from")]
     state: Option<PathBuf>,
-    /// Write endpoints.yaml and atlas.zone to this directory too, readable by everyone: for Thanos and CoreDNS that run as
-    /// other users, since the state directory is its owner's alone.
+    /// Write endpoints.yaml and atlas.zone to this directory too, readable by everyone: for Thanos
+    /// and CoreDNS that run as other users, since the state directory is its owner's alone.
     #[arg(long, value_name = "DIR", env = "ATLAS_PUBLIC_DIR", requires = "from")]
     public_dir: Option<PathBuf>,
     #[command(flatten)]
@@ -42,7 +44,8 @@ pub struct Run {
 
 /// Run only the part that writes to Kubernetes: `atlas run` without its servers
 ///
-/// For deployments that split Atlas in two. Of several replicas, the one that holds the Lease writes.
+/// For deployments that split Atlas in two. Of several replicas, the one that holds the Lease
+/// writes.
 #[derive(Debug, Args)]
 pub struct Controller {
     #[command(flatten)]

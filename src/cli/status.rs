@@ -15,7 +15,8 @@ use super::{Outcome, socket};
 use crate::standalone::state_dir::StateDir;
 use crate::web::status::{Instance, NodeStatus, QuarantinedResource, Status as Report};
 
-/// People are told of a bootstrap credential that ends within this time, since they must carry the next one.
+/// People are told of a bootstrap credential that ends within this time, since they must carry the
+/// next one.
 const WARN_DAYS: i64 = 60;
 
 const EXAMPLE: &str = "\
@@ -24,11 +25,12 @@ Example:
   atlas status --state state          of an Atlas that runs here
   atlas status -o json | jq '.clusters[] | select(.connected == 0).name'";
 
-/// Show clusters, what was rejected and why, and how every Envoy stands. Exits with 3 if something is rejected or Atlas
-/// itself is in trouble.
+/// Show clusters, what was rejected and why, and how every Envoy stands. Exits with 3 if something
+/// is rejected or Atlas itself is in trouble.
 ///
-/// Asks the running Atlas. On Kubernetes it asks every replica through the API server, since each knows its own Envoys alone:
-/// you need the right to `get` `pods/proxy` and to list `endpointslices` in its namespace.
+/// Asks the running Atlas. On Kubernetes it asks every replica through the API server, since each
+/// knows its own Envoys alone: you need the right to `get` `pods/proxy` and to list
+/// `endpointslices` in its namespace.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Status {
@@ -194,8 +196,8 @@ fn nodes(report: &Report) -> Vec<Vec<String>> {
     rows
 }
 
-/// `SYNCED` if all types are, else each type that isn't; `waiting` for an Envoy whose cluster has no manifest, so that nothing
-/// was sent to it.
+/// `SYNCED` if all types are, else each type that isn't; `waiting` for an Envoy whose cluster has
+/// no manifest, so that nothing was sent to it.
 fn types(instance: &Instance) -> String {
     if instance.types.is_empty() {
         return "waiting".into();
@@ -223,7 +225,8 @@ fn quarantined(node: &NodeStatus) -> Vec<String> {
     node.quarantined.iter().map(line).collect()
 }
 
-/// Credentials and authorities that end soon. Credentials are those that Envoys present: Atlas's own copies are renewed early.
+/// Credentials and authorities that end soon. Credentials are those that Envoys present: Atlas's
+/// own copies are renewed early.
 fn ending(report: &Report) -> Vec<String> {
     let soon = |end: i64| end - report.now < WARN_DAYS * 86_400;
     let clusters = report.nodes.iter().filter(|node| node.node != "hub");

@@ -1,6 +1,7 @@
 //! `atlas translate`: what Atlas would do with manifests, without doing it.
 //!
-//! The same way as in a running Atlas (manifests, intake, plan), with placeholders where certificates and keys would be.
+//! The same way as in a running Atlas (manifests, intake, plan), with placeholders where
+//! certificates and keys would be.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -40,10 +41,11 @@ Example:
   atlas translate -f tokyo.yaml --node tokyo --what routes
   atlas cluster-add tokyo --from clusters --dry-run | atlas translate -f - --what zone,endpoints";
 
-/// Show what Atlas makes of manifests, as YAML: every Envoy's resources, Thanos' endpoints, the DNS zone
+/// Show what Atlas makes of manifests, as YAML: every Envoy's resources, Thanos' endpoints, the DNS
+/// zone
 ///
-/// Needs no running Atlas and no state: certificates are placeholders, private keys are `[redacted]`. What is wrong with
-/// manifests goes to standard error, and makes the exit code 3.
+/// Needs no running Atlas and no state: certificates are placeholders, private keys are
+/// `[redacted]`. What is wrong with manifests goes to standard error, and makes the exit code 3.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Translate {

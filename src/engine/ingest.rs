@@ -20,7 +20,8 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// None yet. `sources` are those of the first changes; a cluster that is wrong in them is as it was in `kept`.
+    /// None yet. `sources` are those of the first changes; a cluster that is wrong in them is as it
+    /// was in `kept`.
     pub fn new(
         settings: &Settings,
         kept: LastGoodManifests,

@@ -1,5 +1,5 @@
-//! What each source of manifests (a file, a Service) said when it was last right, kept across restarts: something wrong
-//! changes nothing, also where Atlas is restarted while it is wrong.
+//! What each source of manifests (a file, a Service) said when it was last right, kept across
+//! restarts: something wrong changes nothing, also where Atlas is restarted while it is wrong.
 //!
 //! ```text
 //! a source that is right     its objects, as they are
@@ -8,7 +8,8 @@
 //! a source is gone           nothing
 //! ```
 //!
-//! So nothing comes back that was deleted, and nothing that is right is hidden by what it was before.
+//! So nothing comes back that was deleted, and nothing that is right is hidden by what it was
+//! before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

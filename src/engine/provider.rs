@@ -1,5 +1,5 @@
-//! What a mode (standalone, Kubernetes) gives the engine: changes, where certificates are kept, and who writes what comes of
-//! them.
+//! What a mode (standalone, Kubernetes) gives the engine: changes, where certificates are kept, and
+//! who writes what comes of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -20,26 +20,31 @@ pub trait Provider: Send + 'static {
     /// Where certificates and keys are kept.
     type Store: PkiStore + Send;
 
-    /// Completes when there may be something to take. Cancel-safe: a cancelled call loses no notification.
+    /// Completes when there may be something to take. Cancel-safe: a cancelled call loses no
+    /// notification.
     fn changed(&mut self) -> impl Future<Output = ()> + Send;
 
     /// Takes what differs since the last call.
     ///
-    /// Also brings what `pki` holds up to date with what others wrote to its store, and takes leadership over or gives it up.
-    /// `full`: looks at everything, also at what no notification was about. `None`: nothing is known yet.
+    /// Also brings what `pki` holds up to date with what others wrote to its store, and takes
+    /// leadership over or gives it up. `full`: looks at everything, also at what no notification
+    /// was about. `None`: nothing is known yet.
     ///
     /// # Errors
-    /// What is there can't be read or believed. Nothing changes, people are told, and it is tried again.
+    /// What is there can't be read or believed. Nothing changes, people are told, and it is tried
+    /// again.
     fn take_changes(
         &mut self,
         pki: &mut Pki<Self::Store>,
         full: bool,
     ) -> impl Future<Output = anyhow::Result<Option<Changes>>> + Send;
 
-    /// What sources said when they were last right, as an earlier process kept it. Asked once, after the first changes.
+    /// What sources said when they were last right, as an earlier process kept it. Asked once,
+    /// after the first changes.
     fn last_good(&self) -> LastGoodManifests;
 
-    /// Notes what is to be kept of these sources (`None`: of all): what `last_good` has of them, or nothing.
+    /// Notes what is to be kept of these sources (`None`: of all): what `last_good` has of them, or
+    /// nothing.
     ///
     /// Called before certificates are issued, so that it may be written together with them.
     fn note_last_good(
@@ -49,10 +54,12 @@ pub trait Provider: Send + 'static {
         sources: Option<&BTreeSet<String>>,
     );
 
-    /// Writes what was noted and nothing has written yet. Returns what couldn't be written; it is tried again.
+    /// Writes what was noted and nothing has written yet. Returns what couldn't be written; it is
+    /// tried again.
     fn write_last_good(&mut self, pki: &mut Pki<Self::Store>) -> Vec<String>;
 
-    /// Writes what is derived: files or objects. Returns what couldn't be written; it is tried again.
+    /// Writes what is derived: files or objects. Returns what couldn't be written; it is tried
+    /// again.
     fn write_outputs(&mut self, outputs: &Outputs<'_, Self::Store>) -> Vec<String>;
 
     /// The serial number of the DNS zone as it was last written.
@@ -99,7 +106,8 @@ pub struct Outputs<'a, S> {
     pub trust: &'a Trust,
     /// Whether everything may differ.
     pub all: bool,
-    /// The clusters of which something may differ: also a finding, the uid of the Service, or a credential.
+    /// The clusters of which something may differ: also a finding, the uid of the Service, or a
+    /// credential.
     pub clusters: &'a BTreeSet<ClusterName>,
     /// Whether the hub's own may differ.
     pub hub: bool,

@@ -1,5 +1,5 @@
-//! Where the result of a reconcile takes effect: the client authorizer, the nodes, the log, and all who read
-//! [`PublishedState`].
+//! Where the result of a reconcile takes effect: the client authorizer, the nodes, the log, and all
+//! who read [`PublishedState`].
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -49,7 +49,8 @@ pub struct Publication<'a> {
 }
 
 impl Publisher {
-    /// Installs the server certificate and the accepted client fingerprints: of all clusters, or `only` of these.
+    /// Installs the server certificate and the accepted client fingerprints: of all clusters, or
+    /// `only` of these.
     ///
     /// # Errors
     /// Atlas has no certificate, or it is broken.
@@ -79,8 +80,8 @@ impl Publisher {
         self.client_authorizer.install_certificate(&own, &pki.trust_for([]).roots)
     }
 
-    /// Ends a cluster's streams, if no credential of it is accepted any more. It is refused first: an Envoy whose stream ends
-    /// is back within a second.
+    /// Ends a cluster's streams, if no credential of it is accepted any more. It is refused first:
+    /// an Envoy whose stream ends is back within a second.
     pub fn forget<S: PkiStore>(&self, cluster: &ClusterName, pki: &Pki<S>) {
         if !pki.ledger().has_credentials(cluster) {
             self.client_authorizer.allow(cluster, Vec::new());

@@ -5,9 +5,10 @@
 //!                        └─ where this process leads ──────────────────────┘
 //! ```
 //!
-//! It is about what has changed: a change to one manifest validates, issues, plans and writes that cluster alone. What was in
-//! force stays until a reconcile has succeeded; one that fails is made again, about everything. One node whose files can't be
-//! written, or one certificate that can't be issued, fails no reconcile: people are told, and the others get theirs.
+//! It is about what has changed: a change to one manifest validates, issues, plans and writes that
+//! cluster alone. What was in force stays until a reconcile has succeeded; one that fails is made
+//! again, about everything. One node whose files can't be written, or one certificate that can't be
+//! issued, fails no reconcile: people are told, and the others get theirs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -166,8 +167,9 @@ impl<P: Provider> Reconciler<P> {
             if scope.all { self.stores.clusters().cloned().collect() } else { Vec::new() };
         let stores_differ = self.stores.update(fleet, planned.iter().chain(&gone));
 
-        // Credentials first: an Envoy whose stream ends is back within a second. Then what Envoys wait for: files and objects
-        // are for those who start later, and each takes a while to be safe.
+        // Credentials first: an Envoy whose stream ends is back within a second. Then what Envoys
+        // wait for: files and objects are for those who start later, and each takes a while to be
+        // safe.
         let about = (!scope.all && !self.full).then_some(&clusters);
         self.publisher.install_credentials(&self.pki, about)?;
         let changed = self.publisher.nodes.apply(node_changes);
@@ -220,7 +222,8 @@ impl<P: Provider> Reconciler<P> {
     /// Forgets the credentials of a cluster that was removed, and ends its streams.
     ///
     /// # Errors
-    /// Something can't be written. Where that concerns files only, the credentials are forgotten all the same.
+    /// Something can't be written. Where that concerns files only, the credentials are forgotten
+    /// all the same.
     pub fn forget(&mut self, cluster: ClusterName) -> anyhow::Result<()> {
         let mut failed = Vec::new();
         if let Some(inputs) = &mut self.inputs {

@@ -29,7 +29,8 @@ impl Schedule {
         self.next
     }
 
-    /// A reconcile has succeeded. `full`: it was about everything; `next_due`: when the next certificate is to be renewed.
+    /// A reconcile has succeeded. `full`: it was about everything; `next_due`: when the next
+    /// certificate is to be renewed.
     pub fn succeeded(&mut self, full: bool, next_due: Time) {
         let seconds = u64::try_from(next_due.saturating_sub(clock::now())).unwrap_or(0);
         // A certificate that is due now and still there couldn't be renewed, or only by another.

@@ -1,4 +1,5 @@
-//! What a change costs on the wire: the real engine on a real directory, and simulated Envoys that acknowledge everything.
+//! What a change costs on the wire: the real engine on a real directory, and simulated Envoys that
+//! acknowledge everything.
 
 use std::collections::BTreeMap;
 use std::path::Path;

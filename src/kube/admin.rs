@@ -1,5 +1,5 @@
-//! Requests of commands to the API server, with the rights of the person whose kubeconfig it is. They block: a command does
-//! one thing after the other.
+//! Requests of commands to the API server, with the rights of the person whose kubeconfig it is.
+//! They block: a command does one thing after the other.
 
 mod credential;
 mod pods;

@@ -10,8 +10,8 @@ use crate::config::ClusterAccess;
 
 /// How long a connection may take to be made.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// When a silent connection counts as dead. It is longer than a watch may be silent: the API server ends each after
-/// [`super::reflector::WATCH_TIMEOUT`].
+/// When a silent connection counts as dead. It is longer than a watch may be silent: the API server
+/// ends each after [`super::reflector::WATCH_TIMEOUT`].
 const READ_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// A client of the API server. No request is sent yet.

@@ -1,4 +1,5 @@
-//! Kubernetes' types as manifests. Only the fields that Atlas reads are kept, since they are kept for every object.
+//! Kubernetes' types as manifests. Only the fields that Atlas reads are kept, since they are kept
+//! for every object.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -50,7 +51,8 @@ pub fn endpoint_slice(slice: discovery::EndpointSlice) -> Manifest {
     })
 }
 
-/// `keeps_annotation`: by the key. Others may be large: `kubectl apply` writes whole manifests into one.
+/// `keeps_annotation`: by the key. Others may be large: `kubectl apply` writes whole manifests into
+/// one.
 fn meta(meta: ObjectMeta, keeps_annotation: impl Fn(&str) -> bool) -> Meta {
     let annotations: BTreeMap<String, String> = meta
         .annotations

@@ -1,4 +1,5 @@
-//! The objects that the leader writes, and what each cluster's were made of: a change of one cluster makes no other's again.
+//! The objects that the leader writes, and what each cluster's were made of: a change of one
+//! cluster makes no other's again.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -56,7 +57,8 @@ pub struct DerivedObjects {
 }
 
 impl DerivedObjects {
-    /// Makes the objects of these clusters again, as far as what they are made of differs. Returns those that differ.
+    /// Makes the objects of these clusters again, as far as what they are made of differs. Returns
+    /// those that differ.
     pub fn update_clusters<'a>(
         &mut self,
         inputs: &ObjectInputs<'_>,
@@ -104,7 +106,8 @@ impl DerivedObjects {
         let objects = cluster_objects(inputs.fleet, &made_of.cluster, inputs.trust, credential);
         self.made += objects.len();
         let mut desired = manifests(inputs, &objects);
-        // Without a credential or a hub address its values can't be made. Those that are there stay.
+        // Without a credential or a hub address its values can't be made. Those that are there
+        // stay.
         desired
             .entry(secret(values_secret_name(&NodeId::Cluster(name.clone()))))
             .or_insert(Desired::Unchanged);

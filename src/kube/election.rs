@@ -63,7 +63,8 @@ impl Candidate {
         lock(&self.elector).leads(now()).cloned()
     }
 
-    /// Notifies when [`Candidate::leads`] may have changed. Its value may be outdated: ask again before each write.
+    /// Notifies when [`Candidate::leads`] may have changed. Its value may be outdated: ask again
+    /// before each write.
     pub fn changes(&self) -> watch::Receiver<Option<Term>> {
         self.leads.subscribe()
     }
@@ -111,7 +112,8 @@ impl Candidate {
         self.status.send_modify(|status| status.answered = Some(now()));
     }
 
-    /// Takes part in the election until cancelled, then gives the Lease back. `observe`: only reads the Lease.
+    /// Takes part in the election until cancelled, then gives the Lease back. `observe`: only reads
+    /// the Lease.
     pub async fn run(
         self: Arc<Self>,
         client: Client,

@@ -1,7 +1,8 @@
 //! Kubernetes Events on clusters' Services: what `kubectl describe service tokyo` shows.
 //!
-//! A problem becomes a Warning Event when it is new, and again every hour while it lasts. What happened once becomes one
-//! Normal Event. Events are limited to a burst and a rate; `atlas status` shows all problems.
+//! A problem becomes a Warning Event when it is new, and again every hour while it lasts. What
+//! happened once becomes one Normal Event. Events are limited to a burst and a rate; `atlas status`
+//! shows all problems.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,14 +21,16 @@ use super::errors::error_with_causes;
 use super::reflector::Reflector;
 use crate::xds::streams::Streams;
 
-/// When an Event of a problem that lasts is repeated, and how often at most an Envoy's connection becomes an Event.
+/// When an Event of a problem that lasts is repeated, and how often at most an Envoy's connection
+/// becomes an Event.
 const REPEAT_AFTER: Duration = Duration::from_secs(3600);
 /// How many Events may be written at once; one more each [`REFILL`].
 const BURST: u32 = 50;
 const REFILL: Duration = Duration::from_secs(6);
 /// How often open streams are looked at.
 const CHECK_STREAMS: Duration = Duration::from_secs(2);
-/// Longest note that an API server takes, in bytes (`NoteLengthLimit` in Kubernetes' `pkg/apis/core/validation/events.go`).
+/// Longest note that an API server takes, in bytes (`NoteLengthLimit` in Kubernetes'
+/// `pkg/apis/core/validation/events.go`).
 const LONGEST_NOTE: usize = 1024;
 
 /// An Event about a cluster's Service.
@@ -46,8 +49,8 @@ pub struct EventMessage {
 }
 
 impl EventMessage {
-    /// The Event of a finding about a Service of this namespace; `None`: the finding is about something else, or nobody has
-    /// to act on it.
+    /// The Event of a finding about a Service of this namespace; `None`: the finding is about
+    /// something else, or nobody has to act on it.
     pub fn from_finding(finding: &Finding, namespace: &str, uid: &str) -> Option<Self> {
         let service =
             finding.object.strip_prefix("Service ")?.strip_prefix(namespace)?.strip_prefix('/')?;
@@ -132,8 +135,8 @@ impl EventDeduplicator {
     }
 }
 
-/// Sends an Event when an Envoy of a cluster is connected to this replica and wasn't before; at most once an hour per cluster,
-/// since streams end and begin again all the time.
+/// Sends an Event when an Envoy of a cluster is connected to this replica and wasn't before; at
+/// most once an hour per cluster, since streams end and begin again all the time.
 pub async fn report_connections(
     streams: Arc<Streams>,
     clusters: Reflector<Manifest>,

@@ -92,7 +92,8 @@ impl Leadership {
         self.problems.borrow().clone()
     }
 
-    /// Sends the writer the objects that differ. Returns how many were made, and how many were sent.
+    /// Sends the writer the objects that differ. Returns how many were made, and how many were
+    /// sent.
     pub fn write_objects(
         &mut self,
         outputs: &Outputs<'_, SecretStore>,
@@ -141,7 +142,8 @@ impl Leadership {
         (self.objects.made() - made_before, sent)
     }
 
-    /// The Events of these Services and of what was issued, as far as they are new, and those that are repeated.
+    /// The Events of these Services and of what was issued, as far as they are new, and those that
+    /// are repeated.
     pub fn events(
         &mut self,
         outputs: &Outputs<'_, SecretStore>,

@@ -7,13 +7,13 @@
 //! | `atlas-leaves` | `pki` | `atlas.pem`, `hub.pem`, `roots.pem` (no key) | every replica, by a watch |
 //! | `<cluster>.atlas-cluster` | `pki` | `leaf.pem`, `bootstrap.pem`, `issued.json`, `service.json` | every replica, by a watch |
 //!
-//! A broken certificate is set aside under a key that ends in `.broken`, and issued again. Authorities, the list of
-//! credentials (`issued.json`) and `roots.pem` can't be made again: a Secret in which one of these is broken is unreadable as
-//! a whole.
+//! A broken certificate is set aside under a key that ends in `.broken`, and issued again.
+//! Authorities, the list of credentials (`issued.json`) and `roots.pem` can't be made again: a
+//! Secret in which one of these is broken is unreadable as a whole.
 //!
-//! A cluster's name has no dot, so no two Secrets can have the same name. `service.json` is the cluster's Service as it was
-//! when it was last valid. A certificate and its key are one text, as in the state directory, so that no write can separate
-//! them.
+//! A cluster's name has no dot, so no two Secrets can have the same name. `service.json` is the
+//! cluster's Service as it was when it was last valid. A certificate and its key are one text, as
+//! in the state directory, so that no write can separate them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -127,7 +127,8 @@ impl PkiSecret {
             .find(|key| self.identity(key, ledger).as_ref() == Some(identity))
     }
 
-    /// The data to write, by key; `None`: the key is removed. `service`: the cluster's Service when it was last valid.
+    /// The data to write, by key; `None`: the key is removed. `service`: the cluster's Service when
+    /// it was last valid.
     pub fn data(
         &self,
         all: &Contents,
@@ -176,7 +177,8 @@ impl PkiSecret {
         })
     }
 
-    /// The Secret to create, or (`expected`: its version) the merge patch of the Secret that is there.
+    /// The Secret to create, or (`expected`: its version) the merge patch of the Secret that is
+    /// there.
     pub fn manifest(
         &self,
         data: &BTreeMap<&'static str, Option<String>>,
@@ -242,7 +244,8 @@ pub struct SecretData {
 }
 
 impl SecretData {
-    /// Moves certificates that were issued below another root to the broken ones: nothing here trusts them.
+    /// Moves certificates that were issued below another root to the broken ones: nothing here
+    /// trusts them.
     pub fn reject_other_roots(&mut self, secret: &PkiSecret, root: Option<&CertificateAndKey>) {
         let mut trusted = pki::IssuerVerifier::new(root);
         for (identity, signed) in std::mem::take(&mut self.identities) {
@@ -273,7 +276,8 @@ pub struct BrokenCertificate {
     pub reason: String,
 }
 
-/// The keys of certificates with their private keys; each with the key under which a broken one is set aside.
+/// The keys of certificates with their private keys; each with the key under which a broken one is
+/// set aside.
 const IDENTITIES: [(&str, &str); 4] = [
     ("atlas.pem", "atlas.pem.broken"),
     ("hub.pem", "hub.pem.broken"),

@@ -1,5 +1,6 @@
-//! The PKI store of a process on Kubernetes. It is read-only until the process leads; then each write is compared with the
-//! version that was read, and carries the term of the leadership. Up to [`WRITES`] Secrets are written at a time.
+//! The PKI store of a process on Kubernetes. It is read-only until the process leads; then each
+//! write is compared with the version that was read, and carries the term of the leadership. Up to
+//! [`WRITES`] Secrets are written at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,7 +34,8 @@ use compare_and_swap::{REQUEST_TIMEOUT, claim, ensure_root_exists, write};
 pub use effective::EffectiveSecrets;
 use own_writes::OwnWrites;
 
-/// Selects the Secrets that every replica watches. Those with the keys of authorities aren't among them.
+/// Selects the Secrets that every replica watches. Those with the keys of authorities aren't among
+/// them.
 pub const WATCHED: &str = "goatlas.io/part=pki";
 
 /// How often the Secrets that aren't watched are read again.
@@ -145,16 +147,18 @@ pub struct LeaderStore {
     to_set_aside: BTreeMap<PkiSecret, BTreeMap<&'static str, String>>,
     /// Keys of Secrets under which broken certificates are.
     set_aside: BTreeMap<PkiSecret, BTreeSet<&'static str>>,
-    /// Secrets that can't be read, and why. Nothing is issued for these clusters, and nothing overwritten.
+    /// Secrets that can't be read, and why. Nothing is issued for these clusters, and nothing
+    /// overwritten.
     unreadable: BTreeMap<PkiSecret, String>,
 }
 
 impl LeaderStore {
-    /// Takes over in a term: claims the issuers, then reads everything. `had_root`: whether this process knows that there was
-    /// a root.
+    /// Takes over in a term: claims the issuers, then reads everything. `had_root`: whether this
+    /// process knows that there was a root.
     ///
     /// # Errors
-    /// Another leads, the API server doesn't answer, or a Secret with an authority's key is missing or broken.
+    /// Another leads, the API server doesn't answer, or a Secret with an authority's key is missing
+    /// or broken.
     pub async fn take_over(
         client: Client,
         namespace: &str,
@@ -224,8 +228,8 @@ impl LeaderStore {
         Ok(())
     }
 
-    /// Writes Secrets again that this process remembers and the API server no longer has: somebody deleted them while nobody
-    /// led. (The root is there, so the API server hasn't lost its data.)
+    /// Writes Secrets again that this process remembers and the API server no longer has: somebody
+    /// deleted them while nobody led. (The root is there, so the API server hasn't lost its data.)
     pub fn restore(&mut self, contents: &mut Contents, remembered: &EffectiveSecrets) {
         let mut missing = BTreeSet::new();
         for (secret, stored) in remembered.iter() {
@@ -326,8 +330,9 @@ impl LeaderStore {
         Ok(())
     }
 
-    /// Repairs what others did to Secrets, as far as the watch shows it. A Secret that was changed is read again; one that was
-    /// deleted is written again. `changes`: Secrets that the watch showed to differ; `full`: all Secrets are compared.
+    /// Repairs what others did to Secrets, as far as the watch shows it. A Secret that was changed
+    /// is read again; one that was deleted is written again. `changes`: Secrets that the watch
+    /// showed to differ; `full`: all Secrets are compared.
     pub fn heal(
         &mut self,
         contents: &mut Contents,
@@ -355,8 +360,8 @@ impl LeaderStore {
         healed
     }
 
-    /// Which Secrets may differ from what this process knows, and whether what the watch shows of each isn't explained by this
-    /// process's own writes.
+    /// Which Secrets may differ from what this process knows, and whether what the watch shows of
+    /// each isn't explained by this process's own writes.
     fn compare(
         &mut self,
         changes: &BTreeMap<String, Change<StoredSecret>>,
@@ -413,8 +418,9 @@ impl LeaderStore {
         self.put(contents, [secret.clone()].into()).remove(secret).unwrap_or(Ok(()))
     }
 
-    /// Notes the Services of clusters as they are valid (as JSON); `None`: a Service isn't to be kept any more. They are written
-    /// with other changes of the same Secrets, or by [`LeaderStore::save_services`].
+    /// Notes the Services of clusters as they are valid (as JSON); `None`: a Service isn't to be
+    /// kept any more. They are written with other changes of the same Secrets, or by
+    /// [`LeaderStore::save_services`].
     pub fn keep_services(&mut self, services: BTreeMap<ClusterName, Option<String>>) {
         for (name, service) in services {
             if self.services.get(&name) == service.as_ref() {
@@ -433,7 +439,8 @@ impl LeaderStore {
         self.services.keys()
     }
 
-    /// Writes the Secrets that differ from what they should hold. Returns what could not be written.
+    /// Writes the Secrets that differ from what they should hold. Returns what could not be
+    /// written.
     pub fn save_services(&mut self, contents: &Contents) -> Vec<String> {
         let unsaved = self
             .unsaved
@@ -508,7 +515,8 @@ impl LeaderStore {
             if let PkiSecret::Cluster(name) = secret { self.services.get(name) } else { None };
         let mut data = secret.data(all, service)?;
         for (key, text) in self.to_set_aside.get(secret).into_iter().flatten() {
-            // A cluster without credentials keeps no key: then this one is there already, to be removed.
+            // A cluster without credentials keeps no key: then this one is there already, to be
+            // removed.
             data.entry(*key).or_insert_with(|| Some(text.clone()));
         }
         Ok((permit, data))

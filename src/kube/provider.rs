@@ -1,8 +1,8 @@
-//! The Kubernetes mode as the engine's provider: watches give it changes, Secrets are its PKI store, and while this process
-//! leads, it writes objects and Events.
+//! The Kubernetes mode as the engine's provider: watches give it changes, Secrets are its PKI
+//! store, and while this process leads, it writes objects and Events.
 //!
-//! A change of one object costs what it concerns: the watches hand over what changed, and each step looks at that alone. Once
-//! a minute, and after failures, everything is compared.
+//! A change of one object costs what it concerns: the watches hand over what changed, and each step
+//! looks at that alone. Once a minute, and after failures, everything is compared.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -35,7 +35,8 @@ use crate::pki::Pki;
 /// How long the API server may take to say whether it has the root.
 const ROOT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How much a replica has done so far. A change of one cluster must add the same at any number of clusters.
+/// How much a replica has done so far. A change of one cluster must add the same at any number of
+/// clusters.
 #[derive(Debug, Default)]
 pub struct WorkCounts {
     /// Secrets of the PKI that were compared with the watch.
@@ -95,8 +96,8 @@ impl KubernetesProvider {
         }
     }
 
-    /// Where a kind of object is all gone at once, that is accepted only from an API server that still has the root. One that
-    /// has lost its data must not end everything.
+    /// Where a kind of object is all gone at once, that is accepted only from an API server that
+    /// still has the root. One that has lost its data must not end everything.
     async fn ensure_not_emptied(&self) -> anyhow::Result<()> {
         if !self.watches.were_emptied() {
             return Ok(());
@@ -144,8 +145,8 @@ impl KubernetesProvider {
         true
     }
 
-    /// Takes over, if this process leads and hasn't yet. `had_root`: whether it knows that there was a root. Returns whether it
-    /// took over.
+    /// Takes over, if this process leads and hasn't yet. `had_root`: whether it knows that there
+    /// was a root. Returns whether it took over.
     async fn begin_leadership(
         &mut self,
         pki: &mut Pki<SecretStore>,
@@ -187,7 +188,8 @@ impl KubernetesProvider {
         self.cannot_lead = reason;
     }
 
-    /// Adopts Secrets into the PKI of a replica that doesn't lead. Returns what is to be planned again.
+    /// Adopts Secrets into the PKI of a replica that doesn't lead. Returns what is to be planned
+    /// again.
     fn adopt(&self, pki: &mut Pki<SecretStore>, changed: &BTreeSet<PkiSecret>) -> Scope {
         let roots = pki.trust_for([]).roots;
         let (contents, _) = pki.contents_and_store();

@@ -1,4 +1,5 @@
-//! Which Services of the hub's Envoys have a ready pod. Only such a Service gets stores' Services as other names of it.
+//! Which Services of the hub's Envoys have a ready pod. Only such a Service gets stores' Services
+//! as other names of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,11 +14,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::reflector::watch_with_retries;
 
-/// How long after the last change of EndpointSlices it counts: DNS servers learn of it by watches of their own.
+/// How long after the last change of EndpointSlices it counts: DNS servers learn of it by watches
+/// of their own.
 const DNS_LAG: Duration = Duration::from_secs(3);
 
-/// Watches the EndpointSlices of these Services, which have their labels, until cancelled. `on_change` gets the names of all
-/// Services that have a ready pod.
+/// Watches the EndpointSlices of these Services, which have their labels, until cancelled.
+/// `on_change` gets the names of all Services that have a ready pod.
 pub async fn watch(
     client: Client,
     namespace: String,

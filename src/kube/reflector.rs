@@ -1,16 +1,16 @@
-//! A cache of the objects of one kind, kept up to date by a watch (client-go's reflector): what is there, as far as this
-//! process knows, and what changed since it was last asked.
+//! A cache of the objects of one kind, kept up to date by a watch (client-go's reflector): what is
+//! there, as far as this process knows, and what changed since it was last asked.
 //!
 //! ```text
 //! API server ──list, watch──▶ Reflector ──▶ take_changes(): per object, as it is now
 //!                                └────────▶ notifies whoever waits, if something differs
 //! ```
 //!
-//! While the API server can't be reached, everything stays as it was. After a gap (410, a restart) everything is listed anew,
-//! and the differences to that list are changes, all at once.
+//! While the API server can't be reached, everything stays as it was. After a gap (410, a restart)
+//! everything is listed anew, and the differences to that list are changes, all at once.
 //!
-//! A list that is empty although there were objects isn't applied before [`Reflector::accept_empty`]: either everything was
-//! deleted, or the API server has lost its data.
+//! A list that is empty although there were objects isn't applied before
+//! [`Reflector::accept_empty`]: either everything was deleted, or the API server has lost its data.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -32,8 +32,8 @@ use crate::process::lock::lock;
 pub const WATCH_TIMEOUT: Duration = Duration::from_secs(60);
 /// The first pause after a failure; each further one doubles it, and all vary by a fifth.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// The longest pause after failures. It is short, so that everything is known again soon after an outage. A few watches per
-/// replica are no load for an API server.
+/// The longest pause after failures. It is short, so that everything is known again soon after an
+/// outage. A few watches per replica are no load for an API server.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The cache of one kind. A clone is a handle on the same cache.
@@ -68,7 +68,8 @@ struct Cache<T> {
 pub struct Change<T> {
     /// The object as it is; `None`: there is none.
     pub now: Option<Arc<T>>,
-    /// The last object of this name that was deleted, if one was. It may have been created since changes were last taken.
+    /// The last object of this name that was deleted, if one was. It may have been created since
+    /// changes were last taken.
     pub deleted: Option<Arc<T>>,
 }
 
@@ -165,7 +166,8 @@ impl<T: PartialEq + Send + Sync + 'static> Reflector<T> {
         changed.into_iter().map(change).collect()
     }
 
-    /// Whether a complete list was empty although there were objects, and nobody has accepted that yet.
+    /// Whether a complete list was empty although there were objects, and nobody has accepted that
+    /// yet.
     pub fn was_emptied(&self) -> bool {
         lock(&self.0.cache).unaccepted.is_some()
     }
@@ -195,7 +197,8 @@ impl<T: PartialEq + Send + Sync + 'static> Reflector<T> {
         }
     }
 
-    /// Watches until cancelled. `read` takes what matters of an object; `None`: the object doesn't matter.
+    /// Watches until cancelled. `read` takes what matters of an object; `None`: the object doesn't
+    /// matter.
     pub async fn run<K>(
         self,
         what: &'static str,
@@ -221,7 +224,8 @@ impl<T: PartialEq + Send + Sync + 'static> Reflector<T> {
     }
 }
 
-/// Passes every event to `handle` until cancelled. Logs when the API server can't be reached, once per outage.
+/// Passes every event to `handle` until cancelled. Logs when the API server can't be reached, once
+/// per outage.
 pub async fn watch_with_retries<K>(
     what: &'static str,
     api: Api<K>,
@@ -233,8 +237,9 @@ pub async fn watch_with_retries<K>(
 {
     let config = config.timeout(u32::try_from(WATCH_TIMEOUT.as_secs()).unwrap_or(60));
     let mut failures = 0;
-    // A new watcher after each error lists everything anew. An API server that was restored from a backup counts its versions
-    // on from the backup, and a watch from a version that is still to come would be silent for days.
+    // A new watcher after each error lists everything anew. An API server that was restored from a
+    // backup counts its versions on from the backup, and a watch from a version that is still to
+    // come would be silent for days.
     loop {
         let mut events = pin!(watcher(api.clone(), config.clone()));
         let error = loop {

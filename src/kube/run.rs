@@ -1,7 +1,7 @@
 //! Starts and stops everything that a process runs on Kubernetes.
 //!
-//! When it stops, first the xDS streams end, then the engine and the servers. Last the Lease is given back, so that another
-//! replica writes within seconds.
+//! When it stops, first the xDS streams end, then the engine and the servers. Last the Lease is
+//! given back, so that another replica writes within seconds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,8 +27,8 @@ use crate::pki::{Contents, Pki};
 use crate::process::shutdown::DRAIN_TIMEOUT;
 use crate::state::StateStore;
 
-/// How long a new stream keeps resources that this replica doesn't know yet, because another replica
-/// is ahead of it.
+/// How long a new stream keeps resources that this replica doesn't know yet, because another
+/// replica is ahead of it.
 const KEEP_UNKNOWN_FOR: Duration = Duration::from_secs(30);
 
 /// Runs until a signal, or until something that must run can't.
@@ -130,8 +130,8 @@ async fn publish_leader(
     }
 }
 
-/// Atlas's ServiceAccount as the owner of what belongs to the installation; `None`: there is none, and these objects stay after
-/// an uninstallation.
+/// Atlas's ServiceAccount as the owner of what belongs to the installation; `None`: there is none,
+/// and these objects stay after an uninstallation.
 async fn owner(client: &Client, namespace: &str, name: Option<&str>) -> Option<OwnerReference> {
     let name = name?;
     let api: Api<ServiceAccount> = Api::namespaced(client.clone(), namespace);

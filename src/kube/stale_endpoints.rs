@@ -1,13 +1,15 @@
-//! Deletes the Endpoints and EndpointSlices of stores' Services that selected pods in an earlier version.
+//! Deletes the Endpoints and EndpointSlices of stores' Services that selected pods in an earlier
+//! version.
 //!
 //! ```text
 //! Service tokyo-thanos-sidecar0: headless ─▶ ExternalName       (the writer)
 //! its Endpoints, its EndpointSlices       ─▶ stale              (deleted here)
 //! ```
 //!
-//! Kubernetes' controllers make neither for an ExternalName, but leave those that they made before: addresses of pods that are
-//! long gone. From such Endpoints the mirroring controller even makes new EndpointSlices. Both have the labels of their
-//! Service, by which they are found. Once none is left, nothing is listed any more.
+//! Kubernetes' controllers make neither for an ExternalName, but leave those that they made before:
+//! addresses of pods that are long gone. From such Endpoints the mirroring controller even makes
+//! new EndpointSlices. Both have the labels of their Service, by which they are found. Once none is
+//! left, nothing is listed any more.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -30,9 +32,11 @@ use super::WRITES;
 use super::election::Candidate;
 use super::errors::error_with_causes;
 
-/// The first pause between two lists while something is left, and after a failure; doubled each time, up to [`LONGEST_PAUSE`].
+/// The first pause between two lists while something is left, and after a failure; doubled each
+/// time, up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
-/// The longest pause, and the one before the last list: a controller that lags may have made something meanwhile.
+/// The longest pause, and the one before the last list: a controller that lags may have made
+/// something meanwhile.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Deletes them until none is left, while this process leads. `problem` is why that fails.
@@ -61,7 +65,8 @@ pub async fn remove(
     }
 }
 
-/// Deletes those whose Service selects no pods. Returns how many there were, with those whose Service still does.
+/// Deletes those whose Service selects no pods. Returns how many there were, with those whose
+/// Service still does.
 async fn delete_stale(
     client: &Client,
     namespace: &str,

@@ -1,4 +1,5 @@
-//! What every replica watches: the manifests, the Secrets with the PKI, and the DNS zone as it is written.
+//! What every replica watches: the manifests, the Secrets with the PKI, and the DNS zone as it is
+//! written.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -175,7 +176,8 @@ impl Watches {
         let clusters = self.clusters.take_changes();
         let alertmanagers = self.alertmanagers.take_changes();
         let mut changes = ManifestChanges::default();
-        // A Service may be watched as a cluster and as an Alertmanager. It is gone when neither watch shows it.
+        // A Service may be watched as a cluster and as an Alertmanager. It is gone when neither
+        // watch shows it.
         let names: BTreeSet<&String> = clusters.keys().chain(alertmanagers.keys()).collect();
         for name in names {
             let of_clusters = clusters.get(name).and_then(key);

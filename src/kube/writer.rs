@@ -1,5 +1,5 @@
-//! Applies and deletes the objects that the leader derives from the fleet, as the [`ObjectApplier`] decides: several at a
-//! time, and only while this process leads.
+//! Applies and deletes the objects that the leader derives from the fleet, as the [`ObjectApplier`]
+//! decides: several at a time, and only while this process leads.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,7 +33,8 @@ use crate::metrics::Metrics;
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a list may fail, or a Service wait for a pod, before people are told.
 const GRACE: Duration = Duration::from_secs(20);
-/// With more pending objects than this, the names of all objects are listed instead of asking for each object.
+/// With more pending objects than this, the names of all objects are listed instead of asking for
+/// each object.
 const BULK: usize = 32;
 /// How long such a list counts.
 const NAMES_TTL: Duration = Duration::from_secs(2);
@@ -327,8 +328,8 @@ fn list_first<'a>(keys: impl Iterator<Item = &'a ObjectKey>) -> Option<String> {
     }
 }
 
-/// The names of all objects of a kind in the namespace, Atlas's or not: when a whole fleet is written for the first time, one
-/// list replaces a read of each object.
+/// The names of all objects of a kind in the namespace, Atlas's or not: when a whole fleet is
+/// written for the first time, one list replaces a read of each object.
 #[derive(Default)]
 struct NameCache(tokio::sync::Mutex<BTreeMap<ObjectKind, (Instant, BTreeSet<String>)>>);
 
@@ -358,7 +359,8 @@ async fn execute(
 ) -> anyhow::Result<Executed> {
     match action {
         ObjectAction::Apply { key, manifest, ours } => {
-            // An object that is there and that no watch showed isn't Atlas's, unless it is only a moment old.
+            // An object that is there and that no watch showed isn't Atlas's, unless it is only a
+            // moment old.
             let may_exist = match names {
                 _ if *ours => false,
                 Some(names) => names.contains(api, key).await?,
@@ -370,7 +372,8 @@ async fn execute(
             {
                 return Ok(Executed::NotOurs);
             }
-            // Without force, an object that was created since then and says something else is a conflict.
+            // Without force, an object that was created since then and says something else is a
+            // conflict.
             let params = if *ours {
                 PatchParams::apply(MANAGER).force()
             } else {

@@ -1,4 +1,5 @@
-//! Credentials that are no longer accepted: of clusters that are removed, or were away for too long.
+//! Credentials that are no longer accepted: of clusters that are removed, or were away for too
+//! long.
 
 use std::collections::BTreeSet;
 
@@ -9,11 +10,12 @@ use super::ledger::{ClusterCredentials, Ledger};
 use super::{Contents, Pki, PkiStore, Subjects};
 
 impl<S: PkiStore> Pki<S> {
-    /// Forgets every credential of a cluster and removes its keys, also what an interrupted call left. If the cluster comes back,
-    /// it gets the next revision.
+    /// Forgets every credential of a cluster and removes its keys, also what an interrupted call
+    /// left. If the cluster comes back, it gets the next revision.
     ///
     /// # Errors
-    /// The store can't be written. Where only the keys can't be removed, the credentials are forgotten all the same.
+    /// The store can't be written. Where only the keys can't be removed, the credentials are
+    /// forgotten all the same.
     pub fn forget(&mut self, cluster: &ClusterName) -> anyhow::Result<()> {
         let ledger = &self.contents.ledger;
         let current = ledger.revision(cluster);
@@ -30,7 +32,8 @@ impl<S: PkiStore> Pki<S> {
         removed
     }
 
-    /// Removes keys that [`Pki::forget`] could not remove: they have an earlier revision than the ledger.
+    /// Removes keys that [`Pki::forget`] could not remove: they have an earlier revision than the
+    /// ledger.
     pub(super) fn finish_forgetting(
         &mut self,
         subjects: &Subjects<'_>,
@@ -51,7 +54,8 @@ impl<S: PkiStore> Pki<S> {
                 names.insert(name.clone());
             }
         }
-        // From memory all of them and at once: a later try to remove their keys would remove those of the next revision.
+        // From memory all of them and at once: a later try to remove their keys would remove those
+        // of the next revision.
         identities.retain(|identity, _| !stale.contains(identity));
         changed.append(&mut stale);
         let results: Vec<_> = names.iter().map(|name| self.store.remove_keys(name)).collect();
@@ -77,7 +81,8 @@ impl<S: PkiStore> Pki<S> {
         })
     }
 
-    /// Changes the ledger for these clusters, and saves what differs. Where that fails, the ledger is as before.
+    /// Changes the ledger for these clusters, and saves what differs. Where that fails, the ledger
+    /// is as before.
     fn update_ledger(
         &mut self,
         clusters: &BTreeSet<ClusterName>,
@@ -104,8 +109,8 @@ impl<S: PkiStore> Pki<S> {
         saved
     }
 
-    /// Drops bootstrap credentials that the ledger doesn't have, so that new ones are due: their cluster was away for too long
-    /// and is back, or the ledger comes from a backup.
+    /// Drops bootstrap credentials that the ledger doesn't have, so that new ones are due: their
+    /// cluster was away for too long and is back, or the ledger comes from a backup.
     pub(super) fn drop_unlisted(
         &mut self,
         subjects: &Subjects<'_>,
@@ -126,7 +131,8 @@ impl<S: PkiStore> Pki<S> {
                 && !ledger.contains(name, &certificate.fingerprint())
             {
                 unlisted.push(name.clone());
-                // Before any key is removed: one that can't be removed must not keep a cluster from its new credential.
+                // Before any key is removed: one that can't be removed must not keep a cluster from
+                // its new credential.
                 identities.remove(&identity);
                 changed.insert(identity);
             }

@@ -25,7 +25,8 @@ pub struct IssueReport {
 }
 
 impl IssueReport {
-    /// Whose Envoy resources differ by it: those of whoever has another certificate, and of those who expect it.
+    /// Whose Envoy resources differ by it: those of whoever has another certificate, and of those
+    /// who expect it.
     pub fn scope(&self) -> Scope {
         let mut scope = Scope { all: self.authorities, ..Scope::default() };
         for identity in &self.changed {
@@ -57,7 +58,8 @@ impl IssueReport {
 pub struct Subjects<'a> {
     /// The clusters in force. They get what is due.
     pub clusters: &'a BTreeSet<ClusterName>,
-    /// Clusters whose manifest is there and wrong. They get nothing new, but count as present ([`super::Ledger`]).
+    /// Clusters whose manifest is there and wrong. They get nothing new, but count as present
+    /// ([`super::Ledger`]).
     pub present: &'a BTreeSet<ClusterName>,
     /// The only clusters to look at; `clusters` and `present` need not have others. `None`: all.
     pub only: Option<&'a BTreeSet<ClusterName>>,
@@ -108,8 +110,8 @@ impl<S: PkiStore> Pki<S> {
         pki::required_identities(clusters, |name| self.contents.ledger.revision(name))
     }
 
-    /// Issues what can be issued. Where an authority fails, what it would have signed waits: its validity was chosen for the new
-    /// authority.
+    /// Issues what can be issued. Where an authority fails, what it would have signed waits: its
+    /// validity was chosen for the new authority.
     fn issue_all(&mut self, requests: &[IssueRequest], now: Time, report: &mut IssueReport) {
         let mut missing = BTreeSet::new();
         let mut fresh = Vec::new();
@@ -169,7 +171,8 @@ impl<S: PkiStore> Pki<S> {
         sign::identity(identity, &identity.spiffe_id(&self.domain), validity, issuer)
     }
 
-    /// Saves what was signed in one call, since each call to the API server takes a while. What can't be saved is as before.
+    /// Saves what was signed in one call, since each call to the API server takes a while. What
+    /// can't be saved is as before.
     fn save_all(
         &mut self,
         fresh: Vec<(Identity, CertificateAndKey)>,
@@ -214,7 +217,8 @@ impl<S: PkiStore> Pki<S> {
         if let (Identity::Bootstrap(name, _), Some(certificate)) =
             (&identity, self.contents.identities.get(&identity))
         {
-            // Otherwise each try, every few seconds, would add an entry. The ledger's next save is without it.
+            // Otherwise each try, every few seconds, would add an entry. The ledger's next save is
+            // without it.
             self.contents.ledger.remove(name, &certificate.fingerprint());
         }
         restore(&mut self.contents.identities, identity, old);

@@ -1,5 +1,5 @@
-//! The ledger: the bootstrap credentials that are accepted. It is needed since a signature proves only that Atlas once issued a
-//! credential, not that the credential is still to open a stream.
+//! The ledger: the bootstrap credentials that are accepted. It is needed since a signature proves
+//! only that Atlas once issued a credential, not that the credential is still to open a stream.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,12 @@ use atlas_core::name::{ClusterName, NameError};
 use atlas_core::pki::{Time, Validity};
 use serde::{Deserialize, Serialize};
 
-/// How long credentials are kept whose cluster has no manifest, in seconds: a GitOps tool may be recreating the manifest.
+/// How long credentials are kept whose cluster has no manifest, in seconds: a GitOps tool may be
+/// recreating the manifest.
 const KEPT_WITHOUT_MANIFEST: i64 = 7 * 86_400;
 
-/// Most credentials of one cluster. They are issued again at half their lifetime, so two at most are valid at a time.
+/// Most credentials of one cluster. They are issued again at half their lifetime, so two at most
+/// are valid at a time.
 const MAX_PER_CLUSTER: usize = 8;
 
 /// A bootstrap credential that is accepted.
@@ -31,7 +33,8 @@ pub struct Credential {
     pub without_manifest_since: Option<Time>,
 }
 
-/// Each cluster's accepted credentials and its revision. A revision never decreases, also when its cluster is removed.
+/// Each cluster's accepted credentials and its revision. A revision never decreases, also when its
+/// cluster is removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "LedgerFile", into = "LedgerFile")]
 pub struct Ledger(BTreeMap<ClusterName, ClusterCredentials>);
@@ -130,7 +133,8 @@ impl Ledger {
         }
     }
 
-    /// Raises a cluster's revision to one that was issued: the ledger may come from an older backup.
+    /// Raises a cluster's revision to one that was issued: the ledger may come from an older
+    /// backup.
     pub fn raise_revision(&mut self, cluster: &ClusterName, revision: u64) {
         if revision > self.revision(cluster) {
             self.0.entry(cluster.clone()).or_default().revision = Some(revision);
@@ -173,8 +177,8 @@ impl Ledger {
         now: Time,
     ) {
         let credentials = &mut self.0.entry(cluster.clone()).or_default().credentials;
-        // The newest are kept, and ended ones are not dropped (the handshake checks the end): a clock that is ahead for a minute
-        // would drop all, and every cluster would need new files.
+        // The newest are kept, and ended ones are not dropped (the handshake checks the end): a
+        // clock that is ahead for a minute would drop all, and every cluster would need new files.
         credentials.drain(..(credentials.len() + 1).saturating_sub(MAX_PER_CLUSTER));
         let not_after = validity.not_after;
         credentials.push(Credential {
@@ -213,7 +217,8 @@ impl Ledger {
         );
     }
 
-    /// Notes whether a cluster has a manifest. Credentials without one are dropped after [`KEPT_WITHOUT_MANIFEST`].
+    /// Notes whether a cluster has a manifest. Credentials without one are dropped after
+    /// [`KEPT_WITHOUT_MANIFEST`].
     pub fn update_presence(&mut self, cluster: &ClusterName, is_present: bool, now: Time) {
         let Some(entry) = self.0.get_mut(cluster) else { return };
         for credential in &mut entry.credentials {

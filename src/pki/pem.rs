@@ -1,4 +1,5 @@
-//! A certificate and its key in one PEM text, certificates first, so that the two are always written together.
+//! A certificate and its key in one PEM text, certificates first, so that the two are always
+//! written together.
 
 use std::collections::HashMap;
 
@@ -37,8 +38,9 @@ pub fn from_pem(text: &str) -> anyhow::Result<(CertificateAndKey, Option<String>
     Ok((signed, uris.into_iter().next()))
 }
 
-/// Checks that a key belongs to a certificate. A private key as Atlas writes it has its public key in it (PKCS #8 around RFC
-/// 5915's `publicKey`), so it is searched for; to compute it would take seconds for thousands of certificates.
+/// Checks that a key belongs to a certificate. A private key as Atlas writes it has its public key
+/// in it (PKCS #8 around RFC 5915's `publicKey`), so it is searched for; to compute it would take
+/// seconds for thousands of certificates.
 fn ensure_pair(certificate: &CertificateDer<'_>, key: &PrivateKeyDer<'_>) -> anyhow::Result<()> {
     let (_, certificate) = X509Certificate::from_der(certificate)
         .map_err(|error| anyhow::anyhow!("not a certificate: {error}"))?;
@@ -62,7 +64,8 @@ impl<'a> IssuerVerifier<'a> {
         Self { root, issuers: HashMap::new() }
     }
 
-    /// Checks that a certificate was issued by an authority below the root, the only one that nodes trust.
+    /// Checks that a certificate was issued by an authority below the root, the only one that nodes
+    /// trust.
     ///
     /// # Errors
     /// It was issued below another root, or its chain is incomplete.

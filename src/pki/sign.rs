@@ -15,7 +15,8 @@ use time::OffsetDateTime;
 /// A certificate with its key.
 #[derive(Clone, Debug)]
 pub struct CertificateAndKey {
-    /// PEM: the certificate, then its issuers up to but without the root (the root alone stands for itself).
+    /// PEM: the certificate, then its issuers up to but without the root (the root alone stands for
+    /// itself).
     pub chain: String,
     pub key: PrivateKey,
     /// When it is valid.

@@ -20,7 +20,8 @@ pub struct Contents {
 }
 
 impl Contents {
-    /// Checks that the root signed the other authorities. No node trusts what an authority of another root signs.
+    /// Checks that the root signed the other authorities. No node trusts what an authority of
+    /// another root signs.
     ///
     /// # Errors
     /// An authority is below another root.
@@ -39,7 +40,8 @@ impl Contents {
         Ok(())
     }
 
-    /// Raises the ledger's revisions to those of the certificates: the ledger may come from an older backup.
+    /// Raises the ledger's revisions to those of the certificates: the ledger may come from an
+    /// older backup.
     pub fn raise_revisions(&mut self) {
         for identity in self.identities.keys() {
             if let Identity::Cluster(name, revision) | Identity::Bootstrap(name, revision) =
@@ -51,8 +53,8 @@ impl Contents {
     }
 }
 
-/// Saves [`Contents`]. Each call gets the contents as they are to be, and which of them have changed. What a call can't save is
-/// as before.
+/// Saves [`Contents`]. Each call gets the contents as they are to be, and which of them have
+/// changed. What a call can't save is as before.
 pub trait PkiStore {
     /// Reads everything.
     ///
@@ -66,7 +68,8 @@ pub trait PkiStore {
     /// It could not be saved.
     fn save_authority(&mut self, contents: &Contents, authority: Authority) -> anyhow::Result<()>;
 
-    /// Saves certificates, and the ledger's entries of their clusters no later than these. Returns a result for each, in order.
+    /// Saves certificates, and the ledger's entries of their clusters no later than these. Returns
+    /// a result for each, in order.
     fn save_identities(
         &mut self,
         contents: &Contents,

@@ -12,7 +12,8 @@ fn names(names: &[&str]) -> Vec<ClusterName> {
 const NOW: Time = 1_800_000_000;
 const DAY: Time = 86_400;
 
-/// Issues what is due for these clusters, and says what it did. `present` are those whose manifest is wrong.
+/// Issues what is due for these clusters, and says what it did. `present` are those whose manifest
+/// is wrong.
 fn issue(
     pki: &mut Pki<PkiDirectory>,
     clusters: &[&str],
@@ -332,7 +333,8 @@ fn what_concerns_one_cluster_looks_at_no_other() {
         .unwrap();
     let of_osaka = |identity: &&Identity| matches!(identity, Identity::Cluster(name, _) | Identity::Bootstrap(name, _) if name.as_str() == "osaka");
     assert_eq!(done.changed.iter().filter(of_osaka).count(), 2);
-    // The hub's and Atlas's own are looked at each time; paris and tokyo are due too, and have their manifests.
+    // The hub's and Atlas's own are looked at each time; paris and tokyo are due too, and have
+    // their manifests.
     assert_eq!(done.changed.len(), 4, "{:?}", done.changed);
     assert!(
         pki.ledger().credentials().all(|credential| credential.without_manifest_since.is_none())

@@ -65,7 +65,8 @@ pub struct Burst {
 }
 
 impl Burst {
-    /// Until when to wait for one more change; the burst has ended if none comes. `None`: it is to be acted on now.
+    /// Until when to wait for one more change; the burst has ended if none comes. `None`: it is to
+    /// be acted on now.
     ///
     /// The first change for a while doesn't wait, if it is whole.
     pub fn wait_until(&self, is_whole: bool) -> Option<Instant> {

@@ -1,4 +1,5 @@
-//! The files that an Envoy starts with: `envoy.yaml`, its credential, and the two SDS files that name the credential's files.
+//! The files that an Envoy starts with: `envoy.yaml`, its credential, and the two SDS files that
+//! name the credential's files.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -16,10 +17,12 @@ use crate::standalone::state_dir::{
     StateDir, make_private_dir, read_swapped, swap_files, write_private,
 };
 
-/// Nodes' bootstrap files in the state directory. An Envoy on this machine can start with them and notices renewed credentials.
+/// Nodes' bootstrap files in the state directory. An Envoy on this machine can start with them and
+/// notices renewed credentials.
 pub struct NodeFiles {
     state: StateDir,
-    /// A hash of what each node's files were last made of, so that only files that differ are written.
+    /// A hash of what each node's files were last made of, so that only files that differ are
+    /// written.
     written: HashMap<NodeId, [u8; 32]>,
 }
 
@@ -72,7 +75,8 @@ impl NodeFiles {
     }
 }
 
-/// Copies a node's files to `out`, to be carried to its Envoy's machine. `seen_as` is their directory there.
+/// Copies a node's files to `out`, to be carried to its Envoy's machine. `seen_as` is their
+/// directory there.
 ///
 /// # Errors
 /// Atlas has written no files of this node, or `out` can't be written.

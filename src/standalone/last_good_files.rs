@@ -24,7 +24,8 @@ pub struct LastGoodFiles {
 }
 
 impl LastGoodFiles {
-    /// Reads what an earlier process kept. What can't be read is as if it hadn't been kept, and is logged.
+    /// Reads what an earlier process kept. What can't be read is as if it hadn't been kept, and is
+    /// logged.
     pub fn load(state: StateDir) -> Self {
         let mut kept = BTreeMap::new();
         let names = state.list(DIR).unwrap_or_else(|error| {
@@ -56,16 +57,16 @@ impl LastGoodFiles {
         &self.kept
     }
 
-    /// Whether every manifest has vanished since an earlier process: more likely a mount that isn't there yet than a wish.
-    /// `first` is all that has been read.
+    /// Whether every manifest has vanished since an earlier process: more likely a mount that isn't
+    /// there yet than a wish. `first` is all that has been read.
     pub fn all_gone(&self, first: &DirectoryUpdate) -> bool {
         let unreadable =
             first.directories.iter().any(|directories| !directories.unreadable.is_empty());
         !self.kept.is_empty() && first.files.values().all(Option::is_none) && !unreadable
     }
 
-    /// Adds what the files said that have been wrong ever since this process began, with a mistake that says so of each; drops
-    /// what turns out to be gone.
+    /// Adds what the files said that have been wrong ever since this process began, with a mistake
+    /// that says so of each; drops what turns out to be gone.
     pub fn complete(&self, update: &mut DirectoryUpdate, index: &ManifestIndex) {
         for (file, state) in &mut update.files {
             if let Some(state) = state.as_mut().filter(|state| !state.was_valid)
@@ -168,8 +169,8 @@ fn stays_in_force(file: &str, is_empty: bool) -> ManifestError {
     ManifestError { file: file.to_owned(), line: 0, key: String::new(), message: message.into() }
 }
 
-/// A path as the name of one file: everything but letters, digits, `-`, `_` and inner dots as `%2F`. It never begins with a
-/// dot, as temporary files do. `None`: too long.
+/// A path as the name of one file: everything but letters, digits, `-`, `_` and inner dots as
+/// `%2F`. It never begins with a dot, as temporary files do. `None`: too long.
 fn encode(path: &str) -> Option<String> {
     let mut name = String::new();
     for (place, byte) in path.bytes().enumerate() {

@@ -1,5 +1,5 @@
-//! What the standalone mode writes into its state directory for others: Envoys' bootstrap files, and what Thanos Query and DNS
-//! servers read.
+//! What the standalone mode writes into its state directory for others: Envoys' bootstrap files,
+//! and what Thanos Query and DNS servers read.
 
 use std::path::PathBuf;
 
@@ -67,7 +67,8 @@ impl OutputFiles {
     fn write_stores(&mut self, outputs: &Outputs<'_, PkiDirectory>) -> Vec<String> {
         let (stores, settings): (&Stores, _) =
             (outputs.stores, &outputs.manifests.fleet().settings);
-        // Before anything was written, the file of an earlier process counts: its serial number must not fall.
+        // Before anything was written, the file of an earlier process counts: its serial number
+        // must not fall.
         let before = self.zone.or_else(|| {
             ZoneFileVersion::of(&std::fs::read_to_string(self.state.path(ZONE_FILE)).ok()?)
         });
@@ -77,7 +78,8 @@ impl OutputFiles {
         self.zone = ZoneFileVersion::of(&zone);
         let mut results = Vec::new();
         for (file, text) in [(ENDPOINTS_FILE, stores.endpoints()), (ZONE_FILE, zone)] {
-            // Known to differ, they needn't be compared with what is there: with many clusters they are long.
+            // Known to differ, they needn't be compared with what is there: with many clusters they
+            // are long.
             results.push(if outputs.stores_differ {
                 write_derived(&self.state.path(file), &text)
             } else {

@@ -1,4 +1,5 @@
-//! A [`PkiStore`] in the state directory: a PEM file for each certificate, and a JSON file for each cluster's ledger entry.
+//! A [`PkiStore`] in the state directory: a PEM file for each certificate, and a JSON file for each
+//! cluster's ledger entry.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,11 +19,13 @@ const SET_ASIDE_SUFFIX: &str = ".broken-";
 
 /// The files below `pki/`.
 ///
-/// Authorities and the ledger can't be made again, so a broken file of theirs is an error. Where a certificate's file is broken,
-/// the certificate is issued again, and the file is set aside under another name.
+/// Authorities and the ledger can't be made again, so a broken file of theirs is an error. Where a
+/// certificate's file is broken, the certificate is issued again, and the file is set aside under
+/// another name.
 pub struct PkiDirectory {
     state: StateDir,
-    /// Whether this process holds the lock of the state directory, so that it may set broken files aside.
+    /// Whether this process holds the lock of the state directory, so that it may set broken files
+    /// aside.
     is_locked: bool,
     /// Files that are set aside, also by earlier processes.
     set_aside_files: Vec<String>,
@@ -33,7 +36,8 @@ impl PkiStore for PkiDirectory {
         let mut contents =
             Contents { authorities: self.read_authorities()?, ..Contents::default() };
         contents.ensure_one_root()?;
-        // Before the identities: reading these sets broken files aside, and a broken file shows that a credential was issued.
+        // Before the identities: reading these sets broken files aside, and a broken file shows
+        // that a credential was issued.
         contents.ledger = self.read_ledger(!contents.authorities.is_empty())?;
         contents.identities =
             self.read_identities(domain, contents.authorities.get(&Authority::Root))?;
@@ -78,7 +82,8 @@ impl PkiStore for PkiDirectory {
         of.iter().try_for_each(|cluster| self.save_entry(contents, cluster))
     }
 
-    /// Removes the node directory first: while that fails, the other files show that something is left to do.
+    /// Removes the node directory first: while that fails, the other files show that something is
+    /// left to do.
     fn remove_keys(&mut self, cluster: &ClusterName) -> anyhow::Result<()> {
         self.state.remove(&format!("nodes/{cluster}"))?;
         self.remove_identity(&Identity::Cluster(cluster.clone(), 0))?;
@@ -133,8 +138,9 @@ impl PkiDirectory {
         self.state.write(&ledger_file(cluster.as_str()), &entry.to_json()?).map(drop)
     }
 
-    /// Reads the ledger. A missing file is an error if a credential was issued to its cluster: otherwise that credential would no
-    /// longer be accepted, without anybody being told, and revisions would begin again.
+    /// Reads the ledger. A missing file is an error if a credential was issued to its cluster:
+    /// otherwise that credential would no longer be accepted, without anybody being told, and
+    /// revisions would begin again.
     fn read_ledger(&self, something_was_issued: bool) -> anyhow::Result<Ledger> {
         let mut ledger = Ledger::default();
         let files = self.state.list(LEDGER_DIR)?;

@@ -1,4 +1,5 @@
-//! The standalone mode as the engine sees it: a watched directory of manifests, and a state directory.
+//! The standalone mode as the engine sees it: a watched directory of manifests, and a state
+//! directory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -45,7 +46,8 @@ impl DirectoryProvider {
     fn take(&mut self) -> anyhow::Result<Option<Changes>> {
         self.update.extend(self.updates.drain());
         if !self.has_begun {
-            // The first complete reading says something of directories. A part of it would make the fleet smaller.
+            // The first complete reading says something of directories. A part of it would make the
+            // fleet smaller.
             if self.update.directories.is_none() {
                 return Ok(None);
             }
@@ -57,7 +59,8 @@ impl DirectoryProvider {
         let differs = !update.is_empty();
         let mut files: BTreeSet<String> = update.files.keys().cloned().collect();
         let keys = self.index.apply(update);
-        // Of two files that have an object, one counts: a change of the other may make it right or wrong.
+        // Of two files that have an object, one counts: a change of the other may make it right or
+        // wrong.
         for key in &keys {
             files.extend(self.index.files_of(key).map(str::to_owned));
         }

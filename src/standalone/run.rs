@@ -25,7 +25,8 @@ use crate::web::{self, http};
 /// # Errors
 /// The state directory can't be used, a port is taken, or a part ended.
 pub async fn run(config: Config, standalone: StandaloneConfig) -> anyhow::Result<()> {
-    // Every file is made for its owner alone, unless it is made readable: the control socket too, from its first moment.
+    // Every file is made for its owner alone, unless it is made readable: the control socket too,
+    // from its first moment.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     let state = StateDir::at(&standalone.state)?;
     let _lock = state.lock()?;

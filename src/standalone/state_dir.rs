@@ -11,9 +11,9 @@
 //! status.sock        `atlas status` and `atlas cluster-remove` ask here
 //! ```
 //!
-//! Every write is atomic (temporary file, rename): after a SIGKILL a file has its old text or its new one. What can't be made
-//! again is synced to disk (fsync) before Atlas goes on; derived files are not. Only the owner may read anything; where others
-//! may, Atlas changes the mode.
+//! Every write is atomic (temporary file, rename): after a SIGKILL a file has its old text or its
+//! new one. What can't be made again is synced to disk (fsync) before Atlas goes on; derived files
+//! are not. Only the owner may read anything; where others may, Atlas changes the mode.
 
 use std::fs::{self, DirBuilder, DirEntry, File, FileType, Permissions};
 use std::io::{ErrorKind, Write};
@@ -27,7 +27,8 @@ mod modes;
 
 /// Prefix of temporary files; six letters and digits follow.
 const TEMPORARY_FILE: &str = ".atlas-tmp-";
-/// Prefix of temporary directories ([`swap_files`]); six letters and digits follow, so it is never `..data`.
+/// Prefix of temporary directories ([`swap_files`]); six letters and digits follow, so it is never
+/// `..data`.
 const TEMPORARY_DIR: &str = "..";
 
 /// A state directory. Reading needs no lock.
@@ -53,7 +54,8 @@ impl StateDir {
     /// Takes the lock. Makes the directory if need be.
     ///
     /// # Errors
-    /// Another Atlas runs on it, it can't be written, or others may read keys in it and its modes can't be changed.
+    /// Another Atlas runs on it, it can't be written, or others may read keys in it and its modes
+    /// can't be changed.
     pub fn lock(&self) -> anyhow::Result<Lock> {
         for dir in [
             self.root.clone(),
@@ -87,7 +89,8 @@ impl StateDir {
         }
     }
 
-    /// Removes temporary files of a killed process, since keys may be in them. The lock is held, so nobody is writing them.
+    /// Removes temporary files of a killed process, since keys may be in them. The lock is held, so
+    /// nobody is writing them.
     fn sweep(&self) {
         for dir in
             [self.root.clone(), self.path("pki"), self.path("pki/issued"), self.path("last-good")]
@@ -194,7 +197,8 @@ pub fn write_derived(path: &Path, text: &str) -> anyhow::Result<()> {
     replace(path, text, 0o600, Safe::Later)
 }
 
-/// As [`write_derived`], readable by everyone. Writes nothing if the file has this text and mode already.
+/// As [`write_derived`], readable by everyone. Writes nothing if the file has this text and mode
+/// already.
 pub fn write_public(path: &Path, text: &str) -> anyhow::Result<()> {
     let is_public =
         fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o444 == 0o444);
@@ -225,7 +229,8 @@ fn replace(path: &Path, text: &str, mode: u32, safe: Safe) -> anyhow::Result<()>
     File::open(dir).and_then(|dir| dir.sync_all()).with_context(what)
 }
 
-/// Makes a directory that only its owner may enter. One that is there keeps its mode: it may be `/tmp`.
+/// Makes a directory that only its owner may enter. One that is there keeps its mode: it may be
+/// `/tmp`.
 pub fn make_private_dir(path: &Path) -> anyhow::Result<()> {
     let what = || format!("cannot make the directory {}", path.display());
     if let Some(parent) = path.parent() {
@@ -265,7 +270,8 @@ fn sweep(
     }
 }
 
-/// Reads files that [`swap_files`] wrote, all of the same write, so that certificate and key belong together.
+/// Reads files that [`swap_files`] wrote, all of the same write, so that certificate and key belong
+/// together.
 ///
 /// # Errors
 /// They can't be read.
@@ -285,9 +291,10 @@ pub fn read_swapped(dir: &Path, names: &[&str]) -> anyhow::Result<Vec<(String, S
     }
 }
 
-/// Replaces a directory's files together, as Kubernetes does with a mounted Secret: the files are links through `..data`,
-/// which one rename replaces. That rename is what Envoy's `watched_directory` notices, and certificate and key always
-/// belong together. Returns whether anything changed.
+/// Replaces a directory's files together, as Kubernetes does with a mounted Secret: the files are
+/// links through `..data`, which one rename replaces. That rename is what Envoy's
+/// `watched_directory` notices, and certificate and key always belong together. Returns whether
+/// anything changed.
 pub fn swap_files(dir: &Path, files: &[(String, String)]) -> anyhow::Result<bool> {
     let same = |(name, text): &(String, String)| {
         fs::read(dir.join(name)).is_ok_and(|old| old == text.as_bytes())
@@ -304,7 +311,8 @@ pub fn swap_files(dir: &Path, files: &[(String, String)]) -> anyhow::Result<bool
         .tempdir_in(dir)
         .with_context(what)?;
     for (name, text) in files {
-        // No link leads to this directory yet, so plain writes do; they aren't synced, since these files can be made again.
+        // No link leads to this directory yet, so plain writes do; they aren't synced, since these
+        // files can be made again.
         let file =
             File::options().write(true).create_new(true).mode(0o600).open(fresh.path().join(name));
         file.and_then(|mut file| file.write_all(text.as_bytes())).with_context(what)?;

@@ -5,16 +5,19 @@
 //!                     every 30 s, or another directory ───▶┘         (CachedFile)
 //! ```
 //!
-//! Errors never make the fleet smaller. A file that becomes wrong, unreadable or empty keeps its last valid manifests; a
-//! directory that is gone keeps all of its files'. Clusters go only with what is removed from a directory that can be read.
+//! Errors never make the fleet smaller. A file that becomes wrong, unreadable or empty keeps its
+//! last valid manifests; a directory that is gone keeps all of its files'. Clusters go only with
+//! what is removed from a directory that can be read.
 //!
-//! A file that was moved into its place, or written in place and closed, is read at once, and no other file is. A file that was
-//! written to and not closed isn't read. Any other change waits for the end of its burst, since whoever deletes a file may be
-//! about to write it again. Events can be lost (NFS, overflowing queues), so every 30 s the whole directory is read; only files
-//! whose text differs are parsed again.
+//! A file that was moved into its place, or written in place and closed, is read at once, and no
+//! other file is. A file that was written to and not closed isn't read. Any other change waits for
+//! the end of its burst, since whoever deletes a file may be about to write it again. Events can be
+//! lost (NFS, overflowing queues), so every 30 s the whole directory is read; only files whose text
+//! differs are parsed again.
 //!
-//! A text that may be incomplete ([`yaml::incomplete_reason`](atlas_core::yaml::incomplete_reason)) takes effect once it has been unchanged for a while
-//! ([`QuietPeriods`]); until then the file keeps its last valid manifests.
+//! A text that may be incomplete ([`yaml::incomplete_reason`](atlas_core::yaml::incomplete_reason))
+//! takes effect once it has been unchanged for a while ([`QuietPeriods`]); until then the file
+//! keeps its last valid manifests.
 
 mod cached_file;
 mod file_cache;
@@ -69,8 +72,9 @@ pub fn read_index(dir: &Path) -> anyhow::Result<(ManifestIndex, DirectoryUpdate)
     Ok((index, update))
 }
 
-/// Watches a directory until `cancel`, and adds updates to the queue: the first once it has been read completely, then whenever
-/// something differs. `last_good` are the files' manifests when an earlier process read them.
+/// Watches a directory until `cancel`, and adds updates to the queue: the first once it has been
+/// read completely, then whenever something differs. `last_good` are the files' manifests when an
+/// earlier process read them.
 ///
 /// A directory that is not there (yet) is waited for.
 ///
@@ -83,7 +87,8 @@ pub async fn watch(
     last_good: LastGoodManifests,
     cancel: CancellationToken,
 ) -> anyhow::Result<()> {
-    // Cancelled here, whatever is waited for: a network file system that hangs must not keep Atlas from stopping.
+    // Cancelled here, whatever is waited for: a network file system that hangs must not keep Atlas
+    // from stopping.
     cancel.run_until_cancelled(run(dir, queue, timing, last_good)).await.unwrap_or(Ok(()))
 }
 

@@ -1,5 +1,5 @@
-//! What a person sees: a real Chromium at the hub's pages. Here with the classic Prometheus, in [`newest`] with Prometheus 3
-//! and the newest Alertmanager.
+//! What a person sees: a real Chromium at the hub's pages. Here with the classic Prometheus, in
+//! [`newest`] with Prometheus 3 and the newest Alertmanager.
 
 mod newest;
 mod readme;
@@ -24,8 +24,8 @@ const SCREENSHOTS: &str = "ATLAS_SCREENSHOTS";
 /// The Escape key.
 const ESCAPE: &str = "\u{e00c}";
 
-/// Debian's Prometheus page loads Debian's popper.js as a script, which is a module: so it is on Debian itself. Only
-/// tooltips need it.
+/// Debian's Prometheus page loads Debian's popper.js as a script, which is a module: so it is on
+/// Debian itself. Only tooltips need it.
 const DEBIANS: &[&str] = &["popper.min.js", "tooltips require Popper"];
 
 /// A browser, and where its pictures go.
@@ -59,7 +59,8 @@ impl Person<'_> {
         Ok(seen.answers)
     }
 
-    /// [`Person::nothing_failed`], and all that was asked for, but what pages carry within them, is beneath `base`.
+    /// [`Person::nothing_failed`], and all that was asked for, but what pages carry within them, is
+    /// beneath `base`.
     fn all_beneath(&self, base: &str, allowed: &[&str]) -> Result<Vec<Answer>> {
         let answers = self.nothing_failed(allowed)?;
         let elsewhere = answers
@@ -96,7 +97,8 @@ fn from_atlas_to_prometheus(person: &Person, hub: &Hub) -> Result<()> {
     browser.wait_for("textarea[name=expr]", DRAWN)
 }
 
-/// Tokyo's Prometheus, open already: a query as a table and as a graph, and the targets by its menu.
+/// Tokyo's Prometheus, open already: a query as a table and as a graph, and the targets by its
+/// menu.
 fn prometheus(person: &Person, hub: &Hub) -> Result<()> {
     let browser = &person.browser;
     let base = hub.web_url("/prom/tokyo/");

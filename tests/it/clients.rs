@@ -1,5 +1,6 @@
-//! What programs in front of the hub really send: HTTP/1.0, headers with underscores, offers of other protocols, probes, streams of
-//! events; and what they hear while Atlas is stopped or an answer takes too long.
+//! What programs in front of the hub really send: HTTP/1.0, headers with underscores, offers of
+//! other protocols, probes, streams of events; and what they hear while Atlas is stopped or an
+//! answer takes too long.
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -18,7 +19,8 @@ use crate::atlas;
 
 mod offers;
 
-/// An answer as it came: its head, and its body as far as its length says, or until the end of the connection.
+/// An answer as it came: its head, and its body as far as its length says, or until the end of the
+/// connection.
 #[derive(Debug)]
 struct Answer {
     head: String,
@@ -82,8 +84,9 @@ fn ask(host: &Host, at: SocketAddr, request: &str) -> Result<Answer> {
     answer(&mut stream, request.starts_with("HEAD ")).with_context(|| format!("{at}: {request:?}"))
 }
 
-/// A web UI that answers each request with its head, but `/slow` never, `/events` with a stream in which nothing happens, and `/seen` with
-/// the first lines of all requests. Connections that say nothing are Envoy's health checks.
+/// A web UI that answers each request with its head, but `/slow` never, `/events` with a stream in
+/// which nothing happens, and `/seen` with the first lines of all requests. Connections that say
+/// nothing are Envoy's health checks.
 fn echo(listener: &TcpListener) -> Result<()> {
     let seen = Arc::new(Mutex::new(String::new()));
     loop {
@@ -213,7 +216,8 @@ fn every_kind_of_client(world: &atlas_lab::world::World, envoy: Part) -> Result<
         } else {
             assert_eq!(nameless.status(), 200, "{path}: {nameless:?}");
         }
-        // Offers of other protocols: of Java clients, of old browsers, of a proxy that makes them of everything.
+        // Offers of other protocols: of Java clients, of old browsers, of a proxy that makes them
+        // of everything.
         for offer in [
             "Connection: Upgrade\r\nUpgrade: TLS/1.2\r\n",
             "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n",

@@ -1,4 +1,5 @@
-//! What the pages for people tell them to write, against what Atlas generates and its charts render.
+//! What the pages for people tell them to write, against what Atlas generates and its charts
+//! render.
 //!
 //! ```text
 //! docs/*.md -> YAML blocks that begin with "# <file>" ─┬─ values of Atlas ── intake, plan
@@ -89,7 +90,8 @@ impl Page {
             .with_context(|| format!("docs/{}, {file}", self.name))
     }
 
-    /// The cluster of a Service on this page, as Atlas understands it; nothing may be wrong with it.
+    /// The cluster of a Service on this page, as Atlas understands it; nothing may be wrong with
+    /// it.
     fn cluster(&self, file: &str, settings: &Settings) -> Result<(Fleet, Cluster)> {
         let manifests = yaml::parse(file, &self.file(file)?)
             .map_err(|errors| anyhow::anyhow!("docs/{}, {file}: {errors:?}", self.name))?;

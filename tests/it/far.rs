@@ -1,6 +1,8 @@
-//! Clusters that are far away, over links that lose packets, are black in one direction, or swallow large packets.
+//! Clusters that are far away, over links that lose packets, are black in one direction, or swallow
+//! large packets.
 //!
-//! TCP's congestion control is reno everywhere here: the most cautious one, so what works with it works with others.
+//! TCP's congestion control is reno everywhere here: the most cautious one, so what works with it
+//! works with others.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -70,7 +72,8 @@ fn page(scene: &Scene, path: &str) -> anyhow::Result<(usize, Duration)> {
 world_test! {
     needs [Envoy, Thanos, Prometheus, PrometheusClassic, Alertmanager, CoreDns], within 600,
     fn a_lossy_cluster_a_second_away_does_all_three_jobs(world) {
-        // From the first connection on: the bootstrap, TLS, and every type of resource cross the distance.
+        // From the first connection on: the bootstrap, TLS, and every type of resource cross the
+        // distance.
         let far = |place: &Place| place.host.link().map(|link| link.set_distance(Duration::from_secs(1), 0.01));
         let began = Instant::now();
         let mut scene = scene(world, 3, far)?;
@@ -90,11 +93,13 @@ world_test! {
                 whole += usize::from(answer.result.to_string().contains("tokyo") && answer.warnings.is_empty());
                 slowest = slowest.max(answer.took);
             }
-            // Two lost packets in a row may cost a connection; whoever looks at a page loads it again.
+            // Two lost packets in a row may cost a connection; whoever looks at a page loads it
+            // again.
             let again = if loss == 0.0 { Duration::ZERO } else { PATIENCE };
             let (bytes, took) = wait_until("a page", again, || page(&scene, "/prom/tokyo/metrics").map(Some))?;
             println!("{what}: {whole} of 10 queries complete, the slowest {slowest:?}; a page of {bytes} bytes took {took:?}");
-            // Who is far and loses nothing is never taken for dead; of who loses packets, one query in ten may be short.
+            // Who is far and loses nothing is never taken for dead; of who loses packets, one query
+            // in ten may be short.
             assert!(whole >= if loss == 0.0 { 10 } else { 9 }, "{what}: {whole} of 10");
 
             // All of its Envoy's configuration crosses the distance again.
@@ -139,7 +144,8 @@ world_test! {
                 anyhow::Ok((answer, ended.saturating_duration_since(black)))
             })?;
             println!("{round_trip:?}, {direction:?}: the query in flight ended {took:?} after the link");
-            // Near by 5 s are promised; the farther, the later a packet is sent again that isn't answered.
+            // Near by 5 s are promised; the farther, the later a packet is sent again that isn't
+            // answered.
             let promised = Duration::from_secs(5) + 4 * round_trip;
             assert!(took < 3 * promised, "promised: {promised:?}; asserted: three times that");
             assert!(answer.result.to_string().contains("paris") && !answer.warnings.is_empty(), "partial, with a warning: {answer:?}");
@@ -159,7 +165,8 @@ world_test! {
 
 world_test! {
     needs [Envoy, Thanos, Prometheus, PrometheusClassic, Alertmanager, CoreDns], within 400,
-    /// A path that carries less than both ends believe, and a firewall that drops the ICMP that would say so.
+    /// A path that carries less than both ends believe, and a firewall that drops the ICMP that
+    /// would say so.
     fn a_path_that_swallows_large_packets_in_silence_carries_everything(world) {
         let narrow = |place: &Place| place.host.link().map(|link| link.change_both(|conditions| conditions.largest_packet = Some(1280)));
         let mut scene = scene(world, 9, narrow)?;
@@ -184,7 +191,8 @@ world_test! {
 
 world_test! {
     needs [Envoy, Thanos, Prometheus, PrometheusClassic, Alertmanager, CoreDns], within 400,
-    /// On a slow link the answer to a ping waits behind what is on its way, much longer than a ping may take.
+    /// On a slow link the answer to a ping waits behind what is on its way, much longer than a ping
+    /// may take.
     fn what_takes_long_on_a_lossy_link_is_not_taken_for_dead(world) {
         let mut scene = scene(world, 11, |_| Ok(()))?;
         scene.wait_connected()?;

@@ -20,7 +20,8 @@ fn clusters(query: &Query) -> anyhow::Result<usize> {
     Ok(query.query(PROMQL)?.result.as_array().map_or(0, Vec::len))
 }
 
-/// Asks without pause until `body` is done; returns how many answers there were, and those that were not complete.
+/// Asks without pause until `body` is done; returns how many answers there were, and those that
+/// were not complete.
 fn under_load(
     query: &Query,
     body: impl FnOnce() -> anyhow::Result<()>,
@@ -56,7 +57,8 @@ world_test! {
         prove::query(&mut scene)?;
         let (query, tokyo) = (&scene.hub.query, scene.clusters[0].place.host.clone());
 
-        // In flight: its Prometheus is held, so the query is waiting for tokyo when the link goes black.
+        // In flight: its Prometheus is held, so the query is waiting for tokyo when the link goes
+        // black.
         scene.clusters[0].prometheus.iter_mut().try_for_each(|p| p.process.pause())?;
         let in_flight = thread::scope(|scope| {
             let asked = scope.spawn(|| query.query(PROMQL).map(|answer| (answer, Instant::now())));

@@ -1,4 +1,5 @@
-//! Atlas on Kubernetes as people run it: both charts, real API server, real DNS, Atlas's Pods with their own rights.
+//! Atlas on Kubernetes as people run it: both charts, real API server, real DNS, Atlas's Pods with
+//! their own rights.
 
 mod changes;
 mod jobs;
@@ -16,8 +17,8 @@ use serde_json::{Value, json};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A cluster's Service that says nothing yet of where the cluster is: it gets a credential and values, and Thanos is not told
-/// of it.
+/// A cluster's Service that says nothing yet of where the cluster is: it gets a credential and
+/// values, and Thanos is not told of it.
 fn waiting_cluster(name: &str) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Service",
@@ -26,7 +27,8 @@ fn waiting_cluster(name: &str) -> Value {
     })
 }
 
-/// Asks every 100 ms until `body` is done: how many answers there were, and those that were not of two whole clusters.
+/// Asks every 100 ms until `body` is done: how many answers there were, and those that were not of
+/// two whole clusters.
 fn under_load(query: &Query, body: impl FnOnce() -> Result<()>) -> Result<(usize, Vec<String>)> {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {

@@ -1,4 +1,5 @@
-//! Commands against the hub's cluster: clusters added, listed, changed and removed, and one status of several replicas.
+//! Commands against the hub's cluster: clusters added, listed, changed and removed, and one status
+//! of several replicas.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -52,7 +53,8 @@ impl Person {
 }
 
 impl Ended {
-    /// Fails unless the exit code is the expected one, and all the words are somewhere in what was said.
+    /// Fails unless the exit code is the expected one, and all the words are somewhere in what was
+    /// said.
     fn with(self, code: i32, words: &[&str]) -> Result<Self> {
         ensure!(self.code == Some(code), "expected exit code {code}: {self:#?}");
         for word in words {

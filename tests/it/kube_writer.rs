@@ -1,5 +1,5 @@
-//! What Atlas writes to a real API server: heals it, removes it, takes nothing over, and loses nothing with an API server
-//! that lost everything.
+//! What Atlas writes to a real API server: heals it, removes it, takes nothing over, and loses
+//! nothing with an API server that lost everything.
 
 use std::process::Command;
 use std::time::Duration;

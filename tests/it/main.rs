@@ -1,4 +1,5 @@
-//! Whole-system tests: the real programs in a private world. One binary, since each one links again.
+//! Whole-system tests: the real programs in a private world. One binary, since each one links
+//! again.
 
 mod browser;
 mod changes;

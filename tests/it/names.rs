@@ -1,4 +1,5 @@
-//! Host names whose addresses change while everything runs: what DNS says now counts, and where it says nothing, what works goes on.
+//! Host names whose addresses change while everything runs: what DNS says now counts, and where it
+//! says nothing, what works goes on.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -16,7 +17,8 @@ use atlas_lab::world_test;
 use crate::atlas;
 use crate::web::replica;
 
-/// An answer without addresses has no TTL, so Envoy asks again after 15 s; checks and Thanos take a few seconds more.
+/// An answer without addresses has no TTL, so Envoy asks again after 15 s; checks and Thanos take a
+/// few seconds more.
 const SOON: Duration = Duration::from_secs(60);
 /// The flags of whichever Prometheus answers.
 const FLAGS: &str = "/prom/tokyo/api/v1/status/flags";
@@ -118,7 +120,8 @@ fn wait_addresses(envoy: &Envoy, cluster: &str, ips: &[IpAddr], port: u16) -> Re
     })
 }
 
-/// Requests to tokyo's Prometheus, all of which this replica answers, and a post of no alerts to the hub's Alertmanager.
+/// Requests to tokyo's Prometheus, all of which this replica answers, and a post of no alerts to
+/// the hub's Alertmanager.
 fn ask(hub: &Hub, tokyo: &Cluster, at: IpAddr, what: &str) -> Result<()> {
     for n in 0..20 {
         let answer = hub.web(FLAGS)?;

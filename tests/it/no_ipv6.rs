@@ -1,5 +1,5 @@
-//! A machine whose kernel has no IPv6 (`ipv6.disable=1`): no socket of that family can be had at all. Here a seccomp filter refuses
-//! it with the same error.
+//! A machine whose kernel has no IPv6 (`ipv6.disable=1`): no socket of that family can be had at
+//! all. Here a seccomp filter refuses it with the same error.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,5 +1,5 @@
-//! What people's Services say of a cluster, on the real programs: which of the pods' Services is named, and what an API server
-//! makes of its addresses.
+//! What people's Services say of a cluster, on the real programs: which of the pods' Services is
+//! named, and what an API server makes of its addresses.
 
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ world_test! {
     fn stores_are_found_whichever_service_of_their_pods_is_named(world) {
         let mut hub = Hub::start(Place::in_world(world, "hub")?, HubOptions::new(atlas()))?;
         let mut clusters = Vec::new();
-        // Their DNS has the pods' names as Kubernetes has them: under the governing Service, and under no other.
+        // Their DNS has the pods' names as Kubernetes has them: under the governing Service, and
+        // under no other.
         for (name, service) in [("tokyo", "kube-prometheus-stack-thanos-discovery.monitoring"), ("paris", "prometheus-operated")] {
             let named = ("goatlas.io/prometheus-name".into(), "kube-prometheus-stack-prometheus".into());
             let annotations = vec![named, ("goatlas.io/thanos-service".into(), service.into())];

@@ -14,7 +14,8 @@ use atlas_lab::process::{Proc, wait_until};
 
 use crate::atlas;
 
-/// What turns the direction, what nobody sees, what ends a line, what covers others, what moves the cursor.
+/// What turns the direction, what nobody sees, what ends a line, what covers others, what moves the
+/// cursor.
 const HOSTILE: &str = "\u{202e}\u{2066}\u{200b}\u{2028}\u{feff}\u{e0041}\u{9b}2J";
 
 /// Manifests in which everything that is repeated to people is hostile.

@@ -7,7 +7,8 @@ use atlas_lab::world_test;
 
 use crate::atlas;
 
-/// How long each attack lasts, where it doesn't say that it takes longer: enough to open what it opens.
+/// How long each attack lasts, where it doesn't say that it takes longer: enough to open what it
+/// opens.
 const EACH: Duration = Duration::from_secs(2);
 /// Those that have broken something, and one of each sort of their like; the command has them all.
 const ATTACKS: [&str; 13] = [
@@ -25,8 +26,8 @@ const ATTACKS: [&str; 13] = [
     "silent-hub",
     "stalled-alertmanager",
 ];
-/// What the programs may take, in bytes: of the hub's Envoy, whose chart's limit is for 10,000 clusters, what a small hub has; what the
-/// charts let the others have.
+/// What the programs may take, in bytes: of the hub's Envoy, whose chart's limit is for 10,000
+/// clusters, what a small hub has; what the charts let the others have.
 const HUB_ENVOY: u64 = 1 << 30;
 const CLUSTER_ENVOY: u64 = 256 << 20;
 const ATLAS: u64 = 512 << 20;

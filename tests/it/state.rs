@@ -45,7 +45,8 @@ fn manifest(name: &str) -> String {
     )
 }
 
-/// All certificates and keys that lie in a state directory go together, and every issued credential is in the list.
+/// All certificates and keys that lie in a state directory go together, and every issued credential
+/// is in the list.
 fn check(state: &Path) -> Result<usize> {
     let lists = fs::read_dir(state.join("pki/issued")).into_iter().flatten().flatten();
     let ledger: String = lists.filter_map(|entry| fs::read_to_string(entry.path()).ok()).collect();
@@ -159,7 +160,8 @@ fn restarted_while_a_manifest_is_wrong_it_keeps_the_cluster() -> Result<()> {
     let rejected = manifest("tokyo").replace("\"true\"", "\"true\", goatlas.io/replicas: x");
     for (n, spoilt) in [half, rejected, String::new()].iter().enumerate() {
         fs::write(from.join("tokyo.yaml"), spoilt)?;
-        // Another cluster shows that a round is over; what Thanos and the nodes have must not come from before.
+        // Another cluster shows that a round is over; what Thanos and the nodes have must not come
+        // from before.
         fs::write(from.join(format!("other{n}.yaml")), manifest(&format!("other{n}")))?;
         fs::remove_dir_all(state.join("nodes"))?;
         fs::remove_file(state.join("endpoints.yaml"))?;
@@ -199,7 +201,8 @@ fn in_force(state: &Path) -> Result<Vec<Vec<String>>> {
     Ok(clusters.iter().map(addresses).collect())
 }
 
-/// As `kustomize build > all.yaml` does on a slow machine: truncated, written with pauses, and closed at the end.
+/// As `kustomize build > all.yaml` does on a slow machine: truncated, written with pauses, and
+/// closed at the end.
 fn write_slowly(file: &Path, text: &str, ends: &[usize], pause: Duration) -> Result<()> {
     let mut out = fs::File::create(file)?;
     let mut written = 0;
@@ -256,7 +259,8 @@ fn a_manifest_that_is_written_slowly_counts_once_it_is_whole() -> Result<()> {
             writer.join().expect("the writer goes on")?;
             before = now;
         }
-        // It is started while a writer pauses where what is there is a right manifest. Then what is missing is waited for, for 10 s.
+        // It is started while a writer pauses where what is there is a right manifest. Then what is
+        // missing is waited for, for 10 s.
         let text = fleet("203.0.113");
         let half = text.match_indices("---").nth(5).context("a document")?.0;
         for attempt in 1.. {
@@ -276,7 +280,8 @@ fn a_manifest_that_is_written_slowly_counts_once_it_is_whole() -> Result<()> {
                 break;
             }
             ensure!(slow && attempt < 5, "{all:?}");
-            // This machine took so long to start it that the half counts: once more, from the start.
+            // This machine took so long to start it that the half counts: once more, from the
+            // start.
             fs::write(&file, fleet("192.0.2"))?;
             wait_until("the old addresses", Duration::from_secs(30), || {
                 Ok((in_force(&state)? == is("192.0.2")).then_some(()))

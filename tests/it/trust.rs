@@ -1,5 +1,5 @@
-//! Which clients each mutual-TLS port accepts: untrusted clients, other clusters, and credentials that
-//! belong to another port.
+//! Which clients each mutual-TLS port accepts: untrusted clients, other clusters, and credentials
+//! that belong to another port.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};

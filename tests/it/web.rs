@@ -1,4 +1,5 @@
-//! The web UIs through the hub: pages for what isn't there, what is refused, redirects, one replica for a person, WebSockets.
+//! The web UIs through the hub: pages for what isn't there, what is refused, redirects, one replica
+//! for a person, WebSockets.
 
 mod backend;
 mod credentials;
@@ -19,7 +20,8 @@ use atlas_lab::world_test;
 
 use crate::atlas;
 
-/// One HTTP/1.1 request to the letter: clients of the kind that people use tidy paths up before they send them.
+/// One HTTP/1.1 request to the letter: clients of the kind that people use tidy paths up before
+/// they send them.
 fn raw(hub: &Hub, method: &str, path: &str, headers: &str) -> Result<String> {
     let at = SocketAddr::new(hub.place.envoy, 10904);
     hub.place.host.within(|| {
@@ -120,7 +122,8 @@ world_test! {
         let mut scene = Scene { hub, clusters: vec![tokyo] };
         scene.wait_connected()?;
         let flags = "/prom/tokyo/api/v1/status/flags";
-        // Without a cookie: by the client's address. Each has one replica, and all together have both.
+        // Without a cookie: by the client's address. Each has one replica, and all together have
+        // both.
         let client = |address: &str| -> Result<BTreeSet<String>> {
             let url = scene.hub.web_url(flags);
             let ask = |_| replica(&scene.hub.place.host.within(|| http::Request::new("GET", &url)?.header("x-forwarded-for", address).send())?);
@@ -156,8 +159,8 @@ world_test! {
     }
 }
 
-/// A server that upgrades to a WebSocket and echoes one line: none of the real programs has a WebSocket to offer. Connections that say
-/// nothing are Envoy's health checks.
+/// A server that upgrades to a WebSocket and echoes one line: none of the real programs has a
+/// WebSocket to offer. Connections that say nothing are Envoy's health checks.
 fn echo_websocket(listener: TcpListener) -> Result<()> {
     let mut byte = [0];
     let mut stream = loop {
@@ -234,7 +237,8 @@ world_test! {
 }
 
 fn http_status_of_reload(prometheus: &atlas_lab::run::Prometheus) -> Result<u16> {
-    // Without --web.enable-lifecycle it answers 403 itself, with it 200: its own word is what must come through.
+    // Without --web.enable-lifecycle it answers 403 itself, with it 200: its own word is what must
+    // come through.
     let enabled = prometheus.get("/api/v1/status/flags")?.json::<serde_json::Value>()?["data"]["web.enable-lifecycle"]
         == "true";
     Ok(if enabled { 200 } else { 403 })

@@ -6,8 +6,9 @@
 //! bench link    hub Envoy ═ a far, lossy link ═▶ cluster Envoy ─▶ goodput and latency, by connections, windows and buffers
 //! ```
 //!
-//! All run in a private world, so that nothing reaches this machine's network, nobody else's ports are in the way, and
-//! all ends with the command. Progress goes to standard error, the table to standard output, the figures to `--json`.
+//! All run in a private world, so that nothing reaches this machine's network, nobody else's ports
+//! are in the way, and all ends with the command. Progress goes to standard error, the table to
+//! standard output, the figures to `--json`.
 
 mod cost;
 mod envoy;
@@ -28,11 +29,14 @@ pub struct Bench {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// The hub's Envoy: its memory, its time to ready, and time, bytes and CPU of a push, by the number of clusters
+    /// The hub's Envoy: its memory, its time to ready, and time, bytes and CPU of a push, by the
+    /// number of clusters
     Envoy(envoy::EnvoyBench),
-    /// Thanos Query through both Envoys against a direct mutual-TLS connection: latency and throughput of large answers
+    /// Thanos Query through both Envoys against a direct mutual-TLS connection: latency and
+    /// throughput of large answers
     Query(query::QueryBench),
-    /// A far link: answers that share a connection or have one each, HTTP/2 windows, and a small answer beside a large one
+    /// A far link: answers that share a connection or have one each, HTTP/2 windows, and a small
+    /// answer beside a large one
     Link(link::LinkBench),
 }
 

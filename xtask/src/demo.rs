@@ -1,8 +1,9 @@
-//! `cargo xtask demo`: a hub and two downstream clusters on loopback addresses, made of the real programs.
+//! `cargo xtask demo`: a hub and two downstream clusters on loopback addresses, made of the real
+//! programs.
 //!
-//! It runs in a process namespace of its own, so nothing stays behind however it ends, and a mount namespace of its own, so
-//! that names resolve (`/etc/hosts`) without touching this machine's. The network is this machine's: any browser here can
-//! open the pages.
+//! It runs in a process namespace of its own, so nothing stays behind however it ends, and a mount
+//! namespace of its own, so that names resolve (`/etc/hosts`) without touching this machine's. The
+//! network is this machine's: any browser here can open the pages.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -30,14 +31,16 @@ const END: std::time::Duration = std::time::Duration::from_secs(3);
 /// Tells the second start of this program that it is inside.
 const INSIDE: &str = "ATLAS_DEMO_DIR";
 
-/// Run a hub and two clusters on this machine: get the real programs (the first time takes minutes), build Atlas, start
-/// everything on 127.0.0.2 to 127.0.0.4, and prove the three jobs. Then look around in your own browser; Ctrl-C ends it.
+/// Run a hub and two clusters on this machine: get the real programs (the first time takes
+/// minutes), build Atlas, start everything on 127.0.0.2 to 127.0.0.4, and prove the three jobs.
+/// Then look around in your own browser; Ctrl-C ends it.
 #[derive(Debug, Args)]
 pub struct Demo {
     /// Prove, don't wait: exits with 0 if everything was proved, else 1. Needs no terminal.
     #[arg(long)]
     check: bool,
-    /// Keep logs, state and manifests in this directory [default: a temporary one, removed at the end].
+    /// Keep logs, state and manifests in this directory [default: a temporary one, removed at the
+    /// end].
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
 }
@@ -128,8 +131,9 @@ impl Demo {
     }
 }
 
-/// Ctrl-C in a terminal reaches everyone, and the world ends by itself while this process waits for it. A signal to this
-/// process alone reaches nobody else, so the world is ended from here if it doesn't end by itself.
+/// Ctrl-C in a terminal reaches everyone, and the world ends by itself while this process waits for
+/// it. A signal to this process alone reaches nobody else, so the world is ended from here if it
+/// doesn't end by itself.
 fn end_with_us(world: u32) -> Result<()> {
     let world = i32::try_from(world)
         .ok()

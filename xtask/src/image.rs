@@ -5,8 +5,9 @@
 //!                  cargo metadata ─▶ sbom ────────┴▶ pack ─▶ layout ─▶ target/image/, and an archive if wanted
 //! ```
 //!
-//! The image is the program and nothing else. It depends on the source, the toolchain and the C library alone: the same
-//! of them give the same bytes wherever and whenever they are built. `--check` proves it by a second build elsewhere.
+//! The image is the program and nothing else. It depends on the source, the toolchain and the C
+//! library alone: the same of them give the same bytes wherever and whenever they are built.
+//! `--check` proves it by a second build elsewhere.
 
 mod about;
 mod build;
@@ -37,7 +38,8 @@ use platform::Platform;
 /// The image's own options.
 #[derive(Debug, Args)]
 pub struct Image {
-    /// Rust's name of a platform, e.g. `aarch64-unknown-linux-musl`; several give one image for all [default: this machine's]
+    /// Rust's name of a platform, e.g. `aarch64-unknown-linux-musl`; several give one image for all
+    /// [default: this machine's]
     #[arg(long, value_name = "TRIPLE")]
     target: Vec<String>,
     /// Where the OCI image layout goes, with `sbom.cdx.json` beside [default: target/image]
@@ -49,7 +51,8 @@ pub struct Image {
     /// What the image in the archive is called, without a tag: that is the version
     #[arg(long, value_name = "NAME", default_value = "atlas")]
     name: String,
-    /// Check that the program starts alone, and that a second build in another directory gives the same bytes
+    /// Check that the program starts alone, and that a second build in another directory gives the
+    /// same bytes
     #[arg(long)]
     check: bool,
 }
@@ -62,7 +65,8 @@ struct Made {
 
 impl Image {
     /// # Errors
-    /// A target is unknown or not installed, the build fails, or what came of it is not as it should be.
+    /// A target is unknown or not installed, the build fails, or what came of it is not as it
+    /// should be.
     pub fn run(&self) -> Result<()> {
         let here = Place::here()?;
         let toolchain = Toolchain::of(&here)?;
@@ -167,7 +171,8 @@ fn make(
 }
 
 impl Made {
-    /// The bills of materials as files; with the architecture in their names where there are several.
+    /// The bills of materials as files; with the architecture in their names where there are
+    /// several.
     fn beside(&self) -> BTreeMap<String, Vec<u8>> {
         let name = |part: &Part| match self.parts.len() {
             1 => "sbom.cdx.json".to_owned(),

@@ -1,10 +1,12 @@
-//! `cargo xtask licences`: whether Atlas may be passed on with all that is linked into it and its tests.
+//! `cargo xtask licences`: whether Atlas may be passed on with all that is linked into it and its
+//! tests.
 //!
 //! ```text
 //! cargo metadata ─▶ every crate that this platform builds ─▶ its SPDX expression, evaluated against ALLOWED ─▶ offenders
 //! ```
 //!
-//! It asks cargo alone, and offline: what the lock file names is on this machine once the workspace has been built.
+//! It asks cargo alone, and offline: what the lock file names is on this machine once the workspace
+//! has been built.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
@@ -17,7 +19,8 @@ use spdx::{Expression, LicenseReq, ParseMode};
 /// The platform that Atlas is built for: crates of others are never downloaded.
 const PLATFORM: &str = "x86_64-unknown-linux-gnu";
 
-/// The licences under which Atlas takes code, each with the reason. All are permissive and go with Apache-2.0.
+/// The licences under which Atlas takes code, each with the reason. All are permissive and go with
+/// Apache-2.0.
 const ALLOWED: &[(&str, &str)] = &[
     ("Apache-2.0", "Atlas's own"),
     ("MIT", "asks for its notice only"),

@@ -28,11 +28,14 @@ enum Command {
         /// Names of parts, e.g. `thanos`.
         parts: Vec<String>,
     },
-    /// Run a hub and two clusters on this machine, prove that everything works, and let you look around
+    /// Run a hub and two clusters on this machine, prove that everything works, and let you look
+    /// around
     Demo(demo::Demo),
-    /// Measure what the data plane costs, with the real programs: the hub's Envoy, and Thanos Query through both Envoys
+    /// Measure what the data plane costs, with the real programs: the hub's Envoy, and Thanos Query
+    /// through both Envoys
     Bench(bench::Bench),
-    /// Build Atlas as a container image: an OCI layout with one static program, and its bill of materials
+    /// Build Atlas as a container image: an OCI layout with one static program, and its bill of
+    /// materials
     Image(image::Image),
     Scale(scale::Scale),
     Siege(siege::Siege),

@@ -1,5 +1,5 @@
-//! `cargo xtask scale`: what a change costs, by the size of the fleet: simulated Envoys against the real Atlas, and the same against
-//! go-control-plane.
+//! `cargo xtask scale`: what a change costs, by the size of the fleet: simulated Envoys against the
+//! real Atlas, and the same against go-control-plane.
 
 mod aim;
 mod cases;
@@ -28,12 +28,15 @@ use table::Row;
 
 /// Measure what a change costs with many clusters, and compare with go-control-plane
 ///
-/// Makes a fleet of manifests, starts Atlas (a release build) on it, and connects a simulated Envoy for the hub and one for each cluster, by
-/// mutual TLS. They acknowledge everything and keep what they get; after each case it is checked that everyone has what is right. For each case:
-/// messages and bytes to all of them, the time from the file in its place to the acknowledgement (p50, p99, max), CPU time of the server until it is
-/// quiet, and its resident memory afterwards. Messages, bytes and CPU are of one change, on average.
+/// Makes a fleet of manifests, starts Atlas (a release build) on it, and connects a simulated Envoy
+/// for the hub and one for each cluster, by mutual TLS. They acknowledge everything and keep what
+/// they get; after each case it is checked that everyone has what is right. For each case: messages
+/// and bytes to all of them, the time from the file in its place to the acknowledgement (p50, p99,
+/// max), CPU time of the server until it is quiet, and its resident memory afterwards. Messages,
+/// bytes and CPU are of one change, on average.
 ///
-/// Times depend on the machine: compare the rows of one run. 5,000 clusters take 10 minutes, most of them to issue their certificates.
+/// Times depend on the machine: compare the rows of one run. 5,000 clusters take 10 minutes, most
+/// of them to issue their certificates.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     cargo xtask scale                                            1,000 clusters, Atlas alone\n  \
@@ -75,10 +78,12 @@ pub struct Scale {
     /// The program to measure [default: `cargo build --release` of this checkout].
     #[arg(long, value_name = "FILE")]
     atlas: Option<PathBuf>,
-    /// The clusters' streams go through a real hub Envoy's 10900, as they do where Atlas is used, in a private world.
+    /// The clusters' streams go through a real hub Envoy's 10900, as they do where Atlas is used,
+    /// in a private world.
     #[arg(long, conflicts_with_all = ["peer", "addr"])]
     through_hub: bool,
-    /// Keep the fleet and Atlas's state here, and use what is there: issuing certificates takes the longest. One directory for each size.
+    /// Keep the fleet and Atlas's state here, and use what is there: issuing certificates takes the
+    /// longest. One directory for each size.
     #[arg(long, value_name = "DIR")]
     keep: Option<PathBuf>,
     /// Aim at another xDS server instead: connect, and count what comes.
@@ -278,7 +283,8 @@ fn raise_file_limit(clusters: usize) -> Result<()> {
 /// Set for the process that measures.
 const OPTIMISED: &str = "ATLAS_SCALE_OPTIMISED";
 
-/// Measures with an optimised build of this program: thousands of clients share the processors with the server.
+/// Measures with an optimised build of this program: thousands of clients share the processors with
+/// the server.
 fn run_optimised() -> Result<()> {
     let program = build::program("xtask", Profile::Release)?;
     let ended =

@@ -10,13 +10,15 @@ use clap::Args;
 
 use crate::bench::{report, world};
 
-/// Starting the scene, and what each attack takes beside its own length: recovery, and starting again.
+/// Starting the scene, and what each attack takes beside its own length: recovery, and starting
+/// again.
 const BESIDE: Duration = Duration::from_secs(240);
 
 /// Attack a hub and its clusters, made of the real programs, and count what it costs honest clients
 ///
-/// In a private world: Atlas, Envoys, Thanos, Prometheus, Alertmanagers, two honest clusters and a hostile one. Before each attack honest clients
-/// ask while it is quiet, then they go on while it lasts: queries, web UIs, alerts, probes, changes on their way to Envoys. Fails if one of their
+/// In a private world: Atlas, Envoys, Thanos, Prometheus, Alertmanagers, two honest clusters and a
+/// hostile one. Before each attack honest clients ask while it is quiet, then they go on while it
+/// lasts: queries, web UIs, alerts, probes, changes on their way to Envoys. Fails if one of their
 /// requests fails, or if not everything is as before within 45 s of an attack's end.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -82,7 +84,8 @@ impl Siege {
                 attack.name, self.quiet, self.length, attack.does, attack.bound
             );
             let quiet = attack.quiet(&field, self.quiet)?;
-            // Then the attack before has done more than it seemed, or the machine is too busy to tell.
+            // Then the attack before has done more than it seemed, or the machine is too busy to
+            // tell.
             let restless = quiet.failures();
             restless.iter().for_each(|line| eprintln!("  {line}"));
             let row = attack.run(&field, self.length, Some(&quiet))?;
@@ -102,7 +105,8 @@ impl Siege {
         println!("{}", table(&rows));
         println!("{}", LEGEND);
         if bad > 0 {
-            // Not an error of this program's, so no logs: those are kept by ATLAS_LAB_KEEP=1. The world ends with this process.
+            // Not an error of this program's, so no logs: those are kept by ATLAS_LAB_KEEP=1. The
+            // world ends with this process.
             eprintln!("{bad} of {} attacks cost an honest client a request", rows.len());
             std::process::exit(1);
         }

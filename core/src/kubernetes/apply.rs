@@ -1,4 +1,5 @@
-//! Decides what to write to an API server so that it holds the desired objects. The caller carries it out.
+//! Decides what to write to an API server so that it holds the desired objects. The caller carries
+//! it out.
 //!
 //! ```text
 //! replace_desired, update_desired ─┐
@@ -8,12 +9,14 @@
 //! ```
 //!
 //! - Only objects that differ are written. A change of a few objects looks at these alone.
-//! - An object that can't be written is retried after a pause that doubles. It delays no other object.
-//! - A change by somebody else is corrected at once, twice. Further corrections wait longer each time, and the
-//!   object is reported as contested ([`ObjectApplier::contested`]).
+//! - An object that can't be written is retried after a pause that doubles. It delays no other
+//!   object.
+//! - A change by somebody else is corrected at once, twice. Further corrections wait longer each
+//!   time, and the object is reported as contested ([`ObjectApplier::contested`]).
 //! - An object without Atlas's label is never written or deleted ([`ActionResult::NotOurs`]).
-//! - A Service isn't turned into another name (`ExternalName`) of a Service that has no ready pod, and a Service isn't
-//!   deleted while another one is a name of it ([`DerivedObject::external_name_target`]).
+//! - A Service isn't turned into another name (`ExternalName`) of a Service that has no ready pod,
+//!   and a Service isn't deleted while another one is a name of it
+//!   ([`DerivedObject::external_name_target`]).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -76,7 +79,8 @@ pub enum ObjectAction {
         key: ObjectKey,
         /// For server-side apply.
         manifest: Arc<Value>,
-        /// Whether an object of Atlas's is known to be there. If not, an object of this name isn't Atlas's.
+        /// Whether an object of Atlas's is known to be there. If not, an object of this name isn't
+        /// Atlas's.
         ours: bool,
     },
     /// Delete exactly this object.
@@ -110,8 +114,9 @@ pub enum ActionResult<'a> {
     Failed,
 }
 
-/// Whether an object of the API server is Atlas's: it has Atlas's own label. `app.kubernetes.io/managed-by` doesn't
-/// count, since other tools write it too (kustomize's `managedByLabel`, Helm).
+/// Whether an object of the API server is Atlas's: it has Atlas's own label.
+/// `app.kubernetes.io/managed-by` doesn't count, since other tools write it too (kustomize's
+/// `managedByLabel`, Helm).
 pub fn is_ours(live: &Value) -> bool {
     live["metadata"]["labels"].get(PART).is_some()
 }
@@ -144,7 +149,8 @@ struct ObjectState {
     desired: Desired,
     live: Option<LiveObject>,
     in_flight: bool,
-    /// Whether the manifest was applied since it last changed: if the object is wrong then, somebody else changed it.
+    /// Whether the manifest was applied since it last changed: if the object is wrong then,
+    /// somebody else changed it.
     applied: bool,
     failures: u32,
     corrections: u32,
@@ -213,7 +219,8 @@ pub struct ObjectApplier {
     external_names: BTreeMap<String, usize>,
     /// Services with a ready pod.
     ready_services: BTreeSet<String>,
-    /// Whether all desired objects were said once: before that, an object may be desired and not yet said to be.
+    /// Whether all desired objects were said once: before that, an object may be desired and not
+    /// yet said to be.
     has_desired: bool,
 }
 
@@ -249,7 +256,8 @@ impl ObjectApplier {
         (state.applied, state.not_before) = (false, 0);
         if desired.manifest().is_some() {
             state.failures = 0;
-            // What the live object says isn't kept. To apply a manifest that it satisfies already does no harm.
+            // What the live object says isn't kept. To apply a manifest that it satisfies already
+            // does no harm.
             if let Some(live) = &mut state.live {
                 live.is_right = false;
             }
@@ -320,7 +328,8 @@ impl ObjectApplier {
         self.queue.insert(key.clone());
     }
 
-    /// What to do now, at most `limit` actions. Each is in flight until [`ObjectApplier::on_result`].
+    /// What to do now, at most `limit` actions. Each is in flight until
+    /// [`ObjectApplier::on_result`].
     pub fn next_actions(&mut self, now: Instant, limit: usize) -> Vec<ObjectAction> {
         if !self.has_desired {
             return Vec::new();
@@ -402,7 +411,8 @@ impl ObjectApplier {
         self.requeue(key);
     }
 
-    /// When [`ObjectApplier::next_actions`] will have something to do, if nothing else happens; `None`: never.
+    /// When [`ObjectApplier::next_actions`] will have something to do, if nothing else happens;
+    /// `None`: never.
     pub fn next_due(&self) -> Option<Instant> {
         self.pending()
             .filter(|(key, state)| !state.in_flight && !self.must_wait(key, state))
@@ -422,7 +432,8 @@ impl ObjectApplier {
             .filter(|(key, state)| self.has_desired && state.action(key).is_some())
     }
 
-    /// Whether an object has to stay as it is for now, so that no name leads to a Service without pods.
+    /// Whether an object has to stay as it is for now, so that no name leads to a Service without
+    /// pods.
     fn must_wait(&self, key: &ObjectKey, state: &ObjectState) -> bool {
         let Some(live) = state.live.as_ref().filter(|_| key.kind == ObjectKind::Service) else {
             return false;
@@ -437,7 +448,8 @@ impl ObjectApplier {
         !live.is_right && is_ours && before != Some(target) && !self.ready_services.contains(target)
     }
 
-    /// Services that will be another name of a Service, but not before that one has a ready pod; with its name.
+    /// Services that will be another name of a Service, but not before that one has a ready pod;
+    /// with its name.
     pub fn waiting_for_pods(&self) -> impl Iterator<Item = (&ObjectKey, &str)> {
         self.queue.iter().filter_map(|key| {
             let state = self.objects.get(key).filter(|state| self.must_wait(key, state))?;

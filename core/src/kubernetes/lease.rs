@@ -1,8 +1,8 @@
 //! Leader election by a lease, and a fence for what a lease alone can't guard.
 //!
-//! Every replica of Atlas serves, but only one may write. They agree by one small object in the Kubernetes API, a **Lease**
-//! (`coordination.k8s.io/v1`). It names its holder, and the holder renews it again and again. A candidate that sees it
-//! unchanged for long enough may take it over.
+//! Every replica of Atlas serves, but only one may write. They agree by one small object in the
+//! Kubernetes API, a **Lease** (`coordination.k8s.io/v1`). It names its holder, and the holder
+//! renews it again and again. A candidate that sees it unchanged for long enough may take it over.
 //!
 //! ```text
 //!             ┌──────────────── src/kube/election.rs: HTTP, the clock ────────────────┐
@@ -19,34 +19,42 @@
 //!
 //! # Why it works
 //!
-//! All times are those of one process's own monotonic clock, since its own start. **No two clocks are ever compared**, and
-//! the times of day in the Lease (`renewTime`, `acquireTime`) are for people.
+//! All times are those of one process's own monotonic clock, since its own start. **No two clocks
+//! are ever compared**, and the times of day in the Lease (`renewTime`, `acquireTime`) are for
+//! people.
 //!
-//! - **Writes are compare-and-swap** on the Lease's `resourceVersion`: of two that saw the same version, one succeeds.
-//! - **The holder counts from the start** of its last write that the API server is known to have made, and leads until
-//!   [`LeaseTiming::renew`] (10 s) after it, whatever is still under way.
-//! - **A candidate counts from when it first saw** a version, necessarily after that write's start, and takes the lease when
-//!   it has seen nothing else for the lease's duration (15 s).
-//! - So the holder has stopped before another begins, as long as no clock runs more than 15 / 10 = **1.5 times as fast** as
-//!   another. Real clocks differ by less than a thousandth; the rest is a safety margin.
-//! - **Only an acknowledged write counts.** One whose answer didn't come may have happened, may yet happen, or never will.
-//!   The Lease is read then; if it names this process, it's written again, and that write counts.
-//! - The result of a request that was given up is ignored: whatever that write did, the next read shows it.
+//! - **Writes are compare-and-swap** on the Lease's `resourceVersion`: of two that saw the same
+//!   version, one succeeds.
+//! - **The holder counts from the start** of its last write that the API server is known to have
+//!   made, and leads until [`LeaseTiming::renew`] (10 s) after it, whatever is still under way.
+//! - **A candidate counts from when it first saw** a version, necessarily after that write's start,
+//!   and takes the lease when it has seen nothing else for the lease's duration (15 s).
+//! - So the holder has stopped before another begins, as long as no clock runs more than 15 / 10 =
+//!   **1.5 times as fast** as another. Real clocks differ by less than a thousandth; the rest is a
+//!   safety margin.
+//! - **Only an acknowledged write counts.** One whose answer didn't come may have happened, may yet
+//!   happen, or never will. The Lease is read then; if it names this process, it's written again,
+//!   and that write counts.
+//! - The result of a request that was given up is ignored: whatever that write did, the next read
+//!   shows it.
 //!
-//! A process that is stopped and continued asks [`Elector::leads`] again and finds that it no longer leads. But it may be
-//! stopped *after* it asked and before its request goes out; or the request may linger in the network; or its clock may stop
-//! with it (a suspended virtual machine: give `CLOCK_BOOTTIME`, which counts suspension where the machine can know of it).
-//! No lease helps against that, at any timing. So records that must never have two writers have the [`fence`].
+//! A process that is stopped and continued asks [`Elector::leads`] again and finds that it no
+//! longer leads. But it may be stopped *after* it asked and before its request goes out; or the
+//! request may linger in the network; or its clock may stop with it (a suspended virtual machine:
+//! give `CLOCK_BOOTTIME`, which counts suspension where the machine can know of it). No lease helps
+//! against that, at any timing. So records that must never have two writers have the [`fence`].
 //!
 //! # Terms
 //!
-//! `leaseTransitions` counts up whenever the lease changes hands. Here it is the **epoch**, and epoch and holder together are
-//! a [`Term`], of which each is greater than those before. A holder's name is unique to its process (not only to its pod, in
-//! which a container may restart), so no two processes ever have the same term, not even after somebody deleted the Lease and
-//! its count began anew. Every term that is read in a guarded object goes to [`Elector::observe_term`].
+//! `leaseTransitions` counts up whenever the lease changes hands. Here it is the **epoch**, and
+//! epoch and holder together are a [`Term`], of which each is greater than those before. A holder's
+//! name is unique to its process (not only to its pod, in which a container may restart), so no two
+//! processes ever have the same term, not even after somebody deleted the Lease and its count began
+//! anew. Every term that is read in a guarded object goes to [`Elector::observe_term`].
 //!
-//! **Architecture invariant:** nothing here knows the time, the network or Kubernetes' client. `tests.rs` runs whole fleets of
-//! candidates in simulated time, and also variants with one rule broken, each of which it must catch.
+//! **Architecture invariant:** nothing here knows the time, the network or Kubernetes' client.
+//! `tests.rs` runs whole fleets of candidates in simulated time, and also variants with one rule
+//! broken, each of which it must catch.
 
 use std::fmt;
 use std::num::ParseIntError;
@@ -107,8 +115,9 @@ pub enum LeaseTimingError {
 }
 
 impl LeaseTiming {
-    /// `lease`: how long others leave a lease alone that they see unchanged. `renew`: how long its holder leads after its last
-    /// good write. `retry`: how often the holder writes and the others read.
+    /// `lease`: how long others leave a lease alone that they see unchanged. `renew`: how long its
+    /// holder leads after its last good write. `retry`: how often the holder writes and the others
+    /// read.
     ///
     /// # Errors
     /// The three don't fit together.
@@ -145,7 +154,8 @@ impl LeaseTiming {
         self.retry
     }
 
-    /// How long to wait for one answer (4 s by default): after a lost one there is time for another attempt.
+    /// How long to wait for one answer (4 s by default): after a lost one there is time for another
+    /// attempt.
     pub fn request_timeout(&self) -> Duration {
         (self.renew - self.retry) / 2
     }
@@ -182,7 +192,8 @@ pub enum WriteResult {
 pub struct Epoch(pub u32);
 
 impl Epoch {
-    /// The greatest value of `leaseTransitions`. At one change in 15 s it is reached after a thousand years.
+    /// The greatest value of `leaseTransitions`. At one change in 15 s it is reached after a
+    /// thousand years.
     pub const MAX: Self = Self(i32::MAX as u32);
 
     fn next(self) -> Self {
@@ -190,11 +201,13 @@ impl Epoch {
     }
 }
 
-/// One process's leadership; each is greater than those before it. As text: the epoch, a space, and the holder.
+/// One process's leadership; each is greater than those before it. As text: the epoch, a space, and
+/// the holder.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Term {
-    // The order of the fields is the order of terms. Of equal epochs, which exist only where somebody deleted the Lease,
-    // one is greater all the same, and the process of the lesser takes a new one.
+    // The order of the fields is the order of terms. Of equal epochs, which exist only where
+    // somebody deleted the Lease, one is greater all the same, and the process of the lesser takes
+    // a new one.
     /// The Lease's `leaseTransitions`.
     pub epoch: Epoch,
     /// The Lease's `holderIdentity`.

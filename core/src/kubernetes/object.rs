@@ -1,7 +1,8 @@
 //! Kubernetes objects that Atlas writes, as plain data.
 //!
-//! They hold what Atlas says of an object and nothing else. Others may add to it (labels of a GitOps tool, for example): an
-//! object is right if it says at least this ([`DerivedObject::is_satisfied_by`]).
+//! They hold what Atlas says of an object and nothing else. Others may add to it (labels of a
+//! GitOps tool, for example): an object is right if it says at least this
+//! ([`DerivedObject::is_satisfied_by`]).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -208,8 +209,9 @@ impl DerivedObject {
         host.split('.').next()
     }
 
-    /// Whether an object of the API server says at least what `manifest` (of [`DerivedObject::manifest`]) says. Data and a
-    /// Service's selector and ports must be equal, since nobody else decides these.
+    /// Whether an object of the API server says at least what `manifest` (of
+    /// [`DerivedObject::manifest`]) says. Data and a Service's selector and ports must be equal,
+    /// since nobody else decides these.
     pub fn is_satisfied_by(manifest: &Value, live: &Value) -> bool {
         let exact = |path: &str| {
             let of =
@@ -220,7 +222,8 @@ impl DerivedObject {
             && has_owners(manifest, live)
             && is_subset(&manifest["spec"], &live["spec"])
             && exact("/data")
-            // The selector of an ExternalName selects nothing, so it may stay where somebody else set it.
+            // The selector of an ExternalName selects nothing, so it may stay where somebody else
+            // set it.
             && (manifest["spec"]["selector"].is_null() || exact("/spec/selector"))
             && manifest.pointer("/spec/ports").is_none_or(|ports| ports.as_array().map(Vec::len) == array_len(live, "/spec/ports"))
     }

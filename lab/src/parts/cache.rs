@@ -55,8 +55,8 @@ impl Cache {
         Ok(self.directory("logs")?.join(format!("{key}.log")))
     }
 
-    /// Takes the lock of this name, which lasts until the file is dropped. Calls `waiting` first when
-    /// somebody else holds it.
+    /// Takes the lock of this name, which lasts until the file is dropped. Calls `waiting` first
+    /// when somebody else holds it.
     pub fn lock(&self, name: &str, waiting: impl FnOnce()) -> Result<File> {
         let path = self.directory("locks")?.join(name);
         let file = File::create(&path)
@@ -73,7 +73,8 @@ impl Cache {
         Ok(file)
     }
 
-    /// Runs `build` and moves what it made into the cache in one step. The caller holds the part's lock.
+    /// Runs `build` and moves what it made into the cache in one step. The caller holds the part's
+    /// lock.
     pub fn install(&self, key: &str, build: impl FnOnce(&Bench) -> Result<()>) -> Result<()> {
         let work = self.directory("work")?.join(key);
         remove(&work)?;
@@ -102,8 +103,8 @@ impl Cache {
     }
 }
 
-/// The first of the three places that is set; empty variables count as unset, and so does a relative
-/// `XDG_CACHE_HOME` (XDG Base Directory Specification).
+/// The first of the three places that is set; empty variables count as unset, and so does a
+/// relative `XDG_CACHE_HOME` (XDG Base Directory Specification).
 fn choose_root(
     atlas: Option<OsString>,
     xdg: Option<OsString>,

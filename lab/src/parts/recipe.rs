@@ -35,7 +35,8 @@ pub(super) enum Recipe {
         /// The program's path in the tree.
         program: &'static str,
     },
-    /// A command that Debian's packages install into the system, since its libraries must come with it.
+    /// A command that Debian's packages install into the system, since its libraries must come with
+    /// it.
     System {
         /// Its name on `PATH`.
         command: &'static str,
@@ -50,8 +51,8 @@ pub(super) struct GoBuild {
     pub package: &'static str,
     /// Build tags, separated by commas.
     pub tags: &'static str,
-    /// The variables that hold the version, where a build from a module leaves them empty, each with its value; in that,
-    /// `{version}`, `{major}` and `{minor}` stand for the part's.
+    /// The variables that hold the version, where a build from a module leaves them empty, each
+    /// with its value; in that, `{version}`, `{major}` and `{minor}` stand for the part's.
     pub version_variables: &'static [(&'static str, &'static str)],
     /// Its web pages, where the module has only what they are made from.
     pub pages: Option<Pages>,
@@ -64,7 +65,8 @@ pub(super) const CHROMIUM_PACKAGES: [&str; 2] = ["chromium", "chromium-driver"];
 const PROMETHEUS_VERSION: &[(&str, &str)] =
     &[("github.com/prometheus/common/version.Version", "{version}")];
 
-/// Where Kubernetes' programs keep theirs; clients ask for it at `/version`, and the programs compare it with their features.
+/// Where Kubernetes' programs keep theirs; clients ask for it at `/version`, and the programs
+/// compare it with their features.
 const KUBERNETES_VERSION: &[(&str, &str)] = &[
     ("k8s.io/component-base/version.gitVersion", "v{version}"),
     ("k8s.io/component-base/version.gitMajor", "{major}"),
@@ -72,8 +74,8 @@ const KUBERNETES_VERSION: &[(&str, &str)] = &[
 ];
 
 impl GoBuild {
-    /// Arguments of `go` that make `program`. They are part of the cache key, so they hold no paths of this machine
-    /// but that one.
+    /// Arguments of `go` that make `program`. They are part of the cache key, so they hold no paths
+    /// of this machine but that one.
     pub fn arguments(&self, version: &str, program: &str) -> Vec<String> {
         let mut link = String::from("-s -w");
         let mut numbers = version.split('.');
@@ -179,7 +181,8 @@ impl Recipe {
         Ok(program.is_file().then_some(program))
     }
 
-    /// The name of the part's directory in the cache. It changes whenever a pin or a build flag does.
+    /// The name of the part's directory in the cache. It changes whenever a pin or a build flag
+    /// does.
     pub fn key(&self, part: Part) -> Result<String> {
         let inputs = match self {
             Recipe::Wheel { requirements, program } => {
@@ -220,7 +223,8 @@ impl Recipe {
         Ok(format!("{}-{}-{}", part.name(), part.version(), fingerprint(&inputs)))
     }
 
-    /// The lock to hold while getting the part. The parts of the system come in one installation, and so share one.
+    /// The lock to hold while getting the part. The parts of the system come in one installation,
+    /// and so share one.
     pub fn lock_name(&self, part: Part) -> Result<String> {
         match self {
             Recipe::System { .. } => Ok("system".to_string()),
@@ -344,7 +348,8 @@ mod tests {
             }
             let module =
                 String::from_utf8(pin(&format!("{}/go.mod", build.directory)).unwrap()).unwrap();
-            // A line of its own, or one in a block; a `require` line would have a version behind it.
+            // A line of its own, or one in a block; a `require` line would have a version behind
+            // it.
             let is_there = module
                 .lines()
                 .any(|line| line.trim_start_matches("tool ").trim_start() == build.package);

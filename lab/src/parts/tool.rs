@@ -1,5 +1,5 @@
-//! Runs the tools that download and build, with patience: their output goes to a log, a heartbeat goes to
-//! standard error, and a failure shows the end of the log.
+//! Runs the tools that download and build, with patience: their output goes to a log, a heartbeat
+//! goes to standard error, and a failure shows the end of the log.
 
 use std::env;
 use std::fs::{self, File};
@@ -18,8 +18,8 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Lines of a failed tool's output that its error shows.
 const TAIL_LINES: usize = 20;
 
-/// Runs `command` to its end, appending what it says to `log`. `still` is the heartbeat's text, such as
-/// "thanos 0.42.0: still building".
+/// Runs `command` to its end, appending what it says to `log`. `still` is the heartbeat's text,
+/// such as "thanos 0.42.0: still building".
 pub(super) fn run(command: &mut Command, log: &Path, still: &str) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let status =
@@ -78,7 +78,8 @@ pub(super) fn go_in(directory: &Path) -> Command {
     go
 }
 
-/// `npm ci` in `directory`, which has a `package.json` and its lock file, by the Node.js in `node`; its cache is in `work`.
+/// `npm ci` in `directory`, which has a `package.json` and its lock file, by the Node.js in `node`;
+/// its cache is in `work`.
 pub(super) fn npm_ci(node: &Path, directory: &Path, work: &Path) -> Command {
     let mut npm = Command::new(node.join("bin/node"));
     with_node(&mut npm, node, directory, work);
@@ -91,8 +92,9 @@ pub(super) fn npm_ci(node: &Path, directory: &Path, work: &Path) -> Command {
     npm
 }
 
-/// Makes `command` run in `directory` with this Node.js and its packages first on `PATH`. The user's own `.npmrc` counts,
-/// since it may name a registry. What these tools keep for each user goes into `work`.
+/// Makes `command` run in `directory` with this Node.js and its packages first on `PATH`. The
+/// user's own `.npmrc` counts, since it may name a registry. What these tools keep for each user
+/// goes into `work`.
 pub(super) fn with_node(command: &mut Command, node: &Path, directory: &Path, work: &Path) {
     let mut path = std::ffi::OsString::new();
     for own in [node.join("bin"), node.join("packages/node_modules/.bin")] {

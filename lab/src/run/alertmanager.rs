@@ -70,7 +70,8 @@ impl Alertmanager {
         self.web.wait_ok(&mut self.process, "/-/ready")
     }
 
-    /// The alerts it has at present, as API v2 shows them: `labels`, `annotations`, `generatorURL`, `status`, ….
+    /// The alerts it has at present, as API v2 shows them: `labels`, `annotations`, `generatorURL`,
+    /// `status`, ….
     pub fn alerts(&self) -> Result<Vec<Value>> {
         self.get("/api/v2/alerts")?.ok()?.json()
     }

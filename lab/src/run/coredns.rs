@@ -23,8 +23,9 @@ pub struct CoreDns {
 }
 
 impl CoreDns {
-    /// Starts `bin` on `host`. Its `corefile` must say the same as `listen`: `.:53 { bind 10.91.2.1 … }`. Files named in
-    /// it are relative to the directory `name` on the host.
+    /// Starts `bin` on `host`. Its `corefile` must say the same as `listen`:
+    /// `.:53 { bind 10.91.2.1 … }`. Files named in it are relative to the directory `name` on the
+    /// host.
     pub fn start(
         host: &Host,
         name: &str,
@@ -57,7 +58,8 @@ impl CoreDns {
         )
     }
 
-    /// Waits until it answers over UDP. Where it serves a Kubernetes, that has been read by then, unless it took over 5 s.
+    /// Waits until it answers over UDP. Where it serves a Kubernetes, that has been read by then,
+    /// unless it took over 5 s.
     pub fn wait_ready(&mut self) -> Result<()> {
         let Self { process, listen, host } = self;
         process.wait_until(&format!("DNS on {listen} answers"), super::START, || {
@@ -83,8 +85,8 @@ impl Corefile {
         Self { listen, text: String::new() }
     }
 
-    /// The Services and Pods of a Kubernetes, by a kubeconfig whose user may list and watch them. Clients are told to ask again
-    /// after a second.
+    /// The Services and Pods of a Kubernetes, by a kubeconfig whose user may list and watch them.
+    /// Clients are told to ask again after a second.
     pub fn kubernetes(self, zone: &str, kubeconfig: &Path) -> Self {
         self.zone(
             zone,

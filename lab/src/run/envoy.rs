@@ -77,12 +77,14 @@ impl Envoy {
         Ok(Self { process, admin: options.admin, web: Web::new(host, options.admin, "") })
     }
 
-    /// `GET` on the admin interface, from Envoy's own host: `/config_dump`, `/stats?format=json`, `/clusters?format=json`.
+    /// `GET` on the admin interface, from Envoy's own host: `/config_dump`, `/stats?format=json`,
+    /// `/clusters?format=json`.
     pub fn admin_get(&self, path: &str) -> Result<Response> {
         self.web.get(path, Duration::from_secs(10))
     }
 
-    /// `POST` on the admin interface: `/drain_listeners?graceful`, `/healthcheck/fail`, `/logging?level=debug`.
+    /// `POST` on the admin interface: `/drain_listeners?graceful`, `/healthcheck/fail`,
+    /// `/logging?level=debug`.
     pub fn admin_post(&self, path: &str) -> Result<Response> {
         self.web.post(path, "text/plain", Vec::new())
     }
@@ -100,10 +102,11 @@ impl Envoy {
         })
     }
 
-    /// The value of one counter or gauge by its full name, such as `listener_manager.lds.update_rejected`; 0 if Envoy
-    /// has not made it yet.
+    /// The value of one counter or gauge by its full name, such as
+    /// `listener_manager.lds.update_rejected`; 0 if Envoy has not made it yet.
     pub fn stat(&self, name: &str) -> Result<u64> {
-        // The filter is a regular expression; the names of statistics hold no other special character than the dot.
+        // The filter is a regular expression; the names of statistics hold no other special
+        // character than the dot.
         let filter = format!("^{}$", name.replace('.', "\\."));
         let text = self
             .admin_get(&format!("/stats?filter={}", super::percent_encoded(&filter)))?
@@ -116,8 +119,8 @@ impl Envoy {
     }
 }
 
-/// Asks Envoy whether it would take this bootstrap file; the error is its complaint. A field that Envoy only warns of as
-/// deprecated is a complaint too.
+/// Asks Envoy whether it would take this bootstrap file; the error is its complaint. A field that
+/// Envoy only warns of as deprecated is a complaint too.
 pub fn validate(bin: &Path, config: &Path) -> Result<(), String> {
     let output = Command::new(bin)
         .args([

@@ -12,8 +12,8 @@ use tempfile::TempDir;
 use super::kube::{Kube, manifest};
 use crate::parts::{self, Part};
 
-/// Renders a chart with `part` ([`Part::Helm`] or [`Part::Helm3`]), each of `values` a YAML text, later ones first in rank.
-/// Yields its documents, hooks and tests too, notes not.
+/// Renders a chart with `part` ([`Part::Helm`] or [`Part::Helm3`]), each of `values` a YAML text,
+/// later ones first in rank. Yields its documents, hooks and tests too, notes not.
 ///
 /// # Errors
 /// Helm refuses the chart or the values; the error carries its words.
@@ -27,7 +27,8 @@ pub fn helm_template(
     manifest::parse(&helm_template_text(part, chart, release, namespace, values, &[])?)
 }
 
-/// [`helm_template`] with more arguments, and the text as Helm prints it: for golden files, `--show-only`, `--api-versions`.
+/// [`helm_template`] with more arguments, and the text as Helm prints it: for golden files,
+/// `--show-only`, `--api-versions`.
 ///
 /// # Errors
 /// As [`helm_template`].
@@ -54,7 +55,8 @@ pub fn helm_lint(part: Part, chart: &Path, values: &[&str]) -> Result<String> {
     helm.values(values)?.run()
 }
 
-/// `helm upgrade --install`, from the API server's own host. It does not wait: without nodes no Deployment gets ready.
+/// `helm upgrade --install`, from the API server's own host. It does not wait: without nodes no
+/// Deployment gets ready.
 ///
 /// # Errors
 /// Helm or the API server refuses something.
@@ -85,7 +87,8 @@ pub fn helm_uninstall(part: Part, kube: &Kube, release: &str, namespace: &str) -
     helm.run_with(kube)
 }
 
-/// One call of Helm, with directories of its own: nobody's plugins, repositories and settings count.
+/// One call of Helm, with directories of its own: nobody's plugins, repositories and settings
+/// count.
 struct Helm {
     part: Part,
     command: Command,

@@ -5,10 +5,11 @@
 //!                                                       ▲ address(), kubeconfigs, Client
 //! ```
 //!
-//! Real are: the API with its validation, admission (PodSecurity too), RBAC, watches, ServiceAccount tokens, the garbage
-//! collector, the EndpointSlices of Services, the deletion of namespaces. Not there are: a scheduler, kubelets, kube-proxy
-//! (so no cluster IP leads anywhere), and the controllers that make Pods. [`Client::pod_with_ip`] writes a Pod as a kubelet
-//! would have, and [`Kubelet`](super::Kubelet) imitates one.
+//! Real are: the API with its validation, admission (PodSecurity too), RBAC, watches,
+//! ServiceAccount tokens, the garbage collector, the EndpointSlices of Services, the deletion of
+//! namespaces. Not there are: a scheduler, kubelets, kube-proxy (so no cluster IP leads anywhere),
+//! and the controllers that make Pods. [`Client::pod_with_ip`] writes a Pod as a kubelet would
+//! have, and [`Kubelet`](super::Kubelet) imitates one.
 //!
 //! A [`Kube`] is its admin's [`Client`] as well: `kube.get(path)`, `kube.apply(yaml)`.
 
@@ -38,7 +39,8 @@ pub use programs::Pace;
 /// The port of the API server.
 pub const PORT: u16 = 6443;
 
-/// How long Kubernetes may take to be ready: with both cores busy, several times what it takes alone.
+/// How long Kubernetes may take to be ready: with both cores busy, several times what it takes
+/// alone.
 const START: Duration = Duration::from_secs(90);
 
 /// A running Kubernetes. Dropping it ends its processes.
@@ -64,7 +66,8 @@ impl Deref for Kube {
 }
 
 impl Kube {
-    /// Starts it on a host of a private world and waits until it is ready; says on standard error how long that took.
+    /// Starts it on a host of a private world and waits until it is ready; says on standard error
+    /// how long that took.
     ///
     /// # Errors
     /// A part can't be had, or something doesn't start; the error carries the end of its log.
@@ -113,7 +116,8 @@ impl Kube {
         self.files.admin_kubeconfig.clone()
     }
 
-    /// A kubeconfig with a token of a ServiceAccount and nothing more; its namespace is the ServiceAccount's.
+    /// A kubeconfig with a token of a ServiceAccount and nothing more; its namespace is the
+    /// ServiceAccount's.
     ///
     /// # Errors
     /// There is no such ServiceAccount.
@@ -131,7 +135,8 @@ impl Kube {
         self.client.with_token(&self.token_of(namespace, name, None)?)
     }
 
-    /// Ends the API server (SIGKILL): connections break, new ones are refused. etcd keeps the objects.
+    /// Ends the API server (SIGKILL): connections break, new ones are refused. etcd keeps the
+    /// objects.
     ///
     /// # Errors
     /// It can't be killed.
@@ -164,8 +169,9 @@ impl Kube {
         self.api.resume()
     }
 
-    /// Everything ends and starts again with nothing in it, as a cluster set up anew under the same address. Its keys are
-    /// the old ones; tokens of ServiceAccounts that are gone are refused all the same.
+    /// Everything ends and starts again with nothing in it, as a cluster set up anew under the same
+    /// address. Its keys are the old ones; tokens of ServiceAccounts that are gone are refused all
+    /// the same.
     ///
     /// # Errors
     /// Something doesn't start.

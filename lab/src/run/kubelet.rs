@@ -1,4 +1,5 @@
-//! The imitation of a kubelet: a Deployment's first container as a process on a [`Host`], with a Pod object beside it.
+//! The imitation of a kubelet: a Deployment's first container as a process on a [`Host`], with a
+//! Pod object beside it.
 //!
 //! ```text
 //! rendered Deployment ─▶ Pod object ─▶ (admission adds the ServiceAccount's token volume) ─▶ env, command, volumes ─▶ process
@@ -6,16 +7,19 @@
 //!                             └─ status: Ready as the readiness probe says          Secrets, every 200 ms: `..data` swap
 //! ```
 //!
-//! What it does as a kubelet does: it waits for Secrets and ConfigMaps that are not optional, lays volumes out as directories
-//! whose files change all at once (by the `..data` link), at their `mountPath` and in a mount namespace of the Pod's own;
-//! asks TokenRequest for a token bound to the Pod; resolves `env` with `fieldRef` and `$(NAME)`; probes readiness; ends a
-//! Pod by SIGTERM within its grace period.
+//! What it does as a kubelet does: it waits for Secrets and ConfigMaps that are not optional, lays
+//! volumes out as directories whose files change all at once (by the `..data` link), at their
+//! `mountPath` and in a mount namespace of the Pod's own; asks TokenRequest for a token bound to
+//! the Pod; resolves `env` with `fieldRef` and `$(NAME)`; probes readiness; ends a Pod by SIGTERM
+//! within its grace period.
 //!
-//! What it does not: images (the caller names the program, which stands in the place of the image's entrypoint or of
-//! `command[0]`), users, capabilities, read-only root file systems, limits, liveness, further containers, `subPath`. A probe's
-//! first answer counts, whatever its thresholds are. Nothing starts again by itself: see [`Pod::restart`].
+//! What it does not: images (the caller names the program, which stands in the place of the image's
+//! entrypoint or of `command[0]`), users, capabilities, read-only root file systems, limits,
+//! liveness, further containers, `subPath`. A probe's first answer counts, whatever its thresholds
+//! are. Nothing starts again by itself: see [`Pod::restart`].
 //!
-//! It speaks to the API server from the API server's own host, so a pulled link of the Pod's host delays nothing of its.
+//! It speaks to the API server from the API server's own host, so a pulled link of the Pod's host
+//! delays nothing of its.
 
 mod mounts;
 mod probe;
@@ -58,7 +62,8 @@ pub struct PodOptions {
     pub env: Vec<(String, String)>,
 }
 
-/// A running Pod. Dropping it kills the process, and leaves the Pod object as it was: as if the node had burnt down.
+/// A running Pod. Dropping it kills the process, and leaves the Pod object as it was: as if the
+/// node had burnt down.
 #[derive(Debug)]
 pub struct Pod {
     /// Its process. Its log is `<pod name>.log` in the host's directory.
@@ -93,11 +98,12 @@ struct Readiness {
 }
 
 impl Kubelet {
-    /// Runs the first container of a Deployment (or whatever else has a Pod template) as `program` on `host`. Its
-    /// ServiceAccount and its RBAC must have been applied before.
+    /// Runs the first container of a Deployment (or whatever else has a Pod template) as `program`
+    /// on `host`. Its ServiceAccount and its RBAC must have been applied before.
     ///
     /// # Errors
-    /// The Pod is refused, names something that this imitation can't do, or a Secret that it mounts does not come.
+    /// The Pod is refused, names something that this imitation can't do, or a Secret that it mounts
+    /// does not come.
     pub fn run(
         kube: &Kube,
         host: &Host,
@@ -217,7 +223,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Keeps the mounted files and the status fresh. What the API refuses or does not answer is tried again.
+    /// Keeps the mounted files and the status fresh. What the API refuses or does not answer is
+    /// tried again.
     fn keep(&self, volumes: &mut [Volume]) {
         while !self.ended.load(Ordering::Relaxed) {
             for volume in volumes.iter_mut() {
@@ -285,8 +292,8 @@ impl Pod {
         self.shared.report()
     }
 
-    /// Kills the process, as the kernel might for want of memory; the Pod is then not ready. [`Pod::restart`] is what a
-    /// kubelet would do next.
+    /// Kills the process, as the kernel might for want of memory; the Pod is then not ready.
+    /// [`Pod::restart`] is what a kubelet would do next.
     ///
     /// # Errors
     /// It can't be killed, or the report is not taken.
@@ -308,8 +315,9 @@ impl Pod {
         Ok(())
     }
 
-    /// Ends the Pod as its deletion does: no longer an endpoint, SIGTERM, SIGKILL after its grace period, and only then the
-    /// object goes, and with it the token's validity. Says how the process ended.
+    /// Ends the Pod as its deletion does: no longer an endpoint, SIGTERM, SIGKILL after its grace
+    /// period, and only then the object goes, and with it the token's validity. Says how the
+    /// process ended.
     ///
     /// # Errors
     /// The API server does not answer, or the process has ended before.

@@ -29,7 +29,8 @@ pub struct PrometheusOptions {
     pub rules: Option<String>,
     /// What stands beneath `alerting:` (YAML mapping, not indented), such as `alertmanagers: …`.
     pub alerting: Option<String>,
-    /// More scrape jobs (a YAML list, not indented) beside the job `prometheus`, which scrapes itself every second.
+    /// More scrape jobs (a YAML list, not indented) beside the job `prometheus`, which scrapes
+    /// itself every second.
     pub scrape_configs: String,
     /// Anything else, such as `["--enable-feature=native-histograms"]`.
     pub extra: Vec<String>,
@@ -102,7 +103,8 @@ impl Prometheus {
             "--storage.tsdb.max-block-duration=2h",
             "--storage.tsdb.retention.time=6h",
             "--storage.tsdb.wal-segment-size=10MB",
-            // An alert that fires before the Alertmanagers are found is dropped, and sent again only after a minute.
+            // An alert that fires before the Alertmanagers are found is dropped, and sent again
+            // only after a minute.
             "--rules.alert.resend-delay=1s",
             // As the operator does: lifecycle endpoints are what Atlas has to refuse.
             "--web.enable-lifecycle",
@@ -123,7 +125,8 @@ impl Prometheus {
         Ok(Self { process, listen: options.listen, host: host.clone(), name: name.to_owned(), web })
     }
 
-    /// Waits for `/-/ready`. Start sidecars after it: one that comes too early tries again only after 30 s.
+    /// Waits for `/-/ready`. Start sidecars after it: one that comes too early tries again only
+    /// after 30 s.
     pub fn wait_ready(&mut self) -> Result<()> {
         self.web.wait_ok(&mut self.process, "/-/ready")
     }
@@ -145,7 +148,8 @@ impl Prometheus {
         Ok(json["data"]["result"].take())
     }
 
-    /// Writes new options' configuration and has it reread. Flags (addresses, prefixes, `extra`) stay as they are.
+    /// Writes new options' configuration and has it reread. Flags (addresses, prefixes, `extra`)
+    /// stay as they are.
     pub fn reload(&mut self, options: &PrometheusOptions) -> Result<()> {
         write_config(&self.host, &self.name, options)?;
         let answer = self.web.post("/-/reload", "text/plain", Vec::new())?;
@@ -178,8 +182,9 @@ impl Prometheus {
     }
 }
 
-/// The pages of the classic one, which lie beside it as [`parts::classic_web_assets`](crate::parts::classic_web_assets)
-/// says. The others have theirs inside, if any, and don't know the flag.
+/// The pages of the classic one, which lie beside it as
+/// [`parts::classic_web_assets`](crate::parts::classic_web_assets) says. The others have theirs
+/// inside, if any, and don't know the flag.
 fn local_assets(bin: &Path) -> Option<PathBuf> {
     let usr = bin.parent()?.parent()?;
     Some(usr.join("share/prometheus/web")).filter(|assets| assets.is_dir())

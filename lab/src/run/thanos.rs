@@ -13,12 +13,14 @@ use super::{Web, percent_encoded};
 use crate::process::Proc;
 use crate::world::Host;
 
-/// How a sidecar is started. Its Prometheus must be ready: a sidecar that comes too early tries again only after 30 s.
+/// How a sidecar is started. Its Prometheus must be ready: a sidecar that comes too early tries
+/// again only after 30 s.
 #[derive(Debug, Clone)]
 pub struct SidecarOptions {
     pub grpc: SocketAddr,
     pub http: SocketAddr,
-    /// The URL of its Prometheus, with the route prefix: [`Prometheus::url`](super::Prometheus::url).
+    /// The URL of its Prometheus, with the route prefix:
+    /// [`Prometheus::url`](super::Prometheus::url).
     pub prometheus: String,
     /// Anything else.
     pub extra: Vec<String>,

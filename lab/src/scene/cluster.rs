@@ -1,4 +1,5 @@
-//! A downstream cluster: its Envoy, two Prometheus with a Thanos sidecar each, an Alertmanager, its DNS.
+//! A downstream cluster: its Envoy, two Prometheus with a Thanos sidecar each, an Alertmanager, its
+//! DNS.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -35,8 +36,8 @@ pub struct ClusterOptions {
     pub local_alerts: bool,
     /// More annotations of its Service.
     pub annotations: Vec<(String, String)>,
-    /// Whether its names are kube-prometheus-stack's and its own CoreDNS knows them; the demo, with one name space for
-    /// all, uses [`demo_names`] instead.
+    /// Whether its names are kube-prometheus-stack's and its own CoreDNS knows them; the demo, with
+    /// one name space for all, uses [`demo_names`] instead.
     pub own_dns: bool,
 }
 
@@ -75,7 +76,8 @@ pub struct Cluster {
     pub dns: Option<CoreDns>,
 }
 
-/// Names and addresses of a cluster whose names must differ from other clusters': for one hosts file.
+/// Names and addresses of a cluster whose names must differ from other clusters': for one hosts
+/// file.
 pub fn demo_names(place: &Place, name: &str) -> Vec<(IpAddr, String)> {
     let pods = (0..2).flat_map(|n| {
         let ip = place.programs[n];
@@ -88,14 +90,16 @@ pub fn demo_names(place: &Place, name: &str) -> Vec<(IpAddr, String)> {
 }
 
 impl Cluster {
-    /// Starts its programs, tells Atlas of it, starts its Envoy from the bootstrap that Atlas wrote.
+    /// Starts its programs, tells Atlas of it, starts its Envoy from the bootstrap that Atlas
+    /// wrote.
     ///
     /// # Errors
     /// What didn't start.
     pub fn start(place: Place, hub: &mut Hub, options: ClusterOptions) -> Result<Self> {
         let name = options.name.as_str();
         let dns = if options.own_dns { Some(own_dns(&place, options.replicas)?) } else { None };
-        // What Atlas tells people to write once, whichever and however many Alertmanagers the hub has.
+        // What Atlas tells people to write once, whichever and however many Alertmanagers the hub
+        // has.
         let mut alerting = vec![json!({
             "api_version": "v2",
             "http_sd_configs": [{"url": format!("http://{}/alertmanagers", SocketAddr::new(place.envoy, 11903)), "refresh_interval": "1s"}],
@@ -171,8 +175,9 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Starts them, on the addresses that [`names`] has names for. `parts`: which Prometheus and which Alertmanager;
-    /// `alertmanagers`: a list as Prometheus's configuration has it; `web_url`: of a path at the hub.
+    /// Starts them, on the addresses that [`names`] has names for. `parts`: which Prometheus and
+    /// which Alertmanager; `alertmanagers`: a list as Prometheus's configuration has it; `web_url`:
+    /// of a path at the hub.
     pub(super) fn start(
         place: &Place,
         name: &str,
@@ -181,7 +186,8 @@ impl Programs {
         alertmanagers: &Value,
         web_url: impl Fn(&str) -> String,
     ) -> Result<Self> {
-        // The replicas' alerts must be equal, or each arrives once per replica; the operator writes the same.
+        // The replicas' alerts must be equal, or each arrives once per replica; the operator writes
+        // the same.
         let relabel = json!([{"regex": "prometheus_replica", "action": "labeldrop"}]);
         let alerting =
             json!({"alert_relabel_configs": relabel, "alertmanagers": alertmanagers}).to_string();
@@ -240,7 +246,8 @@ impl Programs {
     }
 }
 
-/// The names that kube-prometheus-stack's services and pods have in `namespace` of a cluster with this DNS domain.
+/// The names that kube-prometheus-stack's services and pods have in `namespace` of a cluster with
+/// this DNS domain.
 pub(super) fn names(
     place: &Place,
     replicas: usize,

@@ -137,7 +137,8 @@ impl Hub {
         self.place.host.write_hosts(names.map(|name| (self.place.envoy, name)))
     }
 
-    /// Waits until these clusters' Envoys and the hub's are connected and have all that they should have.
+    /// Waits until these clusters' Envoys and the hub's are connected and have all that they should
+    /// have.
     ///
     /// # Errors
     /// It takes too long; the status is in the error.
@@ -168,8 +169,8 @@ pub(super) fn admin(place: &Place) -> SocketAddr {
     SocketAddr::new(place.bind.unwrap_or(Ipv4Addr::LOCALHOST.into()), 9000)
 }
 
-/// Whether a node has an Envoy, and each of its Envoys has asked all five kinds of questions and is in sync. A status of each
-/// Atlas.
+/// Whether a node has an Envoy, and each of its Envoys has asked all five kinds of questions and is
+/// in sync. A status of each Atlas.
 pub(super) fn synced<'a>(statuses: impl IntoIterator<Item = &'a Value>, node: &str) -> bool {
     let nodes = statuses.into_iter().filter_map(|status| status["nodes"].as_array()).flatten();
     let instances = nodes

@@ -1,12 +1,14 @@
-//! A scene on Kubernetes, set up as a person would: the hub's chart rendered by Helm and applied to a real API server, its
-//! Pods run with its own rights, each cluster's Envoy installed with the values that Atlas wrote for it.
+//! A scene on Kubernetes, set up as a person would: the hub's chart rendered by Helm and applied to
+//! a real API server, its Pods run with its own rights, each cluster's Envoy installed with the
+//! values that Atlas wrote for it.
 //!
 //! ```text
 //! KubeHub::start      etcd, kube-apiserver, controllers, CoreDNS; charts/atlas: two Atlas, an Envoy; Alertmanagers, Thanos Query
 //! KubeCluster::start  its Service ─▶ the values Secret ─▶ charts/envoy in a namespace of its own; what is monitored with
 //! ```
 //!
-//! One API server stands for the hub's and the clusters': nothing in a cluster's namespace is read by Atlas, nor may it be.
+//! One API server stands for the hub's and the clusters': nothing in a cluster's namespace is read
+//! by Atlas, nor may it be.
 
 mod cluster;
 mod hub;
@@ -58,8 +60,8 @@ pub struct KubeOptions {
     pub zone: Zone,
     /// How Thanos Query finds its stores.
     pub stores: Stores,
-    /// Whether clusters are added and carried by Atlas's own commands, as docs/installing.md says; otherwise by applying a
-    /// Service, and reading the Secret.
+    /// Whether clusters are added and carried by Atlas's own commands, as docs/installing.md says;
+    /// otherwise by applying a Service, and reading the Secret.
     pub by_commands: bool,
 }
 
@@ -140,8 +142,8 @@ pub fn install(
     helm_install(Part::Helm, kube, &chart, release, namespace, values).map(drop)
 }
 
-/// The objects of one of the project's charts as Helm renders them; hooks are not among them, since nothing is tested by Helm
-/// here. `values`: a YAML text each.
+/// The objects of one of the project's charts as Helm renders them; hooks are not among them, since
+/// nothing is tested by Helm here. `values`: a YAML text each.
 ///
 /// # Errors
 /// Helm refuses something.

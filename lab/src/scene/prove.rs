@@ -10,7 +10,8 @@ use crate::http::Response;
 use crate::process::wait_until;
 use crate::run::{Alertmanager, Query};
 
-/// How long a proof may take: Prometheus scrapes and evaluates every second, sends alerts a few seconds later.
+/// How long a proof may take: Prometheus scrapes and evaluates every second, sends alerts a few
+/// seconds later.
 const PROOF: Duration = Duration::from_secs(40);
 
 /// A hub, whichever way it was set up.

@@ -1,4 +1,5 @@
-//! What stands behind the hostile cluster's Envoy: a store that does as it likes. Its Envoy, and everything else, is real.
+//! What stands behind the hostile cluster's Envoy: a store that does as it likes. Its Envoy, and
+//! everything else, is real.
 //!
 //! | Asked for | Answers |
 //! | --- | --- |

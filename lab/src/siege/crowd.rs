@@ -68,7 +68,8 @@ impl Visitor {
     }
 }
 
-/// Lets so many attackers make visits until `until`. A visit that returns was ended by the other side.
+/// Lets so many attackers make visits until `until`. A visit that returns was ended by the other
+/// side.
 pub(super) async fn crowd<V, F>(size: usize, until: std::time::Instant, visit: V) -> Result<Held>
 where
     V: Fn(Arc<Visitor>) -> F + Send + Sync + 'static,

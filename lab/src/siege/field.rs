@@ -1,4 +1,5 @@
-//! What is besieged: a hub, two clusters of honest people, a hostile one, and many that are only credentials.
+//! What is besieged: a hub, two clusters of honest people, a hostile one, and many that are only
+//! credentials.
 //!
 //! ```text
 //! hub      Atlas, Envoy, two Alertmanagers, Thanos Query
@@ -119,7 +120,8 @@ impl Field {
         SocketAddr::new(self.hub.place.envoy, port)
     }
 
-    /// What Atlas keeps of a node: `cluster.osaka` is its leaf, `bootstrap.osaka` what it connects with.
+    /// What Atlas keeps of a node: `cluster.osaka` is its leaf, `bootstrap.osaka` what it connects
+    /// with.
     pub(super) fn credential(&self, name: &str) -> Result<String> {
         let path = self.hub.atlas.options.state.join("pki").join(format!("{name}.pem"));
         std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
@@ -149,11 +151,13 @@ impl Field {
     /// So many of `wanted`, or fewer where a process may not open as many files.
     pub(super) fn sized(&self, wanted: usize) -> usize {
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        // The attackers' files and the other ends of the same in the hub's Envoy, which has two for each at 10900.
+        // The attackers' files and the other ends of the same in the hub's Envoy, which has two for
+        // each at 10900.
         wanted.min(usize::try_from(files.saturating_sub(2_000) / 2).unwrap_or(usize::MAX))
     }
 
-    /// Starts Atlas and all Envoys again, where an attack left something that doesn't recover, so that the next one begins as this one did.
+    /// Starts Atlas and all Envoys again, where an attack left something that doesn't recover, so
+    /// that the next one begins as this one did.
     ///
     /// # Errors
     /// What doesn't start, or is not in sync in time.

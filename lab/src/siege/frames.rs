@@ -40,7 +40,8 @@ pub(super) fn request(
     path: &str,
     ends: bool,
 ) -> Vec<u8> {
-    // `:scheme http` is entry 6 of HPACK's static table; names of 2, 4 and 1 with literal values, never indexed.
+    // `:scheme http` is entry 6 of HPACK's static table; names of 2, 4 and 1 with literal values,
+    // never indexed.
     let mut block = vec![0x86];
     for (name, value) in [(2, method), (4, path), (1, authority)] {
         block.push(0x10 | name);

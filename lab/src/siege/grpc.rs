@@ -1,4 +1,5 @@
-//! gRPC calls, one on each connection, as short as they can be: what is asked and whether it was answered well.
+//! gRPC calls, one on each connection, as short as they can be: what is asked and whether it was
+//! answered well.
 
 use std::time::Duration;
 
@@ -74,8 +75,8 @@ pub(super) fn begin_now(
 /// Between two looks at what has ended.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Keeps so many requests open on a connection, reads nothing of their answers, and begins anew what the other side ends; returns when it
-/// ends the connection.
+/// Keeps so many requests open on a connection, reads nothing of their answers, and begins anew
+/// what the other side ends; returns when it ends the connection.
 pub(super) async fn keep(
     visitor: &Visitor,
     mut sender: SendRequest<Bytes>,
@@ -124,7 +125,8 @@ pub(super) async fn unary(door: &Door, authority: &str, path: &str, message: &[u
     status(&trailers).context("an answer without a status")?
 }
 
-/// Opens an incremental xDS stream and asks for all Envoy clusters; returns when the server has answered.
+/// Opens an incremental xDS stream and asks for all Envoy clusters; returns when the server has
+/// answered.
 pub(super) async fn discover(door: &Door, node: &str) -> Result<()> {
     let mut sender = http2(door.open().await?).await?;
     let (answer, mut body) = begin(&mut sender, "atlas", DELTA).await?;

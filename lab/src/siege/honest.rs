@@ -17,7 +17,8 @@ use crate::http::{self, Request};
 use crate::process::wait_until;
 use crate::world::Host;
 
-/// Who doesn't have an answer by then has failed. Thrice what a busy machine needs for the slowest of them.
+/// Who doesn't have an answer by then has failed. Thrice what a busy machine needs for the slowest
+/// of them.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A kind of request. `&'static str` is a cluster's name.
@@ -102,7 +103,8 @@ impl Honest {
         )
     }
 
-    /// Waits until what it asks for has been promised: local alerting may stand still until it is known that nobody at the hub answers.
+    /// Waits until what it asks for has been promised: local alerting may stand still until it is
+    /// known that nobody at the hub answers.
     pub(super) fn wait(self, field: &Field) {
         if self != Honest::LocalAlerts {
             return;
@@ -172,8 +174,9 @@ fn within<F: Future<Output = Result<()>>>(
     })
 }
 
-/// So often an Envoy may be turned away when it connects, and between two tries it waits so long (its backoff begins there). When very many
-/// connect at once, Atlas ends handshakes that have taken a second.
+/// So often an Envoy may be turned away when it connects, and between two tries it waits so long
+/// (its backoff begins there). When very many connect at once, Atlas ends handshakes that have
+/// taken a second.
 const TRIES: usize = 3;
 const BACKOFF: Duration = Duration::from_millis(500);
 
@@ -291,5 +294,6 @@ fn local_alerts(field: &Field, round: usize) -> Result<()> {
     })
 }
 
-/// What local alerting may take. It takes a second by itself; a busy machine needs thrice that, and more to start.
+/// What local alerting may take. It takes a second by itself; a busy machine needs thrice that, and
+/// more to start.
 const LOCAL: Duration = Duration::from_secs(10);

@@ -13,7 +13,8 @@ use super::honest::Honest;
 use super::watch::{Memory, Seen, while_asking};
 use crate::process::wait_until;
 
-/// Before it counts that someone waits longer: with fewer milliseconds than that, a ratio says nothing.
+/// Before it counts that someone waits longer: with fewer milliseconds than that, a ratio says
+/// nothing.
 const FLOOR: Duration = Duration::from_millis(1);
 
 /// One kind of honest client, in one attack.
@@ -47,7 +48,8 @@ pub struct Row {
     /// Before it, and at most.
     pub before: Memory,
     pub peak: Memory,
-    /// Until everything was as before, in seconds; `None`: it wasn't, and the programs had to be started again.
+    /// Until everything was as before, in seconds; `None`: it wasn't, and the programs had to be
+    /// started again.
     pub recovered_after: Option<f64>,
 }
 
@@ -99,7 +101,8 @@ impl Quiet {
 }
 
 impl Attack {
-    /// Attacks for a while, or for as long as the attack takes to be one. `quiet`: what honest clients saw before; without it ratios are 0.
+    /// Attacks for a while, or for as long as the attack takes to be one. `quiet`: what honest
+    /// clients saw before; without it ratios are 0.
     ///
     /// # Errors
     /// The attack couldn't be made; that an honest request failed is in the row.

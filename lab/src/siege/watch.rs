@@ -74,7 +74,8 @@ impl Memory {
     }
 }
 
-/// Lets clients of these kinds ask, one for each in the list, while `body` runs; each asks at least once.
+/// Lets clients of these kinds ask, one for each in the list, while `body` runs; each asks at least
+/// once.
 pub(super) fn while_asking<T>(
     field: &Field,
     kinds: &[Honest],

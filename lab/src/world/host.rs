@@ -1,4 +1,5 @@
-//! A host: where processes run. In a private world a network and a mount namespace; in the demo, this machine itself.
+//! A host: where processes run. In a private world a network and a mount namespace; in the demo,
+//! this machine itself.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -36,13 +37,14 @@ enum Place {
     Here,
     /// The world's root namespaces, where the test itself runs.
     Root,
-    /// Namespaces of its own, kept in being by `holder`, which reads a pipe until this process closes it. `link` is there where
-    /// it is far.
+    /// Namespaces of its own, kept in being by `holder`, which reads a pipe until this process
+    /// closes it. `link` is there where it is far.
     Joined { number: u8, holder: Child, link: Option<Link> },
 }
 
 impl Host {
-    /// This machine without any namespace, for the demo: its addresses are loopback's, its logs go to `dir`.
+    /// This machine without any namespace, for the demo: its addresses are loopback's, its logs go
+    /// to `dir`.
     pub fn here(dir: impl Into<PathBuf>) -> Self {
         Self::new("here", dir.into(), Place::Here)
     }
@@ -54,7 +56,8 @@ impl Host {
         Ok(host)
     }
 
-    /// A host with namespaces of its own, joined to the bridge: see [`World::host`], and with a seed [`World::far_host`].
+    /// A host with namespaces of its own, joined to the bridge: see [`World::host`], and with a
+    /// seed [`World::far_host`].
     pub(super) fn joined(
         world_dir: &Path,
         name: &str,
@@ -122,7 +125,8 @@ impl Host {
         }
     }
 
-    /// Adds one more IPv4 address, as one more pod would have: 10.91.N.2, and so on (in the demo 127.0.0.2, and so on).
+    /// Adds one more IPv4 address, as one more pod would have: 10.91.N.2, and so on (in the demo
+    /// 127.0.0.2, and so on).
     pub fn add_ip(&self) -> Result<Ipv4Addr> {
         let count = self.0.addresses.fetch_add(1, Ordering::Relaxed) + 1;
         ensure!(count < 255, "{} has no more addresses", self.name());
@@ -134,7 +138,8 @@ impl Host {
         Ok(ip)
     }
 
-    /// Adds an address of the caller's choice, out of 10.91.0.0/16 or fd91::/64 if others are to reach it.
+    /// Adds an address of the caller's choice, out of 10.91.0.0/16 or fd91::/64 if others are to
+    /// reach it.
     pub fn add_address(&self, address: IpAddr) -> Result<()> {
         match self.0.place {
             Place::Here => bail!("the lab adds no addresses to this machine"),
@@ -152,7 +157,8 @@ impl Host {
         }
     }
 
-    /// Pulls its link: from now on every packet from and to it is silently lost. Its own loopback goes on.
+    /// Pulls its link: from now on every packet from and to it is silently lost. Its own loopback
+    /// goes on.
     pub fn link_down(&self) -> Result<()> {
         self.enable_link(false)
     }
@@ -173,8 +179,9 @@ impl Host {
         }
     }
 
-    /// Sets TCP's congestion control for connections that begin on this host from now on. Without root only those that the
-    /// machine allows to all can be had (`net.ipv4.tcp_allowed_congestion_control`): `reno` always.
+    /// Sets TCP's congestion control for connections that begin on this host from now on. Without
+    /// root only those that the machine allows to all can be had
+    /// (`net.ipv4.tcp_allowed_congestion_control`): `reno` always.
     pub fn set_congestion_control(&self, name: &str) -> Result<()> {
         let file = "/proc/sys/net/ipv4/tcp_congestion_control";
         self.within(|| {
@@ -198,7 +205,8 @@ impl Host {
         }
     }
 
-    /// From now on every packet to one of its TCP ports is silently lost, of open connections too. Its own loopback goes on.
+    /// From now on every packet to one of its TCP ports is silently lost, of open connections too.
+    /// Its own loopback goes on.
     pub fn drop_port(&self, port: u16) -> Result<()> {
         ensure!(matches!(self.0.place, Place::Joined { .. }), "{} has no link", self.name());
         self.within(|| net::drop_port(port))
@@ -209,7 +217,8 @@ impl Host {
         self.within(|| net::pass_port(port))
     }
 
-    /// Replaces its `/etc/hosts`, beside the lines for `localhost`. Running programs see it at once.
+    /// Replaces its `/etc/hosts`, beside the lines for `localhost`. Running programs see it at
+    /// once.
     pub fn write_hosts<'a>(
         &self,
         entries: impl IntoIterator<Item = (IpAddr, &'a str)>,
@@ -222,8 +231,8 @@ impl Host {
         self.write_etc("hosts", &text)
     }
 
-    /// Replaces its `/etc/resolv.conf`; at first that names no server. Running programs see it at once, but most read
-    /// it only now and then (Go's resolver every 5 s).
+    /// Replaces its `/etc/resolv.conf`; at first that names no server. Running programs see it at
+    /// once, but most read it only now and then (Go's resolver every 5 s).
     pub fn write_resolv_conf(&self, text: &str) -> Result<()> {
         self.write_etc("resolv.conf", text)
     }
@@ -252,20 +261,22 @@ impl Host {
         Ok(())
     }
 
-    /// Starts a process here; its log is `<name>.log` in [`Host::dir`], so give each a name of its own. Redirections set
-    /// on `command` are lost. It ends when its [`Proc`] is dropped.
+    /// Starts a process here; its log is `<name>.log` in [`Host::dir`], so give each a name of its
+    /// own. Redirections set on `command` are lost. It ends when its [`Proc`] is dropped.
     pub fn spawn(&self, name: &str, command: &Command) -> Result<Proc> {
         Proc::spawn(name, self.dir(), &self.entering(command))
             .with_context(|| format!("on host {}", self.name()))
     }
 
-    /// Runs a command here to its end and yields its standard output; a failure carries what it wrote to standard error.
+    /// Runs a command here to its end and yields its standard output; a failure carries what it
+    /// wrote to standard error.
     pub fn run(&self, command: &Command) -> Result<String> {
         net::run(&mut self.entering(command)).with_context(|| format!("on host {}", self.name()))
     }
 
-    /// Runs `body` on a thread that is in this host's network namespace: sockets made there are the host's, also after
-    /// it. Files are the test's own, and so is name resolution: use addresses, not names.
+    /// Runs `body` on a thread that is in this host's network namespace: sockets made there are the
+    /// host's, also after it. Files are the test's own, and so is name resolution: use addresses,
+    /// not names.
     pub fn within<T: Send>(&self, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let Place::Joined { holder, .. } = &self.0.place else {
             return body();
@@ -299,7 +310,8 @@ impl Drop for Inner {
             if let Some(link) = link {
                 link.close();
             }
-            // Processes still in the namespaces keep them; an error leaves the holder to the end of the world.
+            // Processes still in the namespaces keep them; an error leaves the holder to the end of
+            // the world.
             let _ = holder.kill();
             let _ = holder.wait();
         }

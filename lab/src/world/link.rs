@@ -1,4 +1,5 @@
-//! A link over a distance, in place of a host's veth pair: what the kernel's `netem` would do, without that module.
+//! A link over a distance, in place of a host's veth pair: what the kernel's `netem` would do,
+//! without that module.
 //!
 //! ```text
 //! bridge "atlas" ─ TAP device "hostN" ◀─ thread, thread ─▶ TAP device "eth0" ─ host
@@ -6,9 +7,10 @@
 //!                                     size, blackness: for each direction, and changeable at any time
 //! ```
 //!
-//! Both devices carry whole frames, so addresses and routes are those of any other host. Packets that ask for a neighbour's
-//! hardware address pass at once and always: elsewhere a router beside the machine answers them. Threads of this process
-//! carry the frames, so a busy machine adds milliseconds.
+//! Both devices carry whole frames, so addresses and routes are those of any other host. Packets
+//! that ask for a neighbour's hardware address pass at once and always: elsewhere a router beside
+//! the machine answers them. Threads of this process carry the frames, so a busy machine adds
+//! milliseconds.
 
 mod conditions;
 
@@ -79,7 +81,8 @@ pub(super) fn device(name: &str) -> Result<SyncDevice> {
 }
 
 impl Link {
-    /// Carries frames between both devices until the link is closed. `seed` decides which packets are lost.
+    /// Carries frames between both devices until the link is closed. `seed` decides which packets
+    /// are lost.
     pub(super) fn between(host: SyncDevice, world: SyncDevice, seed: u64) -> Self {
         // Two directions with one sequence of random numbers would lose in step.
         let shared = Arc::new(Shared {
@@ -164,7 +167,8 @@ impl Link {
             }
             let now = Instant::now();
             while let Some((_, frame)) = under_way.pop_front_if(|(out, _)| *out <= now) {
-                // What the kernel doesn't take (an interface that isn't up yet) is lost, as on any wire.
+                // What the kernel doesn't take (an interface that isn't up yet) is lost, as on any
+                // wire.
                 let _ = to.send(&frame);
             }
         }

@@ -47,7 +47,8 @@ pub fn port_of(number: u8) -> String {
     format!("host{number}")
 }
 
-/// Makes the veth pair of a host, whose end [`INTERFACE`] goes into the network namespace of process `pid`.
+/// Makes the veth pair of a host, whose end [`INTERFACE`] goes into the network namespace of
+/// process `pid`.
 pub fn join(number: u8, pid: u32) -> Result<()> {
     let port = port_of(number);
     ip(&format!("link add {port} type veth peer name {INTERFACE} netns {pid}"))?;
@@ -66,8 +67,8 @@ pub fn bring_up() -> Result<()> {
     never_give_up_on_neighbours(INTERFACE)
 }
 
-/// Adds an address of the world's network to an interface, in the namespace of the calling thread. IPv6 addresses are
-/// usable at once: duplicate detection would take a second.
+/// Adds an address of the world's network to an interface, in the namespace of the calling thread.
+/// IPv6 addresses are usable at once: duplicate detection would take a second.
 pub fn add_address(interface: &str, address: IpAddr) -> Result<()> {
     match address {
         IpAddr::V4(address) => ip(&format!("address add {address}/16 dev {interface}")),
@@ -76,23 +77,27 @@ pub fn add_address(interface: &str, address: IpAddr) -> Result<()> {
     .map(drop)
 }
 
-/// Disables or enables the bridge's port of a host. Disabled, it drops every packet of both directions without a word,
-/// and no carrier is lost at either end: what a partition in the middle of a network looks like from its edges.
+/// Disables or enables the bridge's port of a host. Disabled, it drops every packet of both
+/// directions without a word, and no carrier is lost at either end: what a partition in the middle
+/// of a network looks like from its edges.
 pub fn enable_port(number: u8, enabled: bool) -> Result<()> {
     let port = port_of(number);
-    // The kernel tells the bridge of a new carrier up to a second late, and the bridge then enables the port again.
+    // The kernel tells the bridge of a new carrier up to a second late, and the bridge then enables
+    // the port again.
     wait_until(&format!("the carrier of {port}"), Duration::from_secs(5), || {
         let line = ip(&format!("-oneline link show {port}"))?;
         Ok(line.contains(" state UP ").then_some(()))
     })?;
-    // BR_STATE_DISABLED, BR_STATE_FORWARDING. (`ip link set … type bridge_slave state 0` is undone in the same way.)
+    // BR_STATE_DISABLED, BR_STATE_FORWARDING. (`ip link set … type bridge_slave state 0` is undone
+    // in the same way.)
     let state = if enabled { "3" } else { "0" };
     run(Command::new("bridge").args(["link", "set", "dev", &port, "state", state])).map(drop)
 }
 
-/// Loses every packet that comes by a TCP port, without a word, in the namespace of the calling thread. By a routing rule, since
-/// neither nftables nor traffic control's filters are in every kernel; it has to stand before the rule of local addresses,
-/// and open connections must be looked up too (early demultiplexing would pass them by).
+/// Loses every packet that comes by a TCP port, without a word, in the namespace of the calling
+/// thread. By a routing rule, since neither nftables nor traffic control's filters are in every
+/// kernel; it has to stand before the rule of local addresses, and open connections must be looked
+/// up too (early demultiplexing would pass them by).
 pub fn drop_port(port: u16) -> Result<()> {
     fs::write("/proc/sys/net/ipv4/ip_early_demux", "0")
         .context("cannot turn early demultiplexing off")?;
@@ -118,8 +123,9 @@ pub fn pass_port(port: u16) -> Result<()> {
     Ok(())
 }
 
-/// A neighbour that does not answer ARP for 3 s makes connections fail with "no route to host". Behind a router, as
-/// clusters are, nobody would tell; so neighbours are asked for for an hour, five times a second.
+/// A neighbour that does not answer ARP for 3 s makes connections fail with "no route to host".
+/// Behind a router, as clusters are, nobody would tell; so neighbours are asked for for an hour,
+/// five times a second.
 fn never_give_up_on_neighbours(interface: &str) -> Result<()> {
     for (family, key, value) in [
         ("ipv4", "mcast_solicit", "18000"),

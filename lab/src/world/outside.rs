@@ -13,7 +13,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use super::{ENTERED, VARIABLE};
 use crate::process;
 
-/// Everything a world has of its own. `--kill-child` ends its first process, and with it all others, when unshare ends.
+/// Everything a world has of its own. `--kill-child` ends its first process, and with it all
+/// others, when unshare ends.
 const UNSHARE: [&str; 9] = [
     "unshare",
     "--user",

@@ -1,4 +1,5 @@
-//! A far link: it is as long, lossy, narrow and black as it is told to be, and as the kernel's own programs see it.
+//! A far link: it is as long, lossy, narrow and black as it is told to be, and as the kernel's own
+//! programs see it.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};

@@ -1,4 +1,5 @@
-//! The lab's whole-system tests, in one binary since each links again: the private world, and the real programs in it.
+//! The lab's whole-system tests, in one binary since each links again: the private world, and the
+//! real programs in it.
 
 mod kube;
 mod link;

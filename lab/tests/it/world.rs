@@ -1,4 +1,5 @@
-//! The private world itself: hosts reach each other, a pulled link is silence, and everything ends with the test.
+//! The private world itself: hosts reach each other, a pulled link is silence, and everything ends
+//! with the test.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};

@@ -33,19 +33,23 @@ Without Kubernetes:
   atlas cluster-add tokyo --from clusters --address tokyo.example.com --replicas 2
 writes clusters/tokyo.yaml. A running Atlas takes it up at once, and `atlas bootstrap tokyo` has its Envoy's files.";
 
-/// Add a cluster: a Service in the hub's Kubernetes cluster, or with --from a manifest in a directory
+/// Add a cluster: a Service in the hub's Kubernetes cluster, or with --from a manifest in a
+/// directory
 ///
-/// It is checked first as a running Atlas would check it, and not written if it would be rejected. Without an address the
-/// cluster is awaiting one: its Envoy's files exist already, and the address can be added later.
+/// It is checked first as a running Atlas would check it, and not written if it would be rejected.
+/// Without an address the cluster is awaiting one: its Envoy's files exist already, and the address
+/// can be added later.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub struct ClusterAdd {
     #[command(flatten)]
     name: NameArgs,
-    /// Directory of manifests, as in `atlas run`; it is made if need be. Without it: the hub's Kubernetes cluster.
+    /// Directory of manifests, as in `atlas run`; it is made if need be. Without it: the hub's
+    /// Kubernetes cluster.
     #[arg(long, value_name = "DIR", env = "ATLAS_FROM")]
     from: Option<PathBuf>,
-    /// Where the cluster's Envoy is reached: HOST[:PORT], port 11901 unless given. Repeat it, or separate by commas.
+    /// Where the cluster's Envoy is reached: HOST[:PORT], port 11901 unless given. Repeat it, or
+    /// separate by commas.
     #[arg(long = "address", value_name = "HOST[:PORT]", value_delimiter = ',', value_parser = address, env = "ATLAS_ADDRESS")]
     addresses: Vec<String>,
     /// The same as spec.externalIPs, which is what Atlas 0.3 read; addresses win over it.
@@ -59,23 +63,27 @@ pub struct ClusterAdd {
     /// Prometheus (and so Thanos sidecar) replicas there.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(atlas_core::model::MAX_STORES)), env = "ATLAS_REPLICAS")]
     replicas: u32,
-    /// Name of the Prometheus resource there (`kubectl get prometheus`): with it, every replica is addressed exactly.
+    /// Name of the Prometheus resource there (`kubectl get prometheus`): with it, every replica is
+    /// addressed exactly.
     #[arg(long, value_name = "NAME", env = "ATLAS_PROMETHEUS_NAME")]
     prometheus_name: Option<String>,
     /// Any other annotation, e.g. goatlas.io/thanos-service=thanos.example.com. May be repeated.
     #[arg(long = "annotation", value_name = "KEY=VALUE", value_parser = annotation, env = "ATLAS_ANNOTATION")]
     annotations: Vec<(String, String)>,
-    /// Atlas's namespace [default: monitoring; with --from, left out of the manifest, so that any does].
+    /// Atlas's namespace [default: monitoring; with --from, left out of the manifest, so that any
+    /// does].
     #[arg(long, value_name = "NAMESPACE", value_parser = dns_label, env = "ATLAS_NAMESPACE")]
     namespace: Option<String>,
-    /// Let the address be a loopback, link-local or metadata address: for trying Atlas on one machine.
+    /// Let the address be a loopback, link-local or metadata address: for trying Atlas on one
+    /// machine.
     #[arg(long, value_parser = BoolishValueParser::new(), env = "ATLAS_ALLOW_LOCAL_ADDRESSES")]
     allow_local_addresses: bool,
-    /// If the cluster is there already: replace its manifest; on Kubernetes, change its Service to what is given here and
-    /// keep what others have set.
+    /// If the cluster is there already: replace its manifest; on Kubernetes, change its Service to
+    /// what is given here and keep what others have set.
     #[arg(long, value_parser = BoolishValueParser::new(), env = "ATLAS_OVERWRITE")]
     overwrite: bool,
-    /// Print the manifest and write nothing; on Kubernetes, the API server is asked whether it would take it.
+    /// Print the manifest and write nothing; on Kubernetes, the API server is asked whether it
+    /// would take it.
     #[arg(long, value_parser = BoolishValueParser::new(), env = "ATLAS_DRY_RUN")]
     dry_run: bool,
     #[command(flatten)]
@@ -161,8 +169,8 @@ impl ClusterAdd {
         })
     }
 
-    /// The findings of a running Atlas about the manifest, without lines, since the file isn't there yet, and without those about
-    /// the hub, whose address only the running Atlas is told.
+    /// The findings of a running Atlas about the manifest, without lines, since the file isn't
+    /// there yet, and without those about the hub, whose address only the running Atlas is told.
     fn check(&self, name: &ClusterName, text: &str) -> anyhow::Result<Vec<Finding>> {
         let mut settings =
             Settings { allow_local_addresses: self.allow_local_addresses, ..Settings::default() };

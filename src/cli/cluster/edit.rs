@@ -33,7 +33,8 @@ impl Edit {
         })
     }
 
-    /// Replaces the Service called `name` in `dir/file` by `document`, which is put after other documents.
+    /// Replaces the Service called `name` in `dir/file` by `document`, which is put after other
+    /// documents.
     ///
     /// # Errors
     /// As [`Edit::remove`].
@@ -93,8 +94,8 @@ fn create(path: &Path, text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Replaces a file's text. Of a link, the file that it leads to is replaced. Mode and, where possible, owner stay, so that the
-/// same users can read it.
+/// Replaces a file's text. Of a link, the file that it leads to is replaced. Mode and, where
+/// possible, owner stay, so that the same users can read it.
 fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     let path = fs::canonicalize(path)?;
     let old = fs::metadata(&path)?;
@@ -105,7 +106,8 @@ fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A temporary file in the same directory, with a name that Atlas ignores. Its mode follows the umask.
+/// A temporary file in the same directory, with a name that Atlas ignores. Its mode follows the
+/// umask.
 fn beside(
     path: &Path,
     permissions: Permissions,

@@ -58,7 +58,8 @@ pub fn add(hub: &Admin, how: &Add<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What can't be changed stays (`clusterIP`), and what others may use too: the name of the stores' port is part of names in DNS.
+/// What can't be changed stays (`clusterIP`), and what others may use too: the name of the stores'
+/// port is part of names in DNS.
 fn adapt(manifest: &mut Value, live: &Value) {
     manifest["metadata"]["uid"] = live["metadata"]["uid"].clone();
     if live["spec"]["clusterIP"] != "None"

@@ -25,7 +25,8 @@ Example:
 
 /// List the clusters: in the hub's Kubernetes cluster, or with --from in a directory of manifests
 ///
-/// Needs no running Atlas. What is wrong with a cluster goes to standard error, and makes the exit code 3.
+/// Needs no running Atlas. What is wrong with a cluster goes to standard error, and makes the exit
+/// code 3.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub struct ClusterList {

@@ -1,10 +1,12 @@
-//! `atlas cluster-remove`: removes a cluster from a directory of manifests ([`super::hub`]: from Kubernetes).
+//! `atlas cluster-remove`: removes a cluster from a directory of manifests ([`super::hub`]: from
+//! Kubernetes).
 //!
 //! ```text
 //! remove the manifest ──▶ wait until the running Atlas has noticed ──▶ forget the credentials, which ends streams
 //! ```
 //!
-//! In this order, since an Atlas that still sees the manifest would issue the next credential at once.
+//! In this order, since an Atlas that still sees the manifest would issue the next credential at
+//! once.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -30,7 +32,8 @@ use crate::standalone::state_dir::{Lock, StateDir};
 use crate::standalone::watch::{self, DirectoryContents};
 use crate::web::status::Status;
 
-/// How long a running Atlas may take to notice that a manifest is gone. It reads at the latest one second after a change.
+/// How long a running Atlas may take to notice that a manifest is gone. It reads at the latest one
+/// second after a change.
 const NOTICE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause between two requests for the status.
 const POLL: Duration = Duration::from_millis(50);
@@ -43,8 +46,9 @@ Whoever only deletes the Service or manifest ends the cluster's streams too, but
 
 /// Remove a cluster: delete its Service or manifest, forget its credential, and end its streams
 ///
-/// Other documents in the same file stay as they are, byte for byte. The credential counts no more at once, whether or
-/// not an Atlas runs; should a cluster of this name come back, it gets a new one.
+/// Other documents in the same file stay as they are, byte for byte. The credential counts no more
+/// at once, whether or not an Atlas runs; should a cluster of this name come back, it gets a new
+/// one.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub struct ClusterRemove {
@@ -162,7 +166,8 @@ impl Removal {
         found.map(|service| Edit::remove(&self.from, file(service), name.as_str())).transpose()
     }
 
-    /// Removes the manifest, then duplicates of it in other files. Returns what the directory has afterwards.
+    /// Removes the manifest, then duplicates of it in other files. Returns what the directory has
+    /// afterwards.
     fn remove_all(
         &self,
         first: Option<Edit>,
@@ -179,7 +184,8 @@ impl Removal {
         Ok(report)
     }
 
-    /// Where no manifest was found: checks that every file could be read, and that there is a credential to forget.
+    /// Where no manifest was found: checks that every file could be read, and that there is a
+    /// credential to forget.
     fn check_known(
         &self,
         report: &DirectoryContents,

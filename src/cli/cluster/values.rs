@@ -34,9 +34,9 @@ and what kube-prometheus-stack should say there:
 
 /// Print the Helm values of an Envoy, or manifests that install it
 ///
-/// They hold a private key: keep them secret, and print them again before the credential ends (`atlas status` says when).
-/// Atlas writes them into a Secret of its namespace as soon as it knows the cluster. With --state they are made of a state
-/// directory's files instead.
+/// They hold a private key: keep them secret, and print them again before the credential ends
+/// (`atlas status` says when). Atlas writes them into a Secret of its namespace as soon as it knows
+/// the cluster. With --state they are made of a state directory's files instead.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
 pub struct ClusterValues {
@@ -82,15 +82,17 @@ pub struct ClusterValues {
         help_heading = "The release"
     )]
     target_namespace: String,
-    /// Namespace of the HelmChart or HelmRelease itself and of its Secret [default: kube-system for helm-chart, else
-    /// --target-namespace].
+    /// Namespace of the HelmChart or HelmRelease itself and of its Secret [default: kube-system for
+    /// helm-chart, else --target-namespace].
     #[arg(long, value_name = "NAMESPACE", value_parser = dns_label, env = "ATLAS_MANIFEST_NAMESPACE", help_heading = "The release")]
     manifest_namespace: Option<String>,
-    /// Name of the Secret that is printed [default: RELEASE-helm-values; for --format secret, RELEASE-files].
+    /// Name of the Secret that is printed [default: RELEASE-helm-values; for --format secret,
+    /// RELEASE-files].
     #[arg(long, value_name = "NAME", value_parser = dns_label, env = "ATLAS_SECRET_NAME", help_heading = "The release")]
     secret_name: Option<String>,
 
-    /// The state directory of `atlas run`, instead of the hub's Kubernetes cluster. It may be running.
+    /// The state directory of `atlas run`, instead of the hub's Kubernetes cluster. It may be
+    /// running.
     #[arg(long, value_name = "DIR", env = "ATLAS_STATE", help_heading = "Without Kubernetes")]
     state: Option<PathBuf>,
     /// With --state: the directory of manifests, for --prometheus and the number of Envoys.

@@ -1,4 +1,5 @@
-//! Flags of the Kubernetes mode: which cluster, which namespace, and who of several replicas writes.
+//! Flags of the Kubernetes mode: which cluster, which namespace, and who of several replicas
+//! writes.
 
 use std::path::PathBuf;
 

@@ -11,19 +11,22 @@ use crate::xds::LimitOptions;
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
-    /// Connections to the xDS port, of which every Envoy has one [default: as many files as Atlas may open, less 256; at most 20000].
+    /// Connections to the xDS port, of which every Envoy has one [default: as many files as Atlas
+    /// may open, less 256; at most 20000].
     #[arg(long, value_name = "COUNT", value_parser = at_least::<1>, env = "ATLAS_MAX_CONNECTIONS")]
     max_connections: Option<usize>,
-    /// Connections of each node, so that nobody takes all places with one cluster's credential; one more ends the one that has been
-    /// silent for longest [default: four for each of a cluster's Envoys (goatlas.io/envoy-replicas), at least 16; the hub's 64].
+    /// Connections of each node, so that nobody takes all places with one cluster's credential; one
+    /// more ends the one that has been silent for longest [default: four for each of a cluster's
+    /// Envoys (goatlas.io/envoy-replicas), at least 16; the hub's 64].
     #[arg(long, value_name = "COUNT", value_parser = at_least::<1>, env = "ATLAS_MAX_CONNECTIONS_PER_NODE")]
     max_connections_per_node: Option<usize>,
-    /// TLS handshakes that aren't finished. One more ends the oldest of them, so strangers can't lock anybody out [default: an
-    /// eighth of the files that Atlas may open, at most 256].
+    /// TLS handshakes that aren't finished. One more ends the oldest of them, so strangers can't
+    /// lock anybody out [default: an eighth of the files that Atlas may open, at most 256].
     #[arg(long, value_name = "COUNT", value_parser = at_least::<1>, env = "ATLAS_MAX_HANDSHAKES")]
     max_handshakes: Option<usize>,
-    /// Largest request, in bytes; from a cluster's Envoy a quarter of it, at most 1 MiB. The hub's Envoy lists all that it has when it
-    /// comes back, some 110 bytes for each resource; for what it should have there is always room.
+    /// Largest request, in bytes; from a cluster's Envoy a quarter of it, at most 1 MiB. The hub's
+    /// Envoy lists all that it has when it comes back, some 110 bytes for each resource; for what
+    /// it should have there is always room.
     #[arg(
         long,
         value_name = "BYTES",
@@ -32,7 +35,8 @@ pub struct LimitArgs {
         env = "ATLAS_MAX_REQUEST_BYTES"
     )]
     max_request_bytes: usize,
-    /// About how many bytes of resources one incremental response carries; the rest follows when the Envoy has answered.
+    /// About how many bytes of resources one incremental response carries; the rest follows when
+    /// the Envoy has answered.
     #[arg(
         long,
         value_name = "BYTES",

@@ -1,5 +1,5 @@
-//! Flags of `atlas run`, `atlas controller` and `atlas envoy-ads`: where Atlas listens, how long things live, and the rest of
-//! what becomes [`Config`].
+//! Flags of `atlas run`, `atlas controller` and `atlas envoy-ads`: where Atlas listens, how long
+//! things live, and the rest of what becomes [`Config`].
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -22,7 +22,8 @@ pub struct ServerArgs {
     #[command(flatten)]
     settings: SettingsArgs,
 
-    /// Where Atlas itself listens; `::` is all addresses, also where there is no IPv6. Its web page and metrics have no password: keep them on loopback or behind the hub Envoy.
+    /// Where Atlas itself listens; `::` is all addresses, also where there is no IPv6. Its web page
+    /// and metrics have no password: keep them on loopback or behind the hub Envoy.
     #[arg(
         long,
         default_value_t = ListenOptions::default().ip,
@@ -118,8 +119,9 @@ pub struct ServerArgs {
     )]
     max_stream_age: Duration,
 
-    /// A burst of changes has ended once nothing happened for so long. The first change of all takes effect at once; a file that is
-    /// deleted only after this, since many programs replace a file by deleting it first.
+    /// A burst of changes has ended once nothing happened for so long. The first change of all
+    /// takes effect at once; a file that is deleted only after this, since many programs replace a
+    /// file by deleting it first.
     #[arg(
         long,
         default_value = written(Debounce::default().idle),

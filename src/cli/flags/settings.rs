@@ -19,8 +19,8 @@ use super::values::{dns_label, selector as selector_text};
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "The hub")]
 pub struct SettingsArgs {
-    /// How clusters reach the hub Envoy: HOST[:PORT], comma-separated. Names are best: moving the hub then touches no
-    /// cluster. A port is the xDS entry's.
+    /// How clusters reach the hub Envoy: HOST[:PORT], comma-separated. Names are best: moving the
+    /// hub then touches no cluster. A port is the xDS entry's.
     #[arg(long, visible_alias = "envoy-address", value_delimiter = ',', env = "ATLAS_HUB_ADDRESS")]
     hub_address: Vec<String>,
     /// Where the xDS entry is, if not at the hub's address.
@@ -37,8 +37,8 @@ pub struct SettingsArgs {
     /// Where alerts go in, if not at the hub's address: HOST[:PORT], comma-separated.
     #[arg(long, value_delimiter = ',', env = "ATLAS_HUB_ALERTS_ADDRESS")]
     hub_alerts_address: Vec<String>,
-    /// IP addresses at which Thanos Query reaches the hub Envoy's stores: the address records of the DNS zone [default: the
-    /// IP addresses among --hub-address].
+    /// IP addresses at which Thanos Query reaches the hub Envoy's stores: the address records of
+    /// the DNS zone [default: the IP addresses among --hub-address].
     #[arg(long, value_delimiter = ',', env = "ATLAS_HUB_STORE_ADDRESS")]
     hub_store_address: Vec<IpAddr>,
     /// Where the hub Envoy binds.
@@ -63,18 +63,21 @@ pub struct SettingsArgs {
         env = "ATLAS_ENVOY_SELECTORS"
     )]
     envoy_selectors: String,
-    /// Where people reach the hub's web UIs (its port 10904): https://HOST[:PORT][/PATH]. The path of redirects, links and cookies,
-    /// whether or not a proxy in front takes it away; and for the values of clusters' Prometheus.
+    /// Where people reach the hub's web UIs (its port 10904): https://HOST[:PORT][/PATH]. The path
+    /// of redirects, links and cookies, whether or not a proxy in front takes it away; and for the
+    /// values of clusters' Prometheus.
     #[arg(long, value_name = "URL", env = "ATLAS_WEB_URL")]
     web_url: Option<WebUrl>,
-    /// Headers that pass between people and web UIs, comma-separated, beside those that always do (`x-grafana-*`, or `authorization`).
-    /// Every downstream cluster sees them.
+    /// Headers that pass between people and web UIs, comma-separated, beside those that always do
+    /// (`x-grafana-*`, or `authorization`). Every downstream cluster sees them.
     #[arg(long, value_name = "NAMES", value_delimiter = ',', env = "ATLAS_WEB_PASS_HEADERS")]
     web_pass_headers: Vec<HeaderPattern>,
-    /// Cookies that web UIs see, comma-separated, beside those that they set themselves. Every downstream cluster sees them.
+    /// Cookies that web UIs see, comma-separated, beside those that they set themselves. Every
+    /// downstream cluster sees them.
     #[arg(long, value_name = "NAMES", value_delimiter = ',', env = "ATLAS_WEB_PASS_COOKIES")]
     web_pass_cookies: Vec<CookieName>,
-    /// How much memory one Envoy of the hub may take, as Kubernetes writes it: near that it sheds load. The limit of its container.
+    /// How much memory one Envoy of the hub may take, as Kubernetes writes it: near that it sheds
+    /// load. The limit of its container.
     #[arg(
         long,
         default_value_t = Settings::default().hub_envoy_memory,
@@ -83,7 +86,8 @@ pub struct SettingsArgs {
         env = "ATLAS_HUB_ENVOY_MEMORY"
     )]
     hub_envoy_memory: Memory,
-    /// How long one request to a store or a web UI may take: as long as Thanos Query's --query.timeout, and some seconds. 1 s to 1 h.
+    /// How long one request to a store or a web UI may take: as long as Thanos Query's
+    /// --query.timeout, and some seconds. 1 s to 1 h.
     #[arg(
         long,
         default_value = format!("{}s", Settings::default().max_request_seconds),
@@ -173,7 +177,8 @@ pub struct SettingsArgs {
     )]
     alertmanager_path_prefix: String,
 
-    /// Let clusters and the hub be at loopback, link-local and metadata addresses: for trying Atlas on one machine.
+    /// Let clusters and the hub be at loopback, link-local and metadata addresses: for trying Atlas
+    /// on one machine.
     #[arg(
         long,
         value_parser = clap::builder::BoolishValueParser::new(),
@@ -268,7 +273,8 @@ impl SettingsArgs {
         texts.iter().map(one).collect()
     }
 
-    /// Addresses to which Thanos Query connects, by default the same. Loopback is allowed: both may be on one machine.
+    /// Addresses to which Thanos Query connects, by default the same. Loopback is allowed: both may
+    /// be on one machine.
     fn hub_stores(&self, hub: &[HostPort]) -> anyhow::Result<Vec<IpAddr>> {
         for ip in &self.hub_store_address {
             let host = Host::Ip(*ip);

@@ -34,7 +34,8 @@ pub fn at_least<const LEAST: usize>(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Reads a name as Kubernetes' namespaces and Services have it. clap adds the flag and the value to the error.
+/// Reads a name as Kubernetes' namespaces and Services have it. clap adds the flag and the value to
+/// the error.
 pub fn dns_label(text: &str) -> Result<String, String> {
     if is_dns_label(text) {
         return Ok(text.to_owned());
@@ -43,7 +44,8 @@ pub fn dns_label(text: &str) -> Result<String, String> {
         .into())
 }
 
-/// A duration as people write it in a flag, in its largest unit that gives a whole number greater than one: `7d`, `30m`, `60s`, `100ms`.
+/// A duration as people write it in a flag, in its largest unit that gives a whole number greater
+/// than one: `7d`, `30m`, `60s`, `100ms`.
 pub fn written(duration: Duration) -> String {
     const UNITS: [(&str, u128); 4] =
         [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)];

@@ -1,4 +1,5 @@
-//! One status of several replicas. Each replica knows the Envoys that are connected to it; the rest is taken from the leader.
+//! One status of several replicas. Each replica knows the Envoys that are connected to it; the rest
+//! is taken from the leader.
 
 use std::collections::BTreeMap;
 
@@ -51,8 +52,8 @@ fn no_answer(pod: &PodRef, reason: &str) -> String {
     )
 }
 
-/// The pod that the rest is taken from: the leader, else one that is ready. The Lease's holder is the pod's name with a random
-/// suffix.
+/// The pod that the rest is taken from: the leader, else one that is ready. The Lease's holder is
+/// the pod's name with a random suffix.
 fn best(statuses: &BTreeMap<String, Status>) -> Option<String> {
     let leads = |name: &str, status: &Status| {
         let leader = status.leader.as_deref().unwrap_or_default();
@@ -72,7 +73,8 @@ fn merge_into(merged: &mut Status, pod: &str, status: Status) {
     for node in status.nodes {
         match merged.nodes.iter_mut().find(|known| known.node == node.node) {
             Some(known) => known.instances.extend(node.instances),
-            // A node that only this replica lists: Envoys of a cluster that isn't there (any more), or not there for others yet.
+            // A node that only this replica lists: Envoys of a cluster that isn't there (any more),
+            // or not there for others yet.
             None if !node.instances.is_empty() => insert(&mut merged.nodes, node),
             None => {}
         }

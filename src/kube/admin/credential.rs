@@ -4,7 +4,8 @@
 //! the Service is gone ──▶ the leader has noticed ──▶ its Secret is emptied, compared with the version that was read
 //! ```
 //!
-//! In this order, because a leader that still sees the Service would issue the next credential at once.
+//! In this order, because a leader that still sees the Service would issue the next credential at
+//! once.
 
 use std::time::{Duration, Instant};
 
@@ -31,8 +32,8 @@ pub struct Forgotten {
 }
 
 impl Admin {
-    /// Forgets a cluster's credential, once its Service is gone: the list of accepted credentials is emptied, and the revision
-    /// is the next. The leader learns it by its watch.
+    /// Forgets a cluster's credential, once its Service is gone: the list of accepted credentials
+    /// is emptied, and the revision is the next. The leader learns it by its watch.
     ///
     /// # Errors
     /// Its Secret can't be read or written.
@@ -66,8 +67,8 @@ impl Admin {
             .is_some_and(|(_, contents)| contents.ledger.has_credentials(name)))
     }
 
-    /// Waits until the leader has noticed that the Service is gone: it then clears `service.json`. Returns whether it has. One
-    /// that hasn't would issue the next credential at once.
+    /// Waits until the leader has noticed that the Service is gone: it then clears `service.json`.
+    /// Returns whether it has. One that hasn't would issue the next credential at once.
     fn wait_until_noticed(&self, name: &ClusterName, domain: &TrustDomain) -> anyhow::Result<bool> {
         let deadline = Instant::now() + NOTICE_TIMEOUT;
         while Instant::now() < deadline {

@@ -66,7 +66,8 @@ impl Admin {
     pub fn ask_pod(&self, pod: &str, port: u16, path: &str) -> anyhow::Result<Answer> {
         let uri = format!("/api/v1/namespaces/{}/pods/{pod}:{port}/proxy{path}", self.namespace);
         let answer = match self.get(&uri, None) {
-            // The API server hands on the name by which it was called, and Atlas answers only to addresses and to its own name.
+            // The API server hands on the name by which it was called, and Atlas answers only to
+            // addresses and to its own name.
             Err(kube::Error::Api(status)) if status.code == 421 => {
                 self.get(&uri, Some(atlas_core::envoy::ATLAS_AUTHORITY))
             }

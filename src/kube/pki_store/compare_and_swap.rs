@@ -1,4 +1,5 @@
-//! One write of a Secret, compared with the version that was read, and the claim of a new leadership.
+//! One write of a Secret, compared with the version that was read, and the claim of a new
+//! leadership.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,8 +21,9 @@ use crate::kube::pki_secret::{PkiSecret, StoredSecret};
 /// How long one answer may take: a reconcile waits for it.
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Ensures that the root is there, if this process knows certificates below it. Where it is missing, the API server has lost
-/// its data, and a new root would be trusted by no Envoy. Nothing is written before this is known.
+/// Ensures that the root is there, if this process knows certificates below it. Where it is
+/// missing, the API server has lost its data, and a new root would be trusted by no Envoy. Nothing
+/// is written before this is known.
 ///
 /// # Errors
 /// The root is missing, or can't be read.
@@ -40,7 +42,8 @@ pub async fn ensure_root_exists(api: &Api<Secret>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the term, and nothing else, into the Secret with the issuers: from then on no earlier leader can write it.
+/// Writes the term, and nothing else, into the Secret with the issuers: from then on no earlier
+/// leader can write it.
 ///
 /// # Errors
 /// This process doesn't lead, or the write wasn't acknowledged.

@@ -1,12 +1,13 @@
-//! The watched Secrets with the PKI as they take effect on this replica. They are those that the watch shows, with two
-//! exceptions that last until the leader has repaired the Secret:
+//! The watched Secrets with the PKI as they take effect on this replica. They are those that the
+//! watch shows, with two exceptions that last until the leader has repaired the Secret:
 //!
 //! | The watch shows | In effect |
 //! | --- | --- |
 //! | a Secret that is gone, while its cluster's Service is there | the Secret as it was: somebody deleted it by hand |
 //! | a Secret that is unreadable, or has a broken certificate | the Secret as it was when it was sound |
 //!
-//! Without them the streams of Envoys would end for a mistake that the leader repairs within seconds.
+//! Without them the streams of Envoys would end for a mistake that the leader repairs within
+//! seconds.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -33,8 +34,9 @@ fn is_sound(stored: &StoredSecret) -> bool {
 }
 
 impl EffectiveSecrets {
-    /// Applies what the watch showed. `services`: clusters whose Service came or went; `has_service`: whether a cluster's
-    /// Service is there. Returns the Secrets of which something else is in effect.
+    /// Applies what the watch showed. `services`: clusters whose Service came or went;
+    /// `has_service`: whether a cluster's Service is there. Returns the Secrets of which something
+    /// else is in effect.
     pub fn update(
         &mut self,
         changes: &BTreeMap<String, Change<StoredSecret>>,
@@ -166,7 +168,8 @@ mod tests {
     }
 
     impl World {
-        /// Shows tokyo's Secret; returns the version in effect, and whether it is another than before.
+        /// Shows tokyo's Secret; returns the version in effect, and whether it is another than
+        /// before.
         fn show(&mut self, now: Option<Arc<StoredSecret>>) -> (Option<String>, bool) {
             let change = Change { now, deleted: None };
             let changes = [("tokyo.atlas-cluster".to_owned(), change)].into();

@@ -30,8 +30,8 @@ impl OwnWrites {
         }
     }
 
-    /// The watch showed that the Secret was deleted, with this version. It may have been created since the watch was last
-    /// looked at.
+    /// The watch showed that the Secret was deleted, with this version. It may have been created
+    /// since the watch was last looked at.
     pub fn observe_deleted(&mut self, version: &ResourceVersion) {
         self.is_shown |= self.versions.contains(version);
     }

@@ -7,8 +7,8 @@ use crate::kube::pki_secret::{PkiSecret, SecretData, set_aside_key};
 use crate::pki::{self, Contents, IssuerVerifier};
 
 impl LeaderStore {
-    /// Sets the broken certificates of a Secret aside. This process writes the certificate that it knows again; where it knows
-    /// none, another one is issued.
+    /// Sets the broken certificates of a Secret aside. This process writes the certificate that it
+    /// knows again; where it knows none, another one is issued.
     pub(super) fn set_broken_aside(
         &mut self,
         contents: &Contents,
@@ -27,7 +27,8 @@ impl LeaderStore {
         }
     }
 
-    /// Sets certificates aside that were issued below another root: Secrets of two backups were restored.
+    /// Sets certificates aside that were issued below another root: Secrets of two backups were
+    /// restored.
     pub(super) fn set_other_roots_aside(&mut self, contents: &mut Contents) {
         let mut verifier = IssuerVerifier::new(contents.authorities.get(&Authority::Root));
         let mut rejected = Vec::new();

@@ -1,4 +1,5 @@
-//! What a change costs a leader: the real engine and provider, watches that are fed by hand, and an API server in memory.
+//! What a change costs a leader: the real engine and provider, watches that are fed by hand, and an
+//! API server in memory.
 
 mod api_server;
 
@@ -140,7 +141,8 @@ impl Leader {
         }
     }
 
-    /// Waits until the writer has nothing to do, so that its requests aren't counted with a reconcile's.
+    /// Waits until the writer has nothing to do, so that its requests aren't counted with a
+    /// reconcile's.
     async fn wait_written(&self) {
         let mut before = usize::MAX;
         loop {

@@ -1,8 +1,9 @@
 //! Modes in the state directory: only its owner may read, also after a restore or a `chmod -R`.
 //!
-//! Wider modes are changed, and a warning is logged. Where that isn't possible and keys may be read, Atlas doesn't start: files of
-//! another owner, who can change their modes at any time, and links to files that others may read. Access control lists need no
-//! check: the group's bits are their mask (acl(5)).
+//! Wider modes are changed, and a warning is logged. Where that isn't possible and keys may be
+//! read, Atlas doesn't start: files of another owner, who can change their modes at any time, and
+//! links to files that others may read. Access control lists need no check: the group's bits are
+//! their mask (acl(5)).
 
 use std::fs::{self, Metadata};
 use std::os::fd::OwnedFd;
@@ -66,8 +67,8 @@ impl StateDir {
         Ok(())
     }
 
-    /// As [`StateDir::make_private`], while Atlas runs: checks the directories that lead to all files, and the rest if one was
-    /// opened to others.
+    /// As [`StateDir::make_private`], while Atlas runs: checks the directories that lead to all
+    /// files, and the rest if one was opened to others.
     ///
     /// # Errors
     /// As [`StateDir::make_private`].
@@ -101,7 +102,8 @@ impl StateDir {
         Ok(())
     }
 
-    /// The state directory itself keeps its mode if it was there before: others may rely on it, and every file in it is private.
+    /// The state directory itself keeps its mode if it was there before: others may rely on it, and
+    /// every file in it is private.
     fn look_at_root(&self) -> anyhow::Result<()> {
         let what = || format!("cannot look at {}", self.root.display());
         let mode = fs::metadata(&self.root).with_context(what)?.permissions().mode();
@@ -152,8 +154,8 @@ impl StateDir {
         }
     }
 
-    /// Checks a link. One to Atlas's own directories needs no check, since these are checked themselves. The mode of any other
-    /// file is never changed: it may be anything.
+    /// Checks a link. One to Atlas's own directories needs no check, since these are checked
+    /// themselves. The mode of any other file is never changed: it may be anything.
     fn look_at_link(&self, path: &Path, has_keys: bool) -> anyhow::Result<()> {
         let Ok(real) = fs::canonicalize(path) else { return Ok(()) };
         if real.starts_with(fs::canonicalize(self.path("nodes")).unwrap_or_default())
@@ -182,7 +184,8 @@ impl StateDir {
     }
 }
 
-/// Whether a file is Atlas's own, and not a volume's `lost+found`, a file manager's or NFS client's, or somebody's notes.
+/// Whether a file is Atlas's own, and not a volume's `lost+found`, a file manager's or NFS
+/// client's, or somebody's notes.
 pub(super) fn is_used(path: &Path, is_dir: bool) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     if is_dir {

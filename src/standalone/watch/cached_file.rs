@@ -67,8 +67,8 @@ enum WaitingFor {
     Closing(Instant),
     /// It stays unchanged until this time.
     Quiet(Instant),
-    /// It is gone, and files that may be incomplete become complete, at the latest at this time: its manifests may have moved
-    /// to one of them.
+    /// It is gone, and files that may be incomplete become complete, at the latest at this time:
+    /// its manifests may have moved to one of them.
     OtherFiles(Instant),
 }
 
@@ -166,8 +166,9 @@ impl CachedFile {
 
     /// Notes a text; returns since when the file has had it, and how it was written.
     ///
-    /// A text that is written again counts from when it was first there: a generator that writes the same text every few
-    /// seconds must not make it wait for ever. Had there been another text in between, it would have been read.
+    /// A text that is written again counts from when it was first there: a generator that writes
+    /// the same text every few seconds must not make it wait for ever. Had there been another text
+    /// in between, it would have been read.
     fn observe(
         &mut self,
         text: &FileText,
@@ -182,7 +183,8 @@ impl CachedFile {
             None if context.is_first_scan => {
                 (now.checked_sub(text.age.min(LONG_AGO)).unwrap_or(now), WriteEvent::Unknown)
             }
-            // A file that appears later is new, whatever its times say: another machine's clock may be wrong.
+            // A file that appears later is new, whatever its times say: another machine's clock may
+            // be wrong.
             None => (now, WriteEvent::Unknown),
         };
         let write_event = context
@@ -209,7 +211,8 @@ impl CachedFile {
         self.wait_for_quiet(file, "is being written", Instant::now() + quiet.usual);
     }
 
-    /// Notes that it is gone while other files may be incomplete. Returns whether it stays in force for now.
+    /// Notes that it is gone while other files may be incomplete. Returns whether it stays in force
+    /// for now.
     pub fn mark_gone(&mut self, file: &str, quiet: QuietPeriods) -> bool {
         let due = if let Some(WaitingFor::OtherFiles(due)) = self.waiting {
             due

@@ -19,7 +19,8 @@ use crate::engine::last_good::LastGoodManifests;
 pub(super) struct FileCache {
     dir: PathBuf,
     quiet: QuietPeriods,
-    /// Manifests that an earlier process kept of files of which this one has read no valid text yet.
+    /// Manifests that an earlier process kept of files of which this one has read no valid text
+    /// yet.
     last_good: LastGoodManifests,
     files: BTreeMap<PathBuf, CachedFile>,
     /// Those of `files` that wait before they take effect.
@@ -70,7 +71,8 @@ impl FileCache {
         self.waiting.iter().filter_map(|path| self.files.get(path)?.due()).min()
     }
 
-    /// Whether the fleet would be smaller than it was: a file waits, and nothing was known of it before.
+    /// Whether the fleet would be smaller than it was: a file waits, and nothing was known of it
+    /// before.
     pub fn lacks_waiting_file(&self) -> bool {
         self.waiting.iter().any(|path| {
             let Some(file) = self.files.get(path) else { return false };
@@ -81,7 +83,8 @@ impl FileCache {
         })
     }
 
-    /// Reads the whole directory, and adds what differs to `update`. `open` are the files that are being written.
+    /// Reads the whole directory, and adds what differs to `update`. `open` are the files that are
+    /// being written.
     ///
     /// # Errors
     /// The directory itself can't be read; what was read before is kept.
@@ -125,7 +128,8 @@ impl FileCache {
             errors: self.problem.iter().chain(&self.unreadable).cloned().collect(),
             unreadable: self.unreadable.iter().map(|error| error.file.clone()).collect(),
         };
-        // The first time also where nothing is wrong: by that an empty directory is known to have been read.
+        // The first time also where nothing is wrong: by that an empty directory is known to have
+        // been read.
         if self.reported.as_ref() != Some(&errors) {
             update.directories = Some(errors.clone());
             self.reported = Some(errors);
@@ -144,8 +148,8 @@ impl FileCache {
             .cloned()
             .collect();
         self.forget(gone, update);
-        // What an earlier process read and is not there now was removed in between. But an empty directory may be one whose
-        // volume isn't mounted yet.
+        // What an earlier process read and is not there now was removed in between. But an empty
+        // directory may be one whose volume isn't mounted yet.
         if !self.has_started && !listing.is_empty() {
             self.last_good.retain(|name, _| {
                 there.contains(&PathBuf::from(name)) || is_below(Path::new(name), &unreadable)
@@ -183,8 +187,9 @@ impl FileCache {
         Ok(())
     }
 
-    /// Reads the waiting files again, and adds what differs to `update`. A file that is gone is not forgotten here, since
-    /// somebody may delete it and write it again; an event or the next rescan decides that.
+    /// Reads the waiting files again, and adds what differs to `update`. A file that is gone is not
+    /// forgotten here, since somebody may delete it and write it again; an event or the next rescan
+    /// decides that.
     ///
     /// # Errors
     /// As [`FileCache::read_changed`].
@@ -218,7 +223,8 @@ impl FileCache {
             let stays = if self.files.is_empty() { String::new() } else { format!(": {STAYS}") };
             error_of(&self.dir, format!("cannot be read: {error}{stays}"))
         })?;
-        // The mount point of a volume that isn't mounted is an empty directory, and so is one that was just made again.
+        // The mount point of a volume that isn't mounted is an empty directory, and so is one that
+        // was just made again.
         if listing.is_empty() && !self.files.is_empty() && id != self.id {
             return Err(error_of(
                 &self.dir,
@@ -231,8 +237,8 @@ impl FileCache {
         Ok(listing)
     }
 
-    /// Reads a file; returns whether it is there. `write_event`: how it was written, by an event. `moved`: if it is another file
-    /// than before, it was moved into its place.
+    /// Reads a file; returns whether it is there. `write_event`: how it was written, by an event.
+    /// `moved`: if it is another file than before, it was moved into its place.
     fn read_file(
         &mut self,
         path: &Path,
@@ -281,8 +287,8 @@ impl FileCache {
         true
     }
 
-    /// Forgets files that are gone. While other files may be incomplete these stay in force for a while: their manifests may
-    /// have moved there.
+    /// Forgets files that are gone. While other files may be incomplete these stay in force for a
+    /// while: their manifests may have moved there.
     fn forget(&mut self, gone: Vec<PathBuf>, update: &mut DirectoryUpdate) {
         let is_incomplete = |path: &PathBuf| {
             self.files.get(path).is_some_and(|file| file.is_waiting() && !file.is_gone())

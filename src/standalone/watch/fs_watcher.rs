@@ -28,9 +28,10 @@ impl FsWatcher {
 
     /// Watches the directory that is there now, `current`; returns whether it is watched.
     ///
-    /// A watch stays with the directory that it was set on, even once another one has its name. `renew` sets it again in any
-    /// case, since not every file system gives a replaced directory another identity; set on a directory that is watched already
-    /// it continues without a gap in which a file could be closed unseen.
+    /// A watch stays with the directory that it was set on, even once another one has its name.
+    /// `renew` sets it again in any case, since not every file system gives a replaced directory
+    /// another identity; set on a directory that is watched already it continues without a gap in
+    /// which a file could be closed unseen.
     pub fn ensure_watching(&mut self, current: Option<FileId>, renew: bool) -> bool {
         if current.is_none() {
             self.unwatch();

@@ -1,4 +1,5 @@
-//! All files together: which manifests a directory has, and which of two manifests of the same object counts.
+//! All files together: which manifests a directory has, and which of two manifests of the same
+//! object counts.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -31,8 +32,8 @@ pub struct ManifestIndex {
     directory_errors: Vec<ManifestError>,
 }
 
-/// A file that has an object. By the order of its fields, a file whose manifests an earlier process kept counts last, and
-/// otherwise the first by path.
+/// A file that has an object. By the order of its fields, a file whose manifests an earlier process
+/// kept counts last, and otherwise the first by path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Claim {
     is_last_good: bool,
@@ -130,7 +131,8 @@ impl ManifestIndex {
             }
         }
         for key in &self.duplicates {
-            // An earlier process's manifests are no duplicates: their file is wrong, which is reported already.
+            // An earlier process's manifests are no duplicates: their file is wrong, which is
+            // reported already.
             let claims = self.claims.get(key).into_iter().flatten();
             let mut present = claims
                 .filter(|claim| !claim.is_last_good)

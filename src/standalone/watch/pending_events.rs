@@ -22,8 +22,8 @@ pub(super) struct PendingEvents {
 #[derive(Default)]
 struct EventState {
     changes: PendingChanges,
-    /// Files that were written to and not closed since, by their path within the directory. Files of every name, since one may
-    /// be renamed before it is closed.
+    /// Files that were written to and not closed since, by their path within the directory. Files
+    /// of every name, since one may be renamed before it is closed.
     open: BTreeSet<PathBuf>,
     /// The file that is being renamed, by inotify's cookie, and whether it is open.
     renaming: Option<(usize, bool)>,
@@ -36,8 +36,9 @@ pub(super) struct PendingChanges {
     pub files: BTreeMap<PathBuf, WriteEvent>,
     /// Whether any other file may have changed too, so that the whole directory must be read.
     pub whole_directory: bool,
-    /// Directories that were moved into their place, with all that is below them. The empty path stands for the whole directory:
-    /// Kubernetes replaced the `..data` link of a mounted ConfigMap.
+    /// Directories that were moved into their place, with all that is below them. The empty path
+    /// stands for the whole directory: Kubernetes replaced the `..data` link of a mounted
+    /// ConfigMap.
     pub moved_directories: BTreeSet<PathBuf>,
 }
 
@@ -95,7 +96,8 @@ impl EventState {
             Ok(event) if !event.need_rescan() => event,
             _ => return self.record_lost_events(),
         };
-        // Events of mode, owner and times alone: many programs set these after they have closed a file.
+        // Events of mode, owner and times alone: many programs set these after they have closed a
+        // file.
         let is_metadata = matches!(event.kind, EventKind::Modify(ModifyKind::Metadata(_)));
         let within: Vec<&Path> =
             event.paths.iter().filter_map(|path| path.strip_prefix(dir).ok()).collect();

@@ -71,7 +71,8 @@ impl Scanner {
 
     pub fn scan(mut self, reason: ScanReason) -> (Self, ScanResult) {
         let id = self.cache.current_id();
-        // Watch, then take the events, then read: a file that changes in between is read twice, and none is missed.
+        // Watch, then take the events, then read: a file that changes in between is read twice, and
+        // none is missed.
         let is_watched = self.watcher.ensure_watching(id, reason == ScanReason::Rescan);
         let mut update = DirectoryUpdate::default();
         let result = if reason == ScanReason::WaitingFile {
@@ -102,13 +103,15 @@ impl Scanner {
         } else {
             DirectoryUpdate::default()
         };
-        // Where nothing could be read, what was due is still due: `retry` covers it, and a time that is past would spin.
+        // Where nothing could be read, what was due is still due: `retry` covers it, and a time
+        // that is past would spin.
         let due = if result.is_ok() { self.cache.due() } else { None };
         let result = ScanResult { update, id, retry: !is_watched || result.is_err(), due };
         (self, result)
     }
 
-    /// At the start a file that may be incomplete, and of which nothing is known, would make a smaller fleet than there was.
+    /// At the start a file that may be incomplete, and of which nothing is known, would make a
+    /// smaller fleet than there was.
     fn check_complete(&mut self) {
         self.is_complete =
             !self.cache.lacks_waiting_file() || Instant::now() >= self.complete_at_latest;

@@ -1,5 +1,5 @@
-//! What the scanner found and nobody has handled yet. Of each file only the latest state is kept, so a slow reader costs no
-//! memory.
+//! What the scanner found and nobody has handled yet. Of each file only the latest state is kept,
+//! so a slow reader costs no memory.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -27,7 +27,8 @@ pub struct FileState {
 }
 
 impl FileState {
-    /// Whether the file itself was never seen: its manifests are an earlier process's, and its directory can't be read.
+    /// Whether the file itself was never seen: its manifests are an earlier process's, and its
+    /// directory can't be read.
     pub fn is_unread(&self) -> bool {
         self.is_last_good && !self.was_read
     }

@@ -17,7 +17,8 @@ const MAX_DEPTH: usize = 16;
 pub(super) struct FileId {
     device: u64,
     inode: u64,
-    /// Where the file system has it. tmpfs and ext4 use the inode number of a removed file again at once.
+    /// Where the file system has it. tmpfs and ext4 use the inode number of a removed file again at
+    /// once.
     created: Option<SystemTime>,
 }
 
@@ -45,8 +46,9 @@ impl Listing {
 
 /// Lists the manifests below a directory: `*.yaml`, `*.yml`, `*.json`.
 ///
-/// Hidden files and directories are ignored: among them are editors' swap files, and the `..data` directories of mounted
-/// ConfigMaps, whose files are links at the top. Links are followed, to directories too.
+/// Hidden files and directories are ignored: among them are editors' swap files, and the `..data`
+/// directories of mounted ConfigMaps, whose files are links at the top. Links are followed, to
+/// directories too.
 ///
 /// # Errors
 /// The directory itself can't be read.
@@ -58,7 +60,8 @@ pub(super) fn list(dir: &Path) -> io::Result<Listing> {
     Ok(listing)
 }
 
-/// Adds what is below `dir/within`. `above` are the directories on the way; a link to one of them is not followed.
+/// Adds what is below `dir/within`. `above` are the directories on the way; a link to one of them
+/// is not followed.
 fn list_below(
     dir: &Path,
     within: &Path,
@@ -110,7 +113,8 @@ pub(super) enum PathKind {
 pub(super) fn classify(within: &Path) -> PathKind {
     let is_of_mount = |part: &std::ffi::OsStr| part.as_encoded_bytes().starts_with(b"..");
     if within.iter().any(is_of_mount) {
-        // Kubernetes writes a new directory first and then replaces the link `..data`, which is the change.
+        // Kubernetes writes a new directory first and then replaces the link `..data`, which is the
+        // change.
         return if within.iter().count() == 1 { PathKind::Other } else { PathKind::Ignored };
     }
     if within.ancestors().filter(|path| path.file_name().is_some()).any(is_ignored_name) {
@@ -186,7 +190,8 @@ fn try_read(path: &Path) -> io::Result<Result<Option<FileText>, String>> {
     if bytes.len() as u64 > MAX_BYTES {
         return Ok(Err(format!("is larger than {} MiB: split it", MAX_BYTES >> 20)));
     }
-    // The time of the inode's last change, not of the text's: whoever copies a file can set the latter to anything.
+    // The time of the inode's last change, not of the text's: whoever copies a file can set the
+    // latter to anything.
     let changed = UNIX_EPOCH
         + Duration::new(
             after.ctime().try_into().unwrap_or(0),

@@ -14,7 +14,8 @@ use super::*;
 /// Where Prometheus 3 takes a query.
 const EXPRESSION: &str = ".cm-content";
 
-/// Longer than the 5 s after which Prometheus 3's pages ask again for notifications when their stream ends.
+/// Longer than the 5 s after which Prometheus 3's pages ask again for notifications when their
+/// stream ends.
 const STREAM_ASKED_AGAIN: Duration = Duration::from_secs(8);
 
 impl Person<'_> {
@@ -47,7 +48,8 @@ fn query(person: &Person, hub: &Hub) -> Result<()> {
     );
     person.picture("tokyo-prometheus-3")?;
     browser.click_text("[role=tab]", "Graph")?;
-    // A graph of an hour has a point every 14 s, and a cluster that has just started nothing to show at the first of them.
+    // A graph of an hour has a point every 14 s, and a cluster that has just started nothing to
+    // show at the first of them.
     wait_until("a graph", DRAWN, || {
         browser.click_text("button", "Execute")?;
         Ok(browser.exists(".uplot canvas")?.then_some(()))
@@ -65,7 +67,8 @@ fn query(person: &Person, hub: &Hub) -> Result<()> {
     Ok(())
 }
 
-/// By its menus from there: alerts, from one of them to its expression in another tab, targets, rules.
+/// By its menus from there: alerts, from one of them to its expression in another tab, targets,
+/// rules.
 fn alerts_targets_rules(person: &Person, hub: &Hub) -> Result<()> {
     let browser = &person.browser;
     let base = hub.web_url("/prom/tokyo/");
@@ -167,7 +170,8 @@ fn alertmanager(person: &Person, hub: &Hub) -> Result<()> {
     person.all_beneath(&base, &[]).map(drop)
 }
 
-/// What is asked for at the root goes to no cluster by itself: a browser is sent to where the page that asks belongs.
+/// What is asked for at the root goes to no cluster by itself: a browser is sent to where the page
+/// that asks belongs.
 fn root(hub: &Hub) -> Result<()> {
     let asked = |path: &str, referer: &str| -> Result<(u16, Option<String>)> {
         let request = Request::new("GET", hub.web_url(path))?.header("referer", referer);

@@ -1,7 +1,9 @@
-//! The pictures in README.md: `docs/images/NAME.png`, and beside each `NAME.txt`, which is what the page said.
+//! The pictures in README.md: `docs/images/NAME.png`, and beside each `NAME.txt`, which is what the
+//! page said.
 //!
-//! `UPDATE_SCREENSHOTS=1` takes them anew. Otherwise a page that says something else than its text file
-//! fails the test, since then the picture in README.md shows what is no longer so. Pixels are not compared.
+//! `UPDATE_SCREENSHOTS=1` takes them anew. Otherwise a page that says something else than its text
+//! file fails the test, since then the picture in README.md shows what is no longer so. Pixels are
+//! not compared.
 
 use std::env::VarError;
 use std::path::PathBuf;
@@ -12,7 +14,8 @@ use atlas_lab::browser::Browser;
 /// The largest picture, in bytes: everyone who reads README.md loads it.
 const LARGEST: usize = 150 << 10;
 
-/// Checks or takes the picture of the page that `browser` shows, in a window of this size in pixels.
+/// Checks or takes the picture of the page that `browser` shows, in a window of this size in
+/// pixels.
 pub fn picture(browser: &Browser, name: &str, size: (u32, u32)) -> Result<()> {
     let file = |extension: &str| {
         let path: PathBuf =
@@ -50,7 +53,8 @@ pub fn picture(browser: &Browser, name: &str, size: (u32, u32)) -> Result<()> {
     Ok(())
 }
 
-/// A page's text, a line for each line that isn't blank, without ages and times, which are others in each run.
+/// A page's text, a line for each line that isn't blank, without ages and times, which are others
+/// in each run.
 fn constant(text: &str) -> String {
     let mut lines = String::new();
     for line in text.lines() {

@@ -74,7 +74,8 @@ pub fn answers_are_those_without_one(hub: &Hub, web: SocketAddr) -> Result<()> {
     Ok(())
 }
 
-/// What follows an offer that isn't taken, on the same connection, reaches nobody, and ends nothing of others.
+/// What follows an offer that isn't taken, on the same connection, reaches nobody, and ends nothing
+/// of others.
 pub fn what_follows_is_nobodys_request(hub: &Hub, tokyo: &Cluster, web: SocketAddr) -> Result<()> {
     let host = &hub.place.host;
     let sent_to_atlas = || -> Result<f64> {

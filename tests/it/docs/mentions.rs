@@ -1,4 +1,5 @@
-//! What the pages mention in passing: flags and commands of `atlas`, keys, chart values, names of objects, ports.
+//! What the pages mention in passing: flags and commands of `atlas`, keys, chart values, names of
+//! objects, ports.
 
 use std::collections::BTreeSet;
 use std::process::Command;
@@ -171,7 +172,8 @@ fn every_key_is_there() {
 
 #[test]
 fn every_object_is_there() {
-    // Those of Atlas's PKI are its own business (src/kube/pki_secret.rs); the tests of a backup know them.
+    // Those of Atlas's PKI are its own business (src/kube/pki_secret.rs); the tests of a backup
+    // know them.
     let mut names: BTreeSet<String> =
         ["atlas-root-ca", "atlas-issuers", "atlas-leaves", "tokyo.atlas-cluster"]
             .map(str::to_owned)

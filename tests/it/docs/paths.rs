@@ -1,4 +1,5 @@
-//! How long the first pages may be, and that every file of this repository that a page names is there.
+//! How long the first pages may be, and that every file of this repository that a page names is
+//! there.
 
 use super::reference::pages;
 use super::*;

@@ -1,4 +1,5 @@
-//! The reference against `atlas --help` and the keys that Atlas reads; and every link of every page.
+//! The reference against `atlas --help` and the keys that Atlas reads; and every link of every
+//! page.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -212,7 +212,8 @@ fn query_reads_what_atlas_writes() {
         );
     }
 
-    // The name that is asked by DNS is in the zone, and leads to the Services whose names are in the file.
+    // The name that is asked by DNS is in the zone, and leads to the Services whose names are in
+    // the file.
     let (fleet, cluster) = page.cluster("tokyo.yaml", &settings()).unwrap();
     let asked =
         page.text.lines().find_map(|line| line.strip_prefix("--endpoint=dnssrvnoa+")).unwrap();

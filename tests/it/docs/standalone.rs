@@ -1,4 +1,5 @@
-//! Every command of docs/standalone.md as it stands, with the real programs, on two hosts with the names it gives them.
+//! Every command of docs/standalone.md as it stands, with the real programs, on two hosts with the
+//! names it gives them.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -59,7 +60,8 @@ impl Walk {
         command
     }
 
-    /// A block that begins with the name of a machine is a command, one that begins with that of a file its content.
+    /// A block that begins with the name of a machine is a command, one that begins with that of a
+    /// file its content.
     fn block(&mut self, block: &Block) -> Result<()> {
         let (head, text) = block.text.split_once('\n').unwrap_or_default();
         let Some(head) = head.strip_prefix("# ") else { return Ok(()) };

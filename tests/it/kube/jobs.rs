@@ -41,7 +41,8 @@ world_test! {
         for store in scene.hub.query.stores()? {
             assert!(store.name.contains(".observability.svc.corp.example"), "{}", store.name);
         }
-        // With the other of Query's two resolvers too: stores' names are other names of one Service.
+        // With the other of Query's two resolvers too: stores' names are other names of one
+        // Service.
         let (host, ip) = (&scene.hub.place.host, scene.hub.place.programs[0]);
         let options = QueryOptions {
             extra: vec!["--store.sd-dns-resolver=miekgdns".into()],

@@ -27,7 +27,8 @@ world_test! {
         let mut command = Command::new(atlas());
         command.arg("run").arg("--kubeconfig").arg(kube.admin_kubeconfig()).args(["--hub-address", "hub.example.com"]);
         let mut atlas = host.spawn("atlas", &command)?;
-        // Root, issuers, Atlas's own leaves; what the hub's Envoy starts from, and the same as values.
+        // Root, issuers, Atlas's own leaves; what the hub's Envoy starts from, and the same as
+        // values.
         let secrets = 5;
         atlas.wait_until("the hub's own are written", 30 * SECOND, || Ok((count(&kube, "secrets")? == secrets).then_some(())))?;
 
@@ -40,7 +41,8 @@ world_test! {
             threads.into_iter().try_for_each(|thread| thread.join().expect("no panic"))
         })?;
         let applied = Instant::now();
-        // Per cluster: what it is issued, and its values; its own Service and one of a store. One is of the hub's Envoys.
+        // Per cluster: what it is issued, and its values; its own Service and one of a store. One
+        // is of the hub's Envoys.
         wait_until("all are written", 90 * SECOND, || {
             let (written, services) = (count(&kube, "secrets")? - secrets, count(&kube, "services")?);
             // The question itself costs the API server something.

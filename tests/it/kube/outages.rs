@@ -103,7 +103,8 @@ fn the_leader_is_killed(hub: &mut KubeHub) -> Result<()> {
     the_zone_goes_there_and_back(hub, serial).map(drop)
 }
 
-/// Another content of the DNS zone, and the first one again: each has a later serial number than the one before.
+/// Another content of the DNS zone, and the first one again: each has a later serial number than
+/// the one before.
 fn the_zone_goes_there_and_back(hub: &KubeHub, mut serial: u32) -> Result<u32> {
     for name in ["other", "grpc"] {
         hub.kube.merge_patch(
@@ -231,7 +232,8 @@ fn the_api_comes_back_empty(hub: &mut KubeHub) -> Result<()> {
     };
     let before = clusters(hub)?;
     hub.kube.restart_empty()?;
-    // Atlas's tokens are refused, as those of Pods that are gone are. `many` has the case in which it is let in.
+    // Atlas's tokens are refused, as those of Pods that are gone are. `many` has the case in which
+    // it is let in.
     thread::sleep(5 * SECOND);
     let after = clusters(hub)?;
     ensure!(

@@ -1,5 +1,5 @@
-//! The names of the stores, and the hub's Envoys behind them: what a change of pods costs, and how Services of an earlier
-//! Atlas, which selected the pods themselves, become what they are now.
+//! The names of the stores, and the hub's Envoys behind them: what a change of pods costs, and how
+//! Services of an earlier Atlas, which selected the pods themselves, become what they are now.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -64,7 +64,8 @@ world_test! {
         thread::sleep(3 * SECOND);
         let wrote = writes(&kube)? - before;
         println!("two Envoys replaced: {} names lead to the new ones after {took:?}, with {wrote} writes of endpoints", names.len());
-        // Two Pods come, are ready, and two go: a slice and an Endpoints each time, and now and then one is tried again.
+        // Two Pods come, are ready, and two go: a slice and an Endpoints each time, and now and
+        // then one is tried again.
         ensure!(wrote <= 24, "{wrote} writes: they grow with the stores");
         ensure!(took < 15 * SECOND, "promised: 5 s; asserted: three times that; it took {took:?}");
         ensure!(kube.list(&format!("{SLICES}?{OF_STORES}"))?.is_empty(), "no store has slices of its own");
@@ -99,7 +100,8 @@ world_test! {
         let left = || anyhow::Ok((kube.list(&format!("{SLICES}?{OF_STORES}"))?.len(), kube.list(&at(&format!("endpoints?{OF_STORES}")))?.len()));
         ensure!(left()? == (2 * CLUSTERS, 2 * CLUSTERS), "{:?}", left()?);
 
-        // Nobody's pods are ready for a while: the names wait, and lead where they led. Nor are the rights there yet.
+        // Nobody's pods are ready for a while: the names wait, and lead where they led. Nor are the
+        // rights there yet.
         let mut atlas = with_the_charts_rights(&host, &kube, Rights::Earlier, &["--envoy-selectors", "app=later"])?;
         let waits = "Service cluster-0-thanos-sidecar0, Service cluster-0-thanos-sidecar1, Service cluster-1-thanos-sidecar0 and 37 more";
         wait_until("people are told", 60 * SECOND, || {
@@ -338,8 +340,8 @@ impl Dns {
         Ok(Self { _process: process, socket })
     }
 
-    /// The IPv4 addresses of a name, as a resolver finds them that takes what is in one answer and asks no further, which is
-    /// what Go's does.
+    /// The IPv4 addresses of a name, as a resolver finds them that takes what is in one answer and
+    /// asks no further, which is what Go's does.
     fn addresses(&self, name: &str) -> Result<BTreeSet<IpAddr>> {
         let mut question = Message::query();
         question.metadata.recursion_desired = true;

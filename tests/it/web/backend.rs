@@ -1,4 +1,5 @@
-//! A server behind a web UI that answers what no real program can be asked for: redirects of every kind, hostile headers.
+//! A server behind a web UI that answers what no real program can be asked for: redirects of every
+//! kind, hostile headers.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -76,7 +77,8 @@ fn serve(mut stream: TcpStream, seen: &Mutex<Vec<String>>, headers: &Mutex<Strin
     Ok(())
 }
 
-/// The Service of a cluster whose web UIs are at `prometheus` and `alertmanager`, with more annotations.
+/// The Service of a cluster whose web UIs are at `prometheus` and `alertmanager`, with more
+/// annotations.
 pub fn manifest(
     place: &Place,
     name: &str,

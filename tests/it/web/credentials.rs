@@ -1,5 +1,5 @@
-//! Downstream clusters see nothing of what a person's browser and a proxy in front send for themselves, and what their backends
-//! answer concerns their own path only.
+//! Downstream clusters see nothing of what a person's browser and a proxy in front send for
+//! themselves, and what their backends answer concerns their own path only.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -157,7 +157,8 @@ fn nothing_passes_that_is_no_business_of_a_cluster(
     }
     assert_eq!(status(&answer), 200);
     is_confined(&answer);
-    // What a browser has from this UI it sends to no other one, by its path; and none of it by its name reaches another proxy.
+    // What a browser has from this UI it sends to no other one, by its path; and none of it by its
+    // name reaches another proxy.
     let answer = websocket(&hub, "/prom/tokyo/ws", PROXY)?;
     clean(&backend.last()?, "lang=en; sid=7");
     assert!(answer.starts_with("HTTP/1.1 101") && answer.ends_with("hello\n"), "{answer}");

@@ -1,5 +1,6 @@
-//! Redirects of web UIs lead where a person can go: of real programs with external URLs and prefixes of every kind, of backends
-//! that say their own host, and below a path that a proxy in front takes away or not.
+//! Redirects of web UIs lead where a person can go: of real programs with external URLs and
+//! prefixes of every kind, of backends that say their own host, and below a path that a proxy in
+//! front takes away or not.
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-/// CPU time of all threads that a process has at present, to the nanosecond (`/proc/PID/task/*/schedstat`; the ticks of
-/// `/proc/PID/stat` are 10 ms, too coarse for a single push). Envoy and Thanos keep their threads, so none is lost.
+/// CPU time of all threads that a process has at present, to the nanosecond
+/// (`/proc/PID/task/*/schedstat`; the ticks of `/proc/PID/stat` are 10 ms, too coarse for a single
+/// push). Envoy and Thanos keep their threads, so none is lost.
 ///
 /// # Errors
 /// There is no such process, or this kernel keeps no schedule statistics (`CONFIG_SCHED_INFO`).
@@ -29,8 +30,8 @@ pub(super) fn cpu_of_threads(pid: u32) -> Result<Duration> {
     Ok(Duration::from_nanos(nanoseconds))
 }
 
-/// CPU time of a process with all threads that it ever had, in ticks of 10 ms (`/proc/PID/stat`): for programs whose threads
-/// come and go, over many repetitions.
+/// CPU time of a process with all threads that it ever had, in ticks of 10 ms (`/proc/PID/stat`):
+/// for programs whose threads come and go, over many repetitions.
 ///
 /// # Errors
 /// There is no such process.
@@ -38,7 +39,8 @@ pub(super) fn cpu_of_process(pid: u32) -> Result<Duration> {
     let file = format!("/proc/{pid}/stat");
     let text = fs::read_to_string(&file)
         .with_context(|| format!("cannot read {file}: has the process ended?"))?;
-    // The name in parentheses may hold blanks. Fields 14 and 15 of proc(5) are the 12th and 13th after it.
+    // The name in parentheses may hold blanks. Fields 14 and 15 of proc(5) are the 12th and 13th
+    // after it.
     let fields: Vec<&str> = text
         .rsplit_once(')')
         .map(|(_, rest)| rest.split_whitespace().collect())
@@ -80,7 +82,8 @@ impl Times {
         self.0.len()
     }
 
-    /// The smallest time that so many per cent of all don't exceed (nearest rank); zero if there are none.
+    /// The smallest time that so many per cent of all don't exceed (nearest rank); zero if there
+    /// are none.
     pub(super) fn percentile(&self, per_cent: usize) -> Duration {
         let rank = (self.0.len() * per_cent).div_ceil(100).max(1);
         self.0.get(rank - 1).copied().unwrap_or_default()

@@ -1,13 +1,17 @@
 //! `cargo xtask bench envoy`: what the hub's Envoy itself costs, by the number of clusters.
 //!
-//! A real Atlas has so many manifests and is quiet; then a real Envoy starts as the hub's. What is measured is the Envoy:
+//! A real Atlas has so many manifests and is quiet; then a real Envoy starts as the hub's. What is
+//! measured is the Envoy:
 //!
 //! - **ready**: from its start until it is live and has every Envoy cluster that it should have;
-//! - **memory**: resident when it has been quiet, and the CPU time that it takes while nothing changes;
-//! - **push**: from a manifest renamed into place (or deleted) until the Envoy *routes* by it: the page of a cluster that
-//!   it doesn't know answers 404, of one that it knows anything else. That question costs the Envoy some 50 µs, where its
-//!   admin page would walk through all statistics or clusters. Atlas's own share (it waits 100 ms for quiet) is in it;
-//! - **bytes and CPU of a push**: over as many changes again with nobody asking, less what it takes when quiet.
+//! - **memory**: resident when it has been quiet, and the CPU time that it takes while nothing
+//!   changes;
+//! - **push**: from a manifest renamed into place (or deleted) until the Envoy *routes* by it: the
+//!   page of a cluster that it doesn't know answers 404, of one that it knows anything else. That
+//!   question costs the Envoy some 50 µs, where its admin page would walk through all statistics or
+//!   clusters. Atlas's own share (it waits 100 ms for quiet) is in it;
+//! - **bytes and CPU of a push**: over as many changes again with nobody asking, less what it takes
+//!   when quiet.
 
 mod hub;
 mod peers;
@@ -37,8 +41,9 @@ pub(super) struct EnvoyBench {
     /// How often each change is made.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pushes: u32,
-    /// Clusters without addresses: the Envoy has nothing to connect to and makes no health checks, so that what remains is
-    /// what its configuration costs. Otherwise each cluster has an address that answers.
+    /// Clusters without addresses: the Envoy has nothing to connect to and makes no health checks,
+    /// so that what remains is what its configuration costs. Otherwise each cluster has an address
+    /// that answers.
     #[arg(long)]
     no_addresses: bool,
     /// Write the figures to this file too, as a list of rows.
@@ -113,7 +118,8 @@ impl EnvoyBench {
         })
     }
 
-    /// Shows the newest figures, and writes all so far: a long measurement that fails late has not been for nothing.
+    /// Shows the newest figures, and writes all so far: a long measurement that fails late has not
+    /// been for nothing.
     fn keep(&self, rows: &[Value]) -> Result<()> {
         if let Some(row) = rows.last() {
             eprintln!("{row}");
@@ -126,7 +132,8 @@ impl EnvoyBench {
     /// Whether an Envoy can have a connection per Envoy cluster here.
     fn check_limit(&self) -> Result<()> {
         let most = self.clusters.iter().max().copied().unwrap_or_default();
-        // A connection of each worker thread and the health check's; beside them the clusters that are added, listeners, epoll, logs.
+        // A connection of each worker thread and the health check's; beside them the clusters that
+        // are added, listeners, epoll, logs.
         let needed = (u64::from(most) + 2 * u64::from(self.pushes)) * 3 + 200;
         let allowed = world::open_files();
         ensure!(

@@ -1,6 +1,7 @@
 //! `cargo xtask bench link`: what a far link costs, and what can be set against it.
 //!
-//! Two real Envoys with an emulated far link between them ([`atlas_lab::world::Link`]), one worker each. Three questions:
+//! Two real Envoys with an emulated far link between them ([`atlas_lab::world::Link`]), one worker
+//! each. Three questions:
 //!
 //! ```text
 //! sharing  two large answers at once over one HTTP/2 connection, against each over one of its own; a small one beside a large,
@@ -9,8 +10,9 @@
 //! buffers  how long a small answer waits beside a large one, by what the sender may have written and not sent
 //! ```
 //!
-//! Large answers have no end and are read for some seconds, so that a slow link takes no longer than a fast one. Each setting
-//! has new Envoys on new hosts, since TCP remembers what a destination was like.
+//! Large answers have no end and are read for some seconds, so that a slow link takes no longer
+//! than a fast one. Each setting has new Envoys on new hosts, since TCP remembers what a
+//! destination was like.
 
 mod envoys;
 mod traffic;
@@ -52,7 +54,8 @@ pub(super) struct LinkBench {
     /// TCP's congestion control; `reno` is the most cautious one that every machine has.
     #[arg(long, value_delimiter = ',', default_value = "reno,bbr")]
     congestion: Vec<String>,
-    /// The receiver's HTTP/2 window of a stream, in KiB, where that isn't the question; a connection's is four times that.
+    /// The receiver's HTTP/2 window of a stream, in KiB, where that isn't the question; a
+    /// connection's is four times that.
     #[arg(long, default_value_t = 1024, value_name = "KIB", value_parser = clap::value_parser!(u32).range(64..=65_536))]
     stream_window: u32,
     /// The rate of the link, in Mbit/s.
@@ -79,7 +82,8 @@ struct Setting {
     congestion: String,
     /// `None`: as many as Envoy's default.
     streams_per_connection: Option<u32>,
-    /// Whether small questions have the priority HIGH, for which Envoy has connections of their own within the same Envoy cluster.
+    /// Whether small questions have the priority HIGH, for which Envoy has connections of their own
+    /// within the same Envoy cluster.
     small_first: bool,
     stream_window: u32,
     connection_window: u32,
@@ -94,8 +98,8 @@ struct Setting {
 }
 
 impl Setting {
-    /// The queue in front of the link holds what goes through it within a round trip, 100 ms at least: what routers are advised
-    /// to have.
+    /// The queue in front of the link holds what goes through it within a round trip, 100 ms at
+    /// least: what routers are advised to have.
     fn queue_bytes(&self) -> usize {
         let milliseconds = u64::try_from(self.round_trip.as_millis()).unwrap_or(u64::MAX).max(100);
         usize::try_from(self.bytes_per_second * milliseconds / 1000).unwrap_or(usize::MAX)

@@ -1,4 +1,5 @@
-//! `cargo xtask bench query`: what Thanos Query through both Envoys costs against a direct mutual-TLS connection.
+//! `cargo xtask bench query`: what Thanos Query through both Envoys costs against a direct
+//! mutual-TLS connection.
 //!
 //! ```text
 //! envoys  Query ─plain─▶ hub Envoy ─mutual TLS─▶ cluster Envoy ─plain─▶ sidecar ┐
@@ -6,9 +7,10 @@
 //! direct  Query ──────────────mutual TLS──────────────────────────────▶ sidecar ┘
 //! ```
 //!
-//! The scene is the lab's, with a real Atlas. Each path has its own Query and its own sidecar, with equal flags but those
-//! of TLS, so neither warms the other. The same questions go to both in turn, and every answer is checked to be complete.
-//! Nothing caches: there is no query frontend and no store gateway, and Prometheus reads its blocks each time.
+//! The scene is the lab's, with a real Atlas. Each path has its own Query and its own sidecar, with
+//! equal flags but those of TLS, so neither warms the other. The same questions go to both in turn,
+//! and every answer is checked to be complete. Nothing caches: there is no query frontend and no
+//! store gateway, and Prometheus reads its blocks each time.
 
 mod data;
 mod paths;

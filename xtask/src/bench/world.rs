@@ -1,7 +1,7 @@
 //! The private world of a measurement: this program started again in namespaces of its own.
 //!
-//! Outside, the parts are got and Atlas is built in release mode, since inside there is no network. However the outer
-//! process ends, the kernel ends the world with it.
+//! Outside, the parts are got and Atlas is built in release mode, since inside there is no network.
+//! However the outer process ends, the kernel ends the world with it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,14 +15,16 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::build::{self, Profile};
 
-/// Tells the second start of this program that it is inside, and where Atlas's program is, if it needs one.
+/// Tells the second start of this program that it is inside, and where Atlas's program is, if it
+/// needs one.
 const PROGRAM: &str = "ATLAS_BENCH_PROGRAM";
 /// Whether a signal asked for the end.
 static ASKED_TO_END: AtomicBool = AtomicBool::new(false);
 /// Between two looks at the world.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Runs `body` in a private world, with Atlas's release build. Outside, it only waits: `limit` at most.
+/// Runs `body` in a private world, with Atlas's release build. Outside, it only waits: `limit` at
+/// most.
 ///
 /// # Errors
 /// A part can't be got, Atlas doesn't build, no world can be made here, or the body's.
@@ -81,7 +83,8 @@ fn inside(body: impl FnOnce(&World) -> Result<()>) -> Result<()> {
     result
 }
 
-/// Lets this process and all it starts open as many files as the machine allows it: a hub has a connection per Envoy cluster.
+/// Lets this process and all it starts open as many files as the machine allows it: a hub has a
+/// connection per Envoy cluster.
 fn allow_many_files() -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })

@@ -1,4 +1,5 @@
-//! What an image says of itself: from `Cargo.toml`, the commit, and nothing of the machine or the day of the build.
+//! What an image says of itself: from `Cargo.toml`, the commit, and nothing of the machine or the
+//! day of the build.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,7 +8,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 
-/// By the specification's words: <https://github.com/opencontainers/image-spec/blob/main/annotations.md>.
+/// By the specification's words:
+/// <https://github.com/opencontainers/image-spec/blob/main/annotations.md>.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct About {
     pub title: String,

@@ -1,7 +1,7 @@
 //! Builds the static program, so that the same source gives the same bytes wherever it lies.
 //!
-//! What a build would else tell of its machine are paths: of the checkout, of cargo's crates, of the toolchain. They are
-//! given neutral names, and symbols are stripped.
+//! What a build would else tell of its machine are paths: of the checkout, of cargo's crates, of
+//! the toolchain. They are given neutral names, and symbols are stripped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -17,7 +17,8 @@ use super::platform::Platform;
 
 /// The profile's name, which is also a directory under `target/`.
 const PROFILE: &str = "dist";
-/// What it says. It stands here and not in `Cargo.toml`, so that all that makes the image is in one place.
+/// What it says. It stands here and not in `Cargo.toml`, so that all that makes the image is in one
+/// place.
 const SETTINGS: &[&str] = &[
     "inherits = \"release\"",
     // Symbols name paths, and are half of the size.
@@ -40,7 +41,8 @@ pub struct Place {
 #[derive(Debug)]
 pub struct Built {
     pub program: Vec<u8>,
-    /// Cargo's ids of the packages that were compiled for the target, i.e. of what is in the program.
+    /// Cargo's ids of the packages that were compiled for the target, i.e. of what is in the
+    /// program.
     pub packages: BTreeSet<String>,
     /// Paths of this machine, which may not be in the program.
     pub paths: Vec<PathBuf>,
@@ -179,13 +181,15 @@ pub fn build(
     Ok(Built { program, packages, paths: paths.into_iter().map(|(path, _)| path).collect() })
 }
 
-/// Directories of this machine, each with what the program calls it. Later ones win, so what is inside comes last.
+/// Directories of this machine, each with what the program calls it. Later ones win, so what is
+/// inside comes last.
 fn paths(place: &Place, toolchain: &Toolchain, metadata: &Value) -> Result<Vec<(PathBuf, String)>> {
     let mut paths = vec![(place.source.clone(), "/atlas".to_owned())];
     for key in ["target_directory", "build_directory"] {
         paths.extend(metadata[key].as_str().map(|path| (path.into(), "/target".to_owned())));
     }
-    // Where crates are unpacked: in cargo's home or in a vendored directory, whose name differs from machine to machine.
+    // Where crates are unpacked: in cargo's home or in a vendored directory, whose name differs
+    // from machine to machine.
     let packages = metadata["packages"].as_array().context("cargo metadata has no packages")?;
     let foreign = packages.iter().filter(|package| !package["source"].is_null());
     let manifests = foreign
@@ -201,8 +205,8 @@ fn paths(place: &Place, toolchain: &Toolchain, metadata: &Value) -> Result<Vec<(
     Ok(paths)
 }
 
-/// The program, and the packages behind it, from cargo's messages. What is built to run in the build, such as procedural
-/// macros, lies in another directory than the target's.
+/// The program, and the packages behind it, from cargo's messages. What is built to run in the
+/// build, such as procedural macros, lies in another directory than the target's.
 fn artifacts(messages: &str, triple: &str) -> Result<(PathBuf, BTreeSet<String>)> {
     let (mut program, mut packages) = (None, BTreeSet::new());
     for line in messages.lines() {

@@ -1,5 +1,6 @@
-//! What `cargo xtask image --check` proves beyond the layout: the program is static and small, tells nothing of this
-//! machine, starts where there is nothing else, and comes out the same when somebody else builds it elsewhere.
+//! What `cargo xtask image --check` proves beyond the layout: the program is static and small,
+//! tells nothing of this machine, starts where there is nothing else, and comes out the same when
+//! somebody else builds it elsewhere.
 
 use std::collections::BTreeMap;
 use std::fs;

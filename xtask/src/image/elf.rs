@@ -1,5 +1,5 @@
-//! Whether a program is static: it starts in an image that holds nothing else, and is of the processor that the image
-//! says.
+//! Whether a program is static: it starts in an image that holds nothing else, and is of the
+//! processor that the image says.
 
 use anyhow::{Context, Result, ensure};
 use object::elf::{DT_NEEDED, FileHeader32, FileHeader64};
@@ -50,7 +50,8 @@ mod tests {
 
     #[test]
     fn a_program_that_is_linked_dynamically_is_refused() {
-        // This test itself is such a program, on every platform whose C library is shared by default.
+        // This test itself is such a program, on every platform whose C library is shared by
+        // default.
         let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         let machine = object::File::parse(program.as_slice()).unwrap().architecture();
         let error = check_static(&program, machine);

@@ -4,8 +4,9 @@
 //! oci-layout, index.json, blobs/sha256/<digest>…
 //! ```
 //!
-//! The same content gives the same bytes, as a directory and as an archive: names in order, no times, no owners.
-//! Specification: <https://github.com/opencontainers/image-spec/blob/main/image-layout.md>.
+//! The same content gives the same bytes, as a directory and as an archive: names in order, no
+//! times, no owners. Specification:
+//! <https://github.com/opencontainers/image-spec/blob/main/image-layout.md>.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,7 +26,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Adds a blob, and gives its descriptor: media type, digest and size, to which the caller adds what it wants.
+    /// Adds a blob, and gives its descriptor: media type, digest and size, to which the caller adds
+    /// what it wants.
     pub fn add(&mut self, media_type: &str, blob: Vec<u8>) -> Value {
         let digest = sha256(&blob);
         let descriptor = json!({ "mediaType": media_type, "digest": format!("sha256:{digest}"), "size": blob.len() });

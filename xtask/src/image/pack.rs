@@ -25,7 +25,8 @@ pub const LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 /// The configuration of an artifact that has none.
 pub const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 pub const SBOM: &str = "application/vnd.cyclonedx+json";
-/// Annotation: the name by which tools ask for an entry of `index.json`, as in `oci:target/image:0.4.0`.
+/// Annotation: the name by which tools ask for an entry of `index.json`, as in
+/// `oci:target/image:0.4.0`.
 pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// The program's name in the image.
@@ -60,7 +61,8 @@ pub fn layout(about: &About, parts: &[Part]) -> Result<Layout> {
     Ok(layout)
 }
 
-/// The layout as one file, `image:tag` for those who load it. The bills are left out: a loader wants one image.
+/// The layout as one file, `image:tag` for those who load it. The bills are left out: a loader
+/// wants one image.
 ///
 /// # Errors
 /// As [`layout`].
@@ -158,7 +160,8 @@ fn bill(layout: &mut Layout, about: &About, part: &Part, image: &Value) -> Value
     entry
 }
 
-/// The `manifest.json` of `docker save`, which `docker load` asks for where images are not kept by containerd.
+/// The `manifest.json` of `docker save`, which `docker load` asks for where images are not kept by
+/// containerd.
 fn older_manifest(
     layout: &Layout,
     about: &About,

@@ -1,4 +1,5 @@
-//! What a target triple of Rust is called in an OCI image: `aarch64-unknown-linux-musl` is `linux/arm64/v8`.
+//! What a target triple of Rust is called in an OCI image: `aarch64-unknown-linux-musl` is
+//! `linux/arm64/v8`.
 //!
 //! This table is all that Atlas knows of processor architectures.
 
@@ -60,7 +61,8 @@ impl Platform {
         Ok(Self { triple: triple.to_owned(), architecture, variant, machine })
     }
 
-    /// Whether musl is the C library, which Rust brings along. Else it is glibc, which the build's machine has.
+    /// Whether musl is the C library, which Rust brings along. Else it is glibc, which the build's
+    /// machine has.
     pub fn is_musl(&self) -> bool {
         self.triple.rsplit('-').next().is_some_and(|libc| libc.starts_with("musl"))
     }

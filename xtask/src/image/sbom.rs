@@ -1,12 +1,14 @@
-//! The bill of materials: what is linked into the program, as CycloneDX 1.6 JSON (<https://cyclonedx.org/docs/1.6/json/>).
+//! The bill of materials: what is linked into the program, as CycloneDX 1.6 JSON
+//! (<https://cyclonedx.org/docs/1.6/json/>).
 //!
 //! ```text
 //! what cargo compiled for the target ─┐
 //! cargo metadata: version, licence ───┴▶ components, and who depends on whom
 //! ```
 //!
-//! What runs in the build only, such as procedural macros, is not in the program and not in the bill. Equal input gives
-//! equal bytes: everything is in order, the time is the commit's, and the serial number is made of the content.
+//! What runs in the build only, such as procedural macros, is not in the program and not in the
+//! bill. Equal input gives equal bytes: everything is in order, the time is the commit's, and the
+//! serial number is made of the content.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -30,7 +32,8 @@ pub struct Of<'a> {
 }
 
 impl Of<'_> {
-    /// What the toolchain links in, which cargo doesn't know of. No program says which version of its C library it has.
+    /// What the toolchain links in, which cargo doesn't know of. No program says which version of
+    /// its C library it has.
     fn toolchain(&self) -> Vec<Value> {
         let part = |name: &str, licence: &str| {
             let reference = format!("pkg:generic/{name}");
@@ -198,7 +201,8 @@ fn component(package: &Value, kind: &str) -> Result<Value> {
     Ok(component)
 }
 
-/// See <https://github.com/package-url/purl-spec>. A `+` in a version is written with a percent sign.
+/// See <https://github.com/package-url/purl-spec>. A `+` in a version is written with a percent
+/// sign.
 fn purl(package: &Value) -> String {
     let field = |key: &str| package[key].as_str().unwrap_or_default();
     format!("pkg:cargo/{}@{}", field("name"), field("version").replace('+', "%2B"))
@@ -225,7 +229,8 @@ mod tests {
     use super::super::pack::tests::about;
     use super::*;
 
-    /// The bill of this very workspace, of all normal dependencies: a build leaves the procedural macros out of them.
+    /// The bill of this very workspace, of all normal dependencies: a build leaves the procedural
+    /// macros out of them.
     fn bill() -> (BTreeSet<(String, String)>, Value, Vec<u8>) {
         let place = Place::here().unwrap();
         let toolchain = Toolchain::of(&place).unwrap();

@@ -1,5 +1,5 @@
-//! Reads a layout back as a stranger would, and says what is in it: every digest and size, every reference, and that each
-//! image is what Atlas's should be.
+//! Reads a layout back as a stranger would, and says what is in it: every digest and size, every
+//! reference, and that each image is what Atlas's should be.
 
 use std::collections::BTreeSet;
 use std::io::Read;

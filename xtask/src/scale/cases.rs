@@ -379,7 +379,8 @@ impl Bench {
     ) -> Result<Instant> {
         match &mut self.server {
             Server::Atlas(_, fleet) => {
-                // The rename is the last thing that writing a manifest does; what comes before is microseconds.
+                // The rename is the last thing that writing a manifest does; what comes before is
+                // microseconds.
                 let began = Instant::now();
                 match case {
                     Case::Remove => fleet.remove(name)?,
@@ -410,7 +411,8 @@ impl Bench {
         }
     }
 
-    /// Lets all connections break, or the server restart; returns how long each took to be in sync again.
+    /// Lets all connections break, or the server restart; returns how long each took to be in sync
+    /// again.
     async fn come_back(&mut self, case: Case) -> Result<Vec<Duration>> {
         let began = Instant::now();
         match (&mut self.server, case) {
@@ -428,7 +430,8 @@ impl Bench {
         let (mut last, everyone) = (vec![began; self.clients.len()], self.clients.len() as u64);
         let deadline = Instant::now() + LIMIT;
         let is_peer = matches!(self.server, Server::Peer { .. });
-        // Who has what it needs is answered with nothing by one server, and not at all by the other.
+        // Who has what it needs is answered with nothing by one server, and not at all by the
+        // other.
         let back = |bench: &Self| {
             let connected = bench.shared.counts.connected.load(Ordering::Relaxed) == everyone;
             connected && (is_peer || bench.clients.iter().all(Client::is_answered))
@@ -542,7 +545,8 @@ fn routes_of(has: &Has) -> Has {
     routes
 }
 
-/// Whether a message has this text as a field: its length stands before it, so 10.0.0.1 is not in 10.0.0.12.
+/// Whether a message has this text as a field: its length stands before it, so 10.0.0.1 is not in
+/// 10.0.0.12.
 fn contains(bytes: &[u8], text: &str) -> bool {
     let Ok(length) = u8::try_from(text.len()) else { return false };
     bytes

@@ -128,7 +128,8 @@ impl Client {
                 tokio::select! {
                     result = stream.talk() => {
                         if let Err(error) = result {
-                            // The first failures of a restart are expected; who never succeeds is told of by whoever waits for it.
+                            // The first failures of a restart are expected; who never succeeds is
+                            // told of by whoever waits for it.
                             tracing_once(&stream.identity.node, &error, failures);
                         }
                     }

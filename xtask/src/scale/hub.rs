@@ -1,4 +1,5 @@
-//! A real hub Envoy between the clusters' streams and Atlas, in a private world: its ports are what they are.
+//! A real hub Envoy between the clusters' streams and Atlas, in a private world: its ports are what
+//! they are.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -15,7 +16,8 @@ const XDS_ENTRY: u16 = 10900;
 pub struct Hub(Envoy);
 
 impl Hub {
-    /// Starts it from the files that Atlas keeps in its state directory, and waits until it is live. Its log is `name`'s.
+    /// Starts it from the files that Atlas keeps in its state directory, and waits until it is
+    /// live. Its log is `name`'s.
     pub fn start(world: &World, state: &Path, name: &str) -> Result<Self> {
         let admin = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9000);
         let options = EnvoyOptions::new(state.join("nodes/hub/envoy.yaml"), admin);

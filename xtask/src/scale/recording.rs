@@ -37,7 +37,8 @@ pub fn difference(node: String, before: &Has, now: &Has) -> Option<NodeChange> {
     differs.then_some((node, set, removed))
 }
 
-/// Resources as the other server reads them: each with its length before it; one without a body is removed, and an alias says its type.
+/// Resources as the other server reads them: each with its length before it; one without a body is
+/// removed, and an alias says its type.
 pub fn write_resources(file: &Path, set: &Has, removed: &[(usize, String)]) -> Result<()> {
     let mut bytes = Vec::new();
     let set = set.iter().flatten().map(|(name, held)| Wire {

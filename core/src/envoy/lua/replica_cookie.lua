@@ -1,7 +1,7 @@
 -- 11901, for web UIs: keeps a client on one replica. The route's hash policy chooses the replica by
 -- the value of a cookie. A client without the cookie (Grafana, curl, a browser at first) gets one
--- made of its address, so it gets the same one each time. (Envoy can generate the cookie itself, but
--- from the connection, which is the hub's and so the same for many clients.)
+-- made of its address, so it gets the same one each time. (Envoy can generate the cookie itself,
+-- but from the connection, which is the hub's and so the same for many clients.)
 --
 -- In:  the path (/prom/tokyo/graph); the cookies; the client's address, as the hub's Envoy and the
 --      proxies that it trusts have reported it. Variable: replica_cookie: the cookie's name.

@@ -1,13 +1,16 @@
-//! One candidate for a lease, as a state machine. [The module above](super) gives the reasons for its rules.
+//! One candidate for a lease, as a state machine. [The module above](super) gives the reasons for
+//! its rules.
 //!
-//! The caller asks [`Elector::next_action`] what to do, does it within [`LeaseTiming::request_timeout`], reports the result,
-//! and asks again:
+//! The caller asks [`Elector::next_action`] what to do, does it within
+//! [`LeaseTiming::request_timeout`], reports the result, and asks again:
 //!
-//! - `Read`: GET the Lease as it is now (without `resourceVersion` in the query, which would allow an old one). The Lease or
-//!   its absence (404): [`Elector::on_read`]. Anything else: [`Elector::on_read_failed`].
-//! - `Write` without an expected version: POST a new Lease. With one: PATCH (`application/merge-patch+json`) with
-//!   `metadata.resourceVersion` set to it, so that the API server compares and others' labels stay. 2xx is
-//!   [`WriteResult::Done`]; 409, and 404 of a PATCH, [`WriteResult::Conflict`]; everything else, a timeout too, [`WriteResult::Unknown`].
+//! - `Read`: GET the Lease as it is now (without `resourceVersion` in the query, which would allow
+//!   an old one). The Lease or its absence (404): [`Elector::on_read`]. Anything else:
+//!   [`Elector::on_read_failed`].
+//! - `Write` without an expected version: POST a new Lease. With one: PATCH
+//!   (`application/merge-patch+json`) with `metadata.resourceVersion` set to it, so that the API
+//!   server compares and others' labels stay. 2xx is [`WriteResult::Done`]; 409, and 404 of a
+//!   PATCH, [`WriteResult::Conflict`]; everything else, a timeout too, [`WriteResult::Unknown`].
 //!   The result goes to [`Elector::on_write`].
 //! - `Wait`: sleep, but ask again after [`Elector::observe_term`] or [`Elector::release`].
 //!
@@ -58,13 +61,15 @@ pub struct Elector {
     /// Whether the Lease may no longer be as it was observed.
     must_read: bool,
     last_write: Option<OwnWrite>,
-    /// The epoch of the next write: not less than any that was observed, and greater than any of another holder.
+    /// The epoch of the next write: not less than any that was observed, and greater than any of
+    /// another holder.
     epoch: Epoch,
     attempts: u64,
     in_flight: Option<(Attempt, InFlightRequest)>,
     /// When to read next, at the earliest.
     next_read: Duration,
-    /// When to write next, at the earliest: an API server that always refuses is asked once in a retry period.
+    /// When to write next, at the earliest: an API server that always refuses is asked once in a
+    /// retry period.
     next_write: Duration,
     stopping: bool,
 }
@@ -100,8 +105,9 @@ enum InFlightRequest {
 }
 
 impl Elector {
-    /// `identity` is written as `holderIdentity`. It must be unique to this process: the pod's name, `_`, and something
-    /// random, as other controllers do. The pod's name alone isn't unique, since its container may restart.
+    /// `identity` is written as `holderIdentity`. It must be unique to this process: the pod's
+    /// name, `_`, and something random, as other controllers do. The pod's name alone isn't unique,
+    /// since its container may restart.
     pub fn new(identity: impl Into<String>, timing: LeaseTiming) -> Self {
         Self {
             identity: identity.into(),
@@ -118,7 +124,8 @@ impl Elector {
         }
     }
 
-    /// What to do now. A request that is still in flight is given up: its result, should it come, is ignored.
+    /// What to do now. A request that is still in flight is given up: its result, should it come,
+    /// is ignored.
     pub fn next_action(&mut self, now: Duration) -> ElectionAction {
         match self.in_flight.take() {
             Some((_, InFlightRequest::Write { .. })) => self.read_again(now),
@@ -218,16 +225,17 @@ impl Elector {
         }
     }
 
-    /// Whether no greater epoch is left, because somebody wrote an absurd `leaseTransitions`. People must delete the Lease,
-    /// and the terms in the objects that it guards.
+    /// Whether no greater epoch is left, because somebody wrote an absurd `leaseTransitions`.
+    /// People must delete the Lease, and the terms in the objects that it guards.
     pub fn has_no_epoch_left(&self) -> bool {
         self.epoch > Epoch::MAX
     }
 
-    /// An object that this lease guards was written in this term. To be called for every such object that is read, also by
-    /// processes that don't lead. A term greater than this process's own ends its leadership at once. If the process holds
-    /// the lease all the same (somebody deleted the Lease, or restored an old one), it leads again in a term that is greater
-    /// still; otherwise it finds out who holds the lease.
+    /// An object that this lease guards was written in this term. To be called for every such
+    /// object that is read, also by processes that don't lead. A term greater than this process's
+    /// own ends its leadership at once. If the process holds the lease all the same (somebody
+    /// deleted the Lease, or restored an old one), it leads again in a term that is greater still;
+    /// otherwise it finds out who holds the lease.
     pub fn observe_term(&mut self, other: &Term) {
         if other.holder == self.identity {
             self.epoch = self.epoch.max(other.epoch);
@@ -236,8 +244,9 @@ impl Elector {
         }
     }
 
-    /// Stops leading, now and for good. From here on, [`Elector::next_action`] gives back the lease, so that another candidate
-    /// needn't wait for its end, and then says `Stop`. Everything that writes must have ended before.
+    /// Stops leading, now and for good. From here on, [`Elector::next_action`] gives back the
+    /// lease, so that another candidate needn't wait for its end, and then says `Stop`. Everything
+    /// that writes must have ended before.
     pub fn release(&mut self) {
         self.last_write = None;
         self.stopping = true;
@@ -317,8 +326,8 @@ impl Elector {
         self.in_flight.take_if(|(current, _)| *current == attempt).map(|(_, request)| request)
     }
 
-    /// Adds up to a fifth, so that candidates that started together don't stay in step: a hash (FNV-1a) of the identity and
-    /// the count of attempts.
+    /// Adds up to a fifth, so that candidates that started together don't stay in step: a hash
+    /// (FNV-1a) of the identity and the count of attempts.
     fn jittered(&self, time: Duration) -> Duration {
         let bytes = self.identity.bytes().chain(self.attempts.to_le_bytes());
         let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {

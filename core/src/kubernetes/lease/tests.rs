@@ -1,8 +1,8 @@
-//! Whole fleets of candidates in simulated time, on thousands of random schedules; and the same with one rule broken, which
-//! must be found.
+//! Whole fleets of candidates in simulated time, on thousands of random schedules; and the same
+//! with one rule broken, which must be found.
 //!
-//! Everything but time, network and API server is the real thing: [`Elector`] and [`fence`]. See [`world`] for what goes on
-//! there, [`server::check`] for the invariant of CA state.
+//! Everything but time, network and API server is the real thing: [`Elector`] and [`fence`]. See
+//! [`world`] for what goes on there, [`server::check`] for the invariant of CA state.
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -101,13 +101,14 @@ enum Broken {
     Stuck(String),
 }
 
-/// Clocks whose speeds differ by less than the timing allows (1.18 / 0.82 = 1.44 < 1.5), and no hand on the Lease: what the
-/// lease alone promises is tried here.
+/// Clocks whose speeds differ by less than the timing allows (1.18 / 0.82 = 1.44 < 1.5), and no
+/// hand on the Lease: what the lease alone promises is tried here.
 fn orderly() -> BoxedStrategy<Schedule> {
     schedule(820..=1180, false)
 }
 
-/// Clocks at half and at twice their speed, or standing still with their machine; the Lease deleted by hand.
+/// Clocks at half and at twice their speed, or standing still with their machine; the Lease deleted
+/// by hand.
 fn wild() -> BoxedStrategy<Schedule> {
     schedule(500..=2000, true)
 }
@@ -154,8 +155,8 @@ fn run(schedule: &Schedule, timing: LeaseTiming, broken: Break) -> Vec<Broken> {
     let mut world = World::new(schedule, timing, broken);
     world.run(CHAOS);
     world.calm();
-    // Requests that are 18 s late may still arrive, and a dead process's write keeps the lease for another 15 s, which a slow
-    // clock takes for 30 s.
+    // Requests that are 18 s late may still arrive, and a dead process's write keeps the lease for
+    // another 15 s, which a slow clock takes for 30 s.
     world.run(CHAOS + 60_000);
     let state = server::check(&world.server.history).err().map(Broken::State);
     let stuck = settled(&world)
@@ -185,15 +186,17 @@ fn settled(world: &World) -> Result<(), String> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: SCHEDULES, ..ProptestConfig::default() })]
 
-    /// Whatever stops, is lost, late, cut off or dies: as long as clocks run on and differ by less than the timing allows,
-    /// never do two processes lead, not even one that is stopped; CA state has one writer; and when it's over, one leads.
+    /// Whatever stops, is lost, late, cut off or dies: as long as clocks run on and differ by less
+    /// than the timing allows, never do two processes lead, not even one that is stopped; CA state
+    /// has one writer; and when it's over, one leads.
     #[test]
     fn at_most_one_process_leads(schedule in orderly()) {
         let broken = run(&schedule, LeaseTiming::default(), Break::Nothing);
         prop_assert!(broken.is_empty(), "{:?}", broken);
     }
 
-    /// Even where two processes lead at once, since clocks stop or the Lease was deleted, CA state has one writer.
+    /// Even where two processes lead at once, since clocks stop or the Lease was deleted, CA state
+    /// has one writer.
     #[test]
     fn ca_state_has_one_writer_even_where_two_lead(schedule in wild()) {
         let mut broken = run(&schedule, LeaseTiming::default(), Break::Nothing);
@@ -309,7 +312,8 @@ fn the_wild_schedules_reach_what_the_fence_is_for() {
     assert!(two_led > 0 && late > 0);
 }
 
-/// What the timing is for: with a deadline as long as the lease, or clocks further apart than 1.5, two lead.
+/// What the timing is for: with a deadline as long as the lease, or clocks further apart than 1.5,
+/// two lead.
 #[test]
 fn a_timing_that_doesn_t_allow_for_clocks_has_two_leaders() {
     let two = |broken: &Broken| matches!(broken, Broken::TwoLed(_));

@@ -158,8 +158,8 @@ impl Nacks {
         }
     }
 
-    /// Why a version may not be sent: the error message of the NACK that rejected it, on this stream
-    /// or, after `ignored_nacks`, on another one of the node.
+    /// Why a version may not be sent: the error message of the NACK that rejected it, on this
+    /// stream or, after `ignored_nacks`, on another one of the node.
     pub fn message<'a>(
         &'a self,
         resource: &Resource,

@@ -1,7 +1,7 @@
 //! A client of an API server: paths and JSON in, JSON out, under one token and from one host.
 //!
-//! The lab asks for objects by their API path, as `kubectl get --raw` does: what a test looks at is then what lies in the
-//! API, and no type of a library stands between.
+//! The lab asks for objects by their API path, as `kubectl get --raw` does: what a test looks at is
+//! then what lies in the API, and no type of a library stands between.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -32,7 +32,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client on `host` for the API server at `address`, whose certificate was issued by `ca` (PEM).
+    /// A client on `host` for the API server at `address`, whose certificate was issued by `ca`
+    /// (PEM).
     pub fn new(host: &Host, address: SocketAddr, ca: &str, token: &str) -> Result<Self> {
         Ok(Self {
             host: host.clone(),
@@ -80,7 +81,8 @@ impl Client {
         self.host.within(|| request.send_by(&self.agent))
     }
 
-    /// `GET`; an error unless it is there: `kube.get("/api/v1/namespaces/monitoring/services/tokyo")`.
+    /// `GET`; an error unless it is there:
+    /// `kube.get("/api/v1/namespaces/monitoring/services/tokyo")`.
     pub fn get(&self, path: &str) -> Result<Value> {
         self.ok("GET", path, None)
     }
@@ -122,13 +124,15 @@ impl Client {
         self.merge_patch(&format!("{path}/status"), &serde_json::json!({ "status": status }))
     }
 
-    /// Applies every document of a YAML (or JSON) text server-side as [`PERSON`], in order. Objects without a namespace go
-    /// into `default`. A field that another manager owns with another value is a conflict, and an error.
+    /// Applies every document of a YAML (or JSON) text server-side as [`PERSON`], in order. Objects
+    /// without a namespace go into `default`. A field that another manager owns with another value
+    /// is a conflict, and an error.
     pub fn apply(&self, documents: &str) -> Result<Vec<Value>> {
         self.apply_objects("default", &manifest::parse(documents)?)
     }
 
-    /// [`Client::apply`] of objects, such as a rendered chart's, where those without a namespace go into `namespace`.
+    /// [`Client::apply`] of objects, such as a rendered chart's, where those without a namespace go
+    /// into `namespace`.
     pub fn apply_objects(&self, namespace: &str, objects: &[Value]) -> Result<Vec<Value>> {
         self.apply_as(PERSON, false, namespace, objects)
     }
@@ -178,7 +182,8 @@ impl Client {
         })
     }
 
-    /// A token of a ServiceAccount by TokenRequest; with `pod` (name and uid) bound to that Pod, as a kubelet asks for it.
+    /// A token of a ServiceAccount by TokenRequest; with `pod` (name and uid) bound to that Pod, as
+    /// a kubelet asks for it.
     pub fn token_of(
         &self,
         namespace: &str,

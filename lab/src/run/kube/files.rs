@@ -30,7 +30,8 @@ pub struct Files {
     pub admin_kubeconfig: PathBuf,
 }
 
-/// The token of a member of `system:masters`, to whom RBAC allows everything. It opens nothing outside its private world.
+/// The token of a member of `system:masters`, to whom RBAC allows everything. It opens nothing
+/// outside its private world.
 pub const ADMIN_TOKEN: &str = "admin-of-a-private-world";
 
 /// The first address of the Services' range is `kubernetes.default.svc`.

@@ -17,8 +17,8 @@ pub fn parse(text: &str) -> Result<Vec<Value>> {
     Ok(documents)
 }
 
-/// The API path of an object. `resources` yields the APIResourceList at a path such as `/apis/apps/v1`, which says what the
-/// kind is called there and whether it lies in namespaces.
+/// The API path of an object. `resources` yields the APIResourceList at a path such as
+/// `/apis/apps/v1`, which says what the kind is called there and whether it lies in namespaces.
 pub fn path(
     object: &Value,
     default_namespace: &str,
@@ -33,7 +33,8 @@ pub fn path(
     let group_path =
         if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
     let list = resources(&group_path)?;
-    // Subresources (`pods/status`) are of the same list, some of them with the kind of their resource.
+    // Subresources (`pods/status`) are of the same list, some of them with the kind of their
+    // resource.
     let is_it = |resource: &&Value| {
         resource["kind"] == kind.as_str()
             && !resource["name"].as_str().is_some_and(|name| name.contains('/'))

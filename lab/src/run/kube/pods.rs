@@ -1,7 +1,7 @@
 //! Pods as a kubelet would have reported them: an object and its status, with no container behind.
 //!
-//! They all name the one [`NODE`], an object without a machine: the EndpointSlice controller leaves out Pods whose node it
-//! does not know.
+//! They all name the one [`NODE`], an object without a machine: the EndpointSlice controller leaves
+//! out Pods whose node it does not know.
 
 use std::net::IpAddr;
 
@@ -17,8 +17,8 @@ pub const NODE: &str = "lab";
 pub type NamedPort<'a> = (&'a str, u16);
 
 impl Client {
-    /// Makes a Pod that is running, ready and has this address, so that Services that select it get it as an endpoint.
-    /// An equal one that is there already is taken over.
+    /// Makes a Pod that is running, ready and has this address, so that Services that select it get
+    /// it as an endpoint. An equal one that is there already is taken over.
     pub fn pod_with_ip(
         &self,
         namespace: &str,
@@ -44,7 +44,8 @@ impl Client {
         Ok(pod)
     }
 
-    /// Makes the Pod of a template, such as a Deployment's, with the status that the API gives it: pending.
+    /// Makes the Pod of a template, such as a Deployment's, with the status that the API gives it:
+    /// pending.
     pub(in crate::run) fn pod_of_template(
         &self,
         namespace: &str,

@@ -14,8 +14,9 @@ use crate::world::Host;
 const ETCD: &str = "http://127.0.0.1:2379";
 const ETCD_PEERS: &str = "http://127.0.0.1:2380";
 
-/// The controllers that Atlas and its charts have to do with. There are no nodes, so there is nothing to run Pods, and
-/// those that make Pods (of Deployments, StatefulSets, …) would only fill the namespaces with Pods that stay pending.
+/// The controllers that Atlas and its charts have to do with. There are no nodes, so there is
+/// nothing to run Pods, and those that make Pods (of Deployments, StatefulSets, …) would only fill
+/// the namespaces with Pods that stay pending.
 const CONTROLLERS: [&str; 6] = [
     "clusterrole-aggregation-controller",
     "endpointslice-controller",
@@ -64,7 +65,8 @@ pub fn api_server(host: &Host, address: SocketAddr, files: &Files) -> Result<Com
     Ok(command)
 }
 
-/// Those that make what most clusters have beside EndpointSlices: Endpoints, and slices of Endpoints.
+/// Those that make what most clusters have beside EndpointSlices: Endpoints, and slices of
+/// Endpoints.
 const OLDER_CONTROLLERS: [&str; 2] = ["endpoints-controller", "endpointslice-mirroring-controller"];
 
 /// How fast kube-controller-manager may write.
@@ -72,7 +74,8 @@ const OLDER_CONTROLLERS: [&str; 2] = ["endpoints-controller", "endpointslice-mir
 pub enum Pace {
     /// One of its kind, asked by nobody, and in a hurry: tests wait for what it does.
     Hurried,
-    /// As it is by default, 20 requests a second for each of its controllers, and with those that make Endpoints as well.
+    /// As it is by default, 20 requests a second for each of its controllers, and with those that
+    /// make Endpoints as well.
     AsShipped,
 }
 

@@ -8,7 +8,8 @@ use serde_json::Value;
 /// Variables in order; of two with one name the later counts.
 pub type Env = Vec<(String, String)>;
 
-/// The container's environment, after that of every container of a cluster. Nothing of the test's own comes through.
+/// The container's environment, after that of every container of a cluster. Nothing of the test's
+/// own comes through.
 pub fn env(
     pod: &Value,
     container: &Value,
@@ -60,7 +61,8 @@ pub fn field(pod: &Value, ip: IpAddr, path: &str) -> Result<String> {
     }
 }
 
-/// The arguments behind the program: of `command` all but the first, which is the program, and `args`.
+/// The arguments behind the program: of `command` all but the first, which is the program, and
+/// `args`.
 pub fn arguments(container: &Value, env: &Env) -> Vec<String> {
     let texts =
         |key: &str| container[key].as_array().into_iter().flatten().filter_map(Value::as_str);

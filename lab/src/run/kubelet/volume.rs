@@ -3,8 +3,9 @@
 //! ```text
 //! /etc/atlas/tls.crt -> ..data/tls.crt      ..data -> ..7      ..7/tls.crt
 //! ```
-//! A new content is written into a directory of its own, then `..data` is replaced by one rename(2): a reader sees the old
-//! files or the new ones, and a watcher of the directory sees `..data` move.
+//! A new content is written into a directory of its own, then `..data` is replaced by one
+//! rename(2): a reader sees the old files or the new ones, and a watcher of the directory sees
+//! `..data` move.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
@@ -104,8 +105,8 @@ impl Volume {
         Ok(volumes)
     }
 
-    /// Reads its sources and, if anything is new, swaps the files. An error when a source is missing that is not optional;
-    /// the files then stay as they are.
+    /// Reads its sources and, if anything is new, swaps the files. An error when a source is
+    /// missing that is not optional; the files then stay as they are.
     pub fn refresh(&mut self, client: &Client) -> Result<()> {
         let mut files = Files::new();
         for source in &mut self.sources {

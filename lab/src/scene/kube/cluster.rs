@@ -38,7 +38,8 @@ pub struct KubeCluster {
 }
 
 impl KubeCluster {
-    /// Starts its programs; adds it to the hub as a person would, and installs its Envoy with the values that come of it.
+    /// Starts its programs; adds it to the hub as a person would, and installs its Envoy with the
+    /// values that come of it.
     ///
     /// # Errors
     /// What didn't start.

@@ -215,7 +215,8 @@ impl KubeHub {
             .collect()
     }
 
-    /// Waits until these clusters' Envoys and the hub's are connected and have all that they should have.
+    /// Waits until these clusters' Envoys and the hub's are connected and have all that they should
+    /// have.
     ///
     /// # Errors
     /// It takes too long; the statuses are in the error.
@@ -282,8 +283,8 @@ fn values(options: &KubeOptions) -> String {
 /// Where Thanos Query's container has the SD file.
 const ENDPOINTS: &str = "/etc/thanos/endpoints";
 
-/// The Deployment of Thanos Query as far as the kubelet's imitation is needed: the ConfigMap's files, kept fresh. The
-/// program itself runs beside it, with a handle that answers questions.
+/// The Deployment of Thanos Query as far as the kubelet's imitation is needed: the ConfigMap's
+/// files, kept fresh. The program itself runs beside it, with a handle that answers questions.
 fn mounting(namespace: &str) -> Value {
     json!({
         "metadata": {"name": "thanos-query", "namespace": namespace},

@@ -1,9 +1,10 @@
 //! What kube-proxy does: a Service's cluster IP leads to its ready endpoints.
 //!
-//! In user space, a thread for each connection, since the lab's kernel has no tables that it may write to; and on a host of its
-//! own, to which the others' routes lead, since whoever listens on all addresses of a host would be in its way. As with
-//! kube-proxy, who is asked is chosen when a connection is made, a connection stays where it is, and what is known of endpoints
-//! stays in force while the API server doesn't answer.
+//! In user space, a thread for each connection, since the lab's kernel has no tables that it may
+//! write to; and on a host of its own, to which the others' routes lead, since whoever listens on
+//! all addresses of a host would be in its way. As with kube-proxy, who is asked is chosen when a
+//! connection is made, a connection stays where it is, and what is known of endpoints stays in
+//! force while the API server doesn't answer.
 
 use std::collections::BTreeMap;
 use std::io;

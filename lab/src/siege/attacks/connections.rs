@@ -11,7 +11,8 @@ use super::super::dial::{self, Door, until_closed};
 use super::super::field::{CAMPS, Field, camp};
 use super::super::{Attack, everybody};
 
-/// Connections of each cluster that attacks: more than Atlas lets a node have, so each new one takes the place of an earlier one.
+/// Connections of each cluster that attacks: more than Atlas lets a node have, so each new one
+/// takes the place of an earlier one.
 const OF_EACH: usize = 58;
 
 pub(super) const ATTACKS: &[Attack] = &[

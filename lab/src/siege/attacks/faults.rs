@@ -1,4 +1,5 @@
-//! What nobody means harm by: an address that dies, a hub that is silent, an Alertmanager that hangs.
+//! What nobody means harm by: an address that dies, a hub that is silent, an Alertmanager that
+//! hangs.
 
 use std::net::SocketAddr;
 use std::sync::PoisonError;
@@ -12,11 +13,13 @@ use super::super::honest::Honest;
 use super::super::{Attack, all_but_second_alertmanager, everybody, local_alerting};
 use crate::http::Request;
 
-/// When a silent hub has to be known: a health check comes every 3 s and waits for 4 s; a busy machine adds to both.
+/// When a silent hub has to be known: a health check comes every 3 s and waits for 4 s; a busy
+/// machine adds to both.
 const HUB_KNOWN: Duration = Duration::from_secs(12);
 /// When a stalled replica has to be known: a post waits for it for 5 s.
 const REPLICA_KNOWN: Duration = Duration::from_secs(8);
-/// How long local alerting is then watched, at least: longer than it may take, so that what it waits for doesn't end by itself.
+/// How long local alerting is then watched, at least: longer than it may take, so that what it
+/// waits for doesn't end by itself.
 const WATCHED: Duration = Duration::from_secs(12);
 /// How soon a post in vain has to fail then: promised is a second, asked for is thrice that.
 const SOON: Duration = Duration::from_secs(3);
@@ -82,7 +85,8 @@ fn stalled_alertmanager(field: &Field, until: Instant) -> Result<Held> {
     posted
 }
 
-/// Posts alerts of paris to an Alertmanager that doesn't answer, which has to be known after a while.
+/// Posts alerts of paris to an Alertmanager that doesn't answer, which has to be known after a
+/// while.
 fn post_in_vain(
     field: &Field,
     index: usize,

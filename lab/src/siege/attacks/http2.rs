@@ -63,7 +63,8 @@ pub(super) const ATTACKS: &[Attack] = &[
     },
 ];
 
-/// Sends bursts, made of the number of the burst and what is asked for, until the other side closes.
+/// Sends bursts, made of the number of the burst and what is asked for, until the other side
+/// closes.
 fn flood(field: &Field, until: Instant, burst: fn(u32, &Target) -> Vec<u8>) -> Result<Held> {
     let targets = field.http2_targets()?;
     dial::run(&field.stranger, || async move {

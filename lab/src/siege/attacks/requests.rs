@@ -83,7 +83,8 @@ fn failing_panels(field: &Field, until: Instant) -> Result<Held> {
             async move {
                 visitor.opened();
                 while !visitor.is_over() {
-                    // Two thirds ask the hostile store, the others a real Prometheus for what takes longer than it may.
+                    // Two thirds ask the hostile store, the others a real Prometheus for what takes
+                    // longer than it may.
                     let failed = match visitor.number % 3 {
                         0 => grpc::unary(&door, "osaka-thanos-sidecar0", backend::FAILS, &[]).await.is_err(),
                         1 => grpc::unary(&door, "osaka-thanos-sidecar0", backend::RESETS, &[]).await.is_err(),
@@ -135,7 +136,8 @@ fn read_nothing(field: &Field, until: Instant, readers: usize, window: u32) -> R
             async move {
                 let mut settings = h2::client::Builder::new();
                 settings.initial_window_size(window);
-                // A large window would be filled if the socket were read, so it is read only as far as the headers.
+                // A large window would be filled if the socket were read, so it is read only as far
+                // as the headers.
                 let stalled = Stalled::new(
                     door.open().await?,
                     if window > 65_535 { Some(1 << 16) } else { None },

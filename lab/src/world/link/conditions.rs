@@ -22,8 +22,8 @@ pub struct Conditions {
     pub bytes_per_second: Option<u64>,
     /// How many bytes may wait for their turn where the rate is limited; what comes then is lost.
     pub queue_bytes: usize,
-    /// The largest packet that gets through, in bytes with its IP header. Nobody is told of larger ones, as behind a firewall
-    /// that drops ICMP.
+    /// The largest packet that gets through, in bytes with its IP header. Nobody is told of larger
+    /// ones, as behind a firewall that drops ICMP.
     pub largest_packet: Option<usize>,
     /// Whether nothing gets through.
     pub black: bool,
@@ -80,7 +80,8 @@ impl Lane {
         }
     }
 
-    /// When a frame that arrives `now` comes out at the other end; `None` if it doesn't. Frames never overtake each other.
+    /// When a frame that arrives `now` comes out at the other end; `None` if it doesn't. Frames
+    /// never overtake each other.
     pub(super) fn admit(
         &mut self,
         now: Instant,
@@ -129,8 +130,8 @@ fn as_f64(number: u64) -> f64 {
     number as f64
 }
 
-/// Whether a frame asks for, or tells, a neighbour's hardware address. In a real network that is between a machine and its
-/// router, however far the link behind that.
+/// Whether a frame asks for, or tells, a neighbour's hardware address. In a real network that is
+/// between a machine and its router, however far the link behind that.
 pub(super) fn is_between_neighbours(frame: &[u8]) -> bool {
     let Some(ether_type) = frame.get(12..14) else { return false };
     let of_icmpv6 = || {

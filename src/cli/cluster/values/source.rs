@@ -47,7 +47,8 @@ pub fn cluster_of(
     Ok(cluster)
 }
 
-/// Makes the values of the files in a state directory. `cluster` is [`cluster_of`] the node, if there are manifests.
+/// Makes the values of the files in a state directory. `cluster` is [`cluster_of`] the node, if
+/// there are manifests.
 ///
 /// # Errors
 /// The state directory has no files of this node, or can't be read.

@@ -1,5 +1,5 @@
-//! An API server in memory: it keeps objects by their path, and does what Atlas's client asks of a real one. A watch shows
-//! nothing; tests feed the reflectors themselves.
+//! An API server in memory: it keeps objects by their path, and does what Atlas's client asks of a
+//! real one. A watch shows nothing; tests feed the reflectors themselves.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;

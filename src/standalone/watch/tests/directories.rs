@@ -21,7 +21,8 @@ async fn a_directory_that_is_gone_removes_no_cluster() {
     dir.write("clusters/b.yaml", cluster("b"));
     let mut watched = Watched::start(&dir.path("clusters"), FAST);
     watched.until_clusters(&["a.yaml a", "b.yaml b"]).await;
-    // Renamed, as if a volume were unmounted: if it were removed file by file, each file's removal would be seen.
+    // Renamed, as if a volume were unmounted: if it were removed file by file, each file's removal
+    // would be seen.
     fs::rename(dir.path("clusters"), dir.path("elsewhere")).expect("renamed");
     let report = watched.until_error("cannot be read: No such file or directory (os error 2): what was read before stays in force").await;
     assert_eq!(clusters(&report), ["a.yaml a", "b.yaml b"]);
@@ -84,7 +85,8 @@ async fn a_link_that_leads_to_another_directory_is_followed() {
     watched.stop().await;
 }
 
-/// The kubelet's way of updating a mounted ConfigMap: one link is replaced, and all files change at once.
+/// The kubelet's way of updating a mounted ConfigMap: one link is replaced, and all files change at
+/// once.
 #[tokio::test]
 async fn a_mounted_config_map_is_followed() {
     let dir = Dir::new();

@@ -9,7 +9,8 @@ use super::*;
 /// Longer than any test.
 pub(super) const FOR_EVER: Duration = Duration::from_secs(1000);
 
-/// A text that says less, or may be cut short, never takes effect by waiting. What is there at the start does.
+/// A text that says less, or may be cut short, never takes effect by waiting. What is there at the
+/// start does.
 const WAITS_FOR_EVER: WatchTiming =
     WatchTiming { quiet: QuietPeriods { usual: Duration::ZERO, if_less: FOR_EVER }, ..FAST };
 
@@ -66,7 +67,8 @@ impl Watched {
 #[tokio::test]
 async fn an_open_file_takes_effect_once_it_is_closed() {
     let dir = Dir::new();
-    // There is no quiet period and there are many rescans: only closing the file lets it take effect.
+    // There is no quiet period and there are many rescans: only closing the file lets it take
+    // effect.
     let mut watched = ten(
         &dir,
         WatchTiming {

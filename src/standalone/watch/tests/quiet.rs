@@ -243,7 +243,8 @@ fn a_removal_takes_effect_although_the_file_is_written_repeatedly() {
     assert_eq!(reader.clusters(), ["all.yaml a"]);
 }
 
-/// As on a file server whose clock is behind. At the start such a file can't be told from an old one.
+/// As on a file server whose clock is behind. At the start such a file can't be told from an old
+/// one.
 #[test]
 fn a_file_that_appears_later_is_never_old() {
     let (dir, outside) = (Dir::new(), Dir::new());

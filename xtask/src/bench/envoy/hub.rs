@@ -21,7 +21,8 @@ const START: Duration = Duration::from_secs(600);
 const PUSH: Duration = Duration::from_secs(120);
 /// What counts as quiet, and how long the quiet Envoy is looked at.
 const QUIET: Duration = Duration::from_secs(10);
-/// Between two changes: longer than Atlas waits for a burst's end, so that each is a push of its own.
+/// Between two changes: longer than Atlas waits for a burst's end, so that each is a push of its
+/// own.
 const BETWEEN: Duration = Duration::from_millis(500);
 /// Envoy writes its histograms out every 5 s.
 const FLUSH: Duration = Duration::from_secs(6);
@@ -141,7 +142,8 @@ impl Hub {
     /// A manifest, as a person would write it.
     fn write(&self, number: u32) -> Result<()> {
         let name = name(number);
-        // Without an address a cluster has its Envoy clusters too, but nothing to connect to and no health checks.
+        // Without an address a cluster has its Envoy clusters too, but nothing to connect to and no
+        // health checks.
         let annotations = if self.peers.is_some() {
             json!({"goatlas.io/addresses": peers::address(number)})
         } else {
@@ -158,11 +160,13 @@ impl Hub {
         self.atlas.write_manifest(&format!("{name}.yaml"), &text.to_string())
     }
 
-    /// Waits until Atlas has all clusters and has done all that follows: until it takes next to no CPU time any more.
+    /// Waits until Atlas has all clusters and has done all that follows: until it takes next to no
+    /// CPU time any more.
     fn wait_atlas(&mut self) -> Result<()> {
         let began = Instant::now();
         let (mut known, mut idle) = (0, 0);
-        // A status of thousands of clusters costs Atlas something too, so it is asked for only until it has them.
+        // A status of thousands of clusters costs Atlas something too, so it is asked for only
+        // until it has them.
         while known < self.clusters as usize || idle < 3 {
             let before = cpu_of_process(self.atlas.process.pid())?;
             std::thread::sleep(Duration::from_secs(1));
@@ -213,8 +217,8 @@ impl Hub {
         let began = Instant::now();
         let mut envoy = Envoy::start(&self.place.host, "hub-envoy", &program, &options)?;
         let wanted = u64::from(self.clusters);
-        // Cheap questions until it is live. Then it has all that came with its first answers, which only a walk through its
-        // statistics shows.
+        // Cheap questions until it is live. Then it has all that came with its first answers, which
+        // only a walk through its statistics shows.
         let mut last = anyhow!("its admin page did not answer");
         let (after, cpu, envoy_clusters) = loop {
             ensure!(envoy.process.is_running(), "Envoy has ended: {}", envoy.process.log_tail(20));
@@ -310,7 +314,8 @@ impl Hub {
         })?;
         let each = |of: fn(&Counters) -> f64| {
             let idle = of(&quiet) / quiet.seconds * all.seconds;
-            // Below zero where the quiet time was busier: then the change is lost in it, which a zero would hide.
+            // Below zero where the quiet time was busier: then the change is lost in it, which a
+            // zero would hide.
             (of(&all) - idle) / f64::from(times)
         };
         ensure!(
@@ -361,7 +366,8 @@ impl Hub {
         ])
     }
 
-    /// Bytes received from Atlas, messages of Envoy clusters applied, and milliseconds that applying them took.
+    /// Bytes received from Atlas, messages of Envoy clusters applied, and milliseconds that
+    /// applying them took.
     fn statistics(&self) -> Result<[f64; 3]> {
         let text = self.admin(&format!("/stats/prometheus?filter={STATISTICS}"))?;
         let value = |name: &str| -> Result<f64> {
@@ -388,7 +394,8 @@ impl Hub {
         Ok([value("cluster_manager.active_clusters")?, value("cluster_manager.warming_clusters")?])
     }
 
-    /// `GET` on the Envoy's admin page, which walks through all its statistics: millions, with thousands of clusters.
+    /// `GET` on the Envoy's admin page, which walks through all its statistics: millions, with
+    /// thousands of clusters.
     fn admin(&self, path: &str) -> Result<String> {
         let url = format!("http://{ADMIN}{path}");
         self.place

@@ -1,9 +1,9 @@
-//! What stands for the clusters' Envoys: as many addresses as clusters, at each a server with that cluster's own certificate
-//! that answers health checks.
+//! What stands for the clusters' Envoys: as many addresses as clusters, at each a server with that
+//! cluster's own certificate that answers health checks.
 //!
-//! As many real Envoys would need more memory than a machine has, and what they do is not what is measured. To the hub's
-//! Envoy it is the same: it connects to each address with mutual TLS 1.3, checks that cluster's name, asks every 3 s, and
-//! gets the answer that makes it use the cluster.
+//! As many real Envoys would need more memory than a machine has, and what they do is not what is
+//! measured. To the hub's Envoy it is the same: it connects to each address with mutual TLS 1.3,
+//! checks that cluster's name, asks every 3 s, and gets the answer that makes it use the cluster.
 //!
 //! ```text
 //! 10.92.0.0/16, all of it local to the host "peers"
@@ -57,8 +57,8 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    /// Starts answering for the clusters of a state directory, on a host of its own that `hub` has a route to. Cluster N is
-    /// called as `name` says.
+    /// Starts answering for the clusters of a state directory, on a host of its own that `hub` has
+    /// a route to. Cluster N is called as `name` says.
     ///
     /// # Errors
     /// The addresses can't be made, or nobody may listen.
@@ -93,7 +93,8 @@ impl Peers {
             // The host's namespaces last as long as somebody answers in them.
             let _host = host;
             loop {
-                // Out of descriptors, for one: the Envoy asks again, and its log and what is measured show it.
+                // Out of descriptors, for one: the Envoy asks again, and its log and what is
+                // measured show it.
                 let Ok((stream, _)) = listener.accept().await else {
                     tokio::task::yield_now().await;
                     continue;

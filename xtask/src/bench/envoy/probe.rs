@@ -49,7 +49,8 @@ impl Probe {
         Ok(())
     }
 
-    /// Whether the Envoy has the Envoy cluster of these pages: 404 says that it hasn't, 503 that nobody answers there.
+    /// Whether the Envoy has the Envoy cluster of these pages: 404 says that it hasn't, 503 that
+    /// nobody answers there.
     fn knows(&mut self, cluster: &str) -> Result<bool> {
         let request = format!("HEAD /prom/{cluster}/ HTTP/1.1\r\nhost: {}\r\n\r\n", self.address);
         self.stream.write_all(request.as_bytes()).context("cannot ask the hub's web port")?;

@@ -35,7 +35,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Starts it; hosts are called after `number`, since each setting has its own: TCP remembers what a destination was like.
+    /// Starts it; hosts are called after `number`, since each setting has its own: TCP remembers
+    /// what a destination was like.
     ///
     /// # Errors
     /// What didn't start.

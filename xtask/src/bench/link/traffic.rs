@@ -83,7 +83,8 @@ pub(super) struct Read {
     pub(super) small: Times,
 }
 
-/// Reads so many large answers at once for `time`, and small ones beside them, one at a time, if asked to.
+/// Reads so many large answers at once for `time`, and small ones beside them, one at a time, if
+/// asked to.
 ///
 /// # Errors
 /// An answer that ends or fails.

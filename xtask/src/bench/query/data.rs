@@ -1,4 +1,5 @@
-//! Much data for a Prometheus: blocks made by `promtool` from an OpenMetrics text, so nothing has to be scraped first.
+//! Much data for a Prometheus: blocks made by `promtool` from an OpenMetrics text, so nothing has
+//! to be scraped first.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -69,8 +70,8 @@ impl Data {
         std::fs::remove_file(&text).with_context(|| format!("cannot remove {}", text.display()))
     }
 
-    /// The labels are as long as those of a pod's metric usually are. Values are a walk with random steps, which compresses
-    /// as measured values do: to some bytes a sample, not to a bit.
+    /// The labels are as long as those of a pod's metric usually are. Values are a walk with random
+    /// steps, which compresses as measured values do: to some bytes a sample, not to a bit.
     fn write_text(&self, file: &Path) -> Result<()> {
         let mut text = BufWriter::new(File::create(file)?);
         let mut random = Random(0x9e37_79b9_7f4a_7c15);

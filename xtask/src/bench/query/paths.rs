@@ -156,7 +156,8 @@ struct Pair {
     key: PathBuf,
 }
 
-/// What the direct connection is secured with: an authority, and a P-256 leaf for each end, as Atlas issues them.
+/// What the direct connection is secured with: an authority, and a P-256 leaf for each end, as
+/// Atlas issues them.
 struct Files {
     authority: PathBuf,
     server: Pair,

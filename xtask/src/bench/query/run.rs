@@ -18,8 +18,8 @@ const WARM: u32 = 3;
 /// What is asked for.
 #[derive(Clone, Copy)]
 pub(super) enum Question {
-    /// Every sample of every series, of which the answer is one number: all chunks go over the paths, nothing but the number
-    /// from Query to us.
+    /// Every sample of every series, of which the answer is one number: all chunks go over the
+    /// paths, nothing but the number from Query to us.
     Samples,
     /// The labels of every series, without samples.
     Series,
@@ -37,7 +37,8 @@ impl Question {
     fn path(self, data: &Data) -> String {
         let exactly = "dedup=false&partial_response=false";
         match self {
-            // Blanks and brackets are encoded; the range excludes its first moment and includes its last.
+            // Blanks and brackets are encoded; the range excludes its first moment and includes its
+            // last.
             Self::Samples => format!(
                 "/api/v1/query?query=sum%28count_over_time%28{METRIC}%5B2h%5D%29%29&time={}&{exactly}",
                 data.end
@@ -130,8 +131,9 @@ impl Measured {
     }
 }
 
-/// Asks the same question on both paths in turn, `parallel` at a time, until each has answered `times` times. The direct path
-/// comes first in what is returned; which one is asked first changes from turn to turn.
+/// Asks the same question on both paths in turn, `parallel` at a time, until each has answered
+/// `times` times. The direct path comes first in what is returned; which one is asked first changes
+/// from turn to turn.
 ///
 /// # Errors
 /// An answer fails, or is not complete.

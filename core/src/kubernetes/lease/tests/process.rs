@@ -1,5 +1,6 @@
-//! One process: a candidate, and the writer of CA state that it runs while it leads. It drives the real [`Elector`] and the
-//! real [`fence`](crate::kubernetes::lease::fence) as the edge does; the [world](super::world) gives it time and carries its requests.
+//! One process: a candidate, and the writer of CA state that it runs while it leads. It drives the
+//! real [`Elector`] and the real [`fence`](crate::kubernetes::lease::fence) as the edge does; the
+//! [world](super::world) gives it time and carries its requests.
 
 use std::time::Duration;
 

@@ -1,4 +1,5 @@
-//! The API server: one Lease, and the records of CA state with all their history. Every request is one atomic step.
+//! The API server: one Lease, and the records of CA state with all their history. Every request is
+//! one atomic step.
 
 use crate::kubernetes::lease::{LeaderElectionRecord, ResourceVersion, Term, WriteResult};
 

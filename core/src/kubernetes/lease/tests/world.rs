@@ -1,5 +1,6 @@
-//! The world: true time, each machine's own clock, the network, and what goes wrong. Events happen one by one, in the order
-//! of true time (milliseconds). Everything follows from a [`Schedule`], so a failure can be had again.
+//! The world: true time, each machine's own clock, the network, and what goes wrong. Events happen
+//! one by one, in the order of true time (milliseconds). Everything follows from a [`Schedule`], so
+//! a failure can be had again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -358,7 +359,8 @@ impl World {
         let machine = &mut self.machines[number];
         let (now, Some(process)) = (machine.clock(self.now), &mut machine.process) else { return };
         let Some((purpose, request)) = self.calls.get(&call).cloned() else { return };
-        // The electors hear late answers too, and must not mind; the writer's are given up on, as an HTTP client does.
+        // The electors hear late answers too, and must not mind; the writer's are given up on, as
+        // an HTTP client does.
         let elects = matches!(purpose, Purpose::Elect(_));
         if answer.is_some() || !elects {
             self.calls.remove(&call);
