@@ -131,8 +131,8 @@ impl App {
         }
     }
 
-    /// Runs the engine until a signal, then stops everything. `other_ended`: the name of what a
-    /// mode runs beside the tasks, should that end.
+    /// Runs the engine until a signal, then stops everything. `other_ended` completes if what a
+    /// mode runs beside the tasks ends, with the reason.
     ///
     /// # Errors
     /// Something has ended that should run for as long as the process does. Everything is stopped
@@ -140,12 +140,12 @@ impl App {
     pub async fn run(
         mut self,
         engine: impl Future<Output = ()> + Send + 'static,
-        other_ended: impl Future<Output = &'static str>,
+        other_ended: impl Future<Output = anyhow::Error>,
     ) -> anyhow::Result<()> {
         self.tasks.spawn("the engine", engine);
         let ended = tokio::select! {
-            ended = self.tasks.first_ended() => Err(ended),
-            ended = other_ended => Err(ended),
+            name = self.tasks.first_ended() => Err(has_ended(name)),
+            reason = other_ended => Err(reason),
             signal = wait_for_signal() => {
                 tracing::info!(signal, "stopping: ending {} streams", self.streams.open().len());
                 Ok(())
@@ -157,8 +157,11 @@ impl App {
         if tokio::time::timeout(DRAIN_TIMEOUT, self.tasks.join_all()).await.is_err() {
             tracing::warn!("some connections did not end in time");
         }
-        ended.map_err(|name| {
-            anyhow::anyhow!("{name} has ended, which it never should: please report this")
-        })
+        ended
     }
+}
+
+/// The error for something that has ended although it should run for as long as the process does.
+pub fn has_ended(name: &str) -> anyhow::Error {
+    anyhow::anyhow!("{name} has ended, which it never should: please report this")
 }

@@ -20,7 +20,7 @@ use super::pki_store::SecretStore;
 use super::provider::KubernetesProvider;
 use super::watches::Watches;
 use super::{connect, events};
-use crate::app::App;
+use crate::app::{App, has_ended};
 use crate::config::{Config, KubernetesConfig, Role};
 use crate::engine::Engine;
 use crate::pki::{Contents, Pki};
@@ -101,7 +101,7 @@ pub async fn run(config: Config, kubernetes: KubernetesConfig) -> anyhow::Result
     };
     let election_ended = async {
         let _ = (&mut election).await;
-        "the election"
+        has_ended("the election")
     };
     let result = app.run(engine, election_ended).await;
     // Nothing here writes any more, so the next leader may.

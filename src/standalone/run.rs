@@ -7,7 +7,7 @@ use anyhow::Context;
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
 
-use crate::app::App;
+use crate::app::{App, has_ended};
 use crate::config::{Config, StandaloneConfig};
 use crate::engine::Engine;
 use crate::pki::Pki;
@@ -53,10 +53,10 @@ pub async fn run(config: Config, standalone: StandaloneConfig) -> anyhow::Result
         app.stop.clone(),
     );
     let watching = async {
-        if let Err(error) = watching.await {
-            tracing::error!(error = format!("{error:#}"), "cannot watch the manifests");
+        match watching.await {
+            Ok(()) => has_ended("the watch of the manifests"),
+            Err(error) => error.context("cannot watch the manifests"),
         }
-        "the watch of the manifests"
     };
     let outputs = OutputFiles::new(state.clone(), standalone.public_dir);
     let provider = DirectoryProvider::new(updates, last_good, outputs);

@@ -12,7 +12,7 @@ use crate::xds::LimitOptions;
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
     /// Connections to the xDS port, of which every Envoy has one [default: as many files as Atlas
-    /// may open, less 256; at most 20000].
+    /// may open, less 256; at most 40000].
     #[arg(long, value_name = "COUNT", value_parser = at_least::<1>, env = "ATLAS_MAX_CONNECTIONS")]
     max_connections: Option<usize>,
     /// Connections of each node, so that nobody takes all places with one cluster's credential; one
@@ -20,8 +20,9 @@ pub struct LimitArgs {
     /// Envoys (goatlas.io/envoy-replicas), at least 16; the hub's 64].
     #[arg(long, value_name = "COUNT", value_parser = at_least::<1>, env = "ATLAS_MAX_CONNECTIONS_PER_NODE")]
     max_connections_per_node: Option<usize>,
-    /// TLS handshakes that aren't finished. One more ends the oldest of them, so strangers can't
-    /// lock anybody out [default: an eighth of the files that Atlas may open, at most 256].
+    /// TLS handshakes that aren't finished. One more ends the oldest of them, so clients
+    /// without a credential can't lock anybody out [default: an eighth of the files that Atlas may
+    /// open, 16 to 512].
     #[arg(long, value_name = "COUNT", value_parser = at_least::<1>, env = "ATLAS_MAX_HANDSHAKES")]
     max_handshakes: Option<usize>,
     /// Largest request, in bytes; from a cluster's Envoy a quarter of it, at most 1 MiB. The hub's
