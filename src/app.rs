@@ -23,7 +23,7 @@ use crate::process::tasks::Tasks;
 use crate::state::{Nodes, StateStore};
 use crate::web::http::{self, Server};
 use crate::web::{self, Web};
-use crate::xds::streams::Streams;
+use crate::xds::open_streams::Streams;
 use crate::xds::{self, ClientAuthorizer, XdsServer};
 
 /// The servers of one process, and what they share with the engine.

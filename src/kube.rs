@@ -4,7 +4,7 @@
 //!             ┌─ watches ─▶ manifests, the PKI's Secrets ─▶ provider ─▶ engine (every replica)
 //! API server ─┤                                              │  ▲
 //!             ├─ election ─▶ Candidate ──────────────────────┘  │ outputs (the leader alone)
-//!             └◀── pki_store, writer, events ◀── leadership ◀───┘
+//!             └◀── pki_store, writer, events ◀ leader_outputs ◀──┘
 //! ```
 //!
 //! | Module | What it does |
@@ -15,8 +15,8 @@
 //! | `reflector`, `watches`, `convert` | the watched objects as manifests, and what changed |
 //! | `election` | reads and writes the Lease |
 //! | `pki_secret`, `pki_store` | the PKI as Secrets |
-//! | `leadership` | what a leader writes besides the PKI |
-//! | `derived_objects` | the objects that the leader writes |
+//! | `leader_outputs` | what a leader writes besides the PKI: gathers objects for `writer` and messages for `events` |
+//! | `desired_objects` | the objects that the leader writes, made for what changed |
 //! | `writer` | applies and deletes these objects |
 //! | `ready_services` | which Services of the hub's Envoys have a ready pod |
 //! | `stale_endpoints` | deletes EndpointSlices and Endpoints of Services that became ExternalNames |
@@ -26,11 +26,11 @@
 pub mod admin;
 pub mod connect;
 mod convert;
-mod derived_objects;
+mod desired_objects;
 pub mod election;
 mod errors;
 mod events;
-mod leadership;
+mod leader_outputs;
 mod pki_secret;
 mod pki_store;
 mod provider;

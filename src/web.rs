@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::metrics::Metrics;
 use crate::process::clock;
 use crate::state::{Command, Nodes, StateStore};
-use crate::xds::streams::Streams;
+use crate::xds::open_streams::Streams;
 use status::Status;
 
 /// The data that the handlers read.

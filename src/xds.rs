@@ -11,7 +11,7 @@
 //! the largest message that has passed. Here an idle stream keeps none, and a stream whose client
 //! doesn't read keeps one chunk of [`response_encoder::CHUNK_BYTES`].
 
-pub mod streams;
+pub mod open_streams;
 
 mod accept;
 mod client;

@@ -14,7 +14,7 @@ use crate::metrics::Metrics;
 use crate::pki::{Pki, PkiStore};
 use crate::state::{Nodes, PublishedState, StateStore, ZoneVersion};
 use crate::xds::ClientAuthorizer;
-use crate::xds::streams::Streams;
+use crate::xds::open_streams::Streams;
 
 /// Where results go.
 pub struct Publisher {

@@ -26,7 +26,7 @@ use crate::standalone::state_dir::StateDir;
 use crate::standalone::watch::{DirectoryUpdate, UpdateQueue, read_index};
 use crate::state::{NodeResources, Nodes, StateStore};
 use crate::xds::ClientAuthorizer;
-use crate::xds::streams::Streams;
+use crate::xds::open_streams::Streams;
 
 /// As many as the counts are promised for.
 const CLUSTERS: usize = 1000;

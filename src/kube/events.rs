@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::errors::error_with_causes;
 use super::reflector::Reflector;
-use crate::xds::streams::Streams;
+use crate::xds::open_streams::Streams;
 
 /// When an Event of a problem that lasts is repeated, and how often at most an Envoy's connection
 /// becomes an Event.

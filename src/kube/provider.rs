@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 use super::election::Candidate;
 use super::errors::error_with_causes;
 use super::events::EventMessage;
-use super::leadership::{Leadership, LeadershipInputs};
+use super::leader_outputs::{LeaderOutputs, WriterInputs};
 use super::pki_secret::PkiSecret;
 use super::pki_store::{EffectiveSecrets, LeaderStore, SecretStore};
 use super::watches::{ManifestChanges, Watches};
@@ -60,7 +60,7 @@ pub struct KubernetesProvider {
     /// The owner of what belongs to the installation.
     owner: Option<OwnerReference>,
     secrets: EffectiveSecrets,
-    leadership: Option<Leadership>,
+    leadership: Option<LeaderOutputs>,
     /// Services that changed since Events were last written.
     services: BTreeSet<String>,
     /// Why this process doesn't lead, although it holds the Lease.
@@ -133,7 +133,7 @@ impl KubernetesProvider {
     /// Ends a leadership whose term is over. The PKI is what the watch shows from then on.
     fn end_leadership(&mut self, pki: &mut Pki<SecretStore>) -> bool {
         let term = self.candidate.leads();
-        let is_over = |leadership: &mut Leadership| {
+        let is_over = |leadership: &mut LeaderOutputs| {
             Some(&leadership.term) != term.as_ref() || leadership.is_over()
         };
         if self.leadership.take_if(is_over).is_none() {
@@ -169,14 +169,14 @@ impl KubernetesProvider {
         *contents = taken_over;
         secret_store.set_leadership(Some(store));
         tracing::info!(%term, "took over as leader");
-        let inputs = LeadershipInputs {
+        let inputs = WriterInputs {
             client: self.client.clone(),
             namespace: self.settings.namespace.clone(),
             candidate: Arc::clone(&self.candidate),
             metrics: Arc::clone(&self.metrics),
             changed: Arc::clone(&self.watches.changed),
         };
-        self.leadership = Some(Leadership::start(term, inputs));
+        self.leadership = Some(LeaderOutputs::start(term, inputs));
         Ok(true)
     }
 

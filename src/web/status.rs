@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::lock::lock;
 use crate::state::{self, Nodes, PublishedState};
-use crate::xds::streams::{Stream, Streams};
+use crate::xds::open_streams::{Stream, Streams};
 
 /// The status at one moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]

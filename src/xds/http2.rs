@@ -13,10 +13,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::{CloseReason, Connection, LimitReached};
 use super::limits::STREAMS_PER_CONNECTION;
+use super::open_streams::RegisteredConnection;
 use super::response_encoder::CHUNK_BYTES;
 use super::server::XdsServer;
 use super::service::ConnectionService;
-use super::streams::RegisteredConnection;
 use crate::process::clock;
 use crate::process::shutdown::DRAIN_TIMEOUT;
 

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client_authorizer::ClientAuthorizer;
 use super::limits::{ConnectionLimits, Limits};
-use super::streams::Streams;
+use super::open_streams::Streams;
 use crate::metrics::Metrics;
 use crate::state::{Nodes, StateStore};
 

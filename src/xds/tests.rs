@@ -31,7 +31,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Status, Streaming};
 
 use super::client::AuthenticatedClient;
-use super::streams::{RegisteredStream, Streams};
+use super::open_streams::{RegisteredStream, Streams};
 use super::{ClientAuthorizer, LimitOptions, XdsServer, http2};
 use crate::metrics::Metrics;
 use crate::process::clock;

@@ -19,7 +19,7 @@ use crate::kube::pki_secret::StoredSecret;
 use crate::pki::Contents;
 use crate::state::{Nodes, StateStore};
 use crate::xds::ClientAuthorizer;
-use crate::xds::streams::Streams;
+use crate::xds::open_streams::Streams;
 use api_server::ApiServer;
 
 /// As many as the counts are promised for.

@@ -46,7 +46,7 @@ struct ClusterObjects {
 
 /// Remembers the desired state of every object.
 #[derive(Default)]
-pub struct DerivedObjects {
+pub struct DesiredObjectBuilder {
     clusters: HashMap<ClusterName, ClusterObjects>,
     /// How many clusters name each set of labels.
     selectors: BTreeMap<EnvoySelector, usize>,
@@ -56,7 +56,7 @@ pub struct DerivedObjects {
     made: usize,
 }
 
-impl DerivedObjects {
+impl DesiredObjectBuilder {
     /// Makes the objects of these clusters again, as far as what they are made of differs. Returns
     /// those that differ.
     pub fn update_clusters<'a>(
@@ -264,7 +264,7 @@ mod tests {
             service_uid: &uid,
             atlas: None,
         };
-        let mut objects = DerivedObjects::default();
+        let mut objects = DesiredObjectBuilder::default();
         let all = objects.update_clusters(&inputs(&first), first.clusters.keys());
         assert_eq!((all.len(), objects.made), (3 * CLUSTERS, 3 * CLUSTERS));
         let hub = objects.update_hub(&inputs(&first), "zone".into(), "endpoints".into());
@@ -311,7 +311,7 @@ mod tests {
             service_uid: &|_| None,
             atlas: None,
         };
-        let mut objects = DerivedObjects::default();
+        let mut objects = DesiredObjectBuilder::default();
         let changes = objects.update_clusters(&inputs, fleet.clusters.keys());
         assert_eq!(changes[&secret("tokyo-envoy-values".into())], Desired::Unchanged);
         let changes = objects.update_hub(&inputs, String::new(), String::new());

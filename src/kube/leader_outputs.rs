@@ -13,7 +13,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::derived_objects::{DerivedObjects, ObjectInputs};
+use super::desired_objects::{DesiredObjectBuilder, ObjectInputs};
 use super::election::Candidate;
 use super::events::{EventDeduplicator, EventMessage};
 use super::pki_store::SecretStore;
@@ -23,11 +23,11 @@ use crate::engine::provider::Outputs;
 use crate::metrics::Metrics;
 use crate::process::clock;
 
-/// One leadership. Its writer ends when it is dropped.
-pub struct Leadership {
+/// The outputs of one leadership. Its writer ends when this is dropped.
+pub struct LeaderOutputs {
     /// The term.
     pub term: Term,
-    objects: DerivedObjects,
+    objects: DesiredObjectBuilder,
     /// Whether the writer was told the desired states of all objects.
     has_sent_all: bool,
     /// The DNS zone's file as this leader made it last.
@@ -39,8 +39,8 @@ pub struct Leadership {
     _stop: DropGuard,
 }
 
-/// What a leadership needs from its process.
-pub struct LeadershipInputs {
+/// What the writer of one leadership needs from its process.
+pub struct WriterInputs {
     /// The API server.
     pub client: Client,
     /// The namespace of everything that it writes.
@@ -53,10 +53,10 @@ pub struct LeadershipInputs {
     pub changed: Arc<Notify>,
 }
 
-impl Leadership {
+impl LeaderOutputs {
     /// Starts the writer.
-    pub fn start(term: Term, inputs: LeadershipInputs) -> Self {
-        let LeadershipInputs { client, namespace, candidate, metrics, changed } = inputs;
+    pub fn start(term: Term, inputs: WriterInputs) -> Self {
+        let WriterInputs { client, namespace, candidate, metrics, changed } = inputs;
         let (desired, updates) = mpsc::unbounded_channel();
         let (problems_sender, problems) = watch::channel(Vec::new());
         let stop = CancellationToken::new();
@@ -71,7 +71,7 @@ impl Leadership {
         };
         Self {
             term,
-            objects: DerivedObjects::default(),
+            objects: DesiredObjectBuilder::default(),
             has_sent_all: false,
             zone: None,
             desired,
