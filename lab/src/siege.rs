@@ -1,90 +1,94 @@
-//! The siege: attacks on the real programs, with honest clients beside. `cargo xtask siege` runs
-//! each for as long as one likes, the tests for some seconds.
+//! Attacks on the real programs while honest clients use them. `cargo xtask siege` runs each for a
+//! chosen time, the tests for some seconds.
 //!
 //! ```text
-//! Field (what is besieged) ◀── Attack (what is done to it, for how long) ─▶ Held (what the attackers were let have)
-//!        ▲                                 │ beside it
-//!        └── Honest (what others ask) ◀────┘ ─▶ Row: requests, failures, latency against the quiet time before, memory
+//! Attack::run(topology, duration)
+//!   Attack::run_attack ─▶ SiegeTopology ◀─ HonestClient::request   until the time is over
+//!          │                                       │
+//!          ▼                                       ▼
+//!    AttackCounts                            Measurement
+//!          └──────────▶ AttackReport ◀─────────────┘  failures, latency, memory
 //! ```
 //!
-//! Attackers are bounded in number and in rate, so that what is shown is what they *hold*, not that
-//! two processors are busy. They come back when they are turned away. A stranger has no
-//! certificate; the cluster `osaka` is hostile, with all its credentials and everything behind its
-//! Envoy; its neighbours `tokyo` and `paris`, and everybody at the hub, are honest.
+//! The number and the rate of attackers are bounded, so that the result shows which resources they
+//! occupy, and not only that two processors are busy. They reconnect when they are refused.
+//! Attackers have no certificate, or all credentials of the cluster `osaka` and everything behind
+//! its Envoy. The clusters `tokyo` and `paris` and all clients at the hub are honest.
 
+mod attackers;
 mod attacks;
-mod backend;
-mod crowd;
+mod clients;
 mod dial;
-mod field;
 mod frames;
 mod grpc;
-mod honest;
+mod hostile_store;
+mod measure;
 mod run;
-mod watch;
+mod topology;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-pub use crowd::Held;
-pub use field::{Field, PARTS};
-pub use run::{Kind, Quiet, Row, recover};
-pub use watch::Memory;
+pub use attackers::AttackCounts;
+pub use measure::Memory;
+pub use run::{AttackReport, Baseline, ClientReport, wait_recovered};
+pub use topology::{PARTS, SiegeTopology};
 
-use honest::Honest;
+use clients::HonestClient;
 
 /// One attack: a row of the table in `docs/security.md`.
 pub struct Attack {
-    /// What people type.
+    /// The argument of `--attack`.
     pub name: &'static str,
     /// What is done, by whom.
     pub does: &'static str,
     /// How much of it at most.
     pub bound: &'static str,
-    /// How long it takes until it is one.
-    least: Duration,
-    /// Whom it must not cost a request.
-    honest: fn() -> Vec<Honest>,
-    attack: fn(&Field, Instant) -> Result<Held>,
+    /// The shortest time in which it has its effect.
+    min_duration: Duration,
+    /// The clients none of whose requests may fail.
+    clients: fn() -> Vec<HonestClient>,
+    /// Attacks until the given moment.
+    run_attack: fn(&SiegeTopology, Instant) -> Result<AttackCounts>,
 }
 
-/// Every attack.
+/// All attacks.
 pub fn attacks() -> impl Iterator<Item = &'static Attack> {
     attacks::ALL.iter().copied().flatten()
 }
 
-/// The attack of that name.
+/// Finds an attack by its name.
 ///
 /// # Errors
-/// There is none; the error lists them.
-pub fn named(name: &str) -> Result<&'static Attack> {
+/// No attack has this name; the error lists all names.
+pub fn find_attack(name: &str) -> Result<&'static Attack> {
     attacks().find(|attack| attack.name == name).with_context(|| {
         let names: Vec<&str> = attacks().map(|attack| attack.name).collect();
         format!("there is no attack {name:?}; the attacks are {}", names.join(", "))
     })
 }
 
-/// Everybody.
-fn everybody() -> Vec<Honest> {
-    honest::ALL.to_vec()
+/// All honest clients but those of `osaka`'s store and of `tokyo`'s own alerting.
+fn all_clients() -> Vec<HonestClient> {
+    clients::ALL.to_vec()
 }
 
-/// Everybody, and those who ask the hostile cluster's store as well.
-fn everybody_and_osaka() -> Vec<Honest> {
-    let mut all = everybody();
-    all.push(Honest::Store("osaka"));
+/// The same, and a client of the hostile cluster's store.
+fn all_clients_and_osaka() -> Vec<HonestClient> {
+    let mut all = all_clients();
+    all.push(HonestClient::Store("osaka"));
     all
 }
 
-/// Everybody but those who post alerts, and tokyo's own alerting.
-fn local_alerting() -> Vec<Honest> {
-    let all = everybody().into_iter().filter(|kind| !matches!(kind, Honest::Alert(_)));
-    all.chain([Honest::LocalAlerts]).collect()
+/// `tokyo`'s own alerting, and all clients but those that post alerts to the hub.
+fn without_hub_alerts() -> Vec<HonestClient> {
+    let all = all_clients().into_iter().filter(|kind| !matches!(kind, HonestClient::Alert(_)));
+    all.chain([HonestClient::LocalAlerts]).collect()
 }
 
-/// Everybody but those who post to the second Alertmanager, and tokyo's own alerting.
-fn all_but_second_alertmanager() -> Vec<Honest> {
-    let all = everybody().into_iter().filter(|kind| *kind != Honest::Alert(1));
-    all.chain([Honest::LocalAlerts]).collect()
+/// `tokyo`'s own alerting, and all clients but the one that posts to the second Alertmanager.
+fn without_second_alertmanager() -> Vec<HonestClient> {
+    let all = all_clients().into_iter().filter(|kind| *kind != HonestClient::Alert(1));
+    all.chain([HonestClient::LocalAlerts]).collect()
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use atlas_lab::siege::{Field, named, recover};
+use atlas_lab::siege::{SiegeTopology, find_attack, wait_recovered};
 use atlas_lab::world_test;
 
 use crate::atlas;
@@ -35,12 +35,12 @@ const ATLAS: u64 = 512 << 20;
 world_test! {
     needs [Envoy, Thanos, Prometheus, PrometheusClassic, Alertmanager, CoreDns], within 300,
     fn no_attack_costs_an_honest_client_a_request(world) {
-        let mut field = Field::start(world, atlas())?;
-        recover(&field)?;
+        let mut topology = SiegeTopology::start(world, atlas())?;
+        wait_recovered(&topology)?;
         let (mut requests, mut failures) = (0, Vec::new());
         for name in ATTACKS {
-            let row = named(name)?.run(&field, EACH, None)?;
-            println!("{}: {} requests, {} failures, {:?}, at most {:?}", row.attack, row.requests, row.failures, row.held, row.peak);
+            let row = find_attack(name)?.run(&topology, EACH, None)?;
+            println!("{}: {} requests, {} failures, {:?}, at most {:?}", row.attack, row.requests, row.failures, row.attackers, row.peak);
             requests += row.requests;
             failures.extend(row.failures());
             for (who, bytes, limit) in [
@@ -54,8 +54,8 @@ world_test! {
             }
             if row.recovered_after.is_none() {
                 failures.push(format!("{}: not everything was as before afterwards", row.attack));
-                field.start_again()?;
-                recover(&field)?;
+                topology.restart_all()?;
+                wait_recovered(&topology)?;
             }
         }
         assert!(failures.is_empty(), "of {requests} honest requests:\n{}", failures.join("\n"));

@@ -4,21 +4,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
-use atlas_lab::siege::{self, Attack, Field, Memory, Row};
+use atlas_lab::siege::{self, Attack, AttackReport, Memory, SiegeTopology};
 use atlas_lab::world::World;
 use clap::Args;
 
 use crate::bench::{report, world};
 
-/// Starting the scene, and what each attack takes beside its own length: recovery, and starting
-/// again.
-const BESIDE: Duration = Duration::from_secs(240);
+/// Time limit of the start, and of each attack's recovery and restart.
+const OVERHEAD: Duration = Duration::from_secs(240);
 
 /// Attack a hub and its clusters, made of the real programs, and count what it costs honest clients
 ///
-/// In a private world: Atlas, Envoys, Thanos, Prometheus, Alertmanagers, two honest clusters and a
-/// hostile one. Before each attack honest clients ask while it is quiet, then they go on while it
-/// lasts: queries, web UIs, alerts, probes, changes on their way to Envoys. Fails if one of their
+/// In a private world: Atlas, Envoys, Thanos, Prometheus, Alertmanagers, two honest clusters and a hostile one. Before each attack honest clients
+/// ask while it is quiet, then they go on while it lasts: queries, web UIs, alerts, probes, changes on their way to Envoys. Fails if one of their
 /// requests fails, or if not everything is as before within 45 s of an attack's end.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -48,10 +46,10 @@ pub struct Siege {
 }
 
 impl Siege {
-    /// Attacks, prints, writes.
+    /// Runs the attacks, prints the table, and writes the JSON file.
     ///
     /// # Errors
-    /// What didn't start; an attack that isn't there; an honest request that failed.
+    /// A program didn't start, or an attack doesn't exist.
     pub fn run(self) -> Result<()> {
         if self.list {
             let rows: Vec<Vec<String>> = siege::attacks()
@@ -64,57 +62,56 @@ impl Siege {
         }
         let attacks: Vec<&Attack> = match self.attack.as_slice() {
             [] => siege::attacks().collect(),
-            names => names.iter().map(|name| siege::named(name)).collect::<Result<_>>()?,
+            names => names.iter().map(|name| siege::find_attack(name)).collect::<Result<_>>()?,
         };
-        let each = self.length + self.quiet + BESIDE;
-        let limit = BESIDE + each * u32::try_from(attacks.len()).unwrap_or(u32::MAX);
+        let each = self.length + self.quiet + OVERHEAD;
+        let limit = OVERHEAD + each * u32::try_from(attacks.len()).unwrap_or(u32::MAX);
         world::run_with(self.atlas.as_deref(), siege::PARTS, limit, |world, atlas| {
-            self.besiege(world, atlas, &attacks)
+            self.run_attacks(world, atlas, &attacks)
         })
     }
 
-    fn besiege(&self, world: &World, atlas: &Path, attacks: &[&Attack]) -> Result<()> {
+    fn run_attacks(&self, world: &World, atlas: &Path, attacks: &[&Attack]) -> Result<()> {
         eprintln!("starting the hub and its clusters");
-        let mut field = Field::start(world, atlas)?;
-        siege::recover(&field)?;
-        let (mut rows, mut bad) = (Vec::new(), 0);
+        let mut topology = SiegeTopology::start(world, atlas)?;
+        siege::wait_recovered(&topology)?;
+        let (mut rows, mut failed) = (Vec::new(), 0);
         for attack in attacks {
             eprintln!(
                 "{}: quiet for {:?}, then for {:?}: {}; at most {}",
                 attack.name, self.quiet, self.length, attack.does, attack.bound
             );
-            let quiet = attack.quiet(&field, self.quiet)?;
-            // Then the attack before has done more than it seemed, or the machine is too busy to
-            // tell.
-            let restless = quiet.failures();
-            restless.iter().for_each(|line| eprintln!("  {line}"));
-            let row = attack.run(&field, self.length, Some(&quiet))?;
+            let baseline = attack.baseline(&topology, self.quiet)?;
+            // Failures without an attack: of the attack before, or of a machine that is too busy.
+            let baseline_failures = baseline.failures();
+            baseline_failures.iter().for_each(|line| eprintln!("  {line}"));
+            let row = attack.run(&topology, self.length, Some(&baseline))?;
             row.failures().iter().for_each(|line| eprintln!("  {line}"));
             if row.recovered_after.is_none() {
                 eprintln!("  not everything is as before 45 s later");
             }
-            // No program has what an earlier attack made it take.
-            field.start_again()?;
-            siege::recover(&field)?;
-            bad += usize::from(
-                !restless.is_empty() || row.failures > 0 || row.recovered_after.is_none(),
+            // So that the next attack's figures have no memory of this one's.
+            topology.restart_all()?;
+            siege::wait_recovered(&topology)?;
+            failed += usize::from(
+                !baseline_failures.is_empty() || row.failures > 0 || row.recovered_after.is_none(),
             );
             rows.push(row);
-            self.keep(&rows)?;
+            self.write_json(&rows)?;
         }
         println!("{}", table(&rows));
         println!("{}", LEGEND);
-        if bad > 0 {
-            // Not an error of this program's, so no logs: those are kept by ATLAS_LAB_KEEP=1. The
+        if failed > 0 {
+            // Not an error of this program, so no logs are printed: ATLAS_LAB_KEEP=1 keeps them. The
             // world ends with this process.
-            eprintln!("{bad} of {} attacks cost an honest client a request", rows.len());
+            eprintln!("{failed} of {} attacks cost an honest client a request", rows.len());
             std::process::exit(1);
         }
         Ok(())
     }
 
-    /// Writes all so far: a long siege that fails late has not been for nothing.
-    fn keep(&self, rows: &[Row]) -> Result<()> {
+    /// Writes all reports so far, after each attack, so that a late failure loses none.
+    fn write_json(&self, rows: &[AttackReport]) -> Result<()> {
         let Some(file) = &self.json else { return Ok(()) };
         let rows: Vec<serde_json::Value> =
             rows.iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
@@ -126,18 +123,18 @@ const LEGEND: &str = "Ratios: the worst of any kind of honest client, against th
     of the clusters' Envoys the largest. Opened, refused, closed: what the attackers got, didn't get, and lost.";
 
 /// The table in Markdown.
-fn table(rows: &[Row]) -> String {
+fn table(rows: &[AttackReport]) -> String {
     let mut text = String::from(
         "| Attack | Honest requests | Failed | p50 × | p99 × | Hub Envoy MiB | Cluster Envoy MiB | Atlas MiB | Opened | Refused | Closed | Recovered |\n\
          | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
     );
     for row in rows {
-        let (p50, p99) = row.worst();
+        let (p50, p99) = row.worst_ratios();
         let memory =
             |of: fn(&Memory) -> u64| format!("{} → {}", of(&row.before) >> 20, of(&row.peak) >> 20);
         let recovered =
             row.recovered_after.map_or("no".into(), |seconds| format!("{seconds:.1} s"));
-        let held = &row.held;
+        let attackers = &row.attackers;
         text += &format!(
             "| {} | {} | {} | {p50:.1} | {p99:.1} | {} | {} | {} | {} | {} | {} | {recovered} |\n",
             row.attack,
@@ -146,9 +143,9 @@ fn table(rows: &[Row]) -> String {
             memory(|memory| memory.hub_envoy),
             memory(|memory| memory.cluster_envoy),
             memory(|memory| memory.atlas),
-            held.opened,
-            held.refused,
-            held.closed
+            attackers.opened,
+            attackers.refused,
+            attackers.closed
         );
     }
     text

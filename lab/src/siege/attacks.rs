@@ -1,4 +1,4 @@
-//! The attacks, by what they need.
+//! The attacks, a file for each kind.
 
 mod connections;
 mod faults;
@@ -9,7 +9,6 @@ mod slow;
 
 use super::Attack;
 
-/// Every attack.
 pub(super) const ALL: &[&[Attack]] = &[
     connections::ATTACKS,
     requests::ATTACKS,

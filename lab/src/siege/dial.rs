@@ -1,5 +1,5 @@
-//! Connections as attackers and honest clients make them: TCP, and TLS 1.3 with credentials that
-//! Atlas has issued.
+//! Connections of attackers and honest clients: TCP, and TLS 1.3 with credentials that Atlas
+//! issued.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -16,12 +16,12 @@ use tokio_rustls::TlsConnector;
 use crate::tls::trusting_client;
 use crate::world::Host;
 
-/// How long connecting and a handshake may take, each.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+/// Time limit of a TCP connect, and of a TLS handshake.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A port and what one shows there: `None` is plain TCP, otherwise TLS.
+/// An address, and how to do TLS there; `None`: plain TCP.
 #[derive(Clone)]
-pub(super) struct Door {
+pub(super) struct Endpoint {
     pub(super) at: SocketAddr,
     pub(super) tls: Option<TlsConnector>,
 }
@@ -30,40 +30,40 @@ pub(super) struct Door {
 pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-impl Door {
+impl Endpoint {
     pub(super) fn plain(at: SocketAddr) -> Self {
         Self { at, tls: None }
     }
 
-    /// A door where one shows a credential: a PEM file of certificates and a key; `None`: no
-    /// certificate.
-    pub(super) fn secure(at: SocketAddr, credential: Option<&str>) -> Result<Self> {
+    /// TLS with a client certificate. `credential`: PEM text of certificates and a key; `None`: no
+    /// client certificate.
+    pub(super) fn tls(at: SocketAddr, credential: Option<&str>) -> Result<Self> {
         let config = trusting_client(credential, &rustls::version::TLS13, &[b"h2"])?;
         Ok(Self { at, tls: Some(TlsConnector::from(Arc::new(config))) })
     }
 
-    /// Connects, and shakes hands where that is needed.
-    pub(super) async fn open(&self) -> Result<Box<dyn Io>> {
+    /// Connects, and does the TLS handshake if there is TLS.
+    pub(super) async fn connect(&self) -> Result<Box<dyn Io>> {
         let tcp = tcp(self.at).await?;
         let Some(tls) = &self.tls else { return Ok(Box::new(tcp)) };
-        let shaken = timeout(PATIENCE, tls.connect(ServerName::from(self.at.ip()), tcp)).await;
-        let tls =
-            shaken.with_context(|| format!("{}: no TLS handshake within {PATIENCE:?}", self.at))?;
+        let handshake =
+            timeout(CONNECT_TIMEOUT, tls.connect(ServerName::from(self.at.ip()), tcp)).await;
+        let tls = handshake
+            .with_context(|| format!("{}: no TLS handshake within {CONNECT_TIMEOUT:?}", self.at))?;
         Ok(Box::new(tls.with_context(|| format!("{}: TLS", self.at))?))
     }
 }
 
-/// Connects.
 pub(super) async fn tcp(at: SocketAddr) -> Result<TcpStream> {
-    let connected = timeout(PATIENCE, TcpStream::connect(at)).await;
+    let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(at)).await;
     let tcp = connected
-        .with_context(|| format!("{at}: no connection within {PATIENCE:?}"))?
+        .with_context(|| format!("{at}: no connection within {CONNECT_TIMEOUT:?}"))?
         .with_context(|| format!("{at}: connect"))?;
     tcp.set_nodelay(true)?;
     Ok(tcp)
 }
 
-/// Reads and forgets until the other side closes.
+/// Reads and discards until the peer closes.
 pub(super) async fn until_closed(io: &mut (impl AsyncRead + Unpin)) {
     let mut buffer = [0; 4096];
     while matches!(io.read(&mut buffer).await, Ok(1..)) {}
@@ -79,9 +79,9 @@ pub(super) fn run<T: Send, F: Future<Output = Result<T>>>(
             .enable_all()
             .build()
             .context("cannot make a runtime")?;
-        let ended = runtime.block_on(future());
-        // Thousands of connections may be open.
+        let result = runtime.block_on(future());
+        // Don't wait for the tasks of thousands of open connections.
         runtime.shutdown_background();
-        ended
+        result
     })
 }

@@ -1,6 +1,6 @@
-//! HTTP/2 frames as bytes (RFC 9113), for what no library sends.
+//! HTTP/2 frames as bytes (RFC 9113), for sequences that no library sends.
 
-/// What a client says first, with empty settings.
+/// The connection preface with empty SETTINGS (section 3.4).
 pub(super) fn preface() -> Vec<u8> {
     [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &settings(&[])].concat()
 }
@@ -11,7 +11,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// SETTINGS, each an identifier and a value.
+/// SETTINGS. `values`: pairs of identifier and value.
 pub(super) fn settings(values: &[(u16, u32)]) -> Vec<u8> {
     let payload: Vec<u8> = values
         .iter()
@@ -22,7 +22,6 @@ pub(super) fn settings(values: &[(u16, u32)]) -> Vec<u8> {
     frame(4, 0, 0, &payload)
 }
 
-/// PING.
 pub(super) fn ping() -> Vec<u8> {
     frame(6, 0, 0, &[0; 8])
 }
@@ -32,7 +31,7 @@ pub(super) fn reset(stream: u32) -> Vec<u8> {
     frame(3, 0, stream, &8u32.to_be_bytes())
 }
 
-/// HEADERS of a request, which has no body if it `ends`.
+/// HEADERS of a request. `ends`: with END_STREAM, so without a body.
 pub(super) fn request(
     stream: u32,
     method: &str,
@@ -40,8 +39,8 @@ pub(super) fn request(
     path: &str,
     ends: bool,
 ) -> Vec<u8> {
-    // `:scheme http` is entry 6 of HPACK's static table; names of 2, 4 and 1 with literal values,
-    // never indexed.
+    // HPACK (RFC 7541): `:scheme http` is entry 6 of the static table. The other pseudo-headers
+    // have the names of entries 2, 4 and 1, with literal values that are never indexed.
     let mut block = vec![0x86];
     for (name, value) in [(2, method), (4, path), (1, authority)] {
         block.push(0x10 | name);
@@ -55,7 +54,7 @@ pub(super) fn request(
     frame(1, if ends { 0x5 } else { 0x4 }, stream, &block)
 }
 
-/// HEADERS whose block doesn't end.
+/// HEADERS without END_HEADERS.
 pub(super) fn endless_headers(stream: u32) -> Vec<u8> {
     let mut block = vec![0x86];
     block.extend([0x10]);
@@ -64,7 +63,7 @@ pub(super) fn endless_headers(stream: u32) -> Vec<u8> {
     frame(1, 0, stream, &block)
 }
 
-/// CONTINUATION of the same, which doesn't end either.
+/// CONTINUATION without END_HEADERS.
 pub(super) fn continuation(stream: u32) -> Vec<u8> {
     let mut block = vec![0x10];
     block.extend(literal("x-siege"));
@@ -72,7 +71,7 @@ pub(super) fn continuation(stream: u32) -> Vec<u8> {
     frame(9, 0, stream, &block)
 }
 
-/// A string of fewer than 127 bytes, without Huffman coding.
+/// An HPACK string of fewer than 127 bytes, without Huffman coding.
 fn literal(text: &str) -> Vec<u8> {
     let mut bytes = vec![u8::try_from(text.len()).unwrap_or(126)];
     bytes.extend(text.as_bytes());
@@ -84,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_have_their_length_type_flags_and_stream_before_them() {
+    fn a_frame_begins_with_length_type_flags_and_stream() {
         assert_eq!(ping(), [0, 0, 8, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(settings(&[(4, 65_535)]), [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 255, 255]);
         assert_eq!(reset(3), [0, 0, 4, 3, 0, 0, 0, 0, 3, 0, 0, 0, 8]);

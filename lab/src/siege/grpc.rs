@@ -1,5 +1,4 @@
-//! gRPC calls, one on each connection, as short as they can be: what is asked and whether it was
-//! answered well.
+//! A minimal gRPC client: a call on each connection, and whether its status is OK.
 
 use std::time::Duration;
 
@@ -14,22 +13,22 @@ use prost::Message;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::crowd::Visitor;
-use super::dial::{Door, Io};
+use super::attackers::Attacker;
+use super::dial::{Endpoint, Io};
 
-/// The type that everybody asks for first.
-pub(super) const CLUSTERS: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+/// The type that an Envoy subscribes to first.
+pub(super) const CLUSTER_TYPE: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 
-/// The path of incremental aggregated discovery.
-pub(super) const DELTA: &str =
+/// The method of incremental ADS.
+pub(super) const DELTA_PATH: &str =
     "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 
-/// HTTP/2 on a connection. It ends with the runtime, or when all handles are dropped.
+/// Starts HTTP/2 on a connection. It ends with the runtime, or when all handles are dropped.
 pub(super) async fn http2(io: Box<dyn Io>) -> Result<SendRequest<Bytes>> {
     http2_with(io, &h2::client::Builder::new()).await
 }
 
-/// The same, with settings.
+/// Like [`http2`], with settings.
 pub(super) async fn http2_with(
     io: Box<dyn Io>,
     settings: &h2::client::Builder,
@@ -39,8 +38,8 @@ pub(super) async fn http2_with(
     Ok(sender)
 }
 
-/// A message with gRPC's five bytes before it.
-pub(super) fn framed(message: &[u8]) -> Bytes {
+/// A message with gRPC's prefix: a compression flag and the length.
+pub(super) fn frame(message: &[u8]) -> Bytes {
     let mut bytes = BytesMut::with_capacity(message.len() + 5);
     bytes.put_u8(0);
     bytes.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
@@ -48,18 +47,18 @@ pub(super) fn framed(message: &[u8]) -> Bytes {
     bytes.freeze()
 }
 
-/// Sends a request when the connection has room for it; the body follows.
-pub(super) async fn begin(
+/// Sends a request's headers as soon as the peer allows another stream. The caller sends the body.
+pub(super) async fn send_headers(
     sender: &mut SendRequest<Bytes>,
     authority: &str,
     path: &str,
 ) -> Result<(ResponseFuture, SendStream<Bytes>)> {
     sender.clone().ready().await.context("no stream")?;
-    begin_now(sender, authority, path)
+    send_headers_now(sender, authority, path)
 }
 
-/// Sends a request.
-pub(super) fn begin_now(
+/// Sends a request's headers.
+pub(super) fn send_headers_now(
     sender: &mut SendRequest<Bytes>,
     authority: &str,
     path: &str,
@@ -72,13 +71,13 @@ pub(super) fn begin_now(
     sender.send_request(request, false).context("send")
 }
 
-/// Between two looks at what has ended.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often [`keep_open`] looks for requests that have ended.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Keeps so many requests open on a connection, reads nothing of their answers, and begins anew
-/// what the other side ends; returns when it ends the connection.
-pub(super) async fn keep(
-    visitor: &Visitor,
+/// Keeps `size` requests open on a connection and releases no capacity for their answers. Replaces
+/// requests that the peer ends; returns when the peer closes the connection.
+pub(super) async fn keep_open(
+    attacker: &Attacker,
     mut sender: SendRequest<Bytes>,
     size: usize,
     begin: impl Fn(&mut SendRequest<Bytes>) -> Result<(ResponseFuture, SendStream<Bytes>)>,
@@ -86,14 +85,14 @@ pub(super) async fn keep(
     let mut open = JoinSet::new();
     loop {
         while open.len() < size {
-            // Where the server allows fewer streams, so many it is.
-            let Ok(ready) = timeout(LOOK, sender.clone().ready()).await else { break };
+            // The peer may allow fewer streams.
+            let Ok(ready) = timeout(POLL_INTERVAL, sender.clone().ready()).await else { break };
             sender = ready.context("the connection is closed")?;
             let (answer, body) = begin(&mut sender)?;
-            visitor.opened();
+            attacker.count_opened();
             open.spawn(async move {
                 if let Ok(answer) = answer.await {
-                    // What comes is not given back to the window.
+                    // Capacity is never released, so the window fills.
                     let mut unread = answer.into_body();
                     while unread.data().await.is_some_and(|data| data.is_ok()) {}
                 }
@@ -101,42 +100,50 @@ pub(super) async fn keep(
             });
             tokio::task::yield_now().await;
         }
-        sleep(LOOK).await;
+        sleep(POLL_INTERVAL).await;
         while open.try_join_next().is_some() {
-            visitor.closed();
+            attacker.count_closed();
         }
     }
 }
 
-/// One question, one answer: an error unless its status is OK.
-pub(super) async fn unary(door: &Door, authority: &str, path: &str, message: &[u8]) -> Result<()> {
-    let mut sender = http2(door.open().await?).await?;
-    let (answer, mut body) = begin(&mut sender, authority, path).await?;
-    body.send_data(framed(message), true).context("send")?;
+/// A unary call.
+///
+/// # Errors
+/// Its status isn't OK.
+pub(super) async fn unary(
+    endpoint: &Endpoint,
+    authority: &str,
+    path: &str,
+    message: &[u8],
+) -> Result<()> {
+    let mut sender = http2(endpoint.connect().await?).await?;
+    let (answer, mut body) = send_headers(&mut sender, authority, path).await?;
+    body.send_data(frame(message), true).context("send")?;
     let answer = answer.await.context("no answer")?;
     ensure!(answer.status() == 200, "HTTP status {}", answer.status());
     if let Some(status) = status(answer.headers()) {
         return status;
     }
     let mut answer = answer.into_body();
-    read(&mut answer).await?;
+    discard(&mut answer).await?;
     let trailers =
         answer.trailers().await.context("no trailers")?.context("an answer without trailers")?;
     status(&trailers).context("an answer without a status")?
 }
 
-/// Opens an incremental xDS stream and asks for all Envoy clusters; returns when the server has
-/// answered.
-pub(super) async fn discover(door: &Door, node: &str) -> Result<()> {
-    let mut sender = http2(door.open().await?).await?;
-    let (answer, mut body) = begin(&mut sender, "atlas", DELTA).await?;
+/// Opens an incremental xDS stream and subscribes to all Envoy clusters; returns after the first
+/// response.
+pub(super) async fn open_delta_stream(endpoint: &Endpoint, node: &str) -> Result<()> {
+    let mut sender = http2(endpoint.connect().await?).await?;
+    let (answer, mut body) = send_headers(&mut sender, "atlas", DELTA_PATH).await?;
     let request = DeltaDiscoveryRequest {
         node: Some(Node { id: node.into(), cluster: node.into(), ..Node::default() }),
-        type_url: CLUSTERS.into(),
+        type_url: CLUSTER_TYPE.into(),
         resource_names_subscribe: vec!["*".into()],
         ..DeltaDiscoveryRequest::default()
     };
-    body.send_data(framed(&request.encode_to_vec()), false).context("send")?;
+    body.send_data(frame(&request.encode_to_vec()), false).context("send")?;
     let answer = answer.await.context("no answer")?;
     if let Some(status) = status(answer.headers()) {
         status?;
@@ -146,8 +153,8 @@ pub(super) async fn discover(door: &Door, node: &str) -> Result<()> {
     first.map(drop).context("the stream broke")
 }
 
-/// Reads a body to its end and forgets it.
-pub(super) async fn read(body: &mut RecvStream) -> Result<()> {
+/// Reads a body to its end and discards it.
+pub(super) async fn discard(body: &mut RecvStream) -> Result<()> {
     while let Some(data) = body.data().await {
         let length = data.context("the answer broke")?.len();
         body.flow_control().release_capacity(length)?;
@@ -155,7 +162,7 @@ pub(super) async fn read(body: &mut RecvStream) -> Result<()> {
     Ok(())
 }
 
-/// What headers or trailers say of the call.
+/// The call's status, if these headers or trailers have one.
 fn status(headers: &HeaderMap) -> Option<Result<()>> {
     let text =
         |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);

@@ -1,4 +1,4 @@
-//! One attack: a quiet time, the attack, the recovery, and what came of it.
+//! Runs one attack: the baseline, the attack, the recovery, and the report.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,63 +7,65 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::Attack;
-use super::crowd::Held;
-use super::field::{Field, RECOVERY};
-use super::honest::Honest;
-use super::watch::{Memory, Seen, while_asking};
+use super::attackers::AttackCounts;
+use super::clients::HonestClient;
+use super::measure::{Measurement, Memory, measure_while};
+use super::topology::{RECOVERY, SiegeTopology};
 use crate::process::wait_until;
 
-/// Before it counts that someone waits longer: with fewer milliseconds than that, a ratio says
-/// nothing.
-const FLOOR: Duration = Duration::from_millis(1);
+/// Durations below this are rounded up to it before a ratio is taken: ratios of shorter ones are
+/// noise.
+const MIN_DURATION: Duration = Duration::from_millis(1);
 
-/// One kind of honest client, in one attack.
+/// The requests of one kind of honest client during an attack.
 #[derive(Clone, Debug, Serialize)]
-pub struct Kind {
-    /// What it asks.
+pub struct ClientReport {
+    /// [`HonestClient::name`].
     pub name: String,
     pub requests: usize,
     pub failures: usize,
-    /// Why the first one failed.
+    /// The first failed request's error.
     pub first_failure: Option<String>,
     pub p50_ms: f64,
     pub p99_ms: f64,
-    /// Of what the same took in the quiet time.
+    /// Against the baseline's percentile; 0 without a baseline.
     pub p50_ratio: f64,
     pub p99_ratio: f64,
 }
 
-/// What came of one attack.
+/// The result of one attack.
 #[derive(Clone, Debug, Serialize)]
-pub struct Row {
+pub struct AttackReport {
     pub attack: String,
-    /// How long it lasted.
+    /// How long the attack lasted.
     pub seconds: f64,
-    /// Of all honest clients.
+    /// Requests of all honest clients.
     pub requests: usize,
     pub failures: usize,
-    pub kinds: Vec<Kind>,
-    /// What the attackers held.
-    pub held: Held,
-    /// Before it, and at most.
+    #[serde(rename = "kinds")]
+    pub clients: Vec<ClientReport>,
+    #[serde(rename = "held")]
+    pub attackers: AttackCounts,
+    /// Memory before the attack.
     pub before: Memory,
+    /// Peak memory during the attack.
     pub peak: Memory,
-    /// Until everything was as before, in seconds; `None`: it wasn't, and the programs had to be
-    /// started again.
+    /// Seconds until every honest client was served again; `None`: not within 45 s.
     pub recovered_after: Option<f64>,
 }
 
-impl Row {
-    /// The greatest ratio of the median, and of the 99th percentile, of any kind.
-    pub fn worst(&self) -> (f64, f64) {
-        let most = |ratio: fn(&Kind) -> f64| self.kinds.iter().map(ratio).fold(0.0, f64::max);
+impl AttackReport {
+    /// The greatest `p50_ratio` and `p99_ratio` of any kind of client.
+    pub fn worst_ratios(&self) -> (f64, f64) {
+        let most =
+            |ratio: fn(&ClientReport) -> f64| self.clients.iter().map(ratio).fold(0.0, f64::max);
         (most(|kind| kind.p50_ratio), most(|kind| kind.p99_ratio))
     }
 
-    /// A line for each kind of which a request failed.
+    /// A line for each kind of client with a failed request.
     pub fn failures(&self) -> Vec<String> {
-        let failed = self.kinds.iter().filter(|kind| kind.failures > 0);
-        let late = self.held.late;
+        let failed = self.clients.iter().filter(|kind| kind.failures > 0);
+        let late = self.attackers.late;
         let late = (late > 0).then(|| {
             format!("{}: {late} posts that had to fail waited for more than 3 s", self.attack)
         });
@@ -81,19 +83,19 @@ impl Row {
     }
 }
 
-/// What honest clients see when nobody attacks.
-pub struct Quiet(Vec<Seen>);
+/// The requests of honest clients without an attack.
+pub struct Baseline(Vec<Measurement>);
 
-impl Quiet {
-    /// A line for each kind of which a request failed though nobody attacked.
+impl Baseline {
+    /// A line for each kind of client with a failed request.
     pub fn failures(&self) -> Vec<String> {
-        let line = |seen: &Seen| {
-            let first = seen.failures.first()?;
+        let line = |measurement: &Measurement| {
+            let first = measurement.failures.first()?;
             Some(format!(
                 "quiet: {}: {} of {} failed, first: {first}",
-                seen.kind.name(),
-                seen.failures.len(),
-                seen.times.len()
+                measurement.kind.name(),
+                measurement.failures.len(),
+                measurement.times.len()
             ))
         };
         self.0.iter().filter_map(line).collect()
@@ -101,93 +103,102 @@ impl Quiet {
 }
 
 impl Attack {
-    /// Attacks for a while, or for as long as the attack takes to be one. `quiet`: what honest
-    /// clients saw before; without it ratios are 0.
+    /// Attacks for `length`, or for the attack's own least time if that is longer. Without a
+    /// `baseline` the ratios are 0.
     ///
     /// # Errors
-    /// The attack couldn't be made; that an honest request failed is in the row.
-    pub fn run(&self, field: &Field, length: Duration, quiet: Option<&Quiet>) -> Result<Row> {
-        let (honest, before) = ((self.honest)(), Memory::now(field));
-        field.forget_peaks()?;
-        let (began, length) = (Instant::now(), length.max(self.least));
-        let (held, seen) = while_asking(field, &honest, || (self.attack)(field, began + length))
-            .with_context(|| format!("the attack {} couldn't be made", self.name))?;
-        let (seconds, peak) = (began.elapsed().as_secs_f64(), Memory::peak(field));
-        let kinds: Vec<Kind> = seen.iter().map(|seen| kind(seen, quiet)).collect();
+    /// The attack couldn't be made. Failed requests of honest clients are in the report instead.
+    pub fn run(
+        &self,
+        topology: &SiegeTopology,
+        length: Duration,
+        baseline: Option<&Baseline>,
+    ) -> Result<AttackReport> {
+        let (kinds, before) = ((self.clients)(), Memory::now(topology));
+        topology.reset_memory_peaks()?;
+        let (began, length) = (Instant::now(), length.max(self.min_duration));
+        let (attackers, measurements) =
+            measure_while(topology, &kinds, || (self.run_attack)(topology, began + length))
+                .with_context(|| format!("the attack {} couldn't be made", self.name))?;
+        let (seconds, peak) = (began.elapsed().as_secs_f64(), Memory::peak(topology));
+        let clients: Vec<ClientReport> =
+            measurements.iter().map(|measurement| client_report(measurement, baseline)).collect();
         let over = Instant::now();
-        let recovered = recover(field).is_ok();
-        Ok(Row {
+        let recovered = wait_recovered(topology).is_ok();
+        Ok(AttackReport {
             attack: self.name.into(),
             seconds,
-            requests: kinds.iter().map(|kind| kind.requests).sum(),
-            failures: kinds.iter().map(|kind| kind.failures).sum::<usize>()
-                + usize::try_from(held.late).unwrap_or(usize::MAX),
-            kinds,
-            held,
+            requests: clients.iter().map(|kind| kind.requests).sum(),
+            failures: clients.iter().map(|kind| kind.failures).sum::<usize>()
+                + usize::try_from(attackers.late).unwrap_or(usize::MAX),
+            clients,
+            attackers,
             before,
             peak,
             recovered_after: recovered.then(|| over.elapsed().as_secs_f64()),
         })
     }
 
-    /// Lets those ask whom it may cost nothing, while nobody attacks.
+    /// Runs this attack's honest clients for `length` without the attack.
     ///
     /// # Errors
     /// The clients can't be started.
-    pub fn quiet(&self, field: &Field, length: Duration) -> Result<Quiet> {
-        let ((), seen) = while_asking(field, &(self.honest)(), || {
+    pub fn baseline(&self, topology: &SiegeTopology, length: Duration) -> Result<Baseline> {
+        let ((), measurements) = measure_while(topology, &(self.clients)(), || {
             thread::sleep(length);
             Ok(())
         })?;
-        Ok(Quiet(seen))
+        Ok(Baseline(measurements))
     }
 }
 
-/// So many good answers one after another show that it wasn't luck: a cluster has two addresses.
-const IN_A_ROW: usize = 2;
+/// Successive requests that must succeed. A cluster has two addresses, so one could succeed
+/// although the other address is dead.
+const REQUIRED_SUCCESSES: usize = 2;
 
-/// Waits until everybody is served again.
+/// Waits until all honest clients are served again.
 ///
 /// # Errors
-/// Somebody isn't, in time.
-pub fn recover(field: &Field) -> Result<()> {
+/// One isn't served within 45 s.
+pub fn wait_recovered(topology: &SiegeTopology) -> Result<()> {
     thread::scope(|scope| {
-        let waiting: Vec<_> = super::honest::ALL
+        let waiting: Vec<_> = super::clients::ALL
             .iter()
-            .map(|&kind| scope.spawn(move || wait_served(field, kind)))
+            .map(|&kind| scope.spawn(move || wait_served(topology, kind)))
             .collect();
-        waiting.into_iter().try_for_each(|one| one.join().expect("waiting doesn't panic"))
+        waiting.into_iter().try_for_each(|thread| thread.join().expect("waiting doesn't panic"))
     })
 }
 
-fn wait_served(field: &Field, kind: Honest) -> Result<()> {
-    let mut good = 0;
+fn wait_served(topology: &SiegeTopology, kind: HonestClient) -> Result<()> {
+    let mut successes = 0;
     wait_until(&format!("{} is served", kind.name()), RECOVERY, || {
-        let answer = kind.ask(field);
-        good = if answer.is_ok() { good + 1 } else { 0 };
-        answer.map(|()| (good == IN_A_ROW).then_some(()))
+        let answer = kind.request(topology);
+        successes = if answer.is_ok() { successes + 1 } else { 0 };
+        answer.map(|()| (successes == REQUIRED_SUCCESSES).then_some(()))
     })
 }
 
-fn kind(seen: &Seen, quiet: Option<&Quiet>) -> Kind {
-    let before = quiet.and_then(|quiet| quiet.0.iter().find(|before| before.kind == seen.kind));
+fn client_report(measurement: &Measurement, baseline: Option<&Baseline>) -> ClientReport {
+    let before = baseline
+        .and_then(|baseline| baseline.0.iter().find(|before| before.kind == measurement.kind));
     let ratio = |share| {
-        before.map_or(0.0, |before| ratio(seen.percentile(share), before.percentile(share)))
+        before.map_or(0.0, |before| ratio(measurement.percentile(share), before.percentile(share)))
     };
-    Kind {
-        name: seen.kind.name(),
-        requests: seen.times.len(),
-        failures: seen.failures.len(),
-        first_failure: seen.failures.first().cloned(),
-        p50_ms: milliseconds(seen.percentile(50)),
-        p99_ms: milliseconds(seen.percentile(99)),
+    ClientReport {
+        name: measurement.kind.name(),
+        requests: measurement.times.len(),
+        failures: measurement.failures.len(),
+        first_failure: measurement.failures.first().cloned(),
+        p50_ms: milliseconds(measurement.percentile(50)),
+        p99_ms: milliseconds(measurement.percentile(99)),
         p50_ratio: ratio(50),
         p99_ratio: ratio(99),
     }
 }
 
 fn ratio(now: Duration, before: Duration) -> f64 {
-    let ratio = now.max(FLOOR).as_secs_f64() / before.max(FLOOR).as_secs_f64();
+    let ratio = now.max(MIN_DURATION).as_secs_f64() / before.max(MIN_DURATION).as_secs_f64();
     (ratio * 100.0).round() / 100.0
 }
 

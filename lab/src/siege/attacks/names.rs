@@ -1,4 +1,4 @@
-//! What clusters ask Atlas for.
+//! xDS subscriptions to names that don't exist.
 
 use std::time::{Duration, Instant};
 
@@ -9,19 +9,20 @@ use envoy_types::pb::envoy::service::discovery::v3::DeltaDiscoveryRequest;
 use h2::SendStream;
 use prost::Message;
 
-use super::super::crowd::{Held, crowd};
-use super::super::dial::{self, Door};
-use super::super::field::{Field, camp};
-use super::super::{Attack, everybody, grpc};
+use super::super::attackers::{AttackCounts, run_attackers};
+use super::super::dial::{self, Endpoint};
+use super::super::topology::{SiegeTopology, attacker_cluster};
+use super::super::{Attack, all_clients, grpc};
 
-/// Connections of each credential, and streams on each.
+/// Connections of each credential.
 const CONNECTIONS: usize = 64;
+/// Streams on each connection.
 const STREAMS: usize = 2;
-/// Names of each type: Atlas lets a stream remember 4,096.
+/// Names of each type. Atlas allows a stream 4,096.
 const NAMES: usize = 4_090;
-/// What Envoys ask for.
+/// The type URLs that an Envoy subscribes to.
 const TYPES: [&str; 5] = [
-    grpc::CLUSTERS,
+    grpc::CLUSTER_TYPE,
     "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment",
     "type.googleapis.com/envoy.config.listener.v3.Listener",
     "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
@@ -33,58 +34,65 @@ pub(super) const ATTACKS: &[Attack] = &[
         name: "xds-names",
         does: "a cluster opens xDS streams and asks for very many names that don't exist",
         bound: "64 connections × 2 streams × 5 types × 4,090 names",
-        least: Duration::from_secs(8),
-        honest: everybody,
-        attack: one_credential,
+        min_duration: Duration::from_secs(8),
+        clients: all_clients,
+        run_attack: one_credential,
     },
     Attack {
         name: "xds-names-of-two",
         does: "the same by two clusters",
         bound: "2 × 64 connections × 2 streams × 5 types × 4,090 names",
-        least: Duration::from_secs(8),
-        honest: everybody,
-        attack: two_credentials,
+        min_duration: Duration::from_secs(8),
+        clients: all_clients,
+        run_attack: two_credentials,
     },
 ];
 
-fn one_credential(field: &Field, until: Instant) -> Result<Held> {
-    ask(field, until, 1)
+fn one_credential(topology: &SiegeTopology, until: Instant) -> Result<AttackCounts> {
+    subscribe(topology, until, 1)
 }
 
-fn two_credentials(field: &Field, until: Instant) -> Result<Held> {
-    ask(field, until, 2)
+fn two_credentials(topology: &SiegeTopology, until: Instant) -> Result<AttackCounts> {
+    subscribe(topology, until, 2)
 }
 
-fn ask(field: &Field, until: Instant, credentials: usize) -> Result<Held> {
-    let at = field.hub_port(10900);
-    let doors = (0..credentials)
-        .map(|n| Door::secure(at, Some(&field.credential(&format!("bootstrap.{}", camp(n)))?)))
-        .collect::<Result<Vec<Door>>>()?;
-    let requests: Vec<Bytes> = TYPES.iter().map(|kind| request(kind)).collect();
-    dial::run(&field.stranger, || async move {
-        crowd(credentials * CONNECTIONS, until, move |visitor| {
-            let (door, requests) = (doors[visitor.number % credentials].clone(), requests.clone());
+fn subscribe(topology: &SiegeTopology, until: Instant, credentials: usize) -> Result<AttackCounts> {
+    let at = topology.hub_port(10900);
+    let endpoints = (0..credentials)
+        .map(|n| {
+            Endpoint::tls(
+                at,
+                Some(&topology.credential(&format!("bootstrap.{}", attacker_cluster(n)))?),
+            )
+        })
+        .collect::<Result<Vec<Endpoint>>>()?;
+    let requests: Vec<Bytes> = TYPES.iter().map(|type_url| request(type_url)).collect();
+    dial::run(&topology.attacker_host, || async move {
+        run_attackers(credentials * CONNECTIONS, until, move |attacker| {
+            let (endpoint, requests) =
+                (endpoints[attacker.number % credentials].clone(), requests.clone());
             async move {
-                let turn = visitor.turn().await?;
-                let mut sender = grpc::http2(door.open().await?).await?;
-                drop(turn);
+                let permit = attacker.connect_permit().await?;
+                let mut sender = grpc::http2(endpoint.connect().await?).await?;
+                drop(permit);
                 let mut streams = tokio::task::JoinSet::new();
                 for _ in 0..STREAMS {
-                    let (answer, mut body) = grpc::begin(&mut sender, "atlas", grpc::DELTA).await?;
+                    let (answer, mut body) =
+                        grpc::send_headers(&mut sender, "atlas", grpc::DELTA_PATH).await?;
                     for request in &requests {
                         send(&mut body, request.clone()).await?;
                     }
-                    visitor.opened();
+                    attacker.count_opened();
                     streams.spawn(async move {
                         let mut answer = answer.await.context("no answer")?.into_body();
-                        let read = grpc::read(&mut answer).await;
+                        let read = grpc::discard(&mut answer).await;
                         drop(body);
                         read
                     });
                 }
-                // Stays while one of them is open.
+                // The connection stays until its last stream has ended.
                 while streams.join_next().await.is_some() {
-                    visitor.closed();
+                    attacker.count_closed();
                 }
                 Ok(())
             }
@@ -93,27 +101,27 @@ fn ask(field: &Field, until: Instant, credentials: usize) -> Result<Held> {
     })
 }
 
-/// Sends as much at a time as the server takes.
+/// Sends `bytes` as fast as the peer's flow control window allows.
 async fn send(body: &mut SendStream<Bytes>, mut bytes: Bytes) -> Result<()> {
     while !bytes.is_empty() {
         body.reserve_capacity(bytes.len());
-        let room = std::future::poll_fn(|context| body.poll_capacity(context))
+        let capacity = std::future::poll_fn(|context| body.poll_capacity(context))
             .await
             .context("the stream is closed")??;
-        body.send_data(bytes.split_to(room.min(bytes.len())), false)?;
+        body.send_data(bytes.split_to(capacity.min(bytes.len())), false)?;
     }
     Ok(())
 }
 
-/// Subscribes to names that nobody has.
-fn request(kind: &str) -> Bytes {
+/// A subscription to names that don't exist.
+fn request(type_url: &str) -> Bytes {
     let request = DeltaDiscoveryRequest {
         node: Some(Node { id: "siege".into(), cluster: "siege".into(), ..Node::default() }),
-        type_url: kind.into(),
+        type_url: type_url.into(),
         resource_names_subscribe: (0..NAMES)
             .map(|n| format!("store/no-such-cluster-thanos-sidecar{n:05}"))
             .collect(),
         ..DeltaDiscoveryRequest::default()
     };
-    grpc::framed(&request.encode_to_vec())
+    grpc::frame(&request.encode_to_vec())
 }

@@ -1,4 +1,4 @@
-//! Requests that take much and give nothing: half-sent, failing, or never read.
+//! Requests whose bodies are half sent, that fail, or whose answers are never read.
 
 use std::time::{Duration, Instant};
 
@@ -7,60 +7,66 @@ use bytes::Bytes;
 use http::Request;
 use tokio::time::sleep;
 
-use super::super::crowd::{Held, crowd};
-use super::super::dial::{self, Door};
-use super::super::field::{ALERTS, Field};
-use super::super::{Attack, backend, everybody, everybody_and_osaka, grpc};
+use super::super::attackers::{AttackCounts, run_attackers};
+use super::super::dial::{self, Endpoint};
+use super::super::topology::{ALERTS_PATH, SiegeTopology};
+use super::super::{Attack, all_clients, all_clients_and_osaka, grpc, hostile_store};
 
 pub(super) const ATTACKS: &[Attack] = &[
     Attack {
         name: "half-sent-posts",
         does: "a cluster posts alerts to 10903 and sends half of each body",
         bound: "30 connections × 100 posts",
-        least: Duration::ZERO,
-        honest: everybody,
-        attack: half_sent_posts,
+        min_duration: Duration::ZERO,
+        clients: all_clients,
+        run_attack: half_sent_posts,
     },
     Attack {
         name: "failing-panels",
-        does: "ten panels ask a store for what it answers with UNKNOWN or breaks off, and a Prometheus for what it answers with 503",
+        does: "ten panels ask a store for what it answers with UNKNOWN or breaks off, and a \
+               Prometheus for what it answers with 503",
         bound: "10 panels, each 10 times a second",
-        least: Duration::ZERO,
-        honest: everybody_and_osaka,
-        attack: failing_panels,
+        min_duration: Duration::ZERO,
+        clients: all_clients_and_osaka,
+        run_attack: failing_panels,
     },
     Attack {
         name: "stalled-readers",
         does: "answers of 200 MiB from a store, read by nobody",
         bound: "12 streams",
-        least: Duration::ZERO,
-        honest: everybody_and_osaka,
-        attack: stalled_readers,
+        min_duration: Duration::ZERO,
+        clients: all_clients_and_osaka,
+        run_attack: stalled_readers,
     },
     Attack {
         name: "many-stalled-readers",
         does: "the same, each over a connection of its own with a large window",
         bound: "48 streams",
-        least: Duration::ZERO,
-        honest: everybody_and_osaka,
-        attack: many_stalled_readers,
+        min_duration: Duration::ZERO,
+        clients: all_clients_and_osaka,
+        run_attack: many_stalled_readers,
     },
 ];
 
-/// Requests on one connection.
-const OF_EACH: usize = 100;
+/// The hostile store's authority at 10901.
+const STORE: &str = "osaka-thanos-sidecar0";
+/// A query that can't be answered within its timeout.
+const SLOW_QUERY: &str = "/prom/tokyo/api/v1/query_range\
+    ?query=count(%7B__name__%3D~%22.%2B%22%7D)&start=1&end=11000&step=1&timeout=1ms";
+const REQUESTS_PER_CONNECTION: usize = 100;
 
-fn half_sent_posts(field: &Field, until: Instant) -> Result<Held> {
-    let door = Door::secure(field.hub_port(10903), Some(&field.credential("cluster.osaka")?))?;
-    dial::run(&field.stranger, || async move {
-        crowd(30, until, move |visitor| {
-            let door = door.clone();
+fn half_sent_posts(topology: &SiegeTopology, until: Instant) -> Result<AttackCounts> {
+    let endpoint =
+        Endpoint::tls(topology.hub_port(10903), Some(&topology.credential("cluster.osaka")?))?;
+    dial::run(&topology.attacker_host, || async move {
+        run_attackers(30, until, move |attacker| {
+            let endpoint = endpoint.clone();
             async move {
-                let turn = visitor.turn().await?;
-                let sender = grpc::http2(door.open().await?).await?;
-                drop(turn);
-                grpc::keep(&visitor, sender, OF_EACH, |sender| {
-                    let request = Request::post(format!("http://hub{ALERTS}"))
+                let permit = attacker.connect_permit().await?;
+                let sender = grpc::http2(endpoint.connect().await?).await?;
+                drop(permit);
+                grpc::keep_open(&attacker, sender, REQUESTS_PER_CONNECTION, |sender| {
+                    let request = Request::post(format!("http://hub{ALERTS_PATH}"))
                         .header("content-type", "application/json")
                         .header("content-length", "1000")
                         .body(())?;
@@ -75,27 +81,27 @@ fn half_sent_posts(field: &Field, until: Instant) -> Result<Held> {
     })
 }
 
-fn failing_panels(field: &Field, until: Instant) -> Result<Held> {
-    let (door, web) = (Door::plain(field.hub_port(10901)), field.hub_port(10904));
-    dial::run(&field.stranger, || async move {
-        crowd(10, until, move |visitor| {
-            let door = door.clone();
+fn failing_panels(topology: &SiegeTopology, until: Instant) -> Result<AttackCounts> {
+    let (endpoint, web) = (Endpoint::plain(topology.hub_port(10901)), topology.hub_port(10904));
+    dial::run(&topology.attacker_host, || async move {
+        run_attackers(10, until, move |attacker| {
+            let endpoint = endpoint.clone();
             async move {
-                visitor.opened();
-                while !visitor.is_over() {
-                    // Two thirds ask the hostile store, the others a real Prometheus for what takes
-                    // longer than it may.
-                    let failed = match visitor.number % 3 {
-                        0 => grpc::unary(&door, "osaka-thanos-sidecar0", backend::FAILS, &[]).await.is_err(),
-                        1 => grpc::unary(&door, "osaka-thanos-sidecar0", backend::RESETS, &[]).await.is_err(),
-                        _ => {
-                            let slow = "/prom/tokyo/api/v1/query_range?query=count(%7B__name__%3D~%22.%2B%22%7D)\
-                                        &start=1&end=11000&step=1&timeout=1ms";
-                            get(web, slow).await?.starts_with("HTTP/1.1 503")
-                        }
+                attacker.count_opened();
+                while !attacker.is_over() {
+                    // Two thirds ask the hostile store, the others a real Prometheus with a query
+                    // that takes longer than its timeout.
+                    let failed = match attacker.number % 3 {
+                        0 => grpc::unary(&endpoint, STORE, hostile_store::FAILING, &[])
+                            .await
+                            .is_err(),
+                        1 => grpc::unary(&endpoint, STORE, hostile_store::RESETTING, &[])
+                            .await
+                            .is_err(),
+                        _ => get(web, SLOW_QUERY).await?.starts_with("HTTP/1.1 503"),
                     };
                     if failed {
-                        visitor.closed();
+                        attacker.count_closed();
                     }
                     sleep(Duration::from_millis(100)).await;
                 }
@@ -106,7 +112,7 @@ fn failing_panels(field: &Field, until: Instant) -> Result<Held> {
     })
 }
 
-/// `GET` over HTTP/1.1; returns the beginning of the answer.
+/// `GET` over HTTP/1.1; returns the first 4,096 bytes of the answer.
 async fn get(at: std::net::SocketAddr, path: &str) -> Result<String> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut tcp = dial::tcp(at).await?;
@@ -119,36 +125,42 @@ async fn get(at: std::net::SocketAddr, path: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-fn stalled_readers(field: &Field, until: Instant) -> Result<Held> {
-    read_nothing(field, until, 12, 65_535)
+fn stalled_readers(topology: &SiegeTopology, until: Instant) -> Result<AttackCounts> {
+    read_nothing(topology, until, 12, 65_535)
 }
 
-fn many_stalled_readers(field: &Field, until: Instant) -> Result<Held> {
-    read_nothing(field, until, 48, (1 << 31) - 1)
+fn many_stalled_readers(topology: &SiegeTopology, until: Instant) -> Result<AttackCounts> {
+    read_nothing(topology, until, 48, (1 << 31) - 1)
 }
 
-/// So many readers ask for much, with such a window, and read nothing.
-fn read_nothing(field: &Field, until: Instant, readers: usize, window: u32) -> Result<Held> {
-    let door = Door::plain(field.hub_port(10901));
-    dial::run(&field.stranger, || async move {
-        crowd(readers, until, move |visitor| {
-            let door = door.clone();
+/// Asks for a large answer on `readers` connections and reads nothing of it. `window`: the HTTP/2
+/// window in bytes.
+fn read_nothing(
+    topology: &SiegeTopology,
+    until: Instant,
+    readers: usize,
+    window: u32,
+) -> Result<AttackCounts> {
+    let endpoint = Endpoint::plain(topology.hub_port(10901));
+    dial::run(&topology.attacker_host, || async move {
+        run_attackers(readers, until, move |attacker| {
+            let endpoint = endpoint.clone();
             async move {
                 let mut settings = h2::client::Builder::new();
                 settings.initial_window_size(window);
-                // A large window would be filled if the socket were read, so it is read only as far
-                // as the headers.
+                // With a large window h2 would read the whole answer, so the socket is read only as
+                // far as the headers.
                 let stalled = Stalled::new(
-                    door.open().await?,
+                    endpoint.connect().await?,
                     if window > 65_535 { Some(1 << 16) } else { None },
                 );
                 let mut sender = grpc::http2_with(Box::new(stalled), &settings).await?;
                 let (answer, mut body) =
-                    grpc::begin(&mut sender, "osaka-thanos-sidecar0", backend::STREAMS).await?;
-                body.send_data(grpc::framed(&[]), true)?;
+                    grpc::send_headers(&mut sender, STORE, hostile_store::LARGE_ANSWER).await?;
+                body.send_data(grpc::frame(&[]), true)?;
                 let answer = answer.await.context("no answer")?;
-                visitor.opened();
-                // What was read before the window was full is never given back.
+                attacker.count_opened();
+                // Capacity is never released, so the window stays full.
                 let mut unread = answer.into_body();
                 while unread.data().await.is_some_and(|data| data.is_ok()) {}
                 Ok(())
@@ -158,7 +170,7 @@ fn read_nothing(field: &Field, until: Instant, readers: usize, window: u32) -> R
     })
 }
 
-/// A connection from which no more than so many bytes are read.
+/// A connection from which at most `left` bytes are read; `None`: all.
 struct Stalled {
     io: Box<dyn dial::Io>,
     left: Option<usize>,
@@ -177,7 +189,7 @@ impl tokio::io::AsyncRead for Stalled {
         buffer: &mut tokio::io::ReadBuf<'_>,
     ) -> std::task::Poll<std::io::Result<()>> {
         if self.left == Some(0) {
-            // For ever: nobody wakes it.
+            // Never woken: the reader has stalled.
             return std::task::Poll::Pending;
         }
         let before = buffer.filled().len();

@@ -1,4 +1,4 @@
-//! Requests that arrive, or are read, a byte at a time.
+//! Requests that are sent, or answers that are read, a byte at a time.
 
 use std::time::{Duration, Instant};
 
@@ -6,10 +6,10 @@ use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::sleep;
 
-use super::super::crowd::{Held, crowd};
-use super::super::dial::{self, Door};
-use super::super::field::{Field, Target};
-use super::super::{Attack, everybody, frames};
+use super::super::attackers::{AttackCounts, run_attackers};
+use super::super::dial::{self, Endpoint};
+use super::super::topology::{Http2Target, SiegeTopology};
+use super::super::{Attack, all_clients, frames};
 
 /// Between two bytes.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -17,54 +17,54 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub(super) const ATTACKS: &[Attack] = &[
     Attack {
         name: "slow-headers",
-        does: "strangers send the headers of requests to 10904 a line a second, without an end",
+        does: "clients without a certificate send the headers of requests to 10904 a line a second, without an end",
         bound: "1,500 connections",
-        least: Duration::ZERO,
-        honest: everybody,
-        attack: slow_headers,
+        min_duration: Duration::ZERO,
+        clients: all_clients,
+        run_attack: slow_headers,
     },
     Attack {
         name: "slow-bodies",
-        does: "strangers send bodies of requests to 10904 a byte a second",
+        does: "clients without a certificate send bodies of requests to 10904 a byte a second",
         bound: "1,500 connections",
-        least: Duration::ZERO,
-        honest: everybody,
-        attack: slow_bodies,
+        min_duration: Duration::ZERO,
+        clients: all_clients,
+        run_attack: slow_bodies,
     },
     Attack {
         name: "slow-readers",
-        does: "strangers ask 10904 for pages and read a byte a second",
+        does: "clients without a certificate ask 10904 for pages and read a byte a second",
         bound: "200 connections",
-        least: Duration::ZERO,
-        honest: everybody,
-        attack: slow_readers,
+        min_duration: Duration::ZERO,
+        clients: all_clients,
+        run_attack: slow_readers,
     },
     Attack {
         name: "slow-frames",
         does: "HTTP/2 headers to 10901, 10903 and 10900 that go on a frame a second, without an end",
         bound: "300 connections",
-        least: Duration::ZERO,
-        honest: everybody,
-        attack: slow_frames,
+        min_duration: Duration::ZERO,
+        clients: all_clients,
+        run_attack: slow_frames,
     },
 ];
 
-/// Sends a beginning, and then the same again and again.
+/// Sends `begin`, and then `again` every second until the peer closes.
 fn send_slowly(
-    field: &Field,
+    topology: &SiegeTopology,
     until: Instant,
     begin: &'static str,
     again: &'static str,
-) -> Result<Held> {
-    let door = Door::plain(field.hub_port(10904));
-    dial::run(&field.stranger, || async move {
-        crowd(1_500, until, move |visitor| {
-            let door = door.clone();
+) -> Result<AttackCounts> {
+    let endpoint = Endpoint::plain(topology.hub_port(10904));
+    dial::run(&topology.attacker_host, || async move {
+        run_attackers(1_500, until, move |attacker| {
+            let endpoint = endpoint.clone();
             async move {
-                let turn = visitor.turn().await?;
-                let mut io = door.open().await?;
-                drop(turn);
-                visitor.opened();
+                let permit = attacker.connect_permit().await?;
+                let mut io = endpoint.connect().await?;
+                drop(permit);
+                attacker.count_opened();
                 io.write_all(begin.as_bytes()).await?;
                 let (mut read, mut write) = tokio::io::split(io);
                 let sending = async {
@@ -86,30 +86,30 @@ fn send_slowly(
     })
 }
 
-fn slow_headers(field: &Field, until: Instant) -> Result<Held> {
+fn slow_headers(topology: &SiegeTopology, until: Instant) -> Result<AttackCounts> {
     send_slowly(
-        field,
+        topology,
         until,
         "GET /prom/paris/-/healthy HTTP/1.1\r\nHost: hub\r\n",
         "X-Siege: a\r\n",
     )
 }
 
-fn slow_bodies(field: &Field, until: Instant) -> Result<Held> {
+fn slow_bodies(topology: &SiegeTopology, until: Instant) -> Result<AttackCounts> {
     let begin = "POST /prom/paris/api/v1/query HTTP/1.1\r\nHost: hub\r\nContent-Length: 100000\r\n\
                  Content-Type: application/x-www-form-urlencoded\r\n\r\nquery=";
-    send_slowly(field, until, begin, "a")
+    send_slowly(topology, until, begin, "a")
 }
 
-fn slow_readers(field: &Field, until: Instant) -> Result<Held> {
-    let at = field.hub_port(10904);
-    dial::run(&field.stranger, || async move {
-        crowd(200, until, move |visitor| async move {
-            let turn = visitor.turn().await?;
+fn slow_readers(topology: &SiegeTopology, until: Instant) -> Result<AttackCounts> {
+    let at = topology.hub_port(10904);
+    dial::run(&topology.attacker_host, || async move {
+        run_attackers(200, until, move |attacker| async move {
+            let permit = attacker.connect_permit().await?;
             let mut tcp = dial::tcp(at).await?;
-            drop(turn);
-            visitor.opened();
-            // Some 100 KiB.
+            drop(permit);
+            attacker.count_opened();
+            // An answer of about 100 KiB.
             tcp.write_all(b"GET /prom/paris/metrics HTTP/1.1\r\nHost: hub\r\n\r\n").await?;
             while tcp.read_u8().await.is_ok() {
                 sleep(PAUSE).await;
@@ -120,16 +120,16 @@ fn slow_readers(field: &Field, until: Instant) -> Result<Held> {
     })
 }
 
-fn slow_frames(field: &Field, until: Instant) -> Result<Held> {
-    let targets = field.http2_targets()?;
-    dial::run(&field.stranger, || async move {
-        crowd(300, until, move |visitor| {
-            let Target { door, .. } = targets[visitor.number % targets.len()].clone();
+fn slow_frames(topology: &SiegeTopology, until: Instant) -> Result<AttackCounts> {
+    let targets = topology.http2_targets()?;
+    dial::run(&topology.attacker_host, || async move {
+        run_attackers(300, until, move |attacker| {
+            let Http2Target { endpoint, .. } = targets[attacker.number % targets.len()].clone();
             async move {
-                let turn = visitor.turn().await?;
-                let mut io = door.open().await?;
-                drop(turn);
-                visitor.opened();
+                let permit = attacker.connect_permit().await?;
+                let mut io = endpoint.connect().await?;
+                drop(permit);
+                attacker.count_opened();
                 io.write_all(&[frames::preface(), frames::endless_headers(1)].concat()).await?;
                 loop {
                     sleep(PAUSE).await;

@@ -1,14 +1,15 @@
-//! What is besieged: a hub, two clusters of honest people, a hostile one, and many that are only
-//! credentials.
+//! The system under attack: a hub, two honest clusters, a hostile one, and credentials of others.
 //!
 //! ```text
-//! hub      Atlas, Envoy, two Alertmanagers, Thanos Query
-//! tokyo    two Envoys, on hosts of their own; Prometheus 2.42, a sidecar, an Alertmanager that it sends alerts to as well
-//! paris    an Envoy, Prometheus 3, a sidecar, an Alertmanager
-//! osaka    an Envoy, and what the attackers put behind it (`backend`); they have its leaf and its bootstrap credential
-//! camp00…  clusters without Envoys, whose bootstrap credentials the attackers have
-//! kyoto    the same, but an honest one
-//! stranger a host of the attackers
+//! hub         Atlas, Envoy, two Alertmanagers, Thanos Query
+//! tokyo       two Envoys on two hosts; Prometheus 2.42, which sends alerts to its own Alertmanager
+//!             too; a sidecar
+//! paris       an Envoy, Prometheus 3, a sidecar, an Alertmanager
+//! osaka       an Envoy, and the hostile store (`hostile_store`); the attackers have its leaf and its
+//!             bootstrap credential
+//! attacker00… clusters without Envoys, whose bootstrap credentials the attackers have
+//! kyoto       the same, but honest
+//! attackers   a host that the attackers connect from
 //! ```
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -20,15 +21,15 @@ use anyhow::{Context, Result};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 
-use super::dial::Door;
-use super::{backend, grpc};
+use super::dial::Endpoint;
+use super::{grpc, hostile_store};
 use crate::parts::{self, Part};
 use crate::process::wait_until;
 use crate::run::{Alertmanager, CoreDns, Envoy, EnvoyOptions, START};
 use crate::scene::{Cluster, ClusterOptions, Hub, HubOptions, Place};
 use crate::world::{Host, World};
 
-/// The parts that a siege needs.
+/// The programs that a siege needs.
 pub const PARTS: &[Part] = &[
     Part::Envoy,
     Part::Thanos,
@@ -38,48 +39,48 @@ pub const PARTS: &[Part] = &[
     Part::CoreDns,
 ];
 
-/// Clusters that are only credentials.
-pub(super) const CAMPS: usize = 24;
+/// Clusters without an Envoy whose bootstrap credentials the attackers have.
+pub(super) const ATTACKER_CLUSTERS: usize = 24;
 
-/// Where an alert goes to the hub's first Alertmanager.
-pub(super) const ALERTS: &str = "/alertmanager/0/api/v2/alerts";
+/// Path of the hub's first Alertmanager at 10903.
+pub(super) const ALERTS_PATH: &str = "/alertmanager/0/api/v2/alerts";
 
-/// A door where HTTP/2 is spoken, and a request that is let through there.
+/// An HTTP/2 endpoint, and a request that it accepts.
 #[derive(Clone)]
-pub(super) struct Target {
-    pub(super) door: Door,
+pub(super) struct Http2Target {
+    pub(super) endpoint: Endpoint,
     pub(super) authority: &'static str,
     pub(super) path: &'static str,
 }
 
-/// Everything that runs.
-pub struct Field {
+/// The running programs.
+pub struct SiegeTopology {
     pub(super) hub: Hub,
     pub(super) tokyo: Cluster,
     pub(super) paris: Cluster,
-    /// Tokyo's second Envoy, on a host of its own.
+    /// `tokyo`'s second Envoy, on a host of its own.
     pub(super) tokyo_b: (Host, Envoy),
     pub(super) osaka: Envoy,
-    /// Of the hosts that have no cluster of the lab's.
+    /// The DNS servers of `tokyo-b` and `osaka`.
     _dns: [CoreDns; 2],
-    pub(super) stranger: Host,
+    pub(super) attacker_host: Host,
     /// The hub's second Alertmanager, which an attack stalls.
-    pub(super) second: Mutex<Alertmanager>,
-    /// While nobody answers alerts: since when it has to be known.
-    pub(super) known: Mutex<Option<Instant>>,
+    pub(super) second_alertmanager: Mutex<Alertmanager>,
+    /// While an attack silences the hub's alerting: when this must have been noticed.
+    pub(super) failover_deadline: Mutex<Option<Instant>>,
 }
 
-impl Field {
-    /// Starts everything and waits until it works.
+impl SiegeTopology {
+    /// Starts all programs and waits until every Envoy is in sync.
     ///
     /// # Errors
-    /// What didn't start.
+    /// A program doesn't start, or an Envoy isn't in sync in time.
     pub fn start(world: &World, atlas: &Path) -> Result<Self> {
         let limit = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
             .context("cannot raise the limit of open files")?;
         let mut hub = Hub::start(Place::in_world(world, "hub")?, HubOptions::new(atlas))?;
-        for name in (0..CAMPS).map(camp).chain(["kyoto".to_owned()]) {
+        for name in (0..ATTACKER_CLUSTERS).map(attacker_cluster).chain(["kyoto".to_owned()]) {
             hub.atlas.write_manifest(&format!("{name}.yaml"), &service(&name, &[]))?;
         }
         let second_host = world.host("tokyo-b")?;
@@ -93,75 +94,73 @@ impl Field {
             ..ClusterOptions::new("tokyo")
         };
         let tokyo = Cluster::start(place, &mut hub, tokyo)?;
-        let (second, second_dns) = second_envoy(&hub, &tokyo, &second_host)?;
+        let (second, second_dns) = start_second_envoy(&hub, &tokyo, &second_host)?;
         let paris = ClusterOptions { replicas: 1, ..ClusterOptions::new("paris") };
         let paris = Cluster::start(Place::in_world(world, "paris")?, &mut hub, paris)?;
-        let (osaka, osaka_dns) = hostile(&hub, Place::in_world(world, "osaka")?)?;
+        let (osaka, osaka_dns) = start_hostile_cluster(&hub, Place::in_world(world, "osaka")?)?;
         hub.resolve_stores()?;
         let second_alertmanager =
             hub.alertmanagers.pop().context("BUG: a hub with two Alertmanagers")?;
-        let field = Self {
+        let topology = Self {
             hub,
             tokyo,
             paris,
             tokyo_b: (second_host, second),
             osaka,
             _dns: [second_dns, osaka_dns],
-            stranger: world.host("stranger")?,
-            second: Mutex::new(second_alertmanager),
-            known: Mutex::new(None),
+            attacker_host: world.host("attackers")?,
+            second_alertmanager: Mutex::new(second_alertmanager),
+            failover_deadline: Mutex::new(None),
         };
-        field.hub.wait_synced(["tokyo", "paris", "osaka"])?;
-        Ok(field)
+        topology.hub.wait_synced(["tokyo", "paris", "osaka"])?;
+        Ok(topology)
     }
 
-    /// The hub's Envoy.
+    /// The address of a port of the hub's Envoy.
     pub(super) fn hub_port(&self, port: u16) -> SocketAddr {
         SocketAddr::new(self.hub.place.envoy, port)
     }
 
-    /// What Atlas keeps of a node: `cluster.osaka` is its leaf, `bootstrap.osaka` what it connects
-    /// with.
+    /// The PEM file of a credential in Atlas's state directory: `cluster.osaka` is a leaf,
+    /// `bootstrap.osaka` a bootstrap credential.
     pub(super) fn credential(&self, name: &str) -> Result<String> {
         let path = self.hub.atlas.options.state.join("pki").join(format!("{name}.pem"));
         std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     }
 
-    /// Where HTTP/2 is spoken with those who have what the attackers have: stores, alerts, xDS.
-    pub(super) fn http2_targets(&self) -> Result<Vec<Target>> {
-        let alerts = Door::secure(self.hub_port(10903), Some(&self.credential("cluster.osaka")?))?;
-        let xds = Door::secure(self.hub_port(10900), Some(&self.credential("bootstrap.osaka")?))?;
+    /// The HTTP/2 endpoints that accept the attackers' credentials: stores, alerts, xDS.
+    pub(super) fn http2_targets(&self) -> Result<Vec<Http2Target>> {
+        let alerts = Endpoint::tls(self.hub_port(10903), Some(&self.credential("cluster.osaka")?))?;
+        let xds = Endpoint::tls(self.hub_port(10900), Some(&self.credential("bootstrap.osaka")?))?;
         Ok(vec![
-            Target {
-                door: Door::plain(self.hub_port(10901)),
+            Http2Target {
+                endpoint: Endpoint::plain(self.hub_port(10901)),
                 authority: "osaka-thanos-sidecar0",
-                path: backend::STREAMS,
+                path: hostile_store::LARGE_ANSWER,
             },
-            Target { door: alerts, authority: "hub", path: ALERTS },
-            Target { door: xds, authority: "atlas", path: grpc::DELTA },
+            Http2Target { endpoint: alerts, authority: "hub", path: ALERTS_PATH },
+            Http2Target { endpoint: xds, authority: "atlas", path: grpc::DELTA_PATH },
         ])
     }
 
-    /// Every port that a stranger may reach: those of the hub, and the one of a cluster.
+    /// The ports that are reachable without a certificate: four of the hub, one of a cluster.
     pub(super) fn ports(&self) -> Vec<SocketAddr> {
         let hub = [10900, 10901, 10903, 10904].map(|port| self.hub_port(port));
         hub.into_iter().chain([SocketAddr::new(self.tokyo.place.envoy, 11901)]).collect()
     }
 
-    /// So many of `wanted`, or fewer where a process may not open as many files.
-    pub(super) fn sized(&self, wanted: usize) -> usize {
+    /// `wanted` connections, or as many as the limit of open files allows.
+    pub(super) fn limited_by_open_files(&self, wanted: usize) -> usize {
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        // The attackers' files and the other ends of the same in the hub's Envoy, which has two for
-        // each at 10900.
+        // The hub's Envoy has the same limit, and two sockets for each connection at 10900.
         wanted.min(usize::try_from(files.saturating_sub(2_000) / 2).unwrap_or(usize::MAX))
     }
 
-    /// Starts Atlas and all Envoys again, where an attack left something that doesn't recover, so
-    /// that the next one begins as this one did.
+    /// Restarts Atlas and all Envoys, so that no state or memory of an attack is left.
     ///
     /// # Errors
-    /// What doesn't start, or is not in sync in time.
-    pub fn start_again(&mut self) -> Result<()> {
+    /// A program doesn't start, or an Envoy isn't in sync in time.
+    pub fn restart_all(&mut self) -> Result<()> {
         self.hub.atlas.kill_and_restart()?;
         for envoy in [
             &mut self.hub.envoy,
@@ -177,46 +176,56 @@ impl Field {
         self.hub.wait_synced(["tokyo", "paris", "osaka"])
     }
 
-    /// Resets the peaks of all processes that are watched.
-    pub(super) fn forget_peaks(&self) -> Result<()> {
+    /// Resets the peak memory of Atlas and of all Envoys.
+    pub(super) fn reset_memory_peaks(&self) -> Result<()> {
         let envoys =
             self.cluster_envoys().into_iter().chain([&self.hub.envoy]).map(|envoy| &envoy.process);
         envoys.chain([&self.hub.atlas.process]).try_for_each(|process| process.forget_peak())
     }
 
-    /// Every Envoy of a cluster.
+    /// The Envoys of all clusters.
     pub(super) fn cluster_envoys(&self) -> [&Envoy; 4] {
         [&self.tokyo.envoy, &self.tokyo_b.1, &self.paris.envoy, &self.osaka]
     }
 }
 
-/// The name of a cluster that is only a credential.
-pub(super) fn camp(number: usize) -> String {
-    format!("camp{number:02}")
+/// The name of a cluster whose credential the attackers have.
+pub(super) fn attacker_cluster(number: usize) -> String {
+    format!("attacker{number:02}")
 }
 
-/// A cluster's Service.
+/// A cluster's Service as JSON. `annotations`: keys without `goatlas.io/`.
 pub(super) fn service(name: &str, annotations: &[(&str, String)]) -> String {
     let annotations: serde_json::Map<String, serde_json::Value> = annotations
         .iter()
         .map(|(key, value)| (format!("goatlas.io/{key}"), json!(value)))
         .collect();
     let labels = json!({"goatlas.io/cluster": "true", "goatlas.io/replicas": "1"});
-    let metadata = json!({"name": name, "namespace": "monitoring", "labels": labels, "annotations": annotations});
-    json!({"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"clusterIP": "None"}}).to_string()
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {
+            "name": name, "namespace": "monitoring",
+            "labels": labels, "annotations": annotations,
+        },
+        "spec": {"clusterIP": "None"},
+    })
+    .to_string()
 }
 
-/// Another Envoy of tokyo, which reaches tokyo's programs over the network.
-fn second_envoy(hub: &Hub, tokyo: &Cluster, host: &Host) -> Result<(Envoy, CoreDns)> {
+/// Starts `tokyo`'s second Envoy, which reaches `tokyo`'s programs over the network.
+fn start_second_envoy(hub: &Hub, tokyo: &Cluster, host: &Host) -> Result<(Envoy, CoreDns)> {
     let programs = &tokyo.place.programs;
     let operated = "prometheus-operated.monitoring.svc.cluster.local";
     let alertmanager = "alertmanager-operated.monitoring.svc.cluster.local";
-    let dns = dns(host, [(programs[0], operated), (programs[2], alertmanager)])?;
+    let dns = start_dns(host, [(programs[0], operated), (programs[2], alertmanager)])?;
     Ok((start_envoy(hub, "tokyo", host)?, dns))
 }
 
-/// A host's DNS, which knows these names.
-fn dns<'a>(host: &Host, names: impl IntoIterator<Item = (IpAddr, &'a str)>) -> Result<CoreDns> {
+/// Starts a DNS server with these names on a host, and makes it the host's resolver.
+fn start_dns<'a>(
+    host: &Host,
+    names: impl IntoIterator<Item = (IpAddr, &'a str)>,
+) -> Result<CoreDns> {
     let listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 53);
     let mut dns = CoreDns::start(
         host,
@@ -230,11 +239,11 @@ fn dns<'a>(host: &Host, names: impl IntoIterator<Item = (IpAddr, &'a str)>) -> R
     Ok(dns)
 }
 
-/// The hostile cluster.
-fn hostile(hub: &Hub, place: Place) -> Result<(Envoy, CoreDns)> {
+/// Starts the hostile cluster.
+fn start_hostile_cluster(hub: &Hub, place: Place) -> Result<(Envoy, CoreDns)> {
     let backend = place.programs[0];
-    let dns = dns(&place.host, [(backend, "backend.osaka.example")])?;
-    backend::start(&place.host, SocketAddr::new(backend, 10901))?;
+    let dns = start_dns(&place.host, [(backend, "backend.osaka.example")])?;
+    hostile_store::start(&place.host, SocketAddr::new(backend, 10901))?;
     let name = "backend.osaka.example".to_owned();
     let annotations = [
         ("addresses", place.envoy.to_string()),
@@ -246,11 +255,11 @@ fn hostile(hub: &Hub, place: Place) -> Result<(Envoy, CoreDns)> {
     Ok((start_envoy(hub, "osaka", &place.host)?, dns))
 }
 
-/// Carries a cluster's bootstrap files to a host and starts its Envoy there.
+/// Writes a cluster's bootstrap files on a host and starts an Envoy with them.
 fn start_envoy(hub: &Hub, cluster: &str, host: &Host) -> Result<Envoy> {
     let out = host.dir().join(format!("envoy-{cluster}"));
     let out = out.to_str().context("a directory's name is UTF-8")?;
-    // The manifest may not have been read yet.
+    // Atlas may not have read the manifest yet.
     let path = wait_until("the bootstrap files", START, || {
         hub.atlas.command(&["bootstrap", cluster, "--out", out]).map(Some)
     })?;
@@ -261,5 +270,5 @@ fn start_envoy(hub: &Hub, cluster: &str, host: &Host) -> Result<Envoy> {
     Ok(envoy)
 }
 
-/// How long the field may take to be as before, once an attack is over.
+/// How long the system may take to serve every client again after an attack.
 pub(super) const RECOVERY: Duration = Duration::from_secs(45);

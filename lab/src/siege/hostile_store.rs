@@ -1,13 +1,12 @@
-//! What stands behind the hostile cluster's Envoy: a store that does as it likes. Its Envoy, and
-//! everything else, is real.
+//! The hostile cluster's store, behind its real Envoy.
 //!
-//! | Asked for | Answers |
+//! | Call | Answer |
 //! | --- | --- |
-//! | `grpc.health.v1.Health/Check` | it is serving |
-//! | `thanos.info.Info/Info` | well, with nothing |
-//! | `thanos.Store/LabelNames` | UNKNOWN, as a sidecar whose Prometheus refuses a query |
-//! | `thanos.Store/LabelValues` | nothing: it resets the call, as a sidecar that dies |
-//! | `thanos.Store/Series` | [`STREAM`] bytes |
+//! | `grpc.health.v1.Health/Check` | `SERVING` |
+//! | `thanos.info.Info/Info` | an empty message |
+//! | `thanos.Store/LabelNames` | UNKNOWN, as of a sidecar whose Prometheus refuses a query |
+//! | `thanos.Store/LabelValues` | RST_STREAM, as of a sidecar that dies |
+//! | `thanos.Store/Series` | [`LARGE_ANSWER_BYTES`] |
 
 use std::net::SocketAddr;
 use std::thread;
@@ -19,23 +18,22 @@ use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::grpc::{framed, read};
+use super::grpc::{discard, frame};
 use crate::world::Host;
 
-/// The path of what it always answers.
+/// Answered at once.
 pub(super) const INFO: &str = "/thanos.info.Info/Info";
-/// The path of what it never answers well.
-pub(super) const FAILS: &str = "/thanos.Store/LabelNames";
-/// The path of what it breaks off.
-pub(super) const RESETS: &str = "/thanos.Store/LabelValues";
-/// The path of what it answers with very much.
-pub(super) const STREAMS: &str = "/thanos.Store/Series";
-/// How much, in bytes.
-pub(super) const STREAM: usize = 200 << 20;
-/// In one message.
-const MESSAGE: usize = 256 << 10;
+/// Fails with UNKNOWN.
+pub(super) const FAILING: &str = "/thanos.Store/LabelNames";
+/// The stream is reset.
+pub(super) const RESETTING: &str = "/thanos.Store/LabelValues";
+/// Answered with [`LARGE_ANSWER_BYTES`].
+pub(super) const LARGE_ANSWER: &str = "/thanos.Store/Series";
+const LARGE_ANSWER_BYTES: usize = 200 << 20;
+/// Bytes of each message of it.
+const MESSAGE_BYTES: usize = 256 << 10;
 
-/// Starts it in the network of a host, until this process ends.
+/// Listens in the network of `host` until this process ends.
 pub(super) fn start(host: &Host, at: SocketAddr) -> Result<()> {
     let listener = host.within(|| {
         let listener =
@@ -47,7 +45,7 @@ pub(super) fn start(host: &Host, at: SocketAddr) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot make a runtime")?;
-    // Outside of the host's network: an accepted connection is of the listener's.
+    // This thread needn't be in the host's network: accepted connections are in their listener's.
     thread::Builder::new()
         .name("siege-backend".into())
         .spawn(move || runtime.block_on(serve(listener)))?;
@@ -66,40 +64,42 @@ async fn serve(listener: std::net::TcpListener) -> Result<()> {
 async fn connection(tcp: TcpStream) {
     let Ok(mut requests) = h2::server::handshake(tcp).await else { return };
     while let Some(Ok((request, answer))) = requests.accept().await {
-        // A broken call is its caller's trouble.
+        // An error ends only this call.
         tokio::spawn(async move { call(request, answer).await.unwrap_or_default() });
     }
 }
 
 async fn call(request: Request<RecvStream>, mut answer: SendResponse<Bytes>) -> Result<()> {
-    let (question, mut body) = request.into_parts();
-    // A stream whose request is not read to its end is reset, answer or not.
-    read(&mut body).await?;
+    let (request_parts, mut body) = request.into_parts();
+    // h2 resets a stream whose request isn't read to its end.
+    discard(&mut body).await?;
     let head = Response::builder().header("content-type", "application/grpc");
-    let messages: Vec<Bytes> = match question.uri.path() {
-        FAILS => {
+    let messages: Vec<Bytes> = match request_parts.uri.path() {
+        FAILING => {
             let failed = head.header("grpc-status", "2").header("grpc-message", "the query failed");
             answer.send_response(failed.body(())?, true)?;
             return Ok(());
         }
-        RESETS => {
+        RESETTING => {
             answer.send_reset(h2::Reason::INTERNAL_ERROR);
             return Ok(());
         }
         // `status: SERVING`.
-        "/grpc.health.v1.Health/Check" => vec![framed(&[0x08, 0x01])],
-        STREAMS => vec![framed(&vec![0; MESSAGE]); STREAM / MESSAGE],
-        _ => vec![framed(&[])],
+        "/grpc.health.v1.Health/Check" => vec![frame(&[0x08, 0x01])],
+        LARGE_ANSWER => {
+            vec![frame(&vec![0; MESSAGE_BYTES]); LARGE_ANSWER_BYTES / MESSAGE_BYTES]
+        }
+        _ => vec![frame(&[])],
     };
     let mut body = answer.send_response(head.body(())?, false)?;
     for mut message in messages {
         while !message.is_empty() {
-            // As much as the reader takes: what is buffered then is buffered on the way.
+            // Only as much as the peer's window allows, so that nothing is buffered here.
             body.reserve_capacity(message.len());
-            let room = std::future::poll_fn(|context| body.poll_capacity(context))
+            let capacity = std::future::poll_fn(|context| body.poll_capacity(context))
                 .await
                 .context("the reader is gone")??;
-            body.send_data(message.split_to(room.min(message.len())), false)?;
+            body.send_data(message.split_to(capacity.min(message.len())), false)?;
         }
     }
     let mut trailers = HeaderMap::new();
