@@ -1,14 +1,15 @@
-//! `cargo xtask scale`: what a change costs, by the size of the fleet: simulated Envoys against the
-//! real Atlas, and the same against go-control-plane.
+//! `cargo xtask scale`: what a change costs by the size of the fleet, with simulated Envoys against
+//! the real Atlas, and the same against go-control-plane.
 
-mod aim;
-mod cases;
+mod case;
 mod client;
+mod external;
 mod fleet;
 mod hub;
 mod recording;
 mod server;
 mod table;
+mod testbed;
 mod tls;
 
 use std::net::SocketAddr;
@@ -23,8 +24,9 @@ use clap::{Args, ValueEnum};
 
 use crate::bench::world;
 use crate::build::{self, Profile};
-use cases::{Bench, Case};
+use case::Case;
 use table::Row;
+use testbed::Testbed;
 
 /// Measure what a change costs with many clusters, and compare with go-control-plane
 ///
@@ -121,24 +123,21 @@ impl Variant {
     }
 }
 
-/// Another server.
+/// A server to compare with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum PeerKind {
     /// go-control-plane's snapshot cache, see peers/go-control-plane/README.md.
     GoControlPlane,
 }
 
-/// What Atlas is called in the table, and what it is called behind a hub Envoy.
+/// Names of the servers in the table.
 const ATLAS: &str = "atlas";
 const BEHIND_HUB: &str = "atlas behind a hub Envoy";
-/// Longer than what 20,000 clusters take.
+const PEER: &str = "go-control-plane";
+/// Time limit of a whole run: more than 20,000 clusters need.
 const LIMIT: Duration = Duration::from_secs(4 * 3600);
 
-/// What it is called in the table.
-const PEER: &str = "go-control-plane";
-
 impl Scale {
-    /// Measures and prints.
     pub fn run(self) -> Result<()> {
         let most = self.clusters.iter().max().copied().unwrap_or_default();
         ensure!(
@@ -151,7 +150,7 @@ impl Scale {
             return run_optimised();
         }
         if let Some(server) = self.addr {
-            return runtime()?.block_on(self.aim(server));
+            return runtime()?.block_on(self.measure_external(server));
         }
         if self.through_hub {
             return world::run_with(
@@ -172,7 +171,8 @@ impl Scale {
         self.compare(&atlas, peer.as_deref(), None)
     }
 
-    /// Measures each size, prints, writes. `world`: where a hub Envoy is started.
+    /// Measures each size, prints the table and writes the JSON file. `world`: where a hub Envoy is
+    /// started.
     fn compare(&self, atlas: &Path, peer: Option<&Path>, world: Option<&World>) -> Result<()> {
         let runtime = runtime()?;
         let mut rows = Vec::new();
@@ -215,26 +215,26 @@ impl Scale {
                 variant.name(),
                 if world.is_some() { BEHIND_HUB } else { ATLAS }
             );
-            let mut bench = Bench::atlas(atlas, &dir, clusters, *variant, world).await?;
+            let mut testbed = Testbed::atlas(atlas, &dir, clusters, *variant, world).await?;
             for case in &self.cases {
-                rows.push(bench.run(*case, self.repeats).await?);
+                rows.push(testbed.run(*case, self.repeats).await?);
             }
-            let (changes, state) = bench.end().await?;
+            let (changes, state) = testbed.end().await?;
             if let Some(peer) = peer {
                 eprintln!("{clusters} clusters, {}: {PEER}", variant.name());
-                let mut bench =
-                    Bench::peer(peer, changes, &state, &dir.join("peer"), clusters, *variant)
+                let mut testbed =
+                    Testbed::peer(peer, changes, &state, &dir.join("peer"), clusters, *variant)
                         .await?;
                 for case in &self.cases {
-                    rows.push(bench.run(*case, self.repeats).await?);
+                    rows.push(testbed.run(*case, self.repeats).await?);
                 }
-                bench.end().await?;
+                testbed.end().await?;
             }
         }
         Ok(rows)
     }
 
-    async fn aim(&self, server: SocketAddr) -> Result<()> {
+    async fn measure_external(&self, server: SocketAddr) -> Result<()> {
         let tls = match (&self.credential, self.plaintext) {
             (_, true) => None,
             (Some(dir), false) => Some(tls::connector(dir)?),
@@ -244,7 +244,7 @@ impl Scale {
         };
         for variant in &self.variant {
             for clusters in &self.clusters {
-                aim::aim(
+                external::count_messages(
                     server,
                     tls.clone(),
                     *variant,
@@ -266,7 +266,7 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .context("cannot make a runtime")
 }
 
-/// Two ends of each connection, but in two processes; and some for everything else.
+/// Raises the limit of open files: one for each connection, and 512 for everything else.
 fn raise_file_limit(clusters: usize) -> Result<()> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
@@ -280,15 +280,15 @@ fn raise_file_limit(clusters: usize) -> Result<()> {
         .context("cannot raise the limit of open files")
 }
 
-/// Set for the process that measures.
+/// Environment variable of the optimised process, so that it doesn't start another.
 const OPTIMISED: &str = "ATLAS_SCALE_OPTIMISED";
 
-/// Measures with an optimised build of this program: thousands of clients share the processors with
+/// Runs an optimised build of this program, since thousands of clients share the processors with
 /// the server.
 fn run_optimised() -> Result<()> {
     let program = build::program("xtask", Profile::Release)?;
-    let ended =
+    let status =
         Command::new(program).args(std::env::args_os().skip(1)).env(OPTIMISED, "1").status()?;
-    ensure!(ended.success(), "measuring ended with {ended}");
+    ensure!(status.success(), "measuring ended with {status}");
     Ok(())
 }

@@ -15,8 +15,9 @@ const OVERHEAD: Duration = Duration::from_secs(240);
 
 /// Attack a hub and its clusters, made of the real programs, and count what it costs honest clients
 ///
-/// In a private world: Atlas, Envoys, Thanos, Prometheus, Alertmanagers, two honest clusters and a hostile one. Before each attack honest clients
-/// ask while it is quiet, then they go on while it lasts: queries, web UIs, alerts, probes, changes on their way to Envoys. Fails if one of their
+/// In a private world: Atlas, Envoys, Thanos, Prometheus, Alertmanagers, two honest clusters and a
+/// hostile one. Before each attack honest clients ask while it is quiet, then they go on while it
+/// lasts: queries, web UIs, alerts, probes, changes on their way to Envoys. Fails if one of their
 /// requests fails, or if not everything is as before within 45 s of an attack's end.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -102,8 +103,8 @@ impl Siege {
         println!("{}", table(&rows));
         println!("{}", LEGEND);
         if failed > 0 {
-            // Not an error of this program, so no logs are printed: ATLAS_LAB_KEEP=1 keeps them. The
-            // world ends with this process.
+            // Not an error of this program, so no logs are printed: ATLAS_LAB_KEEP=1 keeps them.
+            // The world ends with this process.
             eprintln!("{failed} of {} attacks cost an honest client a request", rows.len());
             std::process::exit(1);
         }

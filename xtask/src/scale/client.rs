@@ -1,4 +1,5 @@
-//! A simulated Envoy: one connection, one ADS stream, everything acknowledged, everything kept.
+//! A simulated Envoy: one connection with one ADS stream. It acknowledges every response and keeps
+//! the resources.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
@@ -21,7 +22,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::Variant;
 
-/// Envoy's types in the order in which it asks for them.
+/// The type URLs, in the order in which an Envoy subscribes.
 pub const TYPES: [&str; 4] = [
     "type.googleapis.com/envoy.config.cluster.v3.Cluster",
     "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
@@ -33,7 +34,7 @@ pub const SECRET: usize = 1;
 pub const LISTENER: usize = 2;
 pub const ROUTE: usize = 3;
 
-/// Pauses between tries to connect.
+/// Pauses between attempts to connect.
 const PAUSES: [Duration; 4] = [
     Duration::from_millis(50),
     Duration::from_millis(200),
@@ -41,63 +42,63 @@ const PAUSES: [Duration; 4] = [
     Duration::from_secs(1),
 ];
 
-/// Who a client is, and where it goes.
+/// A client's identity, its subscriptions and its server.
 #[derive(Clone)]
 pub struct Identity {
     /// `node.id`, and the name of its certificate.
     pub node: String,
-    /// Secrets and route configurations that it asks for by name.
+    /// Secrets that it subscribes to by name.
     pub secrets: Vec<String>,
+    /// Route configurations that it subscribes to by name.
     pub routes: Vec<String>,
-    /// The server.
     pub server: SocketAddr,
-    /// Its TLS; `None`: plaintext.
+    /// `None`: plaintext.
     pub tls: Option<TlsConnector>,
     pub variant: Variant,
 }
 
-/// One resource as it was received.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Held {
-    /// Empty in the state of the world.
+pub struct ReceivedResource {
+    /// Empty in the state-of-the-world variant.
     pub version: String,
     pub body: Any,
 }
 
-/// What a client has, by type and name.
-pub type Has = [BTreeMap<String, Held>; 4];
+/// A client's resources, by type (an index of [`TYPES`]) and name.
+pub type ReceivedResources = [BTreeMap<String, ReceivedResource>; 4];
 
-/// What everybody's streams carried, and what is told of it.
+/// Totals of all clients' streams.
 #[derive(Default)]
-pub struct Counts {
+pub struct StreamCounts {
     pub messages: AtomicU64,
     pub bytes: AtomicU64,
-    /// Nanoseconds after `Counts::start` of the last message.
+    /// When the last message came, in nanoseconds after [`Shared::start`].
     pub last: AtomicU64,
+    /// Clients with an open connection.
     pub connected: AtomicU64,
 }
 
-/// Something a client has acknowledged.
-pub struct Heard {
+/// A client has acknowledged a response.
+pub struct Acknowledgement {
     pub client: usize,
     pub at: Instant,
 }
 
 /// What all clients share.
 pub struct Shared {
-    pub counts: Counts,
+    pub counts: StreamCounts,
     pub start: Instant,
-    /// Rings at every acknowledged message.
-    pub heard: mpsc::UnboundedSender<Heard>,
+    /// Gets an entry for every acknowledged response.
+    pub acknowledgements: mpsc::UnboundedSender<Acknowledgement>,
 }
 
 /// A running client.
 pub struct Client {
     pub identity: Identity,
-    pub has: Arc<Mutex<Has>>,
-    /// A number whose change makes it drop its connection and come back.
-    pub again: watch::Sender<u64>,
-    /// Types answered on the present stream, as bits.
+    pub has: Arc<Mutex<ReceivedResources>>,
+    /// A counter; its change makes the client drop its connection and connect again.
+    pub reconnect: watch::Sender<u64>,
+    /// Types answered on the present stream: a bit for each index of [`TYPES`].
     pub answered: Arc<AtomicU64>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -109,10 +110,11 @@ impl Drop for Client {
 }
 
 impl Client {
-    /// Starts one, which connects and comes back for ever.
+    /// Starts a client, which connects again whenever its stream ends.
     pub fn start(number: usize, identity: Identity, shared: Arc<Shared>) -> Self {
-        let (has, answered): (Arc<Mutex<Has>>, Arc<AtomicU64>) = (Arc::default(), Arc::default());
-        let (again, mut restart) = watch::channel(0);
+        let (has, answered): (Arc<Mutex<ReceivedResources>>, Arc<AtomicU64>) =
+            (Arc::default(), Arc::default());
+        let (reconnect, mut restart) = watch::channel(0);
         let stream = Stream {
             number,
             identity: identity.clone(),
@@ -126,11 +128,10 @@ impl Client {
                 restart.borrow_and_update();
                 let began = Instant::now();
                 tokio::select! {
-                    result = stream.talk() => {
+                    result = stream.run_stream() => {
                         if let Err(error) = result {
-                            // The first failures of a restart are expected; who never succeeds is
-                            // told of by whoever waits for it.
-                            tracing_once(&stream.identity.node, &error, failures);
+                            // The first failures after a restart are expected.
+                            print_error(&stream.identity.node, &error, failures);
                         }
                     }
                     _ = restart.changed() => {}
@@ -141,11 +142,11 @@ impl Client {
                 tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64())).await;
             }
         });
-        Self { identity, has, again, answered, task }
+        Self { identity, has, reconnect, answered, task }
     }
 
-    /// What it has.
-    pub fn lock(&self) -> std::sync::MutexGuard<'_, Has> {
+    /// Locks its resources.
+    pub fn lock(&self) -> std::sync::MutexGuard<'_, ReceivedResources> {
         self.has.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
@@ -155,8 +156,8 @@ impl Client {
     }
 }
 
-/// Says why a client can't connect, when it has tried for a while.
-fn tracing_once(node: &str, error: &anyhow::Error, failures: usize) {
+/// Prints a client's error once, at its 20th failure in a row.
+fn print_error(node: &str, error: &anyhow::Error, failures: usize) {
     if failures == 20 {
         eprintln!("{node}: cannot stay connected: {error:#}");
     }
@@ -165,7 +166,7 @@ fn tracing_once(node: &str, error: &anyhow::Error, failures: usize) {
 struct Stream {
     number: usize,
     identity: Identity,
-    has: Arc<Mutex<Has>>,
+    has: Arc<Mutex<ReceivedResources>>,
     answered: Arc<AtomicU64>,
     shared: Arc<Shared>,
 }
@@ -195,7 +196,7 @@ impl Stream {
         endpoint.connect_with_connector(connect).await.context("cannot connect")
     }
 
-    async fn talk(&self) -> Result<()> {
+    async fn run_stream(&self) -> Result<()> {
         let client = AggregatedDiscoveryServiceClient::new(self.channel().await?)
             .max_decoding_message_size(1 << 30);
         let _counted = Connected::new(&self.shared.counts.connected);
@@ -213,7 +214,7 @@ impl Stream {
         })
     }
 
-    /// What is asked for of a type; empty: everything.
+    /// The names that it subscribes to of a type; empty: all.
     fn names(&self, kind: usize) -> Vec<String> {
         match kind {
             SECRET => self.identity.secrets.clone(),
@@ -222,11 +223,11 @@ impl Stream {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Has> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, ReceivedResources> {
         self.has.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    fn note(&self, kind: usize, bytes: usize) {
+    fn count_response(&self, kind: usize, bytes: usize) {
         let counts = &self.shared.counts;
         counts.messages.fetch_add(1, Ordering::Relaxed);
         counts.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -235,8 +236,8 @@ impl Stream {
             u64::try_from(now.duration_since(self.shared.start).as_nanos()).unwrap_or(u64::MAX);
         counts.last.fetch_max(since, Ordering::Relaxed);
         self.answered.fetch_or(1 << kind, Ordering::Relaxed);
-        // Nobody may be listening.
-        let _ = self.shared.heard.send(Heard { client: self.number, at: now });
+        // The receiver may have been dropped already.
+        let _ = self.shared.acknowledgements.send(Acknowledgement { client: self.number, at: now });
     }
 
     async fn delta(&self, mut client: AggregatedDiscoveryServiceClient<Channel>) -> Result<()> {
@@ -247,7 +248,7 @@ impl Stream {
                 has.get(kind)
                     .into_iter()
                     .flatten()
-                    .map(|(name, held)| (name.clone(), held.version.clone()))
+                    .map(|(name, resource)| (name.clone(), resource.version.clone()))
                     .collect()
             };
             let names = self.names(kind);
@@ -272,7 +273,7 @@ impl Stream {
                 let has = has.get_mut(kind).context("BUG: four types")?;
                 for resource in response.resources {
                     let body = resource.resource.context("a resource without a body")?;
-                    has.insert(resource.name, Held { version: resource.version, body });
+                    has.insert(resource.name, ReceivedResource { version: resource.version, body });
                 }
                 response.removed_resources.iter().for_each(|name| drop(has.remove(name)));
             }
@@ -282,7 +283,7 @@ impl Stream {
                 ..Default::default()
             };
             requests.send(ack).await.context("the stream is closed")?;
-            self.note(kind, bytes);
+            self.count_response(kind, bytes);
         }
         bail!("the server ended the stream")
     }
@@ -312,7 +313,7 @@ impl Stream {
                     has.clear();
                 }
                 for body in response.resources {
-                    has.insert(name_of(&body)?, Held { version: String::new(), body });
+                    has.insert(name_of(&body)?, ReceivedResource { version: String::new(), body });
                 }
             }
             let ack = discovery::DiscoveryRequest {
@@ -323,13 +324,14 @@ impl Stream {
                 ..Default::default()
             };
             requests.send(ack).await.context("the stream is closed")?;
-            self.note(kind, bytes);
+            self.count_response(kind, bytes);
         }
         bail!("the server ended the stream")
     }
 }
 
-/// Counts as connected until dropped: a stream may be dropped while it waits.
+/// Counts a stream as connected until it is dropped, since its future may be dropped while it
+/// waits.
 struct Connected<'a>(&'a AtomicU64);
 
 impl<'a> Connected<'a> {
@@ -345,7 +347,7 @@ impl Drop for Connected<'_> {
     }
 }
 
-/// The field `name`, which is number 1 of all four types.
+/// The field `name`, which is field 1 of all four types.
 fn name_of(body: &Any) -> Result<String> {
     #[derive(prost::Message)]
     struct Named {

@@ -1,4 +1,4 @@
-//! The fleet that is measured: manifests in a directory, as Atlas reads them.
+//! The manifests of the fleet, in a directory that Atlas reads.
 
 use std::path::{Path, PathBuf};
 
@@ -15,18 +15,18 @@ pub fn name(n: usize) -> String {
     format!("c{n:05}")
 }
 
-/// Its first address.
+/// The first address of the n-th cluster.
 pub fn address(n: usize) -> String {
     format!("10.{}.{}.{}", 1 + n / 62_500, n / 250 % 250, 1 + n % 250)
 }
 
 /// An address that the n-th edit gives a cluster.
-pub fn edited(n: usize) -> String {
+pub fn edited_address(n: usize) -> String {
     format!("172.16.{}.{}", n / 250, 1 + n % 250)
 }
 
 impl Fleet {
-    /// Writes so many clusters and two Alertmanagers.
+    /// Writes `clusters` clusters and two Alertmanagers.
     pub fn write(from: &Path, clusters: usize) -> Result<Self> {
         std::fs::create_dir_all(from).with_context(|| format!("cannot make {}", from.display()))?;
         let fleet = Self { from: from.to_owned() };
@@ -44,39 +44,46 @@ impl Fleet {
             "metadata": {"name": name, "labels": labels, "annotations": annotations},
             "spec": {"externalIPs": [address]},
         });
-        self.put(&format!("{name}.json"), &manifest)
+        self.write_file(&format!("{name}.json"), &manifest)
     }
 
-    /// Removes one.
+    /// Removes a cluster's manifest.
     pub fn remove(&self, name: &str) -> Result<()> {
         let path = self.from.join(format!("{name}.json"));
         std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
     }
 
-    /// Says that the hub has so many Alertmanagers.
+    /// Writes the EndpointSlice of the hub's Alertmanagers.
     pub fn alertmanagers(&self, count: usize) -> Result<()> {
         let endpoints: Vec<Value> = (0..count)
-            .map(|n| json!({"addresses": [format!("10.250.0.{}", n + 1)], "hostname": format!("alertmanager-main-{n}")}))
+            .map(|n| {
+                let address = format!("10.250.0.{}", n + 1);
+                json!({"addresses": [address], "hostname": format!("alertmanager-main-{n}")})
+            })
             .collect();
         let manifest = json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-            "metadata": {"name": "alertmanager-operated", "labels": {"kubernetes.io/service-name": "alertmanager-operated"}},
+            "metadata": {
+                "name": "alertmanager-operated",
+                "labels": {"kubernetes.io/service-name": "alertmanager-operated"},
+            },
             "endpoints": endpoints,
             "ports": [{"name": "http-web", "port": 9093}],
         });
-        self.put("alertmanagers.json", &manifest)
+        self.write_file("alertmanagers.json", &manifest)
     }
 
-    /// Under a name that is passed over, then in its place at once.
-    fn put(&self, file: &str, manifest: &Value) -> Result<()> {
+    /// Writes a file under a name that Atlas ignores, then renames it, so that Atlas reads it
+    /// whole.
+    fn write_file(&self, file: &str, manifest: &Value) -> Result<()> {
         let (half, whole) = (self.from.join(".half"), self.from.join(file));
         std::fs::write(&half, manifest.to_string())
             .and_then(|()| std::fs::rename(&half, &whole))
             .with_context(|| format!("cannot write {}", whole.display()))
     }
 
-    /// What the hub has of a cluster.
-    pub fn on_hub(name: &str) -> String {
+    /// The name of a cluster's Envoy cluster on the hub.
+    pub fn hub_cluster_name(name: &str) -> String {
         format!("cluster/{name}")
     }
 }

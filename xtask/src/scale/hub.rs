@@ -1,5 +1,5 @@
-//! A real hub Envoy between the clusters' streams and Atlas, in a private world: its ports are what
-//! they are.
+//! A real hub Envoy between the clusters' streams and Atlas, in a private world, since its ports
+//! are fixed.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -9,15 +9,14 @@ use atlas_lab::parts::{self, Part};
 use atlas_lab::run::{Envoy, EnvoyOptions};
 use atlas_lab::world::World;
 
-/// Where clusters connect.
-const XDS_ENTRY: u16 = 10900;
+/// The port of the hub's Envoy for the clusters' xDS streams.
+const XDS_PORT: u16 = 10900;
 
-/// A running hub Envoy.
-pub struct Hub(Envoy);
+pub struct HubEnvoy(Envoy);
 
-impl Hub {
-    /// Starts it from the files that Atlas keeps in its state directory, and waits until it is
-    /// live. Its log is `name`'s.
+impl HubEnvoy {
+    /// Starts it with the bootstrap files in Atlas's state directory, and waits until it is live.
+    /// `name`: of its log.
     pub fn start(world: &World, state: &Path, name: &str) -> Result<Self> {
         let admin = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 9000);
         let options = EnvoyOptions::new(state.join("nodes/hub/envoy.yaml"), admin);
@@ -26,9 +25,9 @@ impl Hub {
         Ok(Self(envoy))
     }
 
-    /// Where clusters connect.
+    /// The address that clusters connect to.
     pub fn address(&self) -> SocketAddr {
-        (Ipv4Addr::LOCALHOST, XDS_ENTRY).into()
+        (Ipv4Addr::LOCALHOST, XDS_PORT).into()
     }
 
     /// Resident memory, in bytes.

@@ -1,4 +1,4 @@
-//! What Atlas made of each change, so that another server can be told the same.
+//! Records the resources that Atlas sends for each change, so that the peer can send the same.
 
 use std::path::Path;
 
@@ -6,29 +6,33 @@ use anyhow::{Context, Result};
 use envoy_types::pb::envoy::service::discovery::v3::Resource as Wire;
 use prost::Message;
 
-use super::cases::Case;
-use super::client::{Has, TYPES};
+use super::case::Case;
+use super::client::{ReceivedResources, TYPES};
 
-/// One change of one node's resources, as Atlas made it: what the other server is told.
-pub type NodeChange = (String, Has, Vec<(usize, String)>);
-/// What Atlas did, in order: which change, and what it meant.
-pub type Recorded = Vec<(Case, usize, Vec<NodeChange>)>;
+/// A change of a node's resources: the node, the resources set, and type and name of those removed.
+pub type NodeChange = (String, ReceivedResources, Vec<(usize, String)>);
+/// All changes in order: the case, its repetition, and the changes of the affected nodes.
+pub type RecordedChanges = Vec<(Case, usize, Vec<NodeChange>)>;
 
-/// What a run left for the other server.
-pub struct Changes {
-    /// What everyone had at first.
-    pub before: Vec<(String, Has)>,
-    /// What changed then.
-    pub recorded: Recorded,
+/// The resources of a run on Atlas, for the peer.
+pub struct Recording {
+    /// Each node's resources at the start.
+    pub before: Vec<(String, ReceivedResources)>,
+    /// The changes since.
+    pub recorded: RecordedChanges,
 }
 
-/// What a node has now and hadn't before, and what it has no more; `None`: nothing.
-pub fn difference(node: String, before: &Has, now: &Has) -> Option<NodeChange> {
-    let mut set = Has::default();
+/// The difference of a node's resources; `None`: they are equal.
+pub fn difference(
+    node: String,
+    before: &ReceivedResources,
+    now: &ReceivedResources,
+) -> Option<NodeChange> {
+    let mut set = ReceivedResources::default();
     let mut removed = Vec::new();
     for (kind, (before, now)) in before.iter().zip(now).enumerate() {
-        let new = now.iter().filter(|(name, held)| before.get(*name) != Some(held));
-        set[kind] = new.map(|(name, held)| (name.clone(), held.clone())).collect();
+        let new = now.iter().filter(|(name, resource)| before.get(*name) != Some(resource));
+        set[kind] = new.map(|(name, resource)| (name.clone(), resource.clone())).collect();
         removed.extend(
             before.keys().filter(|name| !now.contains_key(*name)).map(|name| (kind, name.clone())),
         );
@@ -37,13 +41,17 @@ pub fn difference(node: String, before: &Has, now: &Has) -> Option<NodeChange> {
     differs.then_some((node, set, removed))
 }
 
-/// Resources as the other server reads them: each with its length before it; one without a body is
-/// removed, and an alias says its type.
-pub fn write_resources(file: &Path, set: &Has, removed: &[(usize, String)]) -> Result<()> {
+/// Writes a change as the peer reads it: length-delimited `Resource` messages. A removed resource
+/// has no body, and its type as its alias.
+pub fn write_resources(
+    file: &Path,
+    set: &ReceivedResources,
+    removed: &[(usize, String)],
+) -> Result<()> {
     let mut bytes = Vec::new();
-    let set = set.iter().flatten().map(|(name, held)| Wire {
+    let set = set.iter().flatten().map(|(name, resource)| Wire {
         name: name.clone(),
-        resource: Some(held.body.clone()),
+        resource: Some(resource.body.clone()),
         ..Wire::default()
     });
     let removed = removed.iter().map(|(kind, name)| Wire {

@@ -1,4 +1,4 @@
-//! The servers that are measured, as processes.
+//! The processes of the servers under test.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Write};
@@ -10,18 +10,18 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long a stop may take.
+/// How long a process may take to stop after SIGTERM.
 const STOP: Duration = Duration::from_secs(20);
 
-/// A port that nobody has.
+/// A free TCP port on loopback.
 pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
 
-/// A running process and what it has used.
+/// A running process, its CPU time and its memory.
 pub struct Process {
     child: Child,
-    /// CPU time of each thread when it was last seen, in nanoseconds: threads end.
+    /// CPU time of each thread by its id, in nanoseconds. Keeps those of threads that have ended.
     threads: HashMap<String, u64>,
 }
 
@@ -30,7 +30,7 @@ impl Process {
         Self { child, threads: HashMap::new() }
     }
 
-    /// CPU time so far.
+    /// CPU time of all threads so far.
     pub fn cpu(&mut self) -> Duration {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id()))
             .into_iter()
@@ -57,12 +57,11 @@ impl Process {
         kib.unwrap_or_default() * 1024
     }
 
-    /// Whether it runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Ends it in order; if that takes too long, at once.
+    /// Stops it with SIGTERM, and after [`STOP`] with SIGKILL.
     pub fn stop(&mut self) -> Result<()> {
         let pid = i32::try_from(self.child.id())
             .ok()
@@ -99,7 +98,8 @@ pub struct Atlas {
 }
 
 impl Atlas {
-    /// Starts it and waits until it is ready: at first it issues two certificates for each cluster.
+    /// Starts it and waits until it is ready. On a new state directory it issues two certificates
+    /// for each cluster first.
     pub fn start(program: &Path, dir: &Path, clusters: usize) -> Result<Self> {
         let ports = [free_port()?, free_port()?, free_port()?, free_port()?];
         let (from, state, log) = (dir.join("clusters"), dir.join("state"), dir.join("atlas.log"));
@@ -136,7 +136,7 @@ impl Atlas {
                 format!("--web-port={web}"),
                 format!("--dns-port={dns}"),
             ])
-            // A line for each stream would be measured too.
+            // Without a log line for each stream, whose cost would be measured too.
             .env("RUST_LOG", "warn")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -148,7 +148,7 @@ impl Atlas {
 
     fn wait_ready(&mut self, limit: Duration) -> Result<()> {
         let began = Instant::now();
-        let mut told = began;
+        let mut printed = began;
         while !self.is_ready() {
             ensure!(
                 self.process.is_running(),
@@ -160,8 +160,8 @@ impl Atlas {
                 "atlas was not ready within {limit:?}: see {}",
                 self.log.display()
             );
-            if told.elapsed() > Duration::from_secs(10) {
-                told = Instant::now();
+            if printed.elapsed() > Duration::from_secs(10) {
+                printed = Instant::now();
                 eprintln!("  atlas is getting ready: {:.0} s", began.elapsed().as_secs_f64());
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -170,21 +170,20 @@ impl Atlas {
     }
 
     fn is_ready(&self) -> bool {
-        let ask = || -> std::io::Result<String> {
+        let get = || -> std::io::Result<String> {
             let mut tcp = TcpStream::connect((Ipv4Addr::LOCALHOST, self.ports[1]))?;
             tcp.set_read_timeout(Some(Duration::from_secs(2)))?;
             tcp.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
             std::io::read_to_string(tcp)
         };
-        ask().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+        get().is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
     }
 
-    /// Where it serves xDS.
+    /// Its xDS address.
     pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.ports[0]).into()
     }
 
-    /// Ends it and starts it again.
     pub fn restart(&mut self) -> Result<()> {
         self.process.stop()?;
         self.process = Self::spawn(&self.program, &self.from, &self.state, &self.log, &self.ports)?;
@@ -202,7 +201,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Starts it with resources that lie in a directory, and with Atlas's own certificate.
+    /// Starts it with the resources of a directory, and with Atlas's own certificate.
     pub fn start(program: &Path, resources: &Path, state: &Path) -> Result<Self> {
         let address: SocketAddr = (Ipv4Addr::LOCALHOST, free_port()?).into();
         let (program, resources, state) =
@@ -240,7 +239,7 @@ impl Peer {
         Ok((Process::new(child), stdin, stdout))
     }
 
-    /// Where it serves xDS.
+    /// Its xDS address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -250,8 +249,8 @@ impl Peer {
         writeln!(self.stdin, "{command}").context("go-control-plane's server has ended")
     }
 
-    /// Waits for the end of one.
-    pub fn answer(&mut self) -> Result<()> {
+    /// Waits for the answer to a command.
+    pub fn read_answer(&mut self) -> Result<()> {
         let mut line = String::new();
         self.stdout.read_line(&mut line)?;
         if line.trim() == "ok" {
@@ -261,7 +260,7 @@ impl Peer {
         }
     }
 
-    /// Ends it and starts it again, with what it had at first.
+    /// Restarts it with the resources of the start.
     pub fn restart(&mut self) -> Result<()> {
         self.process.stop()?;
         (self.process, self.stdin, self.stdout) = Self::spawn(&self.command)?;

@@ -1,11 +1,11 @@
-//! What was measured, as a table for people and as rows for programs.
+//! The measurements as rows (JSON) and as a table (Markdown).
 
 use std::fmt::Write;
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// One case on one server. Messages, bytes, CPU time: of one change, on average.
+/// One case on one server. Messages, bytes and CPU time are the mean of one change.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
     /// `atlas`, `go-control-plane` or an address.
@@ -20,16 +20,16 @@ pub struct Row {
     pub p99_ms: f64,
     pub max_ms: f64,
     pub cpu_ms: f64,
-    /// After the case.
+    /// Resident memory after the case.
     pub rss_bytes: u64,
 }
 
-/// In milliseconds, to the microsecond.
+/// In milliseconds, rounded to the microsecond.
 pub fn ms(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// Of sorted times the one that `share` of them don't exceed.
+/// The percentile `share` (0 to 1) of sorted times.
 pub fn percentile(sorted: &[Duration], share: f64) -> Duration {
     let place = (sorted.len() as f64 * share).ceil() as usize;
     sorted
@@ -38,7 +38,6 @@ pub fn percentile(sorted: &[Duration], share: f64) -> Duration {
         .unwrap_or_default()
 }
 
-/// A table in Markdown.
 pub fn table(rows: &[Row]) -> String {
     let mut text = String::from(
         "| Server | Variant | Clusters | Case | Messages | Bytes | p50 ms | p99 ms | max ms | CPU ms | RSS MiB |\n\
@@ -67,7 +66,7 @@ pub fn table(rows: &[Row]) -> String {
     text
 }
 
-/// What the first server needs of what the other needs, where both did the same.
+/// A table of the first server's figures divided by the other's, for equal cases.
 pub fn ratios(rows: &[Row], ours: &str, theirs: &str) -> String {
     let mut text = format!(
         "| {ours} / {theirs} | Clusters | Case | Messages | Bytes | p99 | CPU | RSS |\n| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: |\n"
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn ratios_compare_the_same_with_the_same() {
+    fn ratios_compare_equal_cases() {
         let row = |server: &str, cpu_ms| Row {
             server: server.into(),
             variant: "delta".into(),

@@ -1,4 +1,4 @@
-//! The clients' side of mutual TLS, with the credentials that Atlas has issued.
+//! The clients' side of mutual TLS, with credentials that Atlas issued.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use rustls::{
 };
 use tokio_rustls::TlsConnector;
 
-/// What a node's Envoy connects with: `tls.crt`, `tls.key` and `ca.crt` of its directory.
+/// A connector with `tls.crt`, `tls.key` and `ca.crt` of a node's directory.
 pub fn connector(dir: &Path) -> Result<TlsConnector> {
     let read = |name: &str| {
         std::fs::read(dir.join(name))
@@ -32,17 +32,17 @@ pub fn connector(dir: &Path) -> Result<TlsConnector> {
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Nameless(inner)))
+        .with_custom_certificate_verifier(Arc::new(ChainVerifier(inner)))
         .with_client_auth_cert(chain, key)?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// Atlas's certificate has a SPIFFE ID and no DNS name, so only the chain is checked.
+/// Verifies the chain only: Atlas's certificate has a SPIFFE ID and no DNS name.
 #[derive(Debug)]
-struct Nameless(Arc<WebPkiServerVerifier>);
+struct ChainVerifier(Arc<WebPkiServerVerifier>);
 
-impl ServerCertVerifier for Nameless {
+impl ServerCertVerifier for ChainVerifier {
     fn verify_server_cert(
         &self,
         end: &CertificateDer<'_>,

@@ -1,4 +1,4 @@
-//! Any other xDS server.
+//! `--addr`: another xDS server, whose messages are counted.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use tokio::sync::mpsc;
 use tokio_rustls::TlsConnector;
 
 use super::Variant;
-use super::client::{Client, Counts, Identity, Shared};
+use super::client::{Client, Identity, Shared, StreamCounts};
 
-/// Connects to any server, and counts what comes.
-pub async fn aim(
+/// Connects `clients` clients for `length`, and prints every second what they received.
+pub async fn count_messages(
     server: SocketAddr,
     tls: Option<TlsConnector>,
     variant: Variant,
@@ -21,8 +21,12 @@ pub async fn aim(
     clients: usize,
     length: Duration,
 ) -> Result<()> {
-    let (ring, mut heard) = mpsc::unbounded_channel();
-    let shared = Arc::new(Shared { counts: Counts::default(), start: Instant::now(), heard: ring });
+    let (sender, mut acknowledgements) = mpsc::unbounded_channel();
+    let shared = Arc::new(Shared {
+        counts: StreamCounts::default(),
+        start: Instant::now(),
+        acknowledgements: sender,
+    });
     let identity = |n: usize| Identity {
         node: format!("{prefix}{n}"),
         secrets: vec!["leaf".into(), "trust".into()],
@@ -36,7 +40,7 @@ pub async fn aim(
     let began = Instant::now();
     while began.elapsed() < length {
         tokio::time::sleep(Duration::from_secs(1).min(length)).await;
-        while heard.try_recv().is_ok() {}
+        while acknowledgements.try_recv().is_ok() {}
         let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let counts = &shared.counts;
         eprintln!(
