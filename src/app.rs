@@ -21,8 +21,8 @@ use crate::process::open_files;
 use crate::process::shutdown::{DRAIN_TIMEOUT, wait_for_signal};
 use crate::process::tasks::Tasks;
 use crate::state::{Nodes, StateStore};
-use crate::web::http::{self, Server};
-use crate::web::{self, Web};
+use crate::web::http::{self, HttpServer};
+use crate::web::{self, WebState};
 use crate::xds::open_streams::Streams;
 use crate::xds::{self, ClientAuthorizer, XdsServer};
 
@@ -105,8 +105,8 @@ impl App {
     }
 
     /// What the handlers of HTTP servers read.
-    pub fn web(&self) -> Web {
-        Web {
+    pub fn web(&self) -> WebState {
+        WebState {
             path: self.web_path.clone(),
             state_store: Arc::clone(&self.state_store),
             nodes: Arc::clone(&self.nodes),
@@ -116,8 +116,8 @@ impl App {
     }
 
     /// An HTTP server that stops with this. `port`: its label in metrics.
-    pub fn http_server(&self, router: Router, port: &'static str) -> Server {
-        Server { router, port, metrics: Arc::clone(&self.metrics), stop: self.stop.clone() }
+    pub fn http_server(&self, router: Router, port: &'static str) -> HttpServer {
+        HttpServer { router, port, metrics: Arc::clone(&self.metrics), stop: self.stop.clone() }
     }
 
     /// Where the engine's results take effect.

@@ -76,7 +76,7 @@ enum Command {
     Controller(Box<run::Controller>),
     EnvoyAds(Box<run::EnvoyAds>),
     Bootstrap(bootstrap::Bootstrap),
-    Status(status::Status),
+    Status(status::StatusArgs),
     ClusterAdd(cluster::add::ClusterAdd),
     ClusterList(Box<cluster::list::ClusterList>),
     ClusterRemove(cluster::remove::ClusterRemove),

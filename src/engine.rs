@@ -21,19 +21,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::pki::Pki;
 use crate::process::debounce::{Debounce, Debouncer};
-use crate::state::Command;
+use crate::state::EngineCommand;
 use provider::Provider;
 use publisher::Publisher;
 use reconcile::{Reconciled, Reconciler};
-use schedule::Schedule;
+use schedule::ReconcileSchedule;
 
 /// Reconciles until it is told to stop.
 pub struct Engine<P: Provider> {
     reconciler: Reconciler<P>,
     /// From the control socket, where there is one.
-    commands: Option<mpsc::Receiver<Command>>,
+    commands: Option<mpsc::Receiver<EngineCommand>>,
     debouncer: Debouncer,
-    schedule: Schedule,
+    schedule: ReconcileSchedule,
 }
 
 impl<P: Provider> Engine<P> {
@@ -44,13 +44,13 @@ impl<P: Provider> Engine<P> {
         pki: Pki<P::Store>,
         publisher: Publisher,
         debounce: Debounce,
-        commands: Option<mpsc::Receiver<Command>>,
+        commands: Option<mpsc::Receiver<EngineCommand>>,
     ) -> Self {
         Self {
             reconciler: Reconciler::new(settings, provider, pki, publisher),
             commands,
             debouncer: Debouncer::new(debounce),
-            schedule: Schedule::new(),
+            schedule: ReconcileSchedule::new(),
         }
     }
 
@@ -95,9 +95,9 @@ impl<P: Provider> Engine<P> {
         }
     }
 
-    fn carry_out(&mut self, command: Command) {
+    fn carry_out(&mut self, command: EngineCommand) {
         match command {
-            Command::ForgetCluster(cluster, reply) => {
+            EngineCommand::ForgetCluster(cluster, reply) => {
                 let _ = reply.send(tokio::task::block_in_place(|| self.reconciler.forget(cluster)));
             }
         }
@@ -105,7 +105,7 @@ impl<P: Provider> Engine<P> {
 }
 
 /// The next command; never, where there are none.
-async fn next(commands: &mut Option<mpsc::Receiver<Command>>) -> Command {
+async fn next(commands: &mut Option<mpsc::Receiver<EngineCommand>>) -> EngineCommand {
     if let Some(receiver) = commands
         && let Some(command) = receiver.recv().await
     {

@@ -4,7 +4,7 @@ mod command;
 mod nodes;
 mod published;
 
-pub use command::Command;
+pub use command::EngineCommand;
 #[cfg(test)]
 pub use nodes::NodeResources;
 pub use nodes::{Node, Nodes, QuarantinedResource};

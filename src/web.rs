@@ -20,13 +20,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::metrics::Metrics;
 use crate::process::clock;
-use crate::state::{Command, Nodes, StateStore};
+use crate::state::{EngineCommand, Nodes, StateStore};
 use crate::xds::open_streams::Streams;
 use status::Status;
 
 /// The data that the handlers read.
 #[derive(Clone)]
-pub struct Web {
+pub struct WebState {
     /// The state in force.
     pub state_store: Arc<StateStore>,
     /// The resources of each node.
@@ -39,7 +39,7 @@ pub struct Web {
     pub path: String,
 }
 
-impl Web {
+impl WebState {
     fn status(&self) -> Status {
         let mut status = self
             .state_store
@@ -50,7 +50,7 @@ impl Web {
 }
 
 /// Port 6310: for people, through the hub's Envoy. It only reads.
-pub fn public(web: Web) -> Router {
+pub fn public(web: WebState) -> Router {
     let router = Router::new()
         .route("/", get(index))
         .route("/api/v1/status", get(api_status))
@@ -59,7 +59,7 @@ pub fn public(web: Web) -> Router {
 }
 
 /// Port 6309: for the kubelet and Prometheus.
-pub fn operations(web: Web) -> Router {
+pub fn operations(web: WebState) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
@@ -68,20 +68,20 @@ pub fn operations(web: Web) -> Router {
 }
 
 /// The control socket in the state directory: for the user who runs Atlas.
-pub fn control(web: Web, commands: mpsc::Sender<Command>) -> Router {
+pub fn control(web: WebState, commands: mpsc::Sender<EngineCommand>) -> Router {
     let status = Router::new().route("/api/v1/status", get(api_status)).with_state(web);
     let forget =
         Router::new().route("/api/v1/forget/{cluster}", post(forget_cluster)).with_state(commands);
     status.merge(forget)
 }
 
-async fn index(State(web): State<Web>) -> Html<String> {
+async fn index(State(web): State<WebState>) -> Html<String> {
     Html(page::index(&web.status(), &web.path))
 }
 
 /// The status as JSON. What an Envoy or an object says is escaped in it, because people also read
 /// it with `curl` on a terminal.
-async fn api_status(State(web): State<Web>) -> Response {
+async fn api_status(State(web): State<WebState>) -> Response {
     match serde_json::to_string(&web.status()) {
         Ok(text) => {
             let body = atlas_core::text::json(&text).into_owned();
@@ -94,7 +94,7 @@ async fn api_status(State(web): State<Web>) -> Response {
     }
 }
 
-async fn readyz(State(web): State<Web>) -> (StatusCode, &'static str) {
+async fn readyz(State(web): State<WebState>) -> (StatusCode, &'static str) {
     if web.state_store.is_ready() {
         (StatusCode::OK, "ready\n")
     } else {
@@ -105,13 +105,13 @@ async fn readyz(State(web): State<Web>) -> (StatusCode, &'static str) {
     }
 }
 
-async fn metrics(State(web): State<Web>) -> Response {
+async fn metrics(State(web): State<WebState>) -> Response {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, OPEN_METRICS)], scrape::scrape(&web)).into_response()
 }
 
 async fn forget_cluster(
-    State(commands): State<mpsc::Sender<Command>>,
+    State(commands): State<mpsc::Sender<EngineCommand>>,
     Path(cluster): Path<String>,
 ) -> (StatusCode, String) {
     let cluster = match cluster.parse::<ClusterName>() {
@@ -119,7 +119,7 @@ async fn forget_cluster(
         Err(error) => return (StatusCode::BAD_REQUEST, format!("{cluster:?} {error}\n")),
     };
     let (reply, answer) = oneshot::channel();
-    if commands.send(Command::ForgetCluster(cluster, reply)).await.is_err() {
+    if commands.send(EngineCommand::ForgetCluster(cluster, reply)).await.is_err() {
         return (StatusCode::SERVICE_UNAVAILABLE, "Atlas is stopping\n".into());
     }
     match answer.await {

@@ -23,7 +23,7 @@ const MAX_MARKS: usize = 3;
 
 /// How a character is shown.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum CharacterClass {
     Plain,
     /// A combining mark: it is drawn on the character before it.
     Mark,
@@ -118,7 +118,7 @@ pub fn is_plain(text: &str) -> bool {
 
 /// Whether a character may be shown unchanged, alone or after others.
 pub fn is_plain_char(c: char) -> bool {
-    kind(c) != Kind::Escaped
+    kind(c) != CharacterClass::Escaped
 }
 
 /// Calls `replace` for each character that must not be shown unchanged.
@@ -137,9 +137,9 @@ fn replace_escaped(text: &str, replace: impl Fn(char, &mut String)) -> Cow<'_, s
 /// row; it is 0 at the text's beginning.
 fn is_shown(c: char, marks: &mut usize) -> bool {
     match kind(c) {
-        Kind::Plain => *marks = 0,
-        Kind::Mark => *marks += 1,
-        Kind::Escaped => {
+        CharacterClass::Plain => *marks = 0,
+        CharacterClass::Mark => *marks += 1,
+        CharacterClass::Escaped => {
             *marks = 0;
             return false;
         }
@@ -147,9 +147,9 @@ fn is_shown(c: char, marks: &mut usize) -> bool {
     *marks <= MAX_MARKS
 }
 
-fn kind(c: char) -> Kind {
+fn kind(c: char) -> CharacterClass {
     match c {
-        ' '..='~' => Kind::Plain,
+        ' '..='~' => CharacterClass::Plain,
         // Letters and marks of Unicode's Default_Ignorable_Code_Point: Hangul fillers, the grapheme
         // joiner, vowels that are never drawn, variation selectors. And the Braille pattern blank.
         '\u{34f}'
@@ -159,14 +159,18 @@ fn kind(c: char) -> Kind {
         | '\u{17b5}'
         | '\u{180b}'..='\u{180f}'
         | '\u{2800}'
-        | '\u{3164}' => Kind::Escaped,
-        '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{e0000}'..='\u{e0fff}' => Kind::Escaped,
-        _ if c.escape_debug().len() == 1 => Kind::Plain,
+        | '\u{3164}' => CharacterClass::Escaped,
+        '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{e0000}'..='\u{e0fff}' => CharacterClass::Escaped,
+        _ if c.escape_debug().len() == 1 => CharacterClass::Plain,
         // escape_debug escapes a mark at a text's beginning, but not after a letter.
         _ => {
             let mut text = String::from("x");
             text.push(c);
-            if text.escape_debug().eq(text.chars()) { Kind::Mark } else { Kind::Escaped }
+            if text.escape_debug().eq(text.chars()) {
+                CharacterClass::Mark
+            } else {
+                CharacterClass::Escaped
+            }
         }
     }
 }

@@ -48,7 +48,7 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Manifest>, Vec<ManifestError>
 }
 
 /// A document and its manifests.
-struct Document {
+struct ManifestDocument {
     /// The line of its `---`, or of its first key where it has none.
     line: u32,
     /// Whether it begins with `---`.
@@ -60,12 +60,12 @@ struct Document {
     manifests: Vec<Manifest>,
 }
 
-fn read(file: &str, text: &str) -> Result<Vec<Document>, Vec<ManifestError>> {
+fn read(file: &str, text: &str) -> Result<Vec<ManifestDocument>, Vec<ManifestError>> {
     let mut reader = reader::DocumentReader::new(file);
-    let documents: Vec<Document> = parser::load(file, text)
+    let documents: Vec<ManifestDocument> = parser::load(file, text)
         .map_err(|error| vec![error])?
         .iter()
-        .map(|document| Document {
+        .map(|document| ManifestDocument {
             line: document.line,
             explicit: document.explicit,
             empty: document.root.is_null(),

@@ -13,7 +13,7 @@ use super::flags::kubernetes::HubArgs;
 use super::output::{print_json, show};
 use super::{Outcome, socket};
 use crate::standalone::state_dir::StateDir;
-use crate::web::status::{Instance, NodeStatus, QuarantinedResource, Status as Report};
+use crate::web::status::{Instance, NodeStatus, QuarantineStatus, Status};
 
 /// People are told of a bootstrap credential that ends within this time, since they must carry the
 /// next one.
@@ -33,7 +33,7 @@ Example:
 /// `endpointslices` in its namespace.
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLE)]
-pub struct Status {
+pub struct StatusArgs {
     /// The state directory of `atlas run`. Without it: the hub's Kubernetes cluster.
     #[arg(long, value_name = "DIR", env = "ATLAS_STATE")]
     state: Option<PathBuf>,
@@ -65,10 +65,10 @@ pub enum Output {
     Json,
 }
 
-impl Status {
+impl StatusArgs {
     /// Asks and prints.
     pub fn run(self) -> anyhow::Result<Outcome> {
-        let report: Report = match &self.state {
+        let report: Status = match &self.state {
             Some(state) => {
                 serde_json::from_str(&socket::ask(&StateDir::at(state)?, "GET", "/api/v1/status")?)?
             }
@@ -82,7 +82,7 @@ impl Status {
     }
 }
 
-fn told(report: &Report) -> String {
+fn told(report: &Status) -> String {
     let mut out = String::new();
     if !report.ready {
         out.push_str(
@@ -142,7 +142,7 @@ fn section(out: &mut String, title: &str, lines: Vec<String>) {
     }
 }
 
-fn clusters(report: &Report) -> Vec<Vec<String>> {
+fn clusters(report: &Status) -> Vec<Vec<String>> {
     let mut rows =
         vec![["CLUSTER", "ENVOYS", "STORES", "EXACT", "ADDRESSES"].map(String::from).to_vec()];
     for cluster in &report.clusters {
@@ -163,7 +163,7 @@ fn clusters(report: &Report) -> Vec<Vec<String>> {
     rows
 }
 
-fn nodes(report: &Report) -> Vec<Vec<String>> {
+fn nodes(report: &Status) -> Vec<Vec<String>> {
     let mut rows = vec![
         ["NODE", "INSTANCE", "ENVOY", "CONNECTED", "CONFIGURATION", "CERTIFICATE", "CREDENTIAL"]
             .map(String::from)
@@ -219,7 +219,7 @@ fn nacks(node: &NodeStatus, instance: &Instance) -> Vec<String> {
 }
 
 fn quarantined(node: &NodeStatus) -> Vec<String> {
-    let line = |of: &QuarantinedResource| {
+    let line = |of: &QuarantineStatus| {
         format!("{}: {} {} @{}: {}", node.node, of.kind, of.name, of.version, of.message)
     };
     node.quarantined.iter().map(line).collect()
@@ -227,7 +227,7 @@ fn quarantined(node: &NodeStatus) -> Vec<String> {
 
 /// Credentials and authorities that end soon. Credentials are those that Envoys present: Atlas's
 /// own copies are renewed early.
-fn ending(report: &Report) -> Vec<String> {
+fn ending(report: &Status) -> Vec<String> {
     let soon = |end: i64| end - report.now < WARN_DAYS * 86_400;
     let clusters = report.nodes.iter().filter(|node| node.node != "hub");
     let instances =

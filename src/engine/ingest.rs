@@ -6,8 +6,9 @@ use atlas_core::manifest::ManifestError;
 use atlas_core::model::Settings;
 use atlas_core::validate::{ChangeSet, ManifestStore};
 
+use super::last_good::SourceState;
 use super::last_good::{LastGood, LastGoodManifests};
-use super::provider::{Changes, Source};
+use super::provider::Changes;
 
 /// All manifests, as they are and as they were when they were last right.
 pub struct Inputs {
@@ -25,7 +26,7 @@ impl Inputs {
     pub fn new(
         settings: &Settings,
         kept: LastGoodManifests,
-        sources: &BTreeMap<String, Source>,
+        sources: &BTreeMap<String, SourceState>,
     ) -> Self {
         let last_good = LastGood::new(kept, sources);
         let manifests = ManifestStore::new(settings.clone(), last_good.clusters(settings));

@@ -19,10 +19,19 @@ use atlas_core::model::{Cluster, Settings};
 use atlas_core::name::ClusterName;
 use atlas_core::validate::{ManifestStore, validate};
 
-use super::provider::Source;
-
 /// The manifests of each source, by its name.
 pub type LastGoodManifests = BTreeMap<String, Arc<[Arc<Manifest>]>>;
+
+/// What a source of manifests says now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceState {
+    /// These manifests, read without a mistake. (What they say may still be wrong.)
+    Manifests(Arc<[Arc<Manifest>]>),
+    /// It is there, but can't be read.
+    Unreadable,
+    /// It isn't there.
+    Gone,
+}
 
 /// The manifests of each source, as they were when they were last right.
 #[derive(Debug, Default)]
@@ -36,8 +45,8 @@ impl From<LastGoodManifests> for LastGood {
 
 impl LastGood {
     /// Begins with what an earlier process kept, as far as its sources may still be there.
-    pub fn new(mut kept: LastGoodManifests, sources: &BTreeMap<String, Source>) -> Self {
-        kept.retain(|name, _| sources.get(name).is_some_and(|source| *source != Source::Gone));
+    pub fn new(mut kept: LastGoodManifests, sources: &BTreeMap<String, SourceState>) -> Self {
+        kept.retain(|name, _| sources.get(name).is_some_and(|source| *source != SourceState::Gone));
         Self(kept)
     }
 
@@ -49,12 +58,12 @@ impl LastGood {
     }
 
     /// Takes in what sources say now. `manifests` has validated it.
-    pub fn ingest(&mut self, sources: BTreeMap<String, Source>, manifests: &ManifestStore) {
+    pub fn ingest(&mut self, sources: BTreeMap<String, SourceState>, manifests: &ManifestStore) {
         for (name, source) in sources {
             let now = match source {
-                Source::Unreadable => continue,
-                Source::Gone => Arc::default(),
-                Source::Manifests(now) => now,
+                SourceState::Unreadable => continue,
+                SourceState::Gone => Arc::default(),
+                SourceState::Manifests(now) => now,
             };
             let kept = self.without_rejected(&name, now, manifests);
             self.set(name, kept);

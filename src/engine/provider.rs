@@ -12,7 +12,7 @@ use atlas_core::plan::Scope;
 use atlas_core::thanos::stores::Stores;
 use atlas_core::validate::ManifestStore;
 
-use super::last_good::{LastGood, LastGoodManifests};
+use super::last_good::{LastGood, LastGoodManifests, SourceState};
 use crate::pki::{Pki, PkiStore};
 
 /// One mode of running Atlas.
@@ -72,7 +72,7 @@ pub struct Changes {
     /// Manifests that are new, different or (`None`) gone.
     pub manifests: Vec<(ManifestKey, Option<Arc<Manifest>>)>,
     /// Sources whose last good manifests may differ: files by their path, Services by their name.
-    pub sources: BTreeMap<String, Source>,
+    pub sources: BTreeMap<String, SourceState>,
     /// Files that can't be read; `None`: the same as before.
     pub errors: Option<Vec<ManifestError>>,
     /// Whose certificates or credentials somebody else has changed.
@@ -83,17 +83,6 @@ pub struct Changes {
     pub problems: Vec<String>,
     /// What failed and is worth another try soon.
     pub failed: Vec<String>,
-}
-
-/// What a source of manifests says now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// These manifests, read without a mistake. (What they say may still be wrong.)
-    Manifests(Arc<[Arc<Manifest>]>),
-    /// It is there, but can't be read.
-    Unreadable,
-    /// It isn't there.
-    Gone,
 }
 
 /// What a reconcile came to, for who writes it where others read it.

@@ -14,11 +14,11 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// When everything is looked at again.
 #[derive(Clone, Copy, Debug)]
-pub struct Schedule {
+pub struct ReconcileSchedule {
     next: Instant,
 }
 
-impl Schedule {
+impl ReconcileSchedule {
     /// Nothing has been looked at yet.
     pub fn new() -> Self {
         Self { next: Instant::now() + FULL_EVERY }

@@ -27,8 +27,9 @@ use super::leader_outputs::{LeaderOutputs, WriterInputs};
 use super::pki_secret::PkiSecret;
 use super::pki_store::{EffectiveSecrets, LeaderStore, SecretStore};
 use super::watches::{ManifestChanges, Watches};
+use crate::engine::last_good::SourceState;
 use crate::engine::last_good::{LastGood, LastGoodManifests};
-use crate::engine::provider::{Changes, Outputs, Provider, Source};
+use crate::engine::provider::{Changes, Outputs, Provider};
 use crate::metrics::Metrics;
 use crate::pki::Pki;
 
@@ -212,8 +213,8 @@ fn scope_of(secrets: &BTreeSet<PkiSecret>) -> Scope {
     scope
 }
 
-fn source(service: Option<Arc<Manifest>>) -> Source {
-    service.map_or(Source::Gone, |service| Source::Manifests([service].into()))
+fn source(service: Option<Arc<Manifest>>) -> SourceState {
+    service.map_or(SourceState::Gone, |service| SourceState::Manifests([service].into()))
 }
 
 impl Provider for KubernetesProvider {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use atlas_core::annotations;
-use atlas_core::kubernetes::object::Part;
+use atlas_core::kubernetes::object::ObjectPart;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt};
@@ -27,7 +27,7 @@ pub async fn watch(
     stop: CancellationToken,
 ) {
     let api: Api<EndpointSlice> = Api::namespaced(client, &namespace);
-    let selector = format!("{}={}", atlas_core::object_names::PART, Part::HubStores.label());
+    let selector = format!("{}={}", atlas_core::object_names::PART, ObjectPart::HubStores.label());
     let (ready_in, mut ready_out) = watch::channel(BTreeSet::new());
     tokio::spawn(async move {
         while ready_out.changed().await.is_ok() {

@@ -37,7 +37,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The cache of one kind. A clone is a handle on the same cache.
-pub struct Reflector<T>(Arc<Inner<T>>);
+pub struct Reflector<T>(Arc<SharedCache<T>>);
 
 impl<T> Clone for Reflector<T> {
     fn clone(&self) -> Self {
@@ -45,14 +45,14 @@ impl<T> Clone for Reflector<T> {
     }
 }
 
-struct Inner<T> {
-    cache: Mutex<Cache<T>>,
+struct SharedCache<T> {
+    cache: Mutex<ReflectorCache<T>>,
     changed: Arc<Notify>,
 }
 
 type Items<T> = BTreeMap<String, Arc<T>>;
 
-struct Cache<T> {
+struct ReflectorCache<T> {
     items: Items<T>,
     /// An empty list that isn't accepted, and what was shown after it.
     unaccepted: Option<Items<T>>,
@@ -73,7 +73,7 @@ pub struct Change<T> {
     pub deleted: Option<Arc<T>>,
 }
 
-impl<T: PartialEq> Cache<T> {
+impl<T: PartialEq> ReflectorCache<T> {
     /// Applies a complete list; returns whether anything differs.
     fn replace(&mut self, listed: Items<T>) -> bool {
         let is_first = !std::mem::replace(&mut self.is_synced, true);
@@ -128,14 +128,14 @@ impl<T: PartialEq> Cache<T> {
 impl<T: PartialEq + Send + Sync + 'static> Reflector<T> {
     /// An empty cache. `changed` is notified of every difference.
     pub fn new(changed: Arc<Notify>) -> Self {
-        let cache = Cache {
+        let cache = ReflectorCache {
             items: Items::new(),
             unaccepted: None,
             changed: BTreeSet::new(),
             deleted: Items::new(),
             is_synced: false,
         };
-        Self(Arc::new(Inner { cache: Mutex::new(cache), changed }))
+        Self(Arc::new(SharedCache { cache: Mutex::new(cache), changed }))
     }
 
     /// Whether a first complete list has been applied.
@@ -191,7 +191,7 @@ impl<T: PartialEq + Send + Sync + 'static> Reflector<T> {
         self.change(|cache| cache.apply(name, item.map(Arc::new)));
     }
 
-    fn change(&self, change: impl FnOnce(&mut Cache<T>) -> bool) {
+    fn change(&self, change: impl FnOnce(&mut ReflectorCache<T>) -> bool) {
         if change(&mut lock(&self.0.cache)) {
             self.0.changed.notify_one();
         }

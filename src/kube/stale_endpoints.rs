@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use atlas_core::annotations;
-use atlas_core::kubernetes::object::Part;
+use atlas_core::kubernetes::object::ObjectPart;
 use futures::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -47,7 +47,7 @@ pub async fn remove(
     problem: watch::Sender<Option<String>>,
     stop: CancellationToken,
 ) {
-    let selector = format!("{}={}", atlas_core::object_names::PART, Part::Store.label());
+    let selector = format!("{}={}", atlas_core::object_names::PART, ObjectPart::Store.label());
     let labelled = ListParams::default().labels(&selector);
     let (mut empty_lists, mut pause) = (0, FIRST_PAUSE);
     while empty_lists < 2 {

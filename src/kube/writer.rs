@@ -9,7 +9,7 @@ use anyhow::anyhow;
 use atlas_core::kubernetes::apply::{
     ActionResult, Desired, DesiredObjects, ObjectAction, ObjectApplier, is_ours,
 };
-use atlas_core::kubernetes::object::{ObjectKey, ObjectKind, Part};
+use atlas_core::kubernetes::object::{ObjectKey, ObjectKind, ObjectPart};
 use atlas_core::object_names;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -181,7 +181,7 @@ impl Writer {
     ) -> impl Future<Output = ()> + use<> {
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.client.clone(), &self.namespace, &resource(kind));
-        let parts = Part::DERIVED.map(Part::label).join(",");
+        let parts = ObjectPart::DERIVED.map(ObjectPart::label).join(",");
         let selector = format!("{} in ({parts})", object_names::PART);
         let mut listed = BTreeSet::new();
         let key = move |object: &DynamicObject| ObjectKey { kind, name: object.name_any() };

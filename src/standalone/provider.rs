@@ -10,8 +10,9 @@ use super::last_good_files::LastGoodFiles;
 use super::output_files::OutputFiles;
 use super::pki_directory::PkiDirectory;
 use super::watch::{DirectoryUpdate, ManifestIndex, UpdateQueue};
+use crate::engine::last_good::SourceState;
 use crate::engine::last_good::{LastGood, LastGoodManifests};
-use crate::engine::provider::{Changes, Outputs, Provider, Source};
+use crate::engine::provider::{Changes, Outputs, Provider};
 use crate::pki::Pki;
 
 /// Why nothing is changed where the first report is empty and an earlier process had manifests.
@@ -85,13 +86,13 @@ impl DirectoryProvider {
 }
 
 /// What a file says now.
-pub(super) fn source(index: &ManifestIndex, file: &str) -> Source {
+pub(super) fn source(index: &ManifestIndex, file: &str) -> SourceState {
     match index.file(file) {
-        None => Source::Gone,
+        None => SourceState::Gone,
         Some(state) if state.is_valid && state.was_valid => {
-            Source::Manifests(Arc::clone(&state.manifests))
+            SourceState::Manifests(Arc::clone(&state.manifests))
         }
-        Some(_) => Source::Unreadable,
+        Some(_) => SourceState::Unreadable,
     }
 }
 

@@ -4,7 +4,7 @@ use atlas_core::name::ClusterName;
 use tokio::sync::oneshot;
 
 /// A request to the engine, with the channel for its answer.
-pub enum Command {
+pub enum EngineCommand {
     /// Forget the credentials of a cluster that has been removed, and close its connections.
     ForgetCluster(ClusterName, oneshot::Sender<anyhow::Result<()>>),
 }

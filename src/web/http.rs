@@ -47,7 +47,7 @@ const MAX_HEADER_BYTES: usize = 64 << 10;
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What [`serve`] needs beside the listener.
-pub struct Server {
+pub struct HttpServer {
     /// The routes that are served.
     pub router: Router,
     /// The value of the metric's label.
@@ -59,12 +59,12 @@ pub struct Server {
 }
 
 /// Serves until `stop` is cancelled; then closes each connection after its current request.
-pub async fn serve(listener: impl Listener, server: Server) {
+pub async fn serve(listener: impl Listener, server: HttpServer) {
     serve_with_limits(PORT_LIMITS, listener, server).await;
 }
 
-async fn serve_with_limits(limits: PortLimits, mut listener: impl Listener, server: Server) {
-    let Server { router, port, metrics, stop } = server;
+async fn serve_with_limits(limits: PortLimits, mut listener: impl Listener, server: HttpServer) {
+    let HttpServer { router, port, metrics, stop } = server;
     let limiter = ConnectionLimiter::new(limits.connections, Duration::ZERO);
     let connections = TaskTracker::new();
     loop {
@@ -200,9 +200,9 @@ mod tests {
     const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
 
     /// A server whose response has so many bytes.
-    fn server(bytes: usize) -> Server {
+    fn server(bytes: usize) -> HttpServer {
         let router = Router::new().route("/", get(move || async move { "x".repeat(bytes) }));
-        Server {
+        HttpServer {
             router,
             port: "web",
             metrics: Arc::new(Metrics::new()),

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use atlas_core::name::NodeId;
 use prometheus_client::metrics::gauge::Gauge;
 
-use super::Web;
+use super::WebState;
 use crate::metrics::Metrics;
 use crate::state::PublishedState;
 
 /// Sets the gauges and renders all metrics.
-pub fn scrape(web: &Web) -> String {
+pub fn scrape(web: &WebState) -> String {
     web.state_store.read(|published| {
         if let Some(published) = published {
             set_state_gauges(&web.metrics, published);
@@ -39,7 +39,7 @@ fn set_state_gauges(metrics: &Metrics, published: &PublishedState) {
     metrics.first_expiry.set(first_expiry.unwrap_or(0));
 }
 
-fn set_node_gauges(web: &Web) {
+fn set_node_gauges(web: &WebState) {
     let metrics = &web.metrics;
     let nodes = web.nodes.ids();
     let mut streams: BTreeMap<NodeId, usize> = BTreeMap::new();

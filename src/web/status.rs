@@ -83,12 +83,12 @@ pub struct NodeStatus {
     /// Resources that its Envoys refused and should still have. They aren't sent again until they
     /// change. They are listed while no Envoy is connected, too.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub quarantined: Vec<QuarantinedResource>,
+    pub quarantined: Vec<QuarantineStatus>,
 }
 
 /// A resource that an Envoy refused.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct QuarantinedResource {
+pub struct QuarantineStatus {
     /// Its type: CDS, LDS, …
     pub kind: String,
     /// Its name.
@@ -216,7 +216,7 @@ fn node_status(
         leaf_not_after: expiries.leaf,
         credential_not_after: expiries.credential,
         revision: expiries.revision,
-        quarantined: nodes.quarantined(node).into_iter().map(QuarantinedResource::from).collect(),
+        quarantined: nodes.quarantined(node).into_iter().map(QuarantineStatus::from).collect(),
     }
 }
 
@@ -246,7 +246,7 @@ fn instance(nodes: &Nodes, stream: &Stream) -> Instance {
     }
 }
 
-impl From<state::QuarantinedResource> for QuarantinedResource {
+impl From<state::QuarantinedResource> for QuarantineStatus {
     fn from(resource: state::QuarantinedResource) -> Self {
         let state::QuarantinedResource { kind, name, version, message } = resource;
         Self { kind: kind.to_string(), name, version, message }

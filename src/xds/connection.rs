@@ -20,14 +20,14 @@ pub struct Connection {
     opened: Instant,
     /// When the client last sent anything, in milliseconds after `opened`.
     last_received: AtomicU64,
-    usage: Mutex<Usage>,
+    usage: Mutex<ConnectionUsage>,
     close_requested: CancellationToken,
     close_reason: OnceLock<CloseReason>,
     /// Cancelled when the connection has closed and its memory is free.
     closed: CancellationToken,
 }
 
-struct Usage {
+struct ConnectionUsage {
     streams: usize,
     /// When the last stream ended.
     idle_since: Instant,
@@ -72,7 +72,7 @@ impl Connection {
             client: Arc::new(client),
             opened,
             last_received: AtomicU64::new(0),
-            usage: Mutex::new(Usage { streams: 0, idle_since: opened }),
+            usage: Mutex::new(ConnectionUsage { streams: 0, idle_since: opened }),
             close_requested: CancellationToken::new(),
             close_reason: OnceLock::new(),
             closed: CancellationToken::new(),

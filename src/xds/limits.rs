@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use atlas_core::model::DEFAULT_ENVOY_REPLICAS;
 use atlas_core::name::NodeId;
-use atlas_core::xds::limits::Limits as SessionLimits;
+use atlas_core::xds::limits::SessionLimits;
 
 /// The limits that flags set.
 #[derive(Clone, Copy, Debug)]

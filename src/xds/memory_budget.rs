@@ -17,14 +17,14 @@ use crate::process::lock::lock;
 /// The budget of one node.
 #[derive(Default)]
 pub struct MemoryBudget {
-    usage: Mutex<Usage>,
+    usage: Mutex<NodeUsage>,
     /// Notified when memory is given back.
     freed: Notify,
 }
 
 /// All sizes are in bytes.
 #[derive(Default)]
-struct Usage {
+struct NodeUsage {
     limit: usize,
     used: usize,
     streams: BTreeMap<u64, StreamUsage>,
@@ -76,7 +76,7 @@ impl MemoryBudget {
     }
 }
 
-impl Usage {
+impl NodeUsage {
     /// Reserves more memory for a stream, or ends the streams that use most.
     fn request(&mut self, stream_id: u64, more: usize) -> Decision {
         let own = self.streams.get(&stream_id).filter(|own| !own.exhausted);

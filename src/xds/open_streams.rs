@@ -46,11 +46,11 @@ pub struct Streams {
     /// Clients of the xDS port that didn't speak TLS.
     pub plaintext_clients: PlaintextClients,
     next_id: AtomicU64,
-    open: Mutex<Open>,
+    open: Mutex<OpenStreams>,
 }
 
 #[derive(Default)]
-struct Open {
+struct OpenStreams {
     streams: BTreeMap<u64, Arc<Stream>>,
     connections: BTreeMap<u64, Arc<Connection>>,
     nodes: BTreeMap<NodeId, NodeConnections>,
@@ -97,7 +97,7 @@ impl Drop for RegisteredConnection {
     }
 }
 
-impl Open {
+impl OpenStreams {
     fn remove_connection(&mut self, id: u64, node: &NodeId) {
         self.connections.remove(&id);
         if let Some(of_node) = self.nodes.get_mut(node) {
@@ -167,7 +167,7 @@ impl Streams {
 
     fn insert_connection(
         self: &Arc<Self>,
-        open: &mut Open,
+        open: &mut OpenStreams,
         client: AuthenticatedClient,
         envoys: usize,
     ) -> RegisteredConnection {

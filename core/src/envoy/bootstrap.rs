@@ -22,7 +22,7 @@ const XDS: &str = "atlas-xds";
 const ADMIN: &str = "envoy-admin";
 
 /// What differs between the bootstraps of nodes.
-pub struct Node<'a> {
+pub struct BootstrapNode<'a> {
     /// `node.id`, for display only: Atlas identifies an Envoy by its certificate.
     pub name: &'a str,
     /// Where Atlas's xDS server is reached.
@@ -37,7 +37,7 @@ pub struct Node<'a> {
     pub credential_dir: &'a str,
 }
 
-impl Node<'_> {
+impl BootstrapNode<'_> {
     /// The address of the admin interface, always a loopback address: that of `bind` if it is one,
     /// so that several Envoys can share a machine.
     pub fn admin(&self) -> HostPort {
@@ -47,7 +47,7 @@ impl Node<'_> {
 }
 
 /// The bootstrap of a node.
-pub fn bootstrap(node: &Node<'_>) -> Bootstrap {
+pub fn bootstrap(node: &BootstrapNode<'_>) -> Bootstrap {
     let admin = node.admin();
     Bootstrap {
         node: Some(core::Node {

@@ -12,7 +12,7 @@ mod value;
 
 use std::collections::BTreeSet;
 
-use value::{Value, declaration};
+use value::{LuaValue, declaration};
 
 use super::web::{WebEntry, WebUi};
 use super::{DEFAULT_HOST_FOR_HTTP_10, limits};
@@ -38,10 +38,10 @@ pub(super) fn cluster_of_web_ui(web_path: &str) -> String {
 pub(super) fn limit_alert_posts() -> String {
     let longest_seconds = limits::HUB_ALERTS.request + limits::ALERT_POST_SECONDS;
     let variables = declaration(&[
-        ("most_posts", Value::Number(limits::ALERT_POSTS_OF_A_CLUSTER.into())),
-        ("most_bytes", Value::Number(limits::ALERT_POST_BYTES_OF_A_CLUSTER.into())),
-        ("longest_post_bytes", Value::Number(limits::ALERT_POST_BYTES.into())),
-        ("longest_ms", Value::Number(1000 * longest_seconds)),
+        ("most_posts", LuaValue::Number(limits::ALERT_POSTS_OF_A_CLUSTER.into())),
+        ("most_bytes", LuaValue::Number(limits::ALERT_POST_BYTES_OF_A_CLUSTER.into())),
+        ("longest_post_bytes", LuaValue::Number(limits::ALERT_POST_BYTES.into())),
+        ("longest_ms", LuaValue::Number(1000 * longest_seconds)),
     ]);
     [variables, code(include_str!("lua/limit_alert_posts.lua"))].concat()
 }
@@ -50,15 +50,15 @@ pub(super) fn limit_alert_posts() -> String {
 /// request's authority goes.
 pub(super) fn list_alertmanagers(json: &str) -> String {
     let variables = declaration(&[
-        ("no_host", Value::text(DEFAULT_HOST_FOR_HTTP_10)),
-        ("targets", Value::text(json)),
+        ("no_host", LuaValue::text(DEFAULT_HOST_FOR_HTTP_10)),
+        ("targets", LuaValue::text(json)),
     ]);
     [variables, code(include_str!("lua/list_alertmanagers.lua"))].concat()
 }
 
 /// 10904 on the hub: filters requests that have a route, and their responses.
 pub(super) fn web_on_hub(entry: &WebEntry<'_>) -> String {
-    let cookies = Value::set(entry.pass_cookies.iter().map(CookieName::as_str));
+    let cookies = LuaValue::set(entry.pass_cookies.iter().map(CookieName::as_str));
     [
         below_web_path(entry.path),
         replica_cookie_name(),
@@ -107,17 +107,17 @@ pub(super) fn replica_cookie() -> String {
 pub(super) fn web_in_cluster(uis: &[WebUi<'_>]) -> String {
     let entry = |ui: &WebUi<'_>| {
         let fields = vec![
-            ("prefix", Value::text(ui.backend_prefix)),
-            ("names", Value::Set(ui.names().into_iter().collect())),
-            ("asked_as_hub", Value::Boolean(ui.authority().is_none())),
-            ("has_pages", Value::Boolean(ui.kind == "prometheus")),
+            ("prefix", LuaValue::text(ui.backend_prefix)),
+            ("names", LuaValue::Set(ui.names().into_iter().collect())),
+            ("asked_as_hub", LuaValue::Boolean(ui.authority().is_none())),
+            ("has_pages", LuaValue::Boolean(ui.kind == "prometheus")),
         ];
-        (ui.base.to_owned(), Value::Record(fields))
+        (ui.base.to_owned(), LuaValue::Record(fields))
     };
     [
         // The hub's Envoy has removed the path of --web-url.
         urls(""),
-        declaration(&[("uis", Value::Lines(uis.iter().map(entry).collect()))]),
+        declaration(&[("uis", LuaValue::Lines(uis.iter().map(entry).collect()))]),
         code(include_str!("lua/web_in_cluster.lua")),
     ]
     .concat()
@@ -125,7 +125,7 @@ pub(super) fn web_in_cluster(uis: &[WebUi<'_>]) -> String {
 
 /// The library `paths.lua`.
 fn paths(web_path: &str) -> String {
-    let variables = declaration(&[("web_path", Value::text(web_path))]);
+    let variables = declaration(&[("web_path", LuaValue::text(web_path))]);
     [variables, code(include_str!("lua/paths.lua"))].concat()
 }
 
@@ -140,14 +140,14 @@ fn below_web_path(web_path: &str) -> String {
 }
 
 fn replica_cookie_name() -> String {
-    declaration(&[("replica_cookie", Value::text(REPLICA_COOKIE))])
+    declaration(&[("replica_cookie", LuaValue::text(REPLICA_COOKIE))])
 }
 
 /// Names of headers; a `*` at the end of one stands for any end.
-fn header_patterns(patterns: &BTreeSet<&str>) -> Value {
+fn header_patterns(patterns: &BTreeSet<&str>) -> LuaValue {
     let names = patterns.iter().copied().filter(|pattern| !pattern.ends_with('*'));
     let prefixes = patterns.iter().filter_map(|pattern| pattern.strip_suffix('*'));
-    Value::Record(vec![("names", Value::set(names)), ("prefixes", Value::list(prefixes))])
+    LuaValue::Record(vec![("names", LuaValue::set(names)), ("prefixes", LuaValue::list(prefixes))])
 }
 
 /// A script without its comments and empty lines.

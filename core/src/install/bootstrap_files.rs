@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::envoy::bootstrap::{Bootstrap, Node, bootstrap, file_secrets};
+use crate::envoy::bootstrap::{Bootstrap, BootstrapNode, bootstrap, file_secrets};
 use crate::model::Fleet;
 use crate::name::{HostPort, Identity, NodeId};
 use crate::pki::{Leaf, Trust};
@@ -61,7 +61,7 @@ pub fn node_bootstrap(
     if xds.is_empty() {
         return Err(BootstrapError::NoHubAddress(node.to_string()));
     }
-    Ok(bootstrap(&Node {
+    Ok(bootstrap(&BootstrapNode {
         name: &node.to_string(),
         xds,
         xds_san: &atlas,

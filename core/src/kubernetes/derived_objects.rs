@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use crate::annotations;
 use crate::install::bootstrap_files::{node_bootstrap, node_files};
 use crate::install::helm_values;
-use crate::kubernetes::object::{DerivedObject, ObjectContent, Owner, Part};
+use crate::kubernetes::object::{DerivedObject, ObjectContent, ObjectPart, Owner};
 use crate::model::{Cluster, Fleet, Settings};
 use crate::name::NodeId;
 use crate::object_names;
@@ -66,7 +66,7 @@ pub fn cluster_objects(
         data.extend(files);
         objects.push(DerivedObject {
             name: values_secret_name(&node),
-            part: Part::Values,
+            part: ObjectPart::Values,
             owner: Owner::Cluster(cluster.name.clone()),
             labels: BTreeMap::new(),
             content: ObjectContent::Secret(data),
@@ -97,8 +97,8 @@ pub fn hub_objects<'a>(
     };
     let mut objects = hub_services(&fleet.settings, selectors);
     objects.extend([
-        config_map(object_names::ZONE_CONFIG_MAP, Part::Dns, zone),
-        config_map(object_names::ENDPOINTS_CONFIG_MAP, Part::Endpoints, endpoints),
+        config_map(object_names::ZONE_CONFIG_MAP, ObjectPart::Dns, zone),
+        config_map(object_names::ENDPOINTS_CONFIG_MAP, ObjectPart::Endpoints, endpoints),
     ]);
     if let (Some(bootstrap_credential), Ok(bootstrap)) =
         (bootstrap_credential, node_bootstrap(fleet, trust, &NodeId::Hub, object_names::ENVOY_DIR))
@@ -112,10 +112,10 @@ pub fn hub_objects<'a>(
             &files,
         );
         let values = ObjectContent::Secret([(helm_values::VALUES.to_owned(), values)].into());
-        objects.push(object(object_names::HUB_VALUES, Part::Values, Owner::Atlas, values));
+        objects.push(object(object_names::HUB_VALUES, ObjectPart::Values, Owner::Atlas, values));
         // Credentials stay when Atlas is uninstalled.
         let files = ObjectContent::Secret(files);
-        objects.push(object(object_names::HUB_SECRET, Part::Hub, Owner::Nobody, files));
+        objects.push(object(object_names::HUB_SECRET, ObjectPart::Hub, Owner::Nobody, files));
     }
     objects
 }
@@ -141,7 +141,7 @@ fn store_service(fleet: &Fleet, cluster: &Cluster, index: u32) -> DerivedObject 
     let service = hub_service_name(&fleet.settings, envoy_selector(&fleet.settings, cluster));
     DerivedObject {
         name: cluster.name.store(index),
-        part: Part::Store,
+        part: ObjectPart::Store,
         owner: Owner::Cluster(cluster.name.clone()),
         labels: [(annotations::THANOS_SIDECAR.to_owned(), index.to_string())].into(),
         content: ObjectContent::ExternalName(service_host(&service, &fleet.settings)),
@@ -156,7 +156,7 @@ fn hub_services<'a>(
 ) -> Vec<DerivedObject> {
     let service = |selector: &EnvoySelector| DerivedObject {
         name: hub_service_name(settings, selector),
-        part: Part::HubStores,
+        part: ObjectPart::HubStores,
         owner: Owner::Atlas,
         labels: BTreeMap::new(),
         content: ObjectContent::Headless {

@@ -53,7 +53,7 @@ impl fmt::Display for ObjectKey {
 
 /// The purpose of an object: the value of the label [`object_names::PART`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Part {
+pub enum ObjectPart {
     /// The Service with a store's name.
     Store,
     /// A Service of the hub's Envoys; stores' Services are other names of it.
@@ -68,22 +68,28 @@ pub enum Part {
     Endpoints,
 }
 
-impl Part {
+impl ObjectPart {
     /// The label's value.
     pub fn label(self) -> &'static str {
         match self {
-            Part::Store => "store",
-            Part::HubStores => "hub-stores",
-            Part::Values => "values",
-            Part::Hub => "hub",
-            Part::Dns => "dns",
-            Part::Endpoints => "endpoints",
+            ObjectPart::Store => "store",
+            ObjectPart::HubStores => "hub-stores",
+            ObjectPart::Values => "values",
+            ObjectPart::Hub => "hub",
+            ObjectPart::Dns => "dns",
+            ObjectPart::Endpoints => "endpoints",
         }
     }
 
     /// The parts whose objects are deleted when they are no longer desired.
-    pub const DERIVED: [Part; 6] =
-        [Part::Store, Part::HubStores, Part::Values, Part::Hub, Part::Dns, Part::Endpoints];
+    pub const DERIVED: [ObjectPart; 6] = [
+        ObjectPart::Store,
+        ObjectPart::HubStores,
+        ObjectPart::Values,
+        ObjectPart::Hub,
+        ObjectPart::Dns,
+        ObjectPart::Endpoints,
+    ];
 }
 
 /// Whose deletion deletes an object.
@@ -148,7 +154,7 @@ pub struct DerivedObject {
     /// `metadata.name`.
     pub name: String,
     /// Its purpose.
-    pub part: Part,
+    pub part: ObjectPart,
     /// Whose deletion deletes it.
     pub owner: Owner,
     /// Labels besides those that all have.
@@ -268,7 +274,7 @@ mod tests {
     fn store() -> DerivedObject {
         DerivedObject {
             name: "tokyo-thanos-sidecar0".into(),
-            part: Part::Store,
+            part: ObjectPart::Store,
             owner: Owner::Cluster("tokyo".parse().unwrap()),
             labels: [(crate::annotations::THANOS_SIDECAR.to_owned(), "0".to_owned())].into(),
             content: ObjectContent::Headless {

@@ -174,9 +174,9 @@ proptest! {
 
 #[test]
 fn a_bootstrap_needs_only_its_descriptors() {
-    use crate::envoy::bootstrap::{Node, bootstrap, file_secrets};
+    use crate::envoy::bootstrap::{BootstrapNode, bootstrap, file_secrets};
     let at = [crate::name::HostPort::parse("hub.example:10900", 1).unwrap()];
-    let node = Node {
+    let node = BootstrapNode {
         name: "tokyo",
         xds: &at,
         xds_san: "spiffe://atlas/atlas",

@@ -19,19 +19,19 @@ use crate::ports;
 
 /// The kind of object that lists a replica.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
+enum ReplicaSource {
     Slice,
     Service,
 }
 
 /// A pod or Service that may be a replica.
-struct Candidate<'a> {
+struct ReplicaCandidate<'a> {
     meta: &'a Meta,
     addresses: Vec<HostPort>,
 }
 
-/// Candidates by name.
-type Candidates<'a> = BTreeMap<String, Candidate<'a>>;
+/// ReplicaCandidates by name.
+type ReplicaCandidates<'a> = BTreeMap<String, ReplicaCandidate<'a>>;
 
 /// Whether a manifest may be about the hub's Alertmanagers.
 pub(super) fn may_be_about(settings: &Settings, manifest: &Manifest) -> bool {
@@ -51,7 +51,7 @@ pub(super) fn read<'a>(
         manifests.into_iter().filter(|manifest| in_namespace(settings, manifest)).collect();
     // Several manifests may list the same replica. Findings name the first in this order.
     manifests.sort_by_key(|manifest| &manifest.meta().name);
-    let (mut slices, mut services) = (Candidates::new(), Candidates::new());
+    let (mut slices, mut services) = (ReplicaCandidates::new(), ReplicaCandidates::new());
     for manifest in manifests {
         match manifest {
             Manifest::EndpointSlice(slice) => from_slice(settings, slice, &mut slices, findings),
@@ -65,8 +65,8 @@ pub(super) fn read<'a>(
     for finding in selected.findings {
         let ReplicaFinding { severity, source, name, value, problem, fix } = finding;
         let (candidates, kind, key) = match source {
-            Source::Slice => (&slices, "EndpointSlice", "endpoints"),
-            Source::Service => (&services, "Service", "metadata.name"),
+            ReplicaSource::Slice => (&slices, "EndpointSlice", "endpoints"),
+            ReplicaSource::Service => (&services, "Service", "metadata.name"),
         };
         findings.push(Finding {
             severity,
@@ -75,9 +75,12 @@ pub(super) fn read<'a>(
             ..finding_about(settings, kind, candidates[&name].meta, key, &value)
         });
     }
-    let replica = |(index, (source, name)): (u32, (Source, String))| {
-        let candidate =
-            if source == Source::Slice { slices.remove(&name) } else { services.remove(&name) };
+    let replica = |(index, (source, name)): (u32, (ReplicaSource, String))| {
+        let candidate = if source == ReplicaSource::Slice {
+            slices.remove(&name)
+        } else {
+            services.remove(&name)
+        };
         Some((index, Alertmanager { name, addresses: candidate?.addresses }))
     };
     selected.replicas.into_iter().filter_map(replica).collect()
@@ -102,7 +105,7 @@ fn is_selected(settings: &Settings, service: &Service) -> bool {
 fn from_slice<'a>(
     settings: &Settings,
     slice: &'a EndpointSlice,
-    found: &mut Candidates<'a>,
+    found: &mut ReplicaCandidates<'a>,
     findings: &mut Vec<Finding>,
 ) {
     if slice.meta.labels.get(annotations::SERVICE_NAME) != Some(&settings.alertmanager_endpoints) {
@@ -136,7 +139,7 @@ fn from_slice<'a>(
 fn from_service<'a>(
     settings: &Settings,
     service: &'a Service,
-    found: &mut Candidates<'a>,
+    found: &mut ReplicaCandidates<'a>,
     findings: &mut Vec<Finding>,
 ) {
     let meta = &service.meta;
@@ -171,9 +174,10 @@ fn fix(settings: &Settings, text: &str) -> String {
     format!("write the Alertmanager's real DNS name or IP address{unless}")
 }
 
-fn add<'a>(found: &mut Candidates<'a>, name: &str, meta: &'a Meta, at: HostPort) {
-    let candidate =
-        found.entry(name.to_owned()).or_insert_with(|| Candidate { meta, addresses: Vec::new() });
+fn add<'a>(found: &mut ReplicaCandidates<'a>, name: &str, meta: &'a Meta, at: HostPort) {
+    let candidate = found
+        .entry(name.to_owned())
+        .or_insert_with(|| ReplicaCandidate { meta, addresses: Vec::new() });
     if !candidate.addresses.contains(&at) {
         candidate.addresses.push(at);
         candidate.addresses.sort();

@@ -1,6 +1,6 @@
 //! What one stream may ask for, and about how much memory it makes Atlas use.
 //!
-//! The client at the other end is another organisation's machine. [`Limits`] bound one stream. What
+//! The client at the other end is another organisation's machine. [`SessionLimits`] bound one stream. What
 //! all streams of a node use together is bounded by the server, which adds up
 //! [`Session::memory_bytes`](super::session::Session::memory_bytes).
 
@@ -9,7 +9,7 @@ pub const MAX_NACK_MESSAGE: usize = 2048;
 
 /// What one stream may ask for, and how much one response carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct SessionLimits {
     /// Most names that it may subscribe to per type; more if its node has more resources.
     pub names: usize,
     /// Longest name, version or type URL in bytes. Atlas's own have less than 100.
@@ -24,32 +24,32 @@ pub struct Limits {
     pub response_bytes: usize,
 }
 
-impl Default for Limits {
+impl Default for SessionLimits {
     fn default() -> Self {
         Self { names: 1 << 17, name_length: 1024, bytes: 32 << 20, response_bytes: 1 << 20 }
     }
 }
 
-/// A client exceeds its [`Limits`]: the server must end the stream. Each variant has the actual
+/// A client exceeds its [`SessionLimits`]: the server must end the stream. Each variant has the actual
 /// value and the limit.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LimitExceeded {
-    /// [`Limits::names`].
+    /// [`SessionLimits::names`].
     #[error(
         "{0} subscriptions to one type are more than the {1} that a stream may have: subscribe to fewer, or raise the limit"
     )]
     Names(usize, usize),
-    /// [`Limits::name_length`].
+    /// [`SessionLimits::name_length`].
     #[error("a name, version or type of {0} bytes is longer than the {1} that one may have")]
     NameLength(usize, usize),
-    /// [`Limits::bytes`].
+    /// [`SessionLimits::bytes`].
     #[error(
         "{0} bytes of names of one type are more than the {1} that a stream may have: subscribe to fewer, or raise the limit"
     )]
     Bytes(usize, usize),
 }
 
-impl Limits {
+impl SessionLimits {
     /// The limits for a client of a node with so many resources.
     ///
     /// An Envoy that reconnects lists all resources that it has, perhaps those of an earlier and

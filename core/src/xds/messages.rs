@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::limits::{LimitExceeded, Limits, memory};
+use super::limits::{LimitExceeded, SessionLimits, memory};
 use super::resource::{Resource, Version};
 
 /// The variant of the xDS protocol that a stream speaks.
@@ -40,7 +40,7 @@ pub struct Request {
 
 impl Request {
     /// Checks what the request contains, whatever the session remembers already.
-    pub(super) fn check(&self, limits: &Limits) -> Result<(), LimitExceeded> {
+    pub(super) fn check(&self, limits: &SessionLimits) -> Result<(), LimitExceeded> {
         let lists = [&self.subscribe, &self.unsubscribe, &self.names];
         let versions = self.initial_versions.iter().flat_map(|(name, version)| [name, version]);
         let names = lists.into_iter().flatten();

@@ -22,7 +22,7 @@
 //!   snapshot's log it has sent everything. It checks all names only on a type's first request,
 //!   after a NACK, and if the log doesn't reach back.
 //! - **Order.** See [`UPDATE_ORDER`] and [`REMOVAL_ORDER`].
-//! - **Responses have a limited size** ([`Limits::response_bytes`]). The rest follows when the
+//! - **Responses have a limited size** ([`SessionLimits::response_bytes`]). The rest follows when the
 //!   answer has come.
 //! - **Atlas remembers what a client was sent, even if it was rejected.** Envoy applies the good
 //!   resources of a response that it rejects, so they must be removed one day, but it doesn't list
@@ -48,7 +48,7 @@ mod subscription;
 
 use std::collections::BTreeMap;
 
-use super::limits::{LimitExceeded, Limits};
+use super::limits::{LimitExceeded, SessionLimits};
 use super::messages::{Request, Response, Variant, version_info};
 use super::quarantine::Quarantine;
 use super::resource::ResourceType;
@@ -80,7 +80,7 @@ pub struct Session {
     variant: Variant,
     /// The stream is of this type's own service (SDS, CDS, …), not of ADS.
     single_type: Option<ResourceType>,
-    limits: Limits,
+    limits: SessionLimits,
     subscriptions: BTreeMap<ResourceType, Box<Subscription>>,
     /// The nonce of the latest response of any type.
     last_nonce: u64,
@@ -101,7 +101,7 @@ impl Session {
         Self {
             variant,
             single_type,
-            limits: Limits::default(),
+            limits: SessionLimits::default(),
             subscriptions: BTreeMap::new(),
             last_nonce: 0,
             nacks: 0,
@@ -112,7 +112,7 @@ impl Session {
     }
 
     /// With other limits.
-    pub fn with_limits(self, limits: Limits) -> Self {
+    pub fn with_limits(self, limits: SessionLimits) -> Self {
         Self { limits, ..self }
     }
 

@@ -11,8 +11,8 @@ use crate::annotations;
 use crate::manifest::{Manifest, Meta, Origin};
 use crate::text::is_plain_char;
 
-use super::scalar::{Kind, resolve};
-use super::{Document, read, syntax};
+use super::scalar::{ScalarType, resolve};
+use super::{ManifestDocument, read, syntax};
 use crate::manifest::ManifestError;
 
 /// The content of a new cluster's Service.
@@ -77,7 +77,11 @@ fn scalar(text: &str) -> String {
     let word =
         text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/'));
     let begins_well = text.starts_with(|c: char| c.is_ascii_alphanumeric());
-    if word && begins_well && resolve(text) == Kind::Text { text.to_owned() } else { quoted(text) }
+    if word && begins_well && resolve(text) == ScalarType::Text {
+        text.to_owned()
+    } else {
+        quoted(text)
+    }
 }
 
 /// Text as a double-quoted YAML scalar (YAML 1.2, 7.3.1).
@@ -129,7 +133,7 @@ pub fn remove_document(
 }
 
 /// The index of the document that is the Service called `name`.
-fn find(file: &str, documents: &[Document], name: &str) -> Result<usize, ManifestError> {
+fn find(file: &str, documents: &[ManifestDocument], name: &str) -> Result<usize, ManifestError> {
     let mut found = documents.iter().enumerate().flat_map(|(index, document)| {
         let services = document.manifests.iter().filter(
             |manifest| matches!(manifest, Manifest::Service(service) if service.meta.name == name),
@@ -156,7 +160,7 @@ fn find(file: &str, documents: &[Document], name: &str) -> Result<usize, Manifes
     Ok(index)
 }
 
-fn cut(text: &str, documents: &[Document], index: usize) -> String {
+fn cut(text: &str, documents: &[ManifestDocument], index: usize) -> String {
     let (start, next) = (offset(text, documents, index), documents.get(index + 1));
     let end = next.map_or(text.len(), |_| offset(text, documents, index + 1));
     // The next document may have no `---`: then only the `...` that is removed here separated it.
@@ -166,8 +170,8 @@ fn cut(text: &str, documents: &[Document], index: usize) -> String {
 
 /// Byte offset of a document. The first one includes the text above it, unless it begins with
 /// `---`.
-fn offset(text: &str, documents: &[Document], index: usize) -> usize {
-    let Document { line, explicit, .. } = &documents[index];
+fn offset(text: &str, documents: &[ManifestDocument], index: usize) -> usize {
+    let ManifestDocument { line, explicit, .. } = &documents[index];
     if index == 0 && !explicit {
         return 0;
     }
@@ -176,11 +180,12 @@ fn offset(text: &str, documents: &[Document], index: usize) -> usize {
 
 /// Whether both have the same manifests, apart from lines.
 fn have_same_manifests<'a>(
-    expected: impl Iterator<Item = &'a Document>,
-    found: &[Document],
+    expected: impl Iterator<Item = &'a ManifestDocument>,
+    found: &[ManifestDocument],
 ) -> bool {
-    let manifests =
-        |document: &Document| document.manifests.iter().map(without_origin).collect::<Vec<_>>();
+    let manifests = |document: &ManifestDocument| {
+        document.manifests.iter().map(without_origin).collect::<Vec<_>>()
+    };
     let expected: Vec<_> = expected.filter(|document| !document.empty).map(manifests).collect();
     let found: Vec<_> = found.iter().filter(|document| !document.empty).map(manifests).collect();
     expected == found

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::scalar::Kind;
+use super::scalar::ScalarType;
 
 /// One document of a file.
 pub(super) struct Document {
@@ -11,14 +11,14 @@ pub(super) struct Document {
     /// Whether it begins with `---`.
     pub explicit: bool,
     /// Its value; null if it is empty.
-    pub root: Rc<Node>,
+    pub root: Rc<YamlNode>,
 }
 
 /// A value and its place.
-pub(super) struct Node {
+pub(super) struct YamlNode {
     /// First line, counted from 1. For an alias, the line of the anchor's value.
     pub line: u32,
-    pub value: Value,
+    pub value: YamlValue,
     /// Levels of nesting below and including this node.
     pub depth: usize,
     /// Size of this node and those below it: the bytes of their text, and one for each node.
@@ -26,68 +26,73 @@ pub(super) struct Node {
 }
 
 /// A value.
-pub(super) enum Value {
+pub(super) enum YamlValue {
     Scalar(Scalar),
-    List(Vec<Rc<Node>>),
-    Map(Vec<Entry>),
+    List(Vec<Rc<YamlNode>>),
+    Map(Vec<YamlEntry>),
 }
 
 /// A value without parts.
 pub(super) struct Scalar {
-    pub kind: Kind,
+    pub kind: ScalarType,
     /// Its text without quotes and escapes.
     pub text: String,
 }
 
 /// A key with its value. Keys of one mapping are distinct.
 #[derive(Clone)]
-pub(super) struct Entry {
+pub(super) struct YamlEntry {
     pub key: String,
     /// The key's line.
     pub line: u32,
-    pub value: Rc<Node>,
+    pub value: Rc<YamlNode>,
 }
 
-impl Node {
+impl YamlNode {
     /// Whether the value is null, or nothing is written.
     pub fn is_null(&self) -> bool {
-        matches!(&self.value, Value::Scalar(scalar) if scalar.kind == Kind::Null)
+        matches!(&self.value, YamlValue::Scalar(scalar) if scalar.kind == ScalarType::Null)
     }
 
     /// The entries, where this is a mapping.
-    pub fn entries(&self) -> Option<&[Entry]> {
+    pub fn entries(&self) -> Option<&[YamlEntry]> {
         match &self.value {
-            Value::Map(entries) => Some(entries),
+            YamlValue::Map(entries) => Some(entries),
             _ => None,
         }
     }
 
     /// The value of `key`, where this is a mapping that has it.
-    pub fn get(&self, key: &str) -> Option<&Entry> {
+    pub fn get(&self, key: &str) -> Option<&YamlEntry> {
         self.entries()?.iter().find(|entry| entry.key == key)
     }
 
     /// A node without parts.
-    pub fn scalar(line: u32, kind: Kind, text: String) -> Self {
-        Self { line, depth: 1, size: 1 + text.len(), value: Value::Scalar(Scalar { kind, text }) }
+    pub fn scalar(line: u32, kind: ScalarType, text: String) -> Self {
+        Self {
+            line,
+            depth: 1,
+            size: 1 + text.len(),
+            value: YamlValue::Scalar(Scalar { kind, text }),
+        }
     }
 
     /// A node with items.
-    pub fn list(line: u32, items: Vec<Rc<Node>>) -> Self {
+    pub fn list(line: u32, items: Vec<Rc<YamlNode>>) -> Self {
         let (depth, size) = measure(items.iter(), 0);
-        Self { line, depth, size, value: Value::List(items) }
+        Self { line, depth, size, value: YamlValue::List(items) }
     }
 
     /// A node with entries.
-    pub fn map(line: u32, entries: Vec<Entry>) -> Self {
+    pub fn map(line: u32, entries: Vec<YamlEntry>) -> Self {
         let keys = entries.iter().map(|entry| entry.key.len()).sum();
         let (depth, size) = measure(entries.iter().map(|entry| &entry.value), keys);
-        Self { line, depth, size, value: Value::Map(entries) }
+        Self { line, depth, size, value: YamlValue::Map(entries) }
     }
 }
 
 /// Depth and size of a list or mapping of these nodes.
-fn measure<'a>(nodes: impl Iterator<Item = &'a Rc<Node>>, own_text: usize) -> (usize, usize) {
+fn measure<'a>(nodes: impl Iterator<Item = &'a Rc<YamlNode>>, own_text: usize) -> (usize, usize) {
     nodes.fold((1, 1 + own_text), |(depth, size), node| {
         (depth.max(node.depth + 1), size.saturating_add(node.size))
     })

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::annotations;
 use crate::manifest::{Endpoint, EndpointSlice, Manifest, Meta, Origin, Service, ServicePort};
 
-use super::node::{Document, Node, Value};
+use super::node::{Document, YamlNode, YamlValue};
 use super::reader::{DocumentReader, LocatedNode, describe};
 
 /// A kind of object, as far as Atlas reads it.
@@ -39,9 +39,9 @@ const KINDS: [(&str, &[&str], &str, ManifestKind); 7] = [
 ];
 
 /// Whether a document is a list of objects.
-pub(super) fn is_list(root: &Node) -> bool {
+pub(super) fn is_list(root: &YamlNode) -> bool {
     let text = |key: &str| match root.get(key).map(|entry| &entry.value.value) {
-        Some(Value::Scalar(scalar)) => Some(scalar.text.as_str()),
+        Some(YamlValue::Scalar(scalar)) => Some(scalar.text.as_str()),
         _ => None,
     };
     let (Some(version), Some(kind)) = (text("apiVersion"), text("kind")) else { return false };
@@ -119,7 +119,7 @@ fn manifest_kind(
     of: Option<(&str, &str)>,
 ) -> Option<(String, ManifestKind)> {
     const ELSEWHERE: &str = "if this is no Kubernetes object, move it out of this directory";
-    if !matches!(at.node.value, Value::Map(_)) {
+    if !matches!(at.node.value, YamlValue::Map(_)) {
         reader.fail(
             at,
             format!(
@@ -190,9 +190,9 @@ fn is_labelled_as_cluster(at: &LocatedNode<'_>) -> bool {
     label.is_some_and(|label| text_of(label.node) != Some("false"))
 }
 
-fn text_of(node: &Node) -> Option<&str> {
+fn text_of(node: &YamlNode) -> Option<&str> {
     match &node.value {
-        Value::Scalar(scalar) => Some(&scalar.text),
+        YamlValue::Scalar(scalar) => Some(&scalar.text),
         _ => None,
     }
 }

@@ -12,8 +12,8 @@ use std::rc::Rc;
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, Tag};
 
-use super::node::{Document, Entry, Node, Value, join};
-use super::scalar::{self, Kind};
+use super::node::{Document, YamlEntry, YamlNode, YamlValue, join};
+use super::scalar::{self, ScalarType};
 use super::syntax;
 use crate::manifest::ManifestError;
 
@@ -21,7 +21,7 @@ use crate::manifest::ManifestError;
 /// schemas in CustomResourceDefinitions about 60.
 pub(super) const MAX_DEPTH: usize = 128;
 
-/// Largest total [`Node::size`] of the values that aliases repeat. Anchors that contain aliases
+/// Largest total [`YamlNode::size`] of the values that aliases repeat. Anchors that contain aliases
 /// could otherwise make a short file arbitrarily large.
 const MAX_REPEATED: usize = 1 << 20;
 
@@ -48,7 +48,7 @@ pub(super) fn load(file: &str, text: &str) -> Result<Vec<Document>, ManifestErro
 }
 
 /// A collection that has begun and not ended.
-struct Open {
+struct OpenCollection {
     line: u32,
     /// The anchor's number; 0 without one.
     anchor: usize,
@@ -56,11 +56,11 @@ struct Open {
 }
 
 enum Parts {
-    List(Vec<Rc<Node>>),
+    List(Vec<Rc<YamlNode>>),
     /// The entries so far, what is to be merged, and the key whose value comes next.
     Map {
-        entries: Vec<Entry>,
-        merges: Vec<Entry>,
+        entries: Vec<YamlEntry>,
+        merges: Vec<YamlEntry>,
         key: Option<Key>,
     },
 }
@@ -75,11 +75,11 @@ struct Builder<'a> {
     file: &'a str,
     documents: Vec<Document>,
     /// From the document's root down to where the parser is.
-    open: Vec<Open>,
+    open: Vec<OpenCollection>,
     /// Line of the current document's beginning, and whether it begins with `---`.
     start: (u32, bool),
     /// Complete nodes by the number of their anchor, within one document.
-    anchors: HashMap<usize, Rc<Node>>,
+    anchors: HashMap<usize, Rc<YamlNode>>,
     /// Total size of the values that aliases have repeated, see [`MAX_REPEATED`].
     repeated: usize,
 }
@@ -108,7 +108,11 @@ impl<'a> Builder<'a> {
             }
             Event::Scalar(text, style, anchor, tag) => {
                 let kind = kind_of(&text, style, tag.as_deref());
-                self.add_node(Rc::new(Node::scalar(line, kind, text.into_owned())), anchor, line)
+                self.add_node(
+                    Rc::new(YamlNode::scalar(line, kind, text.into_owned())),
+                    anchor,
+                    line,
+                )
             }
             Event::Alias(anchor) => self.repeat(anchor, line),
             Event::SequenceStart(anchor, _) => self.begin(line, anchor, Parts::List(Vec::new())),
@@ -124,17 +128,17 @@ impl<'a> Builder<'a> {
 
     fn begin(&mut self, line: u32, anchor: usize, parts: Parts) -> ParseResult {
         self.check_depth(line, 1)?;
-        self.open.push(Open { line, anchor, parts });
+        self.open.push(OpenCollection { line, anchor, parts });
         Ok(())
     }
 
     fn end(&mut self) -> ParseResult {
-        let Some(Open { line, anchor, parts }) = self.open.pop() else { return Ok(()) };
+        let Some(OpenCollection { line, anchor, parts }) = self.open.pop() else { return Ok(()) };
         let node = match parts {
-            Parts::List(items) => Node::list(line, items),
+            Parts::List(items) => YamlNode::list(line, items),
             Parts::Map { entries, merges, .. } => {
                 self.refuse_duplicates(entries.iter().chain(&merges))?;
-                Node::map(line, self.merge(entries, merges)?)
+                YamlNode::map(line, self.merge(entries, merges)?)
             }
         };
         self.add_node(Rc::new(node), anchor, line)
@@ -164,7 +168,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds a complete node at the parser's place: as a key, a value, an item or the root.
-    fn add_node(&mut self, node: Rc<Node>, anchor: usize, line: u32) -> ParseResult {
+    fn add_node(&mut self, node: Rc<YamlNode>, anchor: usize, line: u32) -> ParseResult {
         if anchor > 0 {
             self.anchors.insert(anchor, Rc::clone(&node));
         }
@@ -176,7 +180,7 @@ impl<'a> Builder<'a> {
             Some(Parts::List(items)) => items.push(node),
             Some(Parts::Map { entries, merges, key }) => match key.take() {
                 Some(Key { text, line, merge }) => {
-                    if merge { merges } else { entries }.push(Entry {
+                    if merge { merges } else { entries }.push(YamlEntry {
                         key: text,
                         line,
                         value: node,
@@ -191,9 +195,9 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn refuse_duplicates<'e>(&self, entries: impl Iterator<Item = &'e Entry>) -> ParseResult {
+    fn refuse_duplicates<'e>(&self, entries: impl Iterator<Item = &'e YamlEntry>) -> ParseResult {
         let mut lines = HashMap::new();
-        for Entry { key, line, .. } in entries {
+        for YamlEntry { key, line, .. } in entries {
             if let Some(first) = lines.insert(key.as_str(), *line) {
                 let (first, second) = (first.min(*line), first.max(*line));
                 let key = join(&self.path(), key);
@@ -211,8 +215,12 @@ impl<'a> Builder<'a> {
 
     /// Adds the entries of merged mappings (`<<`). The mapping's own keys take precedence, then
     /// those of earlier merged mappings.
-    fn merge(&self, mut entries: Vec<Entry>, merges: Vec<Entry>) -> ParseResult<Vec<Entry>> {
-        let mut more: BTreeMap<String, Entry> = BTreeMap::new();
+    fn merge(
+        &self,
+        mut entries: Vec<YamlEntry>,
+        merges: Vec<YamlEntry>,
+    ) -> ParseResult<Vec<YamlEntry>> {
+        let mut more: BTreeMap<String, YamlEntry> = BTreeMap::new();
         for merge in merges {
             for mapping in self.mappings(&merge)? {
                 for entry in mapping {
@@ -227,11 +235,11 @@ impl<'a> Builder<'a> {
         Ok(entries)
     }
 
-    fn mappings<'e>(&self, merge: &'e Entry) -> ParseResult<Vec<&'e [Entry]>> {
+    fn mappings<'e>(&self, merge: &'e YamlEntry) -> ParseResult<Vec<&'e [YamlEntry]>> {
         let all = match &merge.value.value {
-            Value::Map(entries) => Some(vec![entries.as_slice()]),
-            Value::List(items) => items.iter().map(|item| item.entries()).collect(),
-            Value::Scalar(_) => None,
+            YamlValue::Map(entries) => Some(vec![entries.as_slice()]),
+            YamlValue::List(items) => items.iter().map(|item| item.entries()).collect(),
+            YamlValue::Scalar(_) => None,
         };
         all.ok_or_else(|| ManifestError {
             key: join(&self.path(), &merge.key),
@@ -258,19 +266,19 @@ impl<'a> Builder<'a> {
     }
 }
 
-fn kind_of(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Kind {
+fn kind_of(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> ScalarType {
     let says_text = tag.is_some_and(|tag| tag.is_yaml_core_schema() && tag.suffix == "str");
-    if style == ScalarStyle::Plain && !says_text { scalar::resolve(text) } else { Kind::Text }
+    if style == ScalarStyle::Plain && !says_text { scalar::resolve(text) } else { ScalarType::Text }
 }
 
-fn key_of(node: &Node, line: u32) -> Result<Key, &'static str> {
-    let Value::Scalar(scalar) = &node.value else {
+fn key_of(node: &YamlNode, line: u32) -> Result<Key, &'static str> {
+    let YamlValue::Scalar(scalar) = &node.value else {
         return Err(
             "a key must be text, is a list or a mapping: if this file is a template ({{ … }}), render it first",
         );
     };
-    if scalar.kind == Kind::Null && scalar.text.is_empty() {
+    if scalar.kind == ScalarType::Null && scalar.text.is_empty() {
         return Err("a key is missing before ':'");
     }
-    Ok(Key { text: scalar.text.clone(), line, merge: scalar.kind == Kind::Merge })
+    Ok(Key { text: scalar.text.clone(), line, merge: scalar.kind == ScalarType::Merge })
 }

@@ -1,7 +1,7 @@
 //! Typed access to a document. A mistake is recorded with its line and key, and reading continues.
 
-use super::node::{Entry, Node, Scalar, Value, join};
-use super::scalar::{self, Kind};
+use super::node::{Scalar, YamlEntry, YamlNode, YamlValue, join};
+use super::scalar::{self, ScalarType};
 use crate::manifest::ManifestError;
 
 /// Longest value quoted in a message, in characters.
@@ -20,12 +20,12 @@ pub(super) struct LocatedNode<'n> {
     pub path: String,
     /// Line of its key; for an item of a list, of the value.
     pub line: u32,
-    pub node: &'n Node,
+    pub node: &'n YamlNode,
 }
 
 impl<'n> LocatedNode<'n> {
     /// The root of a document.
-    pub fn root(node: &'n Node) -> Self {
+    pub fn root(node: &'n YamlNode) -> Self {
         LocatedNode { path: String::new(), line: node.line, node }
     }
 
@@ -34,7 +34,7 @@ impl<'n> LocatedNode<'n> {
         self.node.get(key).filter(|entry| !entry.value.is_null()).map(|entry| self.child(entry))
     }
 
-    fn child(&self, entry: &'n Entry) -> LocatedNode<'n> {
+    fn child(&self, entry: &'n YamlEntry) -> LocatedNode<'n> {
         LocatedNode { path: join(&self.path, &entry.key), line: entry.line, node: &entry.value }
     }
 }
@@ -76,7 +76,7 @@ impl<'f> DocumentReader<'f> {
     /// The mapping under `key`.
     pub fn mapping<'n>(&mut self, parent: &LocatedNode<'n>, key: &str) -> Option<LocatedNode<'n>> {
         let at = parent.get(key)?;
-        if !matches!(at.node.value, Value::Map(_)) {
+        if !matches!(at.node.value, YamlValue::Map(_)) {
             self.fail(&at, format!("must be a mapping, is {}", describe(at.node)));
             return None;
         }
@@ -86,14 +86,14 @@ impl<'f> DocumentReader<'f> {
     /// The items of the list under `key`.
     pub fn list<'n>(&mut self, parent: &LocatedNode<'n>, key: &str) -> Vec<LocatedNode<'n>> {
         let Some(at) = parent.get(key) else { return Vec::new() };
-        let Value::List(items) = &at.node.value else {
+        let YamlValue::List(items) = &at.node.value else {
             self.fail(
                 &at,
                 format!("must be a list, is {}: begin each item with '- '", describe(at.node)),
             );
             return Vec::new();
         };
-        let item = |(index, node): (usize, &'n std::rc::Rc<Node>)| LocatedNode {
+        let item = |(index, node): (usize, &'n std::rc::Rc<YamlNode>)| LocatedNode {
             path: format!("{}[{index}]", at.path),
             line: node.line,
             node,
@@ -105,7 +105,7 @@ impl<'f> DocumentReader<'f> {
     pub fn mappings<'n>(&mut self, parent: &LocatedNode<'n>, key: &str) -> Vec<LocatedNode<'n>> {
         let mut items = self.list(parent, key);
         items.retain(|item| {
-            let is_mapping = matches!(item.node.value, Value::Map(_));
+            let is_mapping = matches!(item.node.value, YamlValue::Map(_));
             if !is_mapping {
                 self.fail(item, format!("must be a mapping, is {}", describe(item.node)));
             }
@@ -131,8 +131,8 @@ impl<'f> DocumentReader<'f> {
         key: &str,
     ) -> Vec<(String, String, u32)> {
         let Some(at) = self.mapping(parent, key) else { return Vec::new() };
-        let Value::Map(entries) = &at.node.value else { return Vec::new() };
-        let read = |entry: &Entry| {
+        let YamlValue::Map(entries) = &at.node.value else { return Vec::new() };
+        let read = |entry: &YamlEntry| {
             self.string(&at.child(entry)).map(|value| (entry.key.clone(), value, entry.line))
         };
         entries.iter().filter_map(read).collect()
@@ -140,14 +140,14 @@ impl<'f> DocumentReader<'f> {
 
     fn string(&mut self, at: &LocatedNode<'_>) -> Option<String> {
         match &at.node.value {
-            Value::Scalar(Scalar { kind: Kind::Text | Kind::Merge, text }) => return Some(text.clone()),
-            Value::Scalar(Scalar { kind: Kind::Null, .. }) => self.fail(at, r#"must be a string, has no value: write one, or """#),
-            Value::Scalar(Scalar { text, .. }) => {
+            YamlValue::Scalar(Scalar { kind: ScalarType::Text | ScalarType::Merge, text }) => return Some(text.clone()),
+            YamlValue::Scalar(Scalar { kind: ScalarType::Null, .. }) => self.fail(at, r#"must be a string, has no value: write one, or """#),
+            YamlValue::Scalar(Scalar { text, .. }) => {
                 let quoted = quote(text);
                 self.fail(at, format!("must be a string, is {}: write {quoted} in quotes", describe(at.node)));
             }
-            Value::List(_) => self.fail(at, "must be a string, is a list: write the items into one string, separated by commas"),
-            Value::Map(_) => self.fail(at, "must be a string, is a mapping: text that contains ': ' or ends in ':' needs quotes"),
+            YamlValue::List(_) => self.fail(at, "must be a string, is a list: write the items into one string, separated by commas"),
+            YamlValue::Map(_) => self.fail(at, "must be a string, is a mapping: text that contains ': ' or ends in ':' needs quotes"),
         }
         None
     }
@@ -156,12 +156,16 @@ impl<'f> DocumentReader<'f> {
     pub fn port(&mut self, at: &LocatedNode<'_>) -> Option<u16> {
         let what = describe(at.node);
         let message = match &at.node.value {
-            Value::Scalar(Scalar { kind: Kind::Number, text }) => match text.parse::<u16>() {
-                // `010` is 8 to Kubernetes and 10 in YAML 1.2.
-                Ok(port) if port > 0 && !text.starts_with('0') => return Some(port),
-                _ => format!("must be a port from 1 to 65535 in plain digits, is {what}"),
-            },
-            Value::Scalar(Scalar { kind: Kind::Text, text }) if text.parse::<u16>().is_ok() => {
+            YamlValue::Scalar(Scalar { kind: ScalarType::Number, text }) => {
+                match text.parse::<u16>() {
+                    // `010` is 8 to Kubernetes and 10 in YAML 1.2.
+                    Ok(port) if port > 0 && !text.starts_with('0') => return Some(port),
+                    _ => format!("must be a port from 1 to 65535 in plain digits, is {what}"),
+                }
+            }
+            YamlValue::Scalar(Scalar { kind: ScalarType::Text, text })
+                if text.parse::<u16>().is_ok() =>
+            {
                 format!("must be a number, is {what}: remove the quotes")
             }
             _ => format!("must be a port from 1 to 65535, is {what}"),
@@ -172,19 +176,19 @@ impl<'f> DocumentReader<'f> {
 }
 
 /// A value in words, such as `the number 2`.
-pub(super) fn describe(node: &Node) -> String {
-    let Value::Scalar(Scalar { kind, text }) = &node.value else {
-        return if matches!(node.value, Value::List(_)) { "a list" } else { "a mapping" }
+pub(super) fn describe(node: &YamlNode) -> String {
+    let YamlValue::Scalar(Scalar { kind, text }) = &node.value else {
+        return if matches!(node.value, YamlValue::List(_)) { "a list" } else { "a mapping" }
             .to_owned();
     };
     match kind {
-        Kind::Null => "empty".to_owned(),
-        Kind::Boolean if scalar::is_boolean_of_yaml_1_1(text) => {
+        ScalarType::Null => "empty".to_owned(),
+        ScalarType::Boolean if scalar::is_boolean_of_yaml_1_1(text) => {
             format!("{text}, which Kubernetes takes for a boolean")
         }
-        Kind::Boolean => format!("the boolean {text}"),
-        Kind::Number => format!("the number {}", shorten(text)),
-        Kind::Text | Kind::Merge => format!("the string {}", quote(text)),
+        ScalarType::Boolean => format!("the boolean {text}"),
+        ScalarType::Number => format!("the number {}", shorten(text)),
+        ScalarType::Text | ScalarType::Merge => format!("the string {}", quote(text)),
     }
 }
 

@@ -5,7 +5,7 @@
 
 /// The type of a scalar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum ScalarType {
     Null,
     Boolean,
     Number,
@@ -15,21 +15,21 @@ pub(super) enum Kind {
 }
 
 /// The type of a plain (unquoted, untagged) scalar.
-pub(super) fn resolve(plain: &str) -> Kind {
+pub(super) fn resolve(plain: &str) -> ScalarType {
     match plain {
-        "" | "~" | "null" | "Null" | "NULL" => Kind::Null,
-        "true" | "True" | "TRUE" | "false" | "False" | "FALSE" => Kind::Boolean,
-        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Kind::Boolean,
-        "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Kind::Boolean,
-        "<<" => Kind::Merge,
-        _ if is_number(plain) => Kind::Number,
-        _ => Kind::Text,
+        "" | "~" | "null" | "Null" | "NULL" => ScalarType::Null,
+        "true" | "True" | "TRUE" | "false" | "False" | "FALSE" => ScalarType::Boolean,
+        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => ScalarType::Boolean,
+        "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => ScalarType::Boolean,
+        "<<" => ScalarType::Merge,
+        _ if is_number(plain) => ScalarType::Number,
+        _ => ScalarType::Text,
     }
 }
 
 /// Whether a word is a boolean in Kubernetes but not in YAML 1.2.
 pub(super) fn is_boolean_of_yaml_1_1(plain: &str) -> bool {
-    resolve(plain) == Kind::Boolean
+    resolve(plain) == ScalarType::Boolean
         && !plain.eq_ignore_ascii_case("true")
         && !plain.eq_ignore_ascii_case("false")
 }
@@ -82,7 +82,7 @@ mod tests {
             "0", "2", "-1", "+7", "010", "0x1F", "0o17", "0b101", "1_000", "1.5", ".5", "1.",
             "1e3", "12e-4", "1.0E+9", ".inf", ".NaN",
         ] {
-            assert_eq!(resolve(number), Kind::Number, "{number}");
+            assert_eq!(resolve(number), ScalarType::Number, "{number}");
         }
     }
 
@@ -107,14 +107,14 @@ mod tests {
             "inf",
             "yEs",
         ] {
-            assert_eq!(resolve(text), Kind::Text, "{text}");
+            assert_eq!(resolve(text), ScalarType::Text, "{text}");
         }
     }
 
     #[test]
     fn booleans_are_what_kubernetes_takes_for_booleans() {
         for boolean in ["true", "False", "yes", "No", "on", "OFF", "y", "N"] {
-            assert_eq!(resolve(boolean), Kind::Boolean, "{boolean}");
+            assert_eq!(resolve(boolean), ScalarType::Boolean, "{boolean}");
         }
         assert!(
             is_boolean_of_yaml_1_1("yes")

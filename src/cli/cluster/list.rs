@@ -45,13 +45,13 @@ pub struct ClusterList {
 /// The list as JSON.
 #[derive(Serialize)]
 struct List {
-    clusters: Vec<Entry>,
+    clusters: Vec<ClusterEntry>,
     errors: Vec<String>,
     findings: Vec<Finding>,
 }
 
 #[derive(Serialize)]
-struct Entry {
+struct ClusterEntry {
     name: String,
     addresses: Vec<String>,
     stores: Vec<StoreEntry>,
@@ -114,13 +114,13 @@ fn json(fleet: &Fleet, errors: &[ManifestError], findings: &[Finding]) -> List {
     }
 }
 
-fn entry(cluster: &Cluster) -> Entry {
+fn entry(cluster: &Cluster) -> ClusterEntry {
     let store = |store: &atlas_core::model::Store| StoreEntry {
         name: cluster.name.store(store.index),
         at: store.at.to_string(),
         exact: store.exact,
     };
-    Entry {
+    ClusterEntry {
         name: cluster.name.to_string(),
         addresses: cluster.addresses.iter().map(ToString::to_string).collect(),
         stores: cluster.stores.iter().map(store).collect(),

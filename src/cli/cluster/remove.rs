@@ -80,7 +80,7 @@ struct Removal {
 }
 
 /// The state directory, and the credentials in it.
-struct State {
+struct OpenState {
     dir: StateDir,
     /// Whether an Atlas runs with it.
     is_running: bool,
@@ -138,7 +138,7 @@ impl Removal {
         Ok(complain(&report.errors, &[], Severity::Rejected))
     }
 
-    fn open_state(&self) -> anyhow::Result<State> {
+    fn open_state(&self) -> anyhow::Result<OpenState> {
         let dir = StateDir::at(&self.state)?;
         let is_running = socket::is_running(&dir);
         // Taking the lock would create a directory that is not there.
@@ -149,7 +149,7 @@ impl Removal {
         };
         let open = if lock.is_some() { PkiDirectory::new } else { PkiDirectory::read_only };
         let pki = Pki::load(open(dir.clone()), self.trust_domain.clone(), Lifetimes::default())?;
-        Ok(State { dir, is_running, pki, _lock: lock })
+        Ok(OpenState { dir, is_running, pki, _lock: lock })
     }
 
     /// The edit that removes the cluster's first manifest; `None`: there is none.
@@ -189,7 +189,7 @@ impl Removal {
     fn check_known(
         &self,
         report: &DirectoryContents,
-        state: &State,
+        state: &OpenState,
         name: &ClusterName,
     ) -> anyhow::Result<()> {
         ensure!(
@@ -226,7 +226,7 @@ impl Removal {
     fn print_dry_run(
         &self,
         manifest: Option<&Edit>,
-        state: &State,
+        state: &OpenState,
         name: &ClusterName,
     ) -> anyhow::Result<Outcome> {
         if let Some(edit) = manifest {
@@ -247,7 +247,7 @@ fn description(edit: &Edit, name: &ClusterName) -> String {
     }
 }
 
-impl State {
+impl OpenState {
     /// Whether there is a credential to forget.
     fn has_credential(&self, name: &ClusterName) -> bool {
         self.clusters().contains(name.as_str())

@@ -23,7 +23,7 @@ pub struct DirectoryContents {
 pub struct ManifestIndex {
     files: BTreeMap<Arc<str>, FileState>,
     /// The files that have an object, the one that counts first.
-    claims: HashMap<ManifestKey, Vec<Claim>>,
+    claims: HashMap<ManifestKey, Vec<DeclaringFile>>,
     /// Files that have errors.
     files_with_errors: BTreeSet<Arc<str>>,
     /// Objects that several files have.
@@ -35,7 +35,7 @@ pub struct ManifestIndex {
 /// A file that has an object. By the order of its fields, a file whose manifests an earlier process
 /// kept counts last, and otherwise the first by path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Claim {
+struct DeclaringFile {
     is_last_good: bool,
     file: Arc<str>,
 }
@@ -70,7 +70,7 @@ impl ManifestIndex {
 
     fn remove_file(&mut self, file: &Arc<str>, touched: &mut BTreeSet<ManifestKey>) {
         let Some(state) = self.files.remove(file) else { return };
-        let claim = Claim { is_last_good: state.is_last_good, file: Arc::clone(file) };
+        let claim = DeclaringFile { is_last_good: state.is_last_good, file: Arc::clone(file) };
         for manifest in state.manifests.iter() {
             let key = manifest.key();
             if let Some(claims) = self.claims.get_mut(&key) {
@@ -87,7 +87,7 @@ impl ManifestIndex {
         state: FileState,
         touched: &mut BTreeSet<ManifestKey>,
     ) {
-        let claim = Claim { is_last_good: state.is_last_good, file: Arc::clone(&file) };
+        let claim = DeclaringFile { is_last_good: state.is_last_good, file: Arc::clone(&file) };
         for manifest in state.manifests.iter() {
             let key = manifest.key();
             // Nearly every object is in one file only.

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display, Formatter};
 
 /// A value that a script uses.
-pub(super) enum Value {
+pub(super) enum LuaValue {
     /// A string.
     Text(String),
     /// A number.
@@ -15,12 +15,12 @@ pub(super) enum Value {
     /// A table of these strings, in order.
     List(Vec<String>),
     /// A table with keys that are names.
-    Record(Vec<(&'static str, Value)>),
+    Record(Vec<(&'static str, LuaValue)>),
     /// A table with keys that are strings, an entry a line.
-    Lines(Vec<(String, Value)>),
+    Lines(Vec<(String, LuaValue)>),
 }
 
-impl Value {
+impl LuaValue {
     pub(super) fn text(text: &str) -> Self {
         Self::Text(text.to_owned())
     }
@@ -34,22 +34,22 @@ impl Value {
     }
 }
 
-impl Display for Value {
+impl Display for LuaValue {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Value::Text(text) => write_string(f, text),
-            Value::Number(number) => write!(f, "{number}"),
-            Value::Boolean(boolean) => write!(f, "{boolean}"),
-            Value::Set(keys) => write_table(f, keys, |f, key| {
+            LuaValue::Text(text) => write_string(f, text),
+            LuaValue::Number(number) => write!(f, "{number}"),
+            LuaValue::Boolean(boolean) => write!(f, "{boolean}"),
+            LuaValue::Set(keys) => write_table(f, keys, |f, key| {
                 f.write_str("[")?;
                 write_string(f, key)?;
                 f.write_str("] = true")
             }),
-            Value::List(items) => write_table(f, items, |f, item| write_string(f, item)),
-            Value::Record(fields) => {
+            LuaValue::List(items) => write_table(f, items, |f, item| write_string(f, item)),
+            LuaValue::Record(fields) => {
                 write_table(f, fields, |f, (name, value)| write!(f, "{name} = {value}"))
             }
-            Value::Lines(entries) => {
+            LuaValue::Lines(entries) => {
                 f.write_str("{\n")?;
                 for (key, value) in entries {
                     f.write_str("  [")?;
@@ -90,7 +90,7 @@ fn write_string(f: &mut Formatter<'_>, text: &str) -> fmt::Result {
 }
 
 /// The line that declares variables of a script: `local a, b = 1, 2`.
-pub(super) fn declaration(variables: &[(&str, Value)]) -> String {
+pub(super) fn declaration(variables: &[(&str, LuaValue)]) -> String {
     let names: Vec<&str> = variables.iter().map(|(name, _)| *name).collect();
     let values: Vec<String> = variables.iter().map(|(_, value)| value.to_string()).collect();
     format!("local {} = {}\n", names.join(", "), values.join(", "))

@@ -43,11 +43,11 @@ struct Schedule {
 struct Fault {
     at: u64,
     machine: usize,
-    trouble: Problem,
+    kind: FaultKind,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Problem {
+enum FaultKind {
     /// The process is stopped.
     Pause { lasts: u64, clock_stops: bool },
     /// The machine reaches the API server no more.
@@ -115,20 +115,17 @@ fn wild() -> BoxedStrategy<Schedule> {
 
 fn schedule(rates: std::ops::RangeInclusive<u64>, wild: bool) -> BoxedStrategy<Schedule> {
     let lasts = || prop_oneof![0..3_000_u64, 3_000..35_000_u64];
-    let trouble = prop_oneof![
-        4 => (lasts(), any::<bool>()).prop_map(move |(lasts, stops)| Problem::Pause { lasts, clock_stops: stops && wild }),
-        3 => lasts().prop_map(|lasts| Problem::Cut { lasts }),
-        1 => lasts().prop_map(|lasts| Problem::Outage { lasts }),
-        2 => lasts().prop_map(|lasts| Problem::Crash { lasts }),
-        2 => lasts().prop_map(|lasts| Problem::Release { lasts }),
-        1 => Just(if wild { Problem::DeletedLease } else { Problem::TouchedLease }),
-        1 => Just(Problem::TouchedLease),
+    let kind = prop_oneof![
+        4 => (lasts(), any::<bool>()).prop_map(move |(lasts, stops)| FaultKind::Pause { lasts, clock_stops: stops && wild }),
+        3 => lasts().prop_map(|lasts| FaultKind::Cut { lasts }),
+        1 => lasts().prop_map(|lasts| FaultKind::Outage { lasts }),
+        2 => lasts().prop_map(|lasts| FaultKind::Crash { lasts }),
+        2 => lasts().prop_map(|lasts| FaultKind::Release { lasts }),
+        1 => Just(if wild { FaultKind::DeletedLease } else { FaultKind::TouchedLease }),
+        1 => Just(FaultKind::TouchedLease),
     ];
-    let fault = (0..CHAOS, 0..4_usize, trouble).prop_map(|(at, machine, trouble)| Fault {
-        at,
-        machine,
-        trouble,
-    });
+    let fault =
+        (0..CHAOS, 0..4_usize, kind).prop_map(|(at, machine, kind)| Fault { at, machine, kind });
     let odds = (0..20_u8, 0..15_u8, 0..4_u8);
     (any::<u64>(), prop::collection::vec(rates, 2..=4), odds, prop::collection::vec(fault, 0..12))
         .prop_map(move |(seed, rates, (loss, slow, hiccup), faults)| Schedule {
@@ -161,7 +158,7 @@ fn run(schedule: &Schedule, timing: LeaseTiming, broken: Break) -> Vec<Broken> {
     let state = server::check(&world.server.history).err().map(Broken::State);
     let stuck = settled(&world)
         .err()
-        .map(|why| Broken::Stuck(format!("a minute after the last trouble, {why}")));
+        .map(|why| Broken::Stuck(format!("a minute after the last fault, {why}")));
     world.two_led.map(Broken::TwoLed).into_iter().chain(state).chain(stuck).collect()
 }
 
@@ -213,7 +210,7 @@ proptest! {
         let mut world = World::new(&schedule, LeaseTiming::default(), Break::Nothing);
         let (leader, _) = world.run_until_led(None, 10_000).expect("a first leader");
         world.run(world.now + lived);
-        world.trouble(leader, Problem::Crash { lasts: 60_000 });
+        world.inject(leader, FaultKind::Crash { lasts: 60_000 });
         prop_assert!(world.run_until_led(Some(leader), 20_000).is_some());
         prop_assert!(world.two_led.is_none(), "{:?}", world.two_led);
     }
@@ -224,7 +221,7 @@ proptest! {
         let mut world = World::new(&schedule, LeaseTiming::default(), Break::Nothing);
         let (leader, _) = world.run_until_led(None, 10_000).expect("a first leader");
         world.run(world.now + lived + 3_000);
-        world.trouble(leader, Problem::Release { lasts: 60_000 });
+        world.inject(leader, FaultKind::Release { lasts: 60_000 });
         prop_assert!(world.run_until_led(Some(leader), 2_800).is_some());
         prop_assert!(world.two_led.is_none(), "{:?}", world.two_led);
     }
@@ -234,7 +231,7 @@ proptest! {
     fn an_outage_of_the_api_server_ends_with_a_leader(schedule in healthy(), lasts in 0..120_000_u64) {
         let mut world = World::new(&schedule, LeaseTiming::default(), Break::Nothing);
         world.run(10_000);
-        world.trouble(0, Problem::Outage { lasts });
+        world.inject(0, FaultKind::Outage { lasts });
         world.run(10_000 + lasts);
         if lasts > 11_000 {
             prop_assert_eq!(world.leaders(), Vec::<usize>::new());
@@ -321,7 +318,7 @@ fn a_timing_that_doesn_t_allow_for_clocks_has_two_leaders() {
     assert!(first_broken(&orderly(), tight, Break::Nothing, two).is_some());
     let apart = schedule(500..=2000, false);
     let still = apart.prop_map(|mut schedule| {
-        schedule.faults.retain(|fault| !matches!(fault.trouble, Problem::DeletedLease));
+        schedule.faults.retain(|fault| !matches!(fault.kind, FaultKind::DeletedLease));
         schedule
     });
     assert!(first_broken(&still.boxed(), LeaseTiming::default(), Break::Nothing, two).is_some());

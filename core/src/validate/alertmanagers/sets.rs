@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sha2::{Digest, Sha256};
 
-use super::{Candidates, Source};
+use super::{ReplicaCandidates, ReplicaSource};
 use crate::validate::Severity;
 
 /// Numbers in names are below this. Indices of names without a number begin here.
@@ -22,14 +22,14 @@ const HASHES: u32 = 999_000;
 /// The result of [`select_replicas`].
 pub(super) struct SelectedReplicas {
     /// The source and name of each replica, by index.
-    pub replicas: BTreeMap<u32, (Source, String)>,
+    pub replicas: BTreeMap<u32, (ReplicaSource, String)>,
     pub findings: Vec<ReplicaFinding>,
 }
 
 /// A finding about a candidate.
 pub(super) struct ReplicaFinding {
     pub severity: Severity,
-    pub source: Source,
+    pub source: ReplicaSource,
     /// The candidate's name.
     pub name: String,
     /// The name, or the part of it, that the finding quotes.
@@ -44,8 +44,8 @@ type Sets<'a> = BTreeMap<&'a str, BTreeMap<u32, &'a str>>;
 /// `endpoints` is the name of the Service whose slices were read.
 pub(super) fn select_replicas(
     endpoints: &str,
-    slices: &Candidates<'_>,
-    services: &Candidates<'_>,
+    slices: &ReplicaCandidates<'_>,
+    services: &ReplicaCandidates<'_>,
 ) -> SelectedReplicas {
     let prefixes: BTreeSet<&str> = slices
         .keys()
@@ -63,35 +63,41 @@ pub(super) fn select_replicas(
     };
     let mut selected = SelectedReplicas { replicas: BTreeMap::new(), findings: Vec::new() };
     if let Some(set) = pick(&pods) {
-        selected.select_set(Source::Slice, &set, &pods, endpoints);
-        selected.note_unnumbered(Source::Slice, &set, &other_pods);
+        selected.select_set(ReplicaSource::Slice, &set, &pods, endpoints);
+        selected.note_unnumbered(ReplicaSource::Slice, &set, &other_pods);
         // A Service of the same set adds a replica that the slices don't have yet.
         for (prefix, members) in &named {
             let missing =
                 members.iter().filter(|(number, _)| !pods[set.as_str()].contains_key(number));
             for (number, name) in missing {
                 if *prefix == set || is_in_front_of(prefix, &set) {
-                    selected.replicas.insert(*number, (Source::Service, (*name).to_owned()));
+                    selected.replicas.insert(*number, (ReplicaSource::Service, (*name).to_owned()));
                 } else {
-                    selected.report_other_set(Source::Service, name, prefix, &set, endpoints);
+                    selected.report_other_set(
+                        ReplicaSource::Service,
+                        name,
+                        prefix,
+                        &set,
+                        endpoints,
+                    );
                 }
             }
         }
     } else if let Some(set) = pick(&named) {
-        selected.select_set(Source::Service, &set, &named, endpoints);
-        selected.note_unnumbered(Source::Service, &set, &other_named);
-        selected.note_unnumbered(Source::Slice, &set, &other_pods);
+        selected.select_set(ReplicaSource::Service, &set, &named, endpoints);
+        selected.note_unnumbered(ReplicaSource::Service, &set, &other_named);
+        selected.note_unnumbered(ReplicaSource::Slice, &set, &other_pods);
     } else if other_pods.is_empty() {
-        selected.select_by_name(Source::Service, &other_named);
+        selected.select_by_name(ReplicaSource::Service, &other_named);
     } else {
-        selected.select_by_name(Source::Slice, &other_pods);
+        selected.select_by_name(ReplicaSource::Slice, &other_pods);
     }
     selected
 }
 
 /// Splits names into sets and names that are in none. `prefixes` are those of all sources.
 fn split_into_sets<'a>(
-    names: &'a Candidates<'_>,
+    names: &'a ReplicaCandidates<'_>,
     prefixes: &BTreeSet<&str>,
 ) -> (Sets<'a>, Vec<&'a str>) {
     let (mut sets, mut others) = (Sets::new(), Vec::new());
@@ -133,7 +139,7 @@ fn hashed_index(name: &str) -> u32 {
 
 impl SelectedReplicas {
     /// Selects the replicas of `set`, and reports every other set.
-    fn select_set(&mut self, source: Source, set: &str, sets: &Sets<'_>, endpoints: &str) {
+    fn select_set(&mut self, source: ReplicaSource, set: &str, sets: &Sets<'_>, endpoints: &str) {
         for (prefix, members) in sets {
             match (*prefix == set, members.values().next()) {
                 (true, _) => self.replicas.extend(
@@ -150,18 +156,18 @@ impl SelectedReplicas {
     /// Reports that the names with this prefix are in another set than the selected one.
     fn report_other_set(
         &mut self,
-        source: Source,
+        source: ReplicaSource,
         name: &str,
         prefix: &str,
         set: &str,
         endpoints: &str,
     ) {
         let fix = match source {
-            Source::Slice => format!(
+            ReplicaSource::Slice => format!(
                 "several Alertmanagers are behind the Service {endpoints}: start Atlas with --alertmanager-endpoints and the name of a Service \
                  that selects only one of them, or run the other in another namespace"
             ),
-            Source::Service => {
+            ReplicaSource::Service => {
                 "let --alertmanager-selector select the Services of one Alertmanager only".into()
             }
         };
@@ -180,7 +186,7 @@ impl SelectedReplicas {
     }
 
     /// Notes names without a number beside the selected set.
-    fn note_unnumbered(&mut self, source: Source, set: &str, names: &[&str]) {
+    fn note_unnumbered(&mut self, source: ReplicaSource, set: &str, names: &[&str]) {
         self.findings.extend(names.iter().map(|name| ReplicaFinding {
             severity: Severity::Note,
             source,
@@ -193,7 +199,7 @@ impl SelectedReplicas {
 
     /// Selects names of which none has a number. A single one has the index 0. Of several, each has
     /// an index from its name, which stays when others are added or removed.
-    fn select_by_name(&mut self, source: Source, names: &[&str]) {
+    fn select_by_name(&mut self, source: ReplicaSource, names: &[&str]) {
         for name in names {
             let mut index = if names.len() == 1 { 0 } else { hashed_index(name) };
             while self.replicas.contains_key(&index) {
@@ -222,13 +228,13 @@ mod tests {
 
     fn select(pods: &[&str], services: &[&str]) -> (Vec<(u32, String)>, Vec<String>) {
         let meta = crate::manifest::Meta::default();
-        let candidates = |names: &[&str]| -> Candidates<'_> {
+        let candidates = |names: &[&str]| -> ReplicaCandidates<'_> {
             names
                 .iter()
                 .map(|name| {
                     (
                         (*name).to_owned(),
-                        super::super::Candidate { meta: &meta, addresses: Vec::new() },
+                        super::super::ReplicaCandidate { meta: &meta, addresses: Vec::new() },
                     )
                 })
                 .collect()
@@ -276,11 +282,13 @@ mod tests {
         assert_eq!(indices(&["a-0", "b-0"], &["b"]), of(&[(0, "b-0")]));
         let meta = crate::manifest::Meta::default();
         let candidate = |name: &str| {
-            (name.to_owned(), super::super::Candidate { meta: &meta, addresses: Vec::new() })
+            (name.to_owned(), super::super::ReplicaCandidate { meta: &meta, addresses: Vec::new() })
         };
-        let pods =
-            Candidates::from([candidate("alertmanager-a-0"), candidate("alertmanager-main-0")]);
-        let selected = select_replicas("alertmanager-main", &pods, &Candidates::new());
+        let pods = ReplicaCandidates::from([
+            candidate("alertmanager-a-0"),
+            candidate("alertmanager-main-0"),
+        ]);
+        let selected = select_replicas("alertmanager-main", &pods, &ReplicaCandidates::new());
         assert_eq!(
             selected.replicas.into_values().map(|(_, name)| name).collect::<Vec<_>>(),
             ["alertmanager-main-0"]

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use super::client_state::{ClientResource, ClientResources, SubscribedNames};
 use super::nack::{InFlight, InFlightResource, NackCandidate, Nacks};
-use crate::xds::limits::{LimitExceeded, Limits};
+use crate::xds::limits::{LimitExceeded, SessionLimits};
 use crate::xds::messages::{Request, Response, Variant, version_info};
 use crate::xds::quarantine::Quarantine;
 use crate::xds::resource::{Resource, ResourceType};
@@ -131,7 +131,7 @@ impl Subscription {
         is_first: bool,
         request: &Request,
         snapshot: &Snapshot,
-        limits: &Limits,
+        limits: &SessionLimits,
     ) -> Result<(), LimitExceeded> {
         if is_first {
             let initial = request.initial_versions.iter().map(|(name, version)| {
@@ -164,7 +164,7 @@ impl Subscription {
         &mut self,
         names: &[String],
         snapshot: &Snapshot,
-        limits: &Limits,
+        limits: &SessionLimits,
     ) -> Result<(), LimitExceeded> {
         let had_wildcard = self.names.has_wildcard();
         let implies_wildcard =
@@ -186,7 +186,7 @@ impl Subscription {
     fn on_names_changed(
         &mut self,
         had_wildcard: bool,
-        limits: &Limits,
+        limits: &SessionLimits,
     ) -> Result<(), LimitExceeded> {
         if !self.names.has_wildcard() {
             self.client.retain(|name| self.names.contains_name(name));

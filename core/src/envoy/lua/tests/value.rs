@@ -5,18 +5,18 @@ fn lua_reads_strings_as_they_were() {
     let lua = Lua::new();
     for text in ["", "/prom/tokyo", "a\"b\\c", "new\nline", "\u{0}1", "ü", "]] .. os.exit() .. [["]
     {
-        let read: mlua::String = lua.load(Value::text(text).to_string()).eval().unwrap();
+        let read: mlua::String = lua.load(LuaValue::text(text).to_string()).eval().unwrap();
         assert_eq!(read.as_bytes(), text.as_bytes());
     }
 }
 
 #[test]
 fn lua_reads_tables_as_they_were() {
-    let value = Value::Lines(vec![
-        ("a\"".into(), Value::Record(vec![("list", Value::list(["x", "y\\"]))])),
-        ("b".into(), Value::Record(vec![("set", Value::set(["x", "y", "x"]))])),
-        ("c".into(), Value::Record(vec![("number", Value::Number(-7))])),
-        ("d".into(), Value::Record(vec![("boolean", Value::Boolean(false))])),
+    let value = LuaValue::Lines(vec![
+        ("a\"".into(), LuaValue::Record(vec![("list", LuaValue::list(["x", "y\\"]))])),
+        ("b".into(), LuaValue::Record(vec![("set", LuaValue::set(["x", "y", "x"]))])),
+        ("c".into(), LuaValue::Record(vec![("number", LuaValue::Number(-7))])),
+        ("d".into(), LuaValue::Record(vec![("boolean", LuaValue::Boolean(false))])),
     ]);
     let lua = Lua::new();
     let table: Table = lua.load(value.to_string()).eval().unwrap();
@@ -37,6 +37,6 @@ fn lua_reads_tables_as_they_were() {
 
 #[test]
 fn a_declaration_names_its_variables_in_order() {
-    let line = declaration(&[("one", Value::Number(1)), ("two", Value::text("2"))]);
+    let line = declaration(&[("one", LuaValue::Number(1)), ("two", LuaValue::text("2"))]);
     assert_eq!(line, "local one, two = 1, \"2\"\n");
 }

@@ -180,7 +180,7 @@ fn cookies_of_atlas_of_the_ui_and_of_the_settings_pass() {
 fn settings_refuse_the_prefix_of_cookies_of_web_uis() {
     let (headers, cookies) = Default::default();
     let script = web_on_hub(&entry("", &headers, &cookies));
-    let prefix = Value::text(crate::name::UI_COOKIE);
+    let prefix = LuaValue::text(crate::name::UI_COOKIE);
     assert!(script.contains(&format!("local ui_cookie = {prefix}\n")));
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::process::{Process, Purpose};
 use super::server::{Answer, Request, Server};
-use super::{Break, Fault, Problem, Schedule};
+use super::{Break, Fault, FaultKind, Schedule};
 use crate::kubernetes::lease::{LeaseTiming, Term};
 
 /// A small generator (SplitMix64): the same seed, the same numbers.
@@ -86,7 +86,7 @@ enum Event {
     Timeout(u64),
     Start,
     Kill,
-    Problem(Problem),
+    FaultKind(FaultKind),
 }
 
 pub struct World {
@@ -138,8 +138,8 @@ impl World {
             let after = world.random.below(3000);
             world.after(after, machine, Event::Start);
         }
-        for Fault { at, machine, trouble } in &schedule.faults {
-            world.after(*at, *machine % schedule.rates.len(), Event::Problem(*trouble));
+        for Fault { at, machine, kind } in &schedule.faults {
+            world.after(*at, *machine % schedule.rates.len(), Event::FaultKind(*kind));
         }
         world
     }
@@ -192,7 +192,7 @@ impl World {
     pub fn calm(&mut self) {
         self.calm = true;
         (self.schedule.loss, self.schedule.slow, self.schedule.hiccup) = (0, 0, 0);
-        self.events.retain(|_, (_, _, event)| !matches!(event, Event::Problem(_)));
+        self.events.retain(|_, (_, _, event)| !matches!(event, Event::FaultKind(_)));
         for number in 0..self.machines.len() {
             let machine = &mut self.machines[number];
             (machine.paused_until, machine.cut_until) = (0, 0);
@@ -218,21 +218,21 @@ impl World {
         }
     }
 
-    pub fn trouble(&mut self, number: usize, trouble: Problem) {
+    pub fn inject(&mut self, number: usize, kind: FaultKind) {
         let now = self.now;
         let machine = &mut self.machines[number];
-        match trouble {
-            Problem::Pause { lasts, clock_stops } => machine.pause(now, now + lasts, clock_stops),
-            Problem::Cut { lasts } => machine.cut_until = machine.cut_until.max(now + lasts),
-            Problem::Outage { lasts } => self
+        match kind {
+            FaultKind::Pause { lasts, clock_stops } => machine.pause(now, now + lasts, clock_stops),
+            FaultKind::Cut { lasts } => machine.cut_until = machine.cut_until.max(now + lasts),
+            FaultKind::Outage { lasts } => self
                 .machines
                 .iter_mut()
                 .for_each(|machine| machine.cut_until = machine.cut_until.max(now + lasts)),
-            Problem::Crash { lasts } => {
+            FaultKind::Crash { lasts } => {
                 machine.down = lasts;
                 self.end(number);
             }
-            Problem::Release { lasts } => {
+            FaultKind::Release { lasts } => {
                 machine.down = lasts;
                 if let Some(process) = &mut machine.process {
                     process.release();
@@ -243,15 +243,15 @@ impl World {
                     self.after(5000, number, Event::Kill);
                 }
             }
-            Problem::DeletedLease => self.server.delete_lease(),
-            Problem::TouchedLease => self.server.touch_lease(),
+            FaultKind::DeletedLease => self.server.delete_lease(),
+            FaultKind::TouchedLease => self.server.touch_lease(),
         }
     }
 
     fn happen(&mut self, number: usize, life: u64, event: Event) {
         let machine = &mut self.machines[number];
         match event {
-            Event::Problem(trouble) => return self.trouble(number, trouble),
+            Event::FaultKind(kind) => return self.inject(number, kind),
             Event::Arrive(call, request) => {
                 // A request that was sent is served, whatever became of who sent it.
                 let answer = self.server.serve(request);
@@ -299,7 +299,7 @@ impl World {
             Event::Send(call, request) => self.travel(number, life, Event::Arrive(call, request)),
             Event::Answer(call, answer) => self.answered(number, call, Some(answer)),
             Event::Timeout(call) => self.answered(number, call, None),
-            Event::Start | Event::Kill | Event::Arrive(..) | Event::Problem(_) => {
+            Event::Start | Event::Kill | Event::Arrive(..) | Event::FaultKind(_) => {
                 unreachable!("handled above")
             }
         }

@@ -1,7 +1,7 @@
 //! The incremental variant.
 
 use super::notation::*;
-use crate::xds::limits::Limits;
+use crate::xds::limits::SessionLimits;
 use crate::xds::messages::Variant;
 use crate::xds::resource::ResourceType;
 use crate::xds::session::{ConfigStatus, Session};
@@ -179,7 +179,7 @@ fn large_updates_are_split_and_listeners_wait_for_all_clusters() {
     let mut stream =
         Stream::new(&format!("SDS s=1, CDS a={long} b={long} c={long}, LDS l=1, RDS r=1"));
     stream.session = Session::new(Variant::Delta, None)
-        .with_limits(Limits { response_bytes: 600, ..Limits::default() });
+        .with_limits(SessionLimits { response_bytes: 600, ..SessionLimits::default() });
     assert_eq!(stream.receives("CDS"), [format!("1 CDS a={long}")]);
     assert_eq!(stream.receives("LDS"), [""; 0], "it waits, even for its first response");
     assert_eq!(
@@ -210,7 +210,7 @@ fn large_removals_are_split() {
     let names: Vec<String> = (0..40).map(|n| format!("a-name-of-some-length-{n:02}=1")).collect();
     let mut stream = Stream::new(&format!("CDS {}", names.join(" ")));
     stream.session = Session::new(Variant::Delta, None)
-        .with_limits(Limits { response_bytes: 500, ..Limits::default() });
+        .with_limits(SessionLimits { response_bytes: 500, ..SessionLimits::default() });
     let mut answer = stream.receives("CDS");
     while let Some(response) = answer.pop() {
         answer = stream.receives(&format!("CDS ack {}", response.split(' ').next().unwrap()));

@@ -7,14 +7,15 @@ use prost::Message;
 
 use super::notation::resource;
 use super::random_cases::Seeds;
-use crate::xds::limits::Limits;
+use crate::xds::limits::SessionLimits;
 use crate::xds::messages::{Request, Variant};
 use crate::xds::quarantine::{MAX_ENTRIES, Quarantine};
 use crate::xds::resource::ResourceType;
 use crate::xds::session::Session;
 use crate::xds::snapshot::{Change, Snapshot};
 
-const LIMITS: Limits = Limits { names: 12, name_length: 40, bytes: 200, response_bytes: 300 };
+const LIMITS: SessionLimits =
+    SessionLimits { names: 12, name_length: 40, bytes: 200, response_bytes: 300 };
 
 fn delta_request(request: DeltaDiscoveryRequest) -> Request {
     Request {

@@ -1,7 +1,7 @@
 //! What a client may ask for, and how much memory it makes a session use.
 
 use super::notation::*;
-use crate::xds::limits::{LimitExceeded, Limits, MAX_NACK_MESSAGE, max_request_memory};
+use crate::xds::limits::{LimitExceeded, MAX_NACK_MESSAGE, SessionLimits, max_request_memory};
 use crate::xds::messages::{Request, Response, Variant};
 use crate::xds::quarantine::Quarantine;
 use crate::xds::resource::ResourceType;
@@ -47,7 +47,7 @@ fn an_unknown_type_is_answered_as_absent() {
 
 #[test]
 fn too_many_names_end_the_stream() {
-    let limit = Limits::default().names;
+    let limit = SessionLimits::default().names;
     for (variant, url) in BOTH
         .into_iter()
         .flat_map(|variant| [(variant, ResourceType::Secret.url()), (variant, UNKNOWN_TYPE)])
@@ -63,7 +63,7 @@ fn too_many_names_end_the_stream() {
 
 #[test]
 fn too_long_a_name_ends_the_stream() {
-    let limit = Limits::default().name_length;
+    let limit = SessionLimits::default().name_length;
     let (too_long, longest) = ("n".repeat(limit + 1), "n".repeat(limit));
     for (variant, url) in BOTH
         .into_iter()
@@ -103,7 +103,7 @@ fn too_long_a_name_ends_the_stream() {
 
 #[test]
 fn bytes_of_names_add_up_over_requests() {
-    let limits = Limits::default();
+    let limits = SessionLimits::default();
     let mut session = Session::new(Variant::Delta, None);
     let names = |from: usize| {
         (from..from + 4096).map(|n| format!("{n:0>width$}", width = limits.name_length)).collect()
@@ -121,7 +121,7 @@ fn bytes_of_names_add_up_over_requests() {
 
 #[test]
 fn limits_can_be_set() {
-    let limits = Limits { names: 2, ..Limits::default() };
+    let limits = SessionLimits { names: 2, ..SessionLimits::default() };
     let ask = |count: usize| {
         let names = (0..count).map(|n| n.to_string()).collect();
         let request = subscribing(Variant::Delta, ResourceType::Secret.url(), names);
@@ -221,7 +221,7 @@ fn initial_versions_and_nack_messages_count_as_memory() {
 
 #[test]
 fn a_node_with_more_resources_may_list_more_names() {
-    let limits = Limits { names: 10, bytes: 100, ..Limits::default() };
+    let limits = SessionLimits { names: 10, bytes: 100, ..SessionLimits::default() };
     let ask = |resources: usize, count: usize| {
         let snapshot: Snapshot = (0..resources)
             .map(|n| resource(ResourceType::Cluster, &format!("cluster-{n}"), "1"))

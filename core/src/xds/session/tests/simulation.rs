@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::fake_envoy::{FakeEnvoy, KINDS, Verdict, has_wildcard, verdict};
 use super::notation::{content, resource};
-use crate::xds::limits::Limits;
+use crate::xds::limits::SessionLimits;
 use crate::xds::messages::{Request, Response, Variant};
 use crate::xds::quarantine::{Quarantine, RejectedVersion};
 use crate::xds::resource::{Resource, ResourceType, Version};
@@ -137,7 +137,7 @@ impl Simulation {
         self.client.replica = replica;
         // So small that updates are split.
         self.client.session = Session::new(self.variant, None)
-            .with_limits(Limits { response_bytes: 250, ..Limits::default() });
+            .with_limits(SessionLimits { response_bytes: 250, ..SessionLimits::default() });
         if self.replicas[replica].applied < self.changes.len() {
             self.client.session.keep_unknown_resources();
         }
