@@ -115,4 +115,4 @@ async fn next(commands: &mut Option<mpsc::Receiver<EngineCommand>>) -> EngineCom
 }
 
 #[cfg(test)]
-mod tests;
+pub mod tests;

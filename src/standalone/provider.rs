@@ -136,3 +136,6 @@ impl Provider for DirectoryProvider {
         self.outputs.zone_serial()
     }
 }
+
+#[cfg(test)]
+mod tests;

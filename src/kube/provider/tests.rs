@@ -1,5 +1,5 @@
-//! What a change costs a leader: the real engine and provider, watches that are fed by hand, and an
-//! API server in memory.
+//! What a change costs a leader, and on the wire: the real engine and provider, watches that are
+//! fed by hand, and an API server in memory.
 
 mod api_server;
 
@@ -7,14 +7,16 @@ use std::time::Instant;
 
 use atlas_core::annotations;
 use atlas_core::kubernetes::lease::LeaseTiming;
-use atlas_core::manifest::Service;
 use atlas_core::pki::Lifetimes;
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::engine::publisher::Publisher;
 use crate::engine::reconcile::{Reconciled, Reconciler};
+use crate::engine::tests::{self, ClusterManifest, TestAtlas};
+use crate::kube::convert;
 use crate::kube::pki_secret::StoredSecret;
 use crate::pki::Contents;
 use crate::state::{Nodes, StateStore};
@@ -34,6 +36,8 @@ struct Leader {
     reconciler: Reconciler<KubernetesProvider>,
     settings: Settings,
     nodes: Arc<Nodes>,
+    lifetimes: Lifetimes,
+    election: JoinHandle<()>,
     stop: CancellationToken,
 }
 
@@ -49,12 +53,12 @@ struct Work {
 }
 
 impl Leader {
-    async fn start() -> Self {
-        let server = Arc::new(ApiServer::default());
+    /// Begins to lead, and knows no object yet.
+    async fn lead(server: Arc<ApiServer>, lifetimes: Lifetimes) -> Self {
         let settings = Settings::default();
         let candidate = Candidate::new("atlas-0", LeaseTiming::default());
         let stop = CancellationToken::new();
-        tokio::spawn(Arc::clone(&candidate).run(
+        let election = tokio::spawn(Arc::clone(&candidate).run(
             server.client(),
             "monitoring".into(),
             "atlas".into(),
@@ -92,11 +96,22 @@ impl Leader {
         let pki = Pki::with(
             SecretStore::default(),
             settings.trust_domain.clone(),
-            Lifetimes::default(),
+            lifetimes,
             Contents::default(),
         );
-        let reconciler = Reconciler::new(settings.clone(), provider, pki, publisher);
-        Self { server, watches, work, reconciler, settings, nodes, stop }
+        let mut reconciler = Reconciler::new(settings.clone(), provider, pki, publisher);
+        assert!(reconciler.reconcile().await.unwrap().is_none(), "nothing is known yet");
+        Self { server, watches, work, reconciler, settings, nodes, lifetimes, election, stop }
+    }
+
+    /// Shows these Services and all Secrets, as the first lists of a watch do.
+    fn show_everything(&self, services: impl IntoIterator<Item = Manifest>) {
+        let named = |service: Manifest| (service.meta().name.clone(), service);
+        self.watches.clusters.replace(services.into_iter().map(named).collect());
+        self.watches.alertmanagers.replace(BTreeMap::new());
+        self.watches.endpoint_slices.replace(BTreeMap::new());
+        self.watches.zone.replace(BTreeMap::new());
+        self.show_secrets();
     }
 
     /// Shows the Secrets as they are, as a watch does.
@@ -141,6 +156,15 @@ impl Leader {
         }
     }
 
+    /// Reconciles, and again when the watch shows the Secrets that this has written. Returns how
+    /// many clusters were planned.
+    async fn follow_own_writes(&mut self) -> usize {
+        let first = self.reconcile().await;
+        self.show_secrets();
+        let second = self.reconcile().await;
+        first.planned + second.planned
+    }
+
     /// Waits until the writer has nothing to do, so that its requests aren't counted with a
     /// reconcile's.
     async fn wait_written(&self) {
@@ -166,32 +190,26 @@ impl Drop for Leader {
     }
 }
 
-fn service(name: &str, address: &str) -> Manifest {
-    let mut service = Service::default();
-    service.meta.name = name.into();
-    service.meta.namespace = Some("monitoring".into());
-    service.meta.uid = Some(format!("uid of {name}"));
-    service.meta.labels = [(annotations::CLUSTER, "true"), (annotations::REPLICAS, "2")]
-        .map(|(key, value)| (key.into(), value.into()))
-        .into();
-    service.external_ips = vec![address.into()];
-    Manifest::Service(service)
+/// A cluster's Service, as a watch shows it.
+fn service(name: &str, address: &str, comment: &str) -> Manifest {
+    let service = json!({
+        "metadata": {
+            "name": name,
+            "namespace": "monitoring",
+            "uid": format!("uid of {name}"),
+            "labels": {annotations::CLUSTER: "true", annotations::REPLICAS: "2"},
+            "annotations": {"comment": comment},
+        },
+        "spec": {"externalIPs": [address]},
+    });
+    convert::service(serde_json::from_value(service).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_costs_a_leader_what_it_concerns() {
-    let mut leader = Leader::start().await;
-    let services = (0..CLUSTERS).map(|n| {
-        let name = format!("c{n}");
-        let service = service(&name, &format!("10.{}.{}.1", n / 250, n % 250));
-        (name, service)
-    });
-    assert!(leader.reconciler.reconcile().await.unwrap().is_none(), "nothing is known yet");
-    leader.watches.clusters.replace(services.collect());
-    leader.watches.alertmanagers.replace(BTreeMap::new());
-    leader.watches.endpoint_slices.replace(BTreeMap::new());
-    leader.watches.zone.replace(BTreeMap::new());
-    leader.show_secrets();
+    let mut leader = Leader::lead(Arc::default(), Lifetimes::default()).await;
+    let address = |n: usize| format!("10.{}.{}.1", n / 250, n % 250);
+    leader.show_everything((0..CLUSTERS).map(|n| service(&format!("c{n}"), &address(n), "")));
     let first = leader.reconcile().await;
     assert_eq!((first.planned, leader.nodes.ids().len()), (CLUSTERS, CLUSTERS + 1));
     assert!(first.objects_sent > 2 * CLUSTERS, "{first:?}");
@@ -201,7 +219,7 @@ async fn a_change_costs_a_leader_what_it_concerns() {
     assert_eq!((echo.planned, echo.secrets_read, echo.objects_made), (0, 0, 0), "{echo:?}");
 
     // One more: its own objects, and the hub's, since the zone and the endpoints have all stores.
-    leader.watches.clusters.apply("one-more".into(), Some(service("one-more", "10.99.0.1")));
+    leader.watches.clusters.apply("one-more".into(), Some(service("one-more", "10.99.0.1", "")));
     let added = leader.reconcile().await;
     println!("added {added:?}");
     assert_eq!((added.planned, added.secrets_written, added.secrets_read), (1, 1, 0), "{added:?}");
@@ -223,7 +241,7 @@ async fn a_change_costs_a_leader_what_it_concerns() {
     assert_eq!(shown, nothing);
 
     // Another address is nothing that the store's names depend on.
-    leader.watches.clusters.apply("c7".into(), Some(service("c7", "10.99.0.7")));
+    leader.watches.clusters.apply("c7".into(), Some(service("c7", "10.99.0.7", "")));
     let edited = leader.reconcile().await;
     println!("edited {edited:?}");
     assert_eq!((edited.planned, edited.secrets_written), (1, 1), "service.json: {edited:?}");
@@ -246,4 +264,56 @@ async fn a_change_costs_a_leader_what_it_concerns() {
     assert!(removed.planned <= 1 && removed.secrets_compared <= 2, "{removed:?}");
     assert!(removed.objects_made <= 10 && removed.objects_sent <= 10, "{removed:?}");
     assert_eq!(leader.nodes.ids().len(), CLUSTERS + 1);
+}
+
+/// What a change costs on the wire.
+impl TestAtlas for Leader {
+    async fn start(manifests: &[ClusterManifest], lifetimes: Lifetimes) -> Self {
+        let mut leader = Self::lead(Arc::default(), lifetimes).await;
+        let services = manifests.iter().map(|one| service(&one.name, &one.address, &one.comment));
+        leader.show_everything(services);
+        leader.follow_own_writes().await;
+        leader
+    }
+
+    async fn restart(mut self) -> Self {
+        self.stop.cancel();
+        (&mut self.election).await.unwrap();
+        let services = self.watches.clusters.all();
+        let mut leader = Self::lead(Arc::clone(&self.server), self.lifetimes).await;
+        drop(self);
+        leader.show_everything(services.into_iter().map(|(_, service)| (*service).clone()));
+        leader.follow_own_writes().await;
+        leader
+    }
+
+    async fn write(&mut self, manifest: &ClusterManifest) -> usize {
+        let ClusterManifest { name, address, comment } = manifest;
+        self.watches.clusters.apply(name.clone(), Some(service(name, address, comment)));
+        self.follow_own_writes().await
+    }
+
+    async fn remove(&mut self, cluster: &str) -> usize {
+        self.watches.clusters.apply(cluster.to_owned(), None);
+        self.follow_own_writes().await
+    }
+
+    fn nodes(&self) -> &Nodes {
+        &self.nodes
+    }
+
+    fn issuing_authority(&self) -> Vec<u8> {
+        let issuers = self.server.objects(&format!("{SECRETS}atlas-issuers"));
+        issuers[0]["data"]["issuing.pem"].as_str().unwrap().into()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_change_sends_does_not_grow_with_the_fleet() {
+    tests::what_a_change_sends_does_not_grow_with_the_fleet::<Leader>().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_authority_due_with_a_change_costs_other_clusters_nothing() {
+    tests::an_authority_due_with_a_change_costs_other_clusters_nothing::<Leader>().await;
 }

@@ -114,16 +114,11 @@ impl State {
     }
 
     fn list(&self, path: &str, query: &str) -> Value {
-        let query = query.replace("%2F", "/").replace("%3D", "=").replace('+', " ");
-        let is_selected = |object: &Value| {
-            let part = object["metadata"]["labels"]["goatlas.io/part"].as_str();
-            !query.contains("goatlas.io/part=pki") || part == Some("pki")
-        };
         let prefix = format!("{path}/");
         let items: Vec<&Value> = self
             .objects
             .iter()
-            .filter(|(path, object)| path.starts_with(&prefix) && is_selected(object))
+            .filter(|(path, object)| path.starts_with(&prefix) && is_selected(object, query))
             .map(|(_, object)| object)
             .collect();
         json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "1"}, "items": items})
@@ -147,6 +142,22 @@ impl State {
         merge_patch(&mut object, patch);
         (200, self.put(path, object))
     }
+}
+
+/// Whether an object has a label that the query asks for: `key=value`, or `key in (one,other)`.
+fn is_selected(object: &Value, query: &str) -> bool {
+    let Some((_, selector)) = query.split_once("labelSelector=") else { return true };
+    let mut selector = selector.split('&').next().unwrap_or_default().replace('+', " ");
+    for (encoded, decoded) in [("%2F", "/"), ("%3D", "="), ("%28", "("), ("%29", ")"), ("%2C", ",")]
+    {
+        selector = selector.replace(encoded, decoded);
+    }
+    let (key, values) = selector
+        .split_once(" in ")
+        .or_else(|| selector.split_once('='))
+        .expect("a selector of one label");
+    let label = object["metadata"]["labels"][key].as_str();
+    values.trim_matches(['(', ')']).split(',').any(|value| label == Some(value))
 }
 
 /// RFC 7396.
