@@ -1,13 +1,11 @@
-//! A real Chromium, without a window, that does what a person does: opens pages, clicks, types,
-//! looks.
+//! A headless Chromium for tests: opens pages, clicks, types, and reads what is shown.
 //!
 //! ```text
-//! Browser ──WebDriver (HTTP, loopback of the host)──▶ chromedriver ──▶ Chromium ──▶ the host's network
+//! Browser ─WebDriver (HTTP, host's loopback)─▶ chromedriver ─▶ Chromium ─▶ the host's network
 //! ```
 //!
-//! The protocol is W3C WebDriver; only what the browser logs is Chromium's own
-//! (`goog:loggingPrefs`): its console, and as "performance" what happens on its network, so that a
-//! picture or script that is not there is found.
+//! The protocol is W3C WebDriver. Chromium's own extension `goog:loggingPrefs` adds the console's
+//! log and, as "performance", the network's events, which show a missing picture or script.
 
 mod log;
 mod png;
@@ -27,20 +25,20 @@ use crate::world::Host;
 
 pub use log::{Answer, Seen};
 
-/// How long one command may take: Chromium's own limits, set below, come first.
+/// Time limit of a command. Chromium's own limits, set below, are shorter.
 const COMMAND: Duration = Duration::from_secs(60);
 
 /// How long a page may take to load, in milliseconds.
 const PAGE_LOAD_MS: u32 = 30_000;
 
-/// Where chromedriver says which free port it took.
+/// The words before the port in chromedriver's log.
 const PORT_FOLLOWS: &str = "was started successfully on port ";
 
-/// What identifies an element in W3C WebDriver's answers.
+/// The key of an element reference (W3C WebDriver, section 12.2).
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
-/// No window, no sandbox (which wants more rights than a private world has), and no requests but
-/// the page's own.
+/// No window; no sandbox, which needs more rights than a private world has; and no requests but the
+/// page's own.
 const FLAGS: [&str; 12] = [
     "--headless=new",
     "--no-sandbox",
@@ -77,7 +75,7 @@ impl Browser {
         std::fs::create_dir_all(&home)
             .with_context(|| format!("cannot make {}", home.display()))?;
         let mut command = Command::new(parts::get(Part::ChromeDriver)?);
-        // Whatever they keep per user they shall keep here.
+        // Both keep per-user files below these directories.
         command
             .arg("--port=0")
             .env("HOME", &home)
@@ -93,19 +91,18 @@ impl Browser {
         Ok(Self { process, host: host.clone(), session: format!("{sessions}/{id}") })
     }
 
-    /// Opens a page and waits until it and all that it names is loaded; what scripts fetch later
-    /// may still be missing.
+    /// Opens a page and waits for its load event. What scripts fetch later may still be missing.
     ///
     /// # Errors
-    /// There is no answer at all, or the page takes too long. An answer such as 404 is a page.
+    /// There is no answer, or the page takes too long. A status such as 404 is no error.
     pub fn goto(&self, url: &str) -> Result<()> {
         self.post("/url", &json!({"url": url})).map(drop).with_context(|| format!("opening {url}"))
     }
 
-    /// Where it is now, after all redirects.
+    /// The URL of the current page, after redirects.
     ///
     /// # Errors
-    /// The browser is gone, as for everything below.
+    /// The browser has ended.
     pub fn url(&self) -> Result<String> {
         text_of(&send(&self.host, "GET", &format!("{}/url", self.session), None)?)
     }
@@ -113,15 +110,15 @@ impl Browser {
     /// The page's title.
     ///
     /// # Errors
-    /// The browser is gone.
+    /// The browser has ended.
     pub fn title(&self) -> Result<String> {
         text_of(&send(&self.host, "GET", &format!("{}/title", self.session), None)?)
     }
 
-    /// The page's text as a person sees it, nothing that is hidden.
+    /// The page's visible text.
     ///
     /// # Errors
-    /// The browser is gone.
+    /// The browser has ended.
     pub fn text(&self) -> Result<String> {
         text_of(&self.evaluate("return document.body.innerText")?)
     }
@@ -129,7 +126,7 @@ impl Browser {
     /// The texts of all elements that a CSS selector matches, in the order of the page.
     ///
     /// # Errors
-    /// It is no selector.
+    /// The selector is invalid.
     pub fn texts(&self, css: &str) -> Result<Vec<String>> {
         let script = format!(
             "return [...document.querySelectorAll({})].map(one => one.innerText)",
@@ -146,7 +143,7 @@ impl Browser {
     /// Whether a CSS selector matches anything.
     ///
     /// # Errors
-    /// It is no selector.
+    /// The selector is invalid.
     pub fn exists(&self, css: &str) -> Result<bool> {
         Ok(self.evaluate(&format!("return document.querySelector({}) !== null", json!(css)))?
             == json!(true))
@@ -160,11 +157,10 @@ impl Browser {
         self.post("/execute/sync", &json!({"script": script, "args": []}))
     }
 
-    /// Clicks into the middle of what a CSS selector matches first, and waits if that leads to
-    /// another page.
+    /// Clicks the first element that a CSS selector matches, and waits if that opens another page.
     ///
     /// # Errors
-    /// Nothing matches, or a person could not click it: it is hidden, or something lies over it.
+    /// Nothing matches, or the element is hidden or covered.
     pub fn click(&self, css: &str) -> Result<()> {
         let element = self.element(css)?;
         self.post(&format!("/element/{element}/click"), &json!({}))
@@ -172,7 +168,7 @@ impl Browser {
             .with_context(|| format!("clicking {css}"))
     }
 
-    /// Clicks what a CSS selector matches and has this text, as [`Browser::click`] does.
+    /// Like [`Browser::click`], for the element of a CSS selector that has this text.
     ///
     /// # Errors
     /// As [`Browser::click`].
@@ -190,10 +186,10 @@ impl Browser {
             .with_context(|| format!("clicking {css} {text:?}"))
     }
 
-    /// Goes to the tab that a page opened, and closes the one that was looked at.
+    /// Switches to the tab that a page opened, and closes the current one.
     ///
     /// # Errors
-    /// There is no other.
+    /// There is no other tab.
     pub fn to_new_tab(&self) -> Result<()> {
         let get = |path: &str| send(&self.host, "GET", &format!("{}{path}", self.session), None);
         let here = get("/window")?;
@@ -209,10 +205,10 @@ impl Browser {
         self.post("/window", &json!({"handle": other})).map(drop)
     }
 
-    /// Types into what a CSS selector matches first; `\u{e007}` is the Enter key.
+    /// Types into the first element that a CSS selector matches; `\u{e007}` is the Enter key.
     ///
     /// # Errors
-    /// Nothing matches, or it takes no text.
+    /// Nothing matches, or the element takes no text.
     pub fn type_into(&self, css: &str, text: &str) -> Result<()> {
         let element = self.element(css)?;
         self.post(&format!("/element/{element}/value"), &json!({"text": text}))
@@ -242,10 +238,10 @@ impl Browser {
         found.with_context(|| self.describe())
     }
 
-    /// What it has met on its network and in its console since it was last asked.
+    /// What the network's and the console's logs have since the last call.
     ///
     /// # Errors
-    /// The browser is gone.
+    /// The browser has ended.
     pub fn seen(&self) -> Result<Seen> {
         let entries = |kind: &str| -> Result<Vec<Value>> {
             let entries = self.post("/se/log", &json!({"type": kind}))?;
@@ -254,19 +250,19 @@ impl Browser {
         log::read(&entries("performance")?, &entries("browser")?)
     }
 
-    /// What went wrong since [`Browser::seen`] or this was last asked: failed requests, answers
-    /// from 400 on, errors in the console.
+    /// The errors of [`Browser::seen`]: failed requests, answers from 400 on, errors in the
+    /// console.
     ///
     /// # Errors
-    /// The browser is gone.
+    /// The browser has ended.
     pub fn errors(&self) -> Result<Vec<String>> {
         Ok(self.seen()?.errors)
     }
 
-    /// Makes the part of the window that shows the page this large, in pixels.
+    /// Sets the size of the viewport, in pixels.
     ///
     /// # Errors
-    /// The browser is gone.
+    /// The browser has ended.
     pub fn resize(&self, width: u32, height: u32) -> Result<()> {
         // WebDriver sets the outer size of the window.
         let script = "return [outerWidth - innerWidth, outerHeight - innerHeight]";
@@ -276,7 +272,7 @@ impl Browser {
         self.post("/window/rect", &json!({"width": width, "height": height})).map(drop)
     }
 
-    /// Takes a picture of what is in the window, as PNG.
+    /// Writes a screenshot of the viewport, as PNG.
     ///
     /// # Errors
     /// The file can't be written.
@@ -308,8 +304,8 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Chromium gets to end in order. If it doesn't, it dies with its chromedriver, and that
-        // with its Proc.
+        // Lets Chromium end in order. Otherwise it ends with chromedriver, which ends with its
+        // `Proc`.
         let _ = send(&self.host, "DELETE", &self.session, None);
     }
 }
@@ -320,16 +316,16 @@ fn wait_port(process: &mut Proc) -> Result<u16> {
     process.wait_until("chromedriver listens", START, || {
         let log = std::fs::read_to_string(&log)?;
         let Some((_, after)) = log.split_once(PORT_FOLLOWS) else { return Ok(None) };
-        // The dot shows that the number is whole.
+        // Only with the dot after it the number is complete.
         after.split_once('.').map(|(port, _)| port.parse().context("a port")).transpose()
     })
 }
 
-/// What a session is asked for: this Chromium, these flags, a new profile, both logs.
+/// The capabilities of the session: this Chromium, these flags, a new profile, both logs.
 fn capabilities(home: &Path) -> Result<Value> {
     let mut arguments: Vec<String> = FLAGS.iter().map(ToString::to_string).collect();
     arguments.push(format!("--user-data-dir={}", home.join("profile").display()));
-    // Chromium's own start page asks for things on the Internet.
+    // Chromium's own start page makes requests to the Internet.
     let start_page = json!({"session": {"restore_on_startup": 4, "startup_urls": ["about:blank"]}});
     Ok(json!({"capabilities": {"alwaysMatch": {
         "browserName": "chrome",

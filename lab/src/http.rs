@@ -1,10 +1,10 @@
-//! HTTP/1.1 requests to the parts, for tests and the demo: plain ones, and those to a server with a
-//! certificate of the lab.
+//! HTTP/1.1 requests to the programs under test: without TLS, or to a server with a certificate of
+//! the lab.
 //!
-//! Every plain request opens a connection of its own: the same address means another program in
+//! Every request without TLS opens a connection of its own. The same address is another program in
 //! another network namespace, so a pooled connection could reach the wrong one. Redirects are not
-//! followed and no status is an error, since both are what tests look at. Proxies from the
-//! environment are ignored: all traffic stays in the world.
+//! followed and no status is an error, since tests check both. Proxies from the environment are
+//! ignored, so that all traffic stays in the world.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,13 +16,13 @@ use ureq::http;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::typestate::AgentScope;
 
-/// How long a request may take altogether, unless the caller says otherwise.
+/// Time limit of a whole request, unless the caller gives another.
 pub const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The longest body that is read, in bytes: more than any web page or metrics dump of the parts.
+/// The longest body that is read, in bytes: more than any page or metrics of the parts.
 const MAX_BODY: u64 = 64 * 1024 * 1024;
 
-/// A whole answer, whatever its status.
+/// A whole answer, with any status.
 #[derive(Debug, Clone)]
 pub struct Response {
     /// The status code, 100 to 599.
@@ -34,7 +34,7 @@ pub struct Response {
 }
 
 impl Response {
-    /// The first header of that name, whatever its case.
+    /// The first header of that name, which is compared without case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()
@@ -65,7 +65,7 @@ impl Response {
     }
 }
 
-/// A request with more than a URL. Ends in [`Request::send`].
+/// A request with a method, headers or a body.
 #[derive(Debug, Clone)]
 pub struct Request {
     method: http::Method,
@@ -93,19 +93,19 @@ impl Request {
         self
     }
 
-    /// The time for everything from connecting to the body's last byte.
+    /// Sets the time limit from connecting to the body's last byte.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Sends it and reads the whole answer. An error is one of the connection (refused, timed out,
-    /// cut off), never a status.
+    /// Sends it and reads the whole answer. Errors are those of the connection (refused, timed out,
+    /// broken), never a status.
     pub fn send(self) -> Result<Response> {
         self.send_by(&agent())
     }
 
-    /// [`Request::send`] by an agent that the caller keeps, and its connections with it.
+    /// [`Request::send`] with an agent of the caller's, which pools connections.
     pub(crate) fn send_by(self, agent: &ureq::Agent) -> Result<Response> {
         let what = format!("{} {}", self.method, self.url);
         self.exchange(agent).with_context(|| what)
@@ -159,13 +159,13 @@ pub fn post_json(url: &str, body: &impl serde::Serialize) -> Result<Response> {
         .send()
 }
 
-/// For plain HTTP, without a connection kept.
+/// An agent for HTTP that pools no connections.
 fn agent() -> ureq::Agent {
     config().max_idle_connections(0).build().into()
 }
 
-/// For a server whose certificate was issued by the authority `ca`, in PEM. It keeps connections,
-/// and so must only be used from one host, and by one user.
+/// An agent for a server whose certificate the authority `ca` (PEM) has issued. It pools
+/// connections, so it must be used from one host and by one user only.
 pub(crate) fn agent_trusting(ca: &str) -> Result<ureq::Agent> {
     let root = Certificate::from_pem(ca.as_bytes()).context("the certificate of the authority")?;
     let tls = TlsConfig::builder()

@@ -1,9 +1,8 @@
-//! The lab: the real programs that Atlas is tried with, how each starts, a private world to run
-//! them in, and whole scenes.
+//! The lab runs Atlas with the real programs around it, in private networks, for tests and the demo.
 //!
 //! ```text
-//! parts (which, where from) ─▶ run (how each starts) ─▶ scene (a hub and its clusters) ─▶ tests, demo
-//!                              world (hosts, links)  ─┘      └▶ siege: attacks on a scene, with honest clients beside
+//! parts (programs and their pins) ─▶ run (launchers)      ─┬▶ scene (a hub and its clusters)
+//!                                    world (hosts, links) ─┘    └▶ siege (attacks on a scene)
 //! ```
 
 pub mod browser;

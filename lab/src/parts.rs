@@ -1,18 +1,17 @@
 //! Gets the real programs that Atlas is tried with.
 //!
-//! In goes a [`Part`] with its pins in `peers/`; out comes the path of a program that can be
-//! started:
+//! From a [`Part`] and its pins in `peers/` to the path of a program:
 //!
 //! ```text
-//! Part -> Recipe -> present in the cache? -> prerequisites -> lock -> fetch or build -> rename into the cache
+//! Part -> Recipe -> in the cache? -> prerequisites -> lock -> fetch or build -> rename into the cache
 //! ```
 //!
-//! The cache lies outside the checkout (its module says where), so that every checkout and every
-//! test binary shares it. A part's directory there is named by its version and a hash of what pins
-//! it: a changed pin is built anew, and an older checkout still finds what it had.
+//! The cache is outside the checkout (see its module), so that all checkouts and test binaries
+//! share it. The name of a part's directory has its version and a hash of its pins. So a changed
+//! pin is built anew, and an older checkout still finds its own build.
 //!
-//! This module does IO: it runs `go`, `python3 -m pip`, `npm`, `apt-get` and `dpkg`, and tells on
-//! standard error what it is doing, since a first build takes minutes.
+//! It runs `go`, `python3 -m pip`, `npm`, `apt-get` and `dpkg`, and prints its progress on standard
+//! error, since a first build takes minutes.
 
 mod cache;
 mod fetch;
@@ -46,11 +45,11 @@ pub enum Part {
     /// Alertmanager, with its web page.
     Alertmanager,
     /// The newest Alertmanager, with its new web pages at `/ui/` and none at `/`: those are written
-    /// in Elm, whose packages are in none of the registries that parts come from.
+    /// in Elm, whose packages are in none of the registries that parts are fetched from.
     AlertmanagerNewest,
     /// CoreDNS with its default plugins, standing for a cluster's DNS.
     CoreDns,
-    /// BIND's `named`, with `named-checkzone` beside it: what else reads the DNS zone's file. See
+    /// BIND's `named`, with `named-checkzone` beside it, to check the DNS zone's file. See
     /// [`crate::run::Named`].
     Bind,
     /// Helm 4, the newest that the charts are rendered with.
@@ -64,9 +63,9 @@ pub enum Part {
     /// Kubernetes' own controllers: the garbage collector, the EndpointSlices of Services,
     /// ServiceAccounts.
     KubeControllerManager,
-    /// `kubectl`, as the documentation's reader uses it.
+    /// `kubectl`, for the commands of the documentation.
     Kubectl,
-    /// An xDS server made of go-control-plane's caches: what Atlas is measured against.
+    /// An xDS server made of go-control-plane's caches, which Atlas is compared with.
     GoControlPlane,
     /// Node.js with npm and pnpm, which make web pages.
     Node,
@@ -100,7 +99,7 @@ impl Part {
         Part::Kubectl,
     ];
 
-    /// The name that people type (`cargo xtask setup thanos`), unique among the parts.
+    /// Its name on the command line (`cargo xtask setup thanos`), unique among the parts.
     pub fn name(self) -> &'static str {
         match self {
             Part::Envoy => "envoy",
@@ -125,7 +124,7 @@ impl Part {
         }
     }
 
-    /// The pinned version; "of this system" for what comes with the system and is not pinned.
+    /// The pinned version; "of this system" for programs of the system, which are not pinned.
     pub fn version(self) -> &'static str {
         match self {
             Part::Envoy => "1.40.0",
@@ -147,10 +146,10 @@ impl Part {
         }
     }
 
-    /// The part with this [name](Part::name).
+    /// Finds a part by its [name](Part::name).
     ///
     /// # Errors
-    /// When there is none; the error lists the names.
+    /// No part has this name; the error lists the names.
     pub fn from_name(name: &str) -> Result<Part> {
         let found = Part::ALL.iter().copied().find(|part| part.name() == name);
         found.with_context(|| {
@@ -166,13 +165,13 @@ impl fmt::Display for Part {
     }
 }
 
-/// Path of the program, fetched or built if it is not there yet.
+/// Path of the program, which is fetched or built if it is not in the cache.
 ///
-/// Parallel callers, also of other processes, wait for the one that builds.
+/// Concurrent callers, in other processes too, wait for the one that builds.
 ///
 /// # Errors
-/// When a prerequisite is missing (the error says which, and how to install it), or when a tool
-/// fails (the error ends with the last lines of its output).
+/// A prerequisite is missing (the error says which, and how to install it), or a tool fails (the
+/// error ends with the last lines of its output).
 pub fn get(part: Part) -> Result<PathBuf> {
     let cache = Cache::open()?;
     let recipe = Recipe::of(part);
@@ -183,7 +182,7 @@ pub fn get(part: Part) -> Result<PathBuf> {
     provide(part, &recipe, &cache)
 }
 
-/// Gets every part of `parts` that is not there yet, telling its progress on standard error.
+/// Gets every part of `parts` that is not in the cache, with progress on standard error.
 ///
 /// # Errors
 /// As [`get`]; all prerequisites are checked before the first build starts, and all that are
@@ -204,8 +203,8 @@ pub fn get_all(parts: &[Part]) -> Result<()> {
     Ok(())
 }
 
-/// The value for `--web.local-assets` of [`Part::PrometheusClassic`], without which it looks for
-/// its pages in a directory of the system.
+/// The value for `--web.local-assets` of [`Part::PrometheusClassic`]. Without it Prometheus looks
+/// for its pages in a directory of the system.
 ///
 /// # Errors
 /// As [`get`].
@@ -215,12 +214,12 @@ pub fn classic_web_assets() -> Result<PathBuf> {
     Ok(usr.join("share/prometheus/web"))
 }
 
-/// The checked-in pins.
+/// The directory of the pins.
 fn peers() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../peers")
 }
 
-/// Fetches or builds `part`, unless someone else has done so by the time the lock is ours.
+/// Takes the lock, and fetches or builds `part` unless another process has done so meanwhile.
 fn provide(part: Part, recipe: &Recipe, cache: &Cache) -> Result<PathBuf> {
     let doing = recipe.doing();
     let _lock = cache.lock(&recipe.lock_name(part)?, || {

@@ -1,10 +1,10 @@
-//! Child processes with a log, that never outlive what started them.
+//! Child processes with a log, which end when their parent ends.
 //!
-//! Two things end a child: dropping its [`Proc`], and the kernel, which sends it SIGKILL when this
-//! process ends in whatever way. The latter is `setpriv --pdeathsig KILL` (util-linux), because
-//! setting it ourselves between fork and exec would be `unsafe`. The kernel ties that signal to the
-//! parent *thread*, so all children are started by one thread that lives as long as the process.
-//! (In a private world the end of the pid namespace does the same again.)
+//! A child ends when its [`Proc`] is dropped, and when this process ends in any way: the kernel
+//! then sends it SIGKILL. That is set by `setpriv --pdeathsig KILL` (util-linux), because doing so
+//! between fork and exec would be `unsafe` here. The kernel ties the signal to the parent *thread*,
+//! so all children are started by one thread that lives as long as the process. (In a private world
+//! the end of the pid namespace ends them too.)
 //!
 //! Architecture invariant: a signal goes only to a child that this process started and has not yet
 //! reaped, so its pid cannot have been given to another.
@@ -24,7 +24,7 @@ use rustix::process::{Pid, Signal, kill_process};
 /// Between two polls of [`wait_until`].
 const POLL: Duration = Duration::from_millis(50);
 
-/// Of each log, at most so many bytes at its end are looked at.
+/// How many bytes at the end of a log are read.
 const TAIL_BYTES: u64 = 256 * 1024;
 
 /// A child process. Dropping it kills and reaps it.
@@ -32,14 +32,14 @@ const TAIL_BYTES: u64 = 256 * 1024;
 pub struct Proc {
     name: String,
     log: PathBuf,
-    /// Kept to start the same again; `None` only while it is being started.
+    /// For [`Proc::restart`]; `None` only while it is being started.
     command: Option<Command>,
     child: Child,
 }
 
 impl Proc {
-    /// Starts `command` with its output appended to `<log_dir>/<name>.log`. It inherits the
-    /// environment, reads nothing. Redirections set on `command` are lost.
+    /// Starts `command` with its output appended to `<log_dir>/<name>.log` and without input. It
+    /// inherits the environment. Redirections set on `command` are lost.
     pub fn spawn(name: &str, log_dir: &Path, command: &Command) -> Result<Self> {
         let log = log_dir.join(format!("{name}.log"));
         let mut command = dying_with_parent(command);
@@ -97,7 +97,7 @@ impl Proc {
         self.memory("VmHWM:")
     }
 
-    /// Lets [`Proc::peak_bytes`] begin anew (proc(5): 5 in `clear_refs`).
+    /// Resets [`Proc::peak_bytes`] (proc(5): 5 in `clear_refs`).
     pub fn forget_peak(&self) -> Result<()> {
         let file = format!("/proc/{}/clear_refs", self.pid());
         fs::write(&file, "5").with_context(|| format!("cannot write {file}"))
@@ -111,7 +111,7 @@ impl Proc {
         kib.map_or(0, |kib: u64| kib * 1024)
     }
 
-    /// SIGKILL, and waits for the end. Does nothing to a process that has ended.
+    /// Sends SIGKILL and waits for the end. Does nothing if the process has ended.
     pub fn kill(&mut self) -> Result<()> {
         if self.is_running() {
             self.child.kill().with_context(|| format!("cannot kill {}", self.name))?;
@@ -119,7 +119,7 @@ impl Proc {
         self.child.wait().map(drop).with_context(|| format!("cannot reap {}", self.name))
     }
 
-    /// SIGTERM, and SIGKILL if it is still there after `timeout`. Says how it ended.
+    /// Sends SIGTERM, and SIGKILL after `timeout`. Returns the exit status.
     pub fn stop(&mut self, timeout: Duration) -> Result<ExitStatus> {
         self.signal(Signal::TERM)?;
         let deadline = Instant::now() + timeout;
@@ -135,12 +135,12 @@ impl Proc {
         }
     }
 
-    /// SIGSTOP: it keeps its connections and answers nothing, like a machine that hangs.
+    /// Sends SIGSTOP: it keeps its connections and answers nothing, like a machine that hangs.
     pub fn pause(&mut self) -> Result<()> {
         self.signal(Signal::STOP)
     }
 
-    /// SIGCONT, after [`Proc::pause`].
+    /// Sends SIGCONT, after [`Proc::pause`].
     pub fn resume(&mut self) -> Result<()> {
         self.signal(Signal::CONT)
     }
@@ -154,7 +154,7 @@ impl Proc {
             .with_context(|| format!("cannot signal {}", self.name))
     }
 
-    /// Starts the same command again, after killing what still runs of it. The log goes on.
+    /// Kills the process if it still runs, and starts the same command again. The log is continued.
     pub fn restart(&mut self) -> Result<()> {
         self.kill()?;
         let command =
@@ -165,8 +165,8 @@ impl Proc {
         Ok(())
     }
 
-    /// [`wait_until`] for something this process should bring about: ends at once when it has
-    /// ended, and an error carries the end of its log.
+    /// [`wait_until`] for an effect of this process. Fails at once if the process ends; the error
+    /// has the end of its log.
     pub fn wait_until<T>(
         &mut self,
         what: &str,
@@ -197,13 +197,13 @@ impl Proc {
 
 impl Drop for Proc {
     fn drop(&mut self) {
-        // Nothing can be done about an error here, and the kernel's parent-death signal remains.
+        // After an error here the kernel's parent-death signal still ends it.
         let _ = self.kill();
     }
 }
 
-/// Polls until `poll` yields a value. `Ok(None)` and errors mean "not yet"; when time is up, the
-/// error names `what` and the last error of `poll`.
+/// Polls until `poll` returns a value. `Ok(None)` and errors mean "not yet". After `timeout` the
+/// error has `what` and the last error of `poll`.
 pub fn wait_until<T>(
     what: &str,
     timeout: Duration,
@@ -271,7 +271,7 @@ fn collect_logs(dir: &Path, logs: &mut Vec<PathBuf>) {
     }
 }
 
-/// The last `lines` lines of a file; what cannot be read is said in their place.
+/// The last `lines` lines of a file, or the error if it can't be read.
 fn tail(file: &Path, lines: usize) -> String {
     let read = || -> io::Result<Vec<u8>> {
         let mut file = File::open(file)?;
@@ -291,8 +291,8 @@ fn tail(file: &Path, lines: usize) -> String {
     }
 }
 
-/// Puts programs that exec their arguments in front of a command, such as `nsenter --net=… --`.
-/// Arguments and environment go over as they are, through no shell; redirections do not.
+/// Puts a program that executes its arguments in front of a command, such as `nsenter --net=… --`.
+/// Keeps arguments and environment, without a shell; redirections are lost.
 pub(crate) fn wrapped(wrapper: &[impl AsRef<OsStr>], command: &Command) -> Command {
     let (program, arguments) = wrapper.split_first().expect("BUG: a wrapper without a program");
     let mut outer = Command::new(program);
@@ -316,8 +316,8 @@ pub(crate) fn dying_with_parent(command: &Command) -> Command {
 
 type Started = (Command, io::Result<Child>);
 
-/// Starts a child from the one thread that ends only with this process, and hands the command back
-/// for another start.
+/// Starts a child from the thread that ends only with this process, and returns the command for
+/// another start.
 pub(crate) fn spawn_from_lasting_thread(command: Command) -> Started {
     static JOBS: OnceLock<mpsc::Sender<(Command, mpsc::Sender<Started>)>> = OnceLock::new();
     let jobs = JOBS.get_or_init(|| {
@@ -325,7 +325,7 @@ pub(crate) fn spawn_from_lasting_thread(command: Command) -> Started {
         thread::spawn(move || {
             for (mut command, reply) in inbox {
                 let child = command.spawn();
-                // The receiver waits below; it cannot have gone.
+                // The receiver waits below, so it still exists.
                 let _ = reply.send((command, child));
             }
         });

@@ -1,14 +1,14 @@
-//! One launcher per real program: options in, a running program out, with its addresses and the
-//! questions tests ask it.
+//! A launcher for each real program: from options to a running program, with methods for the
+//! requests that tests make.
 //!
-//! A launcher starts its program on a [`Host`]; a `wait_…` method then waits until the program
-//! itself says that it is ready. Requests to a program are made from its own host, so they work on
-//! loopback addresses and with the link pulled. Each struct owns its [`Proc`] as `process`:
-//! dropping it ends the program.
+//! A launcher starts its program on a [`Host`]; a `wait_…` method waits until the program reports
+//! that it is ready. Requests to a program are made from its own host, so they work on loopback
+//! addresses and while the link is down. Each struct owns its [`Proc`] as `process`: dropping it
+//! ends the program.
 //!
-//! Architecture invariant: programs come as paths; nothing here downloads, builds or guesses where
-//! they are. Only Kubernetes and Helm, of which each test wants the one pinned version, are asked
-//! of [`parts`](crate::parts).
+//! Architecture invariant: programs are given as paths; nothing here downloads, builds or searches
+//! for them. Only Kubernetes and Helm, of which each test uses the one pinned version, are taken
+//! from [`parts`](crate::parts).
 
 mod alertmanager;
 pub mod bind;
@@ -47,8 +47,8 @@ pub fn labels<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> BTreeM
     pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-/// The path under which Prometheus and Alertmanager serve everything, without a slash at its end:
-/// the route prefix, which by default is the external URL's path.
+/// The path prefix of Prometheus and Alertmanager, without a slash at its end: the route prefix,
+/// which by default is the external URL's path.
 fn prefix(route_prefix: Option<&str>, external_url: Option<&str>) -> String {
     let of_url = || {
         let (_, authority_and_path) = external_url?.split_once("://")?;
@@ -57,7 +57,7 @@ fn prefix(route_prefix: Option<&str>, external_url: Option<&str>) -> String {
     route_prefix.or_else(of_url).unwrap_or_default().trim_end_matches('/').to_owned()
 }
 
-/// For a URL's query: everything but letters and digits as `%XX`.
+/// Percent-encodes everything but letters and digits, for a URL's query.
 fn percent_encoded(text: &str) -> String {
     let encode = |byte: u8| {
         if byte.is_ascii_alphanumeric() {
@@ -69,7 +69,7 @@ fn percent_encoded(text: &str) -> String {
     text.bytes().map(encode).collect()
 }
 
-/// The web side of a program, asked from the program's own host.
+/// A program's web server, requested from the program's own host.
 #[derive(Debug, Clone)]
 struct Web {
     host: Host,

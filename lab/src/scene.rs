@@ -1,13 +1,11 @@
-//! A whole scene: a hub and downstream clusters made of the real programs, with a real Atlas
-//! between.
+//! A scene: a hub and downstream clusters made of the real programs, with a real Atlas.
 //!
 //! ```text
-//! Place (a host and its addresses) ─▶ Hub::start      Atlas, Envoy, two Alertmanagers, Thanos Query
-//!                                  └▶ Cluster::start  Envoy, two Prometheus with a sidecar each, an Alertmanager
+//! Place (host, addresses) ─▶ Hub::start      Atlas, Envoy, two Alertmanagers, Thanos Query
+//!                         └▶ Cluster::start  Envoy, two Prometheus with sidecars, an Alertmanager
 //! ```
 //!
-//! The demo puts it on loopback addresses, the tests into a private world; what is started is the
-//! same.
+//! The demo runs it on loopback addresses, the tests in a private world, with the same programs.
 
 mod atlas;
 mod cluster;
@@ -30,16 +28,16 @@ pub use cluster::{Cluster, ClusterOptions, demo_names};
 pub use hub::{Hub, HubOptions, alertmanager_slice};
 pub use kube::{KubeCluster, KubeHub, KubeOptions, KubeScene};
 
-/// Where programs are put: a host, and addresses of it that nothing else uses.
+/// Where the programs of a hub or a cluster run: a host, and addresses of it that nothing else
+/// uses.
 #[derive(Clone, Debug)]
 pub struct Place {
-    /// The host.
     pub host: Host,
     /// The Envoy's address.
     pub envoy: IpAddr,
     /// The address the Envoy is told to bind to; `None`: all of the host's.
     pub bind: Option<IpAddr>,
-    /// Addresses for the programs behind: five are enough for a hub or a cluster.
+    /// Addresses for the other programs: five are enough for a hub or a cluster.
     pub programs: Vec<IpAddr>,
 }
 
@@ -84,10 +82,10 @@ pub struct Scene {
 }
 
 impl Scene {
-    /// The usual scene: a hub, `tokyo` and `paris`, in a private world, everything connected.
+    /// Starts a hub, `tokyo` and `paris` in a private world, and waits until all are connected.
     ///
     /// # Errors
-    /// What didn't start.
+    /// A program doesn't start.
     pub fn start(world: &World, atlas: &Path, prometheus: Part) -> Result<Self> {
         let mut hub = Hub::start(Place::in_world(world, "hub")?, HubOptions::new(atlas))?;
         let mut clusters = Vec::new();
@@ -100,7 +98,7 @@ impl Scene {
         Ok(scene)
     }
 
-    /// Waits until every Envoy has all it should have, and Thanos Query has every store.
+    /// Waits until every Envoy is in sync, and Thanos Query has every store.
     ///
     /// # Errors
     /// It takes too long.
@@ -114,7 +112,7 @@ impl Scene {
     /// A cluster by name.
     ///
     /// # Panics
-    /// There is none.
+    /// There is no cluster of this name.
     pub fn cluster(&mut self, name: &str) -> &mut Cluster {
         self.clusters
             .iter_mut()
@@ -123,12 +121,12 @@ impl Scene {
     }
 }
 
-/// The program of a part.
+/// The path of a part's program.
 fn program(part: Part) -> Result<PathBuf> {
     parts::get(part)
 }
 
-/// Waits until a part of Atlas's status holds.
+/// Waits until Atlas's status satisfies `holds`.
 fn wait_status(
     atlas: &Atlas,
     what: &str,

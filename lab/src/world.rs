@@ -1,5 +1,5 @@
-//! A private world for a whole-system test: namespaces of its own for users, network, mounts and
-//! processes, without root.
+//! A private world for a whole-system test: its own user, network, mount and pid namespaces,
+//! without root.
 //!
 //! ```text
 //!        world's root namespace (the test itself, 10.91.0.1, fd91::1)
@@ -9,18 +9,16 @@
 //!   10.91.1.1     10.91.2.1      10.91.3.1
 //! ```
 //!
-//! A host may be far ([`World::far_host`]): then its packets take time on the way, or get lost
-//! ([`Link`]).
+//! The link of a host may have delay and loss ([`World::far_host`], [`Link`]).
 //!
-//! Each [`Host`] has a network and a mount namespace: addresses, loopback, `/etc/hosts` and
-//! `/etc/resolv.conf` of its own. Nothing in a world can reach the machine's network, and when the
-//! test ends, however it ends, so does every process in the world.
+//! Each [`Host`] has a network and a mount namespace: its own addresses, loopback, `/etc/hosts` and
+//! `/etc/resolv.conf`. Nothing in a world can reach the machine's network. When the test ends in
+//! any way, all processes in its world end.
 //!
-//! How a test gets in: outside, it starts its own executable again beneath `unshare`, asking
-//! libtest for exactly that test; the environment variable [`VARIABLE`] tells the second run that
-//! it is inside. The outer run only waits, with a time limit, and on failure prints the output and
-//! the end of every log, since it alone survives whatever happens. With `--nocapture` the output is
-//! shown as it comes. `ATLAS_LAB_KEEP=1` keeps the world's directory.
+//! A test enters its world by starting its own executable again under `unshare`, for this test
+//! alone; the environment variable [`VARIABLE`] is set in that second run. The outer run waits,
+//! with a time limit, and on failure prints the output and the end of every log. With `--nocapture`
+//! the output is shown at once. `ATLAS_LAB_KEEP=1` keeps the world's directory.
 
 mod host;
 mod link;
@@ -40,20 +38,20 @@ pub use link::{Conditions, Counts, Direction, Link};
 
 use crate::parts::{self, Part};
 
-/// Holds the world's directory inside, and is not set outside.
+/// The world's directory; set inside a world only.
 pub const VARIABLE: &str = "ATLAS_LAB_WORLD";
 
-/// How long a test in a world may take before all of it is killed.
+/// The default time limit of a test in a world.
 pub const LIMIT: Duration = Duration::from_secs(240);
 
-/// The file in the world's directory that shows that the test's body was entered.
+/// A file in the world's directory that is written when the test's body starts.
 const ENTERED: &str = "entered";
 
 /// A test in a private world. The body gets a [`&World`](World) and may use `?`:
 ///
 /// ```text
 /// world_test! {
-///     needs [Envoy, Thanos],   // optional: parts to get outside, since inside there is no network to get them by
+///     needs [Envoy, Thanos],   // optional: parts to fetch before, since a world has no network
 ///     within 60,               // optional: the time limit in seconds, instead of 240
 ///     /// Attributes and comments go here.
 ///     fn query_sees_a_store(world) {
@@ -103,13 +101,12 @@ pub fn test_name(module_path: &str, function: &str) -> String {
 /// see [`test_name`].
 ///
 /// # Panics
-/// When the test fails inside, takes too long, or no world can be made on this machine.
+/// The test fails inside, takes too long, or no world can be made on this machine.
 pub fn inside(test_name: &str, body: impl FnOnce()) {
     inside_with(&[], LIMIT, test_name, body);
 }
 
-/// [`inside`] with another time limit, and with parts that are got (perhaps built, for minutes)
-/// before it begins to run.
+/// [`inside`] with another time limit, and with parts that are fetched or built before it starts.
 pub fn inside_with(parts: &[Part], limit: Duration, test_name: &str, body: impl FnOnce()) {
     if let Some(dir) = std::env::var_os(VARIABLE) {
         fs::write(Path::new(&dir).join(ENTERED), "").expect("the world's directory can be written");
@@ -121,7 +118,7 @@ pub fn inside_with(parts: &[Part], limit: Duration, test_name: &str, body: impl 
     }
 }
 
-/// The network that hosts are joined to, and where their files lie. Exists once per world.
+/// The network of all hosts, and the directory of their files. There is one for each world.
 #[derive(Debug)]
 pub struct World {
     dir: PathBuf,
@@ -130,12 +127,12 @@ pub struct World {
 }
 
 impl World {
-    /// The test's own address.
+    /// The address of the world's root namespace, where the test runs.
     pub const IP: Ipv4Addr = Ipv4Addr::new(10, 91, 0, 1);
-    /// The test's own address.
+    /// The address of the world's root namespace, where the test runs.
     pub const IP6: Ipv6Addr = Ipv6Addr::new(0xfd91, 0, 0, 0, 0, 0, 0, 1);
 
-    /// Makes the bridge. Only works inside: see [`inside`].
+    /// Makes the bridge. Works only inside a world: see [`inside`].
     pub fn new() -> Result<Self> {
         let dir = std::env::var_os(VARIABLE).map(PathBuf::from).with_context(|| {
             format!(
@@ -147,19 +144,19 @@ impl World {
         Ok(Self { dir, hosts: AtomicU8::new(0), root })
     }
 
-    /// Where each host has a directory with its logs. Removed when the test ends, unless
+    /// The directory of the hosts' files and logs. Removed when the test ends, unless
     /// `ATLAS_LAB_KEEP` is set.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Adds a host, with its link up. Names are for people; at most 250 hosts.
+    /// Adds a host with its link up; at most 250. The name is that of its directory.
     pub fn host(&self, name: &str) -> Result<Host> {
         Host::joined(&self.dir, name, self.next_number()?, None)
     }
 
-    /// Adds a host whose packets may have a long way, or get lost: see [`Host::link`]. At first it
-    /// is as near as all others. `seed` decides which packets are lost.
+    /// Adds a host whose link can be given delay and loss: see [`Host::link`]. At first it has
+    /// neither. `seed`: of the random numbers that decide which packets are lost.
     pub fn far_host(&self, name: &str, seed: u64) -> Result<Host> {
         Host::joined(&self.dir, name, self.next_number()?, Some(seed))
     }
@@ -170,7 +167,7 @@ impl World {
         Ok(number)
     }
 
-    /// The namespace the test itself is in, as a host: reaches all others, has no link to pull.
+    /// The namespace of the test itself, as a host. It reaches all others and has no link.
     pub fn root(&self) -> &Host {
         &self.root
     }

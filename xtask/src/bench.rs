@@ -1,14 +1,13 @@
 //! `cargo xtask bench`: what the data plane costs, measured on the real programs.
 //!
 //! ```text
-//! bench envoy   a real Atlas, N manifests, and the hub's Envoy ─▶ memory, time to ready, time and CPU per push
-//! bench query   a scene: Query ─▶ hub Envoy ─▶ cluster Envoy ─▶ sidecar,  against  Query ─mutual TLS─▶ sidecar
-//! bench link    hub Envoy ═ a far, lossy link ═▶ cluster Envoy ─▶ goodput and latency, by connections, windows and buffers
+//! bench envoy   Atlas, N manifests, the hub's Envoy ─▶ memory, time to ready, costs of a push
+//! bench query   Query ─▶ hub Envoy ─▶ cluster Envoy ─▶ sidecar, against Query ─mTLS─▶ sidecar
+//! bench link    hub Envoy ═ a far, lossy link ═▶ cluster Envoy: goodput and latency
 //! ```
 //!
-//! All run in a private world, so that nothing reaches this machine's network, nobody else's ports
-//! are in the way, and all ends with the command. Progress goes to standard error, the table to
-//! standard output, the figures to `--json`.
+//! All run in a private world, without this machine's network and ports, and end with the command.
+//! Progress goes to standard error, the table to standard output, the figures to `--json`.
 
 mod cost;
 mod envoy;
@@ -41,10 +40,9 @@ enum What {
 }
 
 impl Bench {
-    /// Runs it.
     ///
     /// # Errors
-    /// What didn't start, or took longer than its limit.
+    /// A program doesn't start, or the measurement takes longer than its limit.
     pub fn run(self) -> Result<()> {
         match self.what {
             What::Envoy(bench) => bench.run(),

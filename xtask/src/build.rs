@@ -5,16 +5,16 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
-/// How it is built.
+/// A cargo profile.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Profile {
-    /// As for tests: soon.
+    /// As for tests: fast to build.
     Dev,
-    /// As it is used: what is measured must be.
+    /// As it is deployed, for measurements.
     Release,
 }
 
-/// Builds a package and returns the path of its program of that name.
+/// Builds a package and returns the path of its program of the same name.
 pub fn program(package: &str, profile: Profile) -> Result<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

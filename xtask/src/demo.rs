@@ -1,9 +1,9 @@
 //! `cargo xtask demo`: a hub and two downstream clusters on loopback addresses, made of the real
 //! programs.
 //!
-//! It runs in a process namespace of its own, so nothing stays behind however it ends, and a mount
-//! namespace of its own, so that names resolve (`/etc/hosts`) without touching this machine's. The
-//! network is this machine's: any browser here can open the pages.
+//! It runs in its own pid namespace, so that no process is left however it ends, and in its own
+//! mount namespace, for its own `/etc/hosts`. The network is this machine's, so any browser here
+//! can open the pages.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -24,11 +24,11 @@ use crate::build::{self, Profile};
 const CLUSTERS: [(&str, u8); 2] = [("tokyo", 3), ("paris", 4)];
 const HUB: u8 = 2;
 const PARTS: &[Part] = &[Part::Envoy, Part::PrometheusClassic, Part::Alertmanager, Part::Thanos];
-/// Whether a signal asked for the end.
+/// Whether SIGINT or SIGTERM was received.
 static ASKED_TO_END: AtomicBool = AtomicBool::new(false);
-/// How long the world gets to end by itself.
+/// How long the world may take to end by itself.
 const END: std::time::Duration = std::time::Duration::from_secs(3);
-/// Tells the second start of this program that it is inside.
+/// Set inside the demo's namespaces: its directory.
 const INSIDE: &str = "ATLAS_DEMO_DIR";
 
 /// Run a hub and two clusters on this machine: get the real programs (the first time takes
@@ -46,7 +46,6 @@ pub struct Demo {
 }
 
 impl Demo {
-    /// Runs it.
     pub fn run(self) -> Result<()> {
         match std::env::var_os(INSIDE) {
             Some(dir) => self.inside(Path::new(&dir)),
@@ -54,7 +53,7 @@ impl Demo {
         }
     }
 
-    /// Gets what is needed, and starts itself again in namespaces of its own.
+    /// Gets the programs, and starts this program again in new namespaces.
     fn outside(self) -> Result<()> {
         parts::get_all(PARTS)?;
         let atlas = build::program("atlas", Profile::Dev)?;
@@ -68,7 +67,7 @@ impl Demo {
         };
         std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let mut world = Command::new("setpriv")
-            // However this process ends, the world ends with it.
+            // The namespaces end with this process in any case.
             .args([
                 "--pdeathsig",
                 "KILL",
@@ -92,7 +91,7 @@ impl Demo {
         let status = world.wait().context("cannot wait for the demo")?;
         match status.code() {
             Some(0) => Ok(()),
-            // Somebody asked for the end, and the world had to be helped.
+            // After a signal the world may have been killed.
             None if ASKED_TO_END.load(Ordering::Relaxed) => Ok(()),
             Some(1) => bail!("the demo did not prove everything; --keep DIR keeps its logs"),
             _ => bail!(
@@ -131,8 +130,8 @@ impl Demo {
     }
 }
 
-/// Ctrl-C in a terminal reaches everyone, and the world ends by itself while this process waits for
-/// it. A signal to this process alone reaches nobody else, so the world is ended from here if it
+/// Ctrl-C in a terminal reaches all processes, and the world ends by itself while this process
+/// waits. A signal to this process alone doesn't reach the world, so this kills the world if it
 /// doesn't end by itself.
 fn end_with_us(world: u32) -> Result<()> {
     let world = i32::try_from(world)
@@ -181,7 +180,7 @@ fn start(dir: &Path, atlas: &Path) -> Result<Scene> {
     Ok(scene)
 }
 
-/// Puts a hosts file of the demo's own over this machine's, for the demo's processes alone.
+/// Mounts the demo's own hosts file over this machine's, for the demo's processes only.
 fn write_hosts(dir: &Path, hub: &Place, clusters: &[(&str, Place)]) -> Result<()> {
     let mut entries: Vec<(IpAddr, String)> =
         vec![(IpAddr::from([127, 0, 0, 1]), "localhost".into())];
@@ -191,7 +190,7 @@ fn write_hosts(dir: &Path, hub: &Place, clusters: &[(&str, Place)]) -> Result<()
             (0..2).map(|n| (hub.envoy, format!("{name}-thanos-sidecar{n}.sidecars.thanos.atlas"))),
         );
     }
-    // Envoy asks with a dot at the end, and its resolver takes a hosts file to the letter.
+    // Envoy looks names up with a dot at the end, and its resolver compares them literally.
     let text: String = entries.iter().map(|(ip, name)| format!("{ip} {name} {name}.\n")).collect();
     let file = dir.join("hosts");
     std::fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;

@@ -2,12 +2,11 @@
 //!
 //! ```text
 //! for each target: cargo build ─▶ static program ─┐
-//!                  cargo metadata ─▶ sbom ────────┴▶ pack ─▶ layout ─▶ target/image/, and an archive if wanted
+//!                  cargo metadata ─▶ sbom ────────┴▶ pack ─▶ layout ─▶ target/image/ (and an archive)
 //! ```
 //!
-//! The image is the program and nothing else. It depends on the source, the toolchain and the C
-//! library alone: the same of them give the same bytes wherever and whenever they are built.
-//! `--check` proves it by a second build elsewhere.
+//! The image contains the program only. Its bytes depend on the source, the toolchain and the C
+//! library only. `--check` shows that by a second build in another directory.
 
 mod about;
 mod build;
@@ -65,8 +64,7 @@ struct Made {
 
 impl Image {
     /// # Errors
-    /// A target is unknown or not installed, the build fails, or what came of it is not as it
-    /// should be.
+    /// A target is unknown or not installed, the build fails, or the image is not as it should be.
     pub fn run(&self) -> Result<()> {
         let here = Place::here()?;
         let toolchain = Toolchain::of(&here)?;
@@ -82,7 +80,7 @@ impl Image {
             )
             .join("image"),
         };
-        // Said before a build of minutes, not after it.
+        // Checked before the build, which takes minutes.
         layout::check_replaceable(&out)?;
         let made = make(&here, &toolchain, &platforms, about)?;
 
@@ -133,7 +131,7 @@ impl Image {
     }
 }
 
-/// Builds all targets at a place.
+/// Builds all targets from one checkout.
 fn make(
     place: &Place,
     toolchain: &Toolchain,
@@ -171,8 +169,7 @@ fn make(
 }
 
 impl Made {
-    /// The bills of materials as files; with the architecture in their names where there are
-    /// several.
+    /// The bills of materials as files, with the architecture in their names if there are several.
     fn beside(&self) -> BTreeMap<String, Vec<u8>> {
         let name = |part: &Part| match self.parts.len() {
             1 => "sbom.cdx.json".to_owned(),
@@ -182,7 +179,7 @@ impl Made {
     }
 }
 
-/// Starts what can be started here, and builds everything again elsewhere.
+/// Starts the programs for this machine, and builds all targets again elsewhere.
 fn check(
     here: &Place,
     toolchain: &Toolchain,
@@ -223,7 +220,7 @@ fn check(
     Ok(())
 }
 
-/// What cargo says of the package `atlas`.
+/// The package `atlas` in cargo's metadata.
 fn package(metadata: &Value) -> Result<&Value> {
     let packages = metadata["packages"].as_array().context("cargo metadata has no packages")?;
     packages
@@ -232,7 +229,7 @@ fn package(metadata: &Value) -> Result<&Value> {
         .context("the workspace has no atlas")
 }
 
-/// What is being done, for people who wait.
+/// Prints the current step.
 fn step(what: &str) {
     eprintln!("==> {what}");
 }

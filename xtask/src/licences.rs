@@ -1,12 +1,10 @@
-//! `cargo xtask licences`: whether Atlas may be passed on with all that is linked into it and its
-//! tests.
+//! `cargo xtask licences`: checks the licences of all crates of Atlas and its tests.
 //!
 //! ```text
-//! cargo metadata ─▶ every crate that this platform builds ─▶ its SPDX expression, evaluated against ALLOWED ─▶ offenders
+//! cargo metadata ─▶ every crate of this platform ─▶ its SPDX expression ─▶ checked against ALLOWED
 //! ```
 //!
-//! It asks cargo alone, and offline: what the lock file names is on this machine once the workspace
-//! has been built.
+//! It uses cargo only, offline, since a built workspace has all crates of the lock file.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::Path;
@@ -16,11 +14,10 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use spdx::{Expression, LicenseReq, ParseMode};
 
-/// The platform that Atlas is built for: crates of others are never downloaded.
+/// The platform that Atlas is built for. Crates of other platforms aren't downloaded.
 const PLATFORM: &str = "x86_64-unknown-linux-gnu";
 
-/// The licences under which Atlas takes code, each with the reason. All are permissive and go with
-/// Apache-2.0.
+/// The allowed licences, each with the reason. All are permissive and compatible with Apache-2.0.
 const ALLOWED: &[(&str, &str)] = &[
     ("Apache-2.0", "Atlas's own"),
     ("MIT", "asks for its notice only"),
@@ -32,18 +29,18 @@ const ALLOWED: &[(&str, &str)] = &[
     ("CC0-1.0", "a waiver of all rights, but of no patents: notify, which has none to grant"),
 ];
 
-/// One crate, as cargo describes it.
+/// A crate of cargo's metadata.
 #[derive(Debug)]
 struct Package {
     /// Name and version.
     title: String,
-    /// Its expression; `None` where it names none.
+    /// Its SPDX expression, if it has one.
     licence: Option<String>,
     /// Its `Cargo.toml`.
     manifest: String,
 }
 
-/// All crates that are built, by cargo's id, and who needs whom.
+/// All crates that are built, by cargo's id, and their dependencies.
 #[derive(Debug)]
 struct Graph {
     packages: BTreeMap<String, Package>,
@@ -54,7 +51,8 @@ struct Graph {
 /// Checks every crate, and prints how many there are.
 ///
 /// # Errors
-/// Crates whose licence is not allowed, each with who needs it and where it lies; or cargo fails.
+/// A crate's licence isn't allowed (the error has its dependants and its directory), or cargo
+/// fails.
 pub fn run() -> Result<()> {
     let graph = Graph::of(&metadata()?)?;
     let offences = graph.offences(&allowed());
@@ -79,7 +77,7 @@ fn complaint(offences: &[String]) -> String {
     )
 }
 
-/// What cargo knows of the workspace and its dependencies.
+/// Cargo's metadata of the workspace and its dependencies.
 fn metadata() -> Result<Value> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
@@ -113,13 +111,13 @@ impl Graph {
             nodes.iter().map(|node| (text(&node["id"]), texts(&node["dependencies"]))).collect();
         let described =
             metadata["packages"].as_array().context("cargo metadata has no packages")?;
-        // Packages of other platforms are described too, but nobody needs them.
+        // Packages of other platforms are listed too, but nothing depends on them.
         let packages = described.iter().map(|package| (text(&package["id"]), Package::of(package)));
         let packages = packages.filter(|(id, _)| needs.contains_key(id)).collect();
         Ok(Self { packages, needs, members: texts(&metadata["workspace_members"]) })
     }
 
-    /// Every crate whose licence is not among `allowed`, as lines for people.
+    /// A line for every crate whose licence isn't in `allowed`.
     fn offences(&self, allowed: &BTreeSet<&str>) -> Vec<String> {
         let wrong = self
             .packages
@@ -137,7 +135,8 @@ impl Graph {
             .collect()
     }
 
-    /// The shortest way from a crate of the workspace: `atlas 0.4.0 → axum 0.8.0 → matchit 0.8.4`.
+    /// The shortest dependency path from a crate of the workspace: `atlas 0.4.0 → axum 0.8.0 →
+    /// matchit 0.8.4`.
     fn way_to(&self, wanted: &str) -> String {
         let mut ways: VecDeque<Vec<&str>> =
             self.members.iter().map(|id| vec![id.as_str()]).collect();
@@ -168,10 +167,10 @@ impl Package {
         }
     }
 
-    /// Why it may not be used.
+    /// Why it must not be used; `None`: it may.
     fn problem(&self, allowed: &BTreeSet<&str>) -> Option<String> {
         let Some(licence) = &self.licence else { return Some("names no licence".into()) };
-        // Lax: `MIT/Apache-2.0` is how `OR` used to be written.
+        // Lax mode accepts `MIT/Apache-2.0`, an older notation of `OR`.
         match Expression::parse_mode(licence, ParseMode::LAX) {
             Err(error) => Some(format!("{licence:?} is no SPDX expression: {}", error.reason)),
             Ok(expression) => {
@@ -181,7 +180,7 @@ impl Package {
     }
 }
 
-/// Exceptions (`WITH …`) change what a licence says, so they are allowed by name.
+/// Exceptions (`WITH …`) change a licence's terms, so they need their own entry.
 fn permits(allowed: &BTreeSet<&str>, req: &LicenseReq) -> bool {
     allowed.contains(req.to_string().as_str())
 }

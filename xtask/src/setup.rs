@@ -6,10 +6,10 @@ use std::{fs, iter};
 use anyhow::{Context, Result};
 use atlas_lab::parts::{self, Part};
 
-/// Gets the named parts, or all of them if none is named, and prints a table of what is where.
+/// Gets the named parts, or all if none is named, and prints a table of their paths.
 ///
 /// # Errors
-/// When a name is not a part's, a prerequisite is missing, or a download or build fails.
+/// A name is unknown, a prerequisite is missing, or a download or build fails.
 pub fn run(only: Vec<String>) -> Result<()> {
     let wanted = if only.is_empty() {
         Part::ALL.to_vec()
@@ -23,7 +23,7 @@ pub fn run(only: Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// What the table says of one part.
+/// A part's row of the table.
 struct Row {
     part: Part,
     megabytes: u64,

@@ -57,8 +57,9 @@ impl Siege {
                 .map(|attack| vec![attack.name.into(), attack.bound.into(), attack.does.into()])
                 .collect();
             let width = rows.iter().map(|row| row[0].len()).max().unwrap_or_default();
-            rows.iter()
-                .for_each(|row| println!("{:<width$}  {}; at most {}", row[0], row[2], row[1]));
+            for row in &rows {
+                println!("{:<width$}  {}; at most {}", row[0], row[2], row[1]);
+            }
             return Ok(());
         }
         let attacks: Vec<&Attack> = match self.attack.as_slice() {
@@ -85,9 +86,13 @@ impl Siege {
             let baseline = attack.baseline(&topology, self.quiet)?;
             // Failures without an attack: of the attack before, or of a machine that is too busy.
             let baseline_failures = baseline.failures();
-            baseline_failures.iter().for_each(|line| eprintln!("  {line}"));
+            for line in &baseline_failures {
+                eprintln!("  {line}");
+            }
             let row = attack.run(&topology, self.length, Some(&baseline))?;
-            row.failures().iter().for_each(|line| eprintln!("  {line}"));
+            for line in row.failures() {
+                eprintln!("  {line}");
+            }
             if row.recovered_after.is_none() {
                 eprintln!("  not everything is as before 45 s later");
             }

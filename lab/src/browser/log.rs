@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// What a browser has met.
+/// Answers and errors from a browser's logs.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Seen {
     /// Every answer, in the order received: pages, pictures, scripts, what scripts fetched.
@@ -19,14 +19,13 @@ pub struct Seen {
 pub struct Answer {
     /// The status, 200 to 599.
     pub status: u16,
-    /// What was asked for.
     pub url: String,
 }
 
 /// Reads the entries of the logs "performance" and "browser".
 pub(super) fn read(performance: &[Value], console: &[Value]) -> Result<Seen> {
     let mut seen = Seen::default();
-    // A failure is told with a request's number only.
+    // A failure event has only the request's id, so URLs are kept by id.
     let mut urls = BTreeMap::new();
     for entry in performance {
         let message = entry["message"].as_str().context("an entry without a message")?;
@@ -39,7 +38,7 @@ pub(super) fn read(performance: &[Value], console: &[Value]) -> Result<Seen> {
     Ok(seen)
 }
 
-/// Notes one event of the DevTools protocol.
+/// Adds one event of the DevTools protocol.
 fn note(event: &Value, urls: &mut BTreeMap<String, String>, seen: &mut Seen) {
     let parameters = &event["params"];
     let request = text(&parameters["requestId"]);
@@ -59,7 +58,7 @@ fn note(event: &Value, urls: &mut BTreeMap<String, String>, seen: &mut Seen) {
             }
             seen.answers.push(answer);
         }
-        // Canceled: by the page itself, or because a person went elsewhere.
+        // A cancelled request is no error: the page, or a navigation, cancelled it.
         Some("Network.loadingFailed") if parameters["canceled"] != true => {
             let url = urls.get(&request).cloned().unwrap_or(request);
             seen.errors.push(format!("{} {url}", text(&parameters["errorText"])));

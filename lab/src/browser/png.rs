@@ -2,13 +2,13 @@
 
 use anyhow::{Context, Result, ensure};
 
-/// The bytes with which every PNG begins.
+/// The signature of PNG files.
 const BEGINNING: &[u8] = b"\x89PNG\r\n\x1a\n";
 
 /// Decodes a picture.
 pub(super) fn decode(base64: &str) -> Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(base64.len() / 4 * 3);
-    // Bits that don't make a byte yet, and how many they are.
+    // The bits that don't make a byte yet, and their number.
     let (mut bits, mut count) = (0_u16, 0);
     for character in base64.trim_end_matches('=').bytes() {
         bits = bits << 6

@@ -1,4 +1,4 @@
-//! Where parts are kept: `$ATLAS_CACHE`, else `$XDG_CACHE_HOME/atlas`, else `~/.cache/atlas`.
+//! The cache of parts: `$ATLAS_CACHE`, else `$XDG_CACHE_HOME/atlas`, else `~/.cache/atlas`.
 //!
 //! ```text
 //! parts/NAME-VERSION-HASH/   one finished part; appears by a rename, so it is whole or absent
@@ -21,25 +21,25 @@ pub(super) struct Cache {
     root: PathBuf,
 }
 
-/// The places of one build: `part` becomes the finished part.
+/// The directories of one build.
 pub(super) struct Bench {
-    /// For downloads and the like; removed at the end.
+    /// For intermediate files; removed at the end.
     pub work: PathBuf,
-    /// What is kept. It exists and is empty at the start.
+    /// Becomes the finished part. It exists and is empty at the start.
     pub part: PathBuf,
-    /// What the tools say.
+    /// Output of the tools.
     pub log: PathBuf,
 }
 
 impl Cache {
-    /// The cache that the environment names. Creates nothing yet.
+    /// The cache that the environment names. Creates no directory.
     pub fn open() -> Result<Cache> {
         let root = choose_root(
             env::var_os("ATLAS_CACHE"),
             env::var_os("XDG_CACHE_HOME"),
             env::home_dir(),
         )?;
-        // Tools are run from other working directories.
+        // Absolute, since tools run in other working directories.
         let root = std::path::absolute(&root)
             .with_context(|| format!("the cache directory {}", root.display()))?;
         Ok(Cache { root })
@@ -55,8 +55,8 @@ impl Cache {
         Ok(self.directory("logs")?.join(format!("{key}.log")))
     }
 
-    /// Takes the lock of this name, which lasts until the file is dropped. Calls `waiting` first
-    /// when somebody else holds it.
+    /// Takes the lock of this name, which is released when the file is dropped. Calls `waiting`
+    /// first if another process holds it.
     pub fn lock(&self, name: &str, waiting: impl FnOnce()) -> Result<File> {
         let path = self.directory("locks")?.join(name);
         let file = File::create(&path)
@@ -73,7 +73,7 @@ impl Cache {
         Ok(file)
     }
 
-    /// Runs `build` and moves what it made into the cache in one step. The caller holds the part's
+    /// Runs `build` and moves its result into the cache by one rename. The caller holds the part's
     /// lock.
     pub fn install(&self, key: &str, build: impl FnOnce(&Bench) -> Result<()>) -> Result<()> {
         let work = self.directory("work")?.join(key);
@@ -122,7 +122,8 @@ fn choose_root(
     Ok(home.join(".cache/atlas"))
 }
 
-/// Twelve hexadecimal digits that change when any input does. The lengths keep neighbours apart.
+/// Twelve hexadecimal digits of a hash of all inputs. Each input is hashed with its length, so that
+/// moving bytes from one to the next changes the hash.
 pub(super) fn fingerprint(inputs: &[impl AsRef<[u8]>]) -> String {
     let mut hash = Sha256::new();
     for input in inputs {
@@ -144,7 +145,7 @@ fn remove(directory: &Path) -> Result<()> {
     }
 }
 
-/// The contents of a file that pins something.
+/// The contents of a pin file.
 pub(super) fn pin(path: &str) -> Result<Vec<u8>> {
     let path = super::peers().join(path);
     fs::read(&path).with_context(|| format!("cannot read the pins in {}", path.display()))

@@ -1,8 +1,8 @@
-//! Carries a recipe out: downloads, checks, unpacks, builds.
+//! Carries out a recipe: downloads, verifies, unpacks, builds.
 //!
-//! Nothing is used before it was checked against the pins: pip, npm and go do so themselves
-//! (`--require-hashes`, `npm ci` with its lock file, `-mod=readonly` with `go.sum`), the sha256 of
-//! Debian's packages is checked here.
+//! Nothing is used before it is verified against the pins. pip, npm and go do so themselves
+//! (`--require-hashes`, `npm ci` with its lock file, `-mod=readonly` with `go.sum`); the sha256 of
+//! Debian's packages is verified here.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -110,7 +110,7 @@ fn debs(bench: &Bench, list: &Path, still: &str) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     let download = || {
         let mut apt = Command::new("apt-get");
-        // Root would otherwise hand the download to a user who may not write here.
+        // As root, apt would download as a user who may not write here.
         apt.args(["-o", "APT::Sandbox::User=root", "download"])
             .args(pins.iter().map(|pin| pin.package));
         apt.current_dir(&bench.work);
@@ -146,8 +146,8 @@ fn install_chromium(log: &Path, still: &str) -> Result<()> {
     run_apt(install, log, still)
 }
 
-/// Runs an `apt-get`, and once more after `apt-get update` if it fails and we are root: the package
-/// lists may be missing (as in a new container) or old.
+/// Runs `apt-get`. If that fails and this user is root, runs it once more after `apt-get update`,
+/// since the package lists may be missing (as in a new container) or old.
 fn run_apt(command: impl Fn() -> Command, log: &Path, still: &str) -> Result<()> {
     let Err(first) = tool::run(&mut command(), log, still) else { return Ok(()) };
     if !rustix::process::geteuid().is_root() {

@@ -1,13 +1,13 @@
-//! Makes web pages that a Go module has only in the form of what they are made from: JavaScript and
-//! its packages.
+//! Builds the web pages of Go modules that contain only the pages' JavaScript sources.
 //!
 //! ```text
-//! go.sum ─▶ module in Go's cache ─▶ a copy ─▶ pnpm or npm (Part::Node) puts the pages into it ─▶ go.mod with `replace`
+//! go.sum ─▶ module in Go's cache ─▶ a copy ─▶ pages by pnpm or npm (Part::Node)
+//!                                        └▶ go.mod with `replace`
 //! ```
 //!
-//! A copy, since Go's cache is read-only and may not be overlaid. What is copied was checked
-//! against `go.sum` by Go, and the packages are checked against a lock file: Prometheus's own,
-//! which is in its module, or one of ours in `peers/`. No package's install script runs.
+//! The module is copied, since Go's cache is read-only and Go doesn't allow overlays of it. Go has
+//! verified the module against `go.sum`; the packages are verified against a lock file:
+//! Prometheus's own, which is in its module, or one in `peers/`. No package's install script runs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,22 +21,21 @@ use super::{Part, tool};
 /// Pages of a Go program.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Pages {
-    /// Prometheus's, made by its own script with its own lock file.
+    /// Prometheus's, built by its own script with its own lock file.
     Prometheus,
     /// Alertmanager's new ones, at `/ui/`. The older ones, at `/`, are written in Elm, whose
     /// compiler gets its packages from its own site only.
     Alertmanager,
 }
 
-/// What embeds Prometheus's pages; its build tag is `builtinassets`.
+/// The Go file that embeds Prometheus's pages; its build tag is `builtinassets`.
 const EMBED: &str = "package ui\n\nimport \"embed\"\n\n//go:embed static\nvar EmbedFS embed.FS\n";
 
 /// The lock file of Alertmanager's pages, in the directory of its part.
 const ALERTMANAGERS: [&str; 2] = ["ui/package.json", "ui/package-lock.json"];
 
 impl Pages {
-    /// What decides their content beside Node.js and the pins of the module in `peers/DIRECTORY`:
-    /// part of the cache key.
+    /// Inputs of the cache key, beside Node.js and the pins of the module in `peers/DIRECTORY`.
     pub fn inputs(self, directory: &str) -> Result<Vec<Vec<u8>>> {
         match self {
             Pages::Prometheus => Ok(vec![EMBED.as_bytes().to_vec()]),
@@ -53,8 +52,8 @@ impl Pages {
         }
     }
 
-    /// Makes them in a copy of the module that `directory` pins, and yields a `go.mod` which names
-    /// the copy, with its `go.sum`.
+    /// Builds the pages in a copy of the module that `directory` pins. Returns the path of a
+    /// `go.mod` that names the copy, with its `go.sum`.
     pub fn make(self, bench: &Bench, directory: &Path, still: &str) -> Result<PathBuf> {
         let node = super::get(Part::Node)?;
         let node = node.ancestors().nth(2).context("BUG: node is not in bin")?;
@@ -68,8 +67,8 @@ impl Pages {
                     tool::with_node(&mut command, node, &ui, &bench.work);
                     command
                 };
-                // Its pages, and the two packages beside them that these need; the pages of
-                // Prometheus 2 are a tree of their own.
+                // The pages and the two packages that they need. The pages of Prometheus 2 are
+                // another tree.
                 let only = ["--filter", "@prometheus-io/mantine-ui..."];
                 run(node_program("pnpm")
                     .args(["install", "--frozen-lockfile", "--ignore-scripts"])
@@ -90,7 +89,7 @@ impl Pages {
     }
 }
 
-/// Copies the module out of Go's cache, which fetches and checks it first if it has to.
+/// Copies the module out of Go's cache, which fetches and verifies it if necessary.
 fn copy_of_module(bench: &Bench, directory: &Path, module: &str, still: &str) -> Result<PathBuf> {
     tool::run(tool::go_in(directory).args(["mod", "download", module]), &bench.log, still)?;
     let listed = tool::go_in(directory)
@@ -103,14 +102,14 @@ fn copy_of_module(bench: &Bench, directory: &Path, module: &str, still: &str) ->
         "go does not say where it keeps {module}"
     );
     let copy = bench.work.join("module");
-    // Go's cache is read-only, and a copy of that could not be written to.
+    // Go's cache is read-only, and so would be a copy with its modes.
     let mut cp = Command::new("cp");
     cp.args(["--recursive", "--no-preserve=mode", from.trim()]).arg(&copy);
     tool::run(&mut cp, &bench.log, still)?;
     Ok(copy)
 }
 
-/// The pins of `directory` with the copy in the place of the module.
+/// The pins of `directory`, with the module replaced by the copy.
 fn replaced(bench: &Bench, directory: &Path, module: &str, copy: &Path) -> Result<PathBuf> {
     let pins = fs::read_to_string(directory.join("go.mod")).context("cannot read go.mod")?;
     let copy = copy.to_str().context("the path of the cache is not UTF-8")?;

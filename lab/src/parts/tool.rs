@@ -1,5 +1,5 @@
-//! Runs the tools that download and build, with patience: their output goes to a log, a heartbeat
-//! goes to standard error, and a failure shows the end of the log.
+//! Runs the tools that download and build. Their output goes to a log, progress to standard error,
+//! and a failure shows the end of the log.
 
 use std::env;
 use std::fs::{self, File};
@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-/// How often people hear that a build is still under way.
+/// How often progress is printed.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// Lines of a failed tool's output that its error shows.
 const TAIL_LINES: usize = 20;
 
-/// Runs `command` to its end, appending what it says to `log`. `still` is the heartbeat's text,
-/// such as "thanos 0.42.0: still building".
+/// Runs `command` to its end and appends its output to `log`. `still`: the progress message, such
+/// as "thanos 0.42.0: still building".
 pub(super) fn run(command: &mut Command, log: &Path, still: &str) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let status =
@@ -43,7 +43,7 @@ fn start_and_wait(command: &mut Command, log: &Path, still: &str) -> Result<Exit
     let start = Instant::now();
     thread::scope(|scope| {
         let (ended, end) = mpsc::channel();
-        // Nobody listens any more only if this function has panicked.
+        // The receiver is gone only if this function has panicked.
         scope.spawn(move || ended.send(child.wait()));
         loop {
             match end.recv_timeout(HEARTBEAT) {
@@ -71,7 +71,7 @@ pub(super) fn go_in(directory: &Path) -> Command {
     let mut go = Command::new("go");
     go.current_dir(directory)
         .env("CGO_ENABLED", "0")
-        // go.sum decides what is built: nothing may be added to it here.
+        // With `readonly`, Go adds nothing to go.sum and builds only what it lists.
         .env("GOFLAGS", "-mod=readonly")
         .env("GOTOOLCHAIN", "local")
         .env("GOWORK", "off");
@@ -93,8 +93,8 @@ pub(super) fn npm_ci(node: &Path, directory: &Path, work: &Path) -> Command {
 }
 
 /// Makes `command` run in `directory` with this Node.js and its packages first on `PATH`. The
-/// user's own `.npmrc` counts, since it may name a registry. What these tools keep for each user
-/// goes into `work`.
+/// user's own `.npmrc` is read, since it may name a registry. The tools' per-user files go into
+/// `work`.
 pub(super) fn with_node(command: &mut Command, node: &Path, directory: &Path, work: &Path) {
     let mut path = std::ffi::OsString::new();
     for own in [node.join("bin"), node.join("packages/node_modules/.bin")] {

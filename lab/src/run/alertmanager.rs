@@ -52,7 +52,7 @@ impl Alertmanager {
         command.arg(format!("--config.file={}", config.display()));
         command.arg(format!("--storage.path={}", host.dir().join(name).join("data").display()));
         command.arg(format!("--web.listen-address={}", options.listen));
-        // Empty: no gossip. Replicas get every alert from each Prometheus anyway.
+        // Empty: no gossip. Replicas get every alert from each Prometheus.
         command.args(["--cluster.listen-address=", "--log.level=info"]);
         if let Some(url) = &options.external_url {
             command.arg(format!("--web.external-url={url}"));

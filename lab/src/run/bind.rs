@@ -9,12 +9,13 @@ use anyhow::{Context, Result, ensure};
 use crate::process::Proc;
 use crate::world::Host;
 
-/// Whose copy of the zone a server has.
+/// Where a server has its copy of the zone from.
 #[derive(Debug)]
 pub enum Role<'a> {
-    /// This file, which it tells and gives these secondaries. SIGHUP lets it read the file again.
+    /// A primary with this file, which notifies this secondary and allows it transfers. SIGHUP
+    /// makes it read the file again.
     Primary(&'a Path, IpAddr),
-    /// That of this server.
+    /// A secondary of this server.
     SecondaryOf(IpAddr),
 }
 
@@ -35,10 +36,10 @@ fn command(named: &Path, program: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// What `named-checkzone` says of a zone's file. `named` is the path of the part.
+/// The output of `named-checkzone` for a zone's file. `named` is the path of the part.
 ///
 /// # Errors
-/// It wouldn't load; the error is what it says.
+/// The file can't be loaded; the error is the output.
 pub fn check_zone(named: &Path, zone: &str, file: &Path) -> Result<String> {
     let output = command(named, "bin/named-checkzone")?
         .arg(zone)

@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use crate::process::Proc;
 use crate::world::Host;
 
-/// A query for the root's NS records with id 1: any server answers it, if only by refusing.
+/// A query for the root's NS records with id 1. Any server answers it, at least with REFUSED.
 const PROBE: [u8; 17] = [0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
 
 /// A running CoreDNS.
@@ -43,7 +43,7 @@ impl CoreDns {
         Ok(Self { process, listen, host: host.clone() })
     }
 
-    /// A Corefile that answers from a list of names and knows nothing else.
+    /// A Corefile that answers from a list of names only.
     pub fn corefile<'a>(
         listen: SocketAddr,
         names: impl IntoIterator<Item = (IpAddr, &'a str)>,
@@ -58,8 +58,8 @@ impl CoreDns {
         )
     }
 
-    /// Waits until it answers over UDP. Where it serves a Kubernetes, that has been read by then,
-    /// unless it took over 5 s.
+    /// Waits until it answers over UDP. With the kubernetes plugin, it has then read the API,
+    /// unless that takes over 5 s.
     pub fn wait_ready(&mut self) -> Result<()> {
         let Self { process, listen, host } = self;
         process.wait_until(&format!("DNS on {listen} answers"), super::START, || {
@@ -71,7 +71,11 @@ impl CoreDns {
 /// A Corefile of several zones on one address, as a hub's DNS has them:
 ///
 /// ```text
-/// Corefile::new(listen).kubernetes("cluster.local", &kubeconfig).forward("thanos.atlas", atlas).file("corp.example", "corp.zone").text()
+/// Corefile::new(listen)
+///     .kubernetes("cluster.local", &kubeconfig)
+///     .forward("thanos.atlas", atlas)
+///     .file("corp.example", "corp.zone")
+///     .text()
 /// ```
 #[derive(Debug, Clone)]
 pub struct Corefile {
@@ -80,13 +84,13 @@ pub struct Corefile {
 }
 
 impl Corefile {
-    /// One without a zone: it refuses every question.
+    /// A Corefile without a zone, which refuses every query.
     pub fn new(listen: SocketAddr) -> Self {
         Self { listen, text: String::new() }
     }
 
-    /// The Services and Pods of a Kubernetes, by a kubeconfig whose user may list and watch them.
-    /// Clients are told to ask again after a second.
+    /// Adds the Services and Pods of a Kubernetes. The kubeconfig's user may list and watch them.
+    /// The TTL is a second.
     pub fn kubernetes(self, zone: &str, kubeconfig: &Path) -> Self {
         self.zone(
             zone,
@@ -97,17 +101,17 @@ impl Corefile {
         )
     }
 
-    /// A zone file, relative to CoreDNS's own directory, read again every second.
+    /// Adds a zone file, relative to CoreDNS's own directory, which is read again every second.
     pub fn file(self, zone: &str, file: &str) -> Self {
         self.zone(zone, &format!("file {file} {{\n        reload 1s\n    }}"))
     }
 
-    /// A stub: another server answers for the zone.
+    /// Forwards a zone to another server.
     pub fn forward(self, zone: &str, to: SocketAddr) -> Self {
         self.zone(zone, &format!("forward . {to}"))
     }
 
-    /// Any plugins for a zone, as lines of a Corefile.
+    /// Adds a zone with any plugins, as lines of a Corefile.
     pub fn zone(mut self, zone: &str, plugins: &str) -> Self {
         let (port, ip) = (self.listen.port(), self.listen.ip());
         self.text

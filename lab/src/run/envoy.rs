@@ -17,7 +17,7 @@ use crate::world::Host;
 pub struct EnvoyOptions {
     /// The bootstrap file, YAML or JSON by its extension.
     pub config: PathBuf,
-    /// What the bootstrap says under `admin.address`.
+    /// The bootstrap's `admin.address`.
     pub admin: SocketAddr,
     /// `trace`, `debug`, `info`, `warning`, `error`.
     pub log_level: String,
@@ -25,7 +25,7 @@ pub struct EnvoyOptions {
     pub component_log_level: String,
     /// `--service-node` and `--service-cluster`, where the bootstrap names no node.
     pub node: Option<String>,
-    /// Worker threads; each has connections of its own to every other side.
+    /// Worker threads. Each has its own connections to every upstream host.
     pub concurrency: u32,
     /// Anything else, such as `["--drain-time-s", "5"]`.
     pub extra: Vec<String>,
@@ -64,7 +64,8 @@ impl Envoy {
             "--log-level",
             &options.log_level,
         ]);
-        // Hot restart shares memory by a number that worlds on one machine would have to agree on.
+        // Hot restart shares memory under an id that all worlds of a machine would have to
+        // coordinate.
         command.arg("--disable-hot-restart");
         if !options.component_log_level.is_empty() {
             command.args(["--component-log-level", &options.component_log_level]);
@@ -89,12 +90,12 @@ impl Envoy {
         self.web.post(path, "text/plain", Vec::new())
     }
 
-    /// Waits until it is live: all initial xDS resources have come, or timed out.
+    /// Waits until it is live: all initial xDS resources have arrived or timed out.
     pub fn wait_live(&mut self) -> Result<()> {
         self.web.wait_ok(&mut self.process, "/ready")
     }
 
-    /// Waits until its admin interface answers at all, live or not.
+    /// Waits until its admin interface answers, whether it is live or not.
     pub fn wait_admin(&mut self) -> Result<()> {
         let web = self.web.clone();
         self.process.wait_until("the admin interface answers", super::START, || {
@@ -102,11 +103,11 @@ impl Envoy {
         })
     }
 
-    /// The value of one counter or gauge by its full name, such as
-    /// `listener_manager.lds.update_rejected`; 0 if Envoy has not made it yet.
+    /// The value of a counter or gauge by its full name, such as
+    /// `listener_manager.lds.update_rejected`; 0 if Envoy doesn't have it yet.
     pub fn stat(&self, name: &str) -> Result<u64> {
-        // The filter is a regular expression; the names of statistics hold no other special
-        // character than the dot.
+        // The filter is a regular expression. The dot is the only special character in names of
+        // statistics.
         let filter = format!("^{}$", name.replace('.', "\\."));
         let text = self
             .admin_get(&format!("/stats?filter={}", super::percent_encoded(&filter)))?
@@ -119,8 +120,8 @@ impl Envoy {
     }
 }
 
-/// Asks Envoy whether it would take this bootstrap file; the error is its complaint. A field that
-/// Envoy only warns of as deprecated is a complaint too.
+/// Validates a bootstrap file with `envoy --mode validate`; the error is Envoy's output. A warning
+/// about a deprecated field is an error too.
 pub fn validate(bin: &Path, config: &Path) -> Result<(), String> {
     let output = Command::new(bin)
         .args([

@@ -12,11 +12,11 @@ use tempfile::TempDir;
 use super::kube::{Kube, manifest};
 use crate::parts::{self, Part};
 
-/// Renders a chart with `part` ([`Part::Helm`] or [`Part::Helm3`]), each of `values` a YAML text,
-/// later ones first in rank. Yields its documents, hooks and tests too, notes not.
+/// Renders a chart with `part` ([`Part::Helm`] or [`Part::Helm3`]). `values`: YAML texts, of which
+/// later ones override earlier ones. Returns the documents with hooks and tests, without notes.
 ///
 /// # Errors
-/// Helm refuses the chart or the values; the error carries its words.
+/// Helm rejects the chart or the values; the error has Helm's output.
 pub fn helm_template(
     part: Part,
     chart: &Path,
@@ -27,8 +27,7 @@ pub fn helm_template(
     manifest::parse(&helm_template_text(part, chart, release, namespace, values, &[])?)
 }
 
-/// [`helm_template`] with more arguments, and the text as Helm prints it: for golden files,
-/// `--show-only`, `--api-versions`.
+/// [`helm_template`] with more arguments, such as `--show-only`. Returns Helm's output as text.
 ///
 /// # Errors
 /// As [`helm_template`].
@@ -48,18 +47,18 @@ pub fn helm_template_text(
 /// `helm lint --strict`: warnings are errors too.
 ///
 /// # Errors
-/// Helm finds fault with the chart; the error carries its words.
+/// Helm finds an error or a warning; the error has Helm's output.
 pub fn helm_lint(part: Part, chart: &Path, values: &[&str]) -> Result<String> {
     let mut helm = Helm::new(part)?;
     helm.command.args(["lint", "--strict"]).arg(chart);
     helm.values(values)?.run()
 }
 
-/// `helm upgrade --install`, from the API server's own host. It does not wait: without nodes no
+/// `helm upgrade --install`, from the API server's host. It doesn't wait, since without nodes no
 /// Deployment gets ready.
 ///
 /// # Errors
-/// Helm or the API server refuses something.
+/// Helm or the API server rejects something.
 pub fn helm_install(
     part: Part,
     kube: &Kube,
@@ -77,7 +76,7 @@ pub fn helm_install(
     helm.values(values)?.run_with(kube)
 }
 
-/// `helm uninstall`, from the API server's own host.
+/// `helm uninstall`, from the API server's host.
 ///
 /// # Errors
 /// There is no such release.
@@ -87,8 +86,8 @@ pub fn helm_uninstall(part: Part, kube: &Kube, release: &str, namespace: &str) -
     helm.run_with(kube)
 }
 
-/// One call of Helm, with directories of its own: nobody's plugins, repositories and settings
-/// count.
+/// One call of Helm with its own directories, so that no plugins, repositories and settings of the
+/// user are read.
 struct Helm {
     part: Part,
     command: Command,
@@ -104,7 +103,8 @@ impl Helm {
             ("HELM_CACHE_HOME", "cache"),
             ("HELM_CONFIG_HOME", "config"),
             ("HELM_DATA_HOME", "data"),
-            // Not there: no cluster of this machine is asked unless a kubeconfig is given.
+            // A file that doesn't exist, so that Helm reaches no cluster unless a kubeconfig is
+            // given.
             ("KUBECONFIG", "no-kubeconfig"),
         ] {
             command.env(variable, home.path().join(directory));
@@ -126,7 +126,7 @@ impl Helm {
             self.command.output().with_context(|| format!("cannot start {}", self.part))?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         let arguments: Vec<_> = self.command.get_args().map(OsStr::to_string_lossy).collect();
-        // helm lint says what is wrong on standard output.
+        // `helm lint` prints errors on standard output.
         let words = || format!("{}\n{}", text(&output.stderr), text(&output.stdout));
         ensure!(
             output.status.success(),

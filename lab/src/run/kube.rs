@@ -1,17 +1,17 @@
 //! Kubernetes without nodes: the real etcd, kube-apiserver and kube-controller-manager.
 //!
 //! ```text
-//! Kube::start(host) ─▶ etcd (loopback, no fsync) ◀─ kube-apiserver (TLS, RBAC, no anonymous) ◀─ kube-controller-manager
-//!                                                       ▲ address(), kubeconfigs, Client
+//! etcd (loopback, no fsync) ◀─ kube-apiserver (TLS, RBAC) ◀─ kube-controller-manager
+//!                                   ▲ address(), kubeconfigs, Client
 //! ```
 //!
-//! Real are: the API with its validation, admission (PodSecurity too), RBAC, watches,
-//! ServiceAccount tokens, the garbage collector, the EndpointSlices of Services, the deletion of
-//! namespaces. Not there are: a scheduler, kubelets, kube-proxy (so no cluster IP leads anywhere),
-//! and the controllers that make Pods. [`Client::pod_with_ip`] writes a Pod as a kubelet would
-//! have, and [`Kubelet`](super::Kubelet) imitates one.
+//! It has the API with validation, admission (PodSecurity too), RBAC, watches, ServiceAccount
+//! tokens, the garbage collector, EndpointSlices of Services, and the deletion of namespaces. It
+//! has no scheduler, no kubelets, no kube-proxy (so cluster IPs don't work), and no controllers
+//! that create Pods. [`Client::pod_with_ip`] writes a Pod as a kubelet would, and
+//! [`Kubelet`](super::Kubelet) imitates one.
 //!
-//! A [`Kube`] is its admin's [`Client`] as well: `kube.get(path)`, `kube.apply(yaml)`.
+//! A [`Kube`] dereferences to its admin's [`Client`]: `kube.get(path)`, `kube.apply(yaml)`.
 
 mod client;
 mod files;
@@ -39,8 +39,8 @@ pub use programs::Pace;
 /// The port of the API server.
 pub const PORT: u16 = 6443;
 
-/// How long Kubernetes may take to be ready: with both cores busy, several times what it takes
-/// alone.
+/// Time limit until Kubernetes is ready. On a busy machine that takes several times as long as on
+/// an idle one.
 const START: Duration = Duration::from_secs(90);
 
 /// A running Kubernetes. Dropping it ends its processes.
@@ -66,16 +66,16 @@ impl Deref for Kube {
 }
 
 impl Kube {
-    /// Starts it on a host of a private world and waits until it is ready; says on standard error
-    /// how long that took.
+    /// Starts it on a host of a private world, waits until it is ready, and prints on standard
+    /// error how long that took.
     ///
     /// # Errors
-    /// A part can't be had, or something doesn't start; the error carries the end of its log.
+    /// A part can't be fetched, or a program doesn't start; the error has the end of its log.
     pub fn start(host: &Host) -> Result<Self> {
         Self::start_at(host, Pace::Hurried)
     }
 
-    /// [`Kube::start`], with controllers as fast as they are to be.
+    /// [`Kube::start`] with a given pace of the controllers.
     ///
     /// # Errors
     /// As [`Kube::start`].
@@ -85,12 +85,12 @@ impl Kube {
         let files = Files::write(host, address)?;
         let client = Client::new(host, address, &files.ca, files::ADMIN_TOKEN)?;
         let etcd = host.spawn("etcd", &programs::etcd(&data(host))?)?;
-        // It waits for etcd by itself.
+        // It waits for etcd itself.
         let mut api =
             host.spawn("kube-apiserver", &programs::api_server(host, address, &files)?)?;
         wait_api(&mut api, &client)?;
         client.make_node()?;
-        // This one does not wait for long.
+        // This one waits for the API server only briefly.
         let mut controllers =
             host.spawn("kube-controller-manager", &programs::controller_manager(&files, pace)?)?;
         wait_controllers(&mut controllers, &client)?;
@@ -101,7 +101,7 @@ impl Kube {
         Ok(Self { controllers, api, etcd, host: host.clone(), files, client })
     }
 
-    /// The admin's client, to be kept beyond a borrow of this.
+    /// The admin's client; clone it to keep it.
     pub fn client(&self) -> &Client {
         &self.client
     }
@@ -116,8 +116,7 @@ impl Kube {
         self.files.admin_kubeconfig.clone()
     }
 
-    /// A kubeconfig with a token of a ServiceAccount and nothing more; its namespace is the
-    /// ServiceAccount's.
+    /// A kubeconfig with a token of a ServiceAccount; its namespace is the ServiceAccount's.
     ///
     /// # Errors
     /// There is no such ServiceAccount.
@@ -135,7 +134,7 @@ impl Kube {
         self.client.with_token(&self.token_of(namespace, name, None)?)
     }
 
-    /// Ends the API server (SIGKILL): connections break, new ones are refused. etcd keeps the
+    /// Kills the API server (SIGKILL): connections break, new ones are refused. etcd keeps the
     /// objects.
     ///
     /// # Errors
@@ -153,7 +152,7 @@ impl Kube {
         wait_api(&mut self.api, &self.client)
     }
 
-    /// SIGSTOP: it accepts connections (the kernel does) and answers nothing.
+    /// Sends the API server SIGSTOP: the kernel still accepts connections, but nothing answers.
     ///
     /// # Errors
     /// It isn't running.
@@ -161,7 +160,7 @@ impl Kube {
         self.api.pause()
     }
 
-    /// SIGCONT, after [`Kube::pause_api`].
+    /// Sends SIGCONT, after [`Kube::pause_api`].
     ///
     /// # Errors
     /// It isn't running.
@@ -169,12 +168,11 @@ impl Kube {
         self.api.resume()
     }
 
-    /// Everything ends and starts again with nothing in it, as a cluster set up anew under the same
-    /// address. Its keys are the old ones; tokens of ServiceAccounts that are gone are refused all
-    /// the same.
+    /// Restarts all programs with an empty etcd, as a cluster that was set up anew under the same
+    /// address. The keys stay, but tokens of deleted ServiceAccounts are refused.
     ///
     /// # Errors
-    /// Something doesn't start.
+    /// A program doesn't start.
     pub fn restart_empty(&mut self) -> Result<()> {
         self.controllers.kill()?;
         self.api.kill()?;
@@ -217,14 +215,14 @@ fn wait_api(api: &mut Proc, client: &Client) -> Result<()> {
     })
 }
 
-/// It has no health port; the first thing that its controllers do is this.
+/// Waits for the first object that the controllers create, since their health port isn't served.
 fn wait_controllers(controllers: &mut Proc, client: &Client) -> Result<()> {
     controllers.wait_until("the controllers work", START, || {
         client.find(&default_service_account("default")).map(|found| found.map(drop))
     })
 }
 
-/// A Pod without a ServiceAccount of its own needs its namespace's, which a controller makes.
+/// Waits for a namespace's default ServiceAccount, which a controller creates and Pods need.
 fn wait_default_service_account(client: &Client, namespace: &str) -> Result<()> {
     let path = default_service_account(namespace);
     wait_until(&format!("{path} is there"), START, || {

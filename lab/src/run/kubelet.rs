@@ -1,25 +1,24 @@
-//! The imitation of a kubelet: a Deployment's first container as a process on a [`Host`], with a
-//! Pod object beside it.
+//! Imitates a kubelet: runs a Deployment's first container as a process on a [`Host`], with a Pod
+//! object.
 //!
 //! ```text
-//! rendered Deployment ─▶ Pod object ─▶ (admission adds the ServiceAccount's token volume) ─▶ env, command, volumes ─▶ process
-//!                             ▲                                                                  ▲
-//!                             └─ status: Ready as the readiness probe says          Secrets, every 200 ms: `..data` swap
+//! rendered Deployment ─▶ Pod object ─▶ with the token volume ─▶ env, command, volumes ─▶ process
+//!                           ▲          (by admission)                        ▲
+//!                           └─ status: Ready by the readiness probe          └─ Secrets, every 200 ms
 //! ```
 //!
-//! What it does as a kubelet does: it waits for Secrets and ConfigMaps that are not optional, lays
-//! volumes out as directories whose files change all at once (by the `..data` link), at their
-//! `mountPath` and in a mount namespace of the Pod's own; asks TokenRequest for a token bound to
-//! the Pod; resolves `env` with `fieldRef` and `$(NAME)`; probes readiness; ends a Pod by SIGTERM
-//! within its grace period.
+//! Like a kubelet it waits for Secrets and ConfigMaps that are not optional; mounts volumes in a
+//! mount namespace of the Pod, as directories whose files change atomically (by the `..data` link);
+//! requests a token bound to the Pod; resolves `env` with `fieldRef` and `$(NAME)`; probes
+//! readiness; and ends a Pod by SIGTERM within its grace period.
 //!
-//! What it does not: images (the caller names the program, which stands in the place of the image's
-//! entrypoint or of `command[0]`), users, capabilities, read-only root file systems, limits,
-//! liveness, further containers, `subPath`. A probe's first answer counts, whatever its thresholds
-//! are. Nothing starts again by itself: see [`Pod::restart`].
+//! It has no images (the caller names the program, which replaces the image's entrypoint or
+//! `command[0]`), users, capabilities, read-only root file systems, limits, liveness probes,
+//! further containers and `subPath`. It ignores a probe's thresholds. It restarts nothing by
+//! itself: see [`Pod::restart`].
 //!
-//! It speaks to the API server from the API server's own host, so a pulled link of the Pod's host
-//! delays nothing of its.
+//! It reaches the API server from the API server's own host, so it works while the link of the
+//! Pod's host is down.
 
 mod mounts;
 mod probe;
@@ -43,17 +42,17 @@ use crate::world::Host;
 use probe::Probe;
 use volume::Volume;
 
-/// Between two looks at the API and at the readiness probe.
+/// Between two reads of the API, and between two readiness probes.
 const POLL: Duration = Duration::from_millis(200);
 
-/// How long a Secret, a ConfigMap or a Pod's namespace is waited for.
+/// How long it waits for a Secret, a ConfigMap or a Pod's namespace.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// See the module.
 #[derive(Debug)]
 pub struct Kubelet;
 
-/// What a caller may want otherwise.
+/// Options of a Pod.
 #[derive(Debug, Clone, Default)]
 pub struct PodOptions {
     /// The Pod's address, one that the host has; `None`: the host's first.
@@ -62,8 +61,8 @@ pub struct PodOptions {
     pub env: Vec<(String, String)>,
 }
 
-/// A running Pod. Dropping it kills the process, and leaves the Pod object as it was: as if the
-/// node had burnt down.
+/// A running Pod. Dropping it kills the process and leaves the Pod object unchanged, like the loss
+/// of a node.
 #[derive(Debug)]
 pub struct Pod {
     /// Its process. Its log is `<pod name>.log` in the host's directory.
@@ -75,7 +74,7 @@ pub struct Pod {
     thread: Option<JoinHandle<()>>,
 }
 
-/// What the Pod and its thread have in common.
+/// The state that the Pod shares with its thread.
 #[derive(Debug)]
 struct Shared {
     client: Client,
@@ -90,9 +89,9 @@ struct Shared {
 
 #[derive(Debug)]
 struct Readiness {
-    /// What [`Pod::set_ready`] said, over the probe's head.
+    /// Set by [`Pod::set_ready`]; overrides the probe.
     forced: Option<bool>,
-    /// False once the process was ended by us.
+    /// False once the process was stopped or killed here.
     alive: bool,
     reported: Option<bool>,
 }
@@ -102,8 +101,8 @@ impl Kubelet {
     /// on `host`. Its ServiceAccount and its RBAC must have been applied before.
     ///
     /// # Errors
-    /// The Pod is refused, names something that this imitation can't do, or a Secret that it mounts
-    /// does not come.
+    /// The Pod is rejected or uses something that isn't imitated, or a Secret that it mounts
+    /// doesn't appear in time.
     pub fn run(
         kube: &Kube,
         host: &Host,
@@ -143,7 +142,7 @@ fn run(
         .as_str()
         .context("the Deployment names no metadata.namespace")?;
     let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
-    // One that a dropped `Pod` left.
+    // A Pod object that a dropped `Pod` left.
     if client.find(&path)?.is_some() {
         client.delete(&format!("{path}?gracePeriodSeconds=0"))?;
         client.wait_gone(&path, PATIENCE)?;
@@ -210,7 +209,7 @@ impl Shared {
         self.readiness.lock().expect("BUG: a thread panicked with the readiness in hand")
     }
 
-    /// Tells the API whether it is ready, if that is news.
+    /// Writes its readiness to the API if it has changed.
     fn report(&self) -> Result<()> {
         let mut readiness = self.readiness();
         let ready = readiness.forced.unwrap_or_else(|| {
@@ -223,8 +222,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Keeps the mounted files and the status fresh. What the API refuses or does not answer is
-    /// tried again.
+    /// Updates the mounted files and the status. Failed requests are tried again at the next poll.
     fn keep(&self, volumes: &mut [Volume]) {
         while !self.ended.load(Ordering::Relaxed) {
             for volume in volumes.iter_mut() {
@@ -255,7 +253,7 @@ impl Pod {
         self.shared.client.get(&self.shared.path())
     }
 
-    /// Where the test itself sees what is mounted at `mount_path`, in the container.
+    /// The directory, for the test itself, of the volume that the container has at `mount_path`.
     pub fn volume(&self, mount_path: &str) -> Option<&Path> {
         self.volumes
             .iter()
@@ -274,16 +272,16 @@ impl Pod {
         })
     }
 
-    /// Reports it as ready or not, whatever its probe says, until [`Pod::follow_probe`].
+    /// Reports it as ready or not, independent of its probe, until [`Pod::follow_probe`].
     ///
     /// # Errors
-    /// The API server does not take the report; it is tried again.
+    /// The API server rejects the report; it is tried again.
     pub fn set_ready(&self, ready: bool) -> Result<()> {
         self.shared.readiness().forced = Some(ready);
         self.shared.report()
     }
 
-    /// The probe counts again.
+    /// Reports the probe's result again.
     ///
     /// # Errors
     /// As [`Pod::set_ready`].
@@ -292,11 +290,11 @@ impl Pod {
         self.shared.report()
     }
 
-    /// Kills the process, as the kernel might for want of memory; the Pod is then not ready.
-    /// [`Pod::restart`] is what a kubelet would do next.
+    /// Kills the process, as the kernel does when memory runs out; the Pod is then not ready. A
+    /// kubelet would next do [`Pod::restart`].
     ///
     /// # Errors
-    /// It can't be killed, or the report is not taken.
+    /// It can't be killed, or the report is rejected.
     pub fn kill(&mut self) -> Result<()> {
         self.process.kill()?;
         self.shared.readiness().alive = false;
@@ -315,9 +313,9 @@ impl Pod {
         Ok(())
     }
 
-    /// Ends the Pod as its deletion does: no longer an endpoint, SIGTERM, SIGKILL after its grace
-    /// period, and only then the object goes, and with it the token's validity. Says how the
-    /// process ended.
+    /// Ends the Pod as its deletion does: it is no longer an endpoint, gets SIGTERM, and SIGKILL
+    /// after its grace period. Then the object is deleted, which ends the token's validity. Returns
+    /// the exit status.
     ///
     /// # Errors
     /// The API server does not answer, or the process has ended before.
@@ -335,7 +333,7 @@ impl Drop for Pod {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
-            // It panics only where this one would have.
+            // The thread's panic is reported by the failing test.
             let _ = thread.join();
         }
     }

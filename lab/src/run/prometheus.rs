@@ -19,7 +19,7 @@ use crate::world::Host;
 #[derive(Debug, Clone)]
 pub struct PrometheusOptions {
     pub listen: SocketAddr,
-    /// Must tell it from all others: by `cluster` and `prometheus_replica`, as the operator does.
+    /// Must be unique: `cluster` and `prometheus_replica`, as the operator sets them.
     pub external_labels: BTreeMap<String, String>,
     /// `--web.external-url`: the links in alerts, and where `/` redirects to.
     pub external_url: Option<String>,
@@ -27,7 +27,7 @@ pub struct PrometheusOptions {
     pub route_prefix: Option<String>,
     /// A whole rules file (YAML with `groups:`).
     pub rules: Option<String>,
-    /// What stands beneath `alerting:` (YAML mapping, not indented), such as `alertmanagers: …`.
+    /// The value of `alerting:` (YAML mapping, not indented), such as `alertmanagers: …`.
     pub alerting: Option<String>,
     /// More scrape jobs (a YAML list, not indented) beside the job `prometheus`, which scrapes
     /// itself every second.
@@ -98,7 +98,7 @@ impl Prometheus {
             .arg(format!("--storage.tsdb.path={}", host.dir().join(name).join("data").display()));
         command.arg(format!("--web.listen-address={}", options.listen));
         command.args([
-            // A sidecar wants equal block durations; nothing here lives for two hours.
+            // A sidecar requires equal minimum and maximum block durations.
             "--storage.tsdb.min-block-duration=2h",
             "--storage.tsdb.max-block-duration=2h",
             "--storage.tsdb.retention.time=6h",
@@ -106,7 +106,7 @@ impl Prometheus {
             // An alert that fires before the Alertmanagers are found is dropped, and sent again
             // only after a minute.
             "--rules.alert.resend-delay=1s",
-            // As the operator does: lifecycle endpoints are what Atlas has to refuse.
+            // As the operator sets it. Envoy has to refuse these lifecycle endpoints.
             "--web.enable-lifecycle",
             "--log.level=warn",
         ]);
@@ -125,7 +125,7 @@ impl Prometheus {
         Ok(Self { process, listen: options.listen, host: host.clone(), name: name.to_owned(), web })
     }
 
-    /// Waits for `/-/ready`. Start sidecars after it: one that comes too early tries again only
+    /// Waits for `/-/ready`. Start sidecars after this: one that starts earlier tries again only
     /// after 30 s.
     pub fn wait_ready(&mut self) -> Result<()> {
         self.web.wait_ok(&mut self.process, "/-/ready")
@@ -182,9 +182,9 @@ impl Prometheus {
     }
 }
 
-/// The pages of the classic one, which lie beside it as
-/// [`parts::classic_web_assets`](crate::parts::classic_web_assets) says. The others have theirs
-/// inside, if any, and don't know the flag.
+/// The pages of the classic Prometheus, beside its program: see
+/// [`parts::classic_web_assets`](crate::parts::classic_web_assets). Others embed their pages and
+/// don't have the flag.
 fn local_assets(bin: &Path) -> Option<PathBuf> {
     let usr = bin.parent()?.parent()?;
     Some(usr.join("share/prometheus/web")).filter(|assets| assets.is_dir())

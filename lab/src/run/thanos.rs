@@ -13,7 +13,7 @@ use super::{Web, percent_encoded};
 use crate::process::Proc;
 use crate::world::Host;
 
-/// How a sidecar is started. Its Prometheus must be ready: a sidecar that comes too early tries
+/// How a sidecar is started. Its Prometheus must be ready: a sidecar that starts earlier tries
 /// again only after 30 s.
 #[derive(Debug, Clone)]
 pub struct SidecarOptions {
@@ -44,7 +44,7 @@ pub struct Sidecar {
 impl Sidecar {
     /// Starts Thanos's `bin` on `host`. `name` is its log's and its directory's.
     pub fn start(host: &Host, name: &str, bin: &Path, options: &SidecarOptions) -> Result<Self> {
-        // It watches that directory even where it uploads nothing.
+        // It watches this directory although it uploads nothing.
         let data = host.write(&format!("{name}/data/.keep"), "")?;
         let data = data.parent().context("BUG: a file without a directory")?;
         let mut command = thanos(bin, "sidecar", options.grpc, options.http);
@@ -81,7 +81,7 @@ pub struct QueryOptions {
     pub grpc: SocketAddr,
     pub http: SocketAddr,
     pub endpoints: Vec<Endpoints>,
-    /// `--query.replica-label`: labels that tell replicas of the same data apart.
+    /// `--query.replica-label`: the labels in which replicas of the same data differ.
     pub replica_labels: Vec<String>,
     /// `--web.route-prefix` and `--web.external-prefix`.
     pub prefix: Option<String>,
@@ -127,18 +127,18 @@ pub struct StoreInfo {
     pub name: String,
     /// Its external labels; a store may have several sets.
     pub labels: Vec<BTreeMap<String, String>>,
-    /// Why it does not answer at present.
+    /// The error of its last check; `None`: it is healthy.
     pub last_error: Option<String>,
 }
 
-/// What came of a PromQL query.
+/// The answer to a PromQL query.
 #[derive(Debug, Clone)]
 pub struct QueryAnswer {
     /// The HTTP status.
     pub status: u16,
     /// `data.result`: an array for a vector, null for an error.
     pub result: Value,
-    /// A partial response says here whom it lacks.
+    /// Warnings; a partial response names the missing stores here.
     pub warnings: Vec<String>,
     pub error: Option<String>,
     /// From connecting to the last byte.
@@ -177,7 +177,7 @@ impl Query {
         Ok(Self { process, grpc: options.grpc, http: options.http, web })
     }
 
-    /// Waits until it answers; its stores come later: see [`Query::wait_stores`].
+    /// Waits for `/-/ready`. Its stores may come later: see [`Query::wait_stores`].
     pub fn wait_ready(&mut self) -> Result<()> {
         // Thanos's probes have no prefix.
         Web::new(&self.web.host, self.http, "").wait_ok(&mut self.process, "/-/ready")

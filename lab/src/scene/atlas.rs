@@ -41,7 +41,7 @@ impl Atlas {
     /// Starts it and waits until it is ready.
     ///
     /// # Errors
-    /// It doesn't start; its log's tail says why.
+    /// It doesn't start; the error has the end of its log.
     pub fn start(host: &Host, name: &str, options: AtlasOptions) -> Result<Self> {
         let mut command = Command::new(&options.program);
         command.arg("run").arg("--from").arg(&options.from).arg("--state").arg(&options.state);
@@ -65,7 +65,7 @@ impl Atlas {
         })
     }
 
-    /// `GET` on one of its own ports.
+    /// `GET` on one of its ports.
     ///
     /// # Errors
     /// No answer.
@@ -77,7 +77,7 @@ impl Atlas {
     /// `atlas status -o json`.
     ///
     /// # Errors
-    /// The command fails, but for "something is rejected".
+    /// The command fails; "something is rejected" (3) is no failure.
     pub fn status(&self) -> Result<Value> {
         serde_json::from_str(&self.command(&["status", "-o", "json"])?)
             .context("atlas status printed no JSON")
@@ -102,7 +102,7 @@ impl Atlas {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
-    /// The bootstrap file of a node, kept by the running Atlas.
+    /// The bootstrap file of a node, which the running Atlas writes.
     pub fn bootstrap(&self, node: &str) -> PathBuf {
         self.node_dir(node).join("envoy.yaml")
     }
@@ -112,7 +112,7 @@ impl Atlas {
         self.options.state.join("nodes").join(node)
     }
 
-    /// Writes a manifest into its directory; the file appears whole.
+    /// Writes a manifest into its directory, atomically.
     ///
     /// # Errors
     /// It can't be written.
@@ -133,10 +133,10 @@ impl Atlas {
         std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
     }
 
-    /// Kills it without warning and starts it again.
+    /// Kills it (SIGKILL) and starts it again.
     ///
     /// # Errors
-    /// It doesn't come back.
+    /// It doesn't get ready in time.
     pub fn kill_and_restart(&mut self) -> Result<()> {
         self.process.kill()?;
         self.process.restart()?;

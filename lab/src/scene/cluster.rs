@@ -16,13 +16,12 @@ use crate::run::{
 };
 use crate::world::Host;
 
-/// What kube-prometheus-stack calls the Pods of Prometheus where nobody says otherwise.
+/// kube-prometheus-stack's default name for Prometheus's Pods, without the number.
 const POD: &str = "prometheus-kube-prometheus-stack-prometheus";
 
-/// What may differ from cluster to cluster.
+/// Options of a cluster.
 #[derive(Clone, Debug)]
 pub struct ClusterOptions {
-    /// Its name.
     pub name: String,
     /// Which Prometheus.
     pub prometheus: Part,
@@ -36,8 +35,8 @@ pub struct ClusterOptions {
     pub local_alerts: bool,
     /// More annotations of its Service.
     pub annotations: Vec<(String, String)>,
-    /// Whether its names are kube-prometheus-stack's and its own CoreDNS knows them; the demo, with
-    /// one name space for all, uses [`demo_names`] instead.
+    /// Whether it has its own CoreDNS with kube-prometheus-stack's names. The demo has one hosts
+    /// file for all clusters and uses [`demo_names`] instead.
     pub own_dns: bool,
 }
 
@@ -60,24 +59,16 @@ impl ClusterOptions {
 /// A running cluster.
 #[derive(Debug)]
 pub struct Cluster {
-    /// Its name.
     pub name: String,
-    /// Where it is.
     pub place: Place,
-    /// Its Envoy.
     pub envoy: Envoy,
-    /// Its Prometheus replicas.
     pub prometheus: Vec<Prometheus>,
-    /// Their sidecars.
     pub sidecars: Vec<Sidecar>,
-    /// Its Alertmanager.
     pub alertmanager: Alertmanager,
-    /// Its DNS.
     pub dns: Option<CoreDns>,
 }
 
-/// Names and addresses of a cluster whose names must differ from other clusters': for one hosts
-/// file.
+/// Names and addresses of a cluster for a hosts file that all clusters share.
 pub fn demo_names(place: &Place, name: &str) -> Vec<(IpAddr, String)> {
     let pods = (0..2).flat_map(|n| {
         let ip = place.programs[n];
@@ -90,16 +81,15 @@ pub fn demo_names(place: &Place, name: &str) -> Vec<(IpAddr, String)> {
 }
 
 impl Cluster {
-    /// Starts its programs, tells Atlas of it, starts its Envoy from the bootstrap that Atlas
-    /// wrote.
+    /// Starts its programs, writes its manifest for Atlas, and starts its Envoy with the bootstrap
+    /// that Atlas wrote.
     ///
     /// # Errors
-    /// What didn't start.
+    /// A program doesn't start.
     pub fn start(place: Place, hub: &mut Hub, options: ClusterOptions) -> Result<Self> {
         let name = options.name.as_str();
         let dns = if options.own_dns { Some(own_dns(&place, options.replicas)?) } else { None };
-        // What Atlas tells people to write once, whichever and however many Alertmanagers the hub
-        // has.
+        // The configuration that Atlas documents; it is the same for any number of Alertmanagers.
         let mut alerting = vec![json!({
             "api_version": "v2",
             "http_sd_configs": [{"url": format!("http://{}/alertmanagers", SocketAddr::new(place.envoy, 11903)), "refresh_interval": "1s"}],
@@ -148,7 +138,7 @@ impl Cluster {
     }
 }
 
-/// Carries the files of a node's Envoy to its host, as a person would.
+/// Writes the bootstrap files of a node's Envoy on its host, by `atlas bootstrap`.
 ///
 /// # Errors
 /// `atlas bootstrap` fails.
@@ -163,20 +153,17 @@ fn carry(atlas: &super::Atlas, host: &Host, name: &str) -> Result<std::path::Pat
     Ok(path.trim().into())
 }
 
-/// What is monitored with, in a cluster.
+/// The monitoring programs of a cluster.
 #[derive(Debug)]
 pub struct Programs {
-    /// The Prometheus replicas.
     pub prometheus: Vec<Prometheus>,
-    /// Their sidecars.
     pub sidecars: Vec<Sidecar>,
-    /// The Alertmanager.
     pub alertmanager: Alertmanager,
 }
 
 impl Programs {
-    /// Starts them, on the addresses that [`names`] has names for. `parts`: which Prometheus and
-    /// which Alertmanager; `alertmanagers`: a list as Prometheus's configuration has it; `web_url`:
+    /// Starts them on the addresses that [`names`] names. `parts`: which Prometheus and which
+    /// Alertmanager; `alertmanagers`: the list for Prometheus's configuration; `web_url`: the URL
     /// of a path at the hub.
     pub(super) fn start(
         place: &Place,
@@ -186,8 +173,8 @@ impl Programs {
         alertmanagers: &Value,
         web_url: impl Fn(&str) -> String,
     ) -> Result<Self> {
-        // The replicas' alerts must be equal, or each arrives once per replica; the operator writes
-        // the same.
+        // The replicas' alerts must be equal, or each arrives once per replica. The operator writes
+        // the same configuration.
         let relabel = json!([{"regex": "prometheus_replica", "action": "labeldrop"}]);
         let alerting =
             json!({"alert_relabel_configs": relabel, "alertmanagers": alertmanagers}).to_string();
@@ -246,8 +233,8 @@ impl Programs {
     }
 }
 
-/// The names that kube-prometheus-stack's services and pods have in `namespace` of a cluster with
-/// this DNS domain.
+/// The names of kube-prometheus-stack's Services and Pods in `namespace` of a cluster with this DNS
+/// domain.
 pub(super) fn names(
     place: &Place,
     replicas: usize,
@@ -280,7 +267,7 @@ fn rules() -> String {
     .to_string()
 }
 
-/// The cluster's Service, as a person would write it.
+/// The cluster's Service.
 pub(super) fn manifest(place: &Place, options: &ClusterOptions) -> Value {
     let mut annotations: serde_json::Map<String, Value> =
         options.annotations.iter().map(|(key, value)| (key.clone(), json!(value))).collect();
@@ -309,7 +296,7 @@ pub(super) fn manifest(place: &Place, options: &ClusterOptions) -> Value {
     })
 }
 
-/// The cluster's own DNS: the names of kube-prometheus-stack's services and pods.
+/// Starts the cluster's own DNS, with the names of kube-prometheus-stack's Services and Pods.
 fn own_dns(place: &Place, replicas: usize) -> Result<CoreDns> {
     let names = names(place, replicas, "monitoring", "cluster.local");
     let listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 53);

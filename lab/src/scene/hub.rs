@@ -13,7 +13,7 @@ use crate::run::{
     Alertmanager, AlertmanagerOptions, Endpoints, Envoy, EnvoyOptions, Query, QueryOptions,
 };
 
-/// What may differ from hub to hub.
+/// Options of a hub.
 #[derive(Clone, Debug)]
 pub struct HubOptions {
     /// Atlas's binary.
@@ -22,7 +22,7 @@ pub struct HubOptions {
     pub atlas_extra: Vec<String>,
     /// The Envoy.
     pub envoy: Part,
-    /// Whether names are looked up in `/etc/hosts` of the host; the demo brings its own.
+    /// Whether to write the host's `/etc/hosts`; the demo writes its own.
     pub write_hosts: bool,
 }
 
@@ -41,7 +41,6 @@ impl HubOptions {
 /// A running hub.
 #[derive(Debug)]
 pub struct Hub {
-    /// Where it is.
     pub place: Place,
     /// The control plane.
     pub atlas: Atlas,
@@ -54,7 +53,7 @@ pub struct Hub {
     write_hosts: bool,
 }
 
-/// The manifest that lists Alertmanager replicas, as Kubernetes would.
+/// The EndpointSlice of the Alertmanager replicas.
 pub fn alertmanager_slice(addresses: &[IpAddr]) -> String {
     let endpoint = |(n, address): (usize, &IpAddr)| json!({"addresses": [address], "hostname": format!("alertmanager-main-{n}")});
     let endpoints: Vec<Value> = addresses.iter().enumerate().map(endpoint).collect();
@@ -68,10 +67,10 @@ pub fn alertmanager_slice(addresses: &[IpAddr]) -> String {
 }
 
 impl Hub {
-    /// Starts everything; there are no clusters yet.
+    /// Starts the hub's programs, without clusters.
     ///
     /// # Errors
-    /// What didn't start.
+    /// A program doesn't start.
     pub fn start(place: Place, options: HubOptions) -> Result<Self> {
         let host = &place.host;
         let from = host.dir().join("clusters");
@@ -123,7 +122,7 @@ impl Hub {
         Ok(Self { place, atlas, envoy, alertmanagers, query, write_hosts: options.write_hosts })
     }
 
-    /// Lets the hub's programs resolve the stores that Atlas lists now.
+    /// Writes the names of the stores that Atlas lists at present into the host's hosts file.
     ///
     /// # Errors
     /// The hosts file can't be written.
@@ -137,8 +136,7 @@ impl Hub {
         self.place.host.write_hosts(names.map(|name| (self.place.envoy, name)))
     }
 
-    /// Waits until these clusters' Envoys and the hub's are connected and have all that they should
-    /// have.
+    /// Waits until these clusters' Envoys and the hub's are connected and in sync.
     ///
     /// # Errors
     /// It takes too long; the status is in the error.
@@ -164,13 +162,13 @@ impl Hub {
     }
 }
 
-/// The Envoy's admin page: on loopback always.
+/// The Envoy's admin address, on loopback.
 pub(super) fn admin(place: &Place) -> SocketAddr {
     SocketAddr::new(place.bind.unwrap_or(Ipv4Addr::LOCALHOST.into()), 9000)
 }
 
-/// Whether a node has an Envoy, and each of its Envoys has asked all five kinds of questions and is
-/// in sync. A status of each Atlas.
+/// Whether a node has an Envoy, and all its Envoys have subscribed to all five types and are in
+/// sync. `statuses`: that of each Atlas replica.
 pub(super) fn synced<'a>(statuses: impl IntoIterator<Item = &'a Value>, node: &str) -> bool {
     let nodes = statuses.into_iter().filter_map(|status| status["nodes"].as_array()).flatten();
     let instances = nodes

@@ -1,14 +1,16 @@
-//! A scene on Kubernetes, set up as a person would: the hub's chart rendered by Helm and applied to
-//! a real API server, its Pods run with its own rights, each cluster's Envoy installed with the
-//! values that Atlas wrote for it.
+//! A scene on Kubernetes, set up as documented: Helm applies the hub's chart to a real API server,
+//! its Pods run with their own RBAC, and each cluster's Envoy is installed with the values that
+//! Atlas wrote.
 //!
 //! ```text
-//! KubeHub::start      etcd, kube-apiserver, controllers, CoreDNS; charts/atlas: two Atlas, an Envoy; Alertmanagers, Thanos Query
-//! KubeCluster::start  its Service ─▶ the values Secret ─▶ charts/envoy in a namespace of its own; what is monitored with
+//! KubeHub::start      etcd, kube-apiserver, controllers, CoreDNS; charts/atlas (two Atlas, an Envoy);
+//!                     Alertmanagers, Thanos Query
+//! KubeCluster::start  its Service ─▶ the values Secret ─▶ charts/envoy in its own namespace;
+//!                     Prometheus, sidecars, an Alertmanager
 //! ```
 //!
-//! One API server stands for the hub's and the clusters': nothing in a cluster's namespace is read
-//! by Atlas, nor may it be.
+//! One API server serves as the hub's and as the clusters'. Atlas doesn't read the clusters'
+//! namespaces, and has no rights there.
 
 mod cluster;
 mod hub;
@@ -26,10 +28,10 @@ use crate::world::World;
 pub use cluster::KubeCluster;
 pub use hub::KubeHub;
 
-/// The hub's name, under which every cluster knows it.
+/// The hub's DNS name.
 pub const HUB_NAME: &str = "hub.example.com";
 
-/// Who answers for the stores' zone.
+/// Which server serves the stores' zone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Zone {
     /// Atlas itself.
@@ -47,26 +49,26 @@ pub enum Stores {
     Srv,
 }
 
-/// What may differ from scene to scene.
+/// Options of a scene.
 #[derive(Clone, Debug)]
 pub struct KubeOptions {
     /// Atlas's binary.
     pub atlas: PathBuf,
-    /// The namespace of everything: of the hub, and of kube-prometheus-stack in the clusters.
+    /// The namespace of the hub, and of kube-prometheus-stack in the clusters.
     pub namespace: String,
     /// DNS domain of the Kubernetes clusters.
     pub domain: String,
-    /// Who answers for the zone.
+    /// Which server serves the stores' zone.
     pub zone: Zone,
     /// How Thanos Query finds its stores.
     pub stores: Stores,
-    /// Whether clusters are added and carried by Atlas's own commands, as docs/installing.md says;
-    /// otherwise by applying a Service, and reading the Secret.
+    /// Whether clusters are added by Atlas's commands, as in docs/installing.md; otherwise by
+    /// applying a Service and reading the Secret.
     pub by_commands: bool,
 }
 
 impl KubeOptions {
-    /// Names as they are by default, Atlas's own DNS, the SD file.
+    /// Default names, Atlas's own DNS, and the SD file.
     pub fn new(atlas: &Path) -> Self {
         let (namespace, domain) = ("monitoring".into(), "cluster.local".into());
         Self {
@@ -90,10 +92,10 @@ pub struct KubeScene {
 }
 
 impl KubeScene {
-    /// The usual scene: a hub, `tokyo` and `paris`, everything connected.
+    /// Starts a hub, `tokyo` and `paris`, and waits until all are connected.
     ///
     /// # Errors
-    /// What didn't start.
+    /// A program doesn't start.
     pub fn start(world: &World, options: KubeOptions) -> Result<Self> {
         let hub = KubeHub::start(world, options)?;
         let clusters = ["tokyo", "paris"]
@@ -105,7 +107,7 @@ impl KubeScene {
         Ok(scene)
     }
 
-    /// Waits until every Envoy has all it should have, and Thanos Query has every store.
+    /// Waits until every Envoy is in sync, and Thanos Query has every store.
     ///
     /// # Errors
     /// It takes too long.
@@ -118,7 +120,7 @@ impl KubeScene {
     /// A cluster by name.
     ///
     /// # Panics
-    /// There is none.
+    /// There is no cluster of this name.
     pub fn cluster(&mut self, name: &str) -> &mut KubeCluster {
         self.clusters
             .iter_mut()
@@ -130,7 +132,7 @@ impl KubeScene {
 /// Installs one of the project's charts.
 ///
 /// # Errors
-/// Helm or the API server refuses something.
+/// Helm or the API server rejects something.
 pub fn install(
     kube: &Kube,
     chart: &str,
@@ -142,11 +144,11 @@ pub fn install(
     helm_install(Part::Helm, kube, &chart, release, namespace, values).map(drop)
 }
 
-/// The objects of one of the project's charts as Helm renders them; hooks are not among them, since
-/// nothing is tested by Helm here. `values`: a YAML text each.
+/// The objects of one of the project's charts as Helm renders them, without hooks. `values`: YAML
+/// texts.
 ///
 /// # Errors
-/// Helm refuses something.
+/// Helm rejects the chart or the values.
 pub fn rendered(
     chart: &str,
     release: &str,

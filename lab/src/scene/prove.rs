@@ -1,4 +1,4 @@
-//! What a scene proves, each proof with a sentence for people.
+//! Checks of a running scene. Each returns a sentence for the demo's output.
 
 use std::time::Duration;
 
@@ -10,11 +10,11 @@ use crate::http::Response;
 use crate::process::wait_until;
 use crate::run::{Alertmanager, Query};
 
-/// How long a proof may take: Prometheus scrapes and evaluates every second, sends alerts a few
+/// Time limit of a check. Prometheus scrapes and evaluates every second, and sends alerts a few
 /// seconds later.
 const PROOF: Duration = Duration::from_secs(40);
 
-/// A hub, whichever way it was set up.
+/// A hub, standalone or on Kubernetes.
 pub trait HubHandle {
     /// Thanos Query.
     fn query(&self) -> &Query;
@@ -86,7 +86,7 @@ impl Deployment for KubeScene {
     }
 }
 
-/// Thanos Query has every store, each with the labels of exactly that replica.
+/// Checks that Thanos Query has every store, each with the labels of its replica.
 ///
 /// # Errors
 /// A store is missing, or answers with another's labels.
@@ -125,7 +125,7 @@ fn wanted_stores((name, stores): (String, usize)) -> Vec<(String, String, String
         .collect()
 }
 
-/// One PromQL query answers for every cluster.
+/// Checks that one PromQL query returns every cluster.
 ///
 /// # Errors
 /// A cluster is missing from the answer.
@@ -143,7 +143,7 @@ pub fn query(scene: &mut impl Deployment) -> Result<String> {
     Ok(format!("one PromQL query over {seen} clusters: {promql}"))
 }
 
-/// An alert of a cluster is at every Alertmanager of the hub.
+/// Checks that an alert of a cluster is at every Alertmanager of the hub.
 ///
 /// # Errors
 /// It doesn't arrive everywhere.
@@ -162,10 +162,10 @@ pub fn alert(hub: &impl HubHandle, cluster: &str) -> Result<String> {
     Ok(format!("an alert that fires in {cluster} is at both of the hub's Alertmanagers"))
 }
 
-/// The web UIs of a cluster answer through the hub.
+/// Checks that the web UIs of a cluster answer through the hub.
 ///
 /// # Errors
-/// One doesn't.
+/// A web UI doesn't answer.
 pub fn web(hub: &impl HubHandle, cluster: &str) -> Result<String> {
     for path in [
         format!("/prom/{cluster}/-/healthy"),

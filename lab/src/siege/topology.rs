@@ -5,8 +5,8 @@
 //! tokyo       two Envoys on two hosts; Prometheus 2.42, which sends alerts to its own Alertmanager
 //!             too; a sidecar
 //! paris       an Envoy, Prometheus 3, a sidecar, an Alertmanager
-//! osaka       an Envoy, and the hostile store (`hostile_store`); the attackers have its leaf and its
-//!             bootstrap credential
+//! osaka       an Envoy and the hostile store (`hostile_store`); the attackers have its leaf and
+//!             its bootstrap credential
 //! attacker00… clusters without Envoys, whose bootstrap credentials the attackers have
 //! kyoto       the same, but honest
 //! attackers   a host that the attackers connect from

@@ -1,5 +1,5 @@
-//! A host: where processes run. In a private world a network and a mount namespace; in the demo,
-//! this machine itself.
+//! A host that processes run on: a network and a mount namespace in a private world, this machine
+//! itself in the demo.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
@@ -18,7 +18,7 @@ use super::link::{self, Link};
 use super::{World, net};
 use crate::process::{self, Proc};
 
-/// A place for processes, with addresses and a directory for logs. Clones are the same host.
+/// A host with addresses and a directory for logs. Clones are the same host.
 #[derive(Debug, Clone)]
 pub struct Host(Arc<Inner>);
 
@@ -37,8 +37,8 @@ enum Place {
     Here,
     /// The world's root namespaces, where the test itself runs.
     Root,
-    /// Namespaces of its own, kept in being by `holder`, which reads a pipe until this process
-    /// closes it. `link` is there where it is far.
+    /// Its own namespaces, which exist as long as the process `holder`. That reads a pipe until
+    /// this process closes it. `link`: for a far host.
     Joined { number: u8, holder: Child, link: Option<Link> },
 }
 
@@ -95,7 +95,7 @@ impl Host {
         &self.0.name
     }
 
-    /// Where its logs are, and where its programs may keep files.
+    /// The directory of its logs and its programs' files.
     pub fn dir(&self) -> &Path {
         &self.0.dir
     }
@@ -157,18 +157,17 @@ impl Host {
         }
     }
 
-    /// Pulls its link: from now on every packet from and to it is silently lost. Its own loopback
-    /// goes on.
+    /// Disables its link: all packets from and to it are silently lost. Its loopback still works.
     pub fn link_down(&self) -> Result<()> {
         self.enable_link(false)
     }
 
-    /// Puts the link back. Connections that have not given up meanwhile go on.
+    /// Enables its link. Connections that have not timed out continue.
     pub fn link_up(&self) -> Result<()> {
         self.enable_link(true)
     }
 
-    /// How far it is, which can be changed while everything runs.
+    /// Its link, which can be changed at any time.
     ///
     /// # Errors
     /// It was not made by [`World::far_host`].
@@ -179,9 +178,8 @@ impl Host {
         }
     }
 
-    /// Sets TCP's congestion control for connections that begin on this host from now on. Without
-    /// root only those that the machine allows to all can be had
-    /// (`net.ipv4.tcp_allowed_congestion_control`): `reno` always.
+    /// Sets TCP's congestion control for new connections of this host. Without root only those in
+    /// `net.ipv4.tcp_allowed_congestion_control` are available; `reno` always is.
     pub fn set_congestion_control(&self, name: &str) -> Result<()> {
         let file = "/proc/sys/net/ipv4/tcp_congestion_control";
         self.within(|| {
@@ -205,8 +203,8 @@ impl Host {
         }
     }
 
-    /// From now on every packet to one of its TCP ports is silently lost, of open connections too.
-    /// Its own loopback goes on.
+    /// Drops all packets to one of its TCP ports, of open connections too. Its loopback still
+    /// works.
     pub fn drop_port(&self, port: u16) -> Result<()> {
         ensure!(matches!(self.0.place, Place::Joined { .. }), "{} has no link", self.name());
         self.within(|| net::drop_port(port))
@@ -217,7 +215,7 @@ impl Host {
         self.within(|| net::pass_port(port))
     }
 
-    /// Replaces its `/etc/hosts`, beside the lines for `localhost`. Running programs see it at
+    /// Replaces its `/etc/hosts` but for the lines for `localhost`. Running programs see it at
     /// once.
     pub fn write_hosts<'a>(
         &self,
@@ -231,8 +229,8 @@ impl Host {
         self.write_etc("hosts", &text)
     }
 
-    /// Replaces its `/etc/resolv.conf`; at first that names no server. Running programs see it at
-    /// once, but most read it only now and then (Go's resolver every 5 s).
+    /// Replaces its `/etc/resolv.conf`, which names no server at first. Running programs see the
+    /// new file, but most read it rarely (Go's resolver every 5 s).
     pub fn write_resolv_conf(&self, text: &str) -> Result<()> {
         self.write_etc("resolv.conf", text)
     }
@@ -242,11 +240,11 @@ impl Host {
             !matches!(self.0.place, Place::Here),
             "the lab writes no /etc/{file} outside private worlds"
         );
-        // In place: the bind mount is on this very inode.
+        // Without a rename, since the bind mount is on this inode.
         self.write(&format!("etc/{file}"), text).map(drop)
     }
 
-    /// Lays files of its own over `/etc/hosts` and `/etc/resolv.conf`, in its mount namespace.
+    /// Mounts its own files over `/etc/hosts` and `/etc/resolv.conf`, in its mount namespace.
     fn own_etc(&self) -> Result<()> {
         self.write_hosts([])?;
         self.write_resolv_conf("")?;
@@ -261,22 +259,21 @@ impl Host {
         Ok(())
     }
 
-    /// Starts a process here; its log is `<name>.log` in [`Host::dir`], so give each a name of its
-    /// own. Redirections set on `command` are lost. It ends when its [`Proc`] is dropped.
+    /// Starts a process on this host; its log is `<name>.log` in [`Host::dir`], so names must be
+    /// unique. Redirections set on `command` are lost. It ends when its [`Proc`] is dropped.
     pub fn spawn(&self, name: &str, command: &Command) -> Result<Proc> {
         Proc::spawn(name, self.dir(), &self.entering(command))
             .with_context(|| format!("on host {}", self.name()))
     }
 
-    /// Runs a command here to its end and yields its standard output; a failure carries what it
-    /// wrote to standard error.
+    /// Runs a command on this host and returns its standard output; a failure has its standard
+    /// error.
     pub fn run(&self, command: &Command) -> Result<String> {
         net::run(&mut self.entering(command)).with_context(|| format!("on host {}", self.name()))
     }
 
-    /// Runs `body` on a thread that is in this host's network namespace: sockets made there are the
-    /// host's, also after it. Files are the test's own, and so is name resolution: use addresses,
-    /// not names.
+    /// Runs `body` on a thread in this host's network namespace. Sockets that are made there stay
+    /// in it. Files and name resolution are those of the test, so use addresses, not names.
     pub fn within<T: Send>(&self, body: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let Place::Joined { holder, .. } = &self.0.place else {
             return body();
@@ -310,8 +307,8 @@ impl Drop for Inner {
             if let Some(link) = link {
                 link.close();
             }
-            // Processes still in the namespaces keep them; an error leaves the holder to the end of
-            // the world.
+            // The namespaces exist as long as processes are in them. After an error the holder ends
+            // with the world.
             let _ = holder.kill();
             let _ = holder.wait();
         }

@@ -1,16 +1,15 @@
-//! A link over a distance, in place of a host's veth pair: what the kernel's `netem` would do,
+//! A link with delay and loss in place of a host's veth pair, like the kernel's `netem`, but
 //! without that module.
 //!
 //! ```text
 //! bridge "atlas" ─ TAP device "hostN" ◀─ thread, thread ─▶ TAP device "eth0" ─ host
 //!                                     delay, loss, rate,
-//!                                     size, blackness: for each direction, and changeable at any time
+//!                                     size, for each direction, changeable at any time
 //! ```
 //!
-//! Both devices carry whole frames, so addresses and routes are those of any other host. Packets
-//! that ask for a neighbour's hardware address pass at once and always: elsewhere a router beside
-//! the machine answers them. Threads of this process carry the frames, so a busy machine adds
-//! milliseconds.
+//! Both devices carry whole frames, so addresses and routes are those of any other host. ARP and
+//! neighbour discovery pass at once and always, since in a real network a router near the machine
+//! answers them. Threads of this process copy the frames, so a busy machine adds milliseconds.
 
 mod conditions;
 
@@ -29,11 +28,11 @@ use tun_rs::{DeviceBuilder, Layer, SyncDevice};
 pub use conditions::{Conditions, Counts};
 use conditions::{Lane, is_between_neighbours};
 
-/// Longest wait for a frame: so late a thread sees that its link has gone.
+/// Longest wait for a frame, after which a thread checks whether its link was closed.
 const LOOK: Duration = Duration::from_millis(50);
-/// Frames that are taken in before those that are due are passed on.
+/// How many frames are read before due frames are sent.
 const BATCH: usize = 64;
-/// Room for a frame; the devices' MTU is 1,500.
+/// Size of the frame buffer in bytes; the devices' MTU is 1,500.
 const FRAME: usize = 2048;
 
 /// One of a link's two directions.
@@ -81,10 +80,10 @@ pub(super) fn device(name: &str) -> Result<SyncDevice> {
 }
 
 impl Link {
-    /// Carries frames between both devices until the link is closed. `seed` decides which packets
-    /// are lost.
+    /// Copies frames between both devices until the link is closed. `seed`: of the random numbers
+    /// that decide which packets are lost.
     pub(super) fn between(host: SyncDevice, world: SyncDevice, seed: u64) -> Self {
-        // Two directions with one sequence of random numbers would lose in step.
+        // Different seeds, or both directions would lose the same packets.
         let shared = Arc::new(Shared {
             from_host: Way::new(seed),
             to_host: Way::new(!seed),
@@ -100,7 +99,7 @@ impl Link {
         Self(shared)
     }
 
-    /// Ends the link; its devices go with its threads.
+    /// Closes the link; its devices are closed when its threads end.
     pub(super) fn close(&self) {
         self.0.gone.store(true, Ordering::Relaxed);
     }
@@ -113,7 +112,7 @@ impl Link {
         way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes how one direction is, for packets that come from now on.
+    /// Changes the conditions of one direction for new packets.
     pub fn change(&self, direction: Direction, change: impl FnOnce(&mut Conditions)) {
         change(&mut self.way(direction).conditions);
     }
@@ -124,7 +123,7 @@ impl Link {
         self.change(Direction::ToHost, &change);
     }
 
-    /// Makes a round trip take so long, with as much loss in each direction (0 to 1).
+    /// Sets the round-trip time, and the loss of each direction (0 to 1).
     pub fn set_distance(&self, round_trip: Duration, loss: f64) {
         self.change_both(|conditions| {
             conditions.delay = round_trip / 2;
@@ -132,7 +131,7 @@ impl Link {
         });
     }
 
-    /// What has become of the packets of one direction.
+    /// The packet counts of one direction.
     pub fn counts(&self, direction: Direction) -> Counts {
         self.way(direction).lane.counts
     }
@@ -145,14 +144,14 @@ impl Link {
                 .front()
                 .map_or(LOOK, |(out, _)| out.saturating_duration_since(Instant::now()).min(LOOK));
             let timeout = Timespec { tv_sec: 0, tv_nsec: wait.subsec_nanos().into() };
-            // An interrupted wait is one that was short.
+            // An interrupted wait (EINTR) only ends early.
             let _ =
                 poll(&mut [PollFd::from_borrowed_fd(from.as_fd(), PollFlags::IN)], Some(&timeout));
             for _ in 0..BATCH {
                 let frame = match from.recv(&mut buffer) {
                     Ok(length) => &buffer[..length],
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    // The namespace of one end has gone.
+                    // The namespace of one end no longer exists.
                     Err(_) => return,
                 };
                 if is_between_neighbours(frame) {
@@ -167,8 +166,7 @@ impl Link {
             }
             let now = Instant::now();
             while let Some((_, frame)) = under_way.pop_front_if(|(out, _)| *out <= now) {
-                // What the kernel doesn't take (an interface that isn't up yet) is lost, as on any
-                // wire.
+                // A frame that the kernel refuses (because the interface isn't up yet) is lost.
                 let _ = to.send(&frame);
             }
         }

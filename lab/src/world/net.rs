@@ -15,7 +15,7 @@ pub const BRIDGE: &str = "atlas";
 /// The name of every host's own interface.
 pub const INTERFACE: &str = "eth0";
 
-/// Where the rule of local addresses goes, and before it those of lost packets.
+/// The priority of the routing rule for local addresses. Rules that drop packets come before it.
 const LOCAL_RULE: u16 = 10;
 const DROP_RULE: u16 = 5;
 
@@ -77,13 +77,11 @@ pub fn add_address(interface: &str, address: IpAddr) -> Result<()> {
     .map(drop)
 }
 
-/// Disables or enables the bridge's port of a host. Disabled, it drops every packet of both
-/// directions without a word, and no carrier is lost at either end: what a partition in the middle
-/// of a network looks like from its edges.
+/// Disables or enables the bridge's port of a host. A disabled port silently drops all packets of
+/// both directions, and no end loses its carrier, as in a partition in the middle of a network.
 pub fn enable_port(number: u8, enabled: bool) -> Result<()> {
     let port = port_of(number);
-    // The kernel tells the bridge of a new carrier up to a second late, and the bridge then enables
-    // the port again.
+    // The bridge learns of a new carrier up to a second late, and then enables the port again.
     wait_until(&format!("the carrier of {port}"), Duration::from_secs(5), || {
         let line = ip(&format!("-oneline link show {port}"))?;
         Ok(line.contains(" state UP ").then_some(()))
@@ -94,10 +92,10 @@ pub fn enable_port(number: u8, enabled: bool) -> Result<()> {
     run(Command::new("bridge").args(["link", "set", "dev", &port, "state", state])).map(drop)
 }
 
-/// Loses every packet that comes by a TCP port, without a word, in the namespace of the calling
-/// thread. By a routing rule, since neither nftables nor traffic control's filters are in every
-/// kernel; it has to stand before the rule of local addresses, and open connections must be looked
-/// up too (early demultiplexing would pass them by).
+/// Silently drops all packets to a TCP port, in the namespace of the calling thread. It uses a
+/// routing rule, since not every kernel has nftables or traffic control's filters. The rule must
+/// come before that of local addresses, and early demultiplexing must be off, or packets of open
+/// connections would bypass it.
 pub fn drop_port(port: u16) -> Result<()> {
     fs::write("/proc/sys/net/ipv4/ip_early_demux", "0")
         .context("cannot turn early demultiplexing off")?;
@@ -123,9 +121,8 @@ pub fn pass_port(port: u16) -> Result<()> {
     Ok(())
 }
 
-/// A neighbour that does not answer ARP for 3 s makes connections fail with "no route to host".
-/// Behind a router, as clusters are, nobody would tell; so neighbours are asked for for an hour,
-/// five times a second.
+/// Makes ARP and neighbour discovery try for an hour, five times a second. By default connections
+/// fail with "no route to host" after 3 s, which doesn't happen to clusters behind a router.
 fn never_give_up_on_neighbours(interface: &str) -> Result<()> {
     for (family, key, value) in [
         ("ipv4", "mcast_solicit", "18000"),

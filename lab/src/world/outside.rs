@@ -1,4 +1,4 @@
-//! The outer run of a test: starts the world, waits, and says what happened in it.
+//! The outer run of a test: starts the world, waits for its end, and reports failures.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -13,8 +13,8 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use super::{ENTERED, VARIABLE};
 use crate::process;
 
-/// Everything a world has of its own. `--kill-child` ends its first process, and with it all
-/// others, when unshare ends.
+/// The namespaces of a world. When `unshare` ends, `--kill-child` ends the world's first process,
+/// and with it all others.
 const UNSHARE: [&str; 9] = [
     "unshare",
     "--user",
@@ -27,7 +27,7 @@ const UNSHARE: [&str; 9] = [
     "--mount-proc",
 ];
 
-/// Longest part of the test's own output that is repeated on failure, in bytes.
+/// How many bytes at the end of the test's output are printed on failure.
 const MAX_OUTPUT: usize = 100_000;
 
 /// Runs the test `test_name` of this executable in a new world and waits for its end.
@@ -55,7 +55,7 @@ pub fn run(test_name: &str, limit: Duration) -> Result<()> {
     Err(anyhow!("{test_name} {how}\n{}{}", process::dump(dir.path()), output(dir.path())))
 }
 
-/// `None` if the world was killed because its time was up.
+/// `None`: the world exceeded its time limit and was killed.
 fn start_and_wait(test_name: &str, dir: &Path, limit: Duration) -> Result<Option<ExitStatus>> {
     let exe = std::env::current_exe().context("the test's own executable")?;
     let mut command = Command::new(UNSHARE[0]);
@@ -83,17 +83,17 @@ fn start_and_wait(test_name: &str, dir: &Path, limit: Duration) -> Result<Option
     Ok(None)
 }
 
-/// Whether libtest shows output as it comes, by its own flags and variable.
+/// Whether libtest shows output at once, by its own flags and variable.
 fn is_shown_live() -> bool {
     std::env::args().any(|argument| argument == "--nocapture" || argument == "--no-capture")
         || std::env::var_os("RUST_TEST_NOCAPTURE").is_some_and(|value| value != "0")
 }
 
-/// The end of what the test printed in its world.
+/// The end of the test's output in its world.
 fn output(dir: &Path) -> String {
     let mut bytes = Vec::new();
     if let Ok(mut file) = File::open(dir.join("output")) {
-        // What could be read before an error is still worth showing.
+        // After an error, the part that could be read is printed.
         let _ = file.read_to_end(&mut bytes);
     }
     let text =
@@ -105,7 +105,7 @@ fn output(dir: &Path) -> String {
     }
 }
 
-/// Tries once per process; an error says which of the machine's settings to look at.
+/// Tries to make a world, once per process. The error names the machine's settings to check.
 fn worlds_are_possible() -> Result<()> {
     static TRIED: OnceLock<Result<(), String>> = OnceLock::new();
     TRIED

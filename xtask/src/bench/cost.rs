@@ -1,4 +1,4 @@
-//! What a process costs, as the kernel counts it, and what many measured values come to.
+//! CPU time of processes as the kernel counts it, and percentiles of measured times.
 
 use std::fs;
 use std::path::Path;
@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-/// CPU time of all threads that a process has at present, to the nanosecond
-/// (`/proc/PID/task/*/schedstat`; the ticks of `/proc/PID/stat` are 10 ms, too coarse for a single
-/// push). Envoy and Thanos keep their threads, so none is lost.
+/// CPU time of a process's present threads, in nanoseconds (`/proc/PID/task/*/schedstat`; the 10 ms
+/// ticks of `/proc/PID/stat` are too coarse for a single push). Envoy and Thanos keep their
+/// threads, so no time is missing.
 ///
 /// # Errors
 /// There is no such process, or this kernel keeps no schedule statistics (`CONFIG_SCHED_INFO`).
@@ -30,8 +30,8 @@ pub(super) fn cpu_of_threads(pid: u32) -> Result<Duration> {
     Ok(Duration::from_nanos(nanoseconds))
 }
 
-/// CPU time of a process with all threads that it ever had, in ticks of 10 ms (`/proc/PID/stat`):
-/// for programs whose threads come and go, over many repetitions.
+/// CPU time of a process with its ended threads, in ticks of 10 ms (`/proc/PID/stat`). For programs
+/// whose threads end, over many repetitions.
 ///
 /// # Errors
 /// There is no such process.
@@ -39,7 +39,7 @@ pub(super) fn cpu_of_process(pid: u32) -> Result<Duration> {
     let file = format!("/proc/{pid}/stat");
     let text = fs::read_to_string(&file)
         .with_context(|| format!("cannot read {file}: has the process ended?"))?;
-    // The name in parentheses may hold blanks. Fields 14 and 15 of proc(5) are the 12th and 13th
+    // The name in parentheses may contain blanks. Fields 14 and 15 of proc(5) are the 12th and 13th
     // after it.
     let fields: Vec<&str> = text
         .rsplit_once(')')
@@ -55,7 +55,7 @@ fn first_number(text: &str) -> Option<u64> {
     text.split_whitespace().next()?.parse().ok()
 }
 
-/// Which machine it is: processors and their model.
+/// The machine's processors and their model.
 pub(super) fn machine() -> String {
     let count = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let info = fs::read_to_string(Path::new("/proc/cpuinfo")).unwrap_or_default();
@@ -71,26 +71,23 @@ pub(super) fn machine() -> String {
 pub(super) struct Times(Vec<Duration>);
 
 impl Times {
-    /// One more.
     pub(super) fn push(&mut self, time: Duration) {
         let place = self.0.partition_point(|other| *other <= time);
         self.0.insert(place, time);
     }
 
-    /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// The smallest time that so many per cent of all don't exceed (nearest rank); zero if there
-    /// are none.
+    /// A percentile (nearest rank); zero if there are no times.
     pub(super) fn percentile(&self, per_cent: usize) -> Duration {
         let rank = (self.0.len() * per_cent).div_ceil(100).max(1);
         self.0.get(rank - 1).copied().unwrap_or_default()
     }
 }
 
-/// Milliseconds, for tables and JSON, to the microsecond.
+/// Milliseconds, rounded to the microsecond.
 pub(super) fn milliseconds(time: Duration) -> f64 {
     (time.as_secs_f64() * 1e6).round() / 1e3
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask bench envoy`: what the hub's Envoy itself costs, by the number of clusters.
 //!
-//! A real Atlas has so many manifests and is quiet; then a real Envoy starts as the hub's. What is
-//! measured is the Envoy:
+//! A real Atlas has the manifests of N clusters and is idle; then a real Envoy starts as the hub's.
+//! These of its costs are measured:
 //!
 //! - **ready**: from its start until it is live and has every Envoy cluster that it should have;
 //! - **memory**: resident when it has been quiet, and the CPU time that it takes while nothing
@@ -55,16 +55,16 @@ pub(super) struct EnvoyBench {
 }
 
 impl EnvoyBench {
-    /// Measures, prints, writes.
+    /// Measures, prints the table, and writes the JSON file.
     ///
     /// # Errors
-    /// What didn't start, or what the Envoy never showed.
+    /// A program doesn't start, or the Envoy doesn't apply a change in time.
     pub(super) fn run(self) -> Result<()> {
         world::run(&[Part::Envoy], Duration::from_secs(self.limit), |world, atlas| {
             self.check_limit()?;
             let (mut sizes, mut changes, mut rows) = (Vec::new(), Vec::new(), Vec::new());
             let mut empty_bytes = 0;
-            // Without any cluster first: what an Envoy takes before it has anything to do.
+            // First without clusters: the costs of an Envoy by itself.
             for clusters in std::iter::once(0).chain(self.clusters.iter().copied()) {
                 let mut hub = Hub::start(world, atlas, clusters, self.stores, !self.no_addresses)?;
                 let ready = hub.start_envoy()?;
@@ -118,8 +118,7 @@ impl EnvoyBench {
         })
     }
 
-    /// Shows the newest figures, and writes all so far: a long measurement that fails late has not
-    /// been for nothing.
+    /// Prints the newest figures, and writes all so far, so that a late failure loses none.
     fn keep(&self, rows: &[Value]) -> Result<()> {
         if let Some(row) = rows.last() {
             eprintln!("{row}");
@@ -129,11 +128,11 @@ impl EnvoyBench {
 }
 
 impl EnvoyBench {
-    /// Whether an Envoy can have a connection per Envoy cluster here.
+    /// Checks that the limit of open files allows a connection for each Envoy cluster.
     fn check_limit(&self) -> Result<()> {
         let most = self.clusters.iter().max().copied().unwrap_or_default();
-        // A connection of each worker thread and the health check's; beside them the clusters that
-        // are added, listeners, epoll, logs.
+        // For each cluster, also for those that will be added, a connection of each of two worker
+        // threads and one of the health check. 200 for listeners, epoll and logs.
         let needed = (u64::from(most) + 2 * u64::from(self.pushes)) * 3 + 200;
         let allowed = world::open_files();
         ensure!(

@@ -1,18 +1,18 @@
-//! `cargo xtask bench link`: what a far link costs, and what can be set against it.
+//! `cargo xtask bench link`: what a far link costs, and the settings that help.
 //!
 //! Two real Envoys with an emulated far link between them ([`atlas_lab::world::Link`]), one worker
 //! each. Three questions:
 //!
 //! ```text
-//! sharing  two large answers at once over one HTTP/2 connection, against each over one of its own; a small one beside a large,
-//!          over the same connection, over that of another priority, or over one of its own
+//! sharing  two large answers over one HTTP/2 connection, against a connection for each; a small
+//!          one beside a large, over the same connection, that of another priority, or its own
 //! windows  how much one and two answers get by the receiver's HTTP/2 windows
-//! buffers  how long a small answer waits beside a large one, by what the sender may have written and not sent
+//! buffers  how long a small answer waits beside a large one, by the sender's unsent data
 //! ```
 //!
-//! Large answers have no end and are read for some seconds, so that a slow link takes no longer
-//! than a fast one. Each setting has new Envoys on new hosts, since TCP remembers what a
-//! destination was like.
+//! Large answers are endless and are read for some seconds, so that a slow link takes no longer
+//! than a fast one. Each setting has new Envoys on new hosts, since TCP caches metrics of a
+//! destination.
 
 mod envoys;
 mod traffic;
@@ -72,7 +72,7 @@ pub(super) struct LinkBench {
     limit: u64,
 }
 
-/// How both Envoys and the link between are.
+/// The settings of both Envoys and of the link.
 #[derive(Clone, Debug)]
 struct Setting {
     round_trip: Duration,
@@ -80,9 +80,9 @@ struct Setting {
     loss: f64,
     bytes_per_second: u64,
     congestion: String,
-    /// `None`: as many as Envoy's default.
+    /// `None`: Envoy's default.
     streams_per_connection: Option<u32>,
-    /// Whether small questions have the priority HIGH, for which Envoy has connections of their own
+    /// Whether small requests have the priority HIGH, for which Envoy opens separate connections
     /// within the same Envoy cluster.
     small_first: bool,
     stream_window: u32,
@@ -91,15 +91,15 @@ struct Setting {
     write_buffer: Option<u32>,
     /// `TCP_NOTSENT_LOWAT` of the sender; `None`: the kernel's.
     unsent: Option<u32>,
-    /// The sender's window of a stream from what is behind it; `None`: Envoy's 256 MiB.
+    /// The sender's stream window towards its upstream; `None`: Envoy's 256 MiB.
     source_window: Option<u32>,
-    /// `TCP_MAXSEG` of the side that dials.
+    /// `TCP_MAXSEG` of the connecting side.
     segment: Option<u32>,
 }
 
 impl Setting {
-    /// The queue in front of the link holds what goes through it within a round trip, 100 ms at
-    /// least: what routers are advised to have.
+    /// The queue before the link: its rate times the round trip, or 100 ms if that is longer, as is
+    /// recommended for routers.
     fn queue_bytes(&self) -> usize {
         let milliseconds = u64::try_from(self.round_trip.as_millis()).unwrap_or(u64::MAX).max(100);
         usize::try_from(self.bytes_per_second * milliseconds / 1000).unwrap_or(usize::MAX)
@@ -109,10 +109,10 @@ impl Setting {
 const MIB: u32 = 1 << 20;
 
 impl LinkBench {
-    /// Measures, prints, writes.
+    /// Measures, prints the table, and writes the JSON file.
     ///
     /// # Errors
-    /// What didn't start, or an answer that failed.
+    /// A program doesn't start, or an answer fails.
     pub(super) fn run(self) -> Result<()> {
         world::run_without_atlas(&[Part::Envoy], Duration::from_secs(self.limit), |world| {
             println!(
@@ -147,7 +147,7 @@ impl LinkBench {
         })
     }
 
-    /// The columns that tell the settings apart, and their cells.
+    /// The columns in which the settings differ, and their cells.
     fn settings(&self, question: Question) -> (Vec<&'static str>, Vec<(Vec<String>, Setting)>) {
         let mut settings = Vec::new();
         let base = |round_trip: u64, loss: f64, congestion: &str| Setting {
@@ -264,11 +264,11 @@ fn kib(bytes: u32) -> String {
 
 /// One setting's figures.
 struct Measured {
-    /// One large answer, with small ones beside it.
+    /// One large answer, with concurrent small ones.
     one: Read,
     /// Two large answers.
     two: Read,
-    /// Connections over the link that were made for all of it, and for the first part.
+    /// Connections over the link: in total, and for the first part.
     connections: u64,
     connections_of_one: u64,
 }

@@ -3,14 +3,14 @@
 //!
 //! ```text
 //! envoys  Query ─plain─▶ hub Envoy ─mutual TLS─▶ cluster Envoy ─plain─▶ sidecar ┐
-//!                                                                               ├▶ one Prometheus, blocks on disk
+//!                                                                               ├▶ Prometheus
 //! direct  Query ──────────────mutual TLS──────────────────────────────▶ sidecar ┘
 //! ```
 //!
-//! The scene is the lab's, with a real Atlas. Each path has its own Query and its own sidecar, with
-//! equal flags but those of TLS, so neither warms the other. The same questions go to both in turn,
-//! and every answer is checked to be complete. Nothing caches: there is no query frontend and no
-//! store gateway, and Prometheus reads its blocks each time.
+//! The scene is the lab's, with a real Atlas. Each path has its own Query and sidecar, with equal
+//! flags but those of TLS, so that neither warms caches of the other. Both get the same queries in
+//! turn, and every answer is checked to be complete. Nothing caches answers: there is no query
+//! frontend and no store gateway, and Prometheus reads its blocks each time.
 
 mod data;
 mod paths;
@@ -38,7 +38,7 @@ const PARTS: &[Part] = &[
     Part::Alertmanager,
     Part::CoreDns,
 ];
-/// So many questions at a time, in the second round.
+/// Number of concurrent queries in the second round.
 const PARALLEL: usize = 4;
 
 /// Thanos Query.
@@ -62,10 +62,10 @@ pub(super) struct QueryBench {
 }
 
 impl QueryBench {
-    /// Measures, prints, writes.
+    /// Measures, prints the table, and writes the JSON file.
     ///
     /// # Errors
-    /// What didn't start, or an answer that was not complete.
+    /// A program doesn't start, or an answer isn't complete.
     pub(super) fn run(self) -> Result<()> {
         world::run(PARTS, Duration::from_secs(self.limit), |world, atlas| {
             let data = Data::new(self.series, self.samples)?;
@@ -104,7 +104,7 @@ impl QueryBench {
                 "p50 ×",
                 "MiB/s ×",
             ];
-            // Both paths of a question follow each other, the direct one first.
+            // The rows of both paths follow each other, the direct one first.
             let rows: Vec<Vec<String>> = measured
                 .chunks(2)
                 .flat_map(|pair| pair.iter().map(|one| row(one, &pair[0])))

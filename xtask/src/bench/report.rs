@@ -1,4 +1,4 @@
-//! What comes out of a measurement: a table for people, and rows for programs.
+//! The output of a measurement: a table and JSON rows.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-/// A table: the first column to the left, figures to the right, as wide as their widest cell.
+/// A text table: the first column aligned left, the others right.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     let cell =
         |row: &[String], column: usize| row.get(column).map_or(0, |text| text.chars().count());

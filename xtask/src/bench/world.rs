@@ -1,7 +1,7 @@
-//! The private world of a measurement: this program started again in namespaces of its own.
+//! The private world of a measurement: this program starts itself again in new namespaces.
 //!
-//! Outside, the parts are got and Atlas is built in release mode, since inside there is no network.
-//! However the outer process ends, the kernel ends the world with it.
+//! The parts are fetched and Atlas is built (release) before that, since a world has no network.
+//! When the outer process ends in any way, the kernel ends the world.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,19 +15,19 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::build::{self, Profile};
 
-/// Tells the second start of this program that it is inside, and where Atlas's program is, if it
-/// needs one.
+/// Set inside the world: the path of Atlas's program, if one is needed.
 const PROGRAM: &str = "ATLAS_BENCH_PROGRAM";
-/// Whether a signal asked for the end.
+/// Whether SIGINT or SIGTERM was received.
 static ASKED_TO_END: AtomicBool = AtomicBool::new(false);
-/// Between two looks at the world.
+/// Between two checks whether the world has ended.
 const POLL: Duration = Duration::from_millis(100);
 
-/// Runs `body` in a private world, with Atlas's release build. Outside, it only waits: `limit` at
-/// most.
+/// Runs `body` in a private world, with Atlas's release build. The outer process waits for at most
+/// `limit`.
 ///
 /// # Errors
-/// A part can't be got, Atlas doesn't build, no world can be made here, or the body's.
+/// A part can't be fetched, Atlas can't be built, no world can be made on this machine, or `body`
+/// fails.
 pub(crate) fn run(
     parts: &[Part],
     limit: Duration,
@@ -36,10 +36,10 @@ pub(crate) fn run(
     run_with(None, parts, limit, body)
 }
 
-/// [`run`] with another program of Atlas's.
+/// [`run`] with another Atlas program.
 ///
 /// # Errors
-/// The same.
+/// As [`run`].
 pub(crate) fn run_with(
     atlas: Option<&Path>,
     parts: &[Part],
@@ -57,10 +57,10 @@ pub(crate) fn run_with(
     inside(|world| body(world, &program))
 }
 
-/// [`run`] for what needs no Atlas.
+/// [`run`] without an Atlas.
 ///
 /// # Errors
-/// As above.
+/// As [`run`].
 pub(super) fn run_without_atlas(
     parts: &[Part],
     limit: Duration,
@@ -83,15 +83,15 @@ fn inside(body: impl FnOnce(&World) -> Result<()>) -> Result<()> {
     result
 }
 
-/// Lets this process and all it starts open as many files as the machine allows it: a hub has a
-/// connection per Envoy cluster.
+/// Raises the limit of open files of this process and its children to the maximum: a hub has a
+/// connection for each Envoy cluster.
 fn allow_many_files() -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
         .context("cannot raise the limit of open files")
 }
 
-/// How many files a process may open here; `None`: any number.
+/// The limit of open files; `None`: unlimited.
 pub(super) fn open_files() -> Option<u64> {
     getrlimit(Resource::Nofile).current
 }
@@ -125,7 +125,7 @@ fn outside(atlas: &Path, limit: Duration) -> Result<()> {
     ctrlc::set_handler(|| ASKED_TO_END.store(true, Ordering::Relaxed))
         .context("cannot handle Ctrl-C")?;
     let ended = wait(&mut world, limit);
-    // Nothing is left to end if it ended by itself.
+    // An error means that it has ended already.
     let _ = world.kill();
     let _ = world.wait();
     ended

@@ -1,5 +1,5 @@
-//! What an image says of itself: from `Cargo.toml`, the commit, and nothing of the machine or the
-//! day of the build.
+//! An image's description, from `Cargo.toml` and the commit only, so that it doesn't depend on the
+//! machine or the day of the build.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,8 +8,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value};
 
-/// By the specification's words:
-/// <https://github.com/opencontainers/image-spec/blob/main/annotations.md>.
+/// Named after <https://github.com/opencontainers/image-spec/blob/main/annotations.md>.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct About {
     pub title: String,
@@ -19,9 +18,9 @@ pub struct About {
     pub licence: String,
     /// Where the source is, if `Cargo.toml` says so.
     pub source: Option<String>,
-    /// The commit, with `-dirty` behind it where the tree has something else; none without git.
+    /// The commit, with `-dirty` appended if the tree differs from it; `None` without git.
     pub revision: Option<String>,
-    /// RFC 3339. Of the commit, so that a second build says the same.
+    /// The commit's time (RFC 3339), so that a second build has the same.
     pub created: String,
 }
 
@@ -29,13 +28,13 @@ impl About {
     /// `root` is the checkout, `package` what `cargo metadata` has of `atlas`.
     ///
     /// # Errors
-    /// There is neither `SOURCE_DATE_EPOCH` nor a commit, or one that is no time.
+    /// There is neither `SOURCE_DATE_EPOCH` nor a commit, or its time is invalid.
     pub fn of(root: &Path, package: &Value) -> Result<Self> {
         let text = |key: &str| package[key].as_str().map(str::to_owned);
         let need =
             |key: &str| text(key).with_context(|| format!("Cargo.toml of atlas has no {key}"));
         let revision = git(root, &["rev-parse", "HEAD"]).ok();
-        // Changes that git doesn't know of count too: they are built.
+        // Untracked files count too, since they are built.
         let dirty = revision.is_some() && !git(root, &["status", "--porcelain"])?.is_empty();
         Ok(Self {
             title: need("name")?,

@@ -1,7 +1,7 @@
-//! Builds the static program, so that the same source gives the same bytes wherever it lies.
+//! Builds the static program reproducibly: the same source gives the same bytes in any directory.
 //!
-//! What a build would else tell of its machine are paths: of the checkout, of cargo's crates, of
-//! the toolchain. They are given neutral names, and symbols are stripped.
+//! Otherwise a program contains paths of its machine: of the checkout, of cargo's crates, of the
+//! toolchain. They are replaced by neutral names, and symbols are stripped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -17,38 +17,37 @@ use super::platform::Platform;
 
 /// The profile's name, which is also a directory under `target/`.
 const PROFILE: &str = "dist";
-/// What it says. It stands here and not in `Cargo.toml`, so that all that makes the image is in one
-/// place.
+/// The profile's settings. They are here and not in `Cargo.toml`, to have all settings of the image
+/// in one place.
 const SETTINGS: &[&str] = &[
     "inherits = \"release\"",
-    // Symbols name paths, and are half of the size.
+    // Symbols contain paths, and are half of the size.
     "strip = \"symbols\"",
-    // One unit per crate: smaller.
+    // One unit per crate gives a smaller program.
     "codegen-units = 1",
     "incremental = false",
 ];
 
-/// Where to build, and with what.
+/// The checkout to build, and the environment.
 #[derive(Debug, Clone)]
 pub struct Place {
     /// The checkout.
     pub source: PathBuf,
-    /// What cargo's environment has beyond this process's.
+    /// Variables for cargo beside this process's environment.
     pub environment: BTreeMap<&'static str, OsString>,
 }
 
-/// What came of it.
+/// The result of a build.
 #[derive(Debug)]
 pub struct Built {
     pub program: Vec<u8>,
-    /// Cargo's ids of the packages that were compiled for the target, i.e. of what is in the
-    /// program.
+    /// Cargo's ids of the packages that were compiled for the target, so are in the program.
     pub packages: BTreeSet<String>,
-    /// Paths of this machine, which may not be in the program.
+    /// Paths of this machine, which must not be in the program.
     pub paths: Vec<PathBuf>,
 }
 
-/// The compiler, as far as it goes into the program.
+/// The toolchain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Toolchain {
     /// This machine's triple.
@@ -77,7 +76,7 @@ impl Toolchain {
     }
 
     /// # Errors
-    /// The standard library for the platform isn't there.
+    /// The standard library for the platform isn't installed.
     pub fn check_target(&self, platform: &Platform) -> Result<()> {
         let dir = self.sysroot.join("lib/rustlib").join(&platform.triple).join("lib");
         ensure!(
@@ -91,7 +90,7 @@ impl Toolchain {
 }
 
 impl Place {
-    /// This checkout, with the environment as it is.
+    /// This checkout, without further variables.
     pub fn here() -> Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let source =
@@ -99,7 +98,7 @@ impl Place {
         Ok(Self { source, environment: BTreeMap::new() })
     }
 
-    /// What cargo knows of the workspace and of what it needs on that platform.
+    /// Cargo's metadata of the workspace and its dependencies on that platform.
     ///
     /// # Errors
     /// Cargo's, e.g. that the lock file is not up to date.
@@ -117,7 +116,7 @@ impl Place {
 
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        // A profile of the caller's would go into the program.
+        // The caller's profile settings would change the program.
         for (name, _) in std::env::vars_os()
             .filter(|(name, _)| name.to_string_lossy().starts_with("CARGO_PROFILE_"))
         {
@@ -163,7 +162,7 @@ pub fn build(
     for setting in SETTINGS {
         cargo.arg("--config").arg(format!("profile.{PROFILE}.{setting}"));
     }
-    // By name, so that flags of a configuration file, which others haven't got, don't count.
+    // The variable overrides flags of cargo's configuration files, which differ between machines.
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags.join(&OsString::from("\u{1f}")));
     cargo.args(["--message-format", "json-render-diagnostics"]);
     let output = cargo.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
@@ -181,22 +180,21 @@ pub fn build(
     Ok(Built { program, packages, paths: paths.into_iter().map(|(path, _)| path).collect() })
 }
 
-/// Directories of this machine, each with what the program calls it. Later ones win, so what is
-/// inside comes last.
+/// Directories of this machine, each with its neutral name. Later ones take precedence, so inner
+/// directories come last.
 fn paths(place: &Place, toolchain: &Toolchain, metadata: &Value) -> Result<Vec<(PathBuf, String)>> {
     let mut paths = vec![(place.source.clone(), "/atlas".to_owned())];
     for key in ["target_directory", "build_directory"] {
         paths.extend(metadata[key].as_str().map(|path| (path.into(), "/target".to_owned())));
     }
-    // Where crates are unpacked: in cargo's home or in a vendored directory, whose name differs
-    // from machine to machine.
+    // The directories of unpacked crates: in cargo's home or in a vendored directory.
     let packages = metadata["packages"].as_array().context("cargo metadata has no packages")?;
     let foreign = packages.iter().filter(|package| !package["source"].is_null());
     let manifests = foreign
         .filter_map(|package| Path::new(package["manifest_path"].as_str()?).parent()?.parent());
     let sources: BTreeSet<&Path> = manifests.collect();
     paths.extend(sources.into_iter().map(|path| (path.to_owned(), "/crates".to_owned())));
-    // As the standard library is compiled by its makers.
+    // The name that the precompiled standard library uses.
     paths.push((toolchain.sysroot.clone(), "/rust".to_owned()));
     paths.push((
         toolchain.sysroot.join("lib/rustlib/src/rust"),
@@ -205,8 +203,8 @@ fn paths(place: &Place, toolchain: &Toolchain, metadata: &Value) -> Result<Vec<(
     Ok(paths)
 }
 
-/// The program, and the packages behind it, from cargo's messages. What is built to run in the
-/// build, such as procedural macros, lies in another directory than the target's.
+/// The program and its packages, from cargo's messages. What runs during the build, such as
+/// procedural macros, is not in the target's directory.
 fn artifacts(messages: &str, triple: &str) -> Result<(PathBuf, BTreeSet<String>)> {
     let (mut program, mut packages) = (None, BTreeSet::new());
     for line in messages.lines() {
@@ -226,7 +224,7 @@ fn artifacts(messages: &str, triple: &str) -> Result<(PathBuf, BTreeSet<String>)
     Ok((program.context("cargo build made no program")?, packages))
 }
 
-/// What a command prints.
+/// Runs a command and returns its standard output.
 fn run(command: &mut Command) -> Result<String> {
     let title = format!("{command:?}");
     let output = command.output().with_context(|| format!("cannot start {title}"))?;

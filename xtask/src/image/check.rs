@@ -1,6 +1,6 @@
-//! What `cargo xtask image --check` proves beyond the layout: the program is static and small,
-//! tells nothing of this machine, starts where there is nothing else, and comes out the same when
-//! somebody else builds it elsewhere.
+//! The checks of `cargo xtask image --check` beside the layout: the program is static and small,
+//! contains no paths of this machine, starts in an empty directory, and has the same bytes when it
+//! is built elsewhere.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +15,7 @@ use super::pack::PROGRAM;
 use super::platform::Platform;
 use super::verify::Image;
 
-/// Most bytes of an image, pulled as well as on disk.
+/// The largest size of an image in bytes, both as pulled and on disk.
 const LIMIT: usize = 25 << 20;
 
 /// # Errors
@@ -53,10 +53,11 @@ pub fn tells_no_paths(program: &[u8], paths: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Starts the program as the image would: alone, as nobody, without an environment or a network.
+/// Starts the program as in the image: in an empty root, as an unprivileged user, without
+/// environment and network.
 ///
 /// # Errors
-/// It doesn't start, or doesn't say its version.
+/// It doesn't start, or doesn't print its version.
 pub fn starts_alone(program: &[u8], version: &str) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let root = tempfile::tempdir()?;
@@ -81,7 +82,7 @@ pub fn starts_alone(program: &[u8], version: &str) -> Result<()> {
     Ok(())
 }
 
-/// A copy of the checkout elsewhere, with another target directory and another home of cargo.
+/// A copy of the checkout in another directory, with another target directory and cargo home.
 #[derive(Debug)]
 pub struct Elsewhere {
     pub place: Place,
@@ -104,7 +105,7 @@ impl Elsewhere {
     }
 }
 
-/// Copies what git tracks or would track, as it is now.
+/// Copies all files that git tracks or would track, with their present content.
 fn copy_tracked(from: &Path, to: &Path) -> Result<()> {
     let mut git = Command::new("git");
     let output = git
@@ -119,7 +120,7 @@ fn copy_tracked(from: &Path, to: &Path) -> Result<()> {
         String::from_utf8_lossy(&output.stderr).trim()
     );
     let names = String::from_utf8(output.stdout).context("a file's name is no text")?;
-    // What is deleted but not committed is still listed.
+    // Deleted files are listed until the deletion is committed.
     for name in names.split('\0').filter(|name| from.join(name).is_file()) {
         let (old, new) = (from.join(name), to.join(name));
         fs::create_dir_all(new.parent().context("BUG: a file without a directory")?)?;
@@ -128,7 +129,7 @@ fn copy_tracked(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A home of cargo with the same content under another path: nothing is downloaded again.
+/// A cargo home with the same content under another path, so that nothing is downloaded again.
 fn borrow_home(to: &Path) -> Result<()> {
     let own = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let own = own
@@ -143,7 +144,7 @@ fn borrow_home(to: &Path) -> Result<()> {
 }
 
 /// # Errors
-/// The two differ, with the first place where they do.
+/// The two differ; the error has the first position.
 pub fn same(what: &str, here: &[u8], there: &[u8]) -> Result<()> {
     if here == there {
         return Ok(());

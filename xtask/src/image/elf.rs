@@ -1,5 +1,5 @@
-//! Whether a program is static: it starts in an image that holds nothing else, and is of the
-//! processor that the image says.
+//! Checks that a program is static, so that it starts in an otherwise empty image, and that it is
+//! for the image's processor.
 
 use anyhow::{Context, Result, ensure};
 use object::elf::{DT_NEEDED, FileHeader32, FileHeader64};
@@ -7,7 +7,7 @@ use object::read::elf::{Dyn, FileHeader, ProgramHeader};
 use object::{Architecture, FileKind, Object};
 
 /// # Errors
-/// The program is for another machine, or asks for an interpreter or for shared libraries.
+/// The program is for another machine, or needs an interpreter or shared libraries.
 pub fn check_static(program: &[u8], machine: Architecture) -> Result<()> {
     let file = object::File::parse(program).context("the program is no object file")?;
     ensure!(
@@ -26,7 +26,7 @@ fn check<H: FileHeader<Endian = object::Endianness>>(program: &[u8]) -> Result<(
     let header = H::parse(program)?;
     let endian = header.endian()?;
     for segment in header.program_headers(endian, program)? {
-        // The kernel hands the program to its interpreter, which a scratch image hasn't got.
+        // The kernel would start the interpreter, which a scratch image doesn't have.
         if let Some(interpreter) = segment.interpreter(endian, program)? {
             anyhow::bail!(
                 "the program asks for the interpreter {}: it is not static",
@@ -50,8 +50,7 @@ mod tests {
 
     #[test]
     fn a_program_that_is_linked_dynamically_is_refused() {
-        // This test itself is such a program, on every platform whose C library is shared by
-        // default.
+        // This test's program is dynamic on every platform whose C library is shared by default.
         let program = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         let machine = object::File::parse(program.as_slice()).unwrap().architecture();
         let error = check_static(&program, machine);

@@ -1,4 +1,4 @@
-//! An OCI image layout: blobs by their digest, and the index that names the first of them.
+//! An OCI image layout: blobs by digest, and an index.
 //!
 //! ```text
 //! oci-layout, index.json, blobs/sha256/<digest>…
@@ -26,8 +26,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Adds a blob, and gives its descriptor: media type, digest and size, to which the caller adds
-    /// what it wants.
+    /// Adds a blob and returns its descriptor (media type, digest, size), which the caller may
+    /// extend.
     pub fn add(&mut self, media_type: &str, blob: Vec<u8>) -> Value {
         let digest = sha256(&blob);
         let descriptor = json!({ "mediaType": media_type, "digest": format!("sha256:{digest}"), "size": blob.len() });
@@ -40,7 +40,7 @@ impl Layout {
         self.add(media_type, to_json(value))
     }
 
-    /// Names what people may ask for.
+    /// Adds the index and the marker file.
     pub fn finish(&mut self, index: Value) {
         self.files.insert(MARKER.into(), to_json(json!({ "imageLayoutVersion": "1.0.0" })));
         self.files.insert("index.json".into(), to_json(index));
@@ -49,7 +49,7 @@ impl Layout {
     /// Reads a layout from a directory.
     ///
     /// # Errors
-    /// It holds no layout, or cannot be read.
+    /// It has no layout, or can't be read.
     pub fn read(dir: &Path) -> Result<Self> {
         let blobs = dir.join("blobs/sha256");
         let mut files = BTreeMap::new();
@@ -73,15 +73,15 @@ impl Layout {
         Ok(Self { files })
     }
 
-    /// Writes the layout as `dir`, with more files beside, in place of a layout that was there.
+    /// Writes the layout and the files `beside` to `dir`; replaces an existing layout.
     ///
     /// # Errors
-    /// `dir` holds something else, or cannot be written.
+    /// `dir` has something else, or can't be written.
     pub fn write(&self, dir: &Path, beside: &BTreeMap<String, Vec<u8>>) -> Result<()> {
         let parent =
             dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
-        // Complete or not at all: a directory that is half written looks like an image.
+        // Written under another name first, since a partial directory looks like an image.
         let fresh = tempfile::Builder::new().prefix(".image-").tempdir_in(parent)?;
         for (name, bytes) in self.files.iter().chain(beside) {
             let path = fresh.path().join(name);
@@ -106,7 +106,7 @@ impl Layout {
     /// The blob of a digest.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no such blob.
     pub fn blob(&self, digest: &str) -> Result<&[u8]> {
         let path = digest.split_once(':').map(|(kind, digest)| format!("blobs/{kind}/{digest}"));
         let blob = path.and_then(|path| self.files.get(&path));
@@ -121,7 +121,7 @@ impl Layout {
 }
 
 /// # Errors
-/// There is something else than an image.
+/// The directory exists and has no image layout.
 pub fn check_replaceable(dir: &Path) -> Result<()> {
     if dir.exists() {
         let empty = fs::read_dir(dir)
@@ -137,14 +137,14 @@ pub fn check_replaceable(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A temporary directory is for its owner only; an image is for whoever may read its parent.
+/// Makes the directory readable for all: temporary directories are readable for their owner only.
 fn open_to_all(dir: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755))
         .with_context(|| format!("cannot open {} to others", dir.display()))
 }
 
-/// Files as an archive that depends on nothing but them.
+/// A tar archive of files, without times and owners, so that equal files give equal bytes.
 ///
 /// # Errors
 /// A name is too long for a header.
@@ -165,13 +165,13 @@ pub fn tar<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8], u32)>) -> Res
     Ok(archive.into_inner()?)
 }
 
-/// JSON with its keys in order, whatever the features of `serde_json` are.
+/// JSON with sorted keys, independent of the features of `serde_json`.
 pub fn to_json(mut value: Value) -> Vec<u8> {
     value.sort_all_objects();
     value.to_string().into_bytes()
 }
 
-/// In hexadecimal digits.
+/// SHA-256 in hexadecimal digits.
 pub fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }

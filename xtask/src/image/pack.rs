@@ -1,7 +1,7 @@
 //! Packs programs as images: each alone in its layer, with a bill of materials that refers to it.
 //!
 //! ```text
-//! index.json ─▶ manifest ─┬▶ configuration            several targets: index.json ─▶ index ─▶ one manifest each
+//! index.json ─▶ manifest ─┬▶ configuration   several targets: index.json ─▶ index ─▶ manifests
 //!            │            └▶ layer: /atlas
 //!            └▶ manifest of the bill ─┬▶ sbom (CycloneDX)
 //!                                     └▶ subject: the image's manifest
@@ -31,12 +31,12 @@ pub const REF_NAME: &str = "org.opencontainers.image.ref.name";
 
 /// The program's name in the image.
 pub const PROGRAM: &str = "atlas";
-/// Nobody, by number, since only a number lets a kubelet see that it isn't root (`runAsNonRoot`).
+/// An unprivileged user, by number, which `runAsNonRoot` requires.
 const USER: &str = "65532:65532";
-/// xDS, metrics and health, the page, DNS: `port` in core/src/keys.rs.
+/// xDS, metrics and health, the page, DNS.
 const PORTS: &[&str] = &["6305/tcp", "6309/tcp", "6310/tcp", "5353/tcp", "5353/udp"];
 
-/// What one image is made of.
+/// The input of one image.
 #[derive(Debug, Clone)]
 pub struct Part {
     pub platform: Platform,
@@ -47,7 +47,7 @@ pub struct Part {
 /// The layout of one or more images of the same Atlas, with their bills of materials.
 ///
 /// # Errors
-/// Nothing that this machine could be to blame for.
+/// A file's name is too long for an archive.
 pub fn layout(about: &About, parts: &[Part]) -> Result<Layout> {
     let mut layout = Layout::default();
     let images = images(&mut layout, about, parts)?;
@@ -61,8 +61,8 @@ pub fn layout(about: &About, parts: &[Part]) -> Result<Layout> {
     Ok(layout)
 }
 
-/// The layout as one file, `image:tag` for those who load it. The bills are left out: a loader
-/// wants one image.
+/// The layout as one file with the name `image:tag`. Without the bills of materials, since loaders
+/// expect one image.
 ///
 /// # Errors
 /// As [`layout`].
@@ -80,7 +80,7 @@ fn index(manifests: Vec<Value>) -> Value {
     json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests })
 }
 
-/// The entry that has the version as its name: the only image, or an index of all.
+/// The index entry named after the version: the only image, or an index of all.
 fn named(layout: &mut Layout, about: &About, mut images: Vec<Value>) -> Value {
     let mut entry = if images.len() == 1 {
         images.remove(0)
@@ -93,7 +93,7 @@ fn named(layout: &mut Layout, about: &About, mut images: Vec<Value>) -> Value {
     entry
 }
 
-/// Adds an image per part, and gives their descriptors in the same order.
+/// Adds an image for each part; returns their descriptors in the same order.
 fn images(layout: &mut Layout, about: &About, parts: &[Part]) -> Result<Vec<Value>> {
     parts.iter().map(|part| image(layout, about, part)).collect()
 }
@@ -123,7 +123,7 @@ fn platform(platform: &Platform) -> Value {
     value
 }
 
-/// How the image is run: <https://github.com/opencontainers/image-spec/blob/main/config.md>.
+/// The image configuration: <https://github.com/opencontainers/image-spec/blob/main/config.md>.
 fn config(about: &About, on: &Platform, files: &str) -> Value {
     let mut config = platform(on);
     config["created"] = about.created.clone().into();
@@ -139,7 +139,7 @@ fn config(about: &About, on: &Platform, files: &str) -> Value {
     config
 }
 
-/// The bill of materials, as an artifact that says which image it is of.
+/// The bill of materials, as an artifact whose subject is the image.
 fn bill(layout: &mut Layout, about: &About, part: &Part, image: &Value) -> Value {
     let subject = json!({ "mediaType": image["mediaType"], "digest": image["digest"], "size": image["size"] });
     let config = layout.add_json(EMPTY, json!({}));
@@ -160,8 +160,8 @@ fn bill(layout: &mut Layout, about: &About, part: &Part, image: &Value) -> Value
     entry
 }
 
-/// The `manifest.json` of `docker save`, which `docker load` asks for where images are not kept by
-/// containerd.
+/// The `manifest.json` of `docker save`, which `docker load` reads if Docker doesn't use
+/// containerd's image store.
 fn older_manifest(
     layout: &Layout,
     about: &About,
@@ -192,7 +192,7 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-/// Compressed as far as it goes, without a name or a time.
+/// Compresses at the highest level, without name and time.
 fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut encoder = GzBuilder::new().mtime(0).write(Vec::new(), Compression::best());
     encoder.write_all(bytes)?;

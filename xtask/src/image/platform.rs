@@ -1,7 +1,6 @@
-//! What a target triple of Rust is called in an OCI image: `aarch64-unknown-linux-musl` is
-//! `linux/arm64/v8`.
+//! OCI platforms of Rust's target triples: `aarch64-unknown-linux-musl` is `linux/arm64/v8`.
 //!
-//! This table is all that Atlas knows of processor architectures.
+//! Nothing else in Atlas depends on processor architectures.
 
 use anyhow::{Result, ensure};
 use object::Architecture;
@@ -13,13 +12,13 @@ pub struct Platform {
     pub triple: String,
     /// Go's name of the architecture (`GOARCH`), which the OCI image specification uses.
     pub architecture: &'static str,
-    /// What the architecture's name leaves open: `v8` of `arm64`.
+    /// The architecture's variant: `v8` of `arm64`.
     pub variant: Option<&'static str>,
-    /// What the program's header must say.
+    /// The machine in the program's ELF header.
     pub machine: Architecture,
 }
 
-/// First part of the triple; architecture and variant in OCI's words; the machine in ELF's.
+/// First part of the triple, OCI architecture and variant, ELF machine.
 const ARCHITECTURES: &[(&str, &str, Option<&str>, Architecture)] = &[
     ("x86_64", "amd64", None, Architecture::X86_64),
     ("aarch64", "arm64", Some("v8"), Architecture::Aarch64),
@@ -31,7 +30,7 @@ const ARCHITECTURES: &[(&str, &str, Option<&str>, Architecture)] = &[
     ("s390x", "s390x", None, Architecture::S390x),
 ];
 
-/// C libraries that link statically, as the last part of a triple begins.
+/// C libraries that can be linked statically: the beginning of a triple's last part.
 const LIBCS: &[&str] = &["gnu", "musl"];
 
 impl Platform {
@@ -61,13 +60,13 @@ impl Platform {
         Ok(Self { triple: triple.to_owned(), architecture, variant, machine })
     }
 
-    /// Whether musl is the C library, which Rust brings along. Else it is glibc, which the build's
-    /// machine has.
+    /// Whether the C library is musl, which Rust includes. Otherwise it is glibc, from the build
+    /// machine.
     pub fn is_musl(&self) -> bool {
         self.triple.rsplit('-').next().is_some_and(|libc| libc.starts_with("musl"))
     }
 
-    /// `linux/arm64/v8`, as people write it.
+    /// The platform's name: `linux/arm64/v8`.
     pub fn name(&self) -> String {
         ["linux", self.architecture].into_iter().chain(self.variant).collect::<Vec<_>>().join("/")
     }

@@ -1,4 +1,4 @@
-//! The bill of materials: what is linked into the program, as CycloneDX 1.6 JSON
+//! The bill of materials of the program's linked packages, as CycloneDX 1.6 JSON
 //! (<https://cyclonedx.org/docs/1.6/json/>).
 //!
 //! ```text
@@ -6,9 +6,9 @@
 //! cargo metadata: version, licence ───┴▶ components, and who depends on whom
 //! ```
 //!
-//! What runs in the build only, such as procedural macros, is not in the program and not in the
-//! bill. Equal input gives equal bytes: everything is in order, the time is the commit's, and the
-//! serial number is made of the content.
+//! Packages that only run during the build, such as procedural macros, are not listed. Equal input
+//! gives equal bytes: entries are sorted, the time is the commit's, and the serial number is a hash
+//! of the content.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,20 +20,20 @@ use super::about::About;
 use super::layout::{sha256, to_json};
 use super::platform::Platform;
 
-/// What the bill is of.
+/// The subject of the bill.
 #[derive(Debug)]
 pub struct Of<'a> {
     pub about: &'a About,
     pub platform: &'a Platform,
     /// Digest of the program.
     pub program: String,
-    /// Version of Rust, whose standard library is linked in and not known to cargo.
+    /// Version of Rust, whose standard library cargo doesn't list.
     pub rust: &'a str,
 }
 
 impl Of<'_> {
-    /// What the toolchain links in, which cargo doesn't know of. No program says which version of
-    /// its C library it has.
+    /// The libraries that the toolchain links and cargo doesn't list. A program doesn't contain the
+    /// version of its C library.
     fn toolchain(&self) -> Vec<Value> {
         let part = |name: &str, licence: &str| {
             let reference = format!("pkg:generic/{name}");
@@ -55,7 +55,7 @@ impl Of<'_> {
 /// Makes the bill of `packages`, which are cargo's ids.
 ///
 /// # Errors
-/// A package names no licence, or nobody in the program needs it.
+/// A package has no licence, or no package of the program depends on it.
 pub fn sbom(of: &Of<'_>, metadata: &Value, packages: &BTreeSet<String>) -> Result<Vec<u8>> {
     let graph = Graph::of(metadata, packages)?;
     let root = graph.root(&of.about.title)?;
@@ -91,7 +91,7 @@ pub fn sbom(of: &Of<'_>, metadata: &Value, packages: &BTreeSet<String>) -> Resul
     Ok(to_json(bill))
 }
 
-/// The packages in the program, and who needs whom of them.
+/// The packages of the program, and their dependencies.
 struct Graph<'a> {
     packages: BTreeMap<&'a str, &'a Value>,
     needs: BTreeMap<&'a str, BTreeSet<&'a str>>,
@@ -130,7 +130,7 @@ impl<'a> Graph<'a> {
         reached(&self.needs, root)
     }
 
-    /// The lines of the bill: each component with what it needs.
+    /// The `dependencies` of the bill: each component with those it depends on.
     fn dependencies(&self, root: &str, toolchain: &[Value]) -> Result<Vec<Value>> {
         let reference = |id: &str| {
             self.packages
@@ -157,7 +157,7 @@ impl<'a> Graph<'a> {
     }
 }
 
-/// Normal dependencies: not those of tests and build scripts.
+/// Normal dependencies, without those of tests and build scripts.
 fn needs(metadata: &Value) -> Result<BTreeMap<&str, BTreeSet<&str>>> {
     let nodes =
         metadata["resolve"]["nodes"].as_array().context("cargo metadata has no resolve.nodes")?;
@@ -188,7 +188,7 @@ fn component(package: &Value, kind: &str) -> Result<Value> {
     let licence = field("license").context(
         "a bill of materials needs its licence; `cargo xtask licences` says who needs the crate",
     )?;
-    // `MIT/Apache-2.0` is how `OR` used to be written.
+    // `MIT/Apache-2.0` is an older notation of `OR`.
     let licence =
         Expression::canonicalize(licence).ok().flatten().unwrap_or_else(|| licence.to_owned());
     let mut component = json!({
@@ -201,14 +201,14 @@ fn component(package: &Value, kind: &str) -> Result<Value> {
     Ok(component)
 }
 
-/// See <https://github.com/package-url/purl-spec>. A `+` in a version is written with a percent
-/// sign.
+/// The package URL (<https://github.com/package-url/purl-spec>). A `+` in a version is
+/// percent-encoded.
 fn purl(package: &Value) -> String {
     let field = |key: &str| package[key].as_str().unwrap_or_default();
     format!("pkg:cargo/{}@{}", field("name"), field("version").replace('+', "%2B"))
 }
 
-/// A UUID of version 8, whose bits are ours to choose (RFC 9562): those of a digest.
+/// A UUID of version 8 (RFC 9562), whose bits are those of a digest.
 fn serial(content: &[u8]) -> String {
     let mut digits: Vec<char> = sha256(content).chars().take(32).collect();
     (digits[12], digits[16]) = ('8', 'a');
@@ -229,8 +229,7 @@ mod tests {
     use super::super::pack::tests::about;
     use super::*;
 
-    /// The bill of this very workspace, of all normal dependencies: a build leaves the procedural
-    /// macros out of them.
+    /// The bill of this workspace with all normal dependencies, procedural macros included.
     fn bill() -> (BTreeSet<(String, String)>, Value, Vec<u8>) {
         let place = Place::here().unwrap();
         let toolchain = Toolchain::of(&place).unwrap();

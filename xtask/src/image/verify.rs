@@ -1,5 +1,4 @@
-//! Reads a layout back as a stranger would, and says what is in it: every digest and size, every
-//! reference, and that each image is what Atlas's should be.
+//! Reads a layout and verifies all digests, sizes and references, and the contents of each image.
 
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -11,7 +10,7 @@ use serde_json::Value;
 use super::layout::{Layout, MARKER, sha256};
 use super::pack::{CONFIG, EMPTY, INDEX, LAYER, MANIFEST, PROGRAM, SBOM};
 
-/// What a layout holds.
+/// The contents of a layout.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Contents {
     pub images: Vec<Image>,
@@ -24,7 +23,7 @@ pub struct Contents {
 pub struct Image {
     /// `linux/amd64`
     pub platform: String,
-    /// Of its manifest.
+    /// Digest of its manifest.
     pub digest: String,
     /// Bytes of its layers as they are pulled.
     pub pulled: usize,
@@ -35,7 +34,7 @@ pub struct Image {
 }
 
 /// # Errors
-/// What doesn't agree, with its digest.
+/// A blob is missing or doesn't match; the error has its digest.
 pub fn verify(layout: &Layout) -> Result<Contents> {
     let marker: Value =
         serde_json::from_slice(layout.files().get(MARKER).context("there is no oci-layout")?)?;
@@ -64,7 +63,7 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// The bytes of a descriptor, if they are what it says.
+    /// The bytes of a descriptor's blob, verified against its digest and size.
     fn blob(&mut self, descriptor: &Value, media_type: &str) -> Result<&'a [u8]> {
         let digest = text(&descriptor["digest"]);
         let blob = self.layout.blob(&digest)?;
@@ -118,7 +117,7 @@ impl<'a> Reader<'a> {
             anyhow::bail!("a bill of materials is one blob")
         };
         self.json(layer, SBOM)?;
-        // It is read by itself, from the index.
+        // The subject itself is verified as an entry of the index.
         ensure!(manifest["subject"]["mediaType"] == MANIFEST, "the subject is no manifest");
         self.contents.bills.push((text(&layer["digest"]), text(&manifest["subject"]["digest"])));
         Ok(())

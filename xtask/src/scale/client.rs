@@ -275,7 +275,9 @@ impl Stream {
                     let body = resource.resource.context("a resource without a body")?;
                     has.insert(resource.name, ReceivedResource { version: resource.version, body });
                 }
-                response.removed_resources.iter().for_each(|name| drop(has.remove(name)));
+                for name in &response.removed_resources {
+                    has.remove(name);
+                }
             }
             let ack = discovery::DeltaDiscoveryRequest {
                 type_url: response.type_url,

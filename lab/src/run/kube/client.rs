@@ -1,7 +1,7 @@
 //! A client of an API server: paths and JSON in, JSON out, under one token and from one host.
 //!
-//! The lab asks for objects by their API path, as `kubectl get --raw` does: what a test looks at is
-//! then what lies in the API, and no type of a library stands between.
+//! Objects are addressed by API path, as by `kubectl get --raw`, so that tests see the API's JSON
+//! and not a library's types.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -15,10 +15,10 @@ use crate::http::{Request, Response, agent_trusting};
 use crate::process::wait_until;
 use crate::world::Host;
 
-/// Who applies what a test applies.
+/// The field manager of objects that a test applies.
 pub const PERSON: &str = "person";
 
-/// How long one request may take. A paused API server makes it an error.
+/// Time limit of a request. With a paused API server it is exceeded.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A client. Clones share connections.
@@ -44,7 +44,7 @@ impl Client {
         })
     }
 
-    /// The same for the bearer of another token.
+    /// The same client with another token.
     pub fn with_token(&self, token: &str) -> Result<Self> {
         Self::new(&self.host, self.address, &self.ca, token)
     }
@@ -59,12 +59,12 @@ impl Client {
         &self.ca
     }
 
-    /// The token it shows.
+    /// Its bearer token.
     pub fn token(&self) -> &str {
         &self.token
     }
 
-    /// Any request, whatever the status. `body` is a media type and the bytes.
+    /// Any request; no status is an error. `body` is a media type and the bytes.
     pub fn request(
         &self,
         method: &str,
@@ -81,13 +81,13 @@ impl Client {
         self.host.within(|| request.send_by(&self.agent))
     }
 
-    /// `GET`; an error unless it is there:
+    /// `GET` of an object that must exist:
     /// `kube.get("/api/v1/namespaces/monitoring/services/tokyo")`.
     pub fn get(&self, path: &str) -> Result<Value> {
         self.ok("GET", path, None)
     }
 
-    /// `GET`; nothing if there is no such object.
+    /// `GET`; `None` if there is no such object.
     pub fn find(&self, path: &str) -> Result<Option<Value>> {
         let answer = self.request("GET", path, None)?;
         if answer.status == 404 {
@@ -104,7 +104,7 @@ impl Client {
         }
     }
 
-    /// `DELETE` in the background: dependants go afterwards, by the garbage collector.
+    /// `DELETE` with background propagation: the garbage collector deletes dependants afterwards.
     pub fn delete(&self, path: &str) -> Result<()> {
         self.ok("DELETE", path, None).map(drop)
     }
@@ -137,7 +137,7 @@ impl Client {
         self.apply_as(PERSON, false, namespace, objects)
     }
 
-    /// Applies objects as any field manager; with `force` it takes over what others own.
+    /// Applies objects as any field manager; `force` takes over fields of other managers.
     pub fn apply_as(
         &self,
         manager: &str,
@@ -160,7 +160,7 @@ impl Client {
         objects.iter().map(apply).collect()
     }
 
-    /// Waits until `GET path` answers what `is_so` says yes to, and yields that.
+    /// Waits until the answer to `GET path` satisfies `is_so`, and returns it.
     pub fn wait_for(
         &self,
         path: &str,
@@ -174,7 +174,7 @@ impl Client {
         })
     }
 
-    /// Waits until there is nothing (any more) at `path`.
+    /// Waits until there is no object at `path`.
     pub fn wait_gone(&self, path: &str, timeout: Duration) -> Result<()> {
         wait_until(&format!("{path} is gone"), timeout, || match self.find(path)? {
             Some(object) => bail!("it is {object:#}"),
@@ -182,8 +182,8 @@ impl Client {
         })
     }
 
-    /// A token of a ServiceAccount by TokenRequest; with `pod` (name and uid) bound to that Pod, as
-    /// a kubelet asks for it.
+    /// Requests a token of a ServiceAccount (TokenRequest); with `pod` (name and uid) bound to that
+    /// Pod, as a kubelet does.
     pub fn token_of(
         &self,
         namespace: &str,

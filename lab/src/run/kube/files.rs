@@ -1,4 +1,5 @@
-//! The files of an API server: who it is, whom it believes, and how others reach it.
+//! The files of an API server: its certificate, the keys and tokens that it accepts, and
+//! kubeconfigs.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use serde_json::json;
 
 use crate::world::Host;
 
-/// Everything that is written once, before the first start.
+/// The files that are written before the first start.
 #[derive(Debug)]
 pub struct Files {
     /// The certificate of the authority that issued the API server's, in PEM.
@@ -21,7 +22,7 @@ pub struct Files {
     /// The API server's certificate and key.
     pub certificate: PathBuf,
     pub key: PathBuf,
-    /// The key that signs ServiceAccount tokens, and the one that they are checked with.
+    /// The key that signs ServiceAccount tokens and verifies them.
     pub service_account_key: PathBuf,
     pub service_account_public_key: PathBuf,
     /// Static tokens: the admin's.
@@ -30,8 +31,8 @@ pub struct Files {
     pub admin_kubeconfig: PathBuf,
 }
 
-/// The token of a member of `system:masters`, to whom RBAC allows everything. It opens nothing
-/// outside its private world.
+/// The token of a member of `system:masters`, whom RBAC allows everything. It is valid in its
+/// private world only.
 pub const ADMIN_TOKEN: &str = "admin-of-a-private-world";
 
 /// The first address of the Services' range is `kubernetes.default.svc`.
@@ -39,7 +40,7 @@ pub const SERVICE_RANGE: &str = "10.96.0.0/16";
 const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 
 impl Files {
-    /// Writes them on `host`, whose addresses the certificate covers.
+    /// Writes them on `host`. The certificate covers the host's addresses.
     pub fn write(host: &Host, address: SocketAddr) -> Result<Self> {
         let authority_key = KeyPair::generate().context("the authority's key")?;
         let mut authority = CertificateParams::default();

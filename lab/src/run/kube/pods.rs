@@ -1,7 +1,7 @@
-//! Pods as a kubelet would have reported them: an object and its status, with no container behind.
+//! Pods as a kubelet would report them: an object and its status, without a container.
 //!
-//! They all name the one [`NODE`], an object without a machine: the EndpointSlice controller leaves
-//! out Pods whose node it does not know.
+//! All are on [`NODE`], a Node object without a machine, since the EndpointSlice controller ignores
+//! Pods of unknown nodes.
 
 use std::net::IpAddr;
 
@@ -17,8 +17,8 @@ pub const NODE: &str = "lab";
 pub type NamedPort<'a> = (&'a str, u16);
 
 impl Client {
-    /// Makes a Pod that is running, ready and has this address, so that Services that select it get
-    /// it as an endpoint. An equal one that is there already is taken over.
+    /// Makes a running, ready Pod with this address, so that Services that select it get it as an
+    /// endpoint. An equal Pod that exists already is reused.
     pub fn pod_with_ip(
         &self,
         namespace: &str,
@@ -35,7 +35,7 @@ impl Client {
             "metadata": { "labels": crate::run::labels(labels.iter().copied()) },
             "spec": {
                 "containers": [{ "name": "main", "image": "example.invalid/none", "ports": ports }],
-                // Whoever deletes it would otherwise wait for a kubelet's word.
+                // Otherwise its deletion would wait for a kubelet.
                 "terminationGracePeriodSeconds": 0,
             },
         });
@@ -44,8 +44,7 @@ impl Client {
         Ok(pod)
     }
 
-    /// Makes the Pod of a template, such as a Deployment's, with the status that the API gives it:
-    /// pending.
+    /// Makes the Pod of a template, such as a Deployment's; its status is Pending.
     pub(in crate::run) fn pod_of_template(
         &self,
         namespace: &str,

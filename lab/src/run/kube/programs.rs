@@ -1,4 +1,4 @@
-//! How etcd, kube-apiserver and kube-controller-manager are started.
+//! The command lines of etcd, kube-apiserver and kube-controller-manager.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,13 +10,12 @@ use super::files::{Files, SERVICE_RANGE};
 use crate::parts::{self, Part};
 use crate::world::Host;
 
-/// Where etcd serves, on its host's loopback: it has no other protection.
+/// etcd's address: on its host's loopback, since it has no authentication.
 const ETCD: &str = "http://127.0.0.1:2379";
 const ETCD_PEERS: &str = "http://127.0.0.1:2380";
 
-/// The controllers that Atlas and its charts have to do with. There are no nodes, so there is
-/// nothing to run Pods, and those that make Pods (of Deployments, StatefulSets, …) would only fill
-/// the namespaces with Pods that stay pending.
+/// The controllers that Atlas and its charts need. Without nodes, the controllers that create Pods
+/// (of Deployments, StatefulSets, …) would only create Pods that stay pending.
 const CONTROLLERS: [&str; 6] = [
     "clusterrole-aggregation-controller",
     "endpointslice-controller",
@@ -36,7 +35,7 @@ pub fn etcd(data: &Path) -> Result<Command> {
         format!("--initial-advertise-peer-urls={ETCD_PEERS}"),
     ]);
     command.arg(format!("--initial-cluster=default={ETCD_PEERS}"));
-    // Nothing in a world outlives it, so nothing has to survive the machine's end.
+    // A world's data needn't survive a crash of the machine.
     command.args(["--unsafe-no-fsync", "--log-level=warn"]);
     Ok(command)
 }
@@ -65,17 +64,16 @@ pub fn api_server(host: &Host, address: SocketAddr, files: &Files) -> Result<Com
     Ok(command)
 }
 
-/// Those that make what most clusters have beside EndpointSlices: Endpoints, and slices of
-/// Endpoints.
+/// The controllers for Endpoints, which most clusters have beside EndpointSlices.
 const OLDER_CONTROLLERS: [&str; 2] = ["endpoints-controller", "endpointslice-mirroring-controller"];
 
 /// How fast kube-controller-manager may write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// One of its kind, asked by nobody, and in a hurry: tests wait for what it does.
+    /// Without rate limits, so that tests needn't wait for it.
     Hurried,
-    /// As it is by default, 20 requests a second for each of its controllers, and with those that
-    /// make Endpoints as well.
+    /// The default of 20 requests a second for each controller, and with the controllers for
+    /// Endpoints.
     AsShipped,
 }
 

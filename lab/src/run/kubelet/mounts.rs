@@ -1,4 +1,4 @@
-//! A mount namespace for a Pod, with its volumes where the container looks for them.
+//! A mount namespace for a Pod, with its volumes at their mount paths.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -13,7 +13,7 @@ use crate::process::Proc;
 use crate::run::START;
 use crate::world::Host;
 
-/// Mounts and then becomes the program: what only a shell within the new namespace can do.
+/// Mounts the volumes within the new namespace, then executes the program.
 const SCRIPT: &str = include_str!("mounts.sh");
 
 /// The command that starts `program` on `host` with these volumes and exactly this environment.
@@ -42,7 +42,7 @@ pub fn command(
     Ok(command)
 }
 
-/// To be called before a start, so that [`wait_started`] sees this one.
+/// Called before a start, so that [`wait_started`] doesn't see an earlier one.
 pub fn forget_start(state: &Path) -> Result<()> {
     match fs::remove_file(state.join("started")) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -52,7 +52,7 @@ pub fn forget_start(state: &Path) -> Result<()> {
     }
 }
 
-/// Waits until everything is mounted and the program is next.
+/// Waits until all volumes are mounted and the program is about to be executed.
 pub fn wait_started(process: &mut Proc, state: &Path) -> Result<()> {
     process.wait_until("the volumes are mounted", START, || {
         Ok(state.join("started").exists().then_some(()))

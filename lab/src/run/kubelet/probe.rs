@@ -11,10 +11,10 @@ use crate::http;
 /// How long a probe may take: `timeoutSeconds` is 1 unless a chart says otherwise.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What has to succeed for the Pod to be ready.
+/// The readiness probe of a Pod.
 #[derive(Debug)]
 pub enum Probe {
-    /// Nothing: it is ready as soon as it runs.
+    /// No probe: it is ready as soon as it runs.
     None,
     /// `GET` with a status from 200 to 399.
     Http(String),
@@ -23,7 +23,7 @@ pub enum Probe {
 }
 
 impl Probe {
-    /// The container's, where it is one by HTTP or TCP; others are an error.
+    /// The container's probe, by HTTP or TCP; others are an error.
     pub fn of(container: &Value, ip: IpAddr) -> Result<Self> {
         let probe = &container["readinessProbe"];
         let address =
@@ -36,7 +36,7 @@ impl Probe {
                 bail!("this imitation of a kubelet knows no such readiness probe: {probe}")
             }
             (Value::Null, tcp) => Ok(Self::Tcp(address(tcp)?)),
-            // Its certificate is not verified by kubelets; here it is not looked at.
+            // Kubelets don't verify the certificate; this probe only connects.
             (http, _) if http["scheme"] == "HTTPS" => Ok(Self::Tcp(address(http)?)),
             (http, _) => Ok(Self::Http(format!(
                 "http://{}{}",
@@ -46,7 +46,7 @@ impl Probe {
         }
     }
 
-    /// Tries it, from the network that this is called in.
+    /// Probes once, in the network namespace of the calling thread.
     pub fn succeeds(&self) -> bool {
         match self {
             Self::None => true,

@@ -1,15 +1,15 @@
-//! What a container is started with: environment and arguments.
+//! The environment and the arguments of a container.
 
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-/// Variables in order; of two with one name the later counts.
+/// Variables in order; of two with the same name the later one is used.
 pub type Env = Vec<(String, String)>;
 
-/// The container's environment, after that of every container of a cluster. Nothing of the test's
-/// own comes through.
+/// The container's environment, after the variables that every container gets. It inherits nothing
+/// from the test.
 pub fn env(
     pod: &Value,
     container: &Value,
@@ -61,8 +61,7 @@ pub fn field(pod: &Value, ip: IpAddr, path: &str) -> Result<String> {
     }
 }
 
-/// The arguments behind the program: of `command` all but the first, which is the program, and
-/// `args`.
+/// The program's arguments: `command` without its first element, and `args`.
 pub fn arguments(container: &Value, env: &Env) -> Vec<String> {
     let texts =
         |key: &str| container[key].as_array().into_iter().flatten().filter_map(Value::as_str);

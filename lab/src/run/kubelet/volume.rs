@@ -1,4 +1,4 @@
-//! Volumes of Secrets, ConfigMaps and tokens: directories whose files change all at once.
+//! Volumes of Secrets, ConfigMaps and tokens: directories whose files change atomically.
 //!
 //! ```text
 //! /etc/atlas/tls.crt -> ..data/tls.crt      ..data -> ..7      ..7/tls.crt
@@ -25,12 +25,12 @@ use crate::run::Client;
 /// Files by their path in the volume: content and mode.
 type Files = BTreeMap<String, (Vec<u8>, u32)>;
 
-/// A directory that a container sees at its mount path.
+/// A volume of a container.
 #[derive(Debug)]
 pub struct Volume {
-    /// Where the container sees it.
+    /// Its path in the container.
     pub mount_path: PathBuf,
-    /// Where it lies.
+    /// Its path on the host.
     pub directory: PathBuf,
     /// An `emptyDir`, which the container may write to.
     pub writable: bool,
@@ -40,11 +40,11 @@ pub struct Volume {
     generation: u64,
 }
 
-/// Something that a volume's files come from.
+/// A source of a volume's files.
 #[derive(Debug)]
 struct Source {
     kind: Kind,
-    /// As in the Pod: `items`, `optional`, `path`, …
+    /// As in the Pod's spec: `items`, `optional`, `path`, …
     spec: Value,
     mode: u32,
 }
@@ -53,7 +53,7 @@ struct Source {
 enum Kind {
     Secret(String),
     ConfigMap(String),
-    /// The token, once there is one. It lasts longer than any test.
+    /// The token, once it was requested. It is valid for longer than any test.
     Token(Option<String>),
     DownwardApi,
 }
@@ -79,12 +79,12 @@ impl Volume {
                 .find(is_it)
                 .with_context(what)?;
             let writable = !volume["emptyDir"].is_null();
-            // Over a directory that holds the state itself, such as /tmp: what is there is as good.
+            // A writable mount path above the state directory, such as /tmp, needs no volume.
             if writable && state.starts_with(&mount_path) {
                 continue;
             }
             let directory = state.join("volumes").join(name);
-            // One that is left of an earlier Pod of this name would bring its files along.
+            // A volume of an earlier Pod of this name would still have its files.
             match fs::remove_dir_all(&directory) {
                 Err(error) if error.kind() != ErrorKind::NotFound => {
                     return Err(error).with_context(what);
@@ -105,8 +105,8 @@ impl Volume {
         Ok(volumes)
     }
 
-    /// Reads its sources and, if anything is new, swaps the files. An error when a source is
-    /// missing that is not optional; the files then stay as they are.
+    /// Reads its sources and, if anything has changed, replaces the files. If a source is missing
+    /// that isn't optional, fails and changes nothing.
     pub fn refresh(&mut self, client: &Client) -> Result<()> {
         let mut files = Files::new();
         for source in &mut self.sources {
@@ -216,7 +216,8 @@ impl Source {
                     let from = item["fieldRef"]["fieldPath"]
                         .as_str()
                         .context("an item without a fieldRef")?;
-                    // A volume has no field of the Pod's status.
+                    // Fields of a volume don't include the Pod's status, so the address is
+                    // irrelevant.
                     let value = spec::field(pod, IpAddr::from([0, 0, 0, 0]), from)?;
                     files.insert(path.to_owned(), (value.into_bytes(), self.mode));
                 }
@@ -260,7 +261,7 @@ fn add(
     Ok(())
 }
 
-/// Replaces all files of a volume at once.
+/// Replaces all files of a volume atomically.
 fn swap(directory: &Path, files: &Files, generation: u64) -> std::io::Result<()> {
     let new = format!("..{generation}");
     for (path, (content, mode)) in files {

@@ -17,7 +17,7 @@ use crate::scene::cluster::{ClusterOptions, Programs, manifest, names};
 use crate::scene::{Place, program};
 use crate::world::World;
 
-/// The release's name, and with it that of the chart's objects.
+/// The name of the Helm release and of the chart's objects.
 const RELEASE: &str = "envoy";
 
 /// A running cluster.
@@ -25,24 +25,20 @@ const RELEASE: &str = "envoy";
 pub struct KubeCluster {
     /// Its name, and its namespace's.
     pub name: String,
-    /// Where it is.
     pub place: Place,
-    /// Its Envoy.
     pub envoy: Pod,
-    /// What is monitored with.
     pub programs: Programs,
-    /// Its DNS.
     pub dns: CoreDns,
-    /// Names that this knows beside the hub's.
+    /// The names in its DNS beside the hub's.
     names: Vec<(IpAddr, String)>,
 }
 
 impl KubeCluster {
-    /// Starts its programs; adds it to the hub as a person would, and installs its Envoy with the
-    /// values that come of it.
+    /// Adds the cluster to the hub, installs its Envoy with the values that Atlas writes, and
+    /// starts its programs.
     ///
     /// # Errors
-    /// What didn't start.
+    /// A program doesn't start.
     pub fn start(world: &World, hub: &KubeHub, name: &str, replicas: usize) -> Result<Self> {
         let (place, kube, options) = (Place::in_world(world, name)?, &hub.kube, &hub.options);
         let values = if options.by_commands {
@@ -68,7 +64,7 @@ impl KubeCluster {
         hub.proxy.route(&place.host)?;
 
         let mut names = names(&place, replicas, &options.namespace, &options.domain);
-        // As the search path of a Pod's resolv.conf lets it be written.
+        // Short, as the search path of a Pod's resolv.conf allows.
         names.push((alerts, format!("{RELEASE}-alerts.{name}.svc")));
         write_names(&place, &names, hub.place.envoy)?;
         let dns = start_dns(&place)?;
@@ -82,7 +78,7 @@ impl KubeCluster {
             &program(Part::Envoy)?,
         )?;
         envoy.wait_ready(START)?;
-        // Prometheus reads the list once a minute; from the beginning it is what it will be.
+        // Prometheus reads the list once a minute, so it has to be complete from the start.
         wait_until("the Envoy lists the hub's Alertmanagers", START, || {
             let answer = alerts_port(&place, "/alertmanagers")?;
             let list: Value = answer.json()?;
@@ -106,12 +102,12 @@ impl KubeCluster {
         Ok(Self { name: name.to_owned(), place, envoy, programs, dns, names })
     }
 
-    /// Its Service, as a person would write it.
+    /// Its Service at the hub.
     pub fn service(&self, hub: &KubeHub, replicas: usize) -> Value {
         service(hub, &self.place, &self.name, replicas)
     }
 
-    /// Says in its DNS where the hub is.
+    /// Changes the hub's address in its DNS.
     ///
     /// # Errors
     /// The file can't be written.
@@ -128,10 +124,10 @@ impl KubeCluster {
     }
 }
 
-/// The values that Atlas wrote for a cluster's Envoy, once they are there.
+/// Waits for the Helm values that Atlas writes for a cluster's Envoy.
 ///
 /// # Errors
-/// They don't come.
+/// They are not written in time.
 pub fn values(hub: &KubeHub, name: &str) -> Result<String> {
     let secret =
         hub.kube.wait_for(&hub.at(&format!("secrets/{name}-envoy-values")), START, |_| true)?;
@@ -161,7 +157,7 @@ fn alerts_port(place: &Place, path: &str) -> Result<Response> {
     place.host.within(|| http::get(&url))
 }
 
-/// The cluster's own DNS; it reads its names again every second.
+/// Starts the cluster's own DNS, which reads its names again every second.
 fn start_dns(place: &Place) -> Result<CoreDns> {
     let listen = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 53);
     let corefile =
@@ -179,6 +175,6 @@ fn write_names(place: &Place, names: &[(IpAddr, String)], hub: IpAddr) -> Result
         .map(|(ip, name)| format!("{ip} {name}\n"))
         .chain([format!("{hub} {HUB_NAME}\n")]);
     let half = place.host.write("coredns/names.new", lines.collect::<String>())?;
-    // At once, or CoreDNS might read half of it.
+    // By a rename, so that CoreDNS never reads a partial file.
     fs::rename(&half, half.with_file_name("names")).context("cannot replace the names")
 }

@@ -1,4 +1,4 @@
-//! The hub on Kubernetes: two Atlas and an Envoy of the chart, and what a hub has beside them.
+//! The hub on Kubernetes: two Atlas and an Envoy of the chart, Alertmanagers and Thanos Query.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -21,17 +21,16 @@ use crate::scene::hub::synced;
 use crate::scene::{Place, program};
 use crate::world::{Host, World};
 
-/// The release's name.
+/// The name of the Helm release.
 const RELEASE: &str = "atlas";
 
 /// A running hub.
 #[derive(Debug)]
 pub struct KubeHub {
-    /// What it was made with.
     pub options: KubeOptions,
-    /// Where most of it is.
+    /// The host of most programs.
     pub place: Place,
-    /// Where the second Atlas is, and room for a second Envoy.
+    /// The host of the second Atlas, and of the second Envoy if there is one.
     pub second: Host,
     /// Thanos Query.
     pub query: Query,
@@ -47,19 +46,18 @@ pub struct KubeHub {
     pub objects: Vec<Value>,
     /// The Pod of the chart's own CoreDNS.
     pub zone_dns: Option<Pod>,
-    /// Holds the SD file for Thanos Query.
+    /// Mounts the SD file for Thanos Query.
     _mount: Pod,
-    /// Leads from cluster IPs to Pods.
+    /// Forwards cluster IPs to Pods.
     pub(super) proxy: Proxy,
-    /// The API.
     pub kube: Kube,
 }
 
 impl KubeHub {
-    /// Starts everything; there are no clusters yet.
+    /// Starts the hub's programs, without clusters.
     ///
     /// # Errors
-    /// What didn't start.
+    /// A program doesn't start.
     pub fn start(world: &World, options: KubeOptions) -> Result<Self> {
         let (place, second) = (Place::in_world(world, "hub")?, world.host("hub2")?);
         let zone_host = (options.zone == Zone::CoreDns).then(|| world.host("dns")).transpose()?;
@@ -83,7 +81,7 @@ impl KubeHub {
 
         let (atlas_of, envoy_of) =
             (deployment(&objects, "atlas")?, deployment(&objects, "atlas-envoy")?);
-        // The Envoy comes first, and waits for what the leader writes.
+        // The Envoy's Pod waits for the Secret that the leader writes, so it starts first.
         let (atlas, envoy) = thread::scope(|scope| {
             let envoy = scope.spawn(|| {
                 Kubelet::run(&kube, &place.host, envoy_of, "atlas-envoy-0", &program(Part::Envoy)?)
@@ -152,7 +150,7 @@ impl KubeHub {
         })
     }
 
-    /// One more Envoy, on the second host.
+    /// Starts another Envoy, on the second host.
     ///
     /// # Errors
     /// It doesn't start.
@@ -170,12 +168,12 @@ impl KubeHub {
         Ok(())
     }
 
-    /// The path of something in the hub's namespace: `services/tokyo`.
+    /// The API path of an object in the hub's namespace, such as `services/tokyo`.
     pub fn at(&self, path: &str) -> String {
         format!("/api/v1/namespaces/{}/{path}", self.options.namespace)
     }
 
-    /// The status as one Atlas shows it.
+    /// The status page's JSON of one Atlas.
     ///
     /// # Errors
     /// It doesn't answer.
@@ -190,10 +188,10 @@ impl KubeHub {
         (0..self.atlas.len()).filter_map(|replica| self.status(replica).ok()).collect()
     }
 
-    /// Which Atlas leads, as the first one that answers says.
+    /// The index of the leader, by the first status that names it.
     ///
     /// # Errors
-    /// None does.
+    /// No status names a leader.
     pub fn leader(&self) -> Result<usize> {
         let statuses = self.statuses();
         let names = statuses.iter().filter_map(|status| status["leader"].as_str());
@@ -203,7 +201,7 @@ impl KubeHub {
         names.filter_map(find).next().with_context(|| format!("nobody leads: {statuses:#?}"))
     }
 
-    /// The Envoys of a node with an open stream, to whichever Atlas.
+    /// The Envoys of a node with an open stream to any Atlas.
     pub fn instances(&self, node: &str) -> Vec<Value> {
         let statuses = self.statuses();
         let nodes = statuses.iter().filter_map(|status| status["nodes"].as_array()).flatten();
@@ -215,8 +213,7 @@ impl KubeHub {
             .collect()
     }
 
-    /// Waits until these clusters' Envoys and the hub's are connected and have all that they should
-    /// have.
+    /// Waits until these clusters' Envoys and the hub's are connected and in sync.
     ///
     /// # Errors
     /// It takes too long; the statuses are in the error.
@@ -248,10 +245,10 @@ impl KubeHub {
 }
 
 impl KubeHub {
-    /// One of Atlas's commands, as a person at the hub's cluster gives it; returns what it prints.
+    /// Runs one of Atlas's commands with the admin's kubeconfig; returns its output.
     ///
     /// # Errors
-    /// It fails, with what it says.
+    /// The command fails; the error has its standard error.
     pub fn command(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.options.atlas);
         command
@@ -269,7 +266,7 @@ impl KubeHub {
     }
 }
 
-/// What a person writes for the hub's chart. JSON is YAML too.
+/// The values for the hub's chart. JSON is valid YAML.
 fn values(options: &KubeOptions) -> String {
     json!({
         "clusterDomain": options.domain,
@@ -280,11 +277,11 @@ fn values(options: &KubeOptions) -> String {
     .to_string()
 }
 
-/// Where Thanos Query's container has the SD file.
+/// The directory of the SD file in Thanos Query's container.
 const ENDPOINTS: &str = "/etc/thanos/endpoints";
 
-/// The Deployment of Thanos Query as far as the kubelet's imitation is needed: the ConfigMap's
-/// files, kept fresh. The program itself runs beside it, with a handle that answers questions.
+/// A Deployment that only mounts the ConfigMap with the SD file. Thanos Query itself runs outside
+/// it, as a [`Query`].
 fn mounting(namespace: &str) -> Value {
     json!({
         "metadata": {"name": "thanos-query", "namespace": namespace},
@@ -326,7 +323,7 @@ fn start_alertmanagers(kube: &Kube, place: &Place, namespace: &str) -> Result<Ve
     place.programs[1..3].iter().enumerate().map(start).collect()
 }
 
-/// The hub cluster's DNS: Kubernetes' names, and a stub for the stores' zone.
+/// Starts the hub cluster's DNS: Kubernetes' names, and a forward for the stores' zone.
 fn start_dns(
     kube: &Kube,
     host: &Host,

@@ -1,10 +1,10 @@
-//! What kube-proxy does: a Service's cluster IP leads to its ready endpoints.
+//! Imitates kube-proxy: forwards a Service's cluster IP to its ready endpoints.
 //!
-//! In user space, a thread for each connection, since the lab's kernel has no tables that it may
-//! write to; and on a host of its own, to which the others' routes lead, since whoever listens on
-//! all addresses of a host would be in its way. As with kube-proxy, who is asked is chosen when a
-//! connection is made, a connection stays where it is, and what is known of endpoints stays in
-//! force while the API server doesn't answer.
+//! It forwards in user space, with a thread for each connection, since the lab has no access to the
+//! kernel's packet filters. It has a host of its own, which the others route to, since programs
+//! that listen on all addresses of a host would take its ports. Like kube-proxy it chooses the
+//! endpoint when a connection is made, keeps connections, and keeps the last endpoints while the
+//! API server doesn't answer.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,15 +23,15 @@ use crate::world::{Host, World};
 
 /// The range of cluster IPs.
 const SERVICE_RANGE: &str = "10.96.0.0/16";
-/// Between two looks at the EndpointSlices.
+/// Between two reads of the EndpointSlices.
 const POLL: Duration = Duration::from_millis(200);
-/// An endpoint that doesn't answer for so long is as good as none.
+/// Time limit of a connection to an endpoint.
 const CONNECT: Duration = Duration::from_secs(5);
 
 /// Ready endpoints by the port's name.
 type Endpoints = Arc<Mutex<BTreeMap<String, Vec<SocketAddr>>>>;
 
-/// Leads to Services. Its threads go on until the test ends.
+/// The proxy's host. Its threads run until the test ends.
 #[derive(Debug)]
 pub struct Proxy {
     host: Host,
@@ -47,7 +47,7 @@ impl Proxy {
         Ok(Self { host: world.host("proxy")?, client: client.clone() })
     }
 
-    /// From now on this host reaches the cluster IPs.
+    /// Adds a route for the cluster IPs to a host.
     ///
     /// # Errors
     /// The route can't be set.
@@ -57,7 +57,7 @@ impl Proxy {
         from.run(&command).map(drop)
     }
 
-    /// Serves the TCP ports of a Service; yields its cluster IP.
+    /// Serves the TCP ports of a Service; returns its cluster IP.
     ///
     /// # Errors
     /// There is no such Service, or it has no cluster IP.
@@ -137,7 +137,7 @@ fn accept(host: &Host, listener: &TcpListener, endpoints: &Endpoints, port: &str
         let target = ready[turn.fetch_add(1, Ordering::Relaxed) % ready.len()];
         let host = host.clone();
         thread::spawn(move || {
-            // Without an answer the inbound connection just ends.
+            // If the endpoint doesn't answer, the inbound connection is closed.
             if let Ok(outbound) = host.within(|| Ok(TcpStream::connect_timeout(&target, CONNECT)?))
             {
                 let _ = join(&inbound, &outbound);
@@ -146,7 +146,7 @@ fn accept(host: &Host, listener: &TcpListener, endpoints: &Endpoints, port: &str
     }
 }
 
-/// Passes bytes both ways until both have ended.
+/// Copies bytes in both directions until both have ended.
 fn join(one: &TcpStream, other: &TcpStream) -> io::Result<()> {
     one.set_nodelay(true)?;
     other.set_nodelay(true)?;

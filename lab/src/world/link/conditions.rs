@@ -1,8 +1,9 @@
-//! What a link does to each packet, decided without a clock or a device of its own.
+//! Decides for each packet of a link whether and when it arrives, without a clock or a device of
+//! its own.
 
 use std::time::{Duration, Instant};
 
-/// The header of an Ethernet frame, in bytes: what a frame is longer than its packet.
+/// Bytes of an Ethernet frame's header.
 const ETHERNET_HEADER: usize = 14;
 /// EtherTypes.
 const ARP: [u8; 2] = [0x08, 0x06];
@@ -11,21 +12,21 @@ const IPV6: [u8; 2] = [0x86, 0xdd];
 const ICMPV6: u8 = 58;
 const NEIGHBOUR_DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;
 
-/// How one direction of a link is.
+/// The conditions of one direction of a link.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Conditions {
-    /// How long a packet is under way.
+    /// One-way delay of a packet.
     pub delay: Duration,
     /// The part of all packets that is lost, 0 to 1.
     pub loss: f64,
-    /// How many bytes of packets go into the link each second; `None`: as many as come.
+    /// The rate in bytes of packets per second; `None`: unlimited.
     pub bytes_per_second: Option<u64>,
-    /// How many bytes may wait for their turn where the rate is limited; what comes then is lost.
+    /// How many bytes may be queued if the rate is limited. Further packets are lost.
     pub queue_bytes: usize,
-    /// The largest packet that gets through, in bytes with its IP header. Nobody is told of larger
-    /// ones, as behind a firewall that drops ICMP.
+    /// The largest packet that passes, in bytes with its IP header. Larger ones are lost without an
+    /// ICMP message, as behind a firewall that drops ICMP.
     pub largest_packet: Option<usize>,
-    /// Whether nothing gets through.
+    /// Whether all packets are lost.
     pub black: bool,
 }
 
@@ -42,30 +43,30 @@ impl Default for Conditions {
     }
 }
 
-/// What has become of the packets of one direction.
+/// The packet counts of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Let through, and their bytes.
+    /// Packets that passed.
     pub passed: u64,
-    /// Bytes of the packets that were let through.
+    /// Bytes of the packets that passed.
     pub passed_bytes: u64,
-    /// Lost by chance.
+    /// Lost at random.
     pub lost: u64,
-    /// Lost because nothing gets through.
+    /// Lost because all packets are lost.
     pub blackened: u64,
     /// Lost because they were larger than the largest packet.
     pub too_large: u64,
-    /// Lost because too many waited for their turn.
+    /// Lost because the queue was full.
     pub overflowed: u64,
 }
 
-/// One direction: its random numbers, when it is free again, and what it has done so far.
+/// The state of one direction.
 #[derive(Debug)]
 pub(super) struct Lane {
     random: fastrand::Rng,
-    /// When the last packet that was let in has gone into the link.
+    /// When the link has sent the last accepted packet.
     free: Option<Instant>,
-    /// When the last packet that was let in comes out.
+    /// When the last accepted packet arrives.
     last_out: Option<Instant>,
     pub(super) counts: Counts,
 }
@@ -80,8 +81,8 @@ impl Lane {
         }
     }
 
-    /// When a frame that arrives `now` comes out at the other end; `None` if it doesn't. Frames
-    /// never overtake each other.
+    /// When a frame that is sent `now` arrives at the other end; `None`: it is lost. Frames never
+    /// overtake each other.
     pub(super) fn admit(
         &mut self,
         now: Instant,
@@ -89,7 +90,8 @@ impl Lane {
         frame: &[u8],
     ) -> Option<Instant> {
         let size = frame.len().saturating_sub(ETHERNET_HEADER);
-        // Drawn for every frame, so that the same seed loses the same ones whatever else is set.
+        // Drawn for every frame, so that a seed always loses the same frames, independent of other
+        // conditions.
         let drawn = self.random.f64();
         let lost = if conditions.black {
             Some(&mut self.counts.blackened)
@@ -130,8 +132,8 @@ fn as_f64(number: u64) -> f64 {
     number as f64
 }
 
-/// Whether a frame asks for, or tells, a neighbour's hardware address. In a real network that is
-/// between a machine and its router, however far the link behind that.
+/// Whether a frame is ARP or neighbour discovery. In a real network these pass between a machine
+/// and its router only.
 pub(super) fn is_between_neighbours(frame: &[u8]) -> bool {
     let Some(ether_type) = frame.get(12..14) else { return false };
     let of_icmpv6 = || {
@@ -173,7 +175,7 @@ mod tests {
             .filter_map(|_| lane.admit(now, &conditions, &FRAME))
             .map(|out| (out - now).as_millis())
             .collect();
-        // 1,000 bytes take 100 ms; 5,000 bytes wait beside the one that goes.
+        // 1,000 bytes take 100 ms; 5,000 bytes are queued beside the packet that is being sent.
         assert_eq!(outs, [200, 300, 400, 500, 600, 700]);
         assert_eq!(
             lane.counts,

@@ -1,4 +1,4 @@
-//! The hub that is measured: a real Atlas with so many manifests, and one Envoy.
+//! The measured hub: a real Atlas with many manifests, and one Envoy.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,25 +19,24 @@ use super::probe::Probe;
 const START: Duration = Duration::from_secs(600);
 /// How long one change may take.
 const PUSH: Duration = Duration::from_secs(120);
-/// What counts as quiet, and how long the quiet Envoy is looked at.
+/// How long the idle Envoy is measured.
 const QUIET: Duration = Duration::from_secs(10);
-/// Between two changes: longer than Atlas waits for a burst's end, so that each is a push of its
-/// own.
+/// Between two changes: longer than Atlas's debounce, so that each change is a push.
 const BETWEEN: Duration = Duration::from_millis(500);
-/// Envoy writes its histograms out every 5 s.
+/// Longer than Envoy's interval of flushing histograms (5 s).
 const FLUSH: Duration = Duration::from_secs(6);
-/// The statistics that are asked for, as a regular expression.
+/// The statistics that are read, as a regular expression.
 const STATISTICS: &str = "atlas-xds.upstream_cx_rx_bytes_total|cds.update_duration";
-/// How long the Envoy may take to write them.
+/// Time limit of an answer with statistics.
 const STATISTICS_ANSWER: Duration = Duration::from_secs(120);
-/// The Envoy's admin page, on the loopback of its own host.
+/// The Envoy's admin address, on its host's loopback.
 const ADMIN: &str = "127.0.0.1:9000";
-/// Between two looks at an Envoy that starts.
+/// Between two requests to a starting Envoy.
 const POLL: Duration = Duration::from_millis(10);
-/// A second in which Atlas takes no more CPU time than that has no work in it.
+/// Atlas is idle in a second in which it uses at most this CPU time.
 const IDLE: Duration = Duration::from_millis(150);
 
-/// A hub without its Envoy at first.
+/// A hub, whose Envoy is started later.
 pub(super) struct Hub {
     place: Place,
     atlas: Atlas,
@@ -54,26 +53,26 @@ fn name(number: u32) -> String {
     format!("c{number}")
 }
 
-/// What the Envoy's start cost.
+/// The costs of the Envoy's start.
 pub(super) struct Ready {
-    /// Envoy clusters that it has, with its own few.
+    /// Number of its Envoy clusters, with those of its bootstrap.
     pub envoy_clusters: u64,
-    /// From its start until it was live with all of them.
+    /// From its start until it was live with all clusters.
     pub after: Duration,
-    /// CPU time of that.
+    /// CPU time until then.
     pub cpu: Duration,
-    /// Resident when quiet.
+    /// Resident memory when idle.
     pub resident_bytes: u64,
-    /// CPU seconds a second when quiet.
+    /// CPU seconds per second when idle.
     pub quiet_per_second: f64,
 }
 
-/// What is done to the fleet.
+/// A change of the fleet.
 #[derive(Clone, Copy)]
 pub(super) enum Change {
-    /// A new manifest.
+    /// A manifest is added.
     Add,
-    /// A manifest less.
+    /// A manifest is removed.
     Remove,
 }
 
@@ -87,24 +86,23 @@ impl Change {
     }
 }
 
-/// What a change cost.
+/// The costs of a kind of change.
 pub(super) struct Changes {
-    /// Which.
     pub change: Change,
-    /// From the manifest in place until the Envoy routes by it.
+    /// From the manifest's rename until the Envoy routes accordingly.
     pub times: Times,
     /// Bytes that the Envoy received for each.
     pub bytes: f64,
-    /// The Envoy's CPU time for each, less what it takes when quiet.
+    /// The Envoy's CPU time for each, without what it uses when idle.
     pub envoy_cpu_ms: f64,
-    /// From the message received to the message applied, by the Envoy's own histogram.
+    /// From receiving an update to having applied it, by the Envoy's own histogram.
     pub apply_ms: f64,
     /// Atlas's CPU time for each.
     pub atlas_cpu_ms: f64,
 }
 
 impl Hub {
-    /// Starts Atlas and gives it the manifests.
+    /// Starts Atlas and writes the manifests.
     ///
     /// # Errors
     /// Atlas doesn't start, or takes too long.
@@ -139,11 +137,11 @@ impl Hub {
         Ok(hub)
     }
 
-    /// A manifest, as a person would write it.
+    /// Writes a cluster's manifest.
     fn write(&self, number: u32) -> Result<()> {
         let name = name(number);
-        // Without an address a cluster has its Envoy clusters too, but nothing to connect to and no
-        // health checks.
+        // A cluster without an address has its Envoy clusters too, but no connections and no health
+        // checks.
         let annotations = if self.peers.is_some() {
             json!({"goatlas.io/addresses": peers::address(number)})
         } else {
@@ -160,13 +158,12 @@ impl Hub {
         self.atlas.write_manifest(&format!("{name}.yaml"), &text.to_string())
     }
 
-    /// Waits until Atlas has all clusters and has done all that follows: until it takes next to no
-    /// CPU time any more.
+    /// Waits until Atlas has all clusters and has been idle for three seconds.
     fn wait_atlas(&mut self) -> Result<()> {
         let began = Instant::now();
         let (mut known, mut idle) = (0, 0);
-        // A status of thousands of clusters costs Atlas something too, so it is asked for only
-        // until it has them.
+        // The status of thousands of clusters costs CPU time, so it is requested only until Atlas
+        // has them.
         while known < self.clusters as usize || idle < 3 {
             let before = cpu_of_process(self.atlas.process.pid())?;
             std::thread::sleep(Duration::from_secs(1));
@@ -204,10 +201,10 @@ impl Hub {
         Ok(())
     }
 
-    /// Starts the Envoy, and measures that.
+    /// Starts the Envoy and measures its start.
     ///
     /// # Errors
-    /// It ends, or takes too long.
+    /// The Envoy ends, or takes too long.
     pub(super) fn start_envoy(&mut self) -> Result<Ready> {
         let options = EnvoyOptions::new(
             self.atlas.bootstrap("hub"),
@@ -217,8 +214,8 @@ impl Hub {
         let began = Instant::now();
         let mut envoy = Envoy::start(&self.place.host, "hub-envoy", &program, &options)?;
         let wanted = u64::from(self.clusters);
-        // Cheap questions until it is live. Then it has all that came with its first answers, which
-        // only a walk through its statistics shows.
+        // First the cheap readiness check. The number of clusters needs all its statistics, which
+        // are expensive to read.
         let mut last = anyhow!("its admin page did not answer");
         let (after, cpu, envoy_clusters) = loop {
             ensure!(envoy.process.is_running(), "Envoy has ended: {}", envoy.process.log_tail(20));
@@ -230,7 +227,7 @@ impl Hub {
             }
             if envoy.admin_get("/ready").is_ok_and(|answer| answer.status == 200) {
                 let (after, cpu) = (began.elapsed(), cpu_of_threads(envoy.process.pid())?);
-                // A busy Envoy may take long to answer, and then has more to say.
+                // A busy Envoy may answer too late; then the next request succeeds.
                 match self.counts() {
                     Ok([active, 0]) if active >= wanted => break (after, cpu, active),
                     Ok([active, warming]) => {
@@ -258,17 +255,17 @@ impl Hub {
         Ok(Ready { envoy_clusters, after, cpu, resident_bytes, quiet_per_second })
     }
 
-    /// Makes the same change `times` times with the probe looking, and as often without it.
+    /// Makes the same change `times` times with the probe, and as often without it.
     ///
     /// # Errors
-    /// The Envoy doesn't show a change.
+    /// The Envoy doesn't apply a change in time.
     pub(super) fn changes(&mut self, change: Change, times: u32) -> Result<Changes> {
         eprintln!(
             "{} clusters: {} {times} times, looked at every millisecond",
             self.clusters,
             change.name()
         );
-        // What is removed is what was added last.
+        // The clusters that were added last are removed.
         let first = match change {
             Change::Add => self.next,
             Change::Remove => self.next - 2 * times,
@@ -295,7 +292,7 @@ impl Hub {
             self.clusters,
             change.name()
         );
-        // Both begin and end with Envoy's histograms written out.
+        // Both measurements start and end with flushed histograms.
         let quiet = self.counters_over(|| {
             std::thread::sleep(QUIET);
             Ok(())
@@ -314,8 +311,7 @@ impl Hub {
         })?;
         let each = |of: fn(&Counters) -> f64| {
             let idle = of(&quiet) / quiet.seconds * all.seconds;
-            // Below zero where the quiet time was busier: then the change is lost in it, which a
-            // zero would hide.
+            // Negative if the idle time used more. A zero would hide that the figure is noise.
             (of(&all) - idle) / f64::from(times)
         };
         ensure!(
@@ -339,9 +335,9 @@ impl Hub {
         }
     }
 
-    /// How far the counters go up while `body` runs.
+    /// The increase of the counters while `body` runs.
     fn counters_over(&self, body: impl FnOnce() -> Result<()>) -> Result<Counters> {
-        // The questions cost the Envoy something too, so they stay outside.
+        // Reading the statistics uses CPU time, so it is outside the measured time.
         let before = self.statistics()?;
         let (began, cpu) = (Instant::now(), self.cpu_ms()?);
         body()?;
@@ -366,8 +362,8 @@ impl Hub {
         ])
     }
 
-    /// Bytes received from Atlas, messages of Envoy clusters applied, and milliseconds that
-    /// applying them took.
+    /// Bytes received from Atlas, number of CDS updates applied, and milliseconds that applying
+    /// them took.
     fn statistics(&self) -> Result<[f64; 3]> {
         let text = self.admin(&format!("/stats/prometheus?filter={STATISTICS}"))?;
         let value = |name: &str| -> Result<f64> {
@@ -382,7 +378,8 @@ impl Hub {
         ])
     }
 
-    /// Envoy clusters in use, and those that wait for their first health check or secret.
+    /// Number of active Envoy clusters, and of those that wait for their first health check or
+    /// secret.
     fn counts(&self) -> Result<[u64; 2]> {
         let text = self.admin("/stats?filter=^cluster_manager%5C.(active|warming)_clusters$")?;
         let value = |name: &str| -> Result<u64> {
@@ -394,7 +391,7 @@ impl Hub {
         Ok([value("cluster_manager.active_clusters")?, value("cluster_manager.warming_clusters")?])
     }
 
-    /// `GET` on the Envoy's admin page, which walks through all its statistics: millions, with
+    /// `GET` on the Envoy's admin interface, which iterates over all statistics: millions with
     /// thousands of clusters.
     fn admin(&self, path: &str) -> Result<String> {
         let url = format!("http://{ADMIN}{path}");
@@ -409,15 +406,15 @@ impl Hub {
     }
 }
 
-/// How far the counters went up.
+/// The increase of the counters.
 struct Counters {
     seconds: f64,
-    /// Received from Atlas.
+    /// Bytes received from Atlas.
     bytes: f64,
     envoy_cpu_ms: f64,
-    /// Messages of Envoy clusters applied.
+    /// CDS updates applied.
     updates: f64,
-    /// How long that took, by the Envoy's own clock.
+    /// Milliseconds for applying them, by the Envoy's histogram.
     apply_ms: f64,
     atlas_cpu_ms: f64,
 }

@@ -1,13 +1,13 @@
-//! What stands for the clusters' Envoys: as many addresses as clusters, at each a server with that
-//! cluster's own certificate that answers health checks.
+//! Stand-ins for the clusters' Envoys: an address for each cluster, with a server that has the
+//! cluster's certificate and answers health checks.
 //!
-//! As many real Envoys would need more memory than a machine has, and what they do is not what is
-//! measured. To the hub's Envoy it is the same: it connects to each address with mutual TLS 1.3,
-//! checks that cluster's name, asks every 3 s, and gets the answer that makes it use the cluster.
+//! As many real Envoys would need more memory than a machine has, and they aren't measured. The
+//! hub's Envoy does the same work as with real ones: it connects to each address with mutual TLS
+//! 1.3, verifies the cluster's name, and makes a health check every 3 s.
 //!
 //! ```text
 //! 10.92.0.0/16, all of it local to the host "peers"
-//!   10.92.X.Y:11901 ─▶ cluster number 256·X + Y ─▶ its leaf, from Atlas's state directory, read when first needed
+//!   10.92.X.Y:11901 ─▶ cluster 256·X + Y ─▶ its leaf in Atlas's state directory
 //! ```
 
 use std::collections::HashMap;
@@ -35,7 +35,7 @@ use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::version::TLS13;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
 
-/// The network of all peers. The world's own is 10.91.0.0/16.
+/// The network of all peers. That of the world is 10.91.0.0/16.
 const NETWORK: &str = "10.92.0.0/16";
 /// Where a cluster's Envoy listens.
 const PORT: u16 = 11901;
@@ -52,16 +52,16 @@ pub(super) fn address(number: u32) -> SocketAddr {
 
 /// Peers that answer until this is dropped.
 pub(super) struct Peers {
-    /// Serves in the background; its end ends all connections.
+    /// Runs the server; dropping it closes all connections.
     _runtime: tokio::runtime::Runtime,
 }
 
 impl Peers {
-    /// Starts answering for the clusters of a state directory, on a host of its own that `hub` has
-    /// a route to. Cluster N is called as `name` says.
+    /// Starts the servers of the clusters of a state directory, on a new host that `hub` has a
+    /// route to. `name`: of cluster N.
     ///
     /// # Errors
-    /// The addresses can't be made, or nobody may listen.
+    /// The addresses can't be added, or the port can't be bound.
     pub(super) fn start(
         world: &World,
         hub: &Host,
@@ -74,7 +74,7 @@ impl Peers {
             .context("the peers' addresses")?;
         hub.run(Command::new("ip").args(["route", "add", NETWORK, "via", &host.ip().to_string()]))
             .context("the route to the peers")?;
-        // A socket stays in the network where it was made.
+        // A socket stays in the network namespace where it was made.
         let listener = host.within(|| {
             let listener = std::net::TcpListener::bind((Ipv4Addr::UNSPECIFIED, PORT))
                 .context("cannot listen for the peers")?;
@@ -90,11 +90,11 @@ impl Peers {
             .context("cannot listen for the peers")?;
         let leaves = Arc::new(Leaves { state: state.to_owned(), name, known: Mutex::default() });
         runtime.spawn(async move {
-            // The host's namespaces last as long as somebody answers in them.
+            // Keeps the host's namespaces while the server runs.
             let _host = host;
             loop {
-                // Out of descriptors, for one: the Envoy asks again, and its log and what is
-                // measured show it.
+                // For example out of file descriptors. The Envoy tries again, and its log and the
+                // figures show it.
                 let Ok((stream, _)) = listener.accept().await else {
                     tokio::task::yield_now().await;
                     continue;
@@ -111,24 +111,24 @@ impl Peers {
     }
 }
 
-/// One connection, to its end.
+/// Serves a connection until it ends.
 async fn answer(leaves: &Leaves, stream: TcpStream) -> Result<()> {
     let local = stream.local_addr().context("a connection without an address")?;
     let acceptor = leaves.acceptor(local.ip())?;
     stream.set_nodelay(true)?;
-    // The hub's Envoy may give up; then it comes again.
+    // The hub's Envoy may time out; it connects again.
     let Ok(stream) = acceptor.accept(stream).await else { return Ok(()) };
     let service = hyper::service::service_fn(async |request: Request<Incoming>| {
         Ok::<_, Infallible>(healthy(&request))
     });
-    // How it ends is the other side's affair.
+    // How the peer ends the connection doesn't matter.
     let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
         .serve_connection(TokioIo::new(stream), service)
         .await;
     Ok(())
 }
 
-/// To a gRPC request: serving. To any other: 200.
+/// Answers a gRPC request with SERVING, any other with 200.
 fn healthy(request: &Request<Incoming>) -> Response<BoxBody<Bytes, Infallible>> {
     let grpc = request
         .headers()
@@ -158,7 +158,7 @@ struct Leaves {
 }
 
 impl Leaves {
-    /// The acceptor of the cluster at this address.
+    /// The TLS acceptor of the cluster at this address.
     fn acceptor(&self, address: IpAddr) -> Result<TlsAcceptor> {
         if let Some(acceptor) =
             self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&address)

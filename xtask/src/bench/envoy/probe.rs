@@ -1,4 +1,4 @@
-//! Looks at whether the hub's Envoy routes to a cluster, often and for next to nothing.
+//! Checks cheaply, every millisecond, whether the hub's Envoy routes to a cluster.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -6,24 +6,24 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Between two looks: the resolution of what is measured with it.
+/// Between two checks: the resolution of the measured times.
 pub(super) const INTERVAL: Duration = Duration::from_millis(1);
-/// The longest head of an answer, in bytes.
+/// The longest response head, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
-/// How long one answer may take: Envoy's workers may wait for a core.
+/// Time limit of an answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// One connection to the hub's web port that asks for heads of pages.
+/// A connection to the hub's web port that requests the heads of pages.
 pub(super) struct Probe {
     stream: TcpStream,
     address: SocketAddr,
 }
 
 impl Probe {
-    /// Connects; in the network of the hub's host.
+    /// Connects; must be called in the network namespace of the hub's host.
     ///
     /// # Errors
-    /// Nobody listens.
+    /// The connection is refused.
     pub(super) fn connect(hub: IpAddr) -> Result<Self> {
         let address = SocketAddr::new(hub, 10904);
         let stream = TcpStream::connect(address)
@@ -33,10 +33,10 @@ impl Probe {
         Ok(Self { stream, address })
     }
 
-    /// Asks until the Envoy knows the cluster, or no longer knows it.
+    /// Waits until the Envoy has a route to the cluster, or (`known`: false) no longer has one.
     ///
     /// # Errors
-    /// Not before `deadline`, or the connection fails.
+    /// That doesn't happen before `deadline`, or the connection fails.
     pub(super) fn wait(&mut self, cluster: &str, known: bool, deadline: Instant) -> Result<()> {
         while self.knows(cluster)? != known {
             let not = if known { "does not know" } else { "still knows" };
@@ -49,8 +49,7 @@ impl Probe {
         Ok(())
     }
 
-    /// Whether the Envoy has the Envoy cluster of these pages: 404 says that it hasn't, 503 that
-    /// nobody answers there.
+    /// Whether the Envoy has a route to the cluster's pages. Without one it answers 404.
     fn knows(&mut self, cluster: &str) -> Result<bool> {
         let request = format!("HEAD /prom/{cluster}/ HTTP/1.1\r\nhost: {}\r\n\r\n", self.address);
         self.stream.write_all(request.as_bytes()).context("cannot ask the hub's web port")?;
@@ -70,7 +69,7 @@ impl Probe {
             .and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<u16>().ok());
         match status {
             Some(404) => Ok(false),
-            // 503: nobody answers there. Otherwise: that cluster's Envoy or Prometheus did.
+            // 503 if the cluster's Envoy doesn't answer; otherwise its answer.
             Some(200..600) => Ok(true),
             _ => bail!("the hub's web port answered {:?}", String::from_utf8_lossy(&head)),
         }

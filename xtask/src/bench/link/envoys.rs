@@ -1,4 +1,4 @@
-//! Two Envoys with a far link between, and what lies behind them.
+//! Two Envoys with a far link between them, and the source of the answers.
 //!
 //! ```text
 //! reader ─h2c─▶ hub Envoy ═ TLS, HTTP/2 ═ far link ═▶ cluster Envoy ─h2c─▶ source of bytes
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use super::Setting;
 use super::traffic::{ENDLESS, Source};
 
-/// The hub Envoy's listener, the cluster Envoy's, and the source's.
+/// Ports of the hub Envoy, the cluster Envoy, and the source.
 const PORTS: (u16, u16, u16) = (10901, 11901, 9999);
 const ADMIN: u16 = 9000;
 /// The cluster Envoy's name in its certificate.
@@ -26,7 +26,7 @@ const TCP: u32 = 6;
 const TCP_MAXSEG: u32 = 2;
 const TCP_NOTSENT_LOWAT: u32 = 25;
 
-/// Everything that runs for one setting.
+/// The running programs of one setting.
 pub(super) struct Link {
     pub(super) hub: Host,
     pub(super) hub_envoy: Envoy,
@@ -35,11 +35,11 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Starts it; hosts are called after `number`, since each setting has its own: TCP remembers
-    /// what a destination was like.
+    /// Starts the programs on new hosts named after `number`, since TCP caches metrics of a
+    /// destination.
     ///
     /// # Errors
-    /// What didn't start.
+    /// A program doesn't start.
     pub(super) fn start(
         world: &World,
         envoy: &Path,
@@ -70,7 +70,7 @@ impl Link {
         Ok(Self { hub, hub_envoy, _source: source, _cluster_envoy: cluster_envoy })
     }
 
-    /// Where readers ask.
+    /// The address for readers.
     pub(super) fn address() -> SocketAddr {
         loopback(PORTS.0)
     }

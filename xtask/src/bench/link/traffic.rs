@@ -1,4 +1,4 @@
-//! Answers large and small, and who reads them.
+//! The source of large and small answers, and their readers.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -17,27 +17,27 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::super::cost::Times;
 
-/// The path of an answer without an end; every other one is answered by [`SMALL`] bytes.
+/// The path of an endless answer; every other path is answered with [`SMALL`] bytes.
 pub(super) const ENDLESS: &str = "/endless";
-/// A small answer, in bytes: that of a store to a question about labels.
+/// Bytes of a small answer, such as a store's labels.
 const SMALL: usize = 1024;
-/// The piece by which a large answer is written.
+/// Bytes of one write of a large answer.
 const PIECE: usize = 16 << 10;
-/// Windows of the connections on one machine: large enough never to be what is waited for.
+/// HTTP/2 windows of the local connections: so large that they are never the bottleneck.
 const LOCAL_WINDOW: u32 = 64 << 20;
-/// Between two small questions.
+/// Between two small requests.
 const PAUSE: Duration = Duration::from_millis(100);
-/// A small answer that takes longer is given up, and counts as so long.
+/// Time limit of a small answer, which is recorded as its time if it is exceeded.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What answers behind the cluster's Envoy, until it is dropped.
+/// The server behind the cluster's Envoy. Dropping it ends it.
 pub(super) struct Source {
     _runtime: tokio::runtime::Runtime,
 }
 
 impl Source {
     pub(super) fn start(host: &Host, at: SocketAddr) -> Result<Self> {
-        // A socket stays in the network where it was made.
+        // A socket stays in the network namespace where it was made.
         let listener = host.within(|| {
             let listener = std::net::TcpListener::bind(at)
                 .with_context(|| format!("cannot listen at {at}"))?;
@@ -74,17 +74,17 @@ fn answer(request: &Request<Incoming>) -> Response<BoxBody<Bytes, Infallible>> {
     Response::new(StreamBody::new(pieces).boxed())
 }
 
-/// What was read.
+/// The measured answers.
 #[derive(Default)]
 pub(super) struct Read {
-    /// Of each large answer, in bytes per second.
+    /// Bytes per second of each large answer.
     pub(super) large: Vec<f64>,
-    /// How long small answers took.
+    /// Times of the small answers.
     pub(super) small: Times,
 }
 
-/// Reads so many large answers at once for `time`, and small ones beside them, one at a time, if
-/// asked to.
+/// Reads `large` large answers concurrently for `time`, and with `small` also small ones, one at a
+/// time.
 ///
 /// # Errors
 /// An answer that ends or fails.
@@ -102,18 +102,18 @@ pub(super) fn read(
 }
 
 async fn read_at_once(at: SocketAddr, large: usize, small: bool, time: Duration) -> Result<Read> {
-    // The connection between the Envoys is there, and its handshake isn't measured.
+    // Opens the connection between the Envoys, so that its handshake isn't measured.
     let mut sender = connect(at).await?;
     ask(&mut sender, "/warm").await?;
     let until = Instant::now() + time;
     let large: Vec<_> = (0..large).map(|_| tokio::spawn(read_large(at, until))).collect();
     let mut times = Times::default();
     if small {
-        // Large answers have begun.
+        // By then the large answers have begun.
         tokio::time::sleep(time / 5).await;
         while Instant::now() < until {
             let began = Instant::now();
-            // None beside a link that is full is a figure too.
+            // A timeout is recorded too.
             let answered = tokio::time::timeout(PATIENCE, ask(&mut sender, "/small")).await;
             answered.unwrap_or(Ok(()))?;
             times.push(began.elapsed());
@@ -139,7 +139,7 @@ async fn read_large(at: SocketAddr, until: Instant) -> Result<f64> {
         }
         anyhow::bail!("an endless answer has ended")
     };
-    // The end of the time is the good end.
+    // The timeout is the normal end.
     if let Ok(ended) = tokio::time::timeout_at(until.into(), reading).await {
         ended?;
     }
@@ -168,7 +168,7 @@ async fn connect(at: SocketAddr) -> Result<SendRequest<Empty<Bytes>>> {
     client.initial_stream_window_size(LOCAL_WINDOW).initial_connection_window_size(LOCAL_WINDOW);
     let (sender, connection) = client.handshake(TokioIo::new(stream)).await?;
     tokio::spawn(async move {
-        // Who asked hears of the end.
+        // The reader gets the error.
         let _ = connection.await;
     });
     Ok(sender)

@@ -1,5 +1,5 @@
-//! Much data for a Prometheus: blocks made by `promtool` from an OpenMetrics text, so nothing has
-//! to be scraped first.
+//! Test data for a Prometheus: blocks that `promtool` makes from an OpenMetrics text, without
+//! scraping.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -13,10 +13,10 @@ use atlas_lab::world::Host;
 
 /// The name of all series.
 pub(super) const METRIC: &str = "bench_load";
-/// How long a block of Prometheus is, in seconds; its times are multiples of that.
+/// Length of a Prometheus block in seconds. Blocks start at multiples of it.
 const BLOCK: u64 = 7200;
 
-/// How much data, and of which time.
+/// The amount of data and its time range.
 pub(super) struct Data {
     /// Time series.
     pub series: u32,
@@ -27,10 +27,10 @@ pub(super) struct Data {
 }
 
 impl Data {
-    /// In the last whole block before now.
+    /// Data within the last whole block before now.
     ///
     /// # Errors
-    /// The clock stands before 1970.
+    /// The clock is before 1970.
     pub(super) fn new(series: u32, samples: u32) -> Result<Self> {
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -70,8 +70,8 @@ impl Data {
         std::fs::remove_file(&text).with_context(|| format!("cannot remove {}", text.display()))
     }
 
-    /// The labels are as long as those of a pod's metric usually are. Values are a walk with random
-    /// steps, which compresses as measured values do: to some bytes a sample, not to a bit.
+    /// Labels are as long as those of a usual Pod metric. Values are a random walk, which
+    /// compresses like measured values, to some bytes per sample.
     fn write_text(&self, file: &Path) -> Result<()> {
         let mut text = BufWriter::new(File::create(file)?);
         let mut random = Random(0x9e37_79b9_7f4a_7c15);
@@ -90,7 +90,7 @@ impl Data {
             let mut value = f64::from(random.below(1_000_000)) / 1e3;
             for sample in 0..self.samples {
                 value += (f64::from(random.below(20_000)) - 10_000.0) / 1e3;
-                // In the middle of equal parts of the block.
+                // Each sample is in the middle of its share of the block.
                 let offset =
                     (u64::from(sample) * 2 + 1) * BLOCK * 1000 / (u64::from(self.samples) * 2);
                 let time = self.start() * 1000 + offset;
@@ -107,7 +107,7 @@ impl Data {
     }
 }
 
-/// Equal numbers in every run (xorshift): what is measured must not depend on luck.
+/// Pseudorandom numbers (xorshift), the same in every run, so that runs are comparable.
 struct Random(u64);
 
 impl Random {

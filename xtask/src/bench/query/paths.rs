@@ -21,7 +21,7 @@ const CLUSTER: &str = "tokyo";
 /// The direct sidecar's name in its certificate.
 const SERVER: &str = "sidecar.direct";
 
-/// Which way.
+/// A path from a Query to the Prometheus.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
     /// One mutual-TLS connection.
@@ -31,7 +31,7 @@ pub(super) enum Way {
 }
 
 impl Way {
-    /// For tables and JSON.
+    /// Its name in tables and JSON.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
@@ -40,7 +40,7 @@ impl Way {
     }
 }
 
-/// Both.
+/// The running programs of both paths.
 pub(super) struct Paths {
     hub: Hub,
     cluster: Cluster,
@@ -49,10 +49,10 @@ pub(super) struct Paths {
 }
 
 impl Paths {
-    /// Starts everything.
+    /// Starts all programs.
     ///
     /// # Errors
-    /// What didn't start.
+    /// A program doesn't start.
     pub(super) fn start(world: &World, atlas: &Path, data: &Data) -> Result<Self> {
         let place = Place::in_world(world, CLUSTER)?;
         eprintln!("making {} samples of {} series", data.total(), data.series);
@@ -112,7 +112,7 @@ impl Paths {
         &self.hub.place.host
     }
 
-    /// Where the Query of a path is asked.
+    /// The URL of a path's Query.
     pub(super) fn url(&self, way: Way) -> &str {
         match way {
             Way::Direct => self.direct_query.url(),
@@ -156,8 +156,8 @@ struct Pair {
     key: PathBuf,
 }
 
-/// What the direct connection is secured with: an authority, and a P-256 leaf for each end, as
-/// Atlas issues them.
+/// The files of the direct connection's TLS: an authority, and a P-256 leaf for each end, as Atlas
+/// issues them.
 struct Files {
     authority: PathBuf,
     server: Pair,

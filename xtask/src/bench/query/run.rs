@@ -1,4 +1,4 @@
-//! Asks both paths in turn.
+//! Makes queries on both paths in turn.
 
 use std::time::{Duration, Instant};
 
@@ -10,23 +10,23 @@ use super::super::cost::{Times, milliseconds};
 use super::data::{Data, METRIC};
 use super::paths::{Paths, Way};
 
-/// How long an answer may take: Query's own limit is two minutes.
+/// Time limit of an answer: Query's own is two minutes.
 const ANSWER: Duration = Duration::from_secs(120);
-/// Answers before the first that counts: connections open, memory grows.
+/// Unmeasured answers at the start, while connections are opened and memory grows.
 const WARM: u32 = 3;
 
-/// What is asked for.
+/// A query.
 #[derive(Clone, Copy)]
 pub(super) enum Question {
-    /// Every sample of every series, of which the answer is one number: all chunks go over the
-    /// paths, nothing but the number from Query to us.
+    /// The number of all samples of all series: all chunks pass through the path, and only the
+    /// number from Query to this program.
     Samples,
     /// The labels of every series, without samples.
     Series,
 }
 
 impl Question {
-    /// For tables and JSON.
+    /// Its name in tables and JSON.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Samples => "samples",
@@ -37,8 +37,8 @@ impl Question {
     fn path(self, data: &Data) -> String {
         let exactly = "dedup=false&partial_response=false";
         match self {
-            // Blanks and brackets are encoded; the range excludes its first moment and includes its
-            // last.
+            // Blanks and brackets are percent-encoded. The range excludes its start and includes
+            // its end.
             Self::Samples => format!(
                 "/api/v1/query?query=sum%28count_over_time%28{METRIC}%5B2h%5D%29%29&time={}&{exactly}",
                 data.end
@@ -53,7 +53,7 @@ impl Question {
         }
     }
 
-    /// An answer that lacks something must not count as a fast one.
+    /// Fails for an incomplete answer, which would look like a fast one.
     fn check(self, data: &Data, answer: &Value) -> Result<()> {
         match self {
             Self::Samples => {
@@ -85,26 +85,26 @@ fn total(data: &Data) -> f64 {
     data.total() as f64
 }
 
-/// What one kind of question cost on one path.
+/// The costs of one query on one path.
 pub(super) struct Measured {
     pub question: Question,
-    /// Questions at a time.
+    /// Concurrent queries.
     pub parallel: usize,
     pub path: Way,
     /// From connecting to Query to the last byte of its answer.
     pub times: Times,
-    /// While it was asked, without the pauses.
+    /// Total time of the queries, without the pauses.
     pub busy: Duration,
-    /// Bytes that one answer takes on the way from the sidecar, as HTTP/2.
+    /// HTTP/2 bytes from the sidecar for one answer.
     pub bytes: u64,
-    /// CPU time of both Envoys, of all answers together.
+    /// CPU time of both Envoys for all answers.
     envoys_cpu: Duration,
-    /// CPU time of Query and sidecar.
+    /// CPU time of Query and sidecar for all answers.
     thanos_cpu: Duration,
 }
 
 impl Measured {
-    /// Over all answers, those at the same time included.
+    /// Bytes per second of all concurrent answers together.
     #[expect(
         clippy::cast_precision_loss,
         clippy::cast_possible_truncation,
@@ -115,12 +115,12 @@ impl Measured {
         (self.bytes as f64 * self.times.count() as f64 / self.busy.as_secs_f64()) as u64
     }
 
-    /// Of each answer.
+    /// For each answer.
     pub(super) fn envoys_cpu_ms(&self) -> f64 {
         self.each(self.envoys_cpu)
     }
 
-    /// Of each answer.
+    /// For each answer.
     pub(super) fn thanos_cpu_ms(&self) -> f64 {
         self.each(self.thanos_cpu)
     }
@@ -131,12 +131,11 @@ impl Measured {
     }
 }
 
-/// Asks the same question on both paths in turn, `parallel` at a time, until each has answered
-/// `times` times. The direct path comes first in what is returned; which one is asked first changes
-/// from turn to turn.
+/// Makes the same query on both paths in turn, `parallel` at a time, until each has answered
+/// `times` times. Returns the direct path first; the order of the queries alternates.
 ///
 /// # Errors
-/// An answer fails, or is not complete.
+/// An answer fails or isn't complete.
 pub(super) fn alternate(
     paths: &Paths,
     data: &Data,
@@ -183,7 +182,7 @@ pub(super) fn alternate(
     Ok(vec![direct, envoys])
 }
 
-/// As many questions as go at a time, on one path.
+/// Makes `parallel` concurrent queries on one path.
 fn turn(paths: &Paths, data: &Data, path: &str, measured: &mut Measured) -> Result<()> {
     let (envoys, thanos) = (paths.envoys_cpu()?, paths.thanos_cpu(measured.path)?);
     let began = Instant::now();
@@ -207,7 +206,7 @@ fn turn(paths: &Paths, data: &Data, path: &str, measured: &mut Measured) -> Resu
     Ok(())
 }
 
-/// One question: its answer, and how long that took.
+/// Makes one query; returns its answer and its duration.
 fn ask(paths: &Paths, way: Way, path: &str) -> Result<(Duration, Response)> {
     let url = format!("{}{path}", paths.url(way));
     paths.host().within(|| {
