@@ -36,7 +36,6 @@ pub struct App {
     pub state_store: Arc<StateStore>,
     /// Open streams.
     pub streams: Arc<Streams>,
-    /// Metrics.
     pub metrics: Arc<Metrics>,
     nodes: Arc<Nodes>,
     client_authorizer: Arc<ClientAuthorizer>,

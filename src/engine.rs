@@ -3,7 +3,7 @@
 //!
 //! A [`Provider`] gives it what has changed and writes what comes of it: a directory of manifests
 //! and files, or an API server. Which of several replicas issues and writes is a fact that the
-//! provider tells with the changes.
+//! provider reports with the changes.
 
 pub mod ingest;
 pub mod last_good;
@@ -66,7 +66,7 @@ impl<P: Provider> Engine<P> {
                 () = tokio::time::sleep_until(self.schedule.next()) => {
                     self.reconciler.look_at_everything();
                 }
-                command = next(&mut self.commands) => self.carry_out(command),
+                command = next(&mut self.commands) => self.execute(command),
                 () = stop.cancelled() => return,
             }
             self.reconcile().await;
@@ -95,7 +95,7 @@ impl<P: Provider> Engine<P> {
         }
     }
 
-    fn carry_out(&mut self, command: EngineCommand) {
+    fn execute(&mut self, command: EngineCommand) {
         match command {
             EngineCommand::ForgetCluster(cluster, reply) => {
                 let _ = reply.send(tokio::task::block_in_place(|| self.reconciler.forget(cluster)));

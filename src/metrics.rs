@@ -102,9 +102,9 @@ pub struct Metrics {
     /// TLS handshakes on the xDS port that failed.
     pub handshakes_refused: Counter,
     /// Times that the engine has reconciled.
-    pub rounds: Counter,
+    pub reconciles: Counter,
     /// Times that reconciling failed and the state in force stayed.
-    pub failed_rounds: Counter,
+    pub failed_reconciles: Counter,
     /// When the first of the current certificates expires, in seconds since 1970.
     pub first_expiry: Gauge,
     /// DNS queries answered.
@@ -218,8 +218,8 @@ impl Metrics {
                 "tls_handshakes_refused",
                 "TLS handshakes on the xDS port that failed or were refused",
             ),
-            rounds: counter("rounds", "Times that the plan was made"),
-            failed_rounds: counter(
+            reconciles: counter("rounds", "Times that the plan was made"),
+            failed_reconciles: counter(
                 "failed_rounds",
                 "Times that the plan could not be made or written",
             ),

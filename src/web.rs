@@ -33,7 +33,6 @@ pub struct WebState {
     pub nodes: Arc<Nodes>,
     /// Open streams.
     pub streams: Arc<Streams>,
-    /// Metrics.
     pub metrics: Arc<Metrics>,
     /// The path of `--web-url`, under which browsers reach the page.
     pub path: String,

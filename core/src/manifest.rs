@@ -91,7 +91,6 @@ impl Origin {
     }
 }
 
-/// A Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// Name, labels, annotations, origin.
@@ -121,18 +120,14 @@ fn is_false(value: &bool) -> bool {
 pub struct ServicePort {
     /// `name`; empty where it is left out.
     pub name: String,
-    /// `port`.
     pub port: u16,
 }
 
-/// An EndpointSlice.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointSlice {
     /// Name, labels (`kubernetes.io/service-name` is the Service's name), origin.
     pub meta: Meta,
-    /// `endpoints`.
     pub endpoints: Vec<Endpoint>,
-    /// `ports`.
     pub ports: Vec<ServicePort>,
 }
 

@@ -272,7 +272,6 @@ impl fmt::Display for Host {
 /// A host and a TCP port.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostPort {
-    /// The host.
     pub host: Host,
     /// The port, never 0.
     pub port: u16,

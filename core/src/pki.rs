@@ -52,7 +52,6 @@ impl fmt::Debug for PrivateKey {
 pub struct Leaf {
     /// PEM: the leaf, then its issuers up to but without the root.
     pub chain: String,
-    /// Its key.
     pub key: PrivateKey,
 }
 
@@ -132,11 +131,9 @@ impl Validity {
 /// The lifetime of each kind of certificate, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetimes {
-    /// The root.
     pub root: i64,
     /// The issuing CA.
     pub issuing: i64,
-    /// The bootstrap CA.
     pub bootstrap_ca: i64,
     /// Leaves.
     pub leaf: i64,

@@ -47,7 +47,6 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Manifest>, Vec<ManifestError>
     Ok(documents.into_iter().flat_map(|document| document.manifests).collect())
 }
 
-/// A document and its manifests.
 struct ManifestDocument {
     /// The line of its `---`, or of its first key where it has none.
     line: u32,

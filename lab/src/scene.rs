@@ -75,7 +75,6 @@ impl Place {
 /// A hub and its clusters.
 #[derive(Debug)]
 pub struct Scene {
-    /// The hub.
     pub hub: Hub,
     /// The downstream clusters, in order of starting.
     pub clusters: Vec<Cluster>,

@@ -53,7 +53,6 @@ pub struct Attack {
     run_attack: fn(&SiegeTopology, Instant) -> Result<AttackCounts>,
 }
 
-/// All attacks.
 pub fn attacks() -> impl Iterator<Item = &'static Attack> {
     attacks::ALL.iter().copied().flatten()
 }

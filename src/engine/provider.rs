@@ -31,8 +31,8 @@ pub trait Provider: Send + 'static {
     /// was about. `None`: nothing is known yet.
     ///
     /// # Errors
-    /// What is there can't be read or believed. Nothing changes, people are told, and it is tried
-    /// again.
+    /// The input can't be read or isn't accepted. Nothing changes, the error is shown, and it is
+    /// tried again.
     fn take_changes(
         &mut self,
         pki: &mut Pki<Self::Store>,
@@ -104,7 +104,6 @@ pub struct Outputs<'a, S> {
     pub full: bool,
     /// What Thanos Query and DNS read.
     pub stores: &'a Stores,
-    /// Whether that differs.
     pub stores_differ: bool,
     /// What was issued by this reconcile, and whether it replaces an earlier certificate.
     pub issued: &'a BTreeMap<Identity, bool>,

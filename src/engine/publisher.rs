@@ -16,7 +16,7 @@ use crate::state::{Nodes, PublishedState, StateStore, ZoneVersion};
 use crate::xds::ClientAuthorizer;
 use crate::xds::open_streams::Streams;
 
-/// Where results go.
+/// Publishes the result of each reconcile.
 pub struct Publisher {
     /// Who may open a stream on the xDS port.
     pub client_authorizer: Arc<ClientAuthorizer>,
@@ -92,14 +92,14 @@ impl Publisher {
 
     /// Says why a reconcile failed. All the rest stays.
     pub fn failed(&self, error: String) {
-        self.metrics.failed_rounds.inc();
+        self.metrics.failed_reconciles.inc();
         self.state_store.change(|published| {
             let known = published.as_ref().and_then(|published| published.last_error.as_ref());
             // Once, however often it is tried again.
             if known != Some(&error) {
                 tracing::error!(
                     error,
-                    "this round failed; what was in force stays, and it is tried again"
+                    "this reconcile failed; what was in force stays, and it is tried again"
                 );
             }
             if let Some(published) = published {
@@ -141,7 +141,7 @@ impl Publisher {
             published.expiries.insert(NodeId::Hub, pki.expiries(&NodeId::Hub));
             (published.authorities, published.own_expiry, published.zone, published.last_error) =
                 (authorities, own_expiry, publication.zone, None);
-            log_news(published, &publication);
+            log_differences(published, &publication);
             if let Some(findings) = publication.findings {
                 published.findings = findings;
             }
@@ -182,7 +182,7 @@ fn publish_cluster<S: PkiStore>(
 }
 
 /// Logs what is newly wrong, once.
-fn log_news(before: &PublishedState, publication: &Publication<'_>) {
+fn log_differences(before: &PublishedState, publication: &Publication<'_>) {
     let known: BTreeSet<&Finding> = before.findings.iter().collect();
     for finding in publication.findings.iter().flatten().filter(|finding| !known.contains(finding))
     {

@@ -98,7 +98,8 @@ impl<P: Provider> Reconciler<P> {
     /// Makes everything follow what has changed. `None`: there is nothing to reconcile yet.
     ///
     /// # Errors
-    /// What is there can't be read or believed, or nothing can be issued. What was in force stays.
+    /// The input can't be read or isn't accepted, or nothing can be issued. What was in force
+    /// stays.
     pub async fn reconcile(&mut self) -> anyhow::Result<Option<Reconciled>> {
         let taken = self.provider.take_changes(&mut self.pki, self.full).await;
         let result = match taken {
@@ -107,7 +108,7 @@ impl<P: Provider> Reconciler<P> {
             Ok(Some(changes)) => tokio::task::block_in_place(|| self.apply(changes)),
             Err(error) => Err(error),
         };
-        self.publisher.metrics.rounds.inc();
+        self.publisher.metrics.reconciles.inc();
         if let Err(error) = &result {
             (self.pending, self.full) = (Scope::everything(), true);
             self.publisher.failed(format!("{error:#}"));

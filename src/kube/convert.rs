@@ -9,7 +9,6 @@ use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-/// A Service.
 pub fn service(service: core::Service) -> Manifest {
     let spec = service.spec.unwrap_or_default();
     let is_type = |wanted: &str| spec.type_.as_deref() == Some(wanted);
@@ -31,7 +30,6 @@ pub fn service(service: core::Service) -> Manifest {
     })
 }
 
-/// An EndpointSlice.
 pub fn endpoint_slice(slice: discovery::EndpointSlice) -> Manifest {
     let endpoint = |endpoint: discovery::Endpoint| Endpoint {
         addresses: endpoint.addresses,

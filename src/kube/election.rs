@@ -34,7 +34,6 @@ pub struct Candidate {
 /// What is known of the Lease, for people.
 #[derive(Clone, Debug, Default)]
 pub struct LeaseStatus {
-    /// Its holder.
     pub holder: Option<String>,
     /// When the API server last answered, on the clock of [`now`].
     pub answered: Option<Duration>,
@@ -201,7 +200,6 @@ impl Candidate {
     }
 }
 
-/// The Lease object.
 struct LeaseObject {
     api: Api<Lease>,
     lease: String,

@@ -25,7 +25,6 @@ use crate::process::clock;
 
 /// The outputs of one leadership. Its writer ends when this is dropped.
 pub struct LeaderOutputs {
-    /// The term.
     pub term: Term,
     objects: DesiredObjectBuilder,
     /// Whether the writer was told the desired states of all objects.

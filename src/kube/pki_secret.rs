@@ -37,7 +37,6 @@ const BOOTSTRAP: &str = "bootstrap.pem";
 const LIST: &str = "issued.json";
 const SERVICE: &str = "service.json";
 
-/// One of the Secrets.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum PkiSecret {
     /// The root and its key.
@@ -226,7 +225,6 @@ impl PartialEq for StoredSecret {
     }
 }
 
-/// The data of a Secret.
 #[derive(Clone, Debug, Default)]
 pub struct SecretData {
     /// Authorities with their keys; the root of `roots.pem` has none.

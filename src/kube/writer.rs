@@ -66,7 +66,6 @@ impl DesiredUpdate {
 pub struct Writer {
     /// The API server.
     pub client: Client,
-    /// The namespace.
     pub namespace: String,
     /// Asked before each write.
     pub candidate: Arc<Candidate>,

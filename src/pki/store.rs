@@ -11,7 +11,6 @@ use super::{CertificateAndKey, Ledger, pem};
 /// What a store holds.
 #[derive(Clone, Debug, Default)]
 pub struct Contents {
-    /// Certificate authorities.
     pub authorities: BTreeMap<Authority, CertificateAndKey>,
     /// Current certificates.
     pub identities: BTreeMap<Identity, CertificateAndKey>,

@@ -22,7 +22,6 @@ pub struct Nodes {
     added: watch::Sender<()>,
 }
 
-/// One node.
 pub struct Node {
     resources: Mutex<NodeResources>,
     /// Notified when the snapshot changes. The value is true once the node has been removed; that
@@ -42,9 +41,7 @@ pub struct NodeResources {
 /// A resource that an Envoy refused and should still have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuarantinedResource {
-    /// Its type.
     pub kind: ResourceType,
-    /// Its name.
     pub name: String,
     /// The version that was refused.
     pub version: String,

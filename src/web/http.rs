@@ -22,7 +22,6 @@ use tokio_util::task::TaskTracker;
 use crate::metrics::Metrics;
 use crate::process::connection_limiter::{ConnectionLimiter, Permit};
 
-/// The limits of one port.
 #[derive(Clone, Copy, Debug)]
 struct PortLimits {
     /// Open connections. The clients are the kubelet, a few Prometheus and the hub's Envoys. One
@@ -52,7 +51,6 @@ pub struct HttpServer {
     pub router: Router,
     /// The value of the metric's label.
     pub port: &'static str,
-    /// Metrics.
     pub metrics: Arc<Metrics>,
     /// Cancelled to stop the server.
     pub stop: CancellationToken,

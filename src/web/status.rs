@@ -43,10 +43,8 @@ pub struct Status {
     pub authorities: BTreeMap<String, i64>,
 }
 
-/// One cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ClusterStatus {
-    /// Its name.
     pub name: String,
     /// Where its Envoy listens.
     pub addresses: Vec<String>,
@@ -56,7 +54,6 @@ pub struct ClusterStatus {
     pub connected: usize,
 }
 
-/// One store.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StoreStatus {
     /// `<cluster>-thanos-sidecarN`.
@@ -67,7 +64,6 @@ pub struct StoreStatus {
     pub exact: bool,
 }
 
-/// One node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeStatus {
     /// `hub` or a cluster's name.
@@ -91,7 +87,6 @@ pub struct NodeStatus {
 pub struct QuarantineStatus {
     /// Its type: CDS, LDS, …
     pub kind: String,
-    /// Its name.
     pub name: String,
     /// The version that was refused.
     pub version: String,

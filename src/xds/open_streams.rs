@@ -71,7 +71,6 @@ pub struct RegisteredStream {
     id: u64,
     /// The stream's connection.
     pub connection: Arc<Connection>,
-    /// The stream.
     pub stream: Arc<Stream>,
 }
 
@@ -79,7 +78,6 @@ pub struct RegisteredStream {
 pub struct RegisteredConnection {
     streams: Arc<Streams>,
     id: u64,
-    /// The connection.
     pub connection: Arc<Connection>,
 }
 

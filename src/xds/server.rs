@@ -22,7 +22,6 @@ pub struct XdsServer {
     pub streams: Arc<Streams>,
     /// Which clients may open streams.
     pub client_authorizer: Arc<ClientAuthorizer>,
-    /// Metrics.
     pub metrics: Arc<Metrics>,
     /// Limits of connections, requests and memory.
     pub limits: Limits,

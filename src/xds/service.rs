@@ -62,9 +62,7 @@ fn method_of(path: &str) -> Option<Method> {
 
 /// Handles the requests of one connection.
 pub struct ConnectionService {
-    /// The server.
     pub server: Arc<XdsServer>,
-    /// The connection.
     pub connection: Arc<Connection>,
 }
 

@@ -54,7 +54,6 @@ impl Deadline {
     }
 }
 
-/// The task of one stream.
 pub struct StreamTask {
     server: Arc<XdsServer>,
     registered: RegisteredStream,

@@ -451,7 +451,8 @@ fn a_cluster_removed_while_an_atlas_runs_is_forgotten_by_it() {
     assert!(!desk.has_credential("tokyo") && desk.has_credential("paris"));
     assert!(!desk.lists("tokyo") && desk.lists("paris"));
     assert_eq!(desk.files("clusters"), ["paris.yaml"]);
-    // It doesn't come back with the next round, and a new cluster of that name has a new revision.
+    // It doesn't come back with the next reconcile, and a new cluster of that name has a new
+    // revision.
     desk.atlas("cluster-add tokyo --from clusters --address tokyo.example.com").with(0);
     wait_until("tokyo has a new credential", PATIENCE, || {
         Ok(desk.has_credential("tokyo").then_some(()))

@@ -160,8 +160,8 @@ fn restarted_while_a_manifest_is_wrong_it_keeps_the_cluster() -> Result<()> {
     let rejected = manifest("tokyo").replace("\"true\"", "\"true\", goatlas.io/replicas: x");
     for (n, spoilt) in [half, rejected, String::new()].iter().enumerate() {
         fs::write(from.join("tokyo.yaml"), spoilt)?;
-        // Another cluster shows that a round is over; what Thanos and the nodes have must not come
-        // from before.
+        // Another cluster shows that a reconcile is over; what Thanos and the nodes have must not
+        // come from before.
         fs::write(from.join(format!("other{n}.yaml")), manifest(&format!("other{n}")))?;
         fs::remove_dir_all(state.join("nodes"))?;
         fs::remove_file(state.join("endpoints.yaml"))?;

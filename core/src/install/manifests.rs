@@ -36,7 +36,6 @@ pub struct ChartInstallation {
     pub version: String,
 }
 
-/// The source of a chart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChartSource {
     /// `oci://registry/path/name`.

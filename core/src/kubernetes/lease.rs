@@ -97,7 +97,6 @@ pub enum LeaseTimingError {
         "renew deadline {renew:?}: must be shorter than the lease duration {lease:?}, best by a third; else two processes may lead at once"
     )]
     Renew {
-        /// The lease duration.
         lease: Duration,
         /// The renew deadline.
         renew: Duration,

@@ -39,7 +39,6 @@ impl ObjectKind {
 /// One object within Atlas's namespace.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectKey {
-    /// `kind`.
     pub kind: ObjectKind,
     /// `metadata.name`.
     pub name: String,
@@ -123,7 +122,6 @@ pub enum ObjectContent {
         selector: BTreeMap<String, String>,
         /// The port's name.
         port_name: String,
-        /// The port.
         port: u16,
     },
     /// A Service of type `ExternalName`: its name is another name of this host.

@@ -26,7 +26,6 @@ pub fn endpoints(fleet: &Fleet) -> String {
     file(0, pieces.iter().map(String::as_str))
 }
 
-/// The lines of one cluster.
 pub(super) fn cluster_lines(settings: &Settings, cluster: &Cluster) -> String {
     let stores = if cluster.addresses.is_empty() { &[] } else { cluster.stores.as_slice() };
     let labels = stores.iter().map(|store| cluster.name.store(store.index));

@@ -33,7 +33,6 @@ pub struct Quarantine {
 /// One version of one resource that an Envoy rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectedVersion {
-    /// The version.
     pub version: Version,
     /// The NACK's error message, shortened and without control characters.
     pub message: Arc<str>,

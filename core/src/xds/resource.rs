@@ -105,7 +105,6 @@ impl FromStr for Version {
 /// One resource, encoded once. Both variants of the protocol send slices of the same bytes.
 #[derive(Clone)]
 pub struct Resource {
-    /// Its type.
     pub kind: ResourceType,
     /// Its name, unique within its type.
     pub name: Arc<str>,

@@ -25,7 +25,6 @@ pub(super) struct YamlNode {
     pub size: usize,
 }
 
-/// A value.
 pub(super) enum YamlValue {
     Scalar(Scalar),
     List(Vec<Rc<YamlNode>>),

@@ -3,7 +3,6 @@
 //! Kubernetes reads YAML 1.1 as sigs.k8s.io/yaml does, and so does this module where YAML 1.2
 //! differs (`yes`, `on`, `010`). So a label that Kubernetes refuses is refused in a directory too.
 
-/// The type of a scalar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ScalarType {
     Null,

@@ -22,7 +22,6 @@ pub enum Role<'a> {
 /// A running `named`.
 #[derive(Debug)]
 pub struct Named {
-    /// The process.
     pub process: Proc,
     /// Its address, port 53.
     pub ip: IpAddr,

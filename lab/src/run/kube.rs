@@ -50,7 +50,6 @@ pub struct Kube {
     pub controllers: Proc,
     /// kube-apiserver.
     pub api: Proc,
-    /// etcd.
     pub etcd: Proc,
     host: Host,
     files: Files,

@@ -30,7 +30,6 @@ pub struct AtlasOptions {
 /// A running Atlas.
 #[derive(Debug)]
 pub struct Atlas {
-    /// The process.
     pub process: Proc,
     /// How it was started.
     pub options: AtlasOptions,

@@ -20,7 +20,6 @@ pub struct HubOptions {
     pub atlas: PathBuf,
     /// More arguments of `atlas run`.
     pub atlas_extra: Vec<String>,
-    /// The Envoy.
     pub envoy: Part,
     /// Whether to write the host's `/etc/hosts`; the demo writes its own.
     pub write_hosts: bool,

@@ -87,7 +87,6 @@ impl KubeOptions {
 pub struct KubeScene {
     /// The downstream clusters, in order of starting.
     pub clusters: Vec<KubeCluster>,
-    /// The hub.
     pub hub: KubeHub,
 }
 

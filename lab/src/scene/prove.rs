@@ -18,7 +18,6 @@ const PROOF: Duration = Duration::from_secs(40);
 pub trait HubHandle {
     /// Thanos Query.
     fn query(&self) -> &Query;
-    /// The Alertmanagers.
     fn alertmanagers(&self) -> &[Alertmanager];
     /// `GET` on the web port.
     ///
@@ -29,7 +28,6 @@ pub trait HubHandle {
 
 /// A hub with its clusters.
 pub trait Deployment {
-    /// The hub.
     fn hub(&self) -> &impl HubHandle;
     /// Each cluster's name, and how many stores it has.
     fn clusters(&self) -> Vec<(String, usize)>;

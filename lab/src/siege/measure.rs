@@ -45,7 +45,6 @@ pub struct Memory {
     pub hub_envoy: u64,
     /// The largest of the clusters' Envoys.
     pub cluster_envoy: u64,
-    /// Atlas.
     pub atlas: u64,
 }
 

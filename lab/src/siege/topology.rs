@@ -183,7 +183,6 @@ impl SiegeTopology {
         envoys.chain([&self.hub.atlas.process]).try_for_each(|process| process.forget_peak())
     }
 
-    /// The Envoys of all clusters.
     pub(super) fn cluster_envoys(&self) -> [&Envoy; 4] {
         [&self.tokyo.envoy, &self.tokyo_b.1, &self.paris.envoy, &self.osaka]
     }
@@ -239,7 +238,6 @@ fn start_dns<'a>(
     Ok(dns)
 }
 
-/// Starts the hostile cluster.
 fn start_hostile_cluster(hub: &Hub, place: Place) -> Result<(Envoy, CoreDns)> {
     let backend = place.programs[0];
     let dns = start_dns(&place.host, [(backend, "backend.osaka.example")])?;

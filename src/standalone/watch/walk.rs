@@ -149,7 +149,6 @@ pub(super) enum ReadResult {
     Unreadable(String),
 }
 
-/// The text of a file.
 pub(super) struct FileText {
     pub text: String,
     pub id: FileId,

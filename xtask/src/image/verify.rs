@@ -18,7 +18,6 @@ pub struct Contents {
     pub bills: Vec<(String, String)>,
 }
 
-/// One image.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Image {
     /// `linux/amd64`
@@ -29,7 +28,6 @@ pub struct Image {
     pub pulled: usize,
     /// Bytes of its layers on disk.
     pub unpacked: usize,
-    /// The program in it.
     pub program: Vec<u8>,
 }
 

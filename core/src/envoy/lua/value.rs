@@ -6,9 +6,7 @@ use std::fmt::{self, Display, Formatter};
 pub(super) enum LuaValue {
     /// A string.
     Text(String),
-    /// A number.
     Number(i64),
-    /// A Boolean.
     Boolean(bool),
     /// A table in which each of these keys is `true`.
     Set(Vec<String>),

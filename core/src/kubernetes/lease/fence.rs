@@ -61,7 +61,6 @@ pub enum KnownVersion {
     Absent,
     /// The record is there.
     Present {
-        /// Its version.
         version: ResourceVersion,
         /// The term in which it was written; `None`: none, which is less than any.
         term: Option<Term>,
@@ -140,7 +139,6 @@ impl Claim {
         Self(term)
     }
 
-    /// The term.
     pub fn term(&self) -> &Term {
         &self.0
     }
@@ -174,7 +172,6 @@ impl Claim {
 pub struct Fence(Term);
 
 impl Fence {
-    /// The term.
     pub fn term(&self) -> &Term {
         &self.0
     }

@@ -60,7 +60,6 @@ impl Client {
         applied.pop().context("BUG: one object applied, none returned")
     }
 
-    /// Makes [`NODE`].
     pub(super) fn make_node(&self) -> Result<()> {
         self.apply(&format!("{{apiVersion: v1, kind: Node, metadata: {{name: {NODE}}}}}")).map(drop)
     }

@@ -25,7 +25,6 @@ struct State {
 }
 
 impl ApiServer {
-    /// A client of it.
     pub fn client(self: &Arc<Self>) -> Client {
         let server = Arc::clone(self);
         let service = tower::service_fn(move |request: Request<Body>| {
