@@ -27,7 +27,7 @@ use crate::process::clock;
 pub struct LeaderOutputs {
     pub term: Term,
     objects: DesiredObjectBuilder,
-    /// Whether the writer was told the desired states of all objects.
+    /// Whether the writer was sent the desired states of all objects.
     has_sent_all: bool,
     /// The DNS zone's file as this leader made it last.
     zone: Option<ZoneFileVersion>,

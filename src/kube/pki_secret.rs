@@ -15,18 +15,19 @@
 //! cluster's Service as it was when it was last valid. A certificate and its key are one text, as
 //! in the state directory, so that no write can separate them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use anyhow::Context;
-use atlas_core::kubernetes::lease::fence::KnownVersion;
 use atlas_core::kubernetes::lease::{ResourceVersion, Term};
-use atlas_core::name::{ClusterName, Identity, TrustDomain};
-use atlas_core::pki::{Authority, PrivateKey};
+use atlas_core::name::{ClusterName, Identity};
+use atlas_core::pki::Authority;
 use k8s_openapi::ByteString;
-use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 
 use crate::pki::{self, CertificateAndKey, Contents, Ledger};
+
+mod stored_secret;
+
+pub use stored_secret::{SecretData, StoredSecret};
 
 /// Annotation: the term in which a Secret was written.
 pub const TERM: &str = "goatlas.io/term";
@@ -152,7 +153,7 @@ impl PkiSecret {
                 let revision = all.ledger.revision(name);
                 let list = all.ledger.of_cluster(name);
                 let bootstrap = all.identities.get(&Identity::Bootstrap(name.clone(), revision));
-                // Of a cluster without credentials no private key stays, not even a broken one.
+                // A cluster without credentials keeps no private key, not even a broken one.
                 let gone = !list.has_credentials(name)
                     && !all.identities.contains_key(&Identity::Cluster(name.clone(), revision));
                 let set_aside = [LEAF, BOOTSTRAP]
@@ -160,12 +161,12 @@ impl PkiSecret {
                     .filter_map(set_aside_key)
                     .map(|key| (key, None))
                     .filter(|_| gone);
-                let counts = |signed: &&CertificateAndKey| {
+                let is_accepted = |signed: &&CertificateAndKey| {
                     list.credentials().any(|one| one.fingerprint == signed.fingerprint())
                 };
                 [
                     (LEAF, identity(Identity::Cluster(name.clone(), revision))),
-                    (BOOTSTRAP, bootstrap.filter(counts).map(pki::to_pem)),
+                    (BOOTSTRAP, bootstrap.filter(is_accepted).map(pki::to_pem)),
                     (LIST, Some(list.to_json()?)),
                     (SERVICE, service.cloned()),
                 ]
@@ -208,72 +209,6 @@ impl PkiSecret {
     }
 }
 
-/// A Secret as it was read. Equal `resourceVersion`s mean equal Secrets.
-#[derive(Clone, Debug)]
-pub struct StoredSecret {
-    /// `metadata.resourceVersion`.
-    pub version: ResourceVersion,
-    /// The annotation [`TERM`]; `None`: no Atlas wrote it.
-    pub term: Option<Term>,
-    /// Its data, or why they can't be read.
-    pub data: Result<SecretData, String>,
-}
-
-impl PartialEq for StoredSecret {
-    fn eq(&self, other: &Self) -> bool {
-        self.version == other.version
-    }
-}
-
-#[derive(Clone, Debug, Default)]
-pub struct SecretData {
-    /// Authorities with their keys; the root of `roots.pem` has none.
-    pub authorities: BTreeMap<Authority, CertificateAndKey>,
-    /// Certificates of identities with their keys.
-    pub identities: BTreeMap<Identity, CertificateAndKey>,
-    /// The cluster's accepted credentials.
-    pub ledger: Option<Ledger>,
-    /// The cluster's Service when it was last valid, as JSON.
-    pub service: Option<String>,
-    /// Broken certificates by key. They can be issued again.
-    pub broken: BTreeMap<&'static str, BrokenCertificate>,
-    /// Keys under which broken certificates were set aside.
-    pub set_aside: BTreeSet<&'static str>,
-}
-
-impl SecretData {
-    /// Moves certificates that were issued below another root to the broken ones: nothing here
-    /// trusts them.
-    pub fn reject_other_roots(&mut self, secret: &PkiSecret, root: Option<&CertificateAndKey>) {
-        let mut trusted = pki::IssuerVerifier::new(root);
-        for (identity, signed) in std::mem::take(&mut self.identities) {
-            let key =
-                IDENTITIES.iter().map(|(key, _)| *key).find(|key| secret.may_hold(key, &identity));
-            match (trusted.verify(&signed), key) {
-                (Err(reason), Some(key)) => {
-                    self.broken.insert(
-                        key,
-                        BrokenCertificate {
-                            text: pki::to_pem(&signed),
-                            reason: format!("{reason:#}"),
-                        },
-                    );
-                }
-                _ => _ = self.identities.insert(identity, signed),
-            }
-        }
-    }
-}
-
-/// A text where a certificate should be.
-#[derive(Clone, Debug)]
-pub struct BrokenCertificate {
-    /// The text; bytes that aren't UTF-8 are replaced.
-    pub text: String,
-    /// What is wrong with it.
-    pub reason: String,
-}
-
 /// The keys of certificates with their private keys; each with the key under which a broken one is
 /// set aside.
 const IDENTITIES: [(&str, &str); 4] = [
@@ -288,109 +223,20 @@ pub fn set_aside_key(key: &str) -> Option<&'static str> {
     IDENTITIES.iter().find(|(identity, _)| *identity == key).map(|(_, aside)| *aside)
 }
 
-impl StoredSecret {
-    /// Reads a Secret.
-    pub fn read(secret: Secret, domain: &TrustDomain) -> Self {
-        let annotation = secret.metadata.annotations.as_ref().and_then(|all| all.get(TERM));
-        let term = annotation.and_then(|text| text.parse().ok());
-        let name = secret.metadata.name.clone().unwrap_or_default();
-        let version = ResourceVersion(secret.metadata.resource_version.clone().unwrap_or_default());
-        let data = parse(secret, domain).map_err(|error| {
-            format!(
-                "the Secret {name} is broken: {error:#}: restore it from a backup (docs/backup.md)"
-            )
-        });
-        Self { version, term, data }
-    }
-
-    /// The version for the fence.
-    pub fn known_version(&self) -> KnownVersion {
-        KnownVersion::Present { version: self.version.clone(), term: self.term.clone() }
-    }
-}
-
-fn parse(object: Secret, domain: &TrustDomain) -> anyhow::Result<SecretData> {
-    let mut data = SecretData::default();
-    let secret = object.metadata.name.as_deref().and_then(PkiSecret::from_name);
-    for (key, ByteString(bytes)) in object.data.unwrap_or_default() {
-        if let Some((key, _)) = IDENTITIES.iter().find(|(identity, _)| *identity == key) {
-            parse_identity(&mut data, secret.as_ref(), key, &bytes, domain);
-            continue;
-        }
-        if let Some((_, set_aside)) = IDENTITIES.iter().find(|(_, set_aside)| *set_aside == key) {
-            data.set_aside.insert(set_aside);
-            continue;
-        }
-        let text = String::from_utf8(bytes).ok().with_context(|| format!("{key} is not text"))?;
-        let authority = match key.as_str() {
-            "root.pem" => Some(Authority::Root),
-            "issuing.pem" => Some(Authority::Issuing),
-            "bootstrap-ca.pem" => Some(Authority::Bootstrap),
-            _ => None,
-        };
-        match (key.as_str(), authority) {
-            (_, Some(authority)) => {
-                let (certificate, _) = pki::from_pem(&text).with_context(|| key.clone())?;
-                data.authorities.insert(authority, certificate);
-            }
-            ("roots.pem", _) => {
-                let validity = pki::read_validity(&text).with_context(|| key.clone())?;
-                let no_key = PrivateKey::new(String::new());
-                let root = CertificateAndKey { chain: text, key: no_key, validity };
-                data.authorities.insert(Authority::Root, root);
-            }
-            (LIST, _) => {
-                data.ledger = Some(Ledger::from_json(&text).with_context(|| key.clone())?);
-            }
-            (SERVICE, _) => data.service = Some(text),
-            _ => {}
-        }
-    }
-    Ok(data)
-}
-
-fn parse_identity(
-    data: &mut SecretData,
-    secret: Option<&PkiSecret>,
-    key: &'static str,
-    bytes: &[u8],
-    domain: &TrustDomain,
-) {
-    let text = String::from_utf8_lossy(bytes).into_owned();
-    let (certificate, uri) = match pki::from_pem(&text) {
-        Ok(parsed) => parsed,
-        Err(error) => {
-            let reason = format!("{error:#}");
-            data.broken.insert(key, BrokenCertificate { text, reason });
-            return;
-        }
-    };
-    // A certificate of another trust domain is ignored.
-    let Some(identity) = uri.and_then(|uri| Identity::parse(&uri, domain)) else { return };
-    if secret.is_some_and(|secret| !secret.may_hold(key, &identity)) {
-        let reason = format!("it holds the certificate of {}", identity.spiffe_id(domain));
-        data.broken.insert(key, BrokenCertificate { text, reason });
-        return;
-    }
-    data.identities.insert(identity, certificate);
-}
-
 /// Replaces what `contents` has of a Secret by its data.
 pub fn adopt(contents: &mut Contents, secret: &PkiSecret, data: SecretData) {
     match secret {
         PkiSecret::Root | PkiSecret::Issuers => contents.authorities.extend(data.authorities),
         PkiSecret::Leaves => {
-            for (authority, certificate) in data.authorities {
-                // `roots.pem` doesn't replace the root that has its key.
-                let has_key = contents
-                    .authorities
-                    .get(&authority)
-                    .is_some_and(|known| !known.key.expose().is_empty());
-                if !has_key {
-                    contents.authorities.insert(authority, certificate);
-                }
-            }
+            contents.identities.remove(&Identity::Atlas);
+            contents.identities.remove(&Identity::Hub);
             contents.identities.extend(data.identities);
+            // The root with its key is in another Secret, which only a leader reads.
+            let root = contents.authorities.get(&Authority::Root);
+            if root.is_none_or(|root| root.key.expose().is_empty()) {
+                contents.authorities.remove(&Authority::Root);
+                contents.authorities.extend(data.authorities);
+            }
         }
         PkiSecret::Cluster(name) => {
             forget_identities(contents, name);

@@ -4,17 +4,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
+use atlas_core::kubernetes::lease::WriteResult;
 use atlas_core::kubernetes::lease::fence::{Fence, KnownVersion, WritePermit};
-use atlas_core::kubernetes::lease::{Term, WriteResult};
 use atlas_core::name::{ClusterName, Identity, TrustDomain};
 use atlas_core::pki::Authority;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::ListParams;
-use kube::{Api, Client, ResourceExt};
+use kube::Api;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
@@ -22,24 +21,22 @@ use super::WRITES;
 use super::election::Candidate;
 use super::errors::error_with_causes;
 use super::pki_secret::{PkiSecret, StoredSecret, adopt};
-use super::reflector::Change;
 use crate::pki::{Contents, PkiStore};
 
 mod compare_and_swap;
 mod effective;
 mod own_writes;
+mod repair;
 mod set_aside;
+mod take_over;
 
-use compare_and_swap::{REQUEST_TIMEOUT, claim, ensure_root_exists, write};
+use compare_and_swap::{REQUEST_TIMEOUT, write};
 pub use effective::EffectiveSecrets;
 use own_writes::OwnWrites;
 
 /// Selects the Secrets that every replica watches. Those with the keys of authorities aren't among
 /// them.
 pub const WATCHED: &str = "goatlas.io/part=pki";
-
-/// How often the Secrets that aren't watched are read again.
-const READ_UNWATCHED: Duration = Duration::from_secs(60);
 
 /// The store of one process.
 #[derive(Default)]
@@ -115,18 +112,7 @@ impl PkiStore for SecretStore {
     }
 }
 
-/// What changed in Secrets because others wrote them.
-#[derive(Debug, Default)]
-pub struct Healed {
-    /// How many Secrets were compared with the watch.
-    pub compared: usize,
-    /// Secrets that were read again.
-    pub read: BTreeSet<PkiSecret>,
-    /// What could not be done.
-    pub failed: Vec<String>,
-}
-
-/// The store of one leadership.
+/// Reads and writes the Secrets in one leadership.
 pub struct LeaderStore {
     api: Api<Secret>,
     handle: Handle,
@@ -135,7 +121,8 @@ pub struct LeaderStore {
     fence: Fence,
     versions: BTreeMap<PkiSecret, KnownVersion>,
     own_writes: BTreeMap<PkiSecret, OwnWrites>,
-    /// Secrets whose version is unknown, or was written, since the watch was last compared with it.
+    /// Secrets that this process wrote, or whose version it doesn't know: they are compared with
+    /// the watch next time.
     suspects: BTreeSet<PkiSecret>,
     /// The clusters' Services when they were last valid, as JSON.
     services: BTreeMap<ClusterName, String>,
@@ -153,109 +140,6 @@ pub struct LeaderStore {
 }
 
 impl LeaderStore {
-    /// Takes over in a term: claims the issuers, then reads everything. `had_root`: whether this
-    /// process knows that there was a root.
-    ///
-    /// # Errors
-    /// Another leads, the API server doesn't answer, or a Secret with an authority's key is missing
-    /// or broken.
-    pub async fn take_over(
-        client: Client,
-        namespace: &str,
-        domain: &TrustDomain,
-        candidate: &Arc<Candidate>,
-        term: Term,
-        had_root: bool,
-    ) -> anyhow::Result<(Self, Contents)> {
-        let api: Api<Secret> = Api::namespaced(client, namespace);
-        if had_root {
-            ensure_root_exists(&api).await?;
-        }
-        let fence = claim(&api, candidate, term, domain).await?;
-        let mut store = Self {
-            api,
-            handle: Handle::current(),
-            candidate: Arc::clone(candidate),
-            domain: domain.clone(),
-            fence,
-            versions: BTreeMap::new(),
-            own_writes: BTreeMap::new(),
-            suspects: BTreeSet::new(),
-            services: BTreeMap::new(),
-            unsaved: BTreeSet::new(),
-            unwatched_read: Instant::now(),
-            to_set_aside: BTreeMap::new(),
-            set_aside: BTreeMap::new(),
-            unreadable: BTreeMap::new(),
-        };
-        let mut contents = Contents::default();
-        for secret in [PkiSecret::Root, PkiSecret::Issuers] {
-            store.read_again(&mut contents, &secret).await?;
-        }
-        let watched = ListParams::default().labels(WATCHED);
-        let listed =
-            timeout(REQUEST_TIMEOUT, store.api.list(&watched)).await.context("no answer")?;
-        let listed = listed.context("cannot list Atlas's own Secrets")?;
-        store.versions.insert(PkiSecret::Leaves, KnownVersion::Absent);
-        for object in listed.items {
-            if let Some(secret) = PkiSecret::from_name(&object.name_any()) {
-                let stored = StoredSecret::read(object, domain);
-                store.ingest(&mut contents, &secret, Some(stored));
-            }
-        }
-        store.set_other_roots_aside(&mut contents);
-        store.ensure_complete(&contents)?;
-        Ok((store, contents))
-    }
-
-    /// An authority that is missing is never made anew if certificates below it are there.
-    fn ensure_complete(&self, contents: &Contents) -> anyhow::Result<()> {
-        for secret in [PkiSecret::Root, PkiSecret::Issuers, PkiSecret::Leaves] {
-            if let Some(reason) = self.unreadable.get(&secret) {
-                bail!("{reason}");
-            }
-        }
-        contents.ensure_one_root()?;
-        let root = contents.authorities.get(&Authority::Root);
-        let has_issued = contents.authorities.len() > 1 || !contents.identities.is_empty();
-        if has_issued && root.is_none_or(|root| root.key.expose().is_empty()) {
-            bail!(
-                "the Secret {} is missing, although certificates signed by it are there: restore it from a backup. To start anew instead, \
-                 delete every Secret with the label goatlas.io/part in (issuers, pki); then each cluster needs new values",
-                PkiSecret::Root.name()
-            );
-        }
-        Ok(())
-    }
-
-    /// Writes Secrets again that this process remembers and the API server no longer has: somebody
-    /// deleted them while nobody led. (The root is there, so the API server hasn't lost its data.)
-    pub fn restore(&mut self, contents: &mut Contents, remembered: &EffectiveSecrets) {
-        let mut missing = BTreeSet::new();
-        for (secret, stored) in remembered.iter() {
-            let is_absent = matches!(self.versions.get(&secret), None | Some(KnownVersion::Absent));
-            let Ok(data) = &stored.data else { continue };
-            if !is_absent {
-                continue;
-            }
-            if let (PkiSecret::Cluster(cluster), Some(service)) = (&secret, &data.service) {
-                self.services.insert(cluster.clone(), service.clone());
-            }
-            adopt(contents, &secret, data.clone());
-            missing.insert(secret);
-        }
-        for (secret, result) in self.put(contents, missing) {
-            match result {
-                Ok(()) => log_deleted(&secret),
-                Err(error) => tracing::warn!(
-                    secret = secret.name(),
-                    error = format!("{error:#}"),
-                    "cannot write again what was deleted"
-                ),
-            }
-        }
-    }
-
     /// Why Secrets can't be read.
     pub fn unreadable(&self) -> impl Iterator<Item = &String> {
         self.unreadable.values()
@@ -289,6 +173,10 @@ impl LeaderStore {
             }
         };
         self.set_broken_aside(contents, secret, &mut data);
+        if *secret == PkiSecret::Leaves && !data.authorities.contains_key(&Authority::Root) {
+            // The other replicas read the root there.
+            self.unsaved.insert(secret.clone());
+        }
         if let PkiSecret::Cluster(name) = secret {
             let known = contents.ledger.revision(name);
             let read = data.ledger.as_ref().map_or(1, |ledger| ledger.revision(name));
@@ -328,94 +216,6 @@ impl LeaderStore {
         }
         self.ingest(contents, secret, stored);
         Ok(())
-    }
-
-    /// Repairs what others did to Secrets, as far as the watch shows it. A Secret that was changed
-    /// is read again; one that was deleted is written again. `changes`: Secrets that the watch
-    /// showed to differ; `full`: all Secrets are compared.
-    pub fn heal(
-        &mut self,
-        contents: &mut Contents,
-        changes: &BTreeMap<String, Change<StoredSecret>>,
-        watched: &EffectiveSecrets,
-        full: bool,
-    ) -> Healed {
-        let mut healed = Healed::default();
-        for (secret, is_foreign) in self.compare(changes, watched, full) {
-            healed.compared += 1;
-            if !is_foreign {
-                continue;
-            }
-            if self.candidate.leads().is_none() {
-                healed.failed.push("this Atlas no longer leads".into());
-                self.suspects.insert(secret);
-                continue;
-            }
-            if let Err(error) = self.heal_one(contents, &secret) {
-                healed.failed.push(format!("{error:#}"));
-            }
-            healed.read.insert(secret);
-        }
-        healed.failed.dedup();
-        healed
-    }
-
-    /// Which Secrets may differ from what this process knows, and whether what the watch shows of
-    /// each isn't explained by this process's own writes.
-    fn compare(
-        &mut self,
-        changes: &BTreeMap<String, Change<StoredSecret>>,
-        watched: &EffectiveSecrets,
-        full: bool,
-    ) -> Vec<(PkiSecret, bool)> {
-        let mut suspects = std::mem::take(&mut self.suspects);
-        for (name, change) in changes {
-            let Some(secret) = PkiSecret::from_name(name) else { continue };
-            if let (Some(deleted), Some(own_writes)) =
-                (&change.deleted, self.own_writes.get_mut(&secret))
-            {
-                own_writes.observe_deleted(&deleted.version);
-            }
-            suspects.insert(secret);
-        }
-        if full {
-            suspects.extend(self.versions.keys().cloned());
-            suspects.extend(watched.shown());
-        }
-        let read_unwatched = self.unwatched_read.elapsed() >= READ_UNWATCHED;
-        if read_unwatched {
-            self.unwatched_read = Instant::now();
-            suspects.extend([PkiSecret::Root, PkiSecret::Issuers]);
-        }
-        let is_foreign = |secret: PkiSecret| {
-            let shown = watched.shown_version(&secret);
-            let is_foreign = match (self.versions.get(&secret), &secret) {
-                (Some(KnownVersion::Unread), _) => true,
-                (Some(_), PkiSecret::Root | PkiSecret::Issuers) => read_unwatched,
-                (Some(known), _) => {
-                    let own_writes = self.own_writes.entry(secret.clone()).or_default();
-                    own_writes.is_foreign(known, shown)
-                }
-                (None, _) => shown.is_some(),
-            };
-            (secret, is_foreign)
-        };
-        suspects.into_iter().map(is_foreign).collect()
-    }
-
-    fn heal_one(&mut self, contents: &mut Contents, secret: &PkiSecret) -> anyhow::Result<()> {
-        let was_absent = self.versions.get(secret) == Some(&KnownVersion::Absent);
-        let handle = self.handle.clone();
-        if let Err(error) = handle.block_on(self.read_again(contents, secret)) {
-            self.suspects.insert(secret.clone());
-            return Err(error);
-        }
-        let vanished = !was_absent && self.versions.get(secret) == Some(&KnownVersion::Absent);
-        if !vanished || !holds_anything(contents, secret) {
-            return Ok(());
-        }
-        log_deleted(secret);
-        self.put(contents, [secret.clone()].into()).remove(secret).unwrap_or(Ok(()))
     }
 
     /// Notes the Services of clusters as they are valid (as JSON); `None`: a Service isn't to be
@@ -515,22 +315,11 @@ impl LeaderStore {
             if let PkiSecret::Cluster(name) = secret { self.services.get(name) } else { None };
         let mut data = secret.data(all, service)?;
         for (key, text) in self.to_set_aside.get(secret).into_iter().flatten() {
-            // A cluster without credentials keeps no key: then this one is there already, to be
-            // removed.
+            // Where the cluster has no credentials, `data` already removes this key.
             data.entry(*key).or_insert_with(|| Some(text.clone()));
         }
         Ok((permit, data))
     }
-}
-
-/// Whether a Secret would hold a certificate, or a revision that must not be forgotten.
-fn holds_anything(contents: &Contents, secret: &PkiSecret) -> bool {
-    let revision =
-        if let PkiSecret::Cluster(name) = secret { contents.ledger.revision(name) } else { 1 };
-    let has_certificate = |data: BTreeMap<&'static str, Option<String>>| {
-        data.iter().any(|(key, text)| key.ends_with(".pem") && text.is_some())
-    };
-    revision > 1 || secret.data(contents, None).is_ok_and(has_certificate)
 }
 
 fn log_deleted(secret: &PkiSecret) {

@@ -97,8 +97,8 @@ impl KubernetesProvider {
         }
     }
 
-    /// Where a kind of object is all gone at once, that is accepted only from an API server that
-    /// still has the root. One that has lost its data must not end everything.
+    /// Where all objects of a kind are gone at once, accepts that only from an API server that
+    /// still has the root. One that has lost its data must not remove the fleet.
     async fn ensure_not_emptied(&self) -> anyhow::Result<()> {
         if !self.watches.were_emptied() {
             return Ok(());
@@ -276,11 +276,11 @@ impl Provider for KubernetesProvider {
         };
         let (contents, store) = pki.contents_and_store();
         let Some(store) = store.leadership() else { bail!("BUG: a leader without its store") };
-        let healed =
-            tokio::task::block_in_place(|| store.heal(contents, &shown, &self.secrets, full));
-        self.work.secrets_compared.fetch_add(healed.compared, Ordering::Relaxed);
-        changes.credentials.extend(scope_of(&healed.read));
-        changes.failed.extend(healed.failed);
+        let repaired =
+            tokio::task::block_in_place(|| store.repair(contents, &shown, &self.secrets, full));
+        self.work.secrets_compared.fetch_add(repaired.compared, Ordering::Relaxed);
+        changes.credentials.extend(scope_of(&repaired.read));
+        changes.failed.extend(repaired.failed);
         changes.problems.extend(store.unreadable().cloned());
         changes.problems.extend(leadership.problems());
         Ok(Some(changes))

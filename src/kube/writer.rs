@@ -7,16 +7,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
 use atlas_core::kubernetes::apply::{
-    ActionResult, Desired, DesiredObjects, ObjectAction, ObjectApplier, is_ours,
+    ActionResult, Desired, DesiredObjects, ObjectAction, ObjectApplier,
 };
 use atlas_core::kubernetes::object::{ObjectKey, ObjectKind, ObjectPart};
 use atlas_core::object_names;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use k8s_openapi::api::core::v1 as core;
-use kube::api::{
-    ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions,
-};
+use kube::api::{ApiResource, DynamicObject};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
@@ -26,8 +24,12 @@ use tokio_util::sync::CancellationToken;
 use super::election::{Candidate, now};
 use super::errors::error_with_causes;
 use super::reflector::watch_with_retries;
-use super::{MANAGER, WRITES, ready_services, stale_endpoints};
+use super::{WRITES, ready_services, stale_endpoints};
 use crate::metrics::Metrics;
+
+mod execute;
+
+use execute::{Executed, NameCache, execute};
 
 /// How long one write may take. After that it failed, and is tried again.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -36,8 +38,6 @@ const GRACE: Duration = Duration::from_secs(20);
 /// With more pending objects than this, the names of all objects are listed instead of asking for
 /// each object.
 const BULK: usize = 32;
-/// How long such a list counts.
-const NAMES_TTL: Duration = Duration::from_secs(2);
 /// How many objects, and how many failures, a problem lists.
 const MAX_LISTED: usize = 3;
 /// How long the writer sleeps while nothing is due.
@@ -45,7 +45,7 @@ const IDLE: u64 = 30_000;
 
 const KINDS: [ObjectKind; 3] = [ObjectKind::Service, ObjectKind::Secret, ObjectKind::ConfigMap];
 
-/// Desired states that the writer is told.
+/// Which objects are to be there, and which are to be absent.
 pub enum DesiredUpdate {
     /// Of all objects: others are to be absent.
     All(DesiredObjects),
@@ -324,80 +324,6 @@ fn list_first<'a>(keys: impl Iterator<Item = &'a ObjectKey>) -> Option<String> {
         0 => None,
         n if n > MAX_LISTED => Some(format!("{first} and {} more", n - MAX_LISTED)),
         _ => Some(first),
-    }
-}
-
-/// The names of all objects of a kind in the namespace, Atlas's or not: when a whole fleet is
-/// written for the first time, one list replaces a read of each object.
-#[derive(Default)]
-struct NameCache(tokio::sync::Mutex<BTreeMap<ObjectKind, (Instant, BTreeSet<String>)>>);
-
-impl NameCache {
-    /// Whether there is an object of this name, [`NAMES_TTL`] ago or less.
-    async fn contains(&self, api: &Api<DynamicObject>, key: &ObjectKey) -> anyhow::Result<bool> {
-        let mut cache = self.0.lock().await;
-        if cache.get(&key.kind).is_none_or(|(at, _)| at.elapsed() > NAMES_TTL) {
-            let listed = api.list_metadata(&ListParams::default()).await?;
-            let names = listed.items.iter().map(ResourceExt::name_any).collect();
-            cache.insert(key.kind, (Instant::now(), names));
-        }
-        Ok(cache.get(&key.kind).is_some_and(|(_, names)| names.contains(&key.name)))
-    }
-}
-
-enum Executed {
-    Applied(Value),
-    Deleted,
-    NotOurs,
-}
-
-async fn execute(
-    api: &Api<DynamicObject>,
-    action: &ObjectAction,
-    names: Option<&NameCache>,
-) -> anyhow::Result<Executed> {
-    match action {
-        ObjectAction::Apply { key, manifest, ours } => {
-            // An object that is there and that no watch showed isn't Atlas's, unless it is only a
-            // moment old.
-            let may_exist = match names {
-                _ if *ours => false,
-                Some(names) => names.contains(api, key).await?,
-                None => true,
-            };
-            if may_exist
-                && let Some(there) = api.get_opt(&key.name).await?
-                && !is_ours(&value(there))
-            {
-                return Ok(Executed::NotOurs);
-            }
-            // Without force, an object that was created since then and says something else is a
-            // conflict.
-            let params = if *ours {
-                PatchParams::apply(MANAGER).force()
-            } else {
-                PatchParams::apply(MANAGER)
-            };
-            match api.patch(&key.name, &params, &Patch::Apply(&**manifest)).await {
-                Ok(applied) => Ok(Executed::Applied(value(applied))),
-                Err(kube::Error::Api(status)) if status.code == 409 && !ours => {
-                    Ok(Executed::NotOurs)
-                }
-                Err(error) => Err(error.into()),
-            }
-        }
-        ObjectAction::Delete { key, uid } => {
-            let exactly = Preconditions { uid: Some(uid.clone()), resource_version: None };
-            let params = DeleteParams { preconditions: Some(exactly), ..Default::default() };
-            match api.delete(&key.name, &params).await {
-                Ok(_) => Ok(Executed::Deleted),
-                // It is gone, or another object has its name by now: the watch shows which.
-                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
-                    Ok(Executed::Deleted)
-                }
-                Err(error) => Err(error.into()),
-            }
-        }
     }
 }
 

@@ -1,6 +1,8 @@
 use std::collections::BTreeSet;
 
 use atlas_core::kubernetes::lease::Epoch;
+use atlas_core::kubernetes::lease::fence::KnownVersion;
+use atlas_core::name::TrustDomain;
 use atlas_core::pki::Lifetimes;
 
 use super::*;
@@ -82,6 +84,32 @@ fn watched_secrets_hold_no_key_of_an_authority() {
         parsed.identities.keys().cloned().collect::<BTreeSet<_>>(),
         [Identity::Atlas, Identity::Hub].into()
     );
+}
+
+#[test]
+fn certificates_that_are_gone_from_atlas_leaves_are_forgotten() {
+    let issued = contents();
+    let leader = || {
+        let mut all = Contents::default();
+        for secret in [PkiSecret::Root, PkiSecret::Leaves] {
+            adopt(&mut all, &secret, stored(&issued, &secret).data.unwrap());
+        }
+        all
+    };
+    let follower = || {
+        let mut all = Contents::default();
+        adopt(&mut all, &PkiSecret::Leaves, stored(&issued, &PkiSecret::Leaves).data.unwrap());
+        all
+    };
+    for (mut all, keeps_root) in [(leader(), true), (follower(), false)] {
+        assert_eq!((all.identities.len(), all.authorities.len()), (2, 1));
+        let mut data = stored(&issued, &PkiSecret::Leaves).data.unwrap();
+        data.identities.remove(&Identity::Hub);
+        data.authorities.clear();
+        adopt(&mut all, &PkiSecret::Leaves, data);
+        assert_eq!(all.identities.keys().collect::<Vec<_>>(), [&Identity::Atlas]);
+        assert_eq!(all.authorities.contains_key(&Authority::Root), keeps_root);
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ use kube::Client;
 use kube::client::Body;
 use serde_json::{Value, json};
 
+use crate::kube::pki_secret::PkiSecret;
 use crate::process::lock::lock;
 
 /// See the module.
@@ -20,7 +21,8 @@ pub struct ApiServer(Mutex<State>);
 struct State {
     objects: BTreeMap<String, Value>,
     version: u64,
-    /// How many requests of a method there were for objects of a kind, by `GET secrets`.
+    /// How many requests of a method there were for objects of a kind, by `GET services`. The PKI's
+    /// Secrets count as `pki secrets`.
     requests: BTreeMap<String, usize>,
 }
 
@@ -88,7 +90,12 @@ impl State {
         let (_, in_namespace) = path.split_once("/namespaces/").expect("a namespace");
         let words: Vec<&str> = in_namespace.split('/').collect();
         let kind = words[1];
-        *self.requests.entry(format!("{method} {kind}")).or_default() += 1;
+        let name = words.get(2).copied().or(body["metadata"]["name"].as_str()).unwrap_or_default();
+        // The writer writes Secrets too, at any time.
+        let is_pki = PkiSecret::from_name(name).is_some()
+            || [PkiSecret::Root, PkiSecret::Issuers].iter().any(|secret| secret.name() == name);
+        let counted = if is_pki { "pki secrets" } else { kind };
+        *self.requests.entry(format!("{method} {counted}")).or_default() += 1;
         match (method.as_str(), words.len()) {
             ("GET", 3) => {
                 self.objects.get(path).map_or((404, Value::Null), |object| (200, object.clone()))
