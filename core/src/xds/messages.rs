@@ -71,6 +71,21 @@ pub struct Response {
 }
 
 impl Response {
+    /// A response with the `version_info` that its variant has.
+    pub(super) fn new(
+        variant: Variant,
+        type_url: Cow<'static, str>,
+        nonce: u64,
+        resources: Vec<Arc<Resource>>,
+        removed: Vec<Arc<str>>,
+    ) -> Self {
+        let version_info = match variant {
+            Variant::Delta => String::new(),
+            Variant::StateOfTheWorld => version_info(&resources),
+        };
+        Self { type_url, version_info, nonce: nonce.to_string(), resources, removed }
+    }
+
     /// About how many bytes of memory it takes until it has been sent, beside the resources, which
     /// are the snapshot's.
     pub fn queued_bytes(&self) -> usize {

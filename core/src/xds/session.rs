@@ -22,8 +22,8 @@
 //!   snapshot's log it has sent everything. It checks all names only on a type's first request,
 //!   after a NACK, and if the log doesn't reach back.
 //! - **Order.** See [`UPDATE_ORDER`] and [`REMOVAL_ORDER`].
-//! - **Responses have a limited size** ([`SessionLimits::response_bytes`]). The rest follows when the
-//!   answer has come.
+//! - **Responses have a limited size** ([`SessionLimits::response_bytes`]). The rest follows when
+//!   the answer has come.
 //! - **Atlas remembers what a client was sent, even if it was rejected.** Envoy applies the good
 //!   resources of a response that it rejects, so they must be removed one day, but it doesn't list
 //!   them in `initial_resource_versions`.
@@ -49,7 +49,7 @@ mod subscription;
 use std::collections::BTreeMap;
 
 use super::limits::{LimitExceeded, SessionLimits};
-use super::messages::{Request, Response, Variant, version_info};
+use super::messages::{Request, Response, Variant};
 use super::quarantine::Quarantine;
 use super::resource::ResourceType;
 use super::snapshot::Snapshot;
@@ -282,21 +282,17 @@ impl Session {
     /// Answers at once that there is nothing of a type which Atlas doesn't serve: Envoy would wait
     /// for it.
     fn answer_unknown_type(&mut self, request: Request) -> Option<Response> {
-        let (needs_response, version_info) = match self.variant {
-            Variant::Delta => (!request.subscribe.is_empty(), String::new()),
-            Variant::StateOfTheWorld => (request.nonce.is_empty(), version_info(&[])),
+        let needs_response = match self.variant {
+            Variant::Delta => !request.subscribe.is_empty(),
+            Variant::StateOfTheWorld => request.nonce.is_empty(),
         };
         if !needs_response {
             return None;
         }
         self.last_nonce += 1;
-        Some(Response {
-            type_url: request.type_url.into(),
-            version_info,
-            nonce: self.last_nonce.to_string(),
-            resources: Vec::new(),
-            removed: request.subscribe.into_iter().map(Into::into).collect(),
-        })
+        let removed = request.subscribe.into_iter().map(Into::into).collect();
+        let type_url = request.type_url.into();
+        Some(Response::new(self.variant, type_url, self.last_nonce, Vec::new(), removed))
     }
 }
 

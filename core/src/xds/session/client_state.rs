@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::xds::limits::memory;
+use crate::xds::quarantine::Quarantine;
 use crate::xds::resource::{Resource, ResourceType, Version};
 use crate::xds::snapshot::{LogPosition, Snapshot};
 
@@ -91,11 +92,6 @@ impl SubscribedNames {
         true
     }
 
-    /// The names beside the wildcard, sorted.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.names.iter()
-    }
-
     /// How many names there are beside the wildcard.
     pub fn len(&self) -> usize {
         self.names.len()
@@ -118,6 +114,37 @@ impl SubscribedNames {
         }
     }
 
+    /// The names to check for additions and changes since `checked`, each once.
+    ///
+    /// Mostly these are few: what has changed in the snapshot, what must have a response, and what
+    /// another stream's NACK may have added a fallback for. After a first request and after a NACK
+    /// they are all names, and whenever the snapshot's log doesn't reach back.
+    pub fn to_check<'a>(
+        &'a self,
+        kind: ResourceType,
+        snapshot: &'a Snapshot,
+        quarantine: &'a Quarantine,
+        checked: &Checkpoint,
+    ) -> Box<dyn Iterator<Item = &'a Arc<str>> + 'a> {
+        let is_released = checked.releases != quarantine.releases();
+        let changes = snapshot.changes_since(&checked.position).filter(|_| !is_released);
+        if let Some(changes) = changes {
+            let changed = changes.filter(|(changed, _)| *changed == kind).map(|(_, name)| name);
+            let rejected = quarantine.rejected_since(kind, checked.latest_nack);
+            let subscribed = changed.chain(rejected).filter(|name| self.contains(name));
+            let names: BTreeSet<_> = subscribed.chain(&self.pending_response).collect();
+            return Box::new(names.into_iter());
+        }
+        let all = snapshot.of_type(kind);
+        if !self.wildcard && self.names.len() <= all.len() {
+            return Box::new(self.names.iter());
+        }
+        let existing = all.iter().map(|resource| &resource.name);
+        let pending = self.pending_response.iter();
+        let absent = pending.filter(move |name| snapshot.get(kind, name).is_none());
+        Box::new(existing.filter(|name| self.contains(name)).chain(absent))
+    }
+
     /// A response mentions this name.
     pub fn on_response(&mut self, name: &str) {
         self.pending_response.remove(name);
@@ -132,6 +159,27 @@ impl SubscribedNames {
     pub fn memory_bytes(&self) -> usize {
         let pending = self.pending_response.len() * memory::PENDING_NAME;
         self.names.len() * memory::NAME + self.name_bytes + pending
+    }
+}
+
+/// How far snapshot and quarantine have been checked for additions and changes. The default is: not
+/// at all.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Checkpoint {
+    position: LogPosition,
+    /// [`Quarantine::releases`] at that time.
+    releases: u64,
+    /// [`Quarantine::latest_nack`] at that time.
+    latest_nack: u64,
+}
+
+impl Checkpoint {
+    pub fn new(snapshot: &Snapshot, quarantine: &Quarantine) -> Self {
+        Self {
+            position: snapshot.position(),
+            releases: quarantine.releases(),
+            latest_nack: quarantine.latest_nack(),
+        }
     }
 }
 

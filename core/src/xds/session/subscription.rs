@@ -12,13 +12,13 @@
 //!   same reason [`Session::keep_unknown_resources`](super::Session::keep_unknown_resources) has no
 //!   effect.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::client_state::{ClientResource, ClientResources, SubscribedNames};
+use super::client_state::{Checkpoint, ClientResource, ClientResources, SubscribedNames};
 use super::nack::{InFlight, InFlightResource, NackCandidate, Nacks};
 use crate::xds::limits::{LimitExceeded, SessionLimits};
-use crate::xds::messages::{Request, Response, Variant, version_info};
+use crate::xds::messages::{Request, Response, Variant};
 use crate::xds::quarantine::Quarantine;
 use crate::xds::resource::{Resource, ResourceType};
 use crate::xds::snapshot::{LogPosition, Snapshot};
@@ -34,17 +34,6 @@ pub(super) struct Context<'a> {
     /// Resources that only the client knows aren't removed.
     pub keeps_unknown: bool,
     pub response_bytes: usize,
-}
-
-/// How far snapshot and quarantine have been checked for additions and changes. The default is: not
-/// at all.
-#[derive(Clone, Debug, Default)]
-struct Checkpoint {
-    position: LogPosition,
-    /// [`Quarantine::releases`] at that time.
-    releases: u64,
-    /// [`Quarantine::latest_nack`] at that time.
-    latest_nack: u64,
 }
 
 /// How one type on a stream is, as in Envoy's client status discovery service.
@@ -255,11 +244,7 @@ impl Subscription {
             && self.requires_all_resources(context)
             && std::mem::take(&mut self.must_resend_all);
         if content.attempt == 0 && !content.is_truncated {
-            self.checked = Checkpoint {
-                position: context.snapshot.position(),
-                releases: context.quarantine.releases(),
-                latest_nack: context.quarantine.latest_nack(),
-            };
+            self.checked = Checkpoint::new(context.snapshot, context.quarantine);
         }
         (has_content || resends_all).then(|| self.send(context, last_nonce, content, Vec::new()))
     }
@@ -305,32 +290,8 @@ impl Subscription {
         content
     }
 
-    /// The names to check for additions and changes, each once.
-    ///
-    /// Mostly these are few: what has changed in the snapshot, what must have a response, and what
-    /// another stream's NACK may have brought a fallback for. After a first request and after a
-    /// NACK they are all names, and whenever the snapshot's log doesn't reach back.
-    fn names_to_check<'a>(
-        &'a self,
-        context: &Context<'a>,
-    ) -> Box<dyn Iterator<Item = &'a Arc<str>> + 'a> {
-        let Context { snapshot, quarantine, .. } = *context;
-        let pending = self.names.pending_response();
-        let is_released = self.checked.releases != quarantine.releases();
-        let changes = snapshot.changes_since(&self.checked.position).filter(|_| !is_released);
-        if let Some(changes) = changes {
-            let changed = changes.filter(|(kind, _)| *kind == self.kind).map(|(_, name)| name);
-            let rejected = quarantine.rejected_since(self.kind, self.checked.latest_nack);
-            let subscribed = changed.chain(rejected).filter(|name| self.names.contains(name));
-            return Box::new(subscribed.chain(pending).collect::<BTreeSet<_>>().into_iter());
-        }
-        let all = snapshot.of_type(self.kind);
-        if !self.names.has_wildcard() && self.names.len() <= all.len() {
-            return Box::new(self.names.iter());
-        }
-        let existing = all.iter().map(|resource| &resource.name);
-        let absent = pending.iter().filter(move |name| snapshot.get(self.kind, name).is_none());
-        Box::new(existing.filter(|name| self.names.contains(name)).chain(absent))
+    fn names_to_check<'a>(&'a self, context: &Context<'a>) -> impl Iterator<Item = &'a Arc<str>> {
+        self.names.to_check(self.kind, context.snapshot, context.quarantine, &self.checked)
     }
 
     /// What must be sent under a name, and whether it is a version in quarantine that this client
@@ -443,28 +404,19 @@ impl Subscription {
         self.client.insert_all(sent.iter().cloned().map(ClientResource::WithContent).collect());
         let resources =
             if self.requires_all_resources(context) { self.all_resources() } else { sent };
-        let mut response = Response {
-            type_url: self.kind.url().into(),
-            version_info: String::new(),
-            nonce: self.nonce.to_string(),
-            resources,
-            removed: Vec::new(),
-        };
+        let mut removed = Vec::new();
         match context.variant {
             Variant::Delta => {
-                response.removed = removals;
-                response.removed.extend(content.absent.iter().cloned());
-                response.removed.sort_unstable();
-                self.client.remove_all(&response.removed);
+                removed = removals;
+                removed.extend(content.absent.iter().cloned());
+                removed.sort_unstable();
+                self.client.remove_all(&removed);
             }
-            Variant::StateOfTheWorld => {
-                response.version_info = version_info(&response.resources);
-                // It can't say that a name doesn't exist.
-                content.absent.clear();
-            }
+            // It can't say that a name doesn't exist.
+            Variant::StateOfTheWorld => content.absent.clear(),
         }
         self.in_flight = Some(content);
-        response
+        Response::new(context.variant, self.kind.url().into(), self.nonce, resources, removed)
     }
 
     /// Whether a response must have all resources that the client is to keep.
