@@ -2,8 +2,8 @@
 //! passed, it reconciles.
 //!
 //! A [`Provider`] gives it what has changed and writes what comes of it: a directory of manifests
-//! and files, or an API server. Which of several replicas issues and writes is a fact that the
-//! provider reports with the changes.
+//! and files, or an API server. The provider also reports with the changes whether this
+//! replica issues and writes.
 
 pub mod ingest;
 pub mod last_good;

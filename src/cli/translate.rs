@@ -1,6 +1,6 @@
 //! `atlas translate`: what Atlas would do with manifests, without doing it.
 //!
-//! The same way as in a running Atlas (manifests, intake, plan), with placeholders where
+//! The same way as in a running Atlas (parse, validate, plan), with placeholders where
 //! certificates and keys would be.
 
 use std::collections::BTreeSet;

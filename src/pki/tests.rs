@@ -265,10 +265,10 @@ fn a_clock_that_was_ahead_for_a_while_costs_no_credential() {
     let dir = tempfile::tempdir().unwrap();
     let (mut pki, _lock) = pki(dir.path());
     ensure(&mut pki, &["tokyo"], NOW);
-    let carried = fingerprints(&pki);
+    let delivered = fingerprints(&pki);
     ensure(&mut pki, &["tokyo"], NOW + 400 * DAY);
     ensure(&mut pki, &["tokyo"], NOW + DAY);
-    assert!(fingerprints(&pki).contains(&carried[0]), "its Envoy still has this one");
+    assert!(fingerprints(&pki).contains(&delivered[0]), "its Envoy still has this one");
 }
 
 #[test]

@@ -201,7 +201,7 @@ fn wait_found(hub: &Hub, query: &Query, count: usize) -> Result<()> {
     })
 }
 
-/// Clusters of two stores each, where nobody is.
+/// Clusters of two stores each, at addresses where nothing listens.
 fn many(count: usize) -> String {
     let cluster = |n: usize| {
         json!({

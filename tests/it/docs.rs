@@ -2,12 +2,13 @@
 //! render.
 //!
 //! ```text
-//! docs/*.md -> YAML blocks that begin with "# <file>" ─┬─ values of Atlas ── intake, plan
+//! docs/*.md -> YAML blocks that begin with "# <file>" ─┬─ values of Atlas ── validate, plan
 //!                                                      └─ values of charts ── helm template
 //!           -> `goatlas.io/…`, `--flags`, `chart.values`, names, ports ── keys, `atlas --help`, values.yaml
 //! ```
 //!
-//! What belongs to others (kube-prometheus-stack, Flux) is not here to be asked.
+//! Values and objects of others (kube-prometheus-stack, Flux) aren't checked: their charts aren't
+//! here.
 
 mod limits;
 mod mentions;
@@ -109,7 +110,7 @@ impl Page {
     }
 }
 
-/// What a hub is told that is installed as the pages say.
+/// The arguments of a hub that is installed as the pages say.
 fn settings() -> Settings {
     let hub = |port| vec![HostPort::parse("hub.example.com", port).expect("a host")];
     Settings {
@@ -155,7 +156,7 @@ fn ports(service: &Value) -> Vec<u64> {
         .collect()
 }
 
-/// What of `wanted` is not in `given`, as paths.
+/// The paths in `wanted` that `given` lacks.
 fn missing(wanted: &Value, given: &Value, at: &str) -> Vec<String> {
     match (wanted, given) {
         (Value::Object(wanted), Value::Object(_)) => wanted

@@ -165,7 +165,7 @@ world_test! {
 
 world_test! {
     needs [Envoy, Thanos, Prometheus, PrometheusClassic, Alertmanager, CoreDns], within 400,
-    /// A path that carries less than both ends believe, and a firewall that drops the ICMP that
+    /// A path with a smaller MTU than both ends have, and a firewall that drops the ICMP that
     /// would say so.
     fn a_path_that_swallows_large_packets_in_silence_carries_everything(world) {
         let narrow = |place: &Place| place.host.link().map(|link| link.change_both(|conditions| conditions.largest_packet = Some(1280)));
@@ -205,7 +205,7 @@ world_test! {
         });
         // Longer than a black link has until what is on it ends.
         let long = Duration::from_millis(4400);
-        // As many alerts as a cluster in trouble has.
+        // As many alerts as a failing cluster has.
         let alert = |n: usize| serde_json::json!({"labels": {"alertname": format!("Pod{n}"), "cluster": "tokyo", "text": "x".repeat(100)}});
         let body = serde_json::to_vec(&(0..600).map(alert).collect::<Vec<_>>())?;
         let place = &scene.clusters[0].place;

@@ -1,4 +1,4 @@
-//! What breaks, and whom it costs what.
+//! Links, processes and backends that fail, and which requests fail with them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -150,7 +150,7 @@ world_test! {
 
 world_test! {
     needs [Envoy, Thanos, Prometheus, Alertmanager, CoreDns],
-    /// Envoy cuts a stream at 15 s unless its route says otherwise.
+    /// Envoy ends a request after 15 s unless its route has another timeout.
     fn a_query_may_take_longer_than_15_seconds(world) {
         let mut scene = Scene::start(world, atlas(), Part::Prometheus)?;
         prove::query(&mut scene)?;

@@ -112,7 +112,7 @@ world_test! {
         ensure!(listed.out == "CLUSTER  STORES  ADDRESSES\nparis    1       192.0.2.7:11901\ntokyo    2       tokyo.example.com:11901\n", "{}", listed.out);
         let listed: Value = serde_json::from_str(&shell.atlas("cluster-list -o json")?.with(0, &[])?.out)?;
         ensure!(listed["clusters"][1]["stores"][1]["name"] == "tokyo-thanos-sidecar1", "{listed:#}");
-        carried(&shell, &kube)?;
+        values_in_every_form(&shell, &kube)?;
 
         // One that is there is changed only when asked; what others have set stays.
         let other = "cluster-add tokyo --external-ip 192.0.2.8,2001:db8::8 --replicas 3";
@@ -156,7 +156,7 @@ world_test! {
 }
 
 /// The values of tokyo's Envoy in every form.
-fn carried(shell: &Shell, kube: &Kube) -> Result<()> {
+fn values_in_every_form(shell: &Shell, kube: &Kube) -> Result<()> {
     let values = shell.atlas("cluster-values --name tokyo")?.with(0, &[])?.out;
     let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("charts/envoy");
     let rendered =

@@ -24,7 +24,7 @@ use crate::xds::ClientAuthorizer;
 use crate::xds::open_streams::Streams;
 use api_server::ApiServer;
 
-/// As many as the counts are promised for.
+/// The size for which the counts hold: decision 17.
 const CLUSTERS: usize = 1000;
 const SECRETS: &str = "/api/v1/namespaces/monitoring/secrets/";
 

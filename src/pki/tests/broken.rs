@@ -53,12 +53,12 @@ fn a_broken_file_of_a_leaf_is_set_aside_and_issued_anew() {
             ensure(&mut first, &["tokyo"], NOW);
             first.forget(&names(&["tokyo"])[0]).unwrap();
             ensure(&mut first, &["tokyo"], NOW);
-            let carried = fingerprints(&first);
+            let delivered = fingerprints(&first);
             drop((first, lock));
             let path = dir.path().join("pki").join(file);
             damage(&path);
             let broken = std::fs::read(&path).unwrap();
-            // Who reads beside a running Atlas changes nothing.
+            // A process that only reads, beside a running Atlas, changes nothing.
             Pki::load(
                 PkiDirectory::read_only(StateDir::at(dir.path()).unwrap()),
                 "atlas".parse().unwrap(),
@@ -89,12 +89,12 @@ fn a_broken_file_of_a_leaf_is_set_aside_and_issued_anew() {
             );
             assert!(
                 second.leaf(&identity).is_some()
-                    && carried.iter().all(|one| second.ledger().accepts(one)),
+                    && delivered.iter().all(|one| second.ledger().accepts(one)),
                 "{file}: {what}"
             );
             let again = load(dir.path()).unwrap();
             assert!(again.leaf(&identity).is_some());
-            // Until somebody has looked.
+            // The file that was set aside is reported until somebody removes it.
             std::fs::remove_file(kept).unwrap();
             assert_eq!(issue(&mut second, &["tokyo"], &[], NOW + 120).unwrap().problems(), [""; 0]);
         }
@@ -206,7 +206,7 @@ fn authorities_and_the_list_are_never_set_aside() {
     }
 }
 
-/// An authority with another's key signs what nobody believes.
+/// Puts another PKI's file of an authority, and its hub's certificate, in place of this one's.
 fn swapped_authority(dir: &std::path::Path, file: &str) {
     let fresh = tempfile::tempdir().unwrap();
     ensure(&mut pki(fresh.path()).0, &["tokyo"], NOW);

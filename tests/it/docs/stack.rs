@@ -21,7 +21,7 @@ fn the_values_of_tokyo_say_all_that_atlas_generates() {
     let generated: Value =
         serde_yaml_ng::from_str(&helm_values::prometheus(&fleet.settings, &cluster)).unwrap();
     assert_eq!(missing(&generated, &page.yaml("tokyo-stack.yaml").unwrap(), ""), [""; 0]);
-    // The hub's values say the same of the same things, and keep the hub's own store apart.
+    // The hub's values agree with these, and keep the hub's own store apart.
     let hub = page.yaml("hub-stack.yaml").unwrap();
     assert_eq!(hub["prometheus"]["prometheusSpec"]["externalLabels"]["cluster"], json!("hub"));
     assert!(
@@ -76,7 +76,7 @@ fn tokyos_prometheus_and_envoy_find_each_other() {
     );
 }
 
-/// A sidecar that finds its Prometheus away asks again after this time only.
+/// How long a sidecar that doesn't reach its Prometheus waits before it asks again.
 #[test]
 fn every_sidecar_of_the_pages_asks_more_often_than_by_default() {
     let help = Command::new(parts::get(parts::Part::Thanos).unwrap())
@@ -139,7 +139,7 @@ fn the_hubs_chart_has_what_the_page_says() {
         Some(json!(settings.alertmanager_endpoints))
     );
 
-    // Whom Atlas takes for the hub's Alertmanagers is on the page.
+    // The page says which Services Atlas takes for the hub's Alertmanagers.
     let selector: Vec<String> = settings
         .alertmanager_selector
         .iter()
@@ -281,7 +281,7 @@ fn node_ports_are_what_clusters_are_told() {
     }
 }
 
-/// Argo CD itself has no API server of ours: what its Application says is what the chart takes.
+/// Argo CD isn't run: its Application's values are checked against the chart.
 #[test]
 fn the_application_of_argo_cd_gives_values_that_the_chart_takes() {
     let application = Page::read("installing.md").unwrap().yaml("argo-cd.yaml").unwrap();

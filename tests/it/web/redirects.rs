@@ -70,7 +70,7 @@ world_test! {
                 let ours = at.to_string();
                 wait_web(&hub, "/prom/tokyo/api/v1/status/flags", |answer| answer.status == 200 && answer.text().contains(&ours))?;
                 let what = format!("{part:?} at {external}, {prefix}");
-                // Without its pages, Prometheus 3 says of them what it says to anybody.
+                // As the server itself answers: the tests' Prometheus 3 has no pages.
                 let page = server.get(home)?.status;
                 for start in ["/prom/tokyo", "/prom/tokyo/"] {
                     assert_eq!(follow(&hub, start)?, (format!("/prom/tokyo{home}"), page), "{what}: {start}");

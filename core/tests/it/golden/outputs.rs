@@ -24,8 +24,8 @@ const SERIAL: u32 = 1_800_000_000;
 
 /// The text of each file, by its name. Files of one node are called `NODE.WHAT.yaml`.
 pub fn outputs(case: &Case) -> BTreeMap<String, String> {
-    let intake = case.validate();
-    let (fleet, trust) = (&intake.fleet, cases::trust(&intake.fleet));
+    let validated = case.validate();
+    let (fleet, trust) = (&validated.fleet, cases::trust(&validated.fleet));
     let plan = plan(fleet, &trust);
     let mut files = BTreeMap::new();
     for (node, snapshot) in &plan.nodes {
@@ -46,7 +46,7 @@ pub fn outputs(case: &Case) -> BTreeMap<String, String> {
     let stores = Stores::of(fleet);
     files.insert("endpoints.yaml".into(), stores.endpoints());
     files.insert("atlas.zone".into(), stores.zone_file(&fleet.settings, SERIAL));
-    files.insert("findings.txt".into(), findings(case, &intake.findings));
+    files.insert("findings.txt".into(), findings(case, &validated.findings));
     files
 }
 

@@ -1,4 +1,4 @@
-//! What files wait for, and how long. Without events.
+//! How long a file waits until it is read, without events of the file system.
 
 use std::fs::File;
 
