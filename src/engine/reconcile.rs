@@ -21,6 +21,7 @@ use atlas_core::validate::ChangeSet;
 
 use super::ingest::Inputs;
 use super::issue::issue;
+use super::last_good::LastGood;
 use super::provider::{Changes, Outputs, Provider};
 use super::publisher::{Publication, Publisher};
 use crate::pki::Pki;
@@ -36,6 +37,8 @@ pub struct Reconciler<P: Provider> {
     inputs: Option<Inputs>,
     planner: Planner,
     stores: Stores,
+    /// The roots that everything was last planned with.
+    roots: Vec<String>,
     /// What the next reconcile is to plan besides what changes.
     pending: Scope,
     /// Whether the next reconcile looks at everything.
@@ -72,6 +75,7 @@ impl<P: Provider> Reconciler<P> {
             inputs: None,
             planner: Planner::new(),
             stores: Stores::new(),
+            roots: Vec::new(),
             pending: Scope::everything(),
             full: true,
             leads: false,
@@ -148,8 +152,12 @@ impl<P: Provider> Reconciler<P> {
             problems.extend(done.report.needs_operator);
             failed.extend(done.report.failed);
             issued = done.report.issued;
-        } else if self.pki.leaf(&Identity::Atlas).is_none() {
-            (self.pending, self.full, self.next_due) = (Scope::everything(), true, Time::MAX);
+        } else {
+            // Only the leader issues, so only the leader has something due.
+            self.next_due = Time::MAX;
+        }
+        if !self.leads && self.pki.leaf(&Identity::Atlas).is_none() {
+            (self.pending, self.full) = (Scope::everything(), true);
             if !std::mem::replace(&mut self.waits, true) {
                 tracing::info!("waiting for the leader to issue the first certificates");
             }
@@ -159,6 +167,14 @@ impl<P: Provider> Reconciler<P> {
 
         let inputs = &*inputs;
         let fleet = inputs.manifests.fleet();
+        // Every node trusts the roots. Somebody may have replaced them by hand.
+        let roots = self.pki.trust_for([]).roots;
+        scope.all |= roots != self.roots;
+        self.roots = roots;
+        // Credentials first: an Envoy whose stream ends is back within a second. From here on
+        // nothing fails: the planner hands over each change once.
+        let about = (!scope.all && !self.full).then_some(&clusters);
+        self.publisher.install_credentials(&self.pki, about)?;
         let everyone: BTreeSet<ClusterName> =
             if scope.all { fleet.clusters.keys().cloned().collect() } else { BTreeSet::new() };
         let planned = if scope.all { &everyone } else { &scope.clusters };
@@ -168,11 +184,8 @@ impl<P: Provider> Reconciler<P> {
             if scope.all { self.stores.clusters().cloned().collect() } else { Vec::new() };
         let stores_differ = self.stores.update(fleet, planned.iter().chain(&gone));
 
-        // Credentials first: an Envoy whose stream ends is back within a second. Then what Envoys
-        // wait for: files and objects are for those who start later, and each takes a while to be
-        // safe.
-        let about = (!scope.all && !self.full).then_some(&clusters);
-        self.publisher.install_credentials(&self.pki, about)?;
+        // Then what Envoys wait for: files and objects are for those who start later, and each takes
+        // a while to be safe.
         let changed = self.publisher.nodes.apply(node_changes);
         if self.leads {
             let outputs = Outputs {
@@ -226,12 +239,12 @@ impl<P: Provider> Reconciler<P> {
     /// Something can't be written. Where that concerns files only, the credentials are forgotten
     /// all the same.
     pub fn forget(&mut self, cluster: ClusterName) -> anyhow::Result<()> {
-        let mut failed = Vec::new();
-        if let Some(inputs) = &mut self.inputs {
-            let sources = inputs.last_good.forget(&cluster);
-            self.provider.note_last_good(&mut self.pki, &inputs.last_good, Some(&sources));
-            failed = self.provider.write_last_good(&mut self.pki);
-        }
+        // Before the first reconcile there is only what an earlier process kept.
+        let mut kept = LastGood::from(self.provider.last_good());
+        let last_good = self.inputs.as_mut().map_or(&mut kept, |inputs| &mut inputs.last_good);
+        let sources = last_good.forget(&cluster);
+        self.provider.note_last_good(&mut self.pki, last_good, Some(&sources));
+        let failed = self.provider.write_last_good(&mut self.pki);
         let result = if failed.is_empty() {
             self.pki.forget(&cluster)
         } else {

@@ -2,6 +2,8 @@
 //! Envoys that acknowledge everything. The tests of each provider run these functions with their
 //! own [`TestAtlas`]; the same numbers are asserted for every provider.
 
+mod any_provider;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

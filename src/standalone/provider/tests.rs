@@ -30,6 +30,14 @@ struct Standalone {
 
 impl Standalone {
     async fn start_in(directory: TempDir, state: TempDir, lifetimes: Lifetimes) -> Self {
+        let mut atlas = Self::new(directory, state, lifetimes);
+        let everything = read_index(atlas.directory.path()).unwrap().1;
+        atlas.reconcile(everything).await;
+        atlas
+    }
+
+    /// Has read no manifest yet.
+    fn new(directory: TempDir, state: TempDir, lifetimes: Lifetimes) -> Self {
         let state_dir = StateDir::at(state.path()).unwrap();
         let lock = state_dir.lock().unwrap();
         let settings = Settings::default();
@@ -48,11 +56,7 @@ impl Standalone {
         let outputs = OutputFiles::new(state_dir, None);
         let provider = DirectoryProvider::new(Arc::clone(&updates), last_good, outputs);
         let reconciler = Reconciler::new(settings, provider, pki, publisher);
-        let mut atlas =
-            Self { directory, state, lifetimes, updates, nodes, reconciler, _lock: lock };
-        let everything = read_index(atlas.directory.path()).unwrap().1;
-        atlas.reconcile(everything).await;
-        atlas
+        Self { directory, state, lifetimes, updates, nodes, reconciler, _lock: lock }
     }
 
     fn file(&self, cluster: &str) -> PathBuf {
@@ -127,4 +131,24 @@ async fn what_a_change_sends_does_not_grow_with_the_fleet() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_authority_due_with_a_change_costs_other_clusters_nothing() {
     tests::an_authority_due_with_a_change_costs_other_clusters_nothing::<Standalone>().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_cluster_can_be_removed_while_its_manifest_is_missing() {
+    let manifest = ClusterManifest {
+        name: "tokyo".into(),
+        address: "10.0.0.1".into(),
+        comment: String::new(),
+    };
+    let atlas = Standalone::start(&[manifest], Lifetimes::default()).await;
+    std::fs::remove_file(atlas.file("tokyo")).unwrap();
+    let Standalone { directory, state, lifetimes, reconciler, _lock, .. } = atlas;
+    drop((reconciler, _lock));
+    let mut atlas = Standalone::new(directory, state, lifetimes);
+    atlas.updates.push(read_index(atlas.directory.path()).unwrap().1);
+    let error = atlas.reconciler.reconcile().await.unwrap_err();
+    assert!(error.to_string().contains("there is not one manifest"), "{error}");
+    atlas.reconciler.forget("tokyo".parse().unwrap()).unwrap();
+    assert!(atlas.reconciler.reconcile().await.unwrap().unwrap().complete);
+    assert_eq!(atlas.nodes.ids(), [atlas_core::name::NodeId::Hub]);
 }
