@@ -16,6 +16,7 @@ use atlas_core::manifest::Manifest;
 use atlas_core::model::Settings;
 use atlas_core::name::ClusterName;
 use atlas_core::plan::Scope;
+use atlas_core::validate::is_cluster;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
@@ -192,12 +193,11 @@ impl KubernetesProvider {
     /// Adopts Secrets into the PKI of a replica that doesn't lead. Returns what is to be planned
     /// again.
     fn adopt(&self, pki: &mut Pki<SecretStore>, changed: &BTreeSet<PkiSecret>) -> Scope {
-        let roots = pki.trust_for([]).roots;
         let (contents, _) = pki.contents_and_store();
         for secret in changed {
             self.secrets.adopt_into(contents, secret);
         }
-        Scope { all: pki.trust_for([]).roots != roots, ..scope_of(changed) }
+        scope_of(changed)
     }
 }
 
@@ -213,7 +213,11 @@ fn scope_of(secrets: &BTreeSet<PkiSecret>) -> Scope {
     scope
 }
 
+/// What a watched Service says now. The watch can't leave out all Services that are no clusters.
 fn source(service: Option<Arc<Manifest>>) -> SourceState {
+    let is_source =
+        |one: &Arc<Manifest>| matches!(&**one, Manifest::Service(service) if is_cluster(service));
+    let service = service.filter(is_source);
     service.map_or(SourceState::Gone, |service| SourceState::Manifests([service].into()))
 }
 
@@ -316,6 +320,11 @@ impl Provider for KubernetesProvider {
         let mut services = BTreeMap::new();
         for name in names {
             let kept = last_good.get(name.as_str()).and_then(|manifests| manifests.first());
+            // What is kept of a Service that is there and wrong stays, also where this process
+            // couldn't read it.
+            if kept.is_none() && self.watches.is_cluster(name.as_str()) {
+                continue;
+            }
             let text = kept.and_then(|manifest| serde_json::to_string(&**manifest).ok());
             services.insert(name, text);
         }

@@ -9,7 +9,7 @@ use atlas_core::manifest::{Manifest, ManifestKey};
 use atlas_core::model::Settings;
 use atlas_core::object_names::ZONE_CONFIG_MAP;
 use atlas_core::thanos::zone::ZoneFileVersion;
-use atlas_core::validate::CLUSTER_SELECTOR;
+use atlas_core::validate::{CLUSTER_SELECTOR, is_cluster};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::runtime::watcher;
@@ -151,6 +151,7 @@ impl Watches {
             || self.alertmanagers.was_emptied()
             || self.endpoint_slices.was_emptied()
             || self.secrets.was_emptied()
+            || self.zone.was_emptied()
     }
 
     /// Accepts that they are gone.
@@ -159,6 +160,7 @@ impl Watches {
         self.alertmanagers.accept_empty();
         self.endpoint_slices.accept_empty();
         self.secrets.accept_empty();
+        self.zone.accept_empty();
     }
 
     /// The DNS zone's file as it is written.
@@ -169,6 +171,13 @@ impl Watches {
     /// The `metadata.uid` of a cluster's Service.
     pub fn service_uid(&self, name: &str) -> Option<String> {
         self.clusters.get(name)?.meta().uid.clone()
+    }
+
+    /// Whether there is a Service of this name that is meant to be a cluster.
+    pub fn is_cluster(&self, name: &str) -> bool {
+        let service = self.clusters.get(name);
+        service
+            .is_some_and(|one| matches!(&*one, Manifest::Service(service) if is_cluster(service)))
     }
 
     /// Takes the manifests that changed since this was last called.
@@ -201,4 +210,28 @@ impl Watches {
 
 fn key(change: &Change<Manifest>) -> Option<ManifestKey> {
     change.now.as_ref().or(change.deleted.as_ref()).map(|manifest| manifest.key())
+}
+
+#[cfg(test)]
+mod tests {
+    use atlas_core::thanos::stores::Stores;
+
+    use super::*;
+
+    #[test]
+    fn a_zone_that_is_gone_after_a_gap_is_accepted_and_followed_again() {
+        let watches = Watches::default();
+        let version = |serial: u32| {
+            let stores = Stores::new();
+            ZoneFileVersion::of(&stores.zone_file(&Settings::default(), serial)).unwrap()
+        };
+        let name = ZONE_CONFIG_MAP.0.to_owned();
+        watches.zone.replace([(name.clone(), version(7))].into());
+        watches.zone.replace(BTreeMap::new());
+        assert!(watches.were_emptied());
+        watches.accept_empty();
+        assert_eq!(watches.zone().map(|zone| zone.serial), None);
+        watches.zone.apply(name, Some(version(8)));
+        assert_eq!(watches.zone().map(|zone| zone.serial), Some(8));
+    }
 }

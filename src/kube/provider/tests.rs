@@ -310,3 +310,37 @@ async fn what_a_change_sends_does_not_grow_with_the_fleet() {
 async fn an_authority_due_with_a_change_costs_other_clusters_nothing() {
     tests::an_authority_due_with_a_change_costs_other_clusters_nothing::<Leader>().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_kept_of_a_wrong_service_stays_although_it_cannot_be_read() {
+    let leader = <Leader as TestAtlas>::start(
+        &[ClusterManifest { name: "tokyo".into(), address: "10.0.0.1".into(), comment: "".into() }],
+        Lifetimes::default(),
+    )
+    .await;
+    let secret = format!("{SECRETS}tokyo.atlas-cluster");
+    let kept = |leader: &Leader| leader.server.objects(&secret)[0]["data"]["service.json"].clone();
+    assert!(kept(&leader).is_string());
+
+    // As another version of Atlas may write it: `{}`.
+    leader.server.merge(&secret, &json!({"data": {"service.json": "e30="}}));
+    let Manifest::Service(mut wrong) = service("tokyo", "10.0.0.1", "") else { unreachable!() };
+    wrong.meta.labels.insert(annotations::REPLICAS.into(), "two".into());
+    leader.watches.clusters.apply("tokyo".into(), Some(Manifest::Service(wrong)));
+    let mut leader = leader.restart().await;
+    assert_eq!(kept(&leader), "e30=");
+
+    leader.remove("tokyo").await;
+    assert_eq!(kept(&leader), Value::Null, "nothing is kept of a Service that is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watched_service_that_is_no_cluster_gets_no_secret() {
+    let mut leader = Leader::lead(Arc::default(), Lifetimes::default()).await;
+    let Manifest::Service(mut replica) = service("tokyo-0", "10.0.0.1", "") else { unreachable!() };
+    replica.meta.annotations.insert(annotations::THANOS_SIDECAR.into(), "tokyo".into());
+    leader.show_everything([Manifest::Service(replica)]);
+    leader.reconcile().await;
+    let secrets = leader.server.objects(&format!("{SECRETS}tokyo-0.atlas-cluster"));
+    assert!(secrets.is_empty(), "{secrets:?}");
+}
