@@ -286,10 +286,13 @@ impl LeaderStore {
             let (write_result, result) = match result {
                 Ok(version) => {
                     self.unsaved.remove(&secret);
-                    let written = self.to_set_aside.remove(&secret).unwrap_or_default();
-                    let set_aside = self.set_aside.entry(secret.clone()).or_default();
-                    set_aside.extend(written.into_keys());
-                    set_aside.retain(|key| !removed.contains(key));
+                    if let Some(written) = self.to_set_aside.remove(&secret) {
+                        let set_aside = self.set_aside.entry(secret.clone()).or_default();
+                        set_aside.extend(written.into_keys());
+                    }
+                    if let Some(set_aside) = self.set_aside.get_mut(&secret) {
+                        set_aside.retain(|key| !removed.contains(key));
+                    }
                     (WriteResult::Done(version), Ok(()))
                 }
                 Err((write_result, error)) => (write_result, Err(error)),

@@ -15,7 +15,11 @@ impl LeaderStore {
         secret: &PkiSecret,
         data: &mut SecretData,
     ) {
-        self.set_aside.insert(secret.clone(), data.set_aside.clone());
+        if data.set_aside.is_empty() {
+            self.set_aside.remove(secret);
+        } else {
+            self.set_aside.insert(secret.clone(), data.set_aside.clone());
+        }
         self.to_set_aside.remove(secret);
         for (key, broken) in std::mem::take(&mut data.broken) {
             self.set_one_aside(secret, key, broken.reason, broken.text);
