@@ -165,10 +165,13 @@ impl ManifestStore {
         if before == cluster.as_ref() {
             return;
         }
+        let had_addresses = self.addressed > 0;
         let addressed = |cluster: Option<&Arc<Cluster>>| {
             usize::from(cluster.is_some_and(|cluster| !cluster.addresses.is_empty()))
         };
         self.addressed = self.addressed + addressed(cluster.as_ref()) - addressed(before);
+        // On that depends the finding about a zone without addresses.
+        changed.findings |= had_addresses != (self.addressed > 0);
         match cluster {
             Some(cluster) => _ = self.fleet.clusters.insert(name.clone(), cluster),
             None => _ = self.fleet.clusters.remove(&name),

@@ -94,3 +94,17 @@ fn the_last_good_configuration_counts_while_the_first_is_invalid() {
     wrong.apply([(manifest(1, 0, 0).key(), None)]);
     assert!(of(wrong, 2).fleet().clusters.is_empty());
 }
+
+#[test]
+fn the_first_address_changes_the_finding_about_a_zone_without_addresses() {
+    let mut store = ManifestStore::new(Settings::default(), BTreeMap::new());
+    let about_zone = |store: &ManifestStore| {
+        store.findings().iter().filter(|finding| finding.object == "atlas").count()
+    };
+    let with_address = manifest(1, 0, 0);
+    assert_eq!(about_zone(&store), 0);
+    let changed = store.apply([(with_address.key(), Some(Arc::new(with_address.clone())))]);
+    assert_eq!((changed.findings, about_zone(&store)), (true, 1));
+    let changed = store.apply([(with_address.key(), None)]);
+    assert_eq!((changed.findings, about_zone(&store)), (true, 0));
+}
