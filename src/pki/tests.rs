@@ -250,7 +250,7 @@ fn leftovers_of_an_earlier_revision_go_by_themselves() {
 }
 
 #[test]
-fn a_credential_renewed_at_half_its_life_leaves_the_old_one_valid_until_its_end() {
+fn a_credential_stays_valid_after_its_renewal_until_its_end() {
     let dir = tempfile::tempdir().unwrap();
     let (mut pki, _lock) = pki(dir.path());
     ensure(&mut pki, &["tokyo"], NOW);

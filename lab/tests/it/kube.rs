@@ -305,7 +305,7 @@ world_test! {
 
 world_test! {
     needs [Etcd, KubeApiserver, KubeControllerManager, Helm, Helm3],
-    fn kube_takes_charts_from_both_helms_and_refuses_pods_that_a_namespace_forbids(world) {
+    fn kube_takes_charts_of_both_helms_and_refuses_forbidden_pods(world) {
         let host = world.host("kube")?;
         let kube = Kube::start(&host)?;
         host.write("chart/Chart.yaml", "apiVersion: v2\nname: small\nversion: 0.1.0\n")?;
